@@ -1,0 +1,50 @@
+# make mini: from a fresh clone to the results table. make help lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup mini smoke test lint format
+
+help:
+	@echo "make setup   create $(VENV) and install everything into it (once)"
+	@echo "make mini    run the embedded benchmark with the embedded models and print the results table"
+	@echo "make smoke   the same path in under a minute, with a few samples"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff format the code"
+
+setup: $(READY)
+
+# The stamp is written last: an interrupted installation starts over.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make setup PYTHON=python3.12" >&2; exit 2; }
+	@echo "Installing into $(VENV): some minutes, about 2 GB"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps lmms-eval==0.7.3
+	@touch $@
+
+mini: setup
+	$(BIN)/python run.py --matrix mini.yaml $(ARGS)
+
+smoke: setup
+	$(BIN)/python run.py --matrix smoke.yaml $(ARGS)
+
+# The models in the tests are so small that a second thread costs more than it brings.
+test: export OMP_NUM_THREADS ?= 1
+test: export TOKENIZERS_PARALLELISM ?= false
+test: export HF_HUB_OFFLINE ?= 1
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
