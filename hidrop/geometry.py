@@ -1,0 +1,57 @@
+"""The sizes of a model that a token plan, a FLOPs count or a KV cache depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a multimodal decoder. Counts are per sequence; nothing here needs weights.
+
+    `visual_tokens` is the number of visual tokens of ONE image at the model's own resolution. Methods state
+    their keep counts for that number; a prompt with more or fewer visual tokens scales them.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    visual_tokens: int
+    max_positions: int = 4096
+
+    @classmethod
+    def from_config(cls, config: Any) -> Geometry:
+        """Read the sizes off a transformers LLaVA-type config (`text_config`, `vision_config`)."""
+        text, vision = config.text_config, config.vision_config
+        side = vision.image_size // vision.patch_size
+        visual = side * side + (0 if config.vision_feature_select_strategy == "default" else 1)
+        return cls(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads or text.num_attention_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            vocab=text.vocab_size,
+            visual_tokens=visual,
+            max_positions=text.max_position_embeddings,
+        )
+
+    def with_visual_tokens(self, count: int) -> Geometry:
+        """The same decoder fed with `count` visual tokens (several images, or another resolution)."""
+        return replace(self, visual_tokens=count)
+
+
+# Published architectures, so that plans and FLOPs can be printed without a checkpoint on disk.
+# Sources: the models' config.json; MobileLLaMA-2.7B as used by MobileVLM and by HiDrop's table of schedules.
+PRESETS: dict[str, Geometry] = {
+    "llava-1.5-7b": Geometry(32, 4096, 11008, 32, 32, 128, 32064, 576),
+    "llava-1.5-13b": Geometry(40, 5120, 13824, 40, 40, 128, 32064, 576),
+    "mobilellama-2.7b": Geometry(32, 2560, 6912, 32, 32, 80, 32064, 576, max_positions=2048),
+    "bench-400m": Geometry(24, 1024, 2816, 16, 16, 64, 32064, 576),
+}

@@ -1,0 +1,105 @@
+"""What a reduction method is: a frozen dataclass (its fields are its YAML), a schedule and a score.
+
+The runtime owns everything that can go wrong (gathering, positions, masks, cache, padding, batch); a method says
+only when tokens are cut and which of them matter.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from hidrop.geometry import Geometry
+from hidrop.plan import Schedule, TokenPlan
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.runtime.scoring import Prompt, View
+
+# Where each method lives. Imported on demand, so that `--help` and plans stay fast.
+METHODS: dict[str, str] = {
+    "vanilla": "baselines.vanilla:Vanilla",
+    "hidrop": "hidrop.hidrop:HiDrop",
+    "fastv": "baselines.fastv:FastV",
+    "pdrop": "baselines.pdrop:PDrop",
+    "sparsevlm": "baselines.sparsevlm:SparseVLM",
+    "random": "baselines.random:Random",
+}
+
+
+class BudgetError(ValueError):
+    """A budget that a method cannot meet; the message names the budgets it can."""
+
+
+@dataclass(frozen=True)
+class Reducer:
+    """Base of every method. Subclasses are frozen dataclasses; layers in their fields are 1-based."""
+
+    name: ClassVar[str]
+    # "persistent": every token keeps the RoPE position it got at input. "compacted": renumbered after each cut.
+    positions: ClassVar[Literal["persistent", "compacted"]] = "persistent"
+
+    def schedule(self, geometry: Geometry) -> Schedule:
+        """When visual tokens enter, are cut and leave. Pure. Raises ValueError for fields that do not fit."""
+        raise NotImplementedError
+
+    def plan(self, geometry: Geometry) -> TokenPlan:
+        """Visual tokens entering each layer, known before any weight is loaded."""
+        return self.schedule(geometry).plan(geometry)
+
+    @classmethod
+    def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
+        """The method with `average` visual tokens a layer (nearest possible), other fields as in `params`.
+
+        Raises BudgetError when no setting comes near, naming the possible range.
+        """
+        raise NotImplementedError
+
+    def prepare(self, prompt: Prompt) -> Any:
+        """What the method needs to remember from the decoder's input, before layer 1 (SparseVLM's raters)."""
+        return None
+
+    def score(self, view: View) -> torch.Tensor:
+        """Importance of each visual token at a cut, (batch, visual) float32. Tensors only, no host sync."""
+        raise NotImplementedError
+
+    def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:
+        """`count` tokens, (batch, count, hidden), that stand in for the dropped ones. Only for cuts with merge > 0."""
+        raise NotImplementedError
+
+
+def method_class(name: str) -> type[Reducer]:
+    """The class behind a method's name. Raises ValueError with a suggestion for an unknown one."""
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise ValueError(f"unknown method '{name}'.{hint} Known: {', '.join(METHODS)}")
+    module, cls = METHODS[name].split(":")
+    return getattr(importlib.import_module(module), cls)
+
+
+def build(name: str, params: dict[str, Any] | None = None) -> Reducer:
+    """A method from its name and its fields, as they stand in a matrix. Lists become tuples.
+
+    Raises ValueError for an unknown method or field (with a suggestion) or a missing one.
+    """
+    cls = method_class(name)
+    params = dict(params or {})
+    check_params(cls, params)
+    try:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items()})
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}".replace("__init__() ", "")) from None
+
+
+def check_params(cls: type[Reducer], params: dict[str, Any]) -> None:
+    """Raise ValueError for a field that the method does not have, with the nearest one it has."""
+    known = [f.name for f in fields(cls)]
+    for key in params:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise ValueError(f"{key}: unknown field of {cls.name}.{hint} It has: {', '.join(known) or 'none'}")

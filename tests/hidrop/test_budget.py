@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from hidrop.budget import solve
+from hidrop.geometry import PRESETS
+from hidrop.reducer import BudgetError, build
+
+LLAVA = PRESETS["llava-1.5-7b"]
+HIDROP = {"inject": 9, "filters": [10, 14, 16, 18], "exit": 25}
+
+
+@pytest.mark.parametrize("average", [48, 64, 80, 96, 128, 192])
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("fastv", {}),
+        ("random", {}),
+        ("pdrop", {"layers": [2, 8, 16]}),
+        ("sparsevlm", {"layers": [1, 7, 16]}),
+        ("hidrop", HIDROP),
+    ],
+)
+def test_a_solved_method_has_the_average_that_was_asked_for(name, params, average):
+    if name == "hidrop" and average > 109:
+        pytest.skip("out of this schedule's reach")
+    reducer = solve(name, params, average, LLAVA)
+    assert reducer.plan(LLAVA).average_tokens == pytest.approx(average, abs=0.75)
+
+
+@pytest.mark.parametrize(
+    ("layer", "average", "keep"),
+    [(2, 192, 166), (2, 128, 98), (2, 96, 64), (2, 64, 30), (3, 192, 152), (3, 128, 82), (3, 96, 46), (3, 64, 11)],
+)
+def test_fastv_counts_are_those_of_its_sheet(layer, average, keep):
+    assert solve("fastv", {"layer": layer}, average, LLAVA) == build("fastv", {"layer": layer, "keep": keep})
+
+
+def test_pdrop_at_64_says_which_layers_would_do():
+    message = (
+        r"pdrop: .*after layers \[8, 16, 24\] .*144\.00\.\.576\.00; move the cuts earlier, e\.g\. layers: \[2, 8, 16\]"
+    )
+    with pytest.raises(BudgetError, match=message):
+        solve("pdrop", {}, 64, LLAVA)
+
+
+def test_advice_of_a_budget_error_works():
+    for name, average in [("pdrop", 64), ("pdrop", 100), ("pdrop", 30), ("sparsevlm", 48)]:
+        with pytest.raises(BudgetError) as error:
+            solve(name, {}, average, LLAVA)
+        layers = [int(n) for n in str(error.value).split("layers: [")[1].rstrip("]").split(",")]
+        assert solve(name, {"layers": layers}, average, LLAVA).plan(LLAVA).average_tokens == pytest.approx(
+            average, abs=1
+        )
+
+
+def test_a_budget_that_no_layer_allows_gets_no_advice():
+    with pytest.raises(BudgetError) as error:
+        solve("pdrop", {}, 10, LLAVA)
+    assert "e.g." not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "average"), [("fastv", 20), ("fastv", 577), ("random", 36), ("sparsevlm", 600)])
+def test_impossible_budgets_name_the_possible_ones(name, average):
+    with pytest.raises(BudgetError, match=rf"{name}: an average of {average} .*reaches \d+\.\d\d\.\.576\.00"):
+        solve(name, {}, average, LLAVA)
+
+
+def test_vanilla_has_one_budget_only():
+    assert solve("vanilla", {}, 576, LLAVA) == build("vanilla")
+    with pytest.raises(BudgetError, match="all 576"):
+        solve("vanilla", {}, 64, LLAVA)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("fastvv", {}, "Did you mean 'fastv'"),
+        ("fastv", {"layr": 2}, "Did you mean 'layer'"),
+        ("pdrop", {"ratio": 0.5}, "follows from the budget"),
+        ("fastv", {"layer": 40}, r"layer: 40 must lie in 0\.\.31"),
+    ],
+)
+def test_wrong_names_and_fields_are_pointed_out(name, params, message):
+    with pytest.raises(ValueError, match=message):
+        solve(name, params, 64, LLAVA)
