@@ -1,0 +1,97 @@
+"""A KV cache in which every layer has a length of its own, with what decoding needs to know about it.
+
+Layers that saw the same sequence form a segment: they share one validity mask and one next RoPE position. Anything
+that is derived from "the" cache length (as transformers does from layer 0) would be wrong here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+
+@dataclass
+class Segment:
+    """Consecutive layers with the same keys. `valid_BN` None: every key counts. Layers 1-based, both included."""
+
+    first: int
+    last: int
+    valid_BN: torch.Tensor | None
+    next_B: torch.Tensor
+
+    def append(self, valid_BQ: torch.Tensor | None, length: int, rows: int, count: int) -> None:
+        """Take in `count` new tokens behind `length` old ones."""
+        if self.valid_BN is None and valid_BQ is None:
+            self.next_B = self.next_B + count
+            return
+        new = self.next_B.new_ones(rows, count, dtype=torch.bool) if valid_BQ is None else valid_BQ
+        old = self.next_B.new_ones(rows, length, dtype=torch.bool) if self.valid_BN is None else self.valid_BN
+        self.valid_BN = torch.cat([old, new], dim=1)
+        self.next_B = self.next_B + new.sum(1)
+
+
+class RaggedCache(DynamicCache):
+    """What a reduced model returns as `past_key_values`; `generate()` carries it through its loop.
+
+    `get_seq_length()` without a layer is the length of the input so far (as callers expect who slice token ids);
+    with a layer (0-based) it is what that layer holds.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config=config)
+        self.segments: list[Segment] = []
+        self.input_length = 0
+
+    def get_seq_length(self, layer_idx: int | None = None) -> int:
+        return self.input_length if layer_idx is None else super().get_seq_length(layer_idx)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Keys in each layer, fillers included, read off the tensors."""
+        return tuple(0 if layer.keys is None else layer.keys.shape[-2] for layer in self.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values, read off the tensors."""
+        tensors = (t for layer in self.layers if layer.keys is not None for t in (layer.keys, layer.values))
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.get_seq_length(layer_idx)
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._each_row(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._each_row(lambda rows: rows.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._each_row(lambda rows: rows[indices.to(rows.device)])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens, given as a negative number; only decoded ones, a cut cannot be undone."""
+        if tokens_to_remove > 0:
+            raise ValueError("crop: give the number of tokens to remove as a negative number")
+        super().crop(tokens_to_remove)
+        removed = -tokens_to_remove
+        self.input_length -= removed
+        for segment in self.segments if removed else ():
+            if segment.valid_BN is None:
+                segment.next_B = segment.next_B - removed
+            else:
+                segment.next_B = segment.next_B - segment.valid_BN[:, -removed:].sum(1)
+                segment.valid_BN = segment.valid_BN[:, :-removed]
+
+    def reset(self) -> None:
+        raise NotImplementedError("a reduced cache is not reused: start the next prompt without past_key_values")
+
+    def _each_row(self, change: Any) -> None:
+        for segment in self.segments:
+            segment.next_B = change(segment.next_B)
+            segment.valid_BN = None if segment.valid_BN is None else change(segment.valid_BN)

@@ -1,0 +1,216 @@
+"""The one way through the decoder: inject, cut, exit; prefill, training and decoding.
+
+The sequence in a layer is the text plus the visual tokens that are there just then, in the order of the prompt.
+Between changes a run of layers shares one sequence, one mask and one set of positions. All shapes are known on the
+host, and nothing in here waits for the device. Shapes as in layout.py; D hidden size, K kept, M merged tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.masking_utils import create_causal_mask
+
+from hidrop.reducer import Reducer
+from hidrop.runtime.cache import RaggedCache, Segment
+from hidrop.runtime.layout import ROOM, BatchPlan, Layout, RowCuts, answer_starts, segments
+from hidrop.runtime.scoring import Queries, View, rows
+from hidrop.runtime.trace import Record
+from hidrop.topk import keep_top
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Some tokens of each row: hidden states (B, K, D) and their order in the prompt (B, K), -1 for fillers."""
+
+    hidden: torch.Tensor
+    order: torch.Tensor
+
+    def take(self, index_BK: torch.Tensor) -> Tokens:
+        """Select per row; an index of -1 gives a filler."""
+        order = torch.where(index_BK >= 0, self.order.gather(1, index_BK.clamp(min=0)), -1)
+        return Tokens(rows(self.hidden, index_BK), order)
+
+    def behind(self, other: Tokens) -> Tokens:
+        return Tokens(torch.cat([other.hidden, self.hidden], 1), torch.cat([other.order, self.order], 1))
+
+
+class Sequence:
+    """Text and visual tokens in the order of the prompt, fillers at the left.
+
+    `text` and `visual` are slots in it. `rope` belongs to the slots, not to the layer: (cos, sin), (B, N, head).
+    """
+
+    rope: tuple[torch.Tensor, torch.Tensor]
+
+    def __init__(self, text: Tokens, visual: Tokens | None) -> None:
+        both = text if visual is None else visual.behind(text)
+        self.order, index = both.order.sort(dim=1, stable=True)
+        self.hidden = rows(both.hidden, index)
+        where = index.argsort(dim=1)
+        self.text, self.visual = where[:, : text.order.shape[1]], where[:, text.order.shape[1] :]
+
+    def part(self, slots: torch.Tensor) -> Tokens:
+        return Tokens(rows(self.hidden, slots), self.order.gather(1, slots))
+
+
+class Decoder:
+    """A transformers LLaMA-type decoder, run with a reducer. `layers` are 1-based in everything that is public."""
+
+    def __init__(self, language_model: Any, reducer: Reducer) -> None:
+        self.model = language_model
+        self.reducer = reducer
+        self.layers = language_model.layers[: language_model.config.num_hidden_layers]
+        self.persistent = reducer.positions == "persistent"
+
+    def prefill(
+        self,
+        text: Tokens,
+        visual: Tokens,
+        layout: Layout,
+        plan: BatchPlan,
+        cache: RaggedCache | None,
+        memory: Any,
+    ) -> tuple[Sequence, Record]:
+        """Run the prompt (or a training batch) through all layers, filling an empty `cache`.
+
+        Returns the sequence as it leaves the last layer, before the final norm, and what was counted on the way.
+        """
+        record = Record(plan.plans, layout.text_counts)
+        sequence = self._sequence(text, visual if plan.inject == 1 else None, layout)
+        before: torch.Tensor | None = None
+        for first, last in segments(plan, len(self.layers)):
+            if first == plan.inject and first > 1:
+                sequence, before = self._sequence(sequence.part(sequence.text), visual, layout), None
+            if first - 1 in plan.cuts:
+                cut = plan.cuts[first - 1]
+                keys = None if cache is None or before is None else cache.layers[cut.after - 1].keys
+                sequence = self._cut(sequence, before, cut, layout, keys, memory)
+            if first == plan.exit:
+                sequence = self._sequence(sequence.part(sequence.text), None, layout)
+            there = [p.entering[first - 1] + t for p, t in zip(plan.plans, layout.text_counts, strict=True)]
+            valid_BN = sequence.order >= 0 if min(there) < sequence.order.shape[1] else None
+            record.count(sequence.order, valid_BN is not None, last - first + 1)
+            if cache is not None:
+                following = layout.length_B if self.persistent else (sequence.order >= 0).sum(1)
+                cache.segments.append(Segment(first, last, valid_BN, following))
+            mask = self._mask(sequence.hidden, valid_BN, cache, first)
+            for layer in range(first, last + 1):
+                before = sequence.hidden
+                sequence.hidden = self._layer(layer, sequence.hidden, mask, sequence.rope, cache)
+        record.close(cache)
+        return sequence, record
+
+    def step(self, hidden_BQD: torch.Tensor, valid_BQ: torch.Tensor | None, cache: RaggedCache) -> torch.Tensor:
+        """Run text that follows what the cache holds: one token in decoding, more in a next turn.
+
+        `valid_BQ` None: no padding. Returns the hidden states before the final norm.
+        """
+        batch, count = hidden_BQD.shape[:2]
+        offset = torch.arange(count, device=hidden_BQD.device)
+        if valid_BQ is not None:
+            offset = (valid_BQ.long().cumsum(1) - 1).clamp(min=0)
+        rope = None
+        for segment in cache.segments:
+            if rope is None or not self.persistent:
+                rope = self.model.rotary_emb(hidden_BQD, position_ids=segment.next_B[:, None] + offset)
+            segment.append(valid_BQ, cache.get_seq_length(segment.first - 1), batch, count)
+            mask = self._mask(hidden_BQD, segment.valid_BN, cache, segment.first)
+            for layer in range(segment.first, segment.last + 1):
+                hidden_BQD = self._layer(layer, hidden_BQD, mask, rope, cache)
+        cache.input_length += count
+        return hidden_BQD
+
+    def _layer(
+        self,
+        layer: int,
+        hidden: torch.Tensor,
+        mask: torch.Tensor | None,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        cache: RaggedCache | None,
+    ) -> torch.Tensor:
+        # No position_ids: flash attention would take gaps in them for packed sequences.
+        return self.layers[layer - 1](
+            hidden, attention_mask=mask, position_embeddings=rope, past_key_values=cache, use_cache=cache is not None
+        )
+
+    def _mask(
+        self, hidden: torch.Tensor, valid_BN: torch.Tensor | None, cache: RaggedCache | None, layer: int
+    ) -> torch.Tensor | None:
+        """The mask of one segment. With fillers no shortcut is looked for: that would wait for the device."""
+        return create_causal_mask(
+            config=self.model.config,
+            inputs_embeds=hidden,
+            attention_mask=valid_BN,
+            past_key_values=cache,
+            position_ids=None,
+            layer_idx=layer - 1,
+            allow_is_causal_skip=valid_BN is None,
+        )
+
+    def _sequence(self, text: Tokens, visual: Tokens | None, layout: Layout) -> Sequence:
+        """Text and visual tokens joined, with the positions that the method gives them."""
+        sequence = Sequence(text, visual)
+        if self.persistent:
+            position = layout.positions(sequence.order)
+        else:
+            position = ((sequence.order >= 0).long().cumsum(1) - 1).clamp(min=0)
+        sequence.rope = self.model.rotary_emb(sequence.hidden, position_ids=position)
+        return sequence
+
+    def _cut(
+        self,
+        sequence: Sequence,
+        before: torch.Tensor | None,
+        cut: RowCuts,
+        layout: Layout,
+        keys: torch.Tensor | None,
+        memory: Any,
+    ) -> Sequence:
+        """Score the visual tokens, keep the best in their order, put merged ones behind them."""
+        visual = sequence.part(sequence.visual)
+        view = View(
+            layer=cut.after,
+            layers=self.layers,
+            input_BND=before,
+            hidden_BND=sequence.hidden,
+            order_BN=sequence.order,
+            rope=sequence.rope,
+            keys=keys,
+            text_BT=sequence.text,
+            visual_BV=sequence.visual,
+            queries=self._queries(sequence, layout),
+            cut=cut,
+            layout=layout,
+            memory=memory,
+        )
+        with torch.no_grad():
+            score = self.reducer.score(view)
+            if score.shape != visual.order.shape:
+                raise ValueError(
+                    f"{self.reducer.name}: score gave {tuple(score.shape)} for {tuple(visual.order.shape)} visual slots"
+                )
+            index, kept = keep_top(score, visual.order >= 0, cut.keep_B, cut.keep)
+        left = visual.take(index)
+        if cut.merge:
+            hidden = self.reducer.merge(view, score, kept, cut.merge)
+            left = Tokens(hidden, self._merged_order(visual.order, layout, cut)).behind(left)
+        return self._sequence(sequence.part(sequence.text), left, layout)
+
+    @staticmethod
+    def _merged_order(order_BV: torch.Tensor, layout: Layout, cut: RowCuts) -> torch.Tensor:
+        """Order numbers (B, M) right behind the row's visual tokens, those merged at earlier cuts included."""
+        last = torch.maximum(order_BV.max(dim=1).values, layout.visual_BV[:, -1] * ROOM)
+        number = torch.arange(cut.merge, device=order_BV.device)
+        return torch.where(number < cut.merge_B[:, None], last[:, None] + 1 + number, -1)
+
+    @staticmethod
+    def _queries(sequence: Sequence, layout: Layout) -> Queries:
+        """The last token of each row; with labels, every token directly before an answer."""
+        labels = layout.labels(sequence.order)
+        if labels is not None:
+            return Queries(*answer_starts(labels, sequence.order, layout.answers))
+        slot = torch.full_like(sequence.order[:, :1], sequence.order.shape[1] - 1)
+        return Queries(slot, torch.ones_like(slot, dtype=torch.float32))

@@ -1,0 +1,62 @@
+"""From token ids and image features to what enters the decoder. Shapes as in layout.py; D hidden size."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hidrop.runtime.decoder import Tokens
+from hidrop.runtime.layout import IGNORED, ROOM, Layout
+from hidrop.runtime.scoring import Prompt, rows
+
+
+def text_tokens(embed: nn.Module, ids_BS: torch.Tensor, layout: Layout) -> Tokens:
+    """The text tokens of the prompts; image placeholders are never embedded."""
+    index = layout.text_BT
+    return Tokens(embed(rows(ids_BS, index)), torch.where(index >= 0, index * ROOM, -1))
+
+
+def visual_tokens(images: list[torch.Tensor], text: Tokens, layout: Layout) -> Tokens:
+    """The visual tokens of each row: `images`, (tokens, D) each, are those of the whole batch, row after row.
+
+    Raises ValueError when the prompts have another number of placeholders than there are features.
+    """
+    places, found = sum(layout.visual_counts), sum(image.shape[0] for image in images)
+    if places != found:
+        raise ValueError(
+            f"the prompts hold {places} image tokens, but pixel_values give {found} visual tokens: "
+            "let the processor expand each image into as many placeholders as it has tokens"
+        )
+    index = layout.visual_BV
+    features = torch.cat(images).to(text.hidden) if images else text.hidden[:, 0]
+    hidden = features.index_select(0, layout.feature_BV.clamp(min=0).flatten()).unflatten(0, index.shape)
+    return Tokens(hidden, torch.where(index >= 0, index * ROOM, -1))
+
+
+def decoder_prompt(
+    text: Tokens,
+    visual: Tokens,
+    ids_BS: torch.Tensor,
+    layout: Layout,
+    pixel_values: torch.Tensor | None,
+    images: list[torch.Tensor],
+) -> Prompt:
+    """What a method's `prepare` gets to see. Answers (labelled text) are no part of the question."""
+    valid = text.order >= 0
+    question = valid
+    if visual.order.shape[1]:
+        question = question & (text.order > visual.order[:, -1:])
+    labels = layout.labels(text.order)
+    if labels is not None:
+        question = question & (labels == IGNORED)
+    each = images[0].shape[0] if images else 1
+    return Prompt(
+        visual_BVD=visual.hidden,
+        visual_valid_BV=visual.order >= 0,
+        text_BTD=text.hidden,
+        text_ids_BT=rows(ids_BS, layout.text_BT),
+        text_valid_BT=valid,
+        question_BT=question,
+        image_BV=torch.where(layout.feature_BV >= 0, layout.feature_BV // each, -1),
+        pixel_values=pixel_values,
+    )

@@ -1,0 +1,192 @@
+"""Where everything is in a padded batch of prompts, worked out once per prefill, before the first layer.
+
+This is the only place that waits for the device (one small transfer): from here on every shape is known on the host,
+so the loop over layers runs without a synchronisation.
+
+Shapes: B batch, S input length, T text slots (the most text tokens of a row), V visual slots (the most visual tokens
+of a row), N slots of the sequence in a layer, Q queries. A row with fewer tokens than slots has fillers, written -1;
+they stand at the left, so that the last slot is always a row's last token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from hidrop.geometry import Geometry
+from hidrop.plan import Cut, Schedule, TokenPlan
+from hidrop.reducer import Reducer
+
+IGNORED = -100
+# An `order` number is place * ROOM for a token of the input and place * ROOM + i for merged tokens put behind it.
+ROOM = 1 << 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Places of text and visual tokens in the input, and the numbers derived from them."""
+
+    text_BT: torch.Tensor
+    visual_BV: torch.Tensor
+    position_BS: torch.Tensor
+    rank_BS: torch.Tensor
+    feature_BV: torch.Tensor
+    length_B: torch.Tensor
+    label_BS: torch.Tensor | None
+    text_counts: tuple[int, ...]
+    visual_counts: tuple[int, ...]
+    answers: int
+
+    @property
+    def text_slots(self) -> int:
+        return self.text_BT.shape[1]
+
+    @property
+    def text_padded(self) -> bool:
+        return min(self.text_counts) < self.text_slots
+
+    def positions(self, order_BN: torch.Tensor) -> torch.Tensor:
+        """RoPE positions as if the whole prompt were there; a merged token has that of the token it stands behind."""
+        return self.position_BS.gather(1, order_BN.clamp(min=0) // ROOM)
+
+    def sources(self, order_BN: torch.Tensor) -> torch.Tensor:
+        """Place in the input of each slot; -1 for fillers and merged tokens."""
+        return torch.where(order_BN % ROOM == 0, order_BN // ROOM, -1)
+
+    def labels(self, order_BN: torch.Tensor) -> torch.Tensor | None:
+        """Label of each slot, -100 for everything that is not labelled text. None without labels."""
+        if self.label_BS is None:
+            return None
+        source = self.sources(order_BN)
+        return torch.where(source >= 0, self.label_BS.gather(1, source.clamp(min=0)), IGNORED)
+
+
+def read(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    image_token: int,
+    labels: torch.Tensor | None = None,
+) -> Layout:
+    """Lay out a batch of prompts, padded left or right: `input_ids` and masks are (B, S).
+
+    Raises ValueError for a mask of another shape and for a prompt without any text.
+    """
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask: shape {tuple(attention_mask.shape)} does not match input_ids {tuple(input_ids.shape)}; "
+            "a reduced model takes the padding mask, (batch, tokens), and builds the rest itself"
+        )
+    valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    image = input_ids == image_token
+    visual, text = valid & image, valid & ~image
+    counts = [text.sum(1), visual.sum(1)]
+    if labels is not None:
+        labels = torch.where(text, labels, IGNORED)
+        counts.append(_starts(labels).sum(1))
+    text_counts, visual_counts, *spans = torch.stack(counts).tolist()  # the one wait for the device
+    if min(text_counts) == 0:
+        raise ValueError("a prompt needs at least one token of text")
+    rank_BS = visual.long().cumsum(1) - 1
+    visual_BV = _places(visual, max(visual_counts))
+    first_B = visual.sum(1).cumsum(0) - visual.sum(1)
+    feature_BV = first_B[:, None] + rank_BS.gather(1, visual_BV.clamp(min=0))
+    return Layout(
+        text_BT=_places(text, max(text_counts)),
+        visual_BV=visual_BV,
+        position_BS=(valid.long().cumsum(1) - 1).clamp(min=0),
+        rank_BS=rank_BS,
+        feature_BV=torch.where(visual_BV >= 0, feature_BV, -1),
+        length_B=valid.sum(1),
+        label_BS=labels,
+        text_counts=tuple(text_counts),
+        visual_counts=tuple(visual_counts),
+        answers=max([1, *(spans[0] if spans else [])]),
+    )
+
+
+def _places(flags: torch.Tensor, slots: int) -> torch.Tensor:
+    """Places of the set flags in ascending order, (B, slots), fillers -1 at the left."""
+    place = torch.arange(flags.shape[1], device=flags.device)
+    return torch.where(flags, place, -1).sort(dim=1).values[:, flags.shape[1] - slots :]
+
+
+def _starts(label_BN: torch.Tensor) -> torch.Tensor:
+    """Slots directly before an answer: no label here, a label on the next one. (B, N - 1)."""
+    return (label_BN[:, :-1] == IGNORED) & (label_BN[:, 1:] != IGNORED)
+
+
+def answer_starts(label_BN: torch.Tensor, order_BN: torch.Tensor, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The queries of training: every slot directly before an answer, and their weights (mean over a row's answers).
+
+    Returns slots (B, slots) and weights (B, slots). A row without an answer has its last token as only query.
+    """
+    starts = _starts(label_BN) & (order_BN[:, :-1] >= 0)
+    slot = _places(starts, min(slots, starts.shape[1]))
+    count = (slot >= 0).sum(1, keepdim=True)
+    weight = (slot >= 0).float() / count.clamp(min=1)
+    weight[:, -1:] = torch.where(count == 0, 1.0, weight[:, -1:])
+    slot = torch.where(slot < 0, label_BN.shape[1] - 1, slot)
+    return slot, weight
+
+
+@dataclass(frozen=True)
+class RowCuts:
+    """One cut of the schedule, for a batch whose rows hold different numbers of visual tokens."""
+
+    after: int
+    rows: tuple[Cut, ...]
+    there: tuple[int, ...]
+    keep_B: torch.Tensor
+    merge_B: torch.Tensor
+
+    @property
+    def keep(self) -> int:
+        return max(cut.keep for cut in self.rows)
+
+    @property
+    def merge(self) -> int:
+        return max(cut.merge for cut in self.rows)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The schedule of each row (scaled to its own number of visual tokens), merged into one for the batch."""
+
+    inject: int
+    exit: int
+    cuts: dict[int, RowCuts]
+    plans: tuple[TokenPlan, ...]
+
+    @property
+    def entering(self) -> tuple[int, ...]:
+        """Visual slots in each layer: the most of any row."""
+        return tuple(max(column) for column in zip(*(plan.entering for plan in self.plans), strict=True))
+
+
+def plan_batch(reducer: Reducer, geometry: Geometry, layout: Layout) -> BatchPlan:
+    """What happens where for this batch. Raises ValueError when a schedule does not fit a row."""
+    base = reducer.schedule(geometry)
+    counts = layout.visual_counts
+    by_count: dict[int, tuple[Schedule, TokenPlan]] = {}
+    for count in set(counts):
+        schedule = base.scaled(geometry, count)
+        by_count[count] = schedule, schedule.plan(geometry.with_visual_tokens(count))
+    end = geometry.layers + 1
+    if max(counts) == 0:
+        return BatchPlan(end, end, {}, tuple(by_count[0][1] for _ in counts))
+    there, cuts = counts, {}
+    for i, cut in enumerate(base.cuts):
+        rows = tuple(by_count[count][0].cuts[i] for count in counts)
+        device = layout.text_BT.device
+        keep, merge = (torch.tensor(n, device=device) for n in zip(*((c.keep, c.merge) for c in rows), strict=True))
+        cuts[cut.after] = RowCuts(cut.after, rows, there, keep, merge)
+        there = tuple(row.left for row in rows)
+    return BatchPlan(base.inject, base.exit or end, cuts, tuple(by_count[count][1] for count in counts))
+
+
+def segments(plan: BatchPlan, layers: int) -> list[tuple[int, int]]:
+    """Runs of layers (first, last; 1-based, both included) that see one and the same sequence."""
+    starts = {1, plan.inject, plan.exit, *(after + 1 for after in plan.cuts)}
+    return [(a, b - 1) for a, b in pairwise(sorted({s for s in starts if s <= layers} | {layers + 1}))]

@@ -1,0 +1,133 @@
+"""The auxiliary attention that methods score with: a few query rows of one layer, whatever kernel the model runs on.
+
+Probabilities are a float32 softmax over all keys that the query may see (text and visual, causal, no padding),
+averaged over the query heads. Only the query rows are computed, (B, H, Q, N), never the square.
+Shapes as in layout.py; H query heads, G key/value heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from hidrop.runtime.layout import Layout, RowCuts
+
+
+def rows(x_BN: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:
+    """Pick slots per row: x (B, N, ...), index (B, K) -> (B, K, ...). A filler (-1) picks slot 0."""
+    batch, slots = x_BN.shape[:2]
+    flat = index_BK.clamp(min=0) + torch.arange(batch, device=x_BN.device)[:, None] * slots
+    return x_BN.reshape(batch * slots, *x_BN.shape[2:]).index_select(0, flat.flatten()).unflatten(0, index_BK.shape)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Slots whose attention is read, (B, Q), and their weights in the mean over queries (each row sums to one)."""
+
+    slot_BQ: torch.Tensor
+    weight_BQ: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a method may look at before the first layer: the decoder's input. Filler slots are marked not valid."""
+
+    visual_BVD: torch.Tensor
+    visual_valid_BV: torch.Tensor
+    text_BTD: torch.Tensor
+    text_ids_BT: torch.Tensor
+    text_valid_BT: torch.Tensor
+    # Unlabelled text behind the last image of the row: the question with what follows it.
+    question_BT: torch.Tensor
+    # Index into `pixel_values` of the image that each visual token belongs to; -1 for fillers.
+    image_BV: torch.Tensor
+    pixel_values: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What a method sees at a cut.
+
+    `layer` (1-based) has just run: `input_BND` is what it got (None if no layer has seen the visual tokens yet),
+    `hidden_BND` what came out. `visual_BV` and `text_BT` are slots in that sequence. `cut` holds, as host numbers,
+    how many tokens of each row are there, are kept and are merged.
+    """
+
+    layer: int
+    layers: SequenceOf[nn.Module]
+    input_BND: torch.Tensor | None
+    hidden_BND: torch.Tensor
+    order_BN: torch.Tensor
+    rope: tuple[torch.Tensor, torch.Tensor]
+    keys: torch.Tensor | None
+    text_BT: torch.Tensor
+    visual_BV: torch.Tensor
+    queries: Queries
+    cut: RowCuts
+    layout: Layout
+    memory: Any
+
+    @property
+    def valid_BV(self) -> torch.Tensor:
+        """Which visual slots hold a token."""
+        return self.order_BN.gather(1, self.visual_BV) >= 0
+
+    @property
+    def rank_BV(self) -> torch.Tensor:
+        """Number of each visual token among the row's visual tokens at input, 0-based (-1: filler or merged)."""
+        source = self.layout.sources(self.order_BN.gather(1, self.visual_BV))
+        return torch.where(source >= 0, self.layout.rank_BS.gather(1, source.clamp(min=0)), -1)
+
+    @property
+    def visual_BVD(self) -> torch.Tensor:
+        """The visual tokens as the layer left them."""
+        return rows(self.hidden_BND, self.visual_BV)
+
+    def text_queries(self, weight_BT: torch.Tensor) -> Queries:
+        """All text slots as queries, with the given weights (0 where a text token has no say)."""
+        return Queries(self.text_BT, weight_BT)
+
+    def attention(self, of: Literal["this", "next"], queries: Queries | None = None) -> torch.Tensor:
+        """Attention probabilities of the query rows, (B, Q, N) float32, mean over heads.
+
+        of="this": the attention that the layer really computed (its own input, norm and projections).
+        of="next": what the next layer would compute if nothing were cut.
+        Raises ValueError for "this" before any layer has run on the visual tokens.
+        """
+        slots = (queries or self.queries).slot_BQ
+        layer: Any
+        if of == "next":
+            layer, states, keys = self.layers[self.layer], self.hidden_BND, None
+        elif self.input_BND is None:
+            raise ValueError(f"cut after layer {self.layer}: no layer has seen the visual tokens yet, nothing to read")
+        else:
+            layer, states, keys = self.layers[self.layer - 1], self.input_BND, self.keys
+        attention: Any = layer.self_attn
+        size = attention.head_dim
+        cos, sin = self.rope
+        if keys is None:
+            normed = layer.input_layernorm(states)
+            keys = attention.k_proj(normed).unflatten(-1, (-1, size)).transpose(1, 2)
+            _, keys = apply_rotary_pos_emb(keys, keys, cos, sin)
+            normed = rows(normed, slots)
+        else:
+            normed = layer.input_layernorm(rows(states, slots))
+        query = attention.q_proj(normed).unflatten(-1, (-1, size)).transpose(1, 2)
+        query, _ = apply_rotary_pos_emb(query, query, rows(cos, slots), rows(sin, slots))
+        query = query.unflatten(1, (keys.shape[1], -1)) * attention.scaling  # (B, G, H/G, Q, head)
+        logits = (query @ keys[:, :, None].transpose(-1, -2)).float()
+        seen = torch.arange(self.order_BN.shape[1], device=slots.device) <= slots[:, :, None]
+        seen = seen & (self.order_BN >= 0)[:, None]
+        logits = logits.masked_fill(~seen[:, None, None], torch.finfo(logits.dtype).min)
+        return logits.softmax(-1).mean(dim=(1, 2))
+
+    def attention_to_visual(self, of: Literal["this", "next"], queries: Queries | None = None) -> torch.Tensor:
+        """Weighted mean over the queries of the attention that each visual token gets, (B, V) float32."""
+        queries = queries or self.queries
+        mean_BN = (self.attention(of, queries) * queries.weight_BQ[:, :, None]).sum(1)
+        return mean_BN.gather(1, self.visual_BV)
