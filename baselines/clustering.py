@@ -1,0 +1,41 @@
+"""DPC-KNN: density-peak clustering with k nearest neighbours, batched and without a wait for the device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from hidrop.topk import top_indices
+
+
+def dpc_knn_means(x_BMD: torch.Tensor, count_B: torch.Tensor, clusters_B: torch.Tensor, slots: int) -> torch.Tensor:
+    """Means of DPC-KNN clusters, (B, slots, D), densest and most separate centre first.
+
+    The first `count_B` tokens of each row take part and form `clusters_B` clusters. A token's density comes from its
+    `clusters_B` nearest, itself included; a centre is dense and far from anything denser; a token joins the nearest
+    centre. Ties go to the lower index. Distances are Euclidean, divided by sqrt(D).
+    """
+    size, place = x_BMD.shape[1], torch.arange(x_BMD.shape[1], device=x_BMD.device)
+    number = torch.arange(slots, device=x_BMD.device)
+    used = number < clusters_B[:, None]
+    with torch.no_grad():
+        x = x_BMD.float()
+        valid = place < count_B[:, None]
+        pair = valid[:, :, None] & valid[:, None, :]
+        distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(x.shape[2])
+        nearest = distance.masked_fill(~pair, torch.inf).sort(dim=-1).values[..., :slots]
+        mean = torch.where(used[:, None], nearest.square(), 0).sum(-1) / clusters_B[:, None].clamp(min=1)
+        density = (-mean).exp()
+        other, own = density[:, None, :], density[:, :, None]
+        denser = (other > own) | ((other == own) & (place[None, :] < place[:, None]))
+        apart = distance.masked_fill(~(pair & denser), torch.inf).amin(-1)
+        largest = distance.masked_fill(~pair, 0).amax(dim=(1, 2))
+        apart = torch.where(apart.isinf(), largest[:, None], apart)
+        centre = top_indices(density * apart, valid, slots)
+        reach = distance.gather(2, centre[:, None, :].expand(-1, size, -1))
+        reach = reach.masked_fill(centre[:, None, :] == place[:, None], -1).masked_fill(~used[:, None], torch.inf)
+        joined = reach.sort(dim=-1, stable=True).indices[..., :1]
+        member = ((joined == number) & valid[:, :, None]).float()
+    total = member.transpose(1, 2) @ x_BMD.float()
+    return (total / (member.sum(1)[..., None] + 1e-6)).to(x_BMD.dtype)

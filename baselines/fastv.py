@@ -1,0 +1,46 @@
+"""FastV (ECCV 2024, arXiv 2403.06764): one cut, after the first few layers.
+
+Variant: the released code's cached one, without its faults. The score is the last prompt token's attention in the
+layer that has just run (the paper's text says the mean over all queries, all its code says the last one), softmax over
+all keys, mean over heads. Cut once in prefill, frozen while decoding, original positions kept.
+Convention: `layer` = the paper's K = number of layers that see the whole image. Unlike the released code: float32
+probabilities, ties go to the earlier token, each row of a batch has its own scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from hidrop.budget import single_cut
+from hidrop.geometry import Geometry
+from hidrop.plan import Cut, Schedule
+from hidrop.reducer import Reducer
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.runtime.scoring import View
+
+
+@dataclass(frozen=True)
+class FastV(Reducer):
+    """Keep the `keep` visual tokens that the last token attends to most in layer `layer`; drop the rest after it."""
+
+    keep: int
+    layer: int = 2
+
+    name: ClassVar[str] = "fastv"
+
+    def schedule(self, geometry: Geometry) -> Schedule:
+        if self.layer < 1:
+            raise ValueError(f"layer: {self.layer} leaves no attention to score with; the first possible is 1")
+        return Schedule(cuts=(Cut(self.layer, self.keep),))
+
+    def score(self, view: View) -> torch.Tensor:
+        return view.attention_to_visual(of="this")
+
+    @classmethod
+    def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
+        layer = params.setdefault("layer", 2)
+        return cls(**{**params, "keep": single_cut(average, geometry, layer)})

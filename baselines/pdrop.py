@@ -1,0 +1,76 @@
+"""PyramidDrop / PDrop (CVPR 2025, arXiv 2410.17247): drop a share of the visual tokens after each quarter of the depth.
+
+Variant: the released code's. The score is the last token's attention (in training: of every token before an answer,
+averaged) with the *next* layer's norm and projections (the paper's text says the last layer of the stage), softmax over
+all keys, mean over heads, detached. Positions are renumbered after each cut, and each layer counts on from its own
+length while decoding. Ratios are shares of the original count, rounded down.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from hidrop.budget import earlier_layers, root
+from hidrop.geometry import Geometry
+from hidrop.plan import Cut, Schedule
+from hidrop.reducer import BudgetError, Reducer
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.runtime.scoring import View
+
+
+@dataclass(frozen=True)
+class PDrop(Reducer):
+    """Keep `ratios[i]` of the image's visual tokens after `layers[i]`.
+
+    `layers` None: a quarter, half and three quarters of the depth. `ratio`: shares ratio, ratio^2, ... instead.
+    """
+
+    layers: tuple[int, ...] | None = None
+    ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
+    ratio: float | None = None
+
+    name: ClassVar[str] = "pdrop"
+    positions: ClassVar[Literal["persistent", "compacted"]] = "compacted"
+
+    def schedule(self, geometry: Geometry) -> Schedule:
+        layers = self.layers or quarters(geometry)
+        ratios = self.ratios if self.ratio is None else tuple(self.ratio**i for i in range(1, len(layers) + 1))
+        if len(layers) != len(ratios):
+            raise ValueError(f"ratios: {len(ratios)} of them for {len(layers)} layers {list(layers)}")
+        if not all(0 <= r <= 1 for r in ratios):
+            raise ValueError(f"ratios: {list(ratios)} must be shares between 0 and 1 of the image's visual tokens")
+        # 100 * 0.29 is 28.999...: without the guard, rounding down would lose a token to binary fractions.
+        counts = (math.floor(geometry.visual_tokens * r + 1e-6) for r in ratios)
+        return Schedule(cuts=tuple(Cut(layer, count) for layer, count in zip(layers, counts, strict=True)))
+
+    def score(self, view: View) -> torch.Tensor:
+        return view.attention_to_visual(of="next")
+
+    @classmethod
+    def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
+        """Solves for `ratio` at given `layers`, as the authors advise in their issues 10 and 29."""
+        if "ratio" in params or "ratios" in params:
+            raise ValueError("ratio: follows from the budget; give layers only")
+        layers = tuple(params.get("layers") or quarters(geometry))
+        whole, depth = geometry.visual_tokens, geometry.layers
+        lengths = [b - a for a, b in zip((0, *layers), (*layers, depth), strict=True)]
+
+        def reached(ratio: float) -> float:
+            return whole * sum(n * ratio**i for i, n in enumerate(lengths)) / depth
+
+        if not reached(0) < average <= reached(1):
+            hint = earlier_layers(average, geometry, (layers[0], depth // 4, depth // 2))
+            raise BudgetError(
+                f"with cuts after layers {list(layers)} it reaches {reached(0):.2f}..{reached(1):.2f}{hint}"
+            )
+        return cls(layers=layers, ratio=round(root(reached, average, 0.0, 1.0), 4))
+
+
+def quarters(geometry: Geometry) -> tuple[int, ...]:
+    """The published 8, 16, 24 of 32 layers, at any depth."""
+    return tuple(geometry.layers * i // 4 for i in (1, 2, 3))

@@ -1,0 +1,133 @@
+"""SparseVLM (ICML 2025, arXiv 2410.04417): text-guided progressive pruning with recycling.
+
+Variant: v1.5, the released code's default. Raters are the text tokens after the image whose softmax share of the
+image-text dot products (input embeddings, no scaling) lies strictly above the mean. At each cut the layer that has
+just run scores its own output: its attention, softmax over all keys, mean over heads and raters. The best stay, in
+order; of the dropped ones the best 30 % are clustered by DPC-KNN and one mean per cluster is put behind the kept ones.
+Positions are renumbered after each cut, and each layer counts on from its own length.
+
+Conventions: layers 1-based (3, 7, 16 = the code's 2, 6, 15); the `label` 192 really has 206.5 tokens on average.
+Unlike the released code: float32 throughout; ties are broken by index, not by noise; no rater at all means that all
+text after the image rates; rows of a batch are independent; counts follow the image's size and layers the depth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+
+from baselines.clustering import dpc_knn_means
+from hidrop.budget import earlier_layers
+from hidrop.geometry import Geometry
+from hidrop.plan import Cut, Schedule
+from hidrop.reducer import BudgetError, Reducer
+from hidrop.topk import top_indices
+
+if TYPE_CHECKING:
+    from hidrop.runtime.scoring import Prompt, View
+
+# Kept after each cut of a 32-layer decoder, of 576 visual tokens, by the name that the authors gave the setting.
+PUBLISHED = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
+PUBLISHED_LAYERS, PUBLISHED_DEPTH, PUBLISHED_IMAGE = (3, 7, 16), 32, 576
+
+
+@dataclass(frozen=True)
+class SparseVLM(Reducer):
+    """Keep `keep[i]` tokens after `layers[i]` and recycle some of the rest.
+
+    `label` (192, 128, 96 or 64; 192 if nothing is given) stands for a published `keep`, scaled to the image.
+    """
+
+    label: int | None = None
+    layers: tuple[int, ...] | None = None
+    keep: tuple[int, ...] | None = None
+
+    name: ClassVar[str] = "sparsevlm"
+    positions: ClassVar[Literal["persistent", "compacted"]] = "compacted"
+
+    def schedule(self, geometry: Geometry) -> Schedule:
+        layers, keep = self.layers or scaled_layers(geometry.layers), self._counts(geometry)
+        if len(layers) != len(keep):
+            raise ValueError(f"keep: {len(keep)} counts for {len(layers)} layers {list(layers)}")
+        there, cuts = geometry.visual_tokens, []
+        for layer, count in zip(layers, keep, strict=True):
+            count = min(count, there - 1)  # as in the released code, a cut always prunes a token
+            cuts.append(Cut(layer, count, recycled(there - count)[1]))
+            there = cuts[-1].left
+        return Schedule(cuts=tuple(cuts))
+
+    def _counts(self, geometry: Geometry) -> tuple[int, ...]:
+        if self.keep is not None:
+            if self.label is not None:
+                raise ValueError("label: it stands for a published keep; give one of the two")
+            return self.keep
+        label = 192 if self.label is None else self.label
+        if label not in PUBLISHED:
+            raise ValueError(f"label: {label} is not published; there are {', '.join(map(str, PUBLISHED))}")
+        return tuple(max(1, round(n * geometry.visual_tokens / PUBLISHED_IMAGE)) for n in PUBLISHED[label])
+
+    def prepare(self, prompt: Prompt) -> torch.Tensor:
+        """The weight of each text token as a rater, (B, T)."""
+        none = ~prompt.question_BT.any(1, keepdim=True)
+        asked = prompt.question_BT | (none & prompt.text_valid_BT)
+        match = prompt.visual_BVD.float() @ prompt.text_BTD.float().transpose(1, 2)
+        share = match.masked_fill(~asked[:, None], -torch.inf).softmax(-1)
+        valid = prompt.visual_valid_BV[:, :, None]
+        rating = torch.where(valid, share, 0).sum(1) / valid.sum(1).clamp(min=1)
+        raters = asked & (rating > rating.sum(1, keepdim=True) / asked.sum(1, keepdim=True))
+        raters = raters | (asked & ~raters.any(1, keepdim=True))
+        return raters.float() / raters.sum(1, keepdim=True)
+
+    def score(self, view: View) -> torch.Tensor:
+        return view.attention_to_visual("this", view.text_queries(view.memory))
+
+    def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:
+        pruned = view.valid_BV & ~kept
+        candidates = torch.maximum(3 * pruned.sum(1) // 10 + 1, view.cut.merge_B)
+        host = zip(view.cut.there, view.cut.rows, strict=True)
+        slots = max(max(recycled(there - row.keep)[0], row.merge) for there, row in host)
+        chosen = top_indices(score, pruned, slots)
+        hidden = view.visual_BVD.gather(1, chosen[:, :, None].expand(-1, -1, view.hidden_BND.shape[2]))
+        return dpc_knn_means(hidden, candidates, view.cut.merge_B, count)
+
+    @classmethod
+    def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> SparseVLM:
+        """Scales a list (`keep`, that of `label`, or the published one that comes nearest) to a true average."""
+        base: SparseVLM = cls(**params)
+        if not params.get("keep") and not params.get("label"):
+            base = min((replace(base, label=n) for n in PUBLISHED), key=lambda m: abs(m._average(geometry) - average))
+        counts, whole = base._counts(geometry), geometry.visual_tokens
+
+        def scaled(factor: float) -> SparseVLM:
+            return cls(layers=base.layers, keep=tuple(min(whole, max(1, round(n * factor))) for n in counts))
+
+        low, high = 0.0, float(whole)
+        least, most = scaled(low)._average(geometry), scaled(high)._average(geometry)
+        if not least <= average <= most:
+            layers = base.layers or scaled_layers(geometry.layers)
+            raise BudgetError(f"it reaches {least:.2f}..{most:.2f}{earlier_layers(average, geometry, layers)}")
+        for _ in range(40):
+            middle = math.sqrt((low + 1e-6) * high)
+            low, high = (middle, high) if scaled(middle)._average(geometry) < average else (low, middle)
+        return min(scaled(low), scaled(high), key=lambda m: abs(m._average(geometry) - average))
+
+    def _average(self, geometry: Geometry) -> float:
+        return self.plan(geometry).average_tokens
+
+
+def recycled(pruned: int) -> tuple[int, int]:
+    """How many of the pruned tokens are candidates for recycling (30 %), and into how many clusters (a tenth)."""
+    candidates = 3 * pruned // 10 + 1
+    return candidates, candidates // 10 + 1
+
+
+def scaled_layers(depth: int) -> tuple[int, ...]:
+    """The published cut layers at another depth, kept apart from each other."""
+    layers = [0]
+    for layer in PUBLISHED_LAYERS:
+        layers.append(max(layers[-1] + 1, round(layer * depth / PUBLISHED_DEPTH)))
+    return tuple(b for _, b in pairwise(layers))

@@ -1,0 +1,73 @@
+"""HiDrop (ICLR 2026, arXiv 2602.23699): late injection, concave pyramid pruning, early exit.
+
+Visual tokens enter, untouched, right before layer `inject`; after each layer of `filters` only the best stay; right
+before layer `exit` the rest leave. The score is the last token's attention (in training: of every token before an
+answer, averaged) with the *next* layer's norm and projections, float32 softmax over all keys, mean over heads,
+detached. Positions are those of the whole prompt, in every layer and while decoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from hidrop.budget import nearest_count
+from hidrop.geometry import Geometry
+from hidrop.plan import Cut, Schedule
+from hidrop.reducer import BudgetError, Reducer
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.runtime.scoring import View
+
+# What is left after the later filters in every published schedule, of PUBLISHED_IMAGE visual tokens.
+PUBLISHED_TAIL, PUBLISHED_IMAGE = (10, 5, 1), 576
+
+
+@dataclass(frozen=True)
+class HiDrop(Reducer):
+    """Keep `keep[i]` visual tokens after layer `filters[i]`, in layers `inject` to `exit` - 1 (all 1-based)."""
+
+    inject: int
+    filters: tuple[int, ...]
+    keep: tuple[int, ...]
+    exit: int
+
+    name: ClassVar[str] = "hidrop"
+
+    def schedule(self, geometry: Geometry) -> Schedule:
+        if len(self.filters) != len(self.keep):
+            raise ValueError(f"keep: {len(self.keep)} counts for {len(self.filters)} filters {list(self.filters)}")
+        cuts = tuple(Cut(layer, count) for layer, count in zip(self.filters, self.keep, strict=True))
+        return Schedule(self.inject, cuts, self.exit)
+
+    def score(self, view: View) -> torch.Tensor:
+        return view.attention_to_visual(of="next")
+
+    @classmethod
+    def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
+        """Solves for the first count of `keep`; the later ones are given as keep: [null, 10, 5, 1].
+
+        Without `keep` they are the published 10, 5, 1, scaled to the image's number of visual tokens.
+        """
+        missing = [key for key in ("inject", "filters", "exit") if key not in params]
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: needed beside a budget")
+        whole, filters = geometry.visual_tokens, params["filters"]
+        tail = tuple(params.get("keep") or (None, *_published_tail(len(filters) - 1, whole)))
+        if tail[:1] != (None,) or None in tail[1:] or len(tail) != len(filters):
+            raise ValueError("keep: with a budget, write null for the first count and give one count per other filter")
+        shape = cls(params["inject"], filters, (whole, *tail[1:]), params["exit"])
+        entering = shape.plan(geometry).entering
+        second = filters[1] if len(filters) > 1 else params["exit"] - 1
+        solved = second - filters[0]
+        fixed = sum(entering) - solved * whole
+        first = nearest_count(average, geometry, fixed, solved, tail[1] if len(tail) > 1 else 1, whole)
+        return cls(shape.inject, filters, (first, *tail[1:]), shape.exit)
+
+
+def _published_tail(length: int, whole: int) -> tuple[int, ...]:
+    if length > len(PUBLISHED_TAIL):
+        raise BudgetError(f"give keep: [null, ...] with {length} counts; published ones have {len(PUBLISHED_TAIL)}")
+    return tuple(max(1, round(n * whole / PUBLISHED_IMAGE)) for n in PUBLISHED_TAIL[len(PUBLISHED_TAIL) - length :])

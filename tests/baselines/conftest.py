@@ -1,0 +1,358 @@
+"""A slow and obvious LLaVA to compare every method with: one prompt, lists of tokens, float64, no mask, no batch.
+
+Each method has a rule here, written a second time from its description and sharing no code with the package.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+IMAGE = 99
+
+
+@dataclass
+class Token:
+    h: torch.Tensor
+    position: int
+    visual: bool = False
+    rank: int = -1
+    label: int = -100
+
+
+class SlowLlava:
+    def __init__(self, model: Any, rule: Any) -> None:
+        self.model = copy.deepcopy(model).double()
+        self.rule = rule
+        self.decoder = self.model.model.language_model
+        config = model.config.text_config
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.size = config.hidden_size // self.heads
+        self.depth = config.num_hidden_layers
+        self.cache: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = [([], []) for _ in range(self.depth)]
+
+    def norm(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        epsilon = self.model.config.text_config.rms_norm_eps
+        return weight * x / torch.sqrt((x * x).mean(-1, keepdim=True) + epsilon)
+
+    def rotate(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """RoPE on (tokens, heads, size): the pair (i, i + size / 2) turns by position * 10000^(-2i / size)."""
+        half = self.size // 2
+        angle = positions[:, None] * 10000.0 ** (-2 * torch.arange(half, dtype=torch.float64) / self.size)
+        cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+        a, b = x[..., :half], x[..., half:]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    def project(self, layer: int, tokens: list[Token]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values, (tokens, heads, size), keys and values repeated for their group of heads."""
+        block = self.decoder.layers[layer - 1]
+        positions = torch.tensor([t.position for t in tokens], dtype=torch.float64)
+        x, a = self.norm(block.input_layernorm.weight, torch.stack([t.h for t in tokens])), block.self_attn
+        q, k, v = (p(x).view(len(tokens), -1, self.size) for p in (a.q_proj, a.k_proj, a.v_proj))
+        group = self.heads // self.kv_heads
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+        return self.rotate(q, positions), self.rotate(k, positions), v
+
+    def probabilities(self, q: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """One query (heads, size) on all keys (tokens, heads, size): (heads, tokens)."""
+        return (torch.einsum("hd,nhd->hn", q, keys) / math.sqrt(self.size)).softmax(-1)
+
+    @torch.no_grad()
+    def attention(self, layer: int, tokens: list[Token], query: int) -> list[float]:
+        """Head mean of what `query` would see in `layer`, one number per token (0 for later ones)."""
+        q, k, _ = self.project(layer, tokens)
+        seen = self.probabilities(q[query], k[: query + 1]).mean(0).tolist()
+        return seen + [0.0] * (len(tokens) - query - 1)
+
+    def run_layer(self, layer: int, tokens: list[Token]) -> list[Token]:
+        q, k, v = self.project(layer, tokens)
+        keys, values = self.cache[layer - 1]
+        block, out = self.decoder.layers[layer - 1], []
+        for i, token in enumerate(tokens):
+            keys.append(k[i])
+            values.append(v[i])
+            p = self.probabilities(q[i], torch.stack(keys))
+            mixed = torch.einsum("hn,nhd->hd", p, torch.stack(values)).flatten()
+            h = token.h + block.self_attn.o_proj.weight @ mixed
+            x = self.norm(block.post_attention_layernorm.weight, h)
+            gate, up = block.mlp.gate_proj.weight @ x, block.mlp.up_proj.weight @ x
+            out.append(replace(token, h=h + block.mlp.down_proj.weight @ (gate * torch.sigmoid(gate) * up)))
+        return out
+
+    @torch.no_grad()
+    def prefill(self, ids: list[int], pixels: torch.Tensor | None, labels: list[int] | None = None) -> list[Token]:
+        features: list[torch.Tensor] = []
+        if pixels is not None:
+            features = list(torch.cat(list(self.model.get_image_features(pixels.double()).pooler_output)))
+        table, tokens, rank = self.decoder.embed_tokens.weight, [], 0
+        for i, number in enumerate(ids):
+            visual = number == IMAGE
+            h = features[rank] if visual else table[number]
+            label = -100 if labels is None or visual else labels[i]
+            tokens.append(Token(h, i, visual, rank if visual else -1, label))
+            rank += visual
+        self.length, self.pixels, self.training = len(ids), pixels, labels is not None
+        self.ids = ids
+        self.whole = tokens
+        inject = getattr(self.rule, "inject", 1) if rank else 0
+        now = tokens if inject <= 1 else [t for t in tokens if not t.visual]
+        if rank:
+            now = self.compact(self.rule.after(self, 0, now, now))
+        for layer in range(1, self.depth + 1):
+            if rank and layer == inject and layer > 1:
+                now = sorted(now + [t for t in tokens if t.visual], key=lambda t: t.position)
+                now = self.rule.after(self, layer - 1, now, now)  # a cut on the way in
+            if rank and layer == getattr(self.rule, "exit", None):
+                now = [t for t in now if not t.visual]
+            out = self.run_layer(layer, now)
+            now = self.compact(self.rule.after(self, layer, now, out)) if rank else out
+        self.last = now
+        return now
+
+    def compact(self, tokens: list[Token]) -> list[Token]:
+        if not self.rule.compacted:
+            return tokens
+        return [replace(token, position=i) for i, token in enumerate(tokens)]
+
+    def logits(self, token: Token) -> torch.Tensor:
+        return self.model.lm_head.weight @ self.norm(self.decoder.norm.weight, token.h)
+
+    @torch.no_grad()
+    def step(self, number: int) -> torch.Tensor:
+        h = self.decoder.embed_tokens.weight[number]
+        for layer in range(1, self.depth + 1):
+            position = len(self.cache[layer - 1][0]) if self.rule.compacted else self.length
+            h = self.run_layer(layer, [Token(h, position)])[0].h
+        self.length += 1
+        return self.logits(Token(h, 0))
+
+    def greedy(self, ids: list[int], pixels: torch.Tensor | None, count: int) -> tuple[list[int], list[torch.Tensor]]:
+        logits = [self.logits(self.prefill(ids, pixels)[-1])]
+        numbers = [int(logits[-1].argmax())]
+        while len(numbers) < count:
+            logits.append(self.step(numbers[-1]))
+            numbers.append(int(logits[-1].argmax()))
+        return numbers, logits
+
+    def loss(self, ids: list[int], pixels: torch.Tensor | None, labels: list[int]) -> float:
+        tokens = self.prefill(ids, pixels, labels)
+        terms = [
+            -self.logits(a).log_softmax(-1)[b.label].item() for a, b in itertools.pairwise(tokens) if b.label != -100
+        ]
+        return sum(terms) / len(terms)
+
+    def queries(self, tokens: list[Token]) -> list[int]:
+        """The last token; in training every token right before an answer."""
+        found = [i for i in range(len(tokens) - 1) if tokens[i].label == -100 and tokens[i + 1].label != -100]
+        return found or [len(tokens) - 1]
+
+
+def keep_best(tokens: list[Token], scores: list[float], count: int) -> tuple[list[Token], list[int]]:
+    """The `count` visual tokens with the best scores, in their order, with all text; and the places of the dropped."""
+    places = [i for i, t in enumerate(tokens) if t.visual]
+    best = sorted(places, key=lambda i: (-scores[i], i))[:count]
+    return [t for i, t in enumerate(tokens) if not t.visual or i in best], [i for i in places if i not in best]
+
+
+def scaled(count: int, tokens: list[Token]) -> int:
+    """Methods state counts for 16 visual tokens."""
+    return max(count * len(tokens) // 16, min(count, 1))
+
+
+@dataclass
+class NoRule:
+    compacted: bool = False
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        return after
+
+
+@dataclass
+class NextLayerRule:
+    """HiDrop and PDrop: score with the next layer's projections."""
+
+    cuts: dict[int, int]
+    compacted: bool
+    inject: int = 1
+    exit: int | None = None
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer not in self.cuts:
+            return after
+        queries = slow.queries(after)
+        rows = [slow.attention(layer + 1, after, q) for q in queries]
+        scores = [sum(row[i] for row in rows) / len(rows) for i in range(len(after))]
+        count = scaled(self.cuts[layer], [t for t in slow.whole if t.visual])
+        return keep_best(after, scores, count)[0]
+
+
+@dataclass
+class FastVRule:
+    layer: int
+    keep: int
+    compacted: bool = False
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != self.layer:
+            return after
+        rows = [slow.attention(layer, before, q) for q in slow.queries(before)]
+        scores = [sum(row[i] for row in rows) / len(rows) for i in range(len(after))]
+        return keep_best(after, scores, scaled(self.keep, [t for t in slow.whole if t.visual]))[0]
+
+
+def splitmix(number: int) -> int:
+    low = (1 << 64) - 1
+    number = (number + 0x9E3779B97F4A7C15) & low
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & low
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & low
+    return number ^ (number >> 31)
+
+
+@dataclass
+class RandomRule:
+    layer: int
+    keep: int
+    seed: int
+    compacted: bool = False
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != self.layer:
+            return after
+        last = max(i for i, t in enumerate(slow.whole) if t.visual)
+        question = [n for n, t in zip(slow.ids[last + 1 :], slow.whole[last + 1 :], strict=True) if t.label == -100]
+        key = splitmix(sum(splitmix(number * 65537 + i + 1) for i, number in enumerate(question)) % 2**64)
+        assert slow.pixels is not None
+        for image in slow.pixels.float():
+            bits = sum(image.contiguous().view(torch.int32).flatten().tolist())
+            key += 16 * splitmix(bits % 2**64)
+        scores = []
+        for t in after:
+            inner = splitmix((key + splitmix(self.seed)) % 2**64)
+            scores.append(float(splitmix((inner + t.rank) % 2**64) >> 40 & 0xFFFFFF))
+        return keep_best(after, scores, scaled(self.keep, [t for t in slow.whole if t.visual]))[0]
+
+
+@dataclass
+class SparseVLMRule:
+    """For one image only: counts are not scaled here."""
+
+    cuts: dict[int, int]
+    compacted: bool = True
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer not in self.cuts:
+            return after
+        visual = [t.h for t in slow.whole if t.visual]
+        start = max(i for i, t in enumerate(slow.whole) if t.visual) + 1
+        asked = [i for i in range(start, len(slow.whole)) if slow.whole[i].label == -100]
+        rating = [0.0] * len(asked)
+        for v in visual:
+            share = torch.stack([slow.whole[i].h @ v for i in asked]).softmax(0)
+            rating = [r + s.item() / len(visual) for r, s in zip(rating, share, strict=True)]
+        raters = [i for i, r in zip(asked, rating, strict=True) if r > sum(rating) / len(rating)] or asked
+        text = [i for i, t in enumerate(before) if not t.visual]
+        words = [i for i, t in enumerate(slow.whole) if not t.visual]
+        rows = [slow.attention(layer, before, text[words.index(i)]) for i in raters]
+        scores = [sum(row[i] for row in rows) / len(rows) for i in range(len(after))]
+        there = [i for i, t in enumerate(after) if t.visual]
+        kept, dropped = keep_best(after, scores, min(self.cuts[layer], len(there) - 1))
+        candidates = int(0.3 * len(dropped)) + 1
+        chosen = sorted(dropped, key=lambda i: (-scores[i], i))[:candidates]
+        merged = slow_cluster([after[i].h for i in chosen], int(candidates / 10) + 1)
+        end = max((i for i, t in enumerate(kept) if t.visual), default=start - 17) + 1
+        return kept[:end] + [Token(h, 0, visual=True) for h in merged] + kept[end:]
+
+
+def slow_cluster(x: list[torch.Tensor], clusters: int) -> list[torch.Tensor]:
+    """DPC-KNN, one loop at a time."""
+    n, d = len(x), x[0].shape[0]
+    far = [[(x[a] - x[b]).norm().item() / math.sqrt(d) for b in range(n)] for a in range(n)]
+    density = [math.exp(-sum(s * s for s in sorted(far[a])[:clusters]) / clusters) for a in range(n)]
+    apart = []
+    for a in range(n):
+        denser = [b for b in range(n) if density[b] > density[a] or (density[b] == density[a] and b < a)]
+        apart.append(min((far[a][b] for b in denser), default=max(max(row) for row in far)))
+    centres = sorted(range(n), key=lambda a: (-density[a] * apart[a], a))[:clusters]
+    members: list[list[int]] = [[] for _ in centres]
+    for a in range(n):
+        joined = centres.index(a) if a in centres else min(range(clusters), key=lambda c: (far[a][centres[c]], c))
+        members[joined].append(a)
+    return [sum(x[a] for a in group) / (len(group) + 1e-6) for group in members]
+
+
+RULES: dict[str, Callable[[], Any]] = {
+    "vanilla": NoRule,
+    "hidrop": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6),
+    "hidrop-cut-on-entry": lambda: NextLayerRule({2: 7, 3: 2}, compacted=False, inject=3, exit=5),
+    "fastv": lambda: FastVRule(2, 5),
+    "pdrop": lambda: NextLayerRule({1: 8, 3: 4, 4: 2}, compacted=True),
+    "pdrop-ratio": lambda: NextLayerRule({2: 9, 4: 5}, compacted=True),
+    "sparsevlm": lambda: SparseVLMRule({1: 8, 2: 6, 3: 3}),
+    "sparsevlm-strong": lambda: SparseVLMRule({2: 3, 4: 1}),
+    "random": lambda: RandomRule(2, 5, seed=3),
+    "random-before-decoder": lambda: RandomRule(0, 4, seed=0),
+}
+
+
+@pytest.fixture
+def slow_llava() -> Callable[[Any, str], SlowLlava]:
+    """The slow model with the rule of a row of the table of methods."""
+    return lambda model, row: SlowLlava(model, RULES[row]())
+
+
+@pytest.fixture
+def slow_dpc_knn() -> Callable[[list[torch.Tensor], int], list[torch.Tensor]]:
+    return slow_cluster
+
+
+@pytest.fixture
+def view_of_logits() -> Callable[..., Any]:
+    """A View whose attention logits are given: `logits[q][h][n]` for each query, head and token; no rope."""
+    from types import SimpleNamespace
+
+    from hidrop.plan import Cut
+    from hidrop.runtime.layout import ROOM, RowCuts
+    from hidrop.runtime.scoring import Queries, View
+
+    def make(
+        logits: list[list[list[float]]],
+        queries: list[int],
+        visual: list[int],
+        text: list[int] | None = None,
+        memory: Any = None,
+    ) -> View:
+        heads, tokens = len(logits[0]), len(logits[0][0])
+        table = torch.zeros(tokens, heads * tokens)
+        for slot, row in zip(queries, logits, strict=True):
+            table[slot] = torch.tensor(row).flatten()
+        attention = SimpleNamespace(
+            head_dim=tokens, scaling=1.0, k_proj=lambda x: x.repeat(1, 1, heads), q_proj=lambda x: x @ table
+        )
+        layer = SimpleNamespace(self_attn=attention, input_layernorm=lambda x: x)
+        states = torch.eye(tokens)[None]
+        slots = torch.tensor([queries])
+        count = torch.tensor([1])
+        return View(
+            layer=1,
+            layers=[layer, layer],
+            input_BND=states,
+            hidden_BND=states,
+            order_BN=torch.arange(tokens)[None] * ROOM,
+            rope=(torch.ones(1, tokens, tokens), torch.zeros(1, tokens, tokens)),
+            keys=None,
+            text_BT=torch.tensor([text or queries]),
+            visual_BV=torch.tensor([visual]),
+            queries=Queries(slots, torch.full(slots.shape, 1 / len(queries))),
+            cut=RowCuts(1, (Cut(1, 1),), (len(visual),), count, count * 0),
+            layout=None,
+            memory=memory,
+        )
+
+    return make

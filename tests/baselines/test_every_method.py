@@ -1,0 +1,277 @@
+"""What holds for every method. A new method is a row in METHODS, and a rule of the same name in conftest.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from hidrop.geometry import Geometry
+from hidrop.reducer import Reducer, build
+from hidrop.runtime import reduce
+
+# For a decoder of 6 layers and 16 visual tokens: row -> (method, its fields, visual tokens entering each layer).
+METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    "vanilla": ("vanilla", {}, (16, 16, 16, 16, 16, 16)),
+    "hidrop": ("hidrop", dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6), (0, 16, 16, 5, 2, 0)),
+    "hidrop-cut-on-entry": ("hidrop", dict(inject=3, filters=[2, 3], keep=[7, 2], exit=5), (0, 0, 7, 2, 0, 0)),
+    "fastv": ("fastv", dict(layer=2, keep=5), (16, 16, 5, 5, 5, 5)),
+    "pdrop": ("pdrop", {}, (16, 8, 8, 4, 2, 2)),
+    "pdrop-ratio": ("pdrop", dict(layers=[2, 4], ratio=0.6), (16, 16, 9, 9, 5, 5)),
+    "sparsevlm": ("sparsevlm", {}, (16, 9, 7, 4, 4, 4)),
+    "sparsevlm-strong": ("sparsevlm", dict(layers=[2, 4], keep=[3, 1]), (16, 16, 4, 4, 2, 2)),
+    "random": ("random", dict(layer=2, keep=5, seed=3), (16, 16, 5, 5, 5, 5)),
+    "random-before-decoder": ("random", dict(layer=0, keep=4), (4, 4, 4, 4, 4, 4)),
+}
+STEPS = 5
+
+every_method = pytest.mark.parametrize("row", METHODS)
+heads = pytest.mark.parametrize("kv_heads", [4, 2], ids=["MHA", "GQA"])
+
+
+def reducer_of(row: str) -> Reducer:
+    name, params, _ = METHODS[row]
+    return build(name, params)
+
+
+def generate(model: Any, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """New ids (B, STEPS), their logits (B, STEPS, vocab), the cache."""
+    settings = dict(max_new_tokens=STEPS, do_sample=False, return_dict_in_generate=True, output_logits=True)
+    out = model.generate(**{**settings, **inputs})
+    return out.sequences[:, inputs["input_ids"].shape[1] :], torch.stack(out.logits, 1), out.past_key_values
+
+
+@every_method
+@heads
+def test_generation_equals_the_slow_reference(row, kv_heads, tiny_llava, slow_llava, prompt, pixels):
+    model = tiny_llava(kv_heads=kv_heads, seed=1)
+    for seed, (before, after) in enumerate([(3, 6), (1, 2), (7, 9)]):
+        ids, image = prompt(before, after, seed=seed), pixels(seed=seed)
+        wanted, wanted_logits = slow_llava(model, row).greedy(ids[0].tolist(), image, STEPS)
+        with reduce(model, reducer_of(row)):
+            got, logits, _ = generate(model, input_ids=ids, pixel_values=image)
+        assert got[0].tolist() == wanted
+        torch.testing.assert_close(logits[0].double(), torch.stack(wanted_logits), atol=2e-4, rtol=1e-4)
+
+
+@every_method
+def test_plan_is_what_the_method_says(row, tiny_llava):
+    geometry = Geometry.from_config(tiny_llava().config)
+    assert reducer_of(row).plan(geometry).entering == METHODS[row][2]
+
+
+@every_method
+@heads
+def test_every_layer_holds_what_the_plan_says(row, kv_heads, tiny_llava, prompt, pixels):
+    model, ids = tiny_llava(kv_heads=kv_heads), prompt(3, 6)
+    with reduce(model, reducer_of(row)) as reduction:
+        _, _, cache = generate(model, input_ids=ids, pixel_values=pixels())
+        trace = reduction.trace
+    assert trace.entering == reduction.plan.entering == METHODS[row][2]
+    assert trace.text_tokens == 9
+    assert trace.kv_lengths == tuple(n + 9 for n in trace.entering)
+    assert trace.kv_bytes == reduction.plan.kv_bytes(9, element_bytes=4)
+    assert cache.lengths == tuple(n + 9 + STEPS - 1 for n in trace.entering)
+
+
+@every_method
+@heads
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_batch_equals_single_runs(row, kv_heads, side, tiny_llava, prompt, pixels, padded):
+    model = tiny_llava(kv_heads=kv_heads)
+    prompts = [
+        prompt(3, 7, seed=1),
+        prompt(5, 2, seed=2),
+        prompt(2, 4, images=0, seed=3),
+        prompt(1, 5, images=2, seed=4),
+    ]
+    images = [pixels(seed=1), pixels(seed=2), None, pixels(2, seed=4)]
+    with reduce(model, reducer_of(row)) as reduction:
+        single = [generate(model, input_ids=p, pixel_values=i) for p, i in zip(prompts, images, strict=True)]
+        rows = [reduction.trace.rows[0]]
+        together = torch.cat([image for image in images if image is not None])
+        ids, logits, _ = generate(model, **padded(prompts, side), pixel_values=together)
+        rows = reduction.trace.rows
+    assert ids.tolist() == [one[0][0].tolist() for one in single]
+    torch.testing.assert_close(logits, torch.cat([one[1] for one in single]), atol=5e-5, rtol=1e-4)
+    assert rows[0] == rows[1] == METHODS[row][2]
+    assert set(rows[2]) == {0}
+    assert max(rows[3]) <= 2 * max(METHODS[row][2])
+
+
+@every_method
+def test_a_prompt_without_an_image_runs_as_a_plain_language_model(row, tiny_llava, prompt, padded):
+    model = tiny_llava(kv_heads=2)
+    inputs = padded([prompt(4, 5, images=0, seed=1), prompt(2, 2, images=0, seed=2)])
+    wanted, wanted_logits, _ = generate(model, **inputs)
+    with reduce(model, reducer_of(row)):
+        got, logits, _ = generate(model, **inputs)
+    assert torch.equal(got, wanted)
+    torch.testing.assert_close(logits, wanted_logits, atol=1e-5, rtol=1e-5)
+
+
+@every_method
+def test_eager_attention_gives_what_sdpa_gives(row, tiny_llava, prompt, pixels, padded):
+    inputs = padded([prompt(3, 7, seed=1), prompt(5, 2, seed=2)])
+    image = torch.cat([pixels(seed=1), pixels(seed=2)])
+    logits = []
+    for attention in ("sdpa", "eager"):
+        model = tiny_llava(kv_heads=2, attention=attention)
+        with reduce(model, reducer_of(row)):
+            logits.append(generate(model, **inputs, pixel_values=image)[1])
+    torch.testing.assert_close(logits[0], logits[1], atol=5e-5, rtol=1e-4)
+
+
+@every_method
+def test_beams_carry_their_own_cache(row, tiny_llava, prompt, pixels, padded):
+    """The score of a beam is the sum of log probabilities that its tokens get when fed one after another."""
+    model = tiny_llava(kv_heads=2)
+    inputs = padded([prompt(3, 7, seed=1), prompt(5, 2, seed=2)])
+    image = torch.cat([pixels(seed=1), pixels(seed=2)])
+    with reduce(model, reducer_of(row)), torch.no_grad():
+        settings = dict(num_beams=3, do_sample=False, max_new_tokens=STEPS, length_penalty=0.0)
+        out = model.generate(**inputs, pixel_values=image, **settings, return_dict_in_generate=True, output_scores=True)
+        new = out.sequences[:, inputs["input_ids"].shape[1] :]
+        step = model(**inputs, pixel_values=image, logits_to_keep=1)
+        total = torch.zeros(2)
+        for i in range(STEPS):
+            total += step.logits[:, -1].log_softmax(-1).gather(1, new[:, i : i + 1])[:, 0]
+            step = model(input_ids=new[:, i : i + 1], past_key_values=step.past_key_values)
+    torch.testing.assert_close(out.sequences_scores, total, atol=1e-4, rtol=1e-4)
+
+
+@every_method
+def test_sampling_runs(row, tiny_llava, prompt, pixels):
+    model = tiny_llava()
+    with reduce(model, reducer_of(row)):
+        out = model.generate(
+            input_ids=prompt(), pixel_values=pixels(), do_sample=True, num_return_sequences=2, max_new_tokens=3
+        )
+    assert out.shape == (2, prompt().shape[1] + 3)
+
+
+@every_method
+def test_a_next_turn_at_once_equals_token_by_token(row, tiny_llava, prompt, pixels, padded):
+    model = tiny_llava(kv_heads=2)
+    inputs = padded([prompt(3, 7, seed=1), prompt(5, 2, seed=2)])
+    image, more = torch.cat([pixels(seed=1), pixels(seed=2)]), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    with reduce(model, reducer_of(row)), torch.no_grad():
+        cache = model(**inputs, pixel_values=image).past_key_values
+        slowly = torch.cat([model(input_ids=more[:, i : i + 1], past_key_values=cache).logits for i in range(3)], 1)
+        cache = model(**inputs, pixel_values=image).past_key_values
+        at_once = model(input_ids=more, past_key_values=cache).logits
+        cache = model(**inputs, pixel_values=image).past_key_values
+        fill = torch.cat([torch.zeros(2, 1, dtype=torch.long), more], 1)
+        flags = torch.cat([inputs["attention_mask"], torch.tensor([[0, 1, 1, 1]] * 2)], 1)
+        left_padded = model(input_ids=fill, attention_mask=flags, past_key_values=cache).logits[:, 1:]
+    torch.testing.assert_close(at_once, slowly, atol=5e-5, rtol=1e-4)
+    torch.testing.assert_close(left_padded, slowly, atol=5e-5, rtol=1e-4)
+
+
+@every_method
+def test_training_sees_the_same_model_as_generation(row, tiny_llava, prompt, pixels):
+    """With one answer, the labelled forward pass gives the losses of prefill and decoding over question and answer."""
+    model, ids, image = tiny_llava(kv_heads=2), prompt(3, 9), pixels()
+    labels = ids.clone()
+    labels[:, :-4] = -100
+    with reduce(model, reducer_of(row)), torch.no_grad():
+        loss = model(input_ids=ids, pixel_values=image, labels=labels).loss
+        step, terms = model(input_ids=ids[:, :-4], pixel_values=image), []
+        for i in range(ids.shape[1] - 4, ids.shape[1]):
+            terms.append(-step.logits[:, -1].log_softmax(-1)[0, ids[0, i]])
+            step = model(input_ids=ids[:, i : i + 1], past_key_values=step.past_key_values)
+    torch.testing.assert_close(loss, torch.stack(terms).mean(), atol=1e-5, rtol=1e-5)
+
+
+@every_method
+@pytest.mark.parametrize("shape", ["turns", "caption"])
+def test_loss_equals_the_slow_reference(row, shape, tiny_llava, slow_llava, prompt, pixels):
+    """Two turns with an answer each; and pretraining's prompt: nothing but the image and its caption."""
+    if shape == "caption" and row.startswith("sparsevlm"):
+        pytest.skip("without a question there are no raters; the fallback has its own test")
+    model, image = tiny_llava(kv_heads=2, seed=1), pixels(seed=5)
+    ids = prompt(3, 11, seed=5) if shape == "turns" else prompt(1, 6, seed=6)
+    labels = torch.full_like(ids, -100)
+    labels[:, -3:] = ids[:, -3:]
+    if shape == "turns":
+        labels[:, -8:-5] = ids[:, -8:-5]
+    else:
+        labels[:, -6:] = ids[:, -6:]
+    wanted = slow_llava(model, row).loss(ids[0].tolist(), image, labels[0].tolist())
+    model.train()
+    with reduce(model, reducer_of(row)):
+        loss = model(input_ids=ids, pixel_values=image, labels=labels).loss
+    assert loss.item() == pytest.approx(wanted, abs=1e-4)
+
+
+@every_method
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_gradients_are_finite_and_survive_checkpointing(row, side, tiny_llava, prompt, pixels, padded):
+    model = tiny_llava(kv_heads=2).train()
+    batch = padded([prompt(3, 12, seed=1), prompt(5, 7, seed=2), prompt(2, 5, images=0, seed=3)], side)
+    image = torch.cat([pixels(seed=1), pixels(seed=2)])
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    labels[:, : labels.shape[1] // 2 + 8] = -100
+
+    def gradients() -> tuple[float, list[torch.Tensor]]:
+        model.zero_grad()
+        loss = model(**batch, pixel_values=image, labels=labels).loss
+        loss.backward()
+        return loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    with reduce(model, reducer_of(row)) as reduction:
+        loss, plain = gradients()
+        assert reduction.trace.rows[0] == METHODS[row][2]
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        again, checkpointed = gradients()
+    assert loss == again
+    assert all(torch.isfinite(g).all() for g in plain)
+    assert len(plain) == len(checkpointed)
+    for one, other in zip(plain, checkpointed, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+@every_method
+def test_the_model_is_exactly_as_before(row, tiny_llava, prompt, pixels):
+    model = tiny_llava()
+    before = dict(model.__dict__), {k: v.clone() for k, v in model.state_dict().items()}
+    inside = {name: dict(module.__dict__) for name, module in model.named_modules() if name}
+    with reduce(model, reducer_of(row)):
+        assert set(model.__dict__) == {*before[0], "forward"}
+        assert inside == {name: dict(module.__dict__) for name, module in model.named_modules() if name}
+        generate(model, input_ids=prompt(), pixel_values=pixels())
+    assert dict(model.__dict__) == before[0]
+    assert all(torch.equal(v, before[1][k]) for k, v in model.state_dict().items())
+
+
+@every_method
+def test_the_loop_over_layers_never_waits_for_the_device(row, tiny_llava, prompt, pixels, padded):
+    """One transfer per prefill, in laying out the batch; none in the loop, so that it can be captured as a graph."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    waiting: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            name = str(func)
+            bool_index = name.startswith("aten.index.") and any(
+                i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+            )
+            if bool_index or name.split(".")[1] in ("_local_scalar_dense", "nonzero", "masked_select", "unique"):
+                waiting.append(name)
+            return func(*args, **(kwargs or {}))
+
+    model = tiny_llava()
+    inputs = padded([prompt(3, 7, seed=1), prompt(5, 2, seed=2), prompt(1, 4, images=2, seed=3)])
+    image = torch.cat([pixels(seed=1), pixels(2, seed=2), pixels(seed=3)])
+    with reduce(model, reducer_of(row)) as reduction, torch.no_grad():
+        inner = reduction.decoder.prefill
+
+        def watched(*args: Any) -> Any:
+            with Watch():
+                return inner(*args)
+
+        reduction.decoder.prefill = watched
+        model(**inputs, pixel_values=image)
+        assert waiting == []

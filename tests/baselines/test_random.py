@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from baselines.random import Random, mix
+from hidrop.runtime import reduce
+
+
+def kept(model: Any, reducer: Random, seen: list[torch.Tensor], **inputs: Any) -> list[list[int]]:
+    """Ranks of the visual tokens that survive, per row."""
+    seen.clear()
+    with reduce(model, reducer), torch.no_grad():
+        model(**inputs)
+    return [sorted(set(row)) for row in seen[0].tolist()]
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[torch.Tensor]:
+    from hidrop.runtime import decoder
+
+    found: list[torch.Tensor] = []
+    inner = decoder.keep_top
+
+    def spy(*args: Any) -> Any:
+        found.append(inner(*args)[0])
+        return inner(*args)
+
+    monkeypatch.setattr(decoder, "keep_top", spy)
+    return found
+
+
+def test_subset_follows_seed_and_sample_only(tiny_llava, prompt, pixels, padded, seen):
+    model, reducer = tiny_llava(), Random(keep=6, layer=1)
+    prompts = [prompt(3, 4, seed=1), prompt(3, 9, seed=2)]
+    images = [pixels(seed=1), pixels(seed=2)]
+    single = [kept(model, reducer, seen, input_ids=p, pixel_values=i)[0] for p, i in zip(prompts, images, strict=True)]
+    assert kept(model, reducer, seen, input_ids=prompts[0], pixel_values=images[0])[0] == single[0]
+    for side in ("left", "right"):
+        assert kept(model, reducer, seen, **padded(prompts, side), pixel_values=torch.cat(images)) == single
+    assert single[0] != single[1]
+    assert kept(model, Random(6, 1, seed=1), seen, input_ids=prompts[0], pixel_values=images[0])[0] != single[0]
+    assert kept(model, reducer, seen, input_ids=prompts[0], pixel_values=images[1])[0] != single[0]
+    assert kept(model, reducer, seen, input_ids=prompt(3, 4, seed=9), pixel_values=images[0])[0] != single[0]
+
+
+def test_every_token_is_equally_likely():
+    samples, tokens, keep = 4000, 20, 5
+    keys = mix(torch.arange(samples)[:, None])
+    number = mix(mix(keys) + torch.arange(tokens))
+    chosen = (number >> 40 & 0xFFFFFF).argsort(dim=1)[:, :keep]
+    counts = torch.bincount(chosen.flatten(), minlength=tokens).float()
+    expected = samples * keep / tokens
+    assert ((counts - expected).abs() < 5 * expected**0.5).all()
+
+
+def test_hash_is_splitmix64():
+    """Reference values of the generator seeded with 0 and with 1234567."""
+    assert [n % 2**64 for n in mix(torch.tensor([0, 1234567])).tolist()] == [0xE220A8397B1DCDAF, 6457827717110365317]

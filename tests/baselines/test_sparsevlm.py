@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from baselines.clustering import dpc_knn_means
+from baselines.sparsevlm import SparseVLM, recycled, scaled_layers
+from hidrop.geometry import PRESETS
+from hidrop.runtime import Prompt
+
+LLAVA = PRESETS["llava-1.5-7b"]
+
+
+@pytest.mark.parametrize(
+    ("label", "entering", "average"),
+    [
+        (192, (309, 204, 113), 206.5),
+        (128, (312, 117, 39), 145.40625),
+        (96, (249, 55, 27), 114.09375),
+        (64, (82, 32, 18), 82.25),
+    ],
+)
+def test_published_labels_have_their_true_averages(label, entering, average):
+    plan = SparseVLM(label).plan(LLAVA)
+    first, second, third = entering
+    assert plan.entering == (576,) * 3 + (first,) * 4 + (second,) * 9 + (third,) * 16
+    assert plan.average_tokens == average
+
+
+@pytest.mark.parametrize(
+    ("pruned", "candidates", "clusters"),
+    [(276, 83, 9), (109, 33, 4), (94, 29, 3), (273, 82, 9), (202, 61, 7), (81, 25, 3), (510, 154, 16), (2, 1, 1)],
+)
+def test_recycling_counts(pruned, candidates, clusters):
+    assert recycled(pruned) == (candidates, clusters)
+    assert (int(0.3 * pruned) + 1, int(candidates / 10) + 1) == (candidates, clusters)
+
+
+def test_layers_scale_with_the_depth():
+    assert scaled_layers(32) == (3, 7, 16)
+    assert scaled_layers(12) == (1, 3, 6)
+    assert scaled_layers(4) == (1, 2, 3)
+
+
+def test_a_cut_always_prunes_a_token():
+    plan = SparseVLM(layers=(3,), keep=(576,)).plan(LLAVA)
+    assert SparseVLM(layers=(3,), keep=(576,)).schedule(LLAVA).cuts[0].keep == 575
+    assert plan.kept == 576
+
+
+def test_fields_that_contradict_each_other_are_refused():
+    with pytest.raises(ValueError, match="label"):
+        SparseVLM(label=192, keep=(1, 2, 3)).plan(LLAVA)
+    with pytest.raises(ValueError, match="label: 100 is not published; there are 192, 128, 96, 64"):
+        SparseVLM(label=100).plan(LLAVA)
+    with pytest.raises(ValueError, match="keep: 2 counts for 3 layers"):
+        SparseVLM(keep=(300, 200)).plan(LLAVA)
+
+
+def prompt_of(visual: list[list[float]], text: list[list[float]], question: list[bool]) -> Prompt:
+    v, t = torch.tensor([visual]), torch.tensor([text])
+    return Prompt(
+        visual_BVD=v,
+        visual_valid_BV=torch.ones(v.shape[:2], dtype=torch.bool),
+        text_BTD=t,
+        text_ids_BT=torch.zeros(t.shape[:2], dtype=torch.long),
+        text_valid_BT=torch.ones(t.shape[:2], dtype=torch.bool),
+        question_BT=torch.tensor([question]),
+        image_BV=torch.zeros(v.shape[:2], dtype=torch.long),
+        pixel_values=None,
+    )
+
+
+VISUAL = [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [1.0, 1.0]]
+TEXT = [[2.0, 0.0], [0.0, 0.2], [0.5, 0.5]]
+
+
+def test_worked_example_of_the_raters():
+    assert SparseVLM().prepare(prompt_of(VISUAL, TEXT, [True] * 3)).tolist() == [[1, 0, 0]]
+
+
+def test_text_before_the_image_does_not_rate():
+    before = [[9.0, 9.0], *TEXT]
+    assert SparseVLM().prepare(prompt_of(VISUAL, before, [False, True, True, True])).tolist() == [[0, 1, 0, 0]]
+
+
+def test_without_a_rater_all_text_after_the_image_rates():
+    """A single token, or equal ones, are never strictly above the mean."""
+    assert SparseVLM().prepare(prompt_of(VISUAL, TEXT, [False, False, True])).tolist() == [[0, 0, 1]]
+    same = [[2.0, 0.0], [0.5, 0.5], [0.5, 0.5]]
+    assert SparseVLM().prepare(prompt_of(VISUAL, same, [False, True, True])).tolist() == [[0, 0.5, 0.5]]
+
+
+def test_without_text_after_the_image_all_text_may_rate():
+    assert SparseVLM().prepare(prompt_of(VISUAL, TEXT, [False] * 3)).tolist() == [[1, 0, 0]]
+
+
+ROWS = [
+    [[0.10, 0.20, 0.05, 0.15], [0.12, 0.08, 0.20, 0.06]],
+    [[0.30, 0.05, 0.05, 0.10], [0.05, 0.10, 0.10, 0.05]],
+    [[0.05, 0.25, 0.10, 0.05], [0.15, 0.05, 0.05, 0.20]],
+]
+
+
+@pytest.mark.parametrize(
+    ("raters", "score"),
+    [
+        ([1.0, 0.0, 0.0], [0.110, 0.140, 0.125, 0.105]),
+        ([1 / 3] * 3, [0.128333, 0.121667, 0.091667, 0.101667]),
+    ],
+)
+def test_worked_example_of_the_score(view_of_logits, raters, score):
+    """Probabilities as given for the four visual columns; what is missing to one goes to the first token."""
+    logits = [
+        [[math.log(1 - sum(head)), *(math.log(p) for p in head), -1e9, -1e9, -1e9] for head in row] for row in ROWS
+    ]
+    view = view_of_logits(logits, queries=[5, 6, 7], visual=[1, 2, 3, 4], text=[5, 6, 7], memory=torch.tensor([raters]))
+    assert SparseVLM().score(view)[0].tolist() == pytest.approx(score, abs=1e-6)
+
+
+POINTS = [(0, 0), (0.1, 0), (0, 0.3), (1, 1), (1.2, 1), (2, 0), (2, 0.5)]
+
+
+def test_worked_example_of_the_clustering():
+    x = torch.tensor([POINTS])
+    merged = dpc_knn_means(x, torch.tensor([7]), torch.tensor([3]), 3)
+    wanted = torch.tensor([[[0.033333, 0.1], [1.1, 1.0], [2.0, 0.25]]])
+    torch.testing.assert_close(merged, wanted, atol=2e-6, rtol=1e-5)
+
+
+def test_clustering_breaks_ties_by_index():
+    """Two mutual nearest neighbours have the same density; noise decides upstream, here the earlier one is denser."""
+    x = torch.tensor([[(0.0, 0.0), (0.1, 0.0), (1.0, 1.0), (1.15, 1.0), (0.0, 0.3)]])
+    merged = dpc_knn_means(x, torch.tensor([5]), torch.tensor([2]), 2)
+    torch.testing.assert_close(merged, torch.tensor([[[0.033333, 0.1], [1.075, 1.0]]]), atol=2e-6, rtol=1e-5)
+    assert torch.equal(merged, dpc_knn_means(x, torch.tensor([5]), torch.tensor([2]), 2))
+
+
+def test_clustering_equals_the_slow_reference_row_by_row(slow_dpc_knn):
+    x = torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(0))
+    sizes, clusters = [20, 13, 1], [4, 2, 1]
+    merged = dpc_knn_means(x, torch.tensor(sizes), torch.tensor(clusters), 4)
+    for row in range(3):
+        wanted = slow_dpc_knn(list(x[row, : sizes[row]].double()), clusters[row])
+        got = merged[row, : clusters[row]].double()
+        torch.testing.assert_close(got, torch.stack(wanted), atol=1e-5, rtol=1e-4)
+
+
+def test_merged_tokens_carry_gradient():
+    x = torch.randn(1, 9, 4, requires_grad=True)
+    dpc_knn_means(x, torch.tensor([9]), torch.tensor([2]), 2).sum().backward()
+    assert (x.grad != 0).all()
