@@ -1,0 +1,212 @@
+"""Load a checkpoint, or look at its config, by name: embedded, local or from the Hub cache; either layout."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hidrop.errors import UserError
+from hidrop.geometry import Geometry
+from hidrop.models.digest import digest
+from hidrop.models.families import family_of, is_original
+from hidrop.models.processing import processor_for, read_processing
+from hidrop.models.saving import quiet
+from hidrop.models.sources import find, read_config, weight_files
+from hidrop.models.tensors import BUFFERS, listed
+from hidrop.reducer import Reducer, build
+
+DTYPES = ("float32", "float16", "bfloat16", "auto")
+ATTENTIONS = ("sdpa", "flash_attention_2", "eager")
+
+
+@dataclass(frozen=True)
+class Peeked:
+    """What a checkpoint's config says. `architecture` is its model_type; `reducer` the method it was trained with."""
+
+    geometry: Geometry
+    reducer: Reducer | None
+    architecture: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run, in eval mode, with everything that belongs to it.
+
+    `tokenizer` pads on the left, because batches are for generation. `reducer` is the method that the weights were
+    trained with, None for a plain or unknown one. `path` is the folder that was read.
+    """
+
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    processor: Any
+    geometry: Geometry
+    reducer: Reducer | None
+    architecture: str
+    source: str
+    path: Path
+    weight_files: tuple[Path, ...]
+
+    def digest(self) -> str:
+        """sha256 over the content of all weight files, a separate tower's included: the identity of the weights."""
+        return digest(self.weight_files)
+
+
+def load(
+    source: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attention: str = "sdpa",
+    allow_download: bool = False,
+) -> Loaded:
+    """Load a checkpoint in transformers' or in LLaVA's original layout.
+
+    source: "mini:<name>", a folder, or a Hub id (from the local cache, unless `allow_download`).
+    dtype: what the weights are cast to; "auto" keeps the stored type. attention: transformers' name of a kernel.
+
+    Raises UserError for whatever the user has to change: a missing or incomplete checkpoint, an unsupported
+    architecture, tensors that are missing, extra or of the wrong shape, a device or kernel that is not there.
+    Remote code is never run, and .bin files are read as tensors only.
+    """
+    check_kernel(attention, device, dtype)
+    path = find(source, allow_download=allow_download)
+    raw = read_config(path)
+    with quiet():
+        if is_original(raw):
+            from hidrop.models import original
+
+            read = original.read(path, raw, dtype=dtype, attention=attention, allow_download=allow_download)
+            model, tokenizer, image_processor, files = read.model, read.tokenizer, read.image_processor, read.files
+            processor = processor_for(model.config, tokenizer, image_processor)
+            reducer = read.reducer
+        else:
+            family_of(raw, f"{path}/config.json")
+            model = _weights(path, dtype, attention)
+            tokenizer, image_processor, processor = read_processing(path, model.config)
+            files = weight_files(path)
+            reducer = _trained_with(raw, path, Geometry.from_config(model.config))
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return Loaded(
+        model=model.to(device).eval(),
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        processor=processor,
+        geometry=Geometry.from_config(model.config),
+        reducer=reducer,
+        architecture=str(raw.get("model_type")),
+        source=str(source),
+        path=path,
+        weight_files=files,
+    )
+
+
+def tensor_files(source: str | Path) -> tuple[Path, ...]:
+    """The files that a checkpoint's weights are in, a separate tower's or projector's included; nothing is read.
+
+    Raises UserError like `load`, for files that are not there.
+    """
+    path = find(source)
+    raw = read_config(path)
+    if not is_original(raw):
+        return weight_files(path)
+    from hidrop.models import original
+
+    return original.files(path, raw)
+
+
+def peek(source: str | Path, *, allow_download: bool = False) -> Peeked:
+    """Geometry and trained-in method of a checkpoint, read from its config; no weight is loaded.
+
+    Raises UserError like `load`, for what a config can tell.
+    """
+    path = find(source, allow_download=allow_download, config_only=True)
+    raw = read_config(path)
+    architecture = str(raw.get("model_type"))
+    if is_original(raw):
+        from hidrop.models import original_config
+
+        described = original_config.describe(path, raw, allow_download=allow_download)
+        return Peeked(described.geometry, described.reducer, architecture)
+    family_of(raw, f"{path}/config.json")
+    geometry = Geometry.from_config(_config(path))
+    return Peeked(geometry, _trained_with(raw, path, geometry), architecture)
+
+
+def check_kernel(attention: str, device: str, dtype: str) -> None:
+    """Raise UserError, before anything is read, for a kernel, device or type that this machine cannot run."""
+    import torch
+
+    for field, value, known in (("attention", attention, ATTENTIONS), ("dtype", dtype, DTYPES)):
+        if value not in known:
+            close = difflib.get_close_matches(value, known, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise UserError(f"{field}: unknown value '{value}'.{hint} Known: {', '.join(known)}")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device: unknown value '{device}'. Known: cpu, cuda, cuda:<number>") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device: '{device}' was asked for, but torch sees no CUDA device. Use --device cpu")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device: '{device}' was asked for, but there are {torch.cuda.device_count()} CUDA devices")
+    if attention != "flash_attention_2":
+        return
+    if importlib.util.find_spec("flash_attn") is None:
+        raise UserError(
+            "attention: flash_attention_2 was asked for, but flash-attn is not installed. Use sdpa, "
+            "or install it: pip install flash-attn --no-build-isolation"
+        )
+    if place.type != "cuda":
+        raise UserError(f"attention: flash_attention_2 runs on CUDA only, not on '{device}'. Use sdpa")
+    if dtype == "float32":
+        raise UserError("attention: flash_attention_2 has no float32 kernel. Use sdpa, or dtype float16 or bfloat16")
+
+
+def _config(path: Path) -> Any:
+    from transformers import LlavaConfig
+
+    try:
+        return LlavaConfig.from_pretrained(path)
+    except Exception as error:  # transformers' strict configs raise their own types for a wrong field
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}/config.json: transformers cannot read it ({reason})") from None
+
+
+def _weights(path: Path, dtype: str, attention: str) -> Any:
+    from transformers import LlavaForConditionalGeneration
+
+    _config(path)
+    try:
+        model, info = LlavaForConditionalGeneration.from_pretrained(
+            path, dtype=dtype, attn_implementation=attention, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except Exception as error:  # safetensors, torch and transformers each have their own types for a broken file
+        raise UserError(f"{path}: the weights cannot be loaded ({' '.join(str(error).split())})") from None
+    # transformers only warns about these, and fills what is missing with random numbers.
+    wrong = [f"{name} is {tuple(found)}, not {tuple(want)}" for name, found, want in info["mismatched_keys"]]
+    extra = [name for name in info["unexpected_keys"] if not name.endswith(BUFFERS)]
+    kinds = {"missing tensors": info["missing_keys"], "extra tensors": extra, "wrong shapes": wrong}
+    if problems := [f"{kind}: {listed(names)}" for kind, names in kinds.items() if names]:
+        raise UserError(f"{path}: {'; '.join(problems)}. The weights do not belong to this config.json")
+    return model
+
+
+def _trained_with(raw: dict[str, Any], path: Path, geometry: Geometry) -> Reducer | None:
+    """The method under config key "hidrop": {"name": ..., its fields}."""
+    entry = raw.get("hidrop")
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise UserError(f'{path}/config.json: hidrop: expected {{"name": <method>, <its fields>}}, found {entry!r}')
+    try:
+        reducer = build(entry["name"], {key: value for key, value in entry.items() if key != "name"})
+        reducer.plan(geometry)
+    except ValueError as error:
+        raise UserError(f"{path}/config.json: hidrop: {error}") from None
+    return reducer

@@ -1,0 +1,137 @@
+"""From what a user writes for a model ("mini:hidrop", a folder, a Hub id) to a folder on disk."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from hidrop.errors import UserError
+
+MINI = Path(__file__).with_name("mini")
+MINI_NAMES = ("vanilla", "pdrop", "hidrop")
+
+# What a Hub repository may hold besides a checkpoint for torch; never fetched.
+_OTHER_FORMATS = ["*.msgpack", "*.h5", "*.onnx", "*.gguf", "*.pth", "optimizer*", "global_step*"]
+_WITHOUT_WEIGHTS = ["*.json", "*.jinja", "*.model", "*.txt"]
+
+
+def find(source: str | Path, *, allow_download: bool = False, config_only: bool = False) -> Path:
+    """The folder of a checkpoint.
+
+    `source` is "mini:<name>", a local folder, or a Hub id "owner/name[/subfolder]". A Hub id is looked up in the
+    local cache only, unless `allow_download`. With `config_only` the weights need not be there.
+
+    Raises UserError, with the command that provides it, when the checkpoint or its weights are missing.
+    """
+    text = str(source)
+    if text.startswith("mini:"):
+        return _mini(text)
+    folder = Path(text).expanduser()
+    if folder.exists():
+        _check(folder, text, config_only=config_only)
+        return folder
+    repo = re.fullmatch(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)", text)
+    if repo is None or text[0] in ".~/":
+        raise UserError(f"model '{text}': no such folder, and not a Hub id like 'llava-hf/llava-1.5-7b-hf'")
+    return _hub(text, repo[1], repo[2].strip("/"), allow_download=allow_download, config_only=config_only)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json. Raises UserError when it is missing or broken."""
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no config.json here, so this is not a checkpoint's folder") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error}). Copy or download the checkpoint again") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: not a model's config. Copy or download the checkpoint again")
+    return config
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that hold a checkpoint's weights, safetensors before .bin; empty when there are none.
+
+    Raises UserError naming the shards that an index lists and the folder lacks.
+    """
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        index, single = folder / f"{stem}.{suffix}.index.json", folder / f"{stem}.{suffix}"
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{index}: broken index ({error!r}). Copy or download the checkpoint again") from None
+            missing = [name for name in shards if not (folder / name).is_file()]
+            if missing:
+                raise UserError(
+                    f"{folder}: shards missing: {', '.join(missing)}. Copy or download the checkpoint again"
+                )
+            return tuple(folder / name for name in shards)
+        if single.is_file():
+            return (single,)
+    return ()
+
+
+def _mini(text: str) -> Path:
+    name = text.removeprefix("mini:")
+    if name not in MINI_NAMES:
+        close = difflib.get_close_matches(name, MINI_NAMES, n=1)
+        hint = f" Did you mean 'mini:{close[0]}'?" if close else ""
+        raise UserError(f"model '{text}': unknown.{hint} Embedded models: {', '.join(f'mini:{n}' for n in MINI_NAMES)}")
+    folder = MINI / name
+    if not (folder / "config.json").is_file() or not weight_files(folder):
+        raise UserError(f"model '{text}': its checkpoint is missing. Train it: python run.py train mini-{name}")
+    return folder
+
+
+def _check(folder: Path, text: str, *, config_only: bool) -> None:
+    if not folder.is_dir():
+        raise UserError(f"model '{text}': this is a file; give the checkpoint's folder")
+    read_config(folder)
+    if config_only or weight_files(folder):
+        return
+    if (folder / "adapter_config.json").is_file() or (folder / "non_lora_trainables.bin").is_file():
+        raise UserError(f"model '{text}': a LoRA adapter without its base model. Merge it into the base first")
+    raise UserError(
+        f"model '{text}': no weights here (looked for model.safetensors, pytorch_model.bin and their index files). "
+        "Copy or download the checkpoint again"
+    )
+
+
+def _hub(text: str, repo: str, subfolder: str, *, allow_download: bool, config_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    def local() -> Path | None:
+        try:
+            folder = Path(snapshot_download(repo, local_files_only=True)) / subfolder
+        except LocalEntryNotFoundError:
+            return None
+        if not (folder / "config.json").is_file():
+            return None
+        try:
+            complete = config_only or bool(weight_files(folder))
+        except UserError:  # a download that was cut off lists shards that never came
+            complete = False
+        return folder if complete else None
+
+    command = f"hf download {repo}" + (f" --include '{subfolder}/*'" if subfolder else "")
+    inside = f"{subfolder}/" if subfolder else ""
+    try:
+        folder = local()
+        if folder is None and allow_download:
+            wanted = [inside + p for p in (_WITHOUT_WEIGHTS if config_only else ["*"])]
+            snapshot_download(repo, allow_patterns=wanted, ignore_patterns=_OTHER_FORMATS)
+            folder = local()
+    except HFValidationError as error:
+        raise UserError(f"model '{text}': neither a folder nor a Hub id ({error})") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model '{text}': the download failed ({reason}). To get it by hand: {command}") from None
+    if folder is None:
+        raise UserError(f"model '{text}': no such folder, and not complete in the local Hub cache. Get it: {command}")
+    return folder

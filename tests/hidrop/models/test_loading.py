@@ -1,0 +1,215 @@
+"""Checkpoints in transformers' layout: saved, loaded, looked at; and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hidrop.errors import UserError
+from hidrop.geometry import Geometry
+from hidrop.models import families, load, peek, save
+
+
+@pytest.fixture
+def saved(model: Any, tokenizer: Any, image_processor: Any, tmp_path: Path) -> Path:
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    return save(model, tokenizer, image_processor, tmp_path / "tiny")
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_saved_model_comes_back_the_same(saved: Path, model: Any, logits: Any) -> None:
+    loaded = load(saved)
+    assert torch.equal(logits(loaded.model), logits(model))
+    assert not loaded.model.training
+    assert loaded.geometry == Geometry.from_config(model.config)
+    assert loaded.reducer is None
+    assert (loaded.source, loaded.path, loaded.architecture) == (str(saved), saved, "llava")
+
+
+def test_peek_says_what_load_says(saved: Path) -> None:
+    loaded = load(saved)
+    assert dataclasses.astuple(peek(saved)) == dataclasses.astuple(
+        type(peek(saved))(loaded.geometry, loaded.reducer, loaded.architecture)
+    )
+
+
+def test_peek_needs_no_weights(saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    assert peek(saved).geometry.visual_tokens == 16
+    with pytest.raises(UserError, match="no weights here"):
+        load(saved)
+
+
+def test_reducer_rides_in_the_config(
+    model: Any, tokenizer: Any, image_processor: Any, tmp_path: Path, toy: Any, logits: Any
+) -> None:
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    folder = save(model, tokenizer, image_processor, tmp_path / "tiny", toy(layer=2, keep=(5, 1)))
+    assert load(folder).reducer == peek(folder).reducer == toy(layer=2, keep=(5, 1))
+    assert "hidrop" not in model.config.to_dict()
+    again = load(folder)
+    second = save(again.model, again.tokenizer, again.image_processor, tmp_path / "again", again.reducer)
+    assert load(second).reducer == toy(layer=2, keep=(5, 1))
+    assert torch.equal(logits(load(second).model), logits(model))
+
+
+def test_half_precision_on_disk_is_float32_on_request(
+    model: Any, tokenizer: Any, image_processor: Any, tmp_path: Path
+) -> None:
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    folder = save(model, tokenizer, image_processor, tmp_path / "half", dtype="float16")
+    assert {t.dtype for t in load_file(folder / "model.safetensors").values()} == {torch.float16}
+    assert model.dtype == torch.float32
+    loaded = load(folder)
+    assert loaded.model.dtype == torch.float32
+    assert torch.equal(loaded.model.lm_head.weight, model.lm_head.weight.half().float())
+    assert load(folder, dtype="auto").model.dtype == torch.float16
+    assert load(folder, dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+def test_processor_and_tokenizer_are_ready_for_batched_generation(saved: Path) -> None:
+    from PIL import Image
+
+    loaded = load(saved)
+    prompts = ["w5 <image> w6 w7", "<image> w6"]
+    batch = loaded.processor(images=[Image.new("L", (50, 20))] * 2, text=prompts, padding=True, return_tensors="pt")
+    assert (batch["input_ids"] == loaded.model.config.image_token_id).sum(-1).tolist() == [16, 16]
+    assert batch["attention_mask"][1].tolist() == [0, 0] + [1] * 17
+    assert loaded.model.generate(**batch, max_new_tokens=2, do_sample=False).shape == (2, 21)
+
+
+def test_folder_without_a_processor_config_works_too(saved: Path, image_processor: Any) -> None:
+    (saved / "processor_config.json").unlink()
+    image_processor.save_pretrained(saved)
+    assert load(saved).processor.patch_size == 8
+
+
+def test_parts_are_where_the_runtime_looks_for_them(model: Any) -> None:
+    parts = families.parts(model)
+    assert parts.decoder is model.model.language_model
+    assert parts.vision_tower is model.model.vision_tower
+    assert parts.projector is model.model.multi_modal_projector
+    assert parts.head is model.lm_head
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "qwen2_5_vl"}, "architecture 'qwen2_5_vl' is not supported. Supported: LLaVA"),
+        ({"model_type": None, "architectures": ["GPT2LMHeadModel"]}, "architecture 'GPT2LMHeadModel'"),
+        ({"text_config": {"model_type": "qwen2"}}, "'qwen2' decoder is not supported"),
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, "'siglip_vision_model' tower is not supported"),
+        ({"hidrop": {"name": "hidorp"}}, r"config\.json: hidrop: unknown method 'hidorp'\. Did you mean 'hidrop'\?"),
+        ({"hidrop": "hidrop"}, "hidrop: expected"),
+        ({"hidrop": {"name": "toy", "layr": 2}}, "layr: unknown field of toy. Did you mean 'layer'?"),
+        ({"hidrop": {"name": "toy", "layer": 40}}, "hidrop: cut after layer 40"),
+    ],
+)
+def test_wrong_config_is_refused_before_any_weight(saved: Path, toy: Any, changes: Any, message: str) -> None:
+    (saved / "model.safetensors").unlink()
+    edit_config(saved, **changes)
+    with pytest.raises(UserError, match=message):
+        peek(saved)
+
+
+def test_broken_config_names_the_file(saved: Path) -> None:
+    (saved / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
+        load(saved)
+
+
+def test_missing_tensors_are_named_and_never_made_up(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["multi_modal_projector.linear_2.bias"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"missing tensors: .*multi_modal_projector\.linear_2\.bias"):
+        load(saved)
+
+
+def test_checkpoint_written_by_transformers_4_loads(saved: Path, model: Any, logits: Any) -> None:
+    file = saved / "model.safetensors"
+    tensors = {n.replace("vision_tower.", "vision_tower.vision_model."): t for n, t in load_file(file).items()}
+    tensors["vision_tower.vision_model.embeddings.position_ids"] = torch.arange(17)
+    tensors["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert torch.equal(logits(load(saved).model), logits(model))
+
+
+def test_extra_tensors_are_named(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    save_file(load_file(file) | {"image_newline": torch.ones(3)}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="extra tensors: .*image_newline"):
+        load(saved)
+
+
+def test_tensors_of_another_shape_are_refused(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    tensors = load_file(file)
+    tensors["multi_modal_projector.linear_2.bias"] = torch.ones(7)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"wrong shapes: model\.multi_modal_projector\.linear_2\.bias is \(7,\), not \(32,\)"
+    ):
+        load(saved)
+
+
+def test_truncated_weights_are_a_user_error(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="the weights cannot be loaded"):
+        load(saved)
+
+
+def test_missing_tokenizer_is_a_user_error(saved: Path) -> None:
+    for file in saved.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(UserError, match="tokenizer or image processor cannot be loaded"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention": "flash_attention_2"}, "flash-attn is not installed"),
+        ({"attention": "spda"}, "attention: unknown value 'spda'. Did you mean 'sdpa'?"),
+        ({"dtype": "fp16"}, "dtype: unknown value 'fp16'"),
+        ({"device": "gpu"}, "device: unknown value 'gpu'"),
+        ({"device": "cuda"}, "sees no CUDA device"),
+    ],
+)
+def test_what_this_machine_lacks_is_said_before_anything_is_read(
+    options: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=message):
+        load("no/such-model", **options)
+
+
+def test_flash_attention_needs_cuda_and_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: object())
+    with pytest.raises(UserError, match="CUDA only"):
+        load("no/such-model", attention="flash_attention_2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="no float32 kernel"):
+        load("no/such-model", attention="flash_attention_2", device="cuda")
+    with pytest.raises(UserError, match="there are 1 CUDA devices"):
+        load("no/such-model", device="cuda:1")
+
+
+@pytest.mark.cuda
+def test_weights_end_up_on_the_device(saved: Path) -> None:
+    loaded = load(saved, device="cuda", dtype="float16")
+    assert {parameter.device.type for parameter in loaded.model.parameters()} == {"cuda"}
