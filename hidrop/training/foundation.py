@@ -1,0 +1,167 @@
+"""What LLaVA's recipe starts from, at mini scale: a tower that sees, a decoder that reads, words for what is seen.
+
+- `tower` stands in for CLIP's pretraining: supervised, every patch learns what is in its cell and beside it.
+- `language` stands in for Vicuna: the decoder answers the same questions about scenes that are told in words.
+- `align` stands in for CLIP's matching of images and words: the projector learns to give, for each patch, the mean
+  embedding of the words that name what is there.
+
+The first two depend on no reduction method. They are made once and shared by all recipes with the same settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from evals.mini.scenes import COLORS, PLACES, Scene, make_scene, render
+from hidrop.training.collator import IGNORE, Collator
+from hidrop.training.data import batches
+from hidrop.training.optim import Pair, warm_then_decay
+from hidrop.training.patches import HEADS, WEIGHTS, PatchHeads, patch_targets
+from hidrop.training.recipe import Recipe, Stage
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration
+
+log = logging.getLogger("hidrop.training")
+LOG_EVERY = 20
+# Raise when the data or the code of a foundation changes, so that an old one is not taken up.
+VERSION = 1
+
+Weights = dict[str, torch.Tensor]
+
+
+def lay(model: LlavaForConditionalGeneration, collator: Collator, plan: Recipe, shared: Path) -> None:
+    """Give `model` its foundations: tower and language from `shared` if they are there, then the alignment."""
+    tower, decoder = model.model.vision_tower, nn.ModuleList([model.model.language_model, model.lm_head])
+    settings = {"tower": tower.config.to_dict(), "text": model.config.text_config.to_dict(), "seed": plan.seed}
+
+    def once(name: str, module: nn.Module, stage: Stage, make: Callable[[], None], extra: Any = None) -> None:
+        identity = json.dumps([VERSION, name, stage.model_dump(), settings, extra], sort_keys=True, default=str)
+        path = shared / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.safetensors"
+        if path.is_file():
+            log.info("%s: taken from %s", name, path)
+            module.load_state_dict(load_file(path))
+            return
+        make()
+        shared.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, path)
+
+    once("tower", tower, plan.tower, lambda: _tower(tower, collator, plan.tower, plan.seed), WEIGHTS)
+    once("language", decoder, plan.language, lambda: _language(model, collator, plan.language, plan.seed))
+    _align(model, collator, plan.align, plan.seed)
+
+
+def _scenes(kind: int, seed: int, step: int, count: int) -> list[Scene]:
+    rng = np.random.default_rng([seed, kind, step])
+    return [make_scene("train", int(number)) for number in rng.integers(1 << 40, size=count)]
+
+
+def _pixels(scenes: list[Scene], collator: Collator) -> torch.Tensor:
+    """(scenes, 3, height, width) as the image processor would give them."""
+    mean, std = (255 * np.array(x, dtype=np.float32) for x in (collator.mean, collator.std))
+    return torch.from_numpy(np.stack([(render(s) - mean) / std for s in scenes]).transpose(0, 3, 1, 2).copy())
+
+
+def _say(name: str, step: int, stage: Stage, losses: list[float], started: float, more: str = "") -> None:
+    if (step + 1) % LOG_EVERY == 0:
+        recent, spent = float(np.mean(losses[-LOG_EVERY:])), time.monotonic() - started
+        log.info("%s %d/%d  loss %.3f  %s%.0f s", name, step + 1, stage.steps, recent, more, spent)
+
+
+def _tower(tower: Any, collator: Collator, stage: Stage, seed: int) -> None:
+    torch.manual_seed(seed)
+    heads = PatchHeads(tower.config.hidden_size)
+    optimizer = Pair([*tower.named_parameters(), *heads.named_parameters()], stage.lr)
+    started, losses = time.monotonic(), []
+    for step in range(stage.steps):
+        scenes = _scenes(0, seed, step, stage.batch)
+        targets = torch.from_numpy(np.stack([patch_targets(scene) for scene in scenes]))
+        features = tower(_pixels(scenes, collator), output_hidden_states=True).hidden_states[-1][:, 1:]
+        loss, accuracy = heads.loss(features, targets)
+        loss.backward()
+        optimizer.step(warm_then_decay(step, stage.steps))
+        losses.append(loss.item())
+        shown = (f"{name} {accuracy[name]:.2f}  " for name in ("color", "digit", "digit_left", "word", "number_0"))
+        _say("tower", step, stage, losses, started, "".join(shown))
+
+
+def _language(model: LlavaForConditionalGeneration, collator: Collator, stage: Stage, seed: int) -> None:
+    decoder = model.model.language_model
+    optimizer = Pair([*decoder.named_parameters(), *model.lm_head.named_parameters()], stage.lr)
+    started, losses = time.monotonic(), []
+    for step, batch in enumerate(batches(collator, "language", stage.batch, seed, 0, stage.steps)):
+        hidden = decoder(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
+        target = batch["labels"][:, 1:]
+        # Right padding and a causal decoder: what is padded cannot be seen, and is not scored.
+        logits = model.lm_head(hidden[target != IGNORE])
+        loss = nn.functional.cross_entropy(logits, target[target != IGNORE])
+        loss.backward()
+        nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step(warm_then_decay(step, stage.steps, decay_from=0.8, final=0.3))
+        losses.append(loss.item())
+        _say("language", step, stage, losses, started)
+
+
+def _align(model: LlavaForConditionalGeneration, collator: Collator, stage: Stage, seed: int) -> None:
+    """Regress the projector's output on the words' mean embedding; tower and embeddings stay as they are."""
+    table = model.get_input_embeddings().weight.detach()
+    words = _patch_words(collator)
+    projector = model.model.multi_modal_projector
+    optimizer = Pair(projector.named_parameters(), stage.lr)
+    spread, started, losses = table.std(), time.monotonic(), []
+    for step in range(stage.steps):
+        scenes = _scenes(4, seed, step, stage.batch)
+        with torch.no_grad():
+            features = model.model.vision_tower(_pixels(scenes, collator), output_hidden_states=True).hidden_states[-1][
+                :, 1:
+            ]
+            target = torch.stack([_word_embedding(patch_targets(scene), words, table) for scene in scenes])
+        loss = ((projector(features) - target) / spread).square().mean()
+        loss.backward()
+        optimizer.step(warm_then_decay(step, stage.steps))
+        losses.append(loss.item())
+        _say("align", step, stage, losses, started)
+
+
+def _patch_words(collator: Collator) -> dict[str, list[list[int]]]:
+    """For the heads that have words: class -> token ids of the word (none for "nothing of the kind")."""
+    from evals.mini.glyphs import WORDS
+
+    def ids(text: str) -> list[int]:
+        return collator.tokenizer(f" {text}", add_special_tokens=False).input_ids
+
+    digits = [[], *(ids(str(value)) for value in range(10))]
+    return {
+        "place": [ids(place) for place in PLACES],
+        "digit": [ids("none"), *digits[1:]],
+        "color": [[], *(ids(color) for color in COLORS)],
+        "word": [[], *(ids(f"sign {word}") for word in WORDS)],
+        **{f"number_{place}": digits for place in range(3)},
+    }
+
+
+def _word_embedding(
+    targets_PH: NDArray[np.int64], words: dict[str, list[list[int]]], table: torch.Tensor
+) -> torch.Tensor:
+    """(patches, hidden): the mean over a patch's words of their embedding, times the root of their number.
+
+    The root keeps the sum of several words at the length of one, so that the decoder meets familiar sizes.
+    """
+    rows = []
+    columns = [(list(HEADS).index(name), classes) for name, classes in words.items()]
+    for patch in targets_PH:
+        ids = [token for column, classes in columns for token in classes[patch[column]]]
+        rows.append(table[ids].mean(0) * len(ids) ** 0.5)
+    return torch.stack(rows)

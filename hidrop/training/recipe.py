@@ -1,0 +1,66 @@
+"""A recipe: what is trained, with which reduction method, in which stages. YAML files in `recipes/`, found by name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hidrop.errors import UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Stage(_Strict):
+    """`steps` updates of `batch` samples at peak learning rate `lr` (the schedule is in optim.py)."""
+
+    steps: int = Field(gt=0, multiple_of=4)  # batches are drawn in groups of four, see data.py
+    batch: int = Field(gt=0)
+    lr: float = Field(gt=0)
+
+
+class Recipe(_Strict):
+    """Training of an embedded model: its foundations (foundation.py), then LLaVA's two stages with `method` active."""
+
+    name: str
+    seed: int = 0
+    method: dict[str, Any] = {"name": "vanilla"}
+    tower: Stage
+    language: Stage
+    align: Stage
+    captions: Stage
+    instructions: Stage
+
+    @model_validator(mode="after")
+    def _known_method(self) -> Recipe:
+        from hidrop.reducer import build
+
+        params = dict(self.method)
+        build(params.pop("name", ""), params)
+        return self
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe in file `name`, or the bundled one of that name. Raises UserError naming the field or the file."""
+    path = Path(name)
+    if not path.is_file():
+        path = RECIPES / f"{name.removesuffix('.yaml')}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise UserError(f"recipe '{name}': no such file and no bundled recipe.{hint} Bundled: {', '.join(known)}")
+    try:
+        return Recipe.model_validate(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    except ValidationError as error:
+        problems = [f"{path.name}: {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
+        raise UserError("\n".join(problems)) from None

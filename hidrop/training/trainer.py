@@ -1,0 +1,138 @@
+"""Training of the embedded models: one loop for every recipe, the same runtime as evaluation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from hidrop.errors import UserError
+from hidrop.reducer import Reducer, build
+from hidrop.training import foundation, state
+from hidrop.training.collator import Collator
+from hidrop.training.data import GROUP, StageName, batches
+from hidrop.training.mini_data import caption_sample, instruction_sample, language_sample
+from hidrop.training.mini_model import make_image_processor, make_model, make_tokenizer
+from hidrop.training.optim import Pair, warm_then_decay
+from hidrop.training.recipe import Recipe, Stage, load_recipe
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+log = logging.getLogger("hidrop.training")
+
+STAGES: tuple[StageName, ...] = ("captions", "instructions")
+SAVE_EVERY = 100
+LOG_EVERY = 20
+CORPUS = 1000  # samples of each stage that the tokenizer is trained on
+
+
+def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
+    """Train what `recipe` (a bundled name or a file) says and write the checkpoint to `out`; returns `out`.
+
+    `out` defaults to the place where `mini:<name>` is looked up. Progress lies in `work` (default
+    runs/train/<recipe>) and is taken up again with `resume`. Raises UserError for a bad recipe, and when there is
+    progress that neither `resume` nor an empty folder says what to do with.
+    """
+    plan = load_recipe(recipe)
+    work = work or Path("runs") / "train" / plan.name
+    if (work / "progress.json").is_file() and not resume:
+        raise UserError(f"{work}: holds an unfinished training; go on with --resume, or remove the folder")
+    out = out or Path(__file__).parents[1] / "models" / "mini" / plan.name.removeprefix("mini-")
+    tokenizer = corpus_tokenizer()
+    model = make_model(tokenizer, plan.seed)
+    processor = make_image_processor()
+    collator = Collator(
+        tokenizer, model.config.image_token_id, model.config.image_seq_length, processor.image_mean, processor.image_std
+    )
+    params = dict(plan.method)
+    reducer = build(params.pop("name"), params)
+    progress = _fit(model, reducer, collator, plan, work)
+    _export(model, tokenizer, plan, reducer, progress, out)
+    log.info("wrote %s", out)
+    return out
+
+
+def corpus_tokenizer() -> PreTrainedTokenizerFast:
+    """The embedded models' tokenizer; the same for every recipe, as it depends on the grammar alone."""
+
+    def lines() -> Iterator[str]:
+        for index in range(CORPUS):
+            for sample in (caption_sample(index), instruction_sample(index), language_sample(index)):
+                for question, answer in sample.turns:
+                    yield from (f"USER: {question} ASSISTANT: {answer}", f"\n{question}", answer)
+
+    return make_tokenizer(lines())
+
+
+def _fit(
+    model: LlavaForConditionalGeneration, reducer: Reducer, collator: Collator, plan: Recipe, work: Path
+) -> state.Progress:
+    from hidrop.runtime import reduce
+
+    progress = state.peek(work) or state.Progress(plan.name)
+    started = time.monotonic() - progress.seconds
+    if progress.stage == 0 and progress.step == 0:
+        foundation.lay(model, collator, plan, work.parent)
+    model.train()
+    with reduce(model, reducer):
+        for number in range(progress.stage, len(STAGES)):
+            name = STAGES[number]
+            stage: Stage = getattr(plan, name)
+            optimizer = Pair(model.named_parameters(), stage.lr)
+            if progress.stage == number and progress.step:
+                state.load(work, model, optimizer)
+            else:
+                progress.stage, progress.step = number, 0
+            for batch in batches(collator, name, stage.batch, plan.seed, progress.step, stage.steps):
+                loss = model(**batch, use_cache=False).loss
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                # Captions stay at their peak; only the last stage anneals.
+                decay_from = 0.5 if number == len(STAGES) - 1 else 1.0
+                optimizer.step(warm_then_decay(progress.step, stage.steps, decay_from=decay_from))
+                value = loss.item()
+                progress.loss = value if progress.loss == 0 else 0.97 * progress.loss + 0.03 * value
+                progress.step += 1
+                progress.seconds = time.monotonic() - started
+                if progress.step % LOG_EVERY == 0:
+                    _say(name, stage, progress)
+                if progress.step % SAVE_EVERY == 0 or progress.step == stage.steps:
+                    state.save(work, model, optimizer, progress)
+    return progress
+
+
+def _say(name: str, stage: Stage, progress: state.Progress) -> None:
+    log.info("%s %d/%d  loss %.4f  %.0f s", name, progress.step, stage.steps, progress.loss, progress.seconds)
+
+
+def _export(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    plan: Recipe,
+    reducer: Reducer,
+    progress: state.Progress,
+    out: Path,
+) -> None:
+    from evals.profiling.hardware import describe, versions
+    from hidrop.models import save
+
+    save(model, tokenizer, make_image_processor(), out, reducer=reducer, dtype="float16")
+    record = {
+        "recipe": plan.model_dump(),
+        "loss": round(progress.loss, 4),
+        "seconds": round(progress.seconds),
+        "hardware": describe(),
+        "versions": versions(),
+        "date": date.today().isoformat(),
+    }
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+assert SAVE_EVERY % GROUP == 0

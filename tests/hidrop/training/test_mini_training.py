@@ -1,0 +1,161 @@
+"""What the embedded models are trained on, and that training can be interrupted at no cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hidrop.errors import UserError
+from hidrop.training import state
+from hidrop.training.collator import IGNORE, Collator
+from hidrop.training.data import batches
+from hidrop.training.mini_data import Sample, caption_sample, instruction_sample
+from hidrop.training.optim import Muon, Pair, orthogonalise, warm_then_decay
+from hidrop.training.patches import HEADS, patch_targets
+from hidrop.training.recipe import RECIPES, load_recipe
+from hidrop.training.trainer import corpus_tokenizer, train
+
+
+@pytest.fixture(scope="module")
+def collator() -> Collator:
+    tokenizer = corpus_tokenizer()
+    return Collator(tokenizer, tokenizer.convert_tokens_to_ids("<image>"), 100, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_only_answers_and_their_end_are_labelled(collator: Collator) -> None:
+    sample = Sample(caption_sample(0).pixels, (("What color is the 7?", "red"), ("Which digit is red?", "7")))
+    encoded = collator.encode(sample)
+    labelled = [token for token in encoded.labels if token != IGNORE]
+    assert collator.tokenizer.decode(labelled) == " red</s> 7</s>"
+    assert encoded.ids.count(collator.image_token_id) == 100
+    text = collator.tokenizer.decode([t for t in encoded.ids if t != collator.image_token_id])
+    assert text == "<s>USER: \nWhat color is the 7? ASSISTANT: red</s>USER: Which digit is red? ASSISTANT: 7</s>"
+
+
+def test_a_caption_follows_the_image_directly(collator: Collator) -> None:
+    encoded = collator.encode(caption_sample(3))
+    assert encoded.ids[1:101] == [collator.image_token_id] * 100
+    assert encoded.labels[:101] == [IGNORE] * 101 and IGNORE not in encoded.labels[101:]
+
+
+def test_a_sample_without_an_image_is_plain_text(collator: Collator) -> None:
+    encoded = collator.encode(Sample(None, (("Which digit is red?", "7"),)))
+    batch = collator.batch([encoded, collator.encode(instruction_sample(1))])
+    assert collator.image_token_id not in encoded.ids
+    assert batch["pixel_values"].shape == (1, 3, 80, 80)
+    assert batch["attention_mask"].sum(1)[0] == len(encoded.ids)
+
+
+def test_instructions_ask_several_questions_and_are_the_same_every_time() -> None:
+    for index in range(50):
+        first, again = instruction_sample(index), instruction_sample(index)
+        assert first.turns == again.turns and (first.pixels == again.pixels).all()
+        assert len(first.turns) >= 2
+
+
+def test_batches_continue_where_they_stopped(collator: Collator) -> None:
+    whole = list(batches(collator, "instructions", 2, 0, 0, 8))
+    rest = list(batches(collator, "instructions", 2, 0, 6, 8))
+    assert len(whole) == 8 and len(rest) == 2
+    for a, b in zip(whole[6:], rest, strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_patch_targets_name_what_lies_under_each_patch() -> None:
+    from evals.mini.scenes import make_scene
+
+    scene = make_scene("train", 1)
+    table = patch_targets(scene)
+    assert table.shape == (100, len(HEADS))
+    digit = scene.digits[0]
+    row, column = divmod(digit.cell, 3)
+    patch = int((row + 0.5) * 80 / 3 // 8) * 10 + int((column + 0.5) * 80 / 3 // 8)
+    assert table[patch][list(HEADS).index("digit")] == digit.value + 1
+    assert table[patch][list(HEADS).index("place")] == digit.cell
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 12, 5), (1, 4, 9)])
+def test_orthogonalised_updates_keep_the_singular_directions_and_level_the_values(shape: tuple[int, ...]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalise(matrices, steps=8))
+    assert values.min() > 0.5 and values.max() < 1.3
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    aligned = left.mT @ orthogonalise(matrices) @ right.mT
+    off = aligned - torch.diag_embed(aligned.diagonal(dim1=1, dim2=2))
+    assert off.abs().max() < 1e-3
+
+
+def test_muon_takes_the_blocks_matrices_and_adamw_the_rest() -> None:
+    model = torch.nn.ModuleDict({"layers": torch.nn.Linear(4, 4), "head": torch.nn.Linear(4, 2)})
+    pair = Pair([(f"m.{name}.", p) for name, p in model.named_parameters()], lr=0.1)
+    muon = next(part for part in pair.parts if isinstance(part, Muon))
+    assert [p.shape for p in muon.param_groups[0]["params"]] == [(4, 4)]
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    scale = [warm_then_decay(step, 100) for step in range(100)]
+    assert scale[0] < scale[2] == 1.0 == scale[40] > scale[80] > scale[99] == pytest.approx(0.02)
+
+
+def test_every_bundled_recipe_is_valid_and_a_misspelt_one_gets_a_suggestion(tmp_path: Path) -> None:
+    assert {load_recipe(path.stem).name for path in RECIPES.glob("*.yaml")} >= {
+        "mini-vanilla",
+        "mini-pdrop",
+        "mini-hidrop",
+    }
+    with pytest.raises(UserError, match="Did you mean 'mini-hidrop'"):
+        load_recipe("mini-hidrob")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("name: x\nmethod: {name: fastw}\ntower: {steps: 4, batch: 2, lr: 0.1, momentum: 1}\n")
+    with pytest.raises(UserError, match=r"tower\.momentum"):
+        load_recipe(str(bad))
+
+
+def _tiny(folder: Path) -> Path:
+    recipe = folder / "tiny.yaml"
+    stage = "{steps: 4, batch: 2, lr: 0.001}"
+    method = "{name: hidrop, inject: 4, filters: [4, 5], keep: [20, 8], exit: 10}"
+    stages = "".join(f"{name}: {stage}\n" for name in ("tower", "language", "align", "captions", "instructions"))
+    recipe.write_text(f"name: tiny\nmethod: {method}\n{stages}")
+    return recipe
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import load_file
+
+    from hidrop.training import trainer
+
+    recipe = str(_tiny(tmp_path))
+    monkeypatch.setattr(trainer, "SAVE_EVERY", 2)
+    train(recipe, out=tmp_path / "whole", work=tmp_path / "a" / "w")
+
+    kept = state.save
+    saves = 0
+
+    def save_then_stop(*args: object) -> None:
+        nonlocal saves
+        kept(*args)  # type: ignore[arg-type]
+        saves += 1
+        if saves in (1, 3):
+            raise _Stop
+
+    monkeypatch.setattr(trainer.state, "save", save_then_stop)
+    work = tmp_path / "b" / "w"
+    for _ in range(2):
+        with pytest.raises(_Stop):
+            train(recipe, out=tmp_path / "parts", work=work, resume=True)
+    with pytest.raises(UserError, match="--resume"):
+        train(recipe, out=tmp_path / "parts", work=work)
+    train(recipe, out=tmp_path / "parts", work=work, resume=True)
+
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert json.loads((tmp_path / "whole" / "training.json").read_text())["recipe"]["name"] == "tiny"
+    assert json.loads((tmp_path / "whole" / "config.json").read_text())["hidrop"]["name"] == "hidrop"
