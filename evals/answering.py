@@ -1,0 +1,107 @@
+"""From lmms-eval requests to answers: what is decided before and after `generate`, without a model.
+
+Batches are composed from the requests alone, so that the same cell always runs the same batches: also when it is
+resumed, because the arithmetic of a padded batch depends (in the last bits) on who else is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# A task's sampling settings that `generate` takes, with the values that stand for "off". `until` cuts the text
+# afterwards; what else a task says (image_aspect_ratio) is other models' business.
+SAMPLING: dict[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A simple lmms-eval request, its place in the list, and whether it only pads a process's list to others'."""
+
+    place: int
+    context: str
+    settings: Mapping[str, Any]
+    visuals: Any
+    doc_id: int
+    task: str
+    split: str
+    padding: bool = False
+
+    @classmethod
+    def of(cls, place: int, instance: Any) -> Request:
+        context, settings, visuals, doc_id, task, split = instance.args
+        padding = bool((instance.metadata or {}).get("__padding_only__"))
+        return cls(place, context, settings or {}, visuals, doc_id, task, split, padding)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies the sample: task and doc_id."""
+        return self.task, self.doc_id
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request made ready: token ids, and the pixels (images, 3, height, width) of its images, if any."""
+
+    request: Request
+    ids: list[int]
+    pixels: torch.Tensor | None
+
+    @property
+    def images(self) -> int:
+        return 0 if self.pixels is None else len(self.pixels)
+
+    @property
+    def hash(self) -> str:
+        """sha256 (16 digits) of the token ids: two runs with equal hashes asked the same."""
+        return hashlib.sha256(" ".join(map(str, self.ids)).encode()).hexdigest()[:16]
+
+
+def batches(requests: Sequence[Request], lengths: Sequence[int], size: int) -> list[list[Request]]:
+    """Requests with equal settings, longest first, in batches of `size`. Ties keep the order of the requests."""
+
+    def order(request: Request) -> tuple[str, int, int]:
+        return _settings_key(request), -lengths[request.place], request.place
+
+    found: list[list[Request]] = []
+    for request in sorted(requests, key=order):
+        if found and len(found[-1]) < size and _settings_key(found[-1][0]) == _settings_key(request):
+            found[-1].append(request)
+        else:
+            found.append([request])
+    return found
+
+
+def _settings_key(request: Request) -> str:
+    return json.dumps(request.settings, sort_keys=True, default=str)
+
+
+def decoding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's settings as those of a GenerationConfig: greedy unless it asks for sampling at a temperature above 0."""
+    temperature = settings.get("temperature") or 0.0
+    sampling = bool(settings.get("do_sample", temperature > 0)) and temperature > 0
+    # All of them are said, because a checkpoint's own generation_config fills what is left open (LLaVA's samples).
+    values = {name: (settings.get(name) or off) if sampling else off for name, off in SAMPLING.items()}
+    return {"do_sample": sampling, "num_beams": int(settings.get("num_beams") or 1), **values}
+
+
+def cut(text: str, until: str | Sequence[str] | None) -> str:
+    """The answer up to the first of the strings in `until`, stripped."""
+    for stop in [until] if isinstance(until, str) else until or ():
+        if stop:
+            text = text.split(stop)[0]
+    return text.strip()
+
+
+def new_tokens(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """The generated ids up to and with the first end-of-sequence id; what follows is padding of the batch."""
+    for place, token in enumerate(ids):
+        if token in ends:
+            return list(ids[: place + 1])
+    return list(ids)

@@ -1,0 +1,291 @@
+"""Our model as lmms-eval sees it: any checkpoint we can load, with any reduction method.
+
+The runner hands over a loaded model (`HidropLlava.from_loaded`); `lmms-eval --model hidrop` builds one from strings:
+
+    lmms-eval --model hidrop --model_args pretrained=mini:hidrop,protocol=llava --tasks ...
+    lmms-eval --model hidrop --model_args pretrained=llava-hf/llava-1.5-7b-hf,method=fastv,budget=64 --tasks pope
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import yaml
+from lmms_eval.api.instance import GenerationResult, TokenCounts
+from lmms_eval.api.model import lmms
+
+from evals.answering import Prompt, Request, batches, cut, decoding, new_tokens
+from evals.tasks.protocol import protocol as protocol_called
+from hidrop.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.models import Loaded
+    from hidrop.reducer import Reducer
+
+Record = dict[str, Any]
+
+
+class HidropLlava(lmms):
+    """A LLaVA with visual-token reduction, for lmms-eval's simple (text and list of images) tasks.
+
+    Afterwards `failures` maps (task, doc_id) to the error of each sample that could not be prepared, and `trace` is
+    the realised trace of the last prefill.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "mini:vanilla",
+        method: str | None = None,
+        protocol: str = "lmms-eval",
+        dtype: str = "auto",
+        attention: str = "sdpa",
+        device: str = "cpu",
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        budget: float | None = None,
+        max_new_tokens: int | None = None,
+        blind: bool = False,
+        **fields: Any,
+    ) -> None:
+        """For lmms-eval's command line. `fields` are the method's own, as in a matrix: `layer=2,keep=64`.
+
+        Without `method` the checkpoint runs as it was trained, an ordinary one unreduced. Raises UserError.
+        """
+        from hidrop.models import load
+
+        if device == "cuda" and "LOCAL_RANK" in os.environ:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+        loaded = load(pretrained, dtype=dtype, attention=attention, device=device)
+        reducer = choose(loaded, method, budget, fields)
+        self._set_up(loaded, reducer, protocol, int(batch_size), None, max_new_tokens, blind, None)
+
+    @classmethod
+    def from_loaded(
+        cls,
+        loaded: Loaded,
+        reducer: Reducer | None = None,
+        protocol: str = "llava",
+        batch_size: int = 1,
+        record: Callable[[Record], None] | None = None,
+        max_new_tokens: int | None = None,
+        *,
+        blind: bool = False,
+        done: Mapping[tuple[str, int], str | Record] | None = None,
+    ) -> Self:
+        """Wrap a model that is already there. `reducer` None: unreduced.
+
+        record: called with each sample's record as soon as its answer is there, before the next batch.
+        max_new_tokens: overrides what the tasks say.
+        blind: take the images away (the control that shows whether a task needs eyes).
+        done: samples answered before, by (task, doc_id): the answer or the whole record. They are not recorded again.
+        """
+        model = cls.__new__(cls)
+        model._set_up(loaded, reducer, protocol, batch_size, record, max_new_tokens, blind, done)
+        return model
+
+    def _set_up(
+        self,
+        loaded: Loaded,
+        reducer: Reducer | None,
+        protocol: str,
+        batch_size: int,
+        record: Callable[[Record], None] | None,
+        max_new_tokens: int | None,
+        blind: bool,
+        done: Mapping[tuple[str, int], str | Record] | None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"batch_size: {batch_size} is not a positive number")
+        from hidrop.reducer import build
+
+        self.loaded, self.reducer = loaded, reducer or build("vanilla")
+        self.protocol, self._batch_size = protocol_called(protocol), batch_size
+        self.max_new_tokens, self.blind = max_new_tokens, blind
+        self.failures: dict[tuple[str, int], str] = {}
+        self.trace: Any = None
+        self._record, self._done = record, dict(done or {})
+
+    @property
+    def batch_size(self) -> int:
+        return self._batch_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.loaded.model.device
+
+    def clean(self) -> None:
+        """Keep the model: lmms-eval would delete it after a task, and the next cell uses it again."""
+
+    def loglikelihood(self, requests: Any) -> Any:
+        raise NotImplementedError("hidrop answers generate_until tasks only, not log-likelihood tasks")
+
+    def generate_until_multi_round(self, requests: Any) -> Any:
+        raise NotImplementedError("hidrop answers generate_until tasks only, not multi-round tasks")
+
+    def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        """Answers in the order of the requests. See `_answer` for one batch.
+
+        Raises whatever generation raises, also TraceMismatch; only a sample that cannot be prepared (a broken image,
+        a prompt too long) is recorded as failed, with the answer "".
+        """
+        from hidrop.runtime import reduce
+
+        asked = [Request.of(place, instance) for place, instance in enumerate(requests)]
+        tokenizer = self.loaded.tokenizer
+        lengths = [len(tokenizer(request.context).input_ids) for request in asked]
+        answers: list[GenerationResult] = [GenerationResult("")] * len(asked)
+        with reduce(self.loaded.model, self.reducer) as reduction:
+            for batch in batches(asked, lengths, self._batch_size):
+                known = {request.place: self._known(request) for request in batch}
+                # A batch that an interruption cut short is made whole again, so that its numbers are the same.
+                if any(earlier is None for earlier in known.values()):
+                    for place, answer in self._answer(batch, known, reduction).items():
+                        answers[place] = answer
+                for place, earlier in known.items():
+                    answers[place] = answers[place] if earlier is None else earlier
+        return answers
+
+    def _known(self, request: Request) -> GenerationResult | None:
+        """What an earlier run answered to a request, its failure included."""
+        earlier = self._done.get(request.key)
+        if earlier is None:
+            return None
+        if isinstance(earlier, str):
+            return GenerationResult(earlier)
+        if earlier.get("error"):
+            self.failures[request.key] = earlier["error"]
+        return GenerationResult(earlier["answer"])
+
+    def _answer(
+        self, batch: Sequence[Request], known: Mapping[int, GenerationResult | None], reduction: Any
+    ) -> dict[int, GenerationResult]:
+        """Prepare and run one batch, rows with equally many images at a time; record what is new."""
+        answers: dict[int, GenerationResult] = {}
+        by_images: dict[int, list[Prompt]] = {}
+        for request in batch:
+            prompt = self._prepared(request)
+            if isinstance(prompt, Prompt):
+                by_images.setdefault(prompt.images, []).append(prompt)
+                continue
+            answers[request.place] = GenerationResult("")
+            if not request.padding and known[request.place] is None:
+                self.failures[request.key] = prompt
+                self._write(request, answer="", error=prompt)
+        for images, prompts in by_images.items():
+            rows, milliseconds = self._generate(prompts)
+            reduction.check()
+            self.trace = reduction.trace
+            for prompt, (answer, count) in zip(prompts, rows, strict=True):
+                request = prompt.request
+                answers[request.place] = GenerationResult(answer, TokenCounts(len(prompt.ids), count))
+                if not request.padding and known[request.place] is None:
+                    self._write(
+                        request,
+                        prompt_hash=prompt.hash,
+                        prompt_tokens=len(prompt.ids),
+                        visual_tokens=images * self.loaded.geometry.visual_tokens,
+                        answer=answer,
+                        new_tokens=count,
+                        milliseconds=milliseconds,
+                    )
+        return answers
+
+    def _write(self, request: Request, **values: Any) -> None:
+        """Hand a sample's record over. `milliseconds` is the sample's share of its batch's generation."""
+        nothing = {"prompt_hash": None, "prompt_tokens": 0, "visual_tokens": 0, "new_tokens": 0, "milliseconds": 0.0}
+        if self._record:
+            self._record({"task": request.task, "doc_id": request.doc_id, **nothing, "error": None, **values})
+
+    def _prepared(self, request: Request) -> Prompt | str:
+        """The prompt of a request, or what is wrong with its sample."""
+        loaded, geometry = self.loaded, self.loaded.geometry
+        try:
+            doc = self.task_dict[request.task][request.split][request.doc_id]
+            images = [] if self.blind else [v.convert("RGB") for v in request.visuals(doc) or ()]
+            ids = self.protocol.ids(
+                loaded.tokenizer,
+                request.context,
+                len(images),
+                image_token_id=loaded.model.config.image_token_id,
+                visual_tokens=geometry.visual_tokens,
+            )
+            if len(ids) >= geometry.max_positions:
+                return f"prompt of {len(ids)} tokens; the model's positions end at {geometry.max_positions}"
+            pixels = self.protocol.pixels(loaded.image_processor, images) if images else None
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # whatever a broken file makes PIL or the processor raise
+            return f"{type(error).__name__}: {error}"
+        return Prompt(request, ids, pixels)
+
+    def _generate(self, prompts: Sequence[Prompt]) -> tuple[list[tuple[str, int]], float]:
+        """(answer, generated tokens with the end token) of each prompt, and milliseconds a prompt.
+
+        All prompts have equally many images; shorter ones are padded on the left.
+        """
+        import torch
+        from transformers import GenerationConfig
+
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        settings, width = prompts[0].request.settings, max(len(p.ids) for p in prompts)
+        ends = model.generation_config.eos_token_id
+        ends = tokenizer.eos_token_id if ends is None else ends
+        ends = [ends] if isinstance(ends, int) else list(ends or ())
+        pad = next((i for i in (tokenizer.pad_token_id, *ends) if i is not None), 0)
+        longest = self.max_new_tokens or settings.get("max_new_tokens") or self.protocol.max_new_tokens
+        config = GenerationConfig(
+            max_new_tokens=min(int(longest), self.loaded.geometry.max_positions - width),
+            pad_token_id=pad,
+            eos_token_id=ends or None,
+            **decoding(settings),
+        )
+        inputs: dict[str, Any] = {
+            "input_ids": torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts]),
+            "attention_mask": torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts]),
+        }
+        if prompts[0].pixels is not None:
+            pixels = torch.cat([p.pixels for p in prompts if p.pixels is not None])
+            inputs["pixel_values"] = pixels.to(model.dtype)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            out = model.generate(
+                **{name: tensor.to(model.device) for name, tensor in inputs.items()},
+                generation_config=config,
+            )
+        rows = out[:, width:].tolist()  # waits for the device, so it belongs into the time
+        milliseconds = 1000 * (time.perf_counter() - started) / len(prompts)
+        made = [new_tokens(row, ends) for row in rows]
+        texts = [cut(tokenizer.decode(ids, skip_special_tokens=True), settings.get("until")) for ids in made]
+        return list(zip(texts, map(len, made), strict=True)), milliseconds
+
+
+def choose(loaded: Loaded, method: str | None, budget: float | None, fields: Mapping[str, Any]) -> Reducer | None:
+    """The method that model arguments ask for; strings in `fields` are read as YAML. Raises UserError."""
+    from hidrop.budget import solve
+    from hidrop.reducer import build
+
+    params = {name: yaml.safe_load(value) if isinstance(value, str) else value for name, value in fields.items()}
+    trained = loaded.reducer
+    if method is None:
+        if params or budget is not None:
+            raise UserError(f"{', '.join(params) or 'budget'}: fields of a method, but no method= is given")
+        return trained
+    try:
+        if budget is not None:
+            reducer = solve(method, params, float(budget), loaded.geometry)
+        elif trained is not None and trained.name == method and not params:
+            reducer = trained
+        else:
+            reducer = build(method, params)
+        reducer.plan(loaded.geometry)
+    except ValueError as error:
+        raise UserError(f"model_args: {error}") from None
+    return reducer

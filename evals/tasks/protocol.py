@@ -1,0 +1,217 @@
+"""The two evaluation protocols: how a question and its images become token ids and pixels.
+
+`llava` is the evaluation behind LLaVA-1.5's published numbers (its `vicuna_v1` conversation, square padding, OCR
+tokens, its own question texts). `lmms-eval` is that toolkit's defaults (its question texts, the tokenizer's chat
+template, CLIP preprocessing with a centre crop). The same model scores differently under the two, so every table
+names its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hidrop.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+# Part of a cell's identity: raise it whenever a prompt, an image or a score changes for the same model.
+PROTOCOL_VERSION = "1"
+
+PLACEHOLDER = "<image>"
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
+
+
+class Protocol:
+    """Base of the two protocols. An instance has no state; get one with `protocol(name)`."""
+
+    name: str
+    # Used when neither the task nor the caller says how long an answer may be.
+    max_new_tokens: int
+
+    def question(self, task: str, doc: Mapping[str, Any]) -> str | None:
+        """The question text of a document, or None to use the text that lmms-eval's task builds."""
+        return None
+
+    def generation(self, task: str) -> dict[str, Any] | None:
+        """Decoding settings of a task, or None to use those of lmms-eval's task."""
+        return None
+
+    def text(self, tokenizer: Any, question: str, images: int) -> str:
+        """The whole prompt, with one `<image>` for each of `images` images."""
+        raise NotImplementedError
+
+    def ids(self, tokenizer: Any, question: str, images: int, *, image_token_id: int, visual_tokens: int) -> list[int]:
+        """Token ids of the prompt; each image stands as `visual_tokens` copies of `image_token_id`.
+
+        Raises ValueError when the question itself contains the placeholder.
+        """
+        raise NotImplementedError
+
+    def pixels(self, image_processor: Any, images: Sequence[Image.Image]) -> torch.Tensor:
+        """RGB images of any size as one float tensor (images, 3, height, width), in the processor's resolution."""
+        return image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+
+
+class LlavaProtocol(Protocol):
+    """LLaVA's own evaluation: `vicuna_v1` with its system sentence, images padded to a square."""
+
+    name = "llava"
+    max_new_tokens = 128
+
+    def question(self, task: str, doc: Mapping[str, Any]) -> str:
+        return LLAVA_QUESTIONS[task](doc)
+
+    def generation(self, task: str) -> dict[str, Any]:
+        longest = 1024 if task == "mmbench_en_dev" else self.max_new_tokens
+        return {"max_new_tokens": longest, "do_sample": False, "num_beams": 1, "temperature": 0.0, "until": []}
+
+    def text(self, tokenizer: Any, question: str, images: int) -> str:
+        return f"{SYSTEM} USER: {_with_images(question, images)} ASSISTANT:"
+
+    def ids(self, tokenizer: Any, question: str, images: int, *, image_token_id: int, visual_tokens: int) -> list[int]:
+        return piecewise(tokenizer, self.text(tokenizer, question, images), images, [image_token_id] * visual_tokens)
+
+    def pixels(self, image_processor: Any, images: Sequence[Image.Image]) -> torch.Tensor:
+        fill = tuple(int(255 * mean) for mean in image_processor.image_mean)
+        return super().pixels(image_processor, [pad_to_square(image, fill) for image in images])
+
+
+class LmmsEvalProtocol(Protocol):
+    """lmms-eval's defaults: the tokenizer's chat template where it has one, plain CLIP preprocessing."""
+
+    name = "lmms-eval"
+    max_new_tokens = 1024
+
+    def text(self, tokenizer: Any, question: str, images: int) -> str:
+        """The chat template's text; without a template, transformers' `USER: <image>\\n... ASSISTANT:`.
+
+        Raises UserError for a template that loses the images, ValueError for a question with a placeholder in it.
+        """
+        if PLACEHOLDER in question:
+            raise ValueError(f"the question itself contains {PLACEHOLDER}")
+        if not getattr(tokenizer, "chat_template", None):
+            return f"USER: {_with_images(question, images)} ASSISTANT:"
+        # Some templates take a list of parts, older ones a string; the one that keeps an image is right.
+        for parts in (True, False):
+            probe = _templated(tokenizer, "probe", 1, parts)
+            if probe.count(PLACEHOLDER) == 1 and "probe" in probe:
+                return _templated(tokenizer, question, images, parts)
+        raise UserError(
+            f"the tokenizer's chat template does not keep an image's {PLACEHOLDER}; "
+            "use protocol llava, or remove the template"
+        )
+
+    def ids(self, tokenizer: Any, question: str, images: int, *, image_token_id: int, visual_tokens: int) -> list[int]:
+        text, image = self.text(tokenizer, question, images), [image_token_id] * visual_tokens
+        if images and tokenizer.convert_tokens_to_ids(PLACEHOLDER) != image_token_id:
+            return piecewise(tokenizer, text, images, image)  # a tokenizer that does not know the placeholder
+        bos = getattr(tokenizer, "bos_token", None)
+        ids = tokenizer(text, add_special_tokens=not (bos and text.startswith(bos))).input_ids
+        return [i for token in ids for i in (image if token == image_token_id else [token])]
+
+
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (LlavaProtocol(), LmmsEvalProtocol())}
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol called `name`. Raises UserError for another name."""
+    if name not in PROTOCOLS:
+        raise UserError(f"protocol: unknown protocol '{name}'. Known: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def _with_images(question: str, images: int) -> str:
+    return f"{PLACEHOLDER}\n" * images + question
+
+
+def _templated(tokenizer: Any, question: str, images: int, parts: bool) -> str:
+    """The chat template's text for one user turn, its content as a list of parts or as a string; "" if it fails."""
+    from jinja2 import TemplateError
+
+    listed: list[dict[str, str]] = [{"type": "image"}] * images + [{"type": "text", "text": question}]
+    turn = {"role": "user", "content": listed if parts else _with_images(question, images)}
+    try:
+        return tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    except (TypeError, ValueError, TemplateError):
+        return ""
+
+
+def piecewise(tokenizer: Any, text: str, images: int, image: list[int]) -> list[int]:
+    """Tokenise what stands between the placeholders piece by piece and put `image` in between, as LLaVA does.
+
+    Each piece is tokenised as if it were a text of its own, so a sentencepiece tokenizer starts it with its word
+    boundary: after the image come the boundary and then the newline. Tokenising the whole string, with `<image>` as
+    a special token, may give other ids there. The tokenizer's BOS is kept once, at the very start. With LLaMA's own
+    tokenizer the `vicuna_v1` prompt puts 35 ids before the image.
+
+    Raises ValueError when `text` does not hold exactly `images` placeholders.
+    """
+    pieces = text.split(PLACEHOLDER)
+    if len(pieces) != images + 1:
+        raise ValueError(f"the question itself contains {PLACEHOLDER}")
+    bos, ids = getattr(tokenizer, "bos_token_id", None), []
+    for number, piece in enumerate(pieces):
+        part = list(tokenizer(piece).input_ids) if piece or not number else []
+        if number:
+            ids += image
+            part = part[1:] if part and part[0] == bos else part
+        ids += part
+    return ids
+
+
+def pad_to_square(image: Image.Image, fill: tuple[int, ...]) -> Image.Image:
+    """The image in the middle of a square of its longer side, the rest filled with the RGB colour `fill`."""
+    from PIL import Image as Images
+
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    square = Images.new("RGB", (side, side), fill)
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+def absent(value: Any) -> bool:
+    """Whether a hint or an option of MMBench is missing: None, NaN, or a word that a CSV left for it."""
+    return value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan", "none"))
+
+
+def options(doc: Mapping[str, Any]) -> dict[str, str]:
+    """MMBench's options by letter, up to the first missing one of A to D."""
+    found: dict[str, str] = {}
+    for letter in "ABCD":
+        if absent(doc.get(letter)):
+            break
+        found[letter] = str(doc[letter])
+    return found
+
+
+def _short(doc: Mapping[str, Any]) -> str:
+    return f"{doc['question']}\n{SHORT_ANSWER}"
+
+
+def _textvqa(doc: Mapping[str, Any]) -> str:
+    return f"{doc['question']}\nReference OCR token: {', '.join(doc['ocr_tokens'] or ())}\n{SHORT_ANSWER}"
+
+
+def _mmbench(doc: Mapping[str, Any]) -> str:
+    hint = [] if absent(doc.get("hint")) else [str(doc["hint"])]
+    lines = [f"{letter}. {text}" for letter, text in options(doc).items()]
+    return "\n".join([*hint, str(doc["question"]), *lines, LETTER_ANSWER])
+
+
+LLAVA_QUESTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "gqa": _short,
+    "mmbench_en_dev": _mmbench,
+    "textvqa_val": _textvqa,
+    "pope": _short,
+}

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals import tasks
+from evals.tasks import NAMES, TaskSpec, data_digest, evaluate, missing
+from evals.tasks.data import SOURCES, locate
+from hidrop.errors import UserError
+
+PROTOCOLS = ("llava", "lmms-eval")
+Write = Callable[[list[dict[str, Any]], Path], None]
+Rows = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a task with local data touched the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_oracle_gets_everything_right(name: str, protocol: str, data_folder: Path, oracle: Any) -> None:
+    result = evaluate(oracle(), TaskSpec(name, str(data_folder), protocol))
+    # TextVQA: nine of ten agree with "nokia" (1.0), two of ten with "12" (0.6).
+    assert result.value == pytest.approx(80 if name == "textvqa_val" else 100)
+    assert result.n == len(result.samples) > 1
+    assert result.n_failed == 0
+
+
+def sometimes(doc: dict[str, Any], context: str) -> str:
+    """Some right, some wrong, some odd answers, depending on the document only."""
+    if "answers" in doc:
+        return "The NOKIA." if doc["question_id"] == 0 else "twelve"
+    if "index" in doc:
+        return {7: doc["answer"], 1_000_007: f"**{doc['answer']}**", 2_000_007: f"({doc['answer']})."}.get(
+            doc["index"], doc["B"] if doc["index"] == 9 else "Option B it is, I am sure"
+        )
+    if "category" in doc:
+        return {"adversarial": "Yes.", "popular": doc["answer"].upper(), "random": "No, none"}[doc["category"]]
+    return f"{doc['answer'].upper()}!" if doc["id"] != "1" else "a no"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_our_scores_agree_with_lmms_evals_aggregate(name: str, data_folder: Path, oracle: Any) -> None:
+    from evals.tasks.scoring import Answer, score
+
+    result = evaluate(oracle(sometimes), TaskSpec(name, str(data_folder), "lmms-eval"))
+    docs = {row["doc_id"]: row for row in result.samples}
+    from evals.tasks.build import build
+
+    data = build(TaskSpec(name, str(data_folder), "lmms-eval")).eval_docs_no_media
+    ours = score(name, "lmms-eval", [Answer(data[i], docs[i]["answer"]) for i in sorted(docs)])
+    assert result.value == pytest.approx(ours.value)
+    assert result.metric == ours.metric
+    assert 0 < sum(ours.samples) < len(ours.samples)
+
+
+def test_the_protocols_read_the_same_answers_differently(data_folder: Path, oracle: Any) -> None:
+    values = {
+        protocol: evaluate(oracle(sometimes), TaskSpec("pope", str(data_folder), protocol)).value
+        for protocol in PROTOCOLS
+    }
+    # llava reads "Yes.", but takes a "NO" for a yes: 2/3, 2/3 and 0 over the categories.
+    # lmms-eval lowers the case, but "yes." and "no, none" are neither: only the popular ones count.
+    assert values["llava"] == pytest.approx(100 * (2 / 3 + 2 / 3 + 0) / 3)
+    assert values["lmms-eval"] == pytest.approx(100)
+
+
+def test_each_protocol_asks_its_own_question(data_folder: Path, oracle: Any) -> None:
+    asked = {}
+    for protocol in PROTOCOLS:
+        lm = oracle()
+        evaluate(lm, TaskSpec("textvqa_val", str(data_folder), protocol), limit=1)
+        asked[protocol], settings = lm.contexts[0], lm.settings
+        assert settings.get("max_new_tokens") == (128 if protocol == "llava" else None)
+    suffix = "\nAnswer the question using a single word or phrase."
+    assert asked["llava"] == f"What does IT say?\nReference OCR token: NOKIA, 12{suffix}"
+    assert asked["lmms-eval"] == f"What does it say?{suffix}"
+
+
+def test_samples_carry_what_paired_statistics_need(data_folder: Path, oracle: Any) -> None:
+    result = evaluate(oracle(), TaskSpec("mmbench_en_dev", str(data_folder)))
+    assert [s["doc_id"] for s in result.samples] == list(range(5))
+    assert [s["group"] for s in result.samples] == [7, 7, 7, 9, 9]
+    assert result.extra["l2_attribute"] == result.extra["l2_object"] == 100
+    gqa = evaluate(oracle(), TaskSpec("gqa", str(data_folder)))
+    assert [s["image_key"] for s in gqa.samples] == ["n0", "n0", "n1"]
+    assert [s["target"] for s in gqa.samples] == ["red", "no", "2"]
+    assert len({s["image_key"] for s in result.samples}) == 2
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(1, 3), (3, 3), (4, 3), (5, 5), (99, 5), (None, 5)])
+def test_a_limit_keeps_circular_groups_whole(limit: int | None, rows: int, data_folder: Path, oracle: Any) -> None:
+    assert evaluate(oracle(), TaskSpec("mmbench_en_dev", str(data_folder)), limit=limit).n == rows
+
+
+def test_a_limit_takes_the_first_documents(data_folder: Path, oracle: Any) -> None:
+    result = evaluate(oracle(), TaskSpec("pope", str(data_folder)), limit=2)
+    assert [s["category"] for s in result.samples] == ["adversarial"] * 2
+    with pytest.raises(ValueError, match="limit"):
+        evaluate(oracle(), TaskSpec("pope", str(data_folder)), limit=0)
+
+
+def test_bootstrap_adds_a_standard_error(data_folder: Path, oracle: Any) -> None:
+    result = evaluate(oracle(sometimes), TaskSpec("gqa", str(data_folder)), bootstrap=True)
+    assert result.extra["stderr"] > 0
+
+
+def test_official_gqa_joins_the_images_by_id(
+    tmp_path: Path, make_rows: Rows, write_parquet: Write, oracle: Any
+) -> None:
+    rows = make_rows("gqa")
+    write_parquet([{k: v for k, v in row.items() if k != "image"} for row in rows], tmp_path / FILES["gqa"])
+    images = {row["imageId"]: row["image"] for row in rows}
+    pictures = [{"id": key, "image": image} for key, image in reversed(images.items())]
+    write_parquet(pictures, tmp_path / "testdev_balanced_images/testdev-00000-of-00001.parquet")
+    lm = oracle()
+    result = evaluate(lm, TaskSpec("gqa", str(tmp_path)))
+    assert result.value == 100 and len(lm.sizes) == 3
+
+
+FILES = {
+    "gqa": "testdev_balanced_instructions/testdev-00000-of-00001.parquet",
+    "mmbench_en_dev": "en/dev-00000-of-00001.parquet",
+    "textvqa_val": "data/validation-00000-of-00002.parquet",
+    "pope": "data/test-00000-of-00003.parquet",
+}
+
+
+@pytest.mark.parametrize("name", ["mmbench_en_dev", "textvqa_val", "pope"])
+def test_a_hub_snapshot_is_found_under_its_folder_or_directly(
+    name: str, tmp_path: Path, make_rows: Rows, write_parquet: Write
+) -> None:
+    folder = tmp_path / SOURCES[name].folder
+    write_parquet(make_rows(name), folder / FILES[name])
+    for data in (tmp_path, folder):
+        spec = TaskSpec(name, str(data))
+        assert missing(spec) == []
+        assert locate(spec).questions == (folder / FILES[name],)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_data_names_the_command_that_gets_it(name: str, tmp_path: Path, oracle: Any) -> None:
+    [problem] = missing(TaskSpec(name, str(tmp_path)))
+    source = SOURCES[name]
+    assert f"hf download --repo-type dataset {source.repository}" in problem
+    assert f"--local-dir data/{source.folder}" in problem
+    with pytest.raises(UserError, match="hf download"):
+        evaluate(oracle(), TaskSpec(name, str(tmp_path)))
+
+
+def test_missing_says_which_columns_and_images_are_not_there(
+    tmp_path: Path, make_rows: Rows, write_parquet: Write
+) -> None:
+    write_parquet([{"question": "q", "answer": "no"}], tmp_path / "pope/test.parquet")
+    assert {p.split("'")[1] for p in missing(TaskSpec("pope", str(tmp_path)))} == {"category", "image", "question_id"}
+    write_parquet([{"question": "q", "answer": "a", "imageId": "1"}], tmp_path / "gqa" / FILES["gqa"])
+    [problem] = missing(TaskSpec("gqa", str(tmp_path)))
+    assert "testdev_balanced_images" in problem and "hf download" in problem
+
+
+def test_a_damaged_file_is_reported_at_once(tmp_path: Path) -> None:
+    (tmp_path / "pope").mkdir()
+    (tmp_path / "pope/test.parquet").write_bytes(b"no parquet")
+    [problem] = missing(TaskSpec("pope", str(tmp_path)))
+    assert "cannot read" in problem
+
+
+def test_data_digest_follows_the_content(tmp_path: Path, make_rows: Rows, write_parquet: Write) -> None:
+    spec, path = TaskSpec("pope", str(tmp_path)), tmp_path / "pope/test.parquet"
+    write_parquet(make_rows("pope"), path)
+    before = data_digest(spec)
+    assert before == data_digest(spec) and len(before) == 64
+    write_parquet(make_rows("pope")[:-1], path)
+    assert data_digest(spec) != before
+
+
+def test_unknown_task_is_suggested() -> None:
+    with pytest.raises(UserError, match="Did you mean 'pope'"):
+        TaskSpec("poep")
+
+
+def test_importing_the_tasks_loads_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, evals.tasks; print(sorted({'torch', 'datasets', 'lmms_eval', 'PIL'} & set(sys.modules)))"
+    root = Path(tasks.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_exported_tasks_are_official_ones_on_local_data(data_folder: Path, tmp_path: Path, oracle: Any) -> None:
+    from types import SimpleNamespace
+
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    from evals.tasks.export import export
+
+    names = export(tmp_path / "tasks", str(data_folder))
+    assert names == [f"hidrop_{data_folder.name}_{name}" for name in NAMES]
+    manager = TaskManager(include_defaults=False, include_path=[str(tmp_path / "tasks")])
+    results = simple_evaluate(
+        model=oracle(),
+        tasks=list(names),
+        task_manager=manager,
+        bootstrap_iters=0,
+        cli_args=SimpleNamespace(output_path=str(tmp_path), process_with_media=True),
+    )["results"]
+    metrics = ("exact_match,none", "gpt_eval_score,none", "exact_match,none", "pope_f1_score,none")
+    assert [results[n][m] for n, m in zip(names, metrics, strict=True)] == pytest.approx([1, 100, 0.8, 1])
+
+
+def test_export_command_prints_how_to_use_the_tasks(
+    data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evals.tasks.__main__ import main
+
+    assert main(["export", str(tmp_path / "t"), "--data", str(data_folder)]) == 0
+    assert "--include_path" in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "t"), "--data", str(tmp_path / "nothing")]) == 2
+    assert "hf download" in capsys.readouterr().err
