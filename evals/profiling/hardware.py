@@ -1,0 +1,67 @@
+"""On what a number was taken: the machine's parts and the versions of the libraries."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = {"torch": "torch", "transformers": "transformers", "lmms_eval": "lmms-eval", "hidrop": "hidrop"}
+
+
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """Processor, cores, threads torch uses and memory; for a CUDA `device` also its name, memory and driver's CUDA."""
+    import torch
+
+    facts: dict[str, Any] = {
+        "device": device,
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": memory_bytes(),
+    }
+    if device.startswith("cuda") and torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {"gpu": properties.name, "gpu_memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+    return facts
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the libraries that can change a number; None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for key, package in PACKAGES.items():
+        try:
+            found[key] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[key] = None
+    return found
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as the system gives it, else its architecture."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name" and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (fewer than the machine has inside a container or a job)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Bytes of main memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None

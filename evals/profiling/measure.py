@@ -1,0 +1,158 @@
+"""The measuring itself: all methods on one model, taking turns, so that a slow minute hits all of them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from evals.profiling.clock import Clock, no_collector
+from evals.profiling.memory import kv_bytes, peak_bytes
+from evals.profiling.prompt import Prompt, build_prompt
+from evals.profiling.record import Measurement, Profile, Spread
+from evals.profiling.settings import ProfileSettings
+from evals.profiling.vision import record_vision, replayed_vision, vision_modules
+from hidrop.geometry import Geometry
+from hidrop.plan import TokenPlan
+from hidrop.reducer import Reducer
+
+
+@dataclass
+class _Timings:
+    """Milliseconds gathered for one method at one batch size."""
+
+    ttft: list[float] = field(default_factory=list)
+    prefill: list[float] = field(default_factory=list)
+    vision: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+
+
+@torch.no_grad()
+def measure(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings) -> dict[str, Profile]:
+    """Time each method at each batch size, and read tokens, operations and bytes off the same runs.
+
+    Each round runs every method once (A, B, C, A, B, C, ...); the first `settings.warmup` rounds are thrown away. A
+    run is: one forward with the image (time to first token: vision tower, projector, decoder, LM head), one with the
+    image's features precomputed (prefill: decoder and LM head), and `settings.new_tokens` single-token forwards.
+    Raises RuntimeError when the real KV cache has another size than the method's plan (`TraceMismatch` of the runtime
+    when the token counts already differ).
+    """
+    found: dict[str, list[Measurement]] = {label: [] for label in reducers}
+    for batch in settings.batch:
+        prompt = build_prompt(loaded.model, loaded.geometry, settings, batch)
+        timings = {label: _Timings() for label in reducers}
+        # The same features for every method: they come before any reduction.
+        vision = _vision_of(loaded.model, next(iter(reducers.values())), prompt) if reducers else {}
+        with no_collector():
+            for round_ in range(settings.warmup + settings.repeats):
+                for label, reducer in reducers.items():
+                    taken = _time_once(loaded.model, reducer, prompt, vision)
+                    if round_ >= settings.warmup:
+                        _append(timings[label], taken)
+        vision.clear()  # not part of any method's peak memory
+        for label, reducer in reducers.items():
+            facts = _facts(loaded.model, loaded.geometry, reducer, prompt, settings, label)
+            found[label].append(_measurement(batch, settings, timings[label], facts))
+    return {label: Profile(label, tuple(measurements)) for label, measurements in found.items()}
+
+
+def _vision_of(model: Any, reducer: Reducer, prompt: Prompt) -> dict[nn.Module, Any]:
+    """What tower and projector return for the prompt; empty when the runtime does not call both as modules."""
+    from hidrop.runtime import reduce
+
+    with reduce(model, reducer):
+        answers = record_vision(model, lambda: model(**prompt.prefill_inputs()))
+    return answers if set(answers) == set(vision_modules(model)) else {}
+
+
+def _time_once(model: Any, reducer: Reducer, prompt: Prompt, vision: dict[nn.Module, Any]) -> _Timings:
+    """One run of one method."""
+    from hidrop.runtime import reduce
+
+    clock, taken = Clock(model.device), _Timings()
+    with reduce(model, reducer):
+        marks = [clock.start()]
+        model(**prompt.prefill_inputs())
+        marks.append(clock.mark())
+        taken.ttft += clock.between(marks)
+
+        with replayed_vision(vision) as left_out:
+            marks = [clock.start()]
+            cache = model(**prompt.prefill_inputs()).past_key_values
+            marks.append(clock.mark())
+            taken.prefill += clock.between(marks)
+            without_vision = left_out()
+        if not without_vision:
+            taken.vision += _time_vision(model, prompt, clock)
+
+        marks = [clock.start()]
+        for step in range(prompt.continuation_BN.shape[1]):
+            model(**prompt.decode_inputs(step, cache))
+            marks.append(clock.mark())
+        taken.decode += clock.between(marks)
+    return taken
+
+
+def _time_vision(model: Any, prompt: Prompt, clock: Clock) -> list[float]:
+    """Milliseconds of vision tower and projector alone, for a runtime that does not call them as modules."""
+    marks = [clock.start()]
+    model.model.get_image_features(pixel_values=prompt.pixel_values)
+    marks.append(clock.mark())
+    return clock.between(marks)
+
+
+def _append(timings: _Timings, taken: _Timings) -> None:
+    timings.ttft += taken.ttft
+    timings.prefill += taken.prefill
+    timings.vision += taken.vision
+    timings.decode += taken.decode
+
+
+def _facts(
+    model: Any, geometry: Geometry, reducer: Reducer, prompt: Prompt, settings: ProfileSettings, label: str
+) -> dict[str, Any]:
+    """What does not depend on time: realised tokens, operations, bytes. One more run, outside the timings."""
+    from hidrop.runtime import reduce
+
+    with reduce(model, reducer) as reduction:
+
+        def request() -> None:
+            cache = model(**prompt.prefill_inputs()).past_key_values
+            for step in range(settings.new_tokens):
+                model(**prompt.decode_inputs(step, cache))
+
+        peak = peak_bytes(model, request)
+        cache = model(**prompt.prefill_inputs()).past_key_values
+        realised = TokenPlan(geometry, tuple(reduction.trace.entering))
+        held, batch = kv_bytes(cache), len(prompt.input_ids_BS)
+    planned = batch * reducer.plan(geometry).kv_bytes(settings.text_tokens, model.dtype.itemsize)
+    if held != planned:
+        raise RuntimeError(f"{label}: the KV cache holds {held} bytes after the prefill, the plan says {planned}")
+    return {
+        "entering": realised.entering,
+        "flops": realised.flops(settings.text_tokens),
+        "paper_macs": realised.paper_macs(),
+        "kv_bytes": held // batch,
+        "peak_bytes": peak,
+    }
+
+
+def _measurement(batch: int, settings: ProfileSettings, timings: _Timings, facts: dict[str, Any]) -> Measurement:
+    prefill = timings.prefill
+    if timings.vision:  # the features could not be put in: the timed prefill still holds the vision side
+        vision = Spread.of(timings.vision).median
+        prefill = [whole - vision for whole in prefill]
+    return Measurement(
+        batch=batch,
+        text_tokens=settings.text_tokens,
+        new_tokens=settings.new_tokens,
+        repeats=settings.repeats,
+        ttft_ms=Spread.of(timings.ttft),
+        prefill_ms=Spread.of(prefill),
+        prefill_source="difference" if timings.vision else "features",
+        decode_ms=Spread.of(timings.decode),
+        **facts,
+    )

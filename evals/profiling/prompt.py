@@ -1,0 +1,79 @@
+"""The synthetic request that is timed: one image of noise between random text tokens. Time does not depend on either.
+
+Legend: B batch, S tokens of the prompt (text and visual), N generated tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from evals.profiling.settings import ProfileSettings
+from hidrop.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Model inputs of `batch` equal-length requests, and the tokens that are fed in while decoding."""
+
+    input_ids_BS: torch.Tensor
+    attention_mask_BS: torch.Tensor
+    pixel_values: torch.Tensor
+    # Fixed beforehand: a model with random weights might produce the image placeholder.
+    continuation_BN: torch.Tensor
+
+    def prefill_inputs(self) -> dict[str, Any]:
+        """Arguments of the forward that gives the first token: a new cache, logits of the last position only."""
+        return {
+            "input_ids": self.input_ids_BS,
+            "attention_mask": self.attention_mask_BS,
+            "pixel_values": self.pixel_values,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+
+    def decode_inputs(self, step: int, cache: Any) -> dict[str, Any]:
+        """Arguments of the forward for generated token `step` (from 0), as `generate()` passes them.
+
+        Mask and position count the whole prompt: layers that hold fewer tokens are the runtime's business.
+        """
+        batch, length = self.input_ids_BS.shape
+        mask = self.attention_mask_BS.new_ones(batch, length + step + 1)
+        position = self.input_ids_BS.new_full((batch, 1), length + step)
+        return {
+            "input_ids": self.continuation_BN[:, step : step + 1],
+            "attention_mask": mask,
+            "position_ids": position,
+            "past_key_values": cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+
+
+def build_prompt(model: Any, geometry: Geometry, settings: ProfileSettings, batch: int) -> Prompt:
+    """`batch` different requests of `settings.text_tokens` text tokens around one image each.
+
+    Half of the text stands before the image. Everything is drawn from `settings.seed` on the CPU, so that all devices
+    get the same request.
+    """
+    config, device = model.config, model.device
+    generator = torch.Generator().manual_seed(settings.seed)
+    forbidden = {config.image_token_id, getattr(config.text_config, "pad_token_id", None)}
+    words = torch.tensor([i for i in range(geometry.vocab) if i not in forbidden])
+
+    def text(count: int) -> torch.Tensor:
+        return words[torch.randint(len(words), (batch, count), generator=generator)]
+
+    before = settings.text_tokens // 2
+    image = torch.full((batch, geometry.visual_tokens), config.image_token_id)
+    ids = torch.cat([text(before), image, text(settings.text_tokens - before)], dim=1).to(device)
+    side, channels = config.vision_config.image_size, config.vision_config.num_channels
+    pixels = torch.randn(batch, channels, side, side, generator=generator)
+    return Prompt(
+        input_ids_BS=ids,
+        attention_mask_BS=torch.ones_like(ids),
+        pixel_values=pixels.to(device=device, dtype=model.dtype),
+        continuation_BN=text(settings.new_tokens).to(device),
+    )

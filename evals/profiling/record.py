@@ -1,0 +1,76 @@
+"""What a profile reports, and its rows in the result document."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+# "features": the decoder ran with the image's features computed beforehand. "difference": time of the whole
+# forward minus the time of tower and projector, where the runtime has no place to put features in.
+PrefillSource = Literal["features", "difference"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, 95th percentile and minimum of repeated timings, in milliseconds."""
+
+    median: float
+    p95: float
+    min: float
+
+    @classmethod
+    def of(cls, samples_ms: Sequence[float]) -> Spread:
+        """Summarise timings in milliseconds. The p95 is interpolated. Raises ValueError for an empty sequence."""
+        if not samples_ms:
+            raise ValueError("no timings to summarise")
+        return cls(percentile(samples_ms, 0.5), percentile(samples_ms, 0.95), min(samples_ms))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One method at one batch size. Times are per forward of the whole batch; counts are per sequence."""
+
+    batch: int
+    text_tokens: int
+    new_tokens: int
+    repeats: int
+    ttft_ms: Spread
+    prefill_ms: Spread
+    prefill_source: PrefillSource
+    decode_ms: Spread
+    entering: tuple[int, ...]
+    flops: int
+    paper_macs: int
+    kv_bytes: int
+    # Most bytes that torch held at any moment of one prefill and decode of the whole batch, weights included.
+    peak_bytes: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens per second over the batch, prefill left out."""
+        return 1000.0 * self.batch / self.decode_ms.median
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All measurements of one method on one model, one for each batch size."""
+
+    label: str
+    measurements: tuple[Measurement, ...]
+
+    def rows(self, model: str, method: str) -> list[dict[str, Any]]:
+        """The `profiles` entries of the result document: plain numbers, ready for JSON."""
+        return [
+            {"model": model, "method": method, "label": self.label, **asdict(m), "entering": list(m.entering)}
+            for m in self.measurements
+        ]
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The value below which `share` of the samples lie, interpolated linearly between neighbours."""
+    ordered = sorted(samples)
+    place = share * (len(ordered) - 1)
+    low, high = math.floor(place), math.ceil(place)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

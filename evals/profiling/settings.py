@@ -1,0 +1,28 @@
+"""What a profile measures: the `profile` block of a matrix."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class ProfileSettings(BaseModel):
+    """How often, at which batch sizes and prompt lengths a method is timed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repeats: Count = 10
+    warmup: Annotated[int, Field(ge=0)] = 2
+    batch: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
+    # Tokens around the image. Two on each side at least: text-guided methods rate several tokens after the image.
+    text_tokens: Annotated[int, Field(ge=4)] = 60
+    new_tokens: Count = 8
+    seed: int = 0
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _one_batch_size(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value

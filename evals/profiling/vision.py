@@ -1,0 +1,61 @@
+"""Taking the vision side out of a timing: tower and projector answer from memory inside a block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+def vision_modules(model: Any) -> list[nn.Module]:
+    """The modules between the pixels and the decoder's input: vision tower and projector."""
+    return [model.model.vision_tower, model.model.multi_modal_projector]
+
+
+def record_vision(model: Any, forward: Callable[[], Any]) -> dict[nn.Module, Any]:
+    """What tower and projector return during `forward()`. A module that is not called as one is missing."""
+    answers: dict[nn.Module, Any] = {}
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        answers[module] = output
+
+    handles = [module.register_forward_hook(keep) for module in vision_modules(model)]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return answers
+
+
+@contextmanager
+def replayed_vision(answers: Mapping[nn.Module, Any]) -> Iterator[Callable[[], bool]]:
+    """Inside the block each module in `answers` returns what is recorded for it, without computing anything.
+
+    What is left of a forward with the same pixels is the decoder, the LM head and the insertion of the features.
+    `forward` is shadowed on these instances only and restored on leaving, so this works for every runtime that calls
+    tower and projector as modules. Yields a function that tells whether the block has asked all of them; where it says
+    False, the vision side was computed in some other way and is still in the timing.
+    """
+    asked: set[nn.Module] = set()
+
+    def answer_of(module: nn.Module) -> Callable[..., Any]:
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            asked.add(module)
+            return answers[module]
+
+        return answer
+
+    shadowed = {module: module.__dict__.get("forward") for module in answers}
+    try:
+        for module in answers:
+            module.__dict__["forward"] = answer_of(module)
+        yield lambda: bool(answers) and asked == set(answers)
+    finally:
+        for module, original in shadowed.items():
+            if original is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = original

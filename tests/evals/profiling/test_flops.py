@@ -1,0 +1,83 @@
+"""The closed form of `TokenPlan.flops` against torch's own count of what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from baselines.fastv import FastV
+from baselines.vanilla import Vanilla
+from evals.profiling import ProfileSettings
+from evals.profiling.flops import counted_flops
+from evals.profiling.prompt import Prompt, build_prompt
+from evals.profiling.vision import record_vision, replayed_vision
+from hidrop.geometry import Geometry
+from hidrop.hidrop import HiDrop
+from hidrop.reducer import Reducer
+from hidrop.runtime import reduce
+
+TEXT = 12
+
+
+@pytest.fixture(params=[4, 2], ids=["mha", "gqa"])
+def case(request: Any, tiny_llava: Callable[..., Any]) -> SimpleNamespace:
+    model = tiny_llava(kv_heads=request.param)
+    geometry = Geometry.from_config(model.config)
+    prompt = build_prompt(model, geometry, ProfileSettings(text_tokens=TEXT), batch=1)
+    return SimpleNamespace(model=model, geometry=geometry, prompt=prompt)
+
+
+def decoder_flops(model: Any, reducer: Reducer, prompt: Prompt) -> int:
+    """Operations of one prefill without tower and projector."""
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(**prompt.prefill_inputs())
+
+    with reduce(model, reducer):
+        with replayed_vision(record_vision(model, forward)) as left_out:
+            count = counted_flops(forward)
+        assert left_out()
+    return count
+
+
+def test_count_of_a_vanilla_prefill_is_the_closed_form(case: SimpleNamespace) -> None:
+    g, tokens = case.geometry, TEXT + case.geometry.visual_tokens
+    head = 2 * g.hidden * g.vocab
+    rotary = 2 * tokens * g.head_dim // 2  # transformers computes the angles with a matrix product
+    expected = Vanilla().plan(g).flops(TEXT, causal=False) + head + rotary
+    assert decoder_flops(case.model, Vanilla(), case.prompt) == expected
+
+
+@pytest.mark.parametrize(
+    ("reducer", "selections"),
+    [
+        (FastV(layer=2, keep=4), 1),
+        (HiDrop(inject=3, filters=(3, 4), keep=(4, 2), exit=6), 2),
+    ],
+    ids=["fastv", "hidrop"],
+)
+def test_a_reduced_prefill_saves_what_its_plan_saves(case: SimpleNamespace, reducer: Reducer, selections: int) -> None:
+    """The closed form leaves the selection out: at most one query and one key projection of the whole prompt each."""
+    g, tokens = case.geometry, TEXT + case.geometry.visual_tokens
+    saved = decoder_flops(case.model, Vanilla(), case.prompt) - decoder_flops(case.model, reducer, case.prompt)
+    planned = Vanilla().plan(g).flops(TEXT, causal=False) - reducer.plan(g).flops(TEXT, causal=False)
+    width = g.heads * g.head_dim
+    selection = 2 * tokens * g.hidden * (width + g.kv_heads * g.head_dim) + 2 * tokens * width
+    assert planned - selections * selection <= saved <= planned
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_attention_on_the_cpu_is_counted(kv_heads: int) -> None:
+    query = torch.randn(1, 4, 7, 8)
+    key = torch.randn(1, kv_heads, 9, 8)
+
+    def attend() -> None:
+        scaled_dot_product_attention(query, key, key, enable_gqa=kv_heads != 4)
+
+    assert counted_flops(attend) == 2 * 2 * 4 * 7 * 9 * 8

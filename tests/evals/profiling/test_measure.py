@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from baselines.fastv import FastV
+from baselines.vanilla import Vanilla
+from evals.profiling import Profile, ProfileSettings, profile
+from evals.profiling.memory import kv_bytes
+from evals.profiling.prompt import build_prompt
+from hidrop.geometry import Geometry
+from hidrop.hidrop import HiDrop
+from hidrop.plan import TokenPlan
+from hidrop.reducer import Reducer
+from hidrop.runtime import reduce
+
+HIDROP = HiDrop(inject=3, filters=(3, 4), keep=(4, 2), exit=6)
+METHODS: dict[str, Reducer] = {"vanilla": Vanilla(), "fastv-4": FastV(layer=2, keep=4), "hidrop": HIDROP}
+SETTINGS = ProfileSettings(repeats=3, warmup=1, batch=(1, 2), text_tokens=12, new_tokens=3)
+
+
+@pytest.fixture
+def loaded(tiny_llava: Callable[..., Any]) -> SimpleNamespace:
+    model = tiny_llava(kv_heads=2)
+    return SimpleNamespace(model=model, geometry=Geometry.from_config(model.config))
+
+
+@pytest.fixture
+def profiles(loaded: SimpleNamespace) -> dict[str, Profile]:
+    return profile(loaded, METHODS, SETTINGS)
+
+
+def test_every_method_is_measured_at_every_batch_size(profiles: dict[str, Profile]) -> None:
+    assert list(profiles) == list(METHODS)
+    for label, found in profiles.items():
+        assert found.label == label
+        assert [m.batch for m in found.measurements] == [1, 2]
+        for m in found.measurements:
+            for spread in (m.ttft_ms, m.prefill_ms, m.decode_ms):
+                assert 0 < spread.min <= spread.median <= spread.p95
+
+
+def test_counts_are_those_of_the_plan_per_sequence(profiles: dict[str, Profile], loaded: SimpleNamespace) -> None:
+    for label, reducer in METHODS.items():
+        plan = reducer.plan(loaded.geometry)
+        for m in profiles[label].measurements:
+            assert m.entering == plan.entering
+            assert m.flops == plan.flops(SETTINGS.text_tokens)
+            assert m.paper_macs == plan.paper_macs()
+            assert m.kv_bytes == plan.kv_bytes(SETTINGS.text_tokens, element_bytes=4)
+
+
+def test_prefill_leaves_the_vision_side_out_and_ttft_does_not(
+    loaded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = loaded.model.model.vision_tower
+    calls, real = [], tower.forward
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        torch.ones(400, 400) @ torch.ones(400, 400)
+        return real(*args, **kwargs)
+
+    monkeypatch.setitem(tower.__dict__, "forward", slow)
+    settings = ProfileSettings(repeats=2, warmup=0, text_tokens=12, new_tokens=1)
+    found = profile(loaded, {"vanilla": Vanilla()}, settings)["vanilla"].measurements[0]
+    # One call to record, one for each timed first token, two for the facts; none for the two timed prefills.
+    assert len(calls) == 1 + 2 + 2
+    assert found.prefill_source == "features"
+    assert tower.__dict__["forward"] is slow
+
+
+def test_methods_take_turns(loaded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evals.profiling import measure as module
+
+    order: list[str] = []
+    real = module._time_once
+
+    def spy(model: Any, reducer: Reducer, *args: Any) -> Any:
+        order.append(reducer.name)
+        return real(model, reducer, *args)
+
+    monkeypatch.setattr(module, "_time_once", spy)
+    settings = ProfileSettings(repeats=2, warmup=1, text_tokens=12, new_tokens=1)
+    profile(loaded, {"a": Vanilla(), "b": HIDROP}, settings)
+    assert order == ["vanilla", "hidrop"] * 3
+
+
+def test_a_cache_of_another_size_than_planned_is_an_error(
+    loaded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TokenPlan.kv_bytes
+    monkeypatch.setattr(TokenPlan, "kv_bytes", lambda self, *a: real(self, *a) - 1)
+    with pytest.raises(RuntimeError, match=r"vanilla: the KV cache holds \d+ bytes .* the plan says \d+"):
+        profile(loaded, {"vanilla": Vanilla()}, ProfileSettings(repeats=1, warmup=0, text_tokens=12, new_tokens=1))
+
+
+def test_the_model_is_as_before_afterwards(loaded: SimpleNamespace) -> None:
+    prompt = build_prompt(loaded.model, loaded.geometry, SETTINGS, batch=1)
+    with torch.no_grad():
+        before = loaded.model(**prompt.prefill_inputs()).logits
+        profile(loaded, METHODS, ProfileSettings(repeats=1, warmup=0, text_tokens=12, new_tokens=1))
+        after = loaded.model(**prompt.prefill_inputs()).logits
+    assert torch.equal(before, after)
+
+
+def test_decode_steps_continue_the_prompt_as_a_longer_prompt_would(loaded: SimpleNamespace) -> None:
+    """What is timed as decoding is decoding: its logits are those of the same tokens given at once."""
+    prompt = build_prompt(loaded.model, loaded.geometry, SETTINGS, batch=2)
+    with torch.no_grad(), reduce(loaded.model, Vanilla()):
+        cache = loaded.model(**prompt.prefill_inputs()).past_key_values
+        for step in range(SETTINGS.new_tokens):
+            cached = loaded.model(**prompt.decode_inputs(step, cache)).logits
+        ids = torch.cat([prompt.input_ids_BS, prompt.continuation_BN], dim=1)
+        whole = loaded.model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=prompt.pixel_values, logits_to_keep=1
+        ).logits
+    torch.testing.assert_close(cached, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_kv_bytes_of_a_transformers_cache_are_read_off_its_tensors(loaded: SimpleNamespace) -> None:
+    prompt = build_prompt(loaded.model, loaded.geometry, SETTINGS, batch=2)
+    with torch.no_grad():
+        cache = loaded.model(**prompt.prefill_inputs()).past_key_values
+    plan = Vanilla().plan(loaded.geometry)
+    assert kv_bytes(cache) == 2 * plan.kv_bytes(SETTINGS.text_tokens, element_bytes=4)
+
+
+def test_rows_are_ready_for_the_document(profiles: dict[str, Profile]) -> None:
+    import json
+
+    rows = profiles["hidrop"].rows(model="tiny", method="hidrop")
+    assert [row["batch"] for row in rows] == [1, 2]
+    assert json.loads(json.dumps(rows)) == rows
+    assert set(rows[0]["prefill_ms"]) == {"median", "p95", "min"}
+    assert {"model", "method", "label", "decode_ms", "ttft_ms", "peak_bytes", "kv_bytes", "flops", "paper_macs"} <= set(
+        rows[0]
+    )
+
+
+@pytest.mark.cuda
+def test_profile_on_a_gpu_uses_its_clock_and_its_allocator(tiny_llava: Callable[..., Any]) -> None:
+    model = tiny_llava().to("cuda", torch.bfloat16)
+    loaded = SimpleNamespace(model=model, geometry=Geometry.from_config(model.config))
+    found = profile(loaded, METHODS, SETTINGS)["hidrop"].measurements[0]
+    assert found.prefill_ms.min > 0 and found.decode_ms.min > 0
+    assert found.kv_bytes == HIDROP.plan(loaded.geometry).kv_bytes(SETTINGS.text_tokens, element_bytes=2)
+    assert found.peak_bytes >= sum(p.numel() * p.element_size() for p in model.parameters())

@@ -1,0 +1,189 @@
+"""The parts of a profile: statistics, settings, synthetic prompts, the vision side, memory, hardware."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from evals.profiling import Measurement, ProfileSettings, Spread
+from evals.profiling.clock import Clock, no_collector
+from evals.profiling.hardware import cpu_name, describe, versions
+from evals.profiling.memory import peak_bytes, resident_bytes
+from evals.profiling.prompt import build_prompt
+from evals.profiling.vision import record_vision, replayed_vision
+from hidrop.geometry import Geometry
+
+
+class Toy(nn.Module):
+    """Two modules where LLaVA has its tower and projector, called the usual way or around them."""
+
+    def __init__(self, *, around: bool = False) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        self.model.vision_tower = nn.Linear(2, 2)
+        self.model.multi_modal_projector = nn.Linear(2, 3)
+        self.around = around
+
+    def forward(self, pixels: torch.Tensor) -> Any:
+        tower: Any = self.model.vision_tower
+        projector: Any = self.model.multi_modal_projector
+        seen = pixels @ tower.weight.T if self.around else tower(pixels)
+        return projector(seen)
+
+
+def test_spread_is_median_interpolated_p95_and_minimum() -> None:
+    assert Spread.of([3.0, 1.0, 2.0, 5.0, 4.0]) == Spread(median=3.0, p95=pytest.approx(4.8), min=1.0)
+    assert Spread.of([2.0, 4.0]) == Spread(median=3.0, p95=pytest.approx(3.9), min=2.0)
+    assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
+    with pytest.raises(ValueError, match="no timings"):
+        Spread.of([])
+
+
+def test_tokens_per_second_counts_the_whole_batch() -> None:
+    spread = Spread(20.0, 20.0, 20.0)
+    measured = Measurement(4, 60, 8, 10, spread, spread, "features", spread, (16,), 1, 1, 1, 1)
+    assert measured.tokens_per_second == pytest.approx(200.0)
+
+
+def test_settings_take_one_batch_size_or_several() -> None:
+    assert ProfileSettings(batch=4).batch == (4,)  # type: ignore[arg-type]
+    assert ProfileSettings(batch=[1, 4]).batch == (1, 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"repeats": 0}, {"batch": ()}, {"batch": (0,)}, {"warmup": -1}, {"text_tokens": 3}, {"repeat": 2}]
+)
+def test_settings_refuse_what_cannot_be_measured(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ProfileSettings(**wrong)
+
+
+def test_prompt_holds_one_image_between_text_and_no_other_placeholder(tiny_llava: Callable[..., Any]) -> None:
+    model = tiny_llava()
+    geometry = Geometry.from_config(model.config)
+    prompt = build_prompt(model, geometry, ProfileSettings(text_tokens=9, new_tokens=50), batch=3)
+    visual = prompt.input_ids_BS == model.config.image_token_id
+    assert visual.sum(1).tolist() == [geometry.visual_tokens] * 3
+    assert prompt.input_ids_BS.shape == (3, 9 + geometry.visual_tokens)
+    assert not visual[:, :4].any() and visual[:, 4].all() and not visual[:, -5:].any()
+    forbidden = torch.tensor([model.config.image_token_id, model.config.text_config.pad_token_id])
+    assert not torch.isin(prompt.continuation_BN, forbidden).any()
+    assert len({tuple(row) for row in prompt.input_ids_BS.tolist()}) == 3
+
+
+def test_prompt_is_the_same_for_the_same_seed(tiny_llava: Callable[..., Any]) -> None:
+    model = tiny_llava()
+    geometry = Geometry.from_config(model.config)
+    one, same, other = (build_prompt(model, geometry, ProfileSettings(seed=seed), batch=2) for seed in (0, 0, 1))
+    assert torch.equal(one.pixel_values, same.pixel_values) and torch.equal(one.input_ids_BS, same.input_ids_BS)
+    assert not torch.equal(one.pixel_values, other.pixel_values)
+
+
+def test_replayed_vision_answers_from_memory_and_restores_the_modules() -> None:
+    toy, pixels = Toy(), torch.randn(1, 2)
+    expected = toy(pixels)
+    answers = record_vision(toy, lambda: toy(pixels))
+    with replayed_vision(answers) as left_out:
+        assert not left_out()
+        assert torch.equal(toy(torch.zeros(1, 2)), expected)
+        assert left_out()
+    assert not torch.equal(toy(torch.zeros(1, 2)), expected)
+    assert all("forward" not in module.__dict__ for module in answers)
+
+
+def test_replayed_vision_says_when_the_tower_is_passed_by() -> None:
+    toy, pixels = Toy(around=True), torch.randn(1, 2)
+    answers = record_vision(toy, lambda: toy(pixels))
+    assert toy.model.vision_tower not in answers
+    with replayed_vision({}) as left_out:
+        toy(pixels)
+        assert not left_out()
+
+
+def test_resident_bytes_count_shared_memory_once() -> None:
+    model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False))
+    assert resident_bytes(model) == 800
+    model[1].weight = model[0].weight
+    assert resident_bytes(model) == 400
+
+
+def test_peak_on_the_cpu_is_the_most_held_at_once_and_not_the_sum() -> None:
+    model = nn.Linear(4, 4, bias=False)
+
+    def run() -> None:
+        first = torch.empty(1000)
+        second = torch.empty(2000)
+        del first, second
+        torch.empty(500)
+
+    assert peak_bytes(model, run) == 4 * (16 + 3000)
+
+
+def test_clock_gives_milliseconds_between_marks() -> None:
+    clock = Clock(torch.device("cpu"))
+    assert clock.between([1.0, 1.5, 1.75]) == pytest.approx([500.0, 250.0])
+    assert clock.between([clock.start(), clock.mark()])[0] >= 0
+
+
+def test_collector_is_off_inside_and_as_before_outside() -> None:
+    assert gc.isenabled()
+    with pytest.raises(KeyError), no_collector():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+
+
+def test_hardware_names_processor_cores_and_threads() -> None:
+    facts = describe("cpu")
+    assert facts["cpu"] and facts["cores"] >= 1 and facts["threads"] == torch.get_num_threads()
+    assert "gpu" not in facts
+
+
+def test_cpu_name_is_read_from_cpuinfo_and_survives_its_absence(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nprocessor\t: 1\nmodel name\t: Other\n")
+    assert cpu_name(info) == "Some CPU @ 2 GHz"
+    assert cpu_name(tmp_path / "missing")
+
+
+def test_versions_name_every_library_that_can_change_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evals.profiling import hardware
+
+    monkeypatch.setitem(hardware.PACKAGES, "torch", "a-package-that-is-not-there")
+    found = versions()
+    assert set(found) == {"python", "torch", "transformers", "lmms_eval", "hidrop"}
+    assert found["torch"] is None and found["transformers"]
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import evals.profiling, evals.report, sys; assert not {'torch', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_time_of_the_vision_side_is_taken_off_where_features_cannot_be_put_in(
+    tiny_llava: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runtime that does not call the modules: the prefill is the whole forward minus tower and projector alone."""
+    from baselines.vanilla import Vanilla
+    from evals.profiling import measure, profile
+
+    model = tiny_llava(layers=2)
+    loaded = SimpleNamespace(model=model, geometry=Geometry.from_config(model.config))
+    monkeypatch.setattr(measure, "record_vision", lambda model, forward: {})
+    monkeypatch.setattr(Clock, "between", lambda self, marks: [10.0] * (len(marks) - 1))
+    monkeypatch.setattr(measure, "_time_vision", lambda *args: [4.0])
+    settings = ProfileSettings(repeats=2, warmup=0, text_tokens=8, new_tokens=1)
+    found = profile(loaded, {"vanilla": Vanilla()}, settings)["vanilla"].measurements[0]
+    assert found.prefill_source == "difference"
+    assert found.ttft_ms.median == 10.0 and found.prefill_ms.median == 6.0
