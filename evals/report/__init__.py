@@ -1,0 +1,50 @@
+"""The results table: markdown, CSV and JSON files, and what the terminal shows.
+
+    write(document, Path("results/mini"))     # leaderboard.md, leaderboard.csv, leaderboard.json
+    show(document)                            # rich tables on a terminal, plain aligned text in a pipe
+
+`document` is the result document that `evals.document.build` makes and `leaderboard.json` holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["plain", "render_table", "show", "write"]
+
+
+def write(document: Mapping[str, Any], out: Path) -> list[Path]:
+    """Write leaderboard.md, .csv and .json into `out` and return their paths; see `evals.report.files.write`."""
+    from evals.report.files import write as write_files
+
+    return write_files(document, out)
+
+
+def render_table(document: Mapping[str, Any]) -> RenderableType:
+    """The document as something rich can print: tables that fit the console's width, then the caption."""
+    from evals.report.terminal import Leaderboard
+
+    return Leaderboard(document)
+
+
+def plain(document: Mapping[str, Any]) -> str:
+    """The document as aligned plain text of any width, for a pipe or a log."""
+    from evals.report.text import plain_text
+
+    return plain_text(document)
+
+
+def show(document: Mapping[str, Any], file: TextIO | None = None) -> None:
+    """Print the document to `file` (standard output): rich tables on a terminal, plain text elsewhere."""
+    from rich.console import Console
+
+    console = Console(file=file)
+    if console.is_terminal:
+        console.print(render_table(document))
+    else:
+        console.file.write(plain(document))

@@ -1,0 +1,126 @@
+"""Published numbers beside measured ones, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from evals.report.reference import Published, Reference, Source, available, load_reference
+from evals.report.rows import NEAR_SHARE, NEAR_TOKENS, VANILLA, Row, rows_of, tasks_of
+from evals.report.sheet import Entry, Sheet, score_text, task_name
+from evals.report.units import MISSING, fixed
+from hidrop.plan import TokenPlan
+
+MEASURED = "measured here"
+
+
+def references_of(document: Mapping[str, Any]) -> list[Reference]:
+    """What the document is to be compared with: the files it names under "reference"; for the paper's matrix all."""
+    named = document.get("reference")
+    if named is None:
+        named = available() if document.get("matrix") == "paper" else []
+    return [load_reference(name) for name in ([named] if isinstance(named, str) else named)]
+
+
+def published_sheet(document: Mapping[str, Any]) -> Sheet | None:
+    """Our row, then what was published for the same method and budget; None without anything to compare.
+
+    Only rows of the very architecture the numbers are of take part. The tokens are the true average where it is known:
+    "~" marks an inferred one, and "192?" the source's label where the average is not known.
+    """
+    sections: list[tuple[str, tuple[tuple[Entry, ...], ...]]] = []
+    tasks, measured = tasks_of(document), rows_of(document)
+    for reference, entries in _comparable(document):
+        rows = [row for row in measured if same_architecture(row, reference)]
+        for (method, trained, tokens), group in _groups(entries).items():
+            kind = "" if method == VANILLA else ", trained" if trained else ", training-free"
+            title = f"{reference.model}, {method}{'' if method == VANILLA else f' at {tokens:g} tokens'}{kind}"
+            ours = [row for row in rows if corresponds(row, group[0])]
+            lines = [_our_line(row, tasks) for row in ours]
+            lines += [_line(entry, reference, tasks) for entry in group]
+            sections.append((title, tuple(tuple(Entry(text) for text in line) for line in lines)))
+    if not sections:
+        return None
+    headers = ("Source", "Model or setting", "Tokens", *(task_name(task) for task in tasks), "% of vanilla")
+    return Sheet("Published numbers beside these", headers, tuple(sections))
+
+
+def same_architecture(row: Row, reference: Reference) -> bool:
+    """Whether a row was measured on the architecture of the reference: same layers, tokens, and operations."""
+    sizes = reference.sizes
+    if row.architecture != (sizes.layers, sizes.visual_tokens) or row.paper_macs is None:
+        return False
+    return TokenPlan(sizes, row.entering).paper_macs() == round(row.paper_macs)
+
+
+def corresponds(row: Row, entry: Published) -> bool:
+    """Whether a row is the measured counterpart of a published line: method, training, and budget as labelled."""
+    if row.method != entry.method or row.trained != entry.trained:
+        return False
+    tokens = row.nominal_tokens
+    near = max(NEAR_TOKENS, NEAR_SHARE * entry.tokens)
+    return row.method == VANILLA or (tokens is not None and abs(tokens - entry.tokens) <= near)
+
+
+def sources_used(document: Mapping[str, Any]) -> list[Source]:
+    """The sources of the lines in `published_sheet`, in the order of the reference file."""
+    used: dict[str, Source] = {}
+    for reference, entries in _comparable(document):
+        cited = {entry.source for entry in entries}
+        used |= {key: source for key, source in reference.sources.items() if key in cited}
+    return list(used.values())
+
+
+def published_metrics(document: Mapping[str, Any]) -> dict[str, str]:
+    """What the published score of each of the document's tasks is."""
+    kinds = {task: kind.metric for reference, _ in _comparable(document) for task, kind in reference.scores.items()}
+    return {task: kinds[task] for task in tasks_of(document) if task in kinds}
+
+
+def citation(source: Source) -> str:
+    """A source in full."""
+    link = f", {source.url}" if source.url else ""
+    note = f". Note: {source.note}" if source.note else ""
+    return f"{source.title}, {source.where}{link}{note}"
+
+
+def _comparable(document: Mapping[str, Any]) -> list[tuple[Reference, list[Published]]]:
+    """Each reference with its entries for methods and tasks that the document has on the same architecture."""
+    rows, tasks, found = rows_of(document), set(tasks_of(document)), []
+    for reference in references_of(document):
+        methods = {row.method for row in rows if same_architecture(row, reference)}
+        entries = [e for e in reference.entries if e.method in methods and (e.mean_percent or tasks & set(e.scores))]
+        found.append((reference, entries))
+    return found
+
+
+def _groups(entries: Iterable[Published]) -> dict[tuple[str, bool, float], list[Published]]:
+    """Entries by method, training and tokens: vanilla first, then by tokens (most first), method and training."""
+    groups: dict[tuple[str, bool, float], list[Published]] = {}
+    for entry in entries:
+        groups.setdefault((entry.method, entry.trained, entry.tokens), []).append(entry)
+    order = sorted(groups, key=lambda key: (key[0] != VANILLA, -key[2], key[0], key[1]))
+    return {key: groups[key] for key in order}
+
+
+def _our_line(row: Row, tasks: list[str]) -> list[str]:
+    scores = [score_text(row.scores.get(task)) for task in tasks]
+    return [MEASURED, f"{row.model}, {row.label}", fixed(row.average_tokens), *scores, fixed(row.percent_of_vanilla)]
+
+
+def _line(entry: Published, reference: Reference, tasks: list[str]) -> list[str]:
+    scores = [_printed(entry.scores[task]) if task in entry.scores else MISSING for task in tasks]
+    over = f" of {entry.mean_tasks}" if entry.mean_tasks else ""
+    mean = MISSING if entry.mean_percent is None else f"{_printed(entry.mean_percent)}{over}"
+    return [reference.sources[entry.source].short, entry.setting or MISSING, _tokens(entry), *scores, mean]
+
+
+def _tokens(entry: Published) -> str:
+    if entry.true_average is None:
+        return f"{entry.label:g}?"
+    return f"{'~' if entry.basis == 'inferred' else ''}{entry.true_average:g}"
+
+
+def _printed(value: float) -> str:
+    """A published number with one decimal, or as many as it has."""
+    return f"{value:.1f}" if round(value, 1) == value else f"{value:g}"

@@ -1,0 +1,141 @@
+"""Published numbers (`results/reference/*.yaml`): their schema and how they are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from evals import strict_yaml
+from hidrop.errors import UserError
+from hidrop.geometry import PRESETS, Geometry
+from hidrop.reducer import METHODS
+
+FOLDER = Path(__file__).parents[2] / "results" / "reference"
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ScoreKind(Strict):
+    """What a score is, and the largest value it can have."""
+
+    metric: Text
+    max: Positive
+
+
+class Source(Strict):
+    """Where a number was read. `short` stands in tables."""
+
+    short: Text
+    title: Text
+    where: Text
+    url: str | None = None
+    note: str | None = None
+
+
+class Published(Strict):
+    """One line of one published table. Numbers are as printed; None: not given there."""
+
+    method: str
+    trained: bool = False
+    # Visual tokens as the source calls its setting: not always what enters a layer on average.
+    label: Positive | None = None
+    setting: str | None = None
+    true_average: Positive | None = None
+    basis: Literal["published", "calculated", "inferred"] | None = None
+    source: str
+    scores: dict[str, Positive] = {}
+    mean_percent: Positive | None = None
+    mean_tasks: Annotated[int, Field(ge=1)] | None = None
+    tflops: Positive | None = None
+    latency_ms: Positive | None = None
+    hardware: str | None = None
+
+    @property
+    def tokens(self) -> float:
+        """The tokens by which the entry is sorted and found: its label, else the true average."""
+        tokens = self.true_average if self.label is None else self.label
+        assert tokens is not None
+        return tokens
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method '{self.method}'.{strict_yaml.suggestion(self.method, METHODS)}")
+        if self.label is None and self.true_average is None:
+            raise ValueError("an entry needs a label or a true_average")
+        if (self.true_average is None) != (self.basis is None):
+            raise ValueError("true_average and basis go together")
+        if (self.latency_ms is None) != (self.hardware is None):
+            raise ValueError("latency_ms and hardware go together")
+        if not self.scores and self.mean_percent is None:
+            raise ValueError("an entry needs scores or a mean_percent")
+        return self
+
+
+class Reference(Strict):
+    """The published numbers of one model."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    model: Text
+    geometry: str
+    scores: dict[str, ScoreKind]
+    sources: dict[str, Source]
+    entries: tuple[Published, ...]
+
+    @property
+    def sizes(self) -> Geometry:
+        """The sizes of the model that the numbers are of."""
+        return PRESETS[self.geometry]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.geometry not in PRESETS:
+            raise ValueError(f"geometry: unknown preset.{strict_yaml.suggestion(self.geometry, PRESETS)}")
+        wrong: list[str] = []
+        seen = set()
+        for index, entry in enumerate(self.entries):
+            place = f"entries[{index}]"
+            if entry.source not in self.sources:
+                wrong.append(f"{place}.source: no source '{entry.source}'")
+            for task, value in entry.scores.items():
+                if task not in self.scores:
+                    wrong.append(f"{place}.scores.{task}: not described under `scores`")
+                elif value > self.scores[task].max:
+                    wrong.append(f"{place}.scores.{task}: {value} is above {self.scores[task].max:g}")
+            for tokens in (entry.label, entry.true_average):
+                if tokens is not None and tokens > self.sizes.visual_tokens:
+                    wrong.append(f"{place}: {tokens:g} tokens are more than the model has")
+            key = (entry.method, entry.trained, entry.tokens, entry.source)
+            if key in seen:
+                wrong.append(f"{place}: a second entry for {key}")
+            seen.add(key)
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+
+def available() -> list[str]:
+    """The names of all reference files."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_reference(name: str | Path) -> Reference:
+    """The reference file of that name (or at that path). Raises UserError with every mistake and its place."""
+    path = Path(name)
+    if not path.is_file():
+        path = FOLDER / f"{Path(name).name.removesuffix('.yaml')}.yaml"
+    if not path.is_file():
+        raise UserError(f"reference '{name}': no such file.{strict_yaml.suggestion(str(name), available())}")
+    data = strict_yaml.read(path, path.name)
+    try:
+        return Reference.model_validate(data)
+    except ValidationError as error:
+        lines = [line for block in strict_yaml.problems(error, Reference) for line in block.splitlines()]
+        raise UserError("\n".join(f"{path.name}: {line}" for line in lines)) from None

@@ -1,0 +1,216 @@
+"""From cells to rows: one row per model x method x budget, in sections that may be compared with each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+VANILLA = "vanilla"
+# A method without a stated budget joins a budget's section when its average comes this near: HiDrop's schedule for
+# "80 tokens" has 80.03.
+NEAR_TOKENS, NEAR_SHARE = 0.5, 0.02
+
+Score = float | Literal["failed"] | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model with one method at one budget, over all tasks. None: not measured."""
+
+    model: str
+    method: str
+    label: str
+    trained: bool
+    budget: str | None
+    average_tokens: float | None
+    share: float | None
+    kept: int | None
+    entering: tuple[int, ...]
+    scores: dict[str, Score]
+    percent_of_vanilla: float | None
+    flops: float | None
+    paper_macs: float | None
+    kv_bytes: float | None
+    # The smallest batch's entry of the document's `profiles`, empty when nothing was timed.
+    profile: Mapping[str, Any]
+    timing_failed: bool
+
+    @property
+    def visual_tokens(self) -> int | None:
+        """Visual tokens of one image without reduction."""
+        if not self.average_tokens or not self.share:
+            return max(self.entering, default=None)
+        return round(self.average_tokens / self.share)
+
+    @property
+    def architecture(self) -> tuple[int, int] | None:
+        """Layers and visual tokens: rows that differ in them do not belong in one table. None: unknown."""
+        visual = self.visual_tokens
+        return (len(self.entering), visual) if self.entering and visual else None
+
+    @property
+    def nominal_tokens(self) -> float | None:
+        """The budget as an average number of visual tokens; without a stated one the average itself."""
+        if self.budget is None or self.visual_tokens is None:
+            return self.average_tokens
+        text = str(self.budget)
+        return float(text[:-1]) / 100 * self.visual_tokens if text.endswith("%") else float(text)
+
+    def millis(self, what: str, statistic: str = "median") -> float | None:
+        """A timing of this row in milliseconds: `what` is ttft, prefill or decode."""
+        return number((self.profile.get(f"{what}_ms") or {}).get(statistic))
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows with about the same budget, trained and training-free kept apart."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """All sections of one architecture."""
+
+    title: str
+    sections: tuple[Section, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(row for section in self.sections for row in section.rows)
+
+
+def tasks_of(document: Mapping[str, Any]) -> list[str]:
+    """The tasks that appear in the document, in the order of their first appearance."""
+    entries = [*document.get("cells", ()), *document.get("failed", ())]
+    return list(dict.fromkeys(entry["task"] for entry in entries if entry.get("task")))
+
+
+def rows_of(document: Mapping[str, Any]) -> list[Row]:
+    """Every row of the document, in the order of its first appearance. What failed makes rows as well."""
+    tasks, at_profile = tasks_of(document), sizes_are_of_profile(document)
+    cells, profiles, failed = (_by_row(document, kind) for kind in ("cells", "profiles", "failed"))
+    rows = []
+    for key in {**cells, **profiles, **failed}:
+        own, errors = cells.get(key, []), failed.get(key, [])
+        profile = min(profiles.get(key, []), key=lambda p: p["batch"], default={})
+        # What a row is, from whichever knows it: a failed row has no cell, a row without tasks only a profile.
+        known: dict[str, Any] = {}
+        for entry in (*reversed(errors), profile, *reversed(own)):
+            known |= entry
+        failed_tasks = {entry.get("task") for entry in errors}
+        scores: dict[str, Score] = {task: "failed" if task in failed_tasks else None for task in tasks}
+        scores |= {cell["task"]: number(cell.get("value")) for cell in own}
+        percents = {cell["task"]: number(cell.get("percent_of_vanilla")) for cell in own}
+        source = [profile] if profile and (at_profile or not own) else own
+        rows.append(
+            Row(
+                model=key[0],
+                method=known.get("method", key[1]),
+                label=key[1],
+                trained=bool(known.get("trained")),
+                budget=known.get("budget"),
+                average_tokens=number(known.get("average_tokens", _average(known))),
+                share=number(known.get("share")),
+                kept=known.get("kept"),
+                entering=tuple(known.get("entering") or ()),
+                scores=scores,
+                percent_of_vanilla=mean(percents.get(task) for task in tasks),
+                flops=mean(number(entry.get("flops")) for entry in source),
+                paper_macs=number(known.get("paper_macs")),
+                kv_bytes=mean(number(entry.get("kv_bytes")) for entry in source),
+                profile=profile,
+                timing_failed=None in failed_tasks,
+            )
+        )
+    return rows
+
+
+def sizes_are_of_profile(document: Mapping[str, Any]) -> bool:
+    """Whether operations and KV bytes are for the profile's prompt: where every row has one, so that rows compare.
+
+    Otherwise they are the mean over the tasks' prompts.
+    """
+    profiles = _by_row(document, "profiles")
+    return bool(profiles) and set(_by_row(document, "cells")) <= set(profiles)
+
+
+def _by_row(document: Mapping[str, Any], kind: str) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in document.get(kind, ()):
+        found.setdefault((entry["model"], label_of(entry)), []).append(entry)
+    return found
+
+
+def label_of(entry: Mapping[str, Any]) -> str:
+    """The row an entry belongs to: its label where it has one, else its method's name."""
+    return entry.get("label") or entry.get("method") or "?"
+
+
+def boards(document: Mapping[str, Any]) -> list[Board]:
+    """The document's rows by architecture, then by budget (largest first), training-free before trained."""
+    by_architecture: dict[Any, list[Row]] = {}
+    for row in rows_of(document):
+        by_architecture.setdefault(row.architecture, []).append(row)
+    unknown = by_architecture.pop(None, [])
+    if len(by_architecture) == 1:
+        next(iter(by_architecture.values())).extend(unknown)
+    elif unknown:
+        by_architecture[None] = unknown
+    found = []
+    for architecture, rows in by_architecture.items():
+        title = f"{architecture[0]} layers, {architecture[1]} visual tokens" if architecture else "unknown architecture"
+        found.append(Board(title, tuple(_sections(rows))))
+    return found
+
+
+def _sections(rows: list[Row]) -> list[Section]:
+    whole = [row for row in rows if row.method == VANILLA]
+    reduced = [row for row in rows if row.method != VANILLA and row.nominal_tokens is not None]
+    unknown = [row for row in rows if row.method != VANILLA and row.nominal_tokens is None]
+    anchors: list[float] = []
+    for row in sorted(reduced, key=lambda row: row.budget is None):  # stated budgets name the sections
+        tokens = _tokens(row)
+        if _anchor(tokens, anchors) is None:
+            anchors.append(tokens)
+    sections = [Section("All visual tokens", tuple(whole))] if whole else []
+    for anchor in sorted(anchors, reverse=True):
+        here = [row for row in reduced if _anchor(_tokens(row), anchors) == anchor]
+        for trained, kind in ((False, "training-free"), (True, "trained")):
+            some = tuple(row for row in here if row.trained is trained)
+            if some:
+                sections.append(Section(f"{anchor:.4g} tokens on average, {kind}", some))
+    return [*sections, Section("Not measured", tuple(unknown))] if unknown else sections
+
+
+def _tokens(row: Row) -> float:
+    assert row.nominal_tokens is not None
+    return row.nominal_tokens
+
+
+def _anchor(tokens: float, anchors: list[float]) -> float | None:
+    """The section a budget belongs to: the nearest one that is near enough."""
+    nearest = min(anchors, key=lambda anchor: abs(anchor - tokens), default=None)
+    if nearest is None or abs(nearest - tokens) > max(NEAR_TOKENS, NEAR_SHARE * nearest):
+        return None
+    return nearest
+
+
+def _average(entry: Mapping[str, Any]) -> float | None:
+    entering = entry.get("entering")
+    return sum(entering) / len(entering) if entering else None
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None for everything else a document may hold there."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean when every value is there; a mean over some of the tasks would not be comparable."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(found) else None

@@ -1,0 +1,48 @@
+"""The document on a terminal, with rich."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from evals.report.caption import caption
+from evals.report.sheet import Entry, Sheet
+from evals.report.text import Kind, layout, plain_table, sheets_of
+
+STYLES: dict[Kind, str] = {"title": "bold", "header": "bold underline", "section": "italic cyan", "row": ""}
+
+
+class Leaderboard:
+    """A rich renderable: one wide table where the terminal has the room for it, else accuracy and cost apart.
+
+    Lines are laid out as in plain text (rich's own tables have no field that spans columns, as a section's title
+    does) and only coloured here. Names are `Text`, so they are never read as markup.
+    """
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        sheets = sheets_of(self.document)
+        if any(width(sheet) > options.max_width for sheet in sheets):
+            sheets = sheets_of(self.document, split=True)
+        for sheet in sheets:
+            for kind, fields in layout(sheet):
+                line = Text("  ", style=STYLES[kind]).join(_field(entry) for entry in fields)
+                line.stylize_before(STYLES[kind])
+                yield line
+            yield Text()
+        for topic, text in caption(self.document):
+            yield Text.assemble((f"{topic}: ", "bold"), f"{text}.")
+
+
+def width(sheet: Sheet) -> int:
+    """Columns of the terminal that the sheet takes without wrapping a line."""
+    return max(len(line) for line in plain_table(sheet).splitlines())
+
+
+def _field(entry: Entry) -> Text:
+    return Text(entry.text, style="bold green" if entry.best else "red" if entry.text.strip() == "failed" else "")

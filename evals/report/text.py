@@ -1,0 +1,89 @@
+"""Sheets as markdown and as aligned plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from evals.report.caption import caption
+from evals.report.published import published_sheet
+from evals.report.sheet import Entry, Sheet, batch_sheet, main_sheets
+
+Kind = Literal["title", "header", "section", "row"]
+
+
+def sheets_of(document: Mapping[str, Any], *, split: bool = False) -> list[Sheet]:
+    """All tables of a document: results, timings by batch size, published numbers."""
+    extra = (batch_sheet(document), published_sheet(document))
+    return [*main_sheets(document, split=split), *(sheet for sheet in extra if sheet)]
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """The document as GitHub markdown; the tables can be pasted into a README as they are."""
+    blocks = [f"# Results: {escape(str(document.get('matrix') or 'unnamed'))}"]
+    for sheet in sheets_of(document):
+        blocks.append(markdown_table(sheet) if not sheet.title else f"## {sheet.title}\n\n{markdown_table(sheet)}")
+    blocks.append("\n".join(f"- **{topic}**: {escape(text)}." for topic, text in caption(document)))
+    return "\n\n".join(blocks) + "\n"
+
+
+def markdown_table(sheet: Sheet) -> str:
+    """One sheet as a markdown table; a section's title is a row of its own, in its first field."""
+    width = len(sheet.headers)
+    lines = [_line(escape(header) for header in sheet.headers)]
+    lines.append(_line(":---" if i < sheet.text_columns else "---:" for i in range(width)))
+    for title, rows in sheet.sections:
+        lines.append(_line([f"***{escape(title)}***", *[""] * (width - 1)]))
+        lines += [_line(_marked(entry) for entry in row) for row in rows]
+    return "\n".join(lines)
+
+
+def plain_text(document: Mapping[str, Any]) -> str:
+    """The document as aligned text without any markup."""
+    blocks = [f"Results: {document.get('matrix') or 'unnamed'}"]
+    blocks += [plain_table(sheet) for sheet in sheets_of(document)]
+    blocks.append("\n".join(f"{topic}: {text}." for topic, text in caption(document)))
+    return "\n\n".join(blocks) + "\n"
+
+
+def plain_table(sheet: Sheet) -> str:
+    """One sheet as aligned text: as wide as it needs to be, two spaces between columns."""
+    return "\n".join("  ".join(entry.text for entry in fields).rstrip() for _, fields in layout(sheet))
+
+
+def layout(sheet: Sheet) -> Iterator[tuple[Kind, tuple[Entry, ...]]]:
+    """The lines of a sheet with their kind; the fields of headers and rows are padded to the columns' widths."""
+    headers = tuple(Entry(header) for header in sheet.headers)
+    rows = [headers, *(row for _, section in sheet.sections for row in section)]
+    widths = [max(len(row[i].text) for row in rows) for i in range(len(headers))]
+
+    def padded(row: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        return tuple(
+            replace(entry, text=entry.text.ljust(width) if i < sheet.text_columns else entry.text.rjust(width))
+            for i, (entry, width) in enumerate(zip(row, widths, strict=True))
+        )
+
+    if sheet.title:
+        yield "title", (Entry(sheet.title),)
+    yield "header", padded(headers)
+    for title, section in sheet.sections:
+        yield "section", (Entry(f"-- {title}"),)
+        for row in section:
+            yield "row", padded(row)
+
+
+def escape(text: str) -> str:
+    """Text that markdown shows as it is inside a table: no new columns, lines, emphasis or HTML."""
+    for mark in ("\\", "|", "*", "_", "<", "`", "["):
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def _marked(entry: Entry) -> str:
+    text = escape(entry.text)
+    return f"**{text}**" if entry.best and text else text
+
+
+def _line(fields: Any) -> str:
+    return f"| {' | '.join(fields)} |".replace("|  |", "| |").replace("|  |", "| |")

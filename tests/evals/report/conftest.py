@@ -1,0 +1,140 @@
+"""Small result documents, made from real plans so that their numbers belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hidrop.geometry import PRESETS, Geometry
+from hidrop.plan import Cut, Schedule
+
+SMALL = Geometry(layers=4, hidden=32, intermediate=64, heads=4, kv_heads=4, head_dim=8, vocab=100, visual_tokens=16)
+WHOLE = Schedule()
+FREE = Schedule(cuts=(Cut(1, 4),))
+TRAINED = Schedule(inject=2, cuts=(Cut(2, 4),), exit=4)
+
+
+def make_cell(
+    model: str,
+    label: str,
+    schedule: Schedule,
+    task: str,
+    value: float | None,
+    *,
+    geometry: Geometry = SMALL,
+    base: float = 80.0,
+    **fields: Any,
+) -> dict[str, Any]:
+    """One cell of a document, as `evals.document.cell_entry` makes it."""
+    plan = schedule.plan(geometry)
+    return {
+        "model": model,
+        "method": label.split("-")[0],
+        "label": label,
+        "trained": False,
+        "task": task,
+        "metric": "exact_match",
+        "value": value,
+        "n": 500,
+        "n_failed": 0,
+        "average_tokens": plan.average_tokens,
+        "share": plan.share,
+        "kept": plan.kept,
+        "budget": None,
+        "percent_of_vanilla": None if value is None else 100 * value / base,
+        "entering": list(plan.entering),
+        "flops": plan.flops(12),
+        "paper_macs": plan.paper_macs(),
+        "kv_bytes": plan.kv_bytes(12, 4),
+        "seconds": 1.5,
+        **fields,
+    }
+
+
+def make_profile(cell: dict[str, Any], milliseconds: float, batch: int = 1) -> dict[str, Any]:
+    """The timing of a cell's row."""
+
+    def spread(median: float) -> dict[str, float]:
+        return {"median": median, "p95": 1.1 * median, "min": 0.9 * median}
+
+    return {
+        "model": cell["model"],
+        "method": cell["method"],
+        "label": cell["label"],
+        "batch": batch,
+        "text_tokens": 12,
+        "repeats": 10,
+        "prefill_ms": spread(milliseconds),
+        "decode_ms": spread(milliseconds / 10),
+        "ttft_ms": spread(2 * milliseconds),
+        "peak_bytes": 3 * 1024**2,
+        "kv_bytes": cell["kv_bytes"],
+        "flops": cell["flops"],
+        "paper_macs": cell["paper_macs"],
+    }
+
+
+def make_document(**fields: Any) -> dict[str, Any]:
+    """Two tasks, vanilla, a training-free method and one that the second model was trained with."""
+    cells = [
+        make_cell("mini", "vanilla", WHOLE, "gqa", 80.0),
+        make_cell("mini", "vanilla", WHOLE, "pope", 80.0, metric="f1"),
+        make_cell("mini", "fastv-7", FREE, "gqa", 60.0, budget="7"),
+        make_cell("mini", "fastv-7", FREE, "pope", 70.0, budget="7", metric="f1"),
+        make_cell("mini", "random-7", FREE, "gqa", 62.0, budget="7"),
+        make_cell("mini", "random-7", FREE, "pope", 64.0, budget="7", metric="f1", n_failed=2),
+        make_cell("mini-hidrop", "hidrop", TRAINED, "gqa", 78.04, trained=True),
+    ]
+    rows = {(cell["model"], cell["label"]): cell for cell in reversed(cells)}
+    return {
+        "schema": 1,
+        "matrix": "mini",
+        "out": "runs/mini",
+        "protocol": "llava",
+        "limit": None,
+        "hardware": {"device": "cpu", "cpu": "Some CPU", "cores": 2, "threads": 1, "memory_bytes": 8 * 1024**3},
+        "versions": {"python": "3.11.7", "torch": "2.13.0", "lmms_eval": None},
+        "date": "2026-01-02T03:04:05+00:00",
+        "cells": cells,
+        "profiles": [make_profile(cell, 10.0 * cell["share"]) for cell in reversed(rows.values())],
+        "failed": [
+            {
+                "model": "mini-hidrop",
+                "method": "hidrop",
+                "label": "hidrop",
+                "task": "pope",
+                "error": "RuntimeError: no | luck",
+            }
+        ],
+        **fields,
+    }
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    return make_document()
+
+
+@pytest.fixture
+def cell() -> Callable[..., dict[str, Any]]:
+    return make_cell
+
+
+@pytest.fixture
+def timing() -> Callable[..., dict[str, Any]]:
+    return make_profile
+
+
+@pytest.fixture
+def paper() -> dict[str, Any]:
+    """The paper's matrix on LLaVA-1.5-7B, with made-up scores."""
+    geometry = PRESETS["llava-1.5-7b"]
+    hidrop = Schedule(9, (Cut(10, 215), Cut(14, 10), Cut(16, 5), Cut(18, 1)), 25)
+    cells = [
+        make_cell("llava-1.5-7b", "vanilla", WHOLE, "gqa", 61.0, geometry=geometry, base=61.0),
+        make_cell("llava-1.5-7b", "fastv", Schedule(cuts=(Cut(2, 30),)), "gqa", 47.0, geometry=geometry, budget="64"),
+        make_cell("hidrop-64", "hidrop", hidrop, "gqa", 60.0, geometry=geometry, trained=True),
+    ]
+    return make_document(matrix="paper", cells=cells, profiles=[], failed=[])

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evals import report
+from evals.report.published import published_sheet
+from evals.report.reference import FOLDER, Published, Reference, available, load_reference
+from hidrop.errors import UserError
+from hidrop.plan import Cut, Schedule
+
+
+@pytest.fixture(scope="module")
+def llava() -> Reference:
+    return load_reference("llava-1.5-7b")
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    return yaml.safe_load((FOLDER / "llava-1.5-7b.yaml").read_text())
+
+
+def entry(reference: Reference, **fields: Any) -> Published:
+    found = [e for e in reference.entries if all(getattr(e, key) == value for key, value in fields.items())]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def refused(raw: dict[str, Any], folder: Path) -> str:
+    path = folder / "wrong.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError) as error:
+        load_reference(path)
+    return str(error.value)
+
+
+def test_every_reference_file_is_valid_and_every_source_is_used() -> None:
+    assert available()
+    for name in available():
+        reference = load_reference(name)
+        assert {e.source for e in reference.entries} == set(reference.sources)
+
+
+def test_every_method_of_the_paper_is_there(llava: Reference) -> None:
+    assert {e.method for e in llava.entries} == {"vanilla", "hidrop", "pdrop", "fastv", "sparsevlm"}
+
+
+def test_a_label_is_not_the_true_average(llava: Reference) -> None:
+    """SparseVLM's "192" runs 206.5 tokens a layer; its list says so."""
+    published = entry(llava, method="sparsevlm", label=192, source="sparsevlm-icml")
+    cuts = (Cut(3, 300, 9), Cut(7, 200, 4), Cut(16, 110, 3))
+    assert published.true_average == Schedule(cuts=cuts).plan(llava.sizes).average_tokens == 206.5
+
+
+@pytest.mark.parametrize(
+    ("label", "filters", "keep"),
+    [
+        (48, (10, 14, 16, 18), (87, 10, 5, 1)),
+        (64, (10, 14, 16, 18), (215, 10, 5, 1)),
+        (80, (10, 13, 16, 19), (453, 10, 5, 1)),
+    ],
+)
+def test_averages_of_hidrop_are_those_of_its_schedules(
+    llava: Reference, label: int, filters: tuple[int, ...], keep: tuple[int, ...]
+) -> None:
+    published = entry(llava, method="hidrop", label=label, source="hidrop")
+    schedule = Schedule(9, tuple(Cut(f, k) for f, k in zip(filters, keep, strict=True)), 25)
+    assert published.true_average == pytest.approx(schedule.plan(llava.sizes).average_tokens, abs=0.005)
+
+
+def test_printed_flops_of_the_visual_convention_follow_from_the_average(llava: Reference) -> None:
+    vanilla = Schedule().plan(llava.sizes).paper_macs() / 1e12
+    assert entry(llava, method="vanilla", source="hidrop").tflops == pytest.approx(vanilla, abs=0.005)
+    pdrop = Schedule(cuts=(Cut(8, 288), Cut(16, 144), Cut(24, 72))).plan(llava.sizes)
+    published = entry(llava, method="pdrop", trained=True, source="pdrop-trained", true_average=270)
+    assert pdrop.average_tokens == published.true_average
+    assert published.tflops == pytest.approx(pdrop.paper_macs() / 1e12, abs=0.005)
+
+
+def test_sources_that_disagree_are_kept_apart(llava: Reference) -> None:
+    scores = {
+        e.source: e.scores["pope"]
+        for e in llava.entries
+        if (e.method, e.label) == ("fastv", 128) and "pope" in e.scores
+    }
+    assert scores == {"sparsevlm-v1": 59.6, "sparsevlm-icml": 53.4, "restore": 68.3}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labell": 64}, r"entries\[0\]\.labell: unknown field. Did you mean 'label'\?"),
+        ({"method": "fastvv"}, "unknown method 'fastvv'. Did you mean 'fastv'"),
+        ({"source": "hearsay"}, r"entries\[0\]\.source: no source 'hearsay'"),
+        ({"scores": {"gqa": 161.9}}, r"entries\[0\]\.scores\.gqa: 161\.9 is above 100"),
+        ({"scores": {"gqqa": 61.9}}, r"entries\[0\]\.scores\.gqqa: not described"),
+        ({"basis": None}, "true_average and basis go together"),
+        ({"true_average": 600.0}, "600 tokens are more than the model has"),
+        ({"latency_ms": 5.0}, "latency_ms and hardware go together"),
+        ({"scores": {}, "mean_percent": None}, "needs scores or a mean_percent"),
+        ({"label": None, "true_average": None, "basis": None}, "needs a label or a true_average"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_place(
+    raw: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    import re
+
+    raw["entries"][0] |= change
+    assert re.search(message, refused(raw, tmp_path))
+
+
+def test_the_same_line_twice_is_refused(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["entries"].append(raw["entries"][0])
+    assert "a second entry" in refused(raw, tmp_path)
+
+
+def test_an_unknown_name_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(UserError, match=r"llava-1\.5-7.*Did you mean 'llava-1\.5-7b'"):
+        load_reference("llava-1.5-7")
+
+
+def test_published_numbers_stand_below_the_measured_row_of_the_same_budget(paper: dict[str, Any]) -> None:
+    sheet = published_sheet(paper)
+    assert sheet is not None
+    sections = {title: [[field.text for field in row] for row in rows] for title, rows in sheet.sections}
+    trained = sections["llava-1.5-7b, hidrop at 64 tokens, trained"]
+    assert [row[0] for row in trained] == ["measured here", "HiDrop"]
+    assert [row[3] for row in trained] == ["60.0", "60.5"]
+    free = sections["llava-1.5-7b, fastv at 64 tokens, training-free"]
+    assert [row[2] for row in free] == ["64.1", "64?", "64?", "~81.2", "64?"]
+    assert sections["llava-1.5-7b, vanilla"][0][0] == "measured here"
+    assert not any("pdrop" in title or "sparsevlm" in title for title in sections)  # not in this matrix
+
+
+def test_each_published_number_has_its_source_in_the_caption(paper: dict[str, Any]) -> None:
+    text = report.plain(paper)
+    sheet = published_sheet(paper)
+    assert sheet is not None
+    for name in {row[0].text for _, rows in sheet.sections for row in rows} - {"measured here"}:
+        assert f"Source {name}:" in text
+
+
+def test_published_numbers_are_not_put_beside_another_architecture(
+    paper: dict[str, Any], document: dict[str, Any]
+) -> None:
+    assert published_sheet({**document, "matrix": "paper"}) is None
+    for cell in paper["cells"]:
+        cell["paper_macs"] //= 2  # as deep, as many tokens, but narrower
+    assert published_sheet(paper) is None
+
+
+def test_a_document_can_name_its_references(paper: dict[str, Any]) -> None:
+    assert published_sheet({**paper, "matrix": "mine"}) is None
+    assert published_sheet({**paper, "matrix": "mine", "reference": ["llava-1.5-7b"]}) is not None
+    assert published_sheet({**paper, "reference": []}) is None

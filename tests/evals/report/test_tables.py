@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from evals import report
+from evals.report.rows import boards, rows_of
+from evals.report.sheet import batch_sheet, main_sheets
+from evals.report.text import escape, markdown, plain_table
+
+GOLDEN = Path(__file__).with_name("leaderboard.md")
+Cell = Callable[..., dict[str, Any]]
+
+
+def titles(document: dict[str, Any]) -> list[str]:
+    return [section.title for board in boards(document) for section in board.sections]
+
+
+def test_markdown_is_the_golden_one(document: dict[str, Any]) -> None:
+    assert markdown(document) == GOLDEN.read_text()
+
+
+def test_every_line_of_a_markdown_table_has_as_many_fields_as_its_header(document: dict[str, Any]) -> None:
+    document["cells"][0]["model"] = "a|b"
+    lines = [line.replace("\\|", "") for line in markdown(document).splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_markdown_shows_names_literally() -> None:
+    assert escape("a|b*c_d<e`f[g\\h\ni") == "a\\|b\\*c\\_d\\<e\\`f\\[g\\\\h i"
+
+
+def test_there_is_one_row_per_model_and_label(document: dict[str, Any]) -> None:
+    names = [(row.model, row.label) for row in rows_of(document)]
+    assert names == [("mini", "vanilla"), ("mini", "fastv-7"), ("mini", "random-7"), ("mini-hidrop", "hidrop")]
+
+
+def test_sections_go_from_all_tokens_down_with_trained_apart(cell: Cell, document: dict[str, Any]) -> None:
+    from hidrop.plan import Cut, Schedule
+
+    document["cells"].append(cell("mini", "fastv-10", Schedule(cuts=(Cut(1, 8),)), "gqa", 70.0, budget="10"))
+    assert titles(document) == [
+        "All visual tokens",
+        "10 tokens on average, training-free",
+        "7 tokens on average, training-free",
+        "5 tokens on average, trained",
+    ]
+
+
+def test_a_row_without_a_budget_joins_the_budget_its_average_is_near(cell: Cell) -> None:
+    from hidrop.geometry import PRESETS
+    from hidrop.plan import Cut, Schedule
+
+    geometry = PRESETS["llava-1.5-7b"]
+    hidrop = Schedule(9, (Cut(10, 453), Cut(13, 10), Cut(16, 5), Cut(19, 1)), 25)
+    fastv = Schedule(cuts=(Cut(2, 47),))
+    cells = [
+        cell("b", "hidrop", hidrop, "gqa", 60.0, geometry=geometry, trained=True),
+        cell("a", "fastv", fastv, "gqa", 50.0, geometry=geometry, budget="80"),
+    ]
+    assert titles({"cells": cells}) == ["80 tokens on average, training-free", "80 tokens on average, trained"]
+
+
+def test_a_budget_in_percent_is_one_of_tokens(cell: Cell) -> None:
+    from hidrop.plan import Cut, Schedule
+
+    rows = rows_of({"cells": [cell("a", "fastv", Schedule(cuts=(Cut(1, 4),)), "gqa", 50.0, budget="43.75%")]})
+    assert rows[0].nominal_tokens == pytest.approx(7.0)
+
+
+def test_models_of_another_size_get_a_table_of_their_own(cell: Cell, document: dict[str, Any]) -> None:
+    from dataclasses import replace
+
+    from hidrop.geometry import PRESETS
+    from hidrop.plan import Schedule
+
+    deeper = replace(PRESETS["llava-1.5-13b"])
+    document["cells"].append(cell("big", "vanilla", Schedule(), "gqa", 90.0, geometry=deeper))
+    assert [sheet.title for sheet in main_sheets(document)] == [
+        "4 layers, 16 visual tokens",
+        "40 layers, 576 visual tokens",
+    ]
+
+
+def test_a_failed_cell_says_so_and_a_missing_one_is_a_dash(document: dict[str, Any]) -> None:
+    del document["cells"][5]
+    lines = {line.split()[1]: line for line in report.plain(document).splitlines() if line.startswith("mini")}
+    assert "failed" in lines["hidrop"]
+    assert " - " in lines["random-7"]
+
+
+def test_a_mean_over_some_of_the_tasks_is_not_shown(document: dict[str, Any]) -> None:
+    means = {row.label: row.percent_of_vanilla for row in rows_of(document)}
+    assert means["fastv-7"] == pytest.approx(100 * (60 + 70) / 160)
+    assert means["hidrop"] is None
+
+
+def test_nan_counts_as_missing(document: dict[str, Any]) -> None:
+    document["cells"][2]["value"] = math.nan
+    row = rows_of(document)[1]
+    assert row.scores == {"gqa": None, "pope": 70.0}
+    assert "nan" not in report.plain(document)
+
+
+def test_a_method_of_which_everything_failed_has_a_row(document: dict[str, Any]) -> None:
+    document["failed"].append({"model": "mini", "method": "pdrop", "label": "pdrop-5", "task": "gqa", "error": "boom"})
+    assert titles(document)[-1] == "Not measured"
+    row = rows_of(document)[-1]
+    assert (row.label, row.scores) == ("pdrop-5", {"gqa": "failed", "pope": None})
+
+
+def test_a_failed_timing_is_shown_where_the_timing_would_be(document: dict[str, Any]) -> None:
+    document["profiles"] = []
+    document["failed"] = [{"model": "mini", "method": "vanilla", "label": "vanilla", "task": None, "error": "no time"}]
+    sheet = main_sheets(document)[0]
+    place = sheet.headers.index("Prefill ms")
+    shown = [row[place].text for _, rows in sheet.sections for row in rows]
+    assert shown == ["failed", "-", "-", "-"]
+    assert "mini/vanilla/timing: no time" in report.plain(document)
+
+
+def test_without_any_timing_there_are_no_timing_columns(document: dict[str, Any]) -> None:
+    document["profiles"] = []
+    assert not any(header.endswith(" ms") for header in main_sheets(document)[0].headers)
+
+
+def test_the_best_of_a_section_is_bold_and_a_lone_row_is_not(document: dict[str, Any]) -> None:
+    text = markdown(document)
+    assert "**62.0**" in text and "**70.0**" in text
+    assert "**80.0**" not in text and "**78.0**" not in text
+
+
+def test_units_are_chosen_for_a_whole_column(cell: Cell, document: dict[str, Any]) -> None:
+    assert {"kFLOP", "MFLOP"} & set(main_sheets(document)[0].headers)
+    from hidrop.geometry import PRESETS
+    from hidrop.plan import Schedule
+
+    big = cell("7b", "vanilla", Schedule(), "gqa", 60.0, geometry=PRESETS["llava-1.5-7b"])
+    headers = main_sheets({"cells": [big]})[0].headers
+    assert {"TFLOP", "Paper TMAC", "KV MiB"} <= set(headers)
+    assert "3.82" in report.plain({"cells": [big]})
+
+
+def test_operations_are_for_the_timed_prompt_only_where_every_row_was_timed(document: dict[str, Any]) -> None:
+    document["profiles"][0]["flops"] = 123.0
+    assert rows_of(document)[0].flops == 123.0
+    assert "with 12 text tokens" in report.plain(document)
+    del document["profiles"][1]
+    assert rows_of(document)[0].flops == document["cells"][0]["flops"]
+    assert "mean over the tasks' prompts" in report.plain(document)
+
+
+def test_the_main_table_has_the_smallest_batch_and_another_table_all(
+    document: dict[str, Any], timing: Callable[..., dict[str, Any]]
+) -> None:
+    assert batch_sheet(document) is None
+    document["profiles"].insert(0, timing(document["cells"][0], 400.0, batch=4))
+    assert rows_of(document)[0].millis("prefill") == 10.0
+    sheet = batch_sheet(document)
+    assert sheet is not None
+    assert [title for title, _ in sheet.sections] == ["Batch 1", "Batch 4"]
+    tokens = sheet.headers.index("Tokens/s")
+    assert sheet.sections[1][1][0][tokens].text == "100.0"  # 4 sequences, 40 ms a step
+
+
+def test_caption_names_what_a_number_stands_on(document: dict[str, Any]) -> None:
+    document |= {"limit": 20, "dtype": "float32"}
+    text = report.plain(document)
+    for fact in (
+        "llava",
+        "dtype float32",
+        "first 20 samples",
+        "GQA exact_match on 500",
+        "POPE f1 on 500",
+        "Some CPU",
+        "2 cores",
+        "1 thread,",
+        "8 GiB memory",
+        "torch 2.13.0",
+        "2026-01-02",
+        "2 in mini/random-7/pope",
+        "mini-hidrop/hidrop/pope: RuntimeError",
+    ):
+        assert fact in text, fact
+
+
+def test_a_pipe_gets_plain_text_and_a_terminal_does_not(document: dict[str, Any]) -> None:
+    pipe = io.StringIO()
+    report.show(document, pipe)
+    assert pipe.getvalue() == report.plain(document)
+    assert "\x1b" not in pipe.getvalue() and "|" not in pipe.getvalue().replace("no | luck", "")
+
+
+@pytest.mark.parametrize("width", [100, 220])
+def test_a_terminal_gets_tables_that_fit_it(document: dict[str, Any], width: int) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    console.print(report.render_table(document))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("Accuracy" in shown) == (width == 100)
+    row = next(line for line in shown.splitlines() if "fastv-7" in line)
+    assert "60.0" in row and "70.0" in row
+
+
+def test_names_are_not_read_as_markup(document: dict[str, Any]) -> None:
+    document["cells"][0]["model"] = "[red]mini[/red]"
+    console = Console(file=io.StringIO(), force_terminal=True, width=300, color_system=None)
+    console.print(report.render_table(document))
+    assert "[red]mini[/red]" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_an_empty_document_has_a_report() -> None:
+    assert report.plain({"matrix": "mini", "cells": []}).startswith("Results: mini")
+    assert markdown({}).startswith("# Results: unnamed")
+
+
+def test_columns_of_plain_tables_are_aligned(document: dict[str, Any]) -> None:
+    lines = [line for line in plain_table(main_sheets(document)[0]).splitlines() if not line.startswith("--")]
+    end = lines[0].index("GQA") + len("GQA")
+    assert all(line[end - 1] != " " and line[end] == " " for line in lines)
