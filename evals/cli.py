@@ -1,0 +1,213 @@
+"""The command line: run, plan, validate, train, report. Heavy libraries are imported when a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals import packages
+from hidrop.errors import UserError
+
+if TYPE_CHECKING:
+    from evals.matrix import Cell, Matrix
+
+DONE, SOME_FAILED, USER, INTERRUPTED = 0, 1, 2, 130
+COMMANDS = ("run", "plan", "validate", "train", "report")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns 0: done, 1: some cells failed, 2: the user has to change something, 130: interrupted."""
+    arguments = parser().parse_args(with_command(sys.argv[1:] if argv is None else argv))
+    try:
+        return arguments.action(arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return USER
+    except ModuleNotFoundError as error:
+        if error.name not in packages.COMMANDS:
+            raise
+        print(packages.missing(error.name), file=sys.stderr)
+        return USER
+    except KeyboardInterrupt:
+        print("interrupted. Run the same command again to go on where this one stopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `run.py plan paper | head`
+        sys.stderr.close()
+        return DONE
+
+
+def with_command(argv: list[str]) -> list[str]:
+    """`--matrix mini` stands for `run --matrix mini`."""
+    implied = argv and argv[0] not in (*COMMANDS, "-h", "--help") and argv[0].startswith("-")
+    return ["run", *argv] if implied else argv
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="run.py",
+        description="Compare visual-token reduction methods on one runtime: accuracy, FLOPs, memory, latency.",
+        epilog="`run.py --matrix X` is short for `run.py run --matrix X`; X is a file, or smoke, mini or paper.",
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a matrix and write its table; run again to finish what is missing")
+    run.add_argument("--matrix", required=True, metavar="FILE", help="matrix file, or the name of a bundled one")
+    run.set_defaults(action=run_command)
+
+    plan = commands.add_parser("plan", help="print tokens, FLOPs and KV bytes of every row; loads no weights")
+    plan.add_argument("matrix", metavar="FILE")
+    plan.set_defaults(action=plan_command)
+
+    validate = commands.add_parser("validate", help="list everything that would keep a matrix from running")
+    validate.add_argument("matrix", metavar="FILE")
+    validate.set_defaults(action=validate_command)
+
+    for command in (run, plan, validate):
+        command.add_argument("--only", metavar="PATTERN", help="only cells whose model/method/task matches")
+        command.add_argument("--json", action="store_true", help="last line of stdout: the result as one JSON document")
+    for command in (run, validate):
+        command.add_argument("--out", type=Path, metavar="DIR", help="results folder (default: results/<matrix>)")
+        command.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 ... (default: the matrix's)")
+        command.add_argument("--limit", type=positive, metavar="N", help="only the first N samples of each task")
+
+    train = commands.add_parser("train", help="train a small model by its recipe, such as mini-hidrop")
+    train.add_argument("recipe", metavar="RECIPE")
+    train.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    train.add_argument("--out", type=Path, metavar="DIR")
+    train.set_defaults(action=train_command)
+
+    report = commands.add_parser("report", help="write the tables of a results folder again from its leaderboard.json")
+    report.add_argument("folder", type=Path, metavar="DIR")
+    report.add_argument("--json", action="store_true")
+    report.set_defaults(action=report_command)
+    return top
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from evals import engine, report, runner
+    from evals.progress import Progress
+    from evals.resolve import resolve
+    from evals.validate import check
+
+    matrix, cells = chosen(arguments)
+    device, out = device_of(arguments, matrix), out_of(arguments, matrix)
+    rows, problems = check(matrix, cells, device=device, out=out)
+    if problems:
+        raise UserError("\n".join(problems))
+    asked = {cell.key for cell in cells}
+    others = [cell for cell in matrix.cells() if cell.key not in asked]
+    rows |= resolve(matrix, others)[0]  # their problems are not this run's
+    # With --json, stdout is for the document alone.
+    stream = sys.stderr if arguments.json else sys.stdout
+    with Progress(Console(file=stream), len(cells)) as progress:
+        document = runner.run(
+            matrix,
+            cells,
+            rows,
+            out,
+            device=device,
+            engine=engine.default(),
+            progress=progress,
+            others=[cell for cell in others if (cell.model, cell.label) in rows],
+        )
+    written = report.write(document, out)
+    report.show(document, stream)
+    for failure in document["failed"]:
+        where = "/".join(part for part in (failure["model"], failure["label"], failure["task"]) if part)
+        print(f"failed: {where}: {failure['error']} (traceback: {failure['traceback']})", file=sys.stderr)
+    print(f"written: {', '.join(str(path) for path in written)}", file=stream)
+    print_json(arguments, document)
+    return SOME_FAILED if document["failed"] else DONE
+
+
+def plan_command(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from evals import planning
+    from evals.resolve import resolve
+
+    matrix, cells = chosen(arguments)
+    rows, problems = resolve(matrix, cells, trust_presets=True)
+    entries = [planning.entry(row, matrix) for row in rows.values()]
+    console = Console()
+    if not entries:
+        pass
+    elif console.is_terminal:
+        console.print(planning.table(matrix, entries))
+    else:
+        console.file.write(planning.plain(matrix, entries))
+    if problems:
+        raise UserError("\n".join(problems))
+    print_json(arguments, {"matrix": matrix.name, "rows": entries})
+    return DONE
+
+
+def validate_command(arguments: argparse.Namespace) -> int:
+    from evals.validate import check
+
+    matrix, cells = chosen(arguments)
+    rows, problems = check(matrix, cells, device=device_of(arguments, matrix), out=out_of(arguments, matrix))
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print(f"{matrix.file}: ok, {len(cells)} cells in {len(rows)} rows")
+    print_json(arguments, {"matrix": matrix.name, "cells": len(cells), "problems": problems})
+    return USER if problems else DONE
+
+
+def train_command(arguments: argparse.Namespace) -> int:
+    from hidrop.training import train
+
+    train(arguments.recipe, out=arguments.out, resume=arguments.resume)
+    return DONE
+
+
+def report_command(arguments: argparse.Namespace) -> int:
+    from evals import report
+
+    path = arguments.folder / "leaderboard.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}. It is written by `run.py --matrix`") from None
+    except ValueError:
+        raise UserError(f"{path}: not JSON. Run the matrix again: finished cells are not run twice") from None
+    report.write(document, arguments.folder)
+    report.show(document, sys.stderr if arguments.json else sys.stdout)
+    print_json(arguments, document)
+    return DONE
+
+
+def chosen(arguments: argparse.Namespace) -> tuple[Matrix, list[Cell]]:
+    """The matrix that a command names, and those of its cells that it asks for."""
+    from evals.matrix import load_matrix
+
+    matrix = load_matrix(arguments.matrix, limit=getattr(arguments, "limit", None))
+    return matrix, matrix.cells(only=arguments.only)
+
+
+def device_of(arguments: argparse.Namespace, matrix: Matrix) -> str:
+    from evals.validate import pick_device
+
+    return pick_device(arguments.device or matrix.device)
+
+
+def out_of(arguments: argparse.Namespace, matrix: Matrix) -> Path:
+    return arguments.out or Path("results") / matrix.name
+
+
+def print_json(arguments: argparse.Namespace, document: dict[str, Any]) -> None:
+    if arguments.json:
+        print(json.dumps(document, ensure_ascii=False), flush=True)

@@ -1,0 +1,107 @@
+"""The parts a run is made of, bound late: importing this module loads neither torch nor lmms-eval.
+
+The runner only sees an Engine, so its own rules (what is skipped, what a failure does) are tested without a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evals.matrix import Cell
+from evals.profiling.settings import ProfileSettings
+from evals.tasks import TaskSpec
+from hidrop.reducer import Reducer
+
+if TYPE_CHECKING:
+    from evals.tasks import TaskResult
+
+# Raise this when a change of the code changes answers: cells that were finished before it are then run again.
+NUMERIC_VERSION = 1
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Loading, answering, scoring, timing. `default()` is the real one."""
+
+    load: Callable[[Cell, str], Any]  # (cell, device) -> Loaded
+    weights_digest: Callable[[str], str]
+    data_digest: Callable[[Cell], str]
+    # (loaded, method, cell, called with each new sample's record, records of an earlier run by doc_id)
+    language_model: Callable[[Any, Reducer, Cell, Callable[[Record], None], Mapping[int, Record]], Any]
+    evaluate: Callable[[Any, Cell], TaskResult]
+    profile: Callable[[Any, Mapping[str, Reducer], ProfileSettings], Mapping[str, Any]]
+    release: Callable[[], None]
+
+
+def default() -> Engine:
+    return Engine(load, weights_digest, data_digest, language_model, evaluate, profile, release)
+
+
+def load(cell: Cell, device: str) -> Any:
+    from hidrop.models import load as load_model
+
+    return load_model(cell.spec.source, dtype=cell.dtype, device=device, attention=cell.attention)
+
+
+def weights_digest(source: str) -> str:
+    """sha256 over a checkpoint's weights and over the small files (config, tokenizer, processor) beside them."""
+    from hidrop.models import tensor_files
+    from hidrop.models.digest import digest
+    from hidrop.models.sources import find
+
+    folder = find(source)
+    small = [p for pattern in ("*.json", "*.model", "*.jinja") for p in folder.glob(pattern)]
+    return digest([*tensor_files(source), *small])
+
+
+def data_digest(cell: Cell) -> str:
+    from evals.tasks import data_digest as digest
+
+    return digest(task(cell))
+
+
+def language_model(
+    loaded: Any, reducer: Reducer, cell: Cell, record: Callable[[Record], None], done: Mapping[int, Record]
+) -> Any:
+    from evals.lmms_model import HidropLlava
+
+    return HidropLlava.from_loaded(
+        loaded,
+        reducer,
+        protocol=cell.protocol,
+        batch_size=cell.batch_size,
+        record=record,
+        done={(cell.task, doc_id): answer for doc_id, answer in done.items()},
+    )
+
+
+def evaluate(lm: Any, cell: Cell) -> TaskResult:
+    from evals.tasks import evaluate as evaluate_task
+
+    return evaluate_task(lm, task(cell), limit=cell.limit)
+
+
+def task(cell: Cell) -> TaskSpec:
+    """The task of a cell as `evals.tasks` knows it."""
+    return TaskSpec(cell.task, cell.data, cell.protocol)
+
+
+def profile(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings) -> Mapping[str, Any]:
+    from evals.profiling import profile as measure
+
+    return measure(loaded, reducers, settings)
+
+
+def release() -> None:
+    """Give a model's memory back before the next one is loaded."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

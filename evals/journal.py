@@ -1,0 +1,160 @@
+"""What a run leaves behind while it runs: one append-only JSON-lines file per cell, and who is writing there.
+
+The first line of a journal is its header {"schema": 1, "kind": "cell", "id", "identity"}; then come, in the order in
+which they were made, {"kind": "answer", "doc_id", ...} for each sample, {"kind": "score", "doc_id", ...} once the task
+has been scored, and {"kind": "result", ...} as the last line of a finished cell. A torn last line (the machine went
+down while it was written) is cut off when the file is opened again; damage anywhere else is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from hidrop.errors import UserError
+
+SCHEMA = 1
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def identity_hash(identity: dict[str, Any]) -> str:
+    """sha256 of everything that changes a cell's numbers; a cell with another hash is another cell."""
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+class Journal:
+    """The records of one cell. `answers` by doc_id are those of an earlier run, `result` is set if that one ended.
+
+    A doc_id is enough of a key: data, protocol and decoding are in the identity. Opening creates nothing; the file
+    and its header are written with the first record.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]):
+        self.path = path
+        self.identity = identity
+        self.id = identity_hash(identity)
+        self.answers: dict[int, dict[str, Any]] = {}
+        self.result: dict[str, Any] | None = None
+        self._scores = 0
+        self._file: Any = None
+        self._good_bytes = 0
+        if path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        data = self.path.read_bytes()
+        lines = data.split(b"\n")
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                record = json.loads(line)
+                kind = record["kind"]
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{self.path}: line {number} is damaged. Delete the file to run this cell again"
+                ) from None
+            if number == 1:
+                self._check_header(record)
+            elif kind == "answer":
+                self.answers[record["doc_id"]] = record
+            elif kind == "score":
+                self._scores += 1
+            elif kind == "result":
+                self.result = record
+            self._good_bytes += len(line) + 1
+
+    def _check_header(self, record: dict[str, Any]) -> None:
+        if record.get("schema") != SCHEMA:
+            raise UserError(f"{self.path}: written by another version (schema {record.get('schema')}, not {SCHEMA})")
+        if record.get("id") != self.id:
+            raise UserError(f"{self.path}: holds another cell than its name says. Move it away")
+
+    def append(self, *records: dict[str, Any], sync: bool = True) -> None:
+        """Write the records. They outlive this process from now on, and with `sync` also a crash of the machine."""
+        text = "".join(canonical(record) + "\n" for record in records)
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab")
+            self._file.truncate(self._good_bytes)
+            if self._good_bytes == 0:
+                header = {"schema": SCHEMA, "kind": "cell", "id": self.id, "identity": self.identity}
+                text = canonical(header) + "\n" + text
+        self._file.write(text.encode())
+        self._file.flush()
+        if sync:
+            os.fsync(self._file.fileno())
+
+    def finish(self, scores: Iterable[dict[str, Any]], result: dict[str, Any]) -> None:
+        """The scores of all samples and the cell's result: from now on the cell is done."""
+        new = [{"kind": "score", **score} for score in scores][self._scores :]
+        done = {"kind": "result", **result}
+        self.append(*new, done)
+        self.result = done
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process. Raises UserError, naming the other one, while another process holds it.
+
+    The lock is the kernel's, so one left by a process that died is free again; the file only says whose it was.
+    """
+    import fcntl
+
+    path = folder / ".lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise UserError(
+                f"{folder}: in use by {handle.read().strip() or 'another process'}. Wait for it, or use another --out"
+            ) from None
+        handle.seek(0)
+        handle.truncate()
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        handle.flush()
+        try:
+            yield
+        finally:
+            handle.seek(0)
+            handle.truncate()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file in one step, so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def slug(key: str) -> str:
+    """A cell's key as a file name: "mini/fastv-25%/gqa" -> "mini.fastv-25pct.gqa"."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", key.replace("/", ".").replace("%", "pct"))

@@ -1,0 +1,28 @@
+"""The packages a matrix may need, and how to get one that is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+
+COMMANDS = {
+    "torch": "pip install torch",
+    "transformers": "pip install 'transformers>=5.17,<6'",
+    "datasets": "pip install datasets",
+    "pyarrow": "pip install pyarrow",
+    "pydantic": "pip install pydantic",
+    "yaml": "pip install pyyaml",
+    "rich": "pip install rich",
+    # Its own dependencies would bring in another torch.
+    "lmms_eval": "pip install --no-deps lmms-eval==0.7.3",
+}
+
+
+def missing(name: str) -> str:
+    """What to tell a user who lacks a package."""
+    return f"package {name} is not installed. Get it: {COMMANDS[name]}"
+
+
+def lacking(names: Iterable[str]) -> list[str]:
+    """Those of `names` that cannot be imported."""
+    return [name for name in names if importlib.util.find_spec(name) is None]

@@ -1,0 +1,95 @@
+"""`run.py plan`: what each row of a matrix costs, from arithmetic alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from rich.table import Table
+
+from evals.document import ELEMENT_BYTES
+from evals.matrix import Matrix
+from evals.resolve import Row
+
+
+def run_lengths(entering: Iterable[int]) -> str:
+    """(576, 576, 64, 64, 64) -> "2x576 3x64": how many layers in a row are entered by how many visual tokens."""
+    return " ".join(f"{sum(1 for _ in group)}x{tokens}" for tokens, group in itertools.groupby(entering))
+
+
+def entry(row: Row, matrix: Matrix) -> dict[str, Any]:
+    """One row of the plan, as `--json` prints it."""
+    dtype = matrix.models[row.model].dtype or matrix.dtype
+    return {
+        "model": row.model,
+        "label": row.label,
+        "method": row.method,
+        "trained": row.trained,
+        "budget": row.budget,
+        "average_tokens": row.plan.average_tokens,
+        "share": row.plan.share,
+        "kept": row.plan.kept,
+        "entering": list(row.plan.entering),
+        "text_tokens": matrix.text_tokens,
+        "flops": row.plan.flops(matrix.text_tokens),
+        "paper_macs": row.plan.paper_macs(),
+        # A checkpoint stored in an unknown type is assumed to be in half precision.
+        "kv_bytes": row.plan.kv_bytes(matrix.text_tokens, ELEMENT_BYTES.get(dtype, 2)),
+    }
+
+
+HEADINGS = ("model", "method", "average", "share", "kept", "paper MACs", "FLOPs", "KV cache", "layers x visual tokens")
+
+
+def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
+    """A row's texts, one for each of HEADINGS."""
+    return (
+        entry["model"],
+        f"{entry['method']} (trained)" if entry["trained"] else entry["label"],
+        f"{entry['average_tokens']:.2f}",
+        f"{100 * entry['share']:.1f} %",
+        str(entry["kept"]),
+        scaled(entry["paper_macs"]),
+        scaled(entry["flops"]),
+        f"{entry['kv_bytes'] / 2**20:.1f} MiB",
+        run_lengths(entry["entering"]),
+    )
+
+
+def scaled(count: float) -> str:
+    """3.82e12 -> "3.82 T"."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if count >= size / 10:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:.0f}"
+
+
+def table(matrix: Matrix, entries: list[dict[str, Any]]) -> Table:
+    """The plan for a terminal."""
+    rendered = Table(title=f"{matrix.name}: {len(entries)} rows", caption=caption(matrix))
+    for heading in HEADINGS:
+        numeric = heading not in (HEADINGS[0], HEADINGS[1], HEADINGS[-1])
+        rendered.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric)
+    model = None
+    for one in entries:
+        if model not in (None, one["model"]):
+            rendered.add_section()
+        model = one["model"]
+        rendered.add_row(*cells_of(one))
+    return rendered
+
+
+def plain(matrix: Matrix, entries: list[dict[str, Any]]) -> str:
+    """The plan as aligned text, for a pipe."""
+    lines = [HEADINGS, *map(cells_of, entries)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
+    rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*rows, caption(matrix)]) + "\n"
+
+
+def caption(matrix: Matrix) -> str:
+    return (
+        f"FLOPs: all operations of one prefill with {matrix.text_tokens} text tokens, without vision tower and LM "
+        "head. Paper MACs: the papers' count, visual tokens only, a multiply-accumulate once."
+    )

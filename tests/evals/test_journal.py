@@ -1,0 +1,142 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from evals import journal
+from evals.journal import Journal, locked
+from hidrop.errors import UserError
+
+IDENTITY = {"task": "gqa", "weights": "abc"}
+
+
+def answer(doc_id, **values):
+    return {"kind": "answer", "doc_id": doc_id, "answer": f"größe {doc_id}", "error": None, **values}
+
+
+def filled(path, count=3, done=True):
+    with Journal(path, IDENTITY) as log:
+        for doc_id in range(count):
+            log.append(answer(doc_id))
+        if done:
+            log.finish([{"doc_id": i, "score": 1.0} for i in range(count)], {"value": 100.0})
+    return path
+
+
+def test_a_journal_begins_with_its_schema_and_the_whole_identity(tmp_path):
+    header = json.loads(filled(tmp_path / "a.jsonl").read_text().splitlines()[0])
+    assert header == {"schema": 1, "kind": "cell", "id": journal.identity_hash(IDENTITY), "identity": IDENTITY}
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    again = Journal(filled(tmp_path / "a.jsonl"), IDENTITY)
+    assert again.answers == {i: answer(i) for i in range(3)}
+    assert again.result == {"kind": "result", "value": 100.0}
+
+
+def test_opening_a_journal_writes_nothing(tmp_path):
+    Journal(tmp_path / "sub" / "a.jsonl", IDENTITY).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_answer_is_in_the_file_before_the_next_one_is_made(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with Journal(path, IDENTITY) as log:
+        for count in range(1, 4):
+            log.append(answer(count), sync=False)
+            assert len(path.read_text().splitlines()) == 1 + count
+
+
+def test_a_journal_cut_at_any_byte_goes_on_to_the_same_file(tmp_path):
+    whole = filled(tmp_path / "whole.jsonl").read_bytes()
+    path = tmp_path / "cut.jsonl"
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        with Journal(path, IDENTITY) as log:
+            for doc_id in range(3):
+                if doc_id not in log.answers:
+                    log.append(answer(doc_id))
+            if log.result is None:
+                log.finish([{"doc_id": i, "score": 1.0} for i in range(3)], {"value": 100.0})
+        assert path.read_bytes() == whole, f"cut after {length} bytes"
+
+
+@pytest.mark.parametrize("damage", [b"{broken\n", b"[]\n", b'"kind"\n', b"{}\n", b"\xff\xfe\n", b"\n"])
+def test_damage_in_the_middle_is_named_with_its_line(tmp_path, damage):
+    path = filled(tmp_path / "a.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], damage, *lines[2:]]))
+    with pytest.raises(UserError, match=r"a\.jsonl: line 3 is damaged"):
+        Journal(path, IDENTITY)
+
+
+def test_a_journal_of_another_cell_is_not_taken_for_this_one(tmp_path):
+    path = filled(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match="holds another cell"):
+        Journal(path, {**IDENTITY, "weights": "other"})
+
+
+def test_a_journal_of_another_schema_is_refused(tmp_path):
+    path = filled(tmp_path / "a.jsonl")
+    path.write_text(path.read_text().replace('"schema":1', '"schema":99'))
+    with pytest.raises(UserError, match="another version"):
+        Journal(path, IDENTITY)
+
+
+def test_not_a_number_never_gets_into_a_journal(tmp_path):
+    with Journal(tmp_path / "a.jsonl", IDENTITY) as log, pytest.raises(ValueError):
+        log.append(answer(0, score=float("nan")))
+
+
+def test_identities_differ_exactly_when_their_content_does():
+    assert journal.identity_hash({"a": 1, "b": [1, 2]}) == journal.identity_hash({"b": [1, 2], "a": 1})
+    assert journal.identity_hash({"a": 1}) != journal.identity_hash({"a": 2})
+
+
+HOLDER = """
+import pathlib, sys, time
+from evals.journal import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_told_who_is_working_in_the_folder_until_that_one_is_dead(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"in use by process {holder.pid} on "), locked(tmp_path):
+            pass
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+    time.sleep(0.05)
+    with locked(tmp_path):
+        pass
+
+
+def test_a_lock_is_free_again_after_its_block(tmp_path):
+    for _ in range(2):
+        with locked(tmp_path):
+            assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+    assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_a_file_is_replaced_in_one_step_and_leaves_no_rest(tmp_path):
+    path = tmp_path / "table.md"
+    journal.write_atomically(path, "one")
+    journal.write_atomically(path, "two")
+    assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("mini/fastv-25%/gqa", "mini.fastv-25pct.gqa"), ("a/../b", "a....b"), ("ü/x", "-.x")]
+)
+def test_a_key_becomes_a_plain_file_name(key, name):
+    assert journal.slug(key) == name

@@ -1,0 +1,294 @@
+import io
+import json
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from evals import runner
+from evals.engine import Engine
+from evals.matrix import load_matrix
+from evals.progress import Progress
+from evals.resolve import resolve
+from hidrop.errors import UserError
+from hidrop.geometry import Geometry
+from hidrop.reducer import build
+
+GEOMETRY = Geometry(layers=4, hidden=32, intermediate=64, heads=4, kv_heads=4, head_dim=8, vocab=99, visual_tokens=16)
+
+MATRIX = """
+name: tiny
+protocol: lmms-eval
+dtype: float32
+batch_size: 2
+models:
+  plain: {source: plain}
+  tuned: {source: tuned, reference: plain}
+methods:
+  vanilla: {}
+  fastv: {layer: 1, keep: 4}
+  own: {name: checkpoint}
+tasks:
+  gqa: {data: mini}
+  pope: {data: mini}
+runs:
+  - {models: [plain], methods: [vanilla, fastv]}
+  - {models: [tuned], methods: [own]}
+profile: {repeats: 1}
+"""
+SAMPLES = 5
+
+
+@dataclass
+class World:
+    """A fake of everything heavy. Answers count as right when their cell's method is vanilla."""
+
+    weights: dict[str, str] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    asked: list[tuple[str, int]] = field(default_factory=list)
+    timed: list[str] = field(default_factory=list)
+    broken: dict[str, Exception] = field(default_factory=dict)
+    stop_after: int | None = None
+
+    def engine(self) -> Engine:
+        return Engine(
+            load=self.load,
+            weights_digest=lambda source: self.weights.get(source, f"weights of {source}"),
+            data_digest=lambda cell: f"data of {cell.task}",
+            language_model=lambda loaded, reducer, cell, record, done: (loaded, reducer, record, done),
+            evaluate=self.evaluate,
+            profile=self.profile,
+            release=lambda: None,
+        )
+
+    def load(self, cell, device):
+        self.happens(f"load {cell.model}")
+        return SimpleNamespace(model=SimpleNamespace(dtype="torch.float32"), name=cell.model)
+
+    def evaluate(self, lm, cell):
+        _, reducer, record, done = lm
+        self.happens(f"evaluate {cell.key}")
+        for doc_id in range(SAMPLES):
+            if doc_id in done:
+                continue
+            if self.stop_after is not None and len(self.asked) >= self.stop_after:
+                raise KeyboardInterrupt
+            self.asked.append((cell.key, doc_id))
+            record(
+                {
+                    "doc_id": doc_id,
+                    "answer": f"{cell.label} {doc_id}",
+                    "prompt_tokens": 26,
+                    "visual_tokens": 16,
+                    "milliseconds": 500.0,
+                    "error": None,
+                }
+            )
+        value = 80.0 if reducer.name == "vanilla" else 60.0
+        samples = [{"doc_id": i, "answer": "x", "score": value / 100} for i in range(SAMPLES)]
+        return SimpleNamespace(metric="exact_match", value=value, extra={}, n=SAMPLES, n_failed=0, samples=samples)
+
+    def profile(self, loaded, reducers, settings):
+        self.happens(f"profile {loaded.name}")
+        self.timed += reducers
+        return {label: SimpleNamespace(rows=self.rows(label)) for label in reducers}
+
+    @staticmethod
+    def rows(label):
+        return lambda model, method: [{"model": model, "method": method, "label": label, "batch": 1}]
+
+    def happens(self, what):
+        self.calls.append(what)
+        if what in self.broken:
+            raise self.broken[what]
+
+
+@pytest.fixture
+def go(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(MATRIX)
+
+    def run(world, out="out", only=None, **changes):
+        matrix = load_matrix(path, limit=changes.get("limit"))
+        cells = matrix.cells(only=only)
+        tuned = build("pdrop", {"layers": (1, 2, 3)})
+        rows, problems = resolve(matrix, matrix.cells(), peek=lambda s: (GEOMETRY, tuned if s == "tuned" else None))
+        assert problems == []
+        progress = Progress(Console(file=run.log), len(cells))
+        others = [cell for cell in matrix.cells() if cell not in cells and (cell.model, cell.label) in rows]
+        return runner.run(
+            matrix,
+            cells,
+            rows,
+            tmp_path / out,
+            device="cpu",
+            engine=world.engine(),
+            progress=progress,
+            others=others,
+        )
+
+    run.log = io.StringIO()
+    return run
+
+
+def without_date(document):
+    return {key: value for key, value in document.items() if key != "date"}
+
+
+def samples_of(folder):
+    return {path.name: path.read_bytes() for path in (folder / "samples").iterdir()}
+
+
+def test_each_model_is_loaded_once_and_every_cell_is_run(go):
+    world = World()
+    document = go(world)
+    assert [call for call in world.calls if call.startswith("load")] == ["load plain", "load tuned"]
+    assert len(document["cells"]) == 6 and document["failed"] == []
+    assert len(world.asked) == 6 * SAMPLES
+
+
+def test_a_cell_of_the_document_says_what_it_stands_on(go):
+    cell = next(c for c in go(World())["cells"] if c["label"] == "fastv" and c["task"] == "gqa")
+    entering = [16, 4, 4, 4]
+    assert cell["entering"] == entering and cell["average_tokens"] == 7 and cell["kept"] == 4
+    assert cell["method"] == "fastv" and cell["metric"] == "exact_match" and cell["n"] == SAMPLES
+    assert cell["share"] == pytest.approx(7 / 16) and not cell["trained"]
+    assert cell["seconds"] == SAMPLES * 0.5
+    assert cell["text_tokens"] == 10
+    assert cell["kv_bytes"] == sum(2 * (n + 10) * 32 * 4 for n in entering)
+
+
+def test_percent_is_of_the_vanilla_row_of_the_reference_model(go):
+    percents = {(c["model"], c["label"]): c["percent_of_vanilla"] for c in go(World())["cells"]}
+    assert percents == {("plain", "vanilla"): 100, ("plain", "fastv"): 75, ("tuned", "own"): 75}
+
+
+def test_rows_of_a_checkpoints_own_schedule_are_marked_as_trained(go):
+    document = go(World())
+    assert {c["label"]: (c["method"], c["trained"]) for c in document["cells"]} == {
+        "vanilla": ("vanilla", False),
+        "fastv": ("fastv", False),
+        "own": ("pdrop", True),
+    }
+
+
+def test_every_sample_is_one_line_and_survives_in_the_journal(go, tmp_path):
+    go(World())
+    lines = [json.loads(line) for text in samples_of(tmp_path / "out").values() for line in text.splitlines()]
+    assert sum(line["kind"] == "answer" for line in lines) == 6 * SAMPLES
+    assert sum(line["kind"] == "result" for line in lines) == 6
+
+
+def test_a_finished_matrix_run_again_does_no_model_work_and_gives_the_same_document(go):
+    first, world = go(World()), World()
+    assert without_date(go(world)) == without_date(first)
+    assert world.calls == []
+    assert "(from an earlier run)" in go.log.getvalue()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_in_the_same_files(go, tmp_path):
+    go(World(), out="whole")
+    for stop in (0, 3, SAMPLES, 2 * SAMPLES + 1):
+        out = f"stopped-{stop}"
+        with pytest.raises(KeyboardInterrupt):
+            go(World(stop_after=stop), out=out)
+        rest = World()
+        go(rest, out=out)
+        assert len(rest.asked) == 6 * SAMPLES - stop
+        assert samples_of(tmp_path / out) == samples_of(tmp_path / "whole")
+
+
+def test_a_failing_cell_leaves_its_traceback_and_the_rest_goes_on(go, tmp_path):
+    world = World(broken={"evaluate plain/fastv/gqa": RuntimeError("out of memory\nand more")})
+    document = go(world)
+    assert len(document["cells"]) == 5
+    [failed] = document["failed"]
+    assert (failed["model"], failed["label"], failed["task"]) == ("plain", "fastv", "gqa")
+    assert failed["error"] == "RuntimeError: out of memory"
+    assert "Traceback" in (tmp_path / "out/failures/plain.fastv.gqa.txt").read_text()
+
+
+def test_running_again_after_a_failure_runs_only_what_failed_and_clears_it(go, tmp_path):
+    go(World(broken={"evaluate plain/fastv/gqa": RuntimeError("once")}))
+    world = World()
+    document = go(world)
+    assert [call for call in world.calls if call.startswith("evaluate")] == ["evaluate plain/fastv/gqa"]
+    assert document["failed"] == [] and list((tmp_path / "out/failures").iterdir()) == []
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_own_cells_only(go):
+    document = go(World(broken={"load plain": UserError("no such architecture")}))
+    assert {c["model"] for c in document["cells"]} == {"tuned"}
+    assert {(f["label"], f["task"]) for f in document["failed"]} == {
+        (label, task) for label in ("vanilla", "fastv") for task in ("gqa", "pope")
+    }
+    assert {f["error"] for f in document["failed"]} == {"no such architecture"}
+
+
+def test_a_timing_that_fails_costs_no_accuracy(go):
+    document = go(World(broken={"profile plain": RuntimeError("no clock")}))
+    assert len(document["cells"]) == 6
+    assert [(f["model"], f["label"], f["task"]) for f in document["failed"]] == [
+        ("plain", "vanilla", None),
+        ("plain", "fastv", None),
+    ]
+    assert [p["model"] for p in document["profiles"]] == ["tuned"]
+
+
+def test_other_weights_make_other_cells(go):
+    go(World())
+    world = World(weights={"tuned": "new"})
+    go(world)
+    assert {key.split("/")[0] for key, _ in world.asked} == {"tuned"}
+    assert "load plain" not in world.calls and "profile tuned" in world.calls
+
+
+def test_another_limit_makes_other_cells_and_keeps_the_first(go):
+    go(World())
+    limited, back = World(), World()
+    go(limited, limit=2)
+    go(back)
+    assert len(limited.asked) == 6 * SAMPLES and back.asked == []
+
+
+def test_a_damaged_journal_fails_its_cell_and_names_the_file(go, tmp_path):
+    go(World())
+    path = next((tmp_path / "out/samples").glob("plain.vanilla.gqa.*"))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "damage", *lines[2:]]) + "\n")
+    [failed] = go(World())["failed"]
+    assert str(path) in failed["error"] and "line 2 is damaged" in failed["error"]
+
+
+def test_only_some_cells_can_be_run(go):
+    world = World()
+    document = go(world, only="vanilla/gqa")
+    assert [c["label"] for c in document["cells"]] == ["vanilla"]
+    assert world.calls == ["load plain", "evaluate plain/vanilla/gqa", "profile plain"]
+
+
+def test_cells_that_were_not_asked_for_stay_in_the_table_once_they_are_finished(go):
+    go(World(), only="plain/vanilla/gqa")
+    world = World()
+    document = go(world, only="fastv/gqa")
+    assert [key for key, _ in world.asked] == ["plain/fastv/gqa"] * SAMPLES
+    assert [c["label"] for c in document["cells"]] == ["vanilla", "fastv"]
+    assert [p["label"] for p in document["profiles"]] == ["fastv", "vanilla"]
+    assert document["cells"][1]["percent_of_vanilla"] == 75
+
+
+def test_a_model_that_cannot_be_loaded_for_its_timings_alone_is_reported(go, tmp_path):
+    go(World())
+    (tmp_path / "out/profiles/plain.json").unlink()
+    document = go(World(broken={"load plain": RuntimeError("gone")}))
+    assert len(document["cells"]) == 6
+    assert [(f["label"], f["task"]) for f in document["failed"]] == [("vanilla", None), ("fastv", None)]
+
+
+def test_a_method_that_cannot_answer_is_not_timed_and_does_not_spoil_the_others_timings(go):
+    broken = {f"evaluate plain/fastv/{task}": RuntimeError("bad method") for task in ("gqa", "pope")}
+    world = World(broken=broken)
+    document = go(world)
+    assert world.timed == ["vanilla", "own"]
+    assert [p["label"] for p in document["profiles"]] == ["vanilla", "own"]

@@ -1,0 +1,123 @@
+"""The project itself: what is packaged, how fast it answers, and that it names no machine it was made on."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("hidrop", "baselines", "evals")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def own_files(*suffixes: str) -> Iterator[Path]:
+    """The project's own text files, without environments, caches and results of runs."""
+    for folder in (*PACKAGES, "tests", "results", "docs", ".ci"):
+        yield from (f for f in (ROOT / folder).rglob("*") if f.is_file() and f.suffix in suffixes)
+    yield from (f for f in ROOT.iterdir() if f.is_file() and f.suffix in suffixes)
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.lower().split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_installed_version_is_the_declared_one() -> None:
+    try:
+        installed = importlib.metadata.version("hidrop")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("hidrop is not installed here")
+    assert installed == PYPROJECT["project"]["version"]
+
+
+def test_no_file_names_a_machine() -> None:
+    place = re.compile(r"(?<![\w.\-/~<>}])/(?:work|root|home|opt|Users|tmp/w)/[\w.]")
+    suffixes = (".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".csv", ".html", "")
+    hits = [
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in own_files(*suffixes)
+        for number, line in enumerate(file.read_text(encoding="utf-8", errors="ignore").splitlines(), 1)
+        if place.search(line)
+    ]
+    assert hits == []
+
+
+def test_no_module_is_longer_than_300_lines() -> None:
+    modules = [ROOT / "run.py", *(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))]
+    long = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in modules}
+    assert {name: lines for name, lines in long.items() if lines > 300} == {}
+
+
+def test_help_answers_without_loading_torch() -> None:
+    code = (
+        "import runpy, sys, json\n"
+        "sys.argv = ['run.py', '--help']\n"
+        "try:\n    runpy.run_path('run.py', run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'lmms_eval', 'pydantic'} & set(sys.modules)\n"
+        "print(json.dumps(sorted(heavy)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--matrix" in done.stdout
+    assert json.loads(done.stderr.strip().splitlines()[-1]) == []
+
+
+def test_data_next_to_the_code_is_packaged() -> None:
+    from setuptools import find_namespace_packages
+
+    find = PYPROJECT["tool"]["setuptools"]["packages"]["find"]
+    packages = find_namespace_packages(str(ROOT), include=find["include"])
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
+    data = [
+        file
+        for folder in ("evals/matrices", "hidrop/training/recipes", "hidrop/models/mini", "results/reference")
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    ]
+    assert any(file.name == "mini.yaml" for file in data)
+    for file in data:
+        package = ".".join(file.parent.relative_to(ROOT).parts)
+        assert package in packages, file
+        assert any(fnmatch.fnmatch(file.name, pattern) for pattern in patterns), file
+
+
+def test_every_dependency_is_pinned_and_inside_its_range() -> None:
+    from packaging.requirements import Requirement
+
+    project = PYPROJECT["project"]
+    pinned = {name.replace("_", "-"): version for name, version in pins().items()}
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        requirement = Requirement(text)
+        version = pinned.get(requirement.name.lower().replace("_", "-"))
+        assert version is not None, f"{requirement.name} has no pin"
+        assert requirement.specifier.contains(version), f"{text}: {version} is pinned"
+
+
+def test_torch_is_pinned_and_torchvision_stays_out() -> None:
+    assert pins()["torch"] == "2.13.0"
+    assert "torchvision" not in pins()
+    assert not any("torchvision" in text for text in PYPROJECT["project"]["dependencies"])
+
+
+def test_lmms_eval_finds_the_model() -> None:
+    points = PYPROJECT["project"]["entry-points"]["lmms_eval.models"]
+    module, _, function = points["hidrop"].partition(":")
+    imported = __import__(module, fromlist=[function])
+    assert callable(getattr(imported, function))
+
+
+def test_ci_runs_the_command_of_the_readme_last() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert script.read_text().rstrip().endswith("make test")
+    assert "make test" in (ROOT / "README.md").read_text()
