@@ -51,8 +51,14 @@ def write(folder: Path) -> None:
         Image.fromarray(render(scene)).save(buffer, format="PNG")
         return {"bytes": buffer.getvalue(), "path": f"{scene.key}.png"}
 
-    for name, rows, count in SETS.values():
-        table = [{**{k: v for k, v in row.items() if k != "scene"}, "image": png(row["scene"])} for row in rows(count)]
-        dataset = datasets.Dataset.from_list(table).cast_column("image", datasets.Image())
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        dataset.to_parquet(str(folder / name))
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        for name, rows, count in SETS.values():
+            table = [{**{k: v for k, v in r.items() if k != "scene"}, "image": png(r["scene"])} for r in rows(count)]
+            dataset = datasets.Dataset.from_list(table).cast_column("image", datasets.Image())
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            dataset.to_parquet(str(folder / name))
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -18,9 +18,8 @@ from evals.mini.glyphs import WORDS, Mask, Split, digit_mask, glyph_ids, word_ma
 SIDE = 80
 GRID = 3
 CELL = SIDE / GRID
-ROWS = ("top", "middle", "bottom")
-COLUMNS = ("left", "center", "right")
-PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
+# One word a place, as on a map: row by row, north at the top.
+PLACES = ("northwest", "north", "northeast", "west", "center", "east", "southwest", "south", "southeast")
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (225, 45, 45),
     "green": (50, 190, 60),

@@ -39,10 +39,10 @@ def test_digits_and_signs_never_share_a_cell_and_words_fit_their_plates() -> Non
 
 
 def _pick(scene: Scene, phrase: str) -> list:
-    """Digits that "7", "red 7" or "digit in the top left" may mean; written apart from the generator."""
+    """Digits that "7", "red 7" or "digit in the north" may mean; written apart from the generator."""
     words = phrase.split()
     if words[0] == "digit":
-        return [d for d in scene.digits if PLACES[d.cell] == " ".join(words[-2:])]
+        return [d for d in scene.digits if PLACES[d.cell] == words[-1]]
     return [d for d in scene.digits if str(d.value) == words[-1] and (len(words) == 1 or d.color == words[0])]
 
 
