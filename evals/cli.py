@@ -168,8 +168,11 @@ def validate_command(arguments: argparse.Namespace) -> int:
 
 
 def train_command(arguments: argparse.Namespace) -> int:
+    import logging
+
     from hidrop.training import train
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     train(arguments.recipe, out=arguments.out, resume=arguments.resume)
     return DONE
 

@@ -10,14 +10,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hidrop.training.collator import Collator
-from hidrop.training.mini_data import Sample, caption_sample, instruction_sample, language_sample
+from hidrop.training.mini_data import Sample, caption_sample, instruction_sample
 
 GROUP = 4  # batches drawn together, so that samples of similar length share a batch
 
 Batch = dict[str, torch.Tensor]
-StageName = Literal["language", "captions", "instructions"]
+StageName = Literal["captions", "instructions"]
 SAMPLES: dict[StageName, Callable[..., Sample]] = {
-    "language": language_sample,
     "captions": caption_sample,
     "instructions": instruction_sample,
 }

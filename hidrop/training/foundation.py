@@ -1,11 +1,9 @@
-"""What LLaVA's recipe starts from, at mini scale: a tower that sees, a decoder that reads, words for what is seen.
+"""What LLaVA's recipe starts from, at mini scale: a tower that sees, and words for what is seen.
 
-- `tower` stands in for CLIP's pretraining: supervised, every patch learns what is in its cell and beside it.
-- `language` stands in for Vicuna: the decoder answers the same questions about scenes that are told in words.
-- `align` stands in for CLIP's matching of images and words: the projector learns to give, for each patch, the mean
-  embedding of the words that name what is there.
-
-The first two depend on no reduction method. They are made once and shared by all recipes with the same settings.
+- The tower's warm-up stands in for CLIP's pretraining: supervised, every patch learns what is in its cell and beside
+  it. It depends on no reduction method, so it is made once and shared by all recipes with the same settings.
+- The alignment stands in for CLIP's matching of images and words: the projector learns to give, for each patch, the
+  mean embedding of the words that name what is there. The decoder itself starts from random weights.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from evals.mini.scenes import COLORS, PLACES, Scene, make_scene, render
-from hidrop.training.collator import IGNORE, Collator
-from hidrop.training.data import batches
+from hidrop.training.collator import Collator
 from hidrop.training.optim import Pair, warm_then_decay
 from hidrop.training.patches import HEADS, WEIGHTS, PatchHeads, patch_targets
 from hidrop.training.recipe import Recipe, Stage
@@ -43,23 +38,18 @@ Weights = dict[str, torch.Tensor]
 
 
 def lay(model: LlavaForConditionalGeneration, collator: Collator, plan: Recipe, shared: Path) -> None:
-    """Give `model` its foundations: tower and language from `shared` if they are there, then the alignment."""
-    tower, decoder = model.model.vision_tower, nn.ModuleList([model.model.language_model, model.lm_head])
-    settings = {"tower": tower.config.to_dict(), "text": model.config.text_config.to_dict(), "seed": plan.seed}
-
-    def once(name: str, module: nn.Module, stage: Stage, make: Callable[[], None], extra: Any = None) -> None:
-        identity = json.dumps([VERSION, name, stage.model_dump(), settings, extra], sort_keys=True, default=str)
-        path = shared / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.safetensors"
-        if path.is_file():
-            log.info("%s: taken from %s", name, path)
-            module.load_state_dict(load_file(path))
-            return
-        make()
+    """Give `model` its foundations; the tower is taken from the folder `shared` if one of its kind is there."""
+    tower = model.model.vision_tower
+    settings = [VERSION, plan.seed, plan.tower.model_dump(), WEIGHTS, tower.config.to_dict()]
+    identity = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    path = shared / f"tower-{identity[:12]}.safetensors"
+    if path.is_file():
+        log.info("tower: taken from %s", path)
+        tower.load_state_dict(load_file(path))
+    else:
+        _tower(tower, collator, plan.tower, plan.seed)
         shared.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, path)
-
-    once("tower", tower, plan.tower, lambda: _tower(tower, collator, plan.tower, plan.seed), WEIGHTS)
-    once("language", decoder, plan.language, lambda: _language(model, collator, plan.language, plan.seed))
+        save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, path)
     _align(model, collator, plan.align, plan.seed)
 
 
@@ -97,23 +87,6 @@ def _tower(tower: Any, collator: Collator, stage: Stage, seed: int) -> None:
         _say("tower", step, stage, losses, started, "".join(shown))
 
 
-def _language(model: LlavaForConditionalGeneration, collator: Collator, stage: Stage, seed: int) -> None:
-    decoder = model.model.language_model
-    optimizer = Pair([*decoder.named_parameters(), *model.lm_head.named_parameters()], stage.lr)
-    started, losses = time.monotonic(), []
-    for step, batch in enumerate(batches(collator, "language", stage.batch, seed, 0, stage.steps)):
-        hidden = decoder(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
-        target = batch["labels"][:, 1:]
-        # Right padding and a causal decoder: what is padded cannot be seen, and is not scored.
-        logits = model.lm_head(hidden[target != IGNORE])
-        loss = nn.functional.cross_entropy(logits, target[target != IGNORE])
-        loss.backward()
-        nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimizer.step(warm_then_decay(step, stage.steps, decay_from=0.8, final=0.3))
-        losses.append(loss.item())
-        _say("language", step, stage, losses, started)
-
-
 def _align(model: LlavaForConditionalGeneration, collator: Collator, stage: Stage, seed: int) -> None:
     """Regress the projector's output on the words' mean embedding; tower and embeddings stay as they are."""
     table = model.get_input_embeddings().weight.detach()
@@ -122,7 +95,7 @@ def _align(model: LlavaForConditionalGeneration, collator: Collator, stage: Stag
     optimizer = Pair(projector.named_parameters(), stage.lr)
     spread, started, losses = table.std(), time.monotonic(), []
     for step in range(stage.steps):
-        scenes = _scenes(4, seed, step, stage.batch)
+        scenes = _scenes(1, seed, step, stage.batch)
         with torch.no_grad():
             features = model.model.vision_tower(_pixels(scenes, collator), output_hidden_states=True).hidden_states[-1][
                 :, 1:

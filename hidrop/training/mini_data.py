@@ -1,9 +1,8 @@
 """Training conversations of the embedded model, and its tokenizer, from the grammar of the embedded benchmark.
 
-The decoder's own pretraining (language) tells a scene in words and asks about the text. Stage 1 (captions) shows dense
-captions, keyed by place and by content, so that every object of every image is supervised; stage 2 (instructions) asks
-several questions an image, wrapped as the test sets wrap them, and keeps a share of captions. Everything is a function
-of (stage, index): the same sample comes back after a resume.
+Stage 1 (captions) shows dense captions, keyed by place and by content, so that every object of every image is
+supervised; stage 2 (instructions) asks several questions an image, wrapped as the test sets wrap them, and keeps a
+share of captions. Everything is a function of (stage, index): the same sample comes back after a resume.
 """
 
 from __future__ import annotations
@@ -54,66 +53,59 @@ def listed(question: Question, count: int, rng: np.random.Generator) -> tuple[st
 
 
 # --- captions ---------------------------------------------------------------------------------------------------
+# Their order is fixed: a random one cannot be predicted, and its noise hides what the image has to say.
 
 
-def caption_by_place(scene: Scene, rng: np.random.Generator) -> str:
+def caption_by_place(scene: Scene) -> str:
+    found = [scene.at(cell) for cell in range(len(PLACES))]
+    return "By place: " + ", ".join(
+        f"{place} {d.name if d else 'none'}" for place, d in zip(PLACES, found, strict=True)
+    )
+
+
+def caption_by_digit(scene: Scene) -> str:
     parts = []
-    for cell in rng.permutation(len(PLACES)):
-        digit = scene.at(int(cell))
-        parts.append(f"{PLACES[cell]} {digit.name if digit else 'none'}")
-    return "By place: " + ", ".join(parts)
-
-
-def caption_by_digit(scene: Scene, rng: np.random.Generator) -> str:
-    parts = []
-    for value in rng.permutation(10):
+    for value in range(10):
         found = [f"{d.color} {d.place}" for d in scene.digits if d.value == value]
         parts.append(f"{value} {' and '.join(found) or 'none'}")
     return "By digit: " + ", ".join(parts)
 
 
-def caption_by_color(scene: Scene, rng: np.random.Generator) -> str:
-    names = tuple(COLORS)
+def caption_by_color(scene: Scene) -> str:
     parts = []
-    for index in rng.permutation(len(names)):
-        found = [f"{d.value} {d.place}" for d in scene.digits if d.color == names[index]]
-        parts.append(f"{names[index]} {len(found)} {' and '.join(found) or 'none'}")
+    for color in COLORS:
+        found = [f"{d.value} {d.place}" for d in scene.digits if d.color == color]
+        parts.append(f"{color} {len(found)} {' and '.join(found) or 'none'}")
     return "By color: " + ", ".join(parts)
 
 
-def caption_by_neighbour(scene: Scene, rng: np.random.Generator) -> str:
+def caption_by_neighbour(scene: Scene) -> str:
     parts = []
-    for index in rng.permutation(len(scene.digits))[:4]:
-        digit = scene.digits[int(index)]
-        around = []
-        for direction in rng.permutation(list(DIRECTIONS)):
-            other = scene.beside(digit.cell, str(direction))
-            around.append(f"{direction} {other.name if other else 'none'}")
+    for digit in scene.digits[:4]:
+        beside = {direction: scene.beside(digit.cell, direction) for direction in DIRECTIONS}
+        around = [f"{direction} {other.name if other else 'none'}" for direction, other in beside.items()]
         parts.append(f"{digit.name} {digit.place}: {', '.join(around)}")
     return "Neighbours: " + "; ".join(parts)
 
 
-def caption_of_names(scene: Scene, rng: np.random.Generator) -> str:
-    """Existence of coloured digits, present and absent, the absent ones mixed from present parts."""
-    there = sorted({d.name for d in scene.digits})
-    mixed = sorted({f"{a.color} {b.value}" for a in scene.digits for b in scene.digits} - set(there))
-    names = there + [mixed[int(i)] for i in rng.permutation(len(mixed))[: len(there) + 1]]
-    parts = [f"{names[int(i)]} {'yes' if names[int(i)] in there else 'no'}" for i in rng.permutation(len(names))]
-    return "Check: " + ", ".join(parts)
+def caption_of_names(scene: Scene) -> str:
+    """Existence of coloured digits: those that are there, and those mixed from present colours and values."""
+    there = {d.name for d in scene.digits}
+    mixed = sorted({f"{a.color} {b.value}" for a in scene.digits for b in scene.digits})
+    return "Check: " + ", ".join(f"{name} {'yes' if name in there else 'no'}" for name in mixed[:12])
 
 
-def caption_of_signs(scene: Scene, rng: np.random.Generator) -> str:
-    parts = [f"{'number' if s.is_number else 'word'} {s.text} {PLACES[s.cell]}" for s in scene.signs]
+def caption_of_signs(scene: Scene) -> str:
+    ordered = sorted(scene.signs, key=lambda sign: sign.cell)
+    parts = [f"{'number' if sign.is_number else 'word'} {sign.text} {PLACES[sign.cell]}" for sign in ordered]
     return "Signs: " + (", ".join(parts) or "none")
 
 
-def caption_of_relations(scene: Scene, rng: np.random.Generator) -> str:
-    """Pairs of digits with how the first lies to the second, along the axes on which they differ."""
+def caption_of_relations(scene: Scene) -> str:
+    """How each digit lies to the next one, along the axes on which they differ."""
     names = unique_names(scene)
-    pairs = [(a, b) for a in names for b in names if a is not b]
     parts = []
-    for index in rng.permutation(len(pairs))[:4]:
-        a, b = pairs[int(index)]
+    for a, b in zip(names, names[1:] + names[:1], strict=True) if len(names) > 1 else ():
         (row_a, col_a), (row_b, col_b) = divmod(a.cell, 3), divmod(b.cell, 3)
         words = []
         if col_a != col_b:
@@ -121,14 +113,16 @@ def caption_of_relations(scene: Scene, rng: np.random.Generator) -> str:
         if row_a != row_b:
             words.append(PHRASES["above" if row_a < row_b else "below"])
         parts.append(f"{a.name} is {' and '.join(words)} the {b.name}")
-    return "Relations: " + (", ".join(parts) or "none")
+    return "Relations: " + (", ".join(parts[:4]) or "none")
 
 
 CAPTIONS = (
     caption_by_place, caption_by_digit, caption_by_color, caption_by_neighbour, caption_of_names, caption_of_signs,
     caption_of_relations,
 )  # fmt: skip
-CAPTION_WEIGHTS = np.array([2.0, 2.0, 1.5, 2.0, 2.0, 1.0, 1.5])
+# Look-ups by one key come first; stage 2 shifts to what has to be combined.
+FIRST_WEIGHTS = np.array([4.0, 4.0, 2.0, 1.0, 1.0, 1.0, 0.5])
+LATER_WEIGHTS = np.array([1.5, 1.5, 1.5, 2.0, 2.0, 1.5, 2.0])
 
 
 # --- conversations ----------------------------------------------------------------------------------------------
@@ -138,8 +132,8 @@ def caption_sample(index: int, split_seed: int = 0) -> Sample:
     """Stage 1: the caption follows the image directly, without an instruction, as in LLaVA's pretraining."""
     rng = np.random.default_rng([split_seed, 1, index])
     scene = make_scene("train", int(rng.integers(1 << 40)))
-    picks = rng.choice(len(CAPTIONS), size=2, replace=False, p=CAPTION_WEIGHTS / CAPTION_WEIGHTS.sum())
-    text = ". ".join(CAPTIONS[int(i)](scene, rng) for i in picks)
+    picks = rng.choice(len(CAPTIONS), size=2, replace=False, p=FIRST_WEIGHTS / FIRST_WEIGHTS.sum())
+    text = ". ".join(CAPTIONS[int(i)](scene) for i in picks)
     return Sample(render(scene), (("", text),))
 
 
@@ -150,16 +144,6 @@ def instruction_sample(index: int, turns: int = 8, captions: float = 0.25, split
     return Sample(render(scene), tuple(_conversation(scene, rng, turns, captions)))
 
 
-def language_sample(index: int, turns: int = 9, captions: float = 0.25, split_seed: int = 0) -> Sample:
-    """The decoder's own pretraining: the scene is told in words, and the same questions are asked about the text."""
-    rng = np.random.default_rng([split_seed, 3, index])
-    scene = make_scene("train", int(rng.integers(1 << 40)))
-    parts = [f"{d.name} {d.place}" for d in scene.digits] + [f"sign {s.text} {PLACES[s.cell]}" for s in scene.signs]
-    told = ", ".join(parts[int(i)] for i in rng.permutation(len(parts)))
-    (question, answer), *rest = _conversation(scene, rng, turns, captions)
-    return Sample(None, ((f"Scene: {told}.\n{question}", answer), *rest))
-
-
 def _conversation(scene: Scene, rng: np.random.Generator, turns: int, captions: float) -> list[Turn]:
     """About `turns` questions; with probability `captions`, a caption is asked for in place of some of them.
 
@@ -167,8 +151,8 @@ def _conversation(scene: Scene, rng: np.random.Generator, turns: int, captions: 
     """
     done: list[Turn] = []
     if rng.random() < captions:
-        pick = int(rng.choice(len(CAPTIONS), p=CAPTION_WEIGHTS / CAPTION_WEIGHTS.sum()))
-        name, text = CAPTIONS[pick](scene, rng).split(": ", 1)
+        pick = int(rng.choice(len(CAPTIONS), p=LATER_WEIGHTS / LATER_WEIGHTS.sum()))
+        name, text = CAPTIONS[pick](scene).split(": ", 1)
         done.append((f"Describe the image. {name}:", text))
         turns = max(2, turns - 4)
     with_options = rng.random() < 0.4

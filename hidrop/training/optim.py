@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -57,27 +57,34 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Pair:
-    """Muon and AdamW stepping together at one peak learning rate."""
+    """Muon and AdamW stepping together. `rates` scales the peak learning rate of parameters by a part of their name;
+    with a rate of 0 they are left out (and should not require a gradient).
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], lr: float) -> None:
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
+    Both optimisers normalise: a part that gets hardly any gradient still moves at full speed, in random directions.
+    That is what rates are for.
+    """
+
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], lr: float, rates: Mapping[str, float] | None = None
+    ) -> None:
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in named:
-            if parameter.requires_grad:
-                inside = parameter.ndim == 2 and "layers." in name
-                (matrices if inside else others).append(parameter)
+            rate = next((rate for part, rate in (rates or {}).items() if part in name), 1.0)
+            if rate:
+                groups[parameter.ndim == 2 and "layers." in name, lr * rate].append(parameter)
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+            Muon(parameters, lr=peak)
+            if inside
+            else torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.0)
+            for (inside, peak), parameters in groups.items()
         ]
-        if matrices:
-            self.parts.append(Muon(matrices, lr=lr))
-        self._peak = lr
+        self._peaks = [peak for _, peak in groups]
 
     def step(self, scale: float) -> None:
-        """One update at `scale` times the peak learning rate, then gradients are cleared."""
-        for part in self.parts:
+        """One update at `scale` times the peak learning rates, then gradients are cleared."""
+        for part, peak in zip(self.parts, self._peaks, strict=True):
             for group in part.param_groups:
-                group["lr"] = self._peak * scale
+                group["lr"] = peak * scale
             part.step()
             part.zero_grad(set_to_none=True)
 

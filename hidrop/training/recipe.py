@@ -33,7 +33,6 @@ class Recipe(_Strict):
     seed: int = 0
     method: dict[str, Any] = {"name": "vanilla"}
     tower: Stage
-    language: Stage
     align: Stage
     captions: Stage
     instructions: Stage

@@ -17,7 +17,7 @@ from hidrop.reducer import Reducer, build
 from hidrop.training import foundation, state
 from hidrop.training.collator import Collator
 from hidrop.training.data import GROUP, StageName, batches
-from hidrop.training.mini_data import caption_sample, instruction_sample, language_sample
+from hidrop.training.mini_data import caption_sample, instruction_sample
 from hidrop.training.mini_model import make_image_processor, make_model, make_tokenizer
 from hidrop.training.optim import Pair, warm_then_decay
 from hidrop.training.recipe import Recipe, Stage, load_recipe
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("hidrop.training")
 
 STAGES: tuple[StageName, ...] = ("captions", "instructions")
+# Learning rates relative to the decoder's. The tower is frozen, as in LLaVA, until the decoder has learnt to look.
+RATES: dict[StageName, dict[str, float]] = {
+    "captions": {"vision_tower": 0.0, "multi_modal_projector": 0.1},
+    "instructions": {"vision_tower": 0.1, "multi_modal_projector": 0.3},
+}
 SAVE_EVERY = 100
 LOG_EVERY = 20
 CORPUS = 1000  # samples of each stage that the tokenizer is trained on
@@ -64,7 +69,7 @@ def corpus_tokenizer() -> PreTrainedTokenizerFast:
 
     def lines() -> Iterator[str]:
         for index in range(CORPUS):
-            for sample in (caption_sample(index), instruction_sample(index), language_sample(index)):
+            for sample in (caption_sample(index), instruction_sample(index)):
                 for question, answer in sample.turns:
                     yield from (f"USER: {question} ASSISTANT: {answer}", f"\n{question}", answer)
 
@@ -85,7 +90,8 @@ def _fit(
         for number in range(progress.stage, len(STAGES)):
             name = STAGES[number]
             stage: Stage = getattr(plan, name)
-            optimizer = Pair(model.named_parameters(), stage.lr)
+            model.model.vision_tower.requires_grad_(bool(RATES[name]["vision_tower"]))
+            optimizer = Pair(model.named_parameters(), stage.lr, RATES[name])
             if progress.stage == number and progress.step:
                 state.load(work, model, optimizer)
             else:
