@@ -34,7 +34,6 @@ from evals.profiling.settings import ProfileSettings
 from evals.tasks.data import NAMES
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
-from hidrop.reducer import METHODS
 
 BUNDLED = Path(__file__).parent / "matrices"
 
@@ -112,9 +111,6 @@ class Matrix(Strict):
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
         wrong = []
-        for name in self.tasks:
-            if name not in NAMES:
-                wrong.append(f"tasks.{name}: unknown task.{strict_yaml.suggestion(name, NAMES)}")
         for name, spec in self.models.items():
             if spec.reference is not None and spec.reference not in self.models:
                 hint = strict_yaml.suggestion(spec.reference, self.models)
@@ -244,7 +240,7 @@ def load_matrix(name: str | Path, *, limit: int | None = None) -> Matrix:
     methods = data.get("methods")
     if isinstance(methods, dict):
         data["methods"] = {key: named(key, spec) for key, spec in methods.items()}
-    wrong = method_problems(data)
+    wrong = task_problems(data) + method_problems(data)
     try:
         matrix = Matrix.model_validate(data)
     except ValidationError as error:
@@ -269,6 +265,11 @@ def find(name: str) -> Path:
 def named(key: Any, spec: Any) -> Any:
     """A method's entry whose name may be left out where its key says it: `vanilla: {}`."""
     spec = {} if spec is None else spec
-    if isinstance(spec, dict) and "name" not in spec and (key in METHODS or key == CHECKPOINT):
-        return {**spec, "name": key}
-    return spec
+    return {"name": key, **spec} if isinstance(spec, dict) else spec
+
+
+def task_problems(data: dict[str, Any]) -> list[str]:
+    """Unknown tasks; looked for apart from the schema, so that they are told together with its problems."""
+    tasks = data.get("tasks")
+    unknown = [str(name) for name in tasks if name not in NAMES] if isinstance(tasks, dict) else []
+    return [f"tasks.{name}: unknown task.{strict_yaml.suggestion(name, NAMES)}" for name in unknown]
