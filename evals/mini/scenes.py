@@ -171,7 +171,9 @@ def _draw_sign(
     canvas[y0 : y0 + height, x0 : x0 + width] = plate
     ink = rng.uniform(10, 60) + rng.uniform(-8, 8, 3)
     if not sign.is_number:
-        mask = word_mask(sign.text, int(rng.integers(13, 16)))
+        size = int(rng.integers(13, 16))
+        while (mask := word_mask(sign.text, size)).shape[1] > width - 2:
+            size -= 1
         x = x0 + int(rng.integers(1, max(2, width - mask.shape[1])))
         _blend(canvas, mask, x, y0 + max(0, (height - mask.shape[0]) // 2 + int(rng.integers(-2, 3))), ink)
         return
