@@ -98,11 +98,13 @@ def _lines(section: Section, columns: list[Column]) -> tuple[tuple[Entry, ...], 
 
 
 def _top(column: Column, rows: Iterable[Row]) -> str | None:
-    """How the best number of a column is shown; None when there is nothing to compare. Equal as shown is equal."""
+    """How the best number of a column is shown; None when none stands out. Equal as shown is equal."""
     if column.best is None:
         return None
     known = [(value, row) for row in rows if (value := column.best(row)) is not None]
-    return column.show(max(known, key=lambda pair: pair[0])[1]) if len(known) > 1 else None
+    if len({column.show(row) for _, row in known}) < 2:
+        return None
+    return column.show(max(known, key=lambda pair: pair[0])[1])
 
 
 def _naming(*, short: bool) -> list[Column]:
