@@ -9,17 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
-
 from hidrop.budget import single_cut
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
 from hidrop.reducer import Reducer
 
 if TYPE_CHECKING:
-    from hidrop.runtime.scoring import Prompt, View
+    import torch
 
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    from hidrop.runtime.scoring import Prompt, View
 
 
 @dataclass(frozen=True)
@@ -37,16 +35,19 @@ class Random(Reducer):
 
     def prepare(self, prompt: Prompt) -> torch.Tensor:
         """A number for each sample, (B, 1), from its question (never from answers) and its pixels."""
+        import torch
+
         place = prompt.question_BT.long().cumsum(1)
         text = torch.where(prompt.question_BT, mix(prompt.text_ids_BT * 65537 + place), 0).sum(1, keepdim=True)
         if prompt.pixel_values is None:
             return text
-        bits = prompt.pixel_values.contiguous().view(_BITS[prompt.pixel_values.element_size()])
+        integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        bits = prompt.pixel_values.contiguous().view(integers[prompt.pixel_values.element_size()])
         image = mix(bits.flatten(1).sum(1, dtype=torch.int64))[prompt.image_BV.clamp(min=0)]
         return mix(text) + torch.where(prompt.visual_valid_BV, image, 0).sum(1, keepdim=True)
 
     def score(self, view: View) -> torch.Tensor:
-        number = mix(mix(view.memory + mix(torch.full_like(view.memory, self.seed))) + view.rank_BV)
+        number = mix(mix(view.memory + mix(view.memory * 0 + self.seed)) + view.rank_BV)
         return (number >> 40 & 0xFFFFFF).float()  # 24 bits: exact in float32
 
     @classmethod

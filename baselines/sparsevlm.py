@@ -18,16 +18,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-
-from baselines.clustering import dpc_knn_means
 from hidrop.budget import earlier_layers
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
 from hidrop.reducer import BudgetError, Reducer
-from hidrop.topk import top_indices
 
 if TYPE_CHECKING:
+    import torch
+
     from hidrop.runtime.scoring import Prompt, View
 
 # Kept after each cut of a 32-layer decoder, of 576 visual tokens, by the name that the authors gave the setting.
@@ -72,6 +70,8 @@ class SparseVLM(Reducer):
 
     def prepare(self, prompt: Prompt) -> torch.Tensor:
         """The weight of each text token as a rater, (B, T)."""
+        import torch
+
         none = ~prompt.question_BT.any(1, keepdim=True)
         asked = prompt.question_BT | (none & prompt.text_valid_BT)
         match = prompt.visual_BVD.float() @ prompt.text_BTD.float().transpose(1, 2)
@@ -86,6 +86,11 @@ class SparseVLM(Reducer):
         return view.attention_to_visual("this", view.text_queries(view.memory))
 
     def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:
+        import torch
+
+        from baselines.clustering import dpc_knn_means
+        from hidrop.topk import top_indices
+
         pruned = view.valid_BV & ~kept
         candidates = torch.maximum(3 * pruned.sum(1) // 10 + 1, view.cut.merge_B)
         host = zip(view.cut.there, view.cut.rows, strict=True)

@@ -57,18 +57,25 @@ def test_no_module_is_longer_than_300_lines() -> None:
     assert {name: lines for name, lines in long.items() if lines > 300} == {}
 
 
-def test_help_answers_without_loading_torch() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "shown", "avoided"),
+    [
+        (["--help"], "--matrix", {"torch", "transformers", "datasets", "lmms_eval", "pydantic"}),
+        (["plan", "paper"], "3.82 T", {"torch", "transformers", "datasets", "lmms_eval"}),
+    ],
+)
+def test_light_commands_load_no_heavy_library(arguments: list[str], shown: str, avoided: set[str]) -> None:
     code = (
         "import runpy, sys, json\n"
-        "sys.argv = ['run.py', '--help']\n"
+        f"sys.argv = {['run.py', *arguments]!r}\n"
         "try:\n    runpy.run_path('run.py', run_name='__main__')\n"
         "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'lmms_eval', 'pydantic'} & set(sys.modules)\n"
+        f"heavy = {avoided!r} & set(sys.modules)\n"
         "print(json.dumps(sorted(heavy)), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "--matrix" in done.stdout
+    assert shown in done.stdout
     assert json.loads(done.stderr.strip().splitlines()[-1]) == []
 
 
