@@ -42,8 +42,8 @@ def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: P
     """Train what `recipe` (a bundled name or a file) says and write the checkpoint to `out`; returns `out`.
 
     `out` defaults to the place where `mini:<name>` is looked up. Progress lies in `work` (default
-    runs/train/<recipe>) and is taken up again with `resume`. Raises UserError for a bad recipe, and when there is
-    progress that neither `resume` nor an empty folder says what to do with.
+    runs/train/<recipe>) and is taken up again with `resume`. Raises UserError for a bad recipe, and when `work` holds
+    an unfinished training and `resume` is not given.
     """
     plan = load_recipe(recipe)
     work = work or Path("runs") / "train" / plan.name
