@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -93,6 +94,11 @@ def build(name: str, params: dict[str, Any] | None = None) -> Reducer:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items()})
     except TypeError as error:
         raise ValueError(f"{name}: {error}".replace("__init__() ", "")) from None
+
+
+def build_entry(entry: Mapping[str, Any]) -> Reducer:
+    """A method as checkpoints and recipes write it: {"name": ..., its fields}. Raises ValueError like `build`."""
+    return build(str(entry.get("name", "")), {key: value for key, value in entry.items() if key != "name"})
 
 
 def check_params(cls: type[Reducer], params: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from evals.mini.questions import KINDS, Question, options
 from evals.mini.scenes import COLORS, Scene, make_scene
+from evals.tasks.scoring import ROTATION
 
 Row = dict[str, Any]  # the `scene` entry is rendered to `image` when the set is written
 
@@ -31,7 +32,6 @@ MMBENCH_KINDS = {
     "read_number": ("ocr", "finegrained_perception (instance-level)"),
     "read_word": ("ocr", "finegrained_perception (instance-level)"),
 }
-COPY = 1_000_000  # MMBench numbers the circular copies of question i as i + COPY, i + 2 * COPY, ...
 LETTERS = "ABCD"
 
 # Scenes of the tasks come from separate ranges of seeds, so that no image serves two tasks.
@@ -83,7 +83,7 @@ def mmbench_rows(count: int) -> Iterator[Row]:
         for turn in range(len(LETTERS)):
             rotated = picked[turn:] + picked[:turn]
             yield {
-                "index": number + turn * COPY, "question": question.text, "hint": "nan",
+                "index": number + turn * ROTATION, "question": question.text, "hint": "nan",
                 "answer": LETTERS[rotated.index(question.answer)], **dict(zip(LETTERS, rotated, strict=True)),
                 "category": category, "L2-category": ability, "source": "hidrop-mini", "split": "dev",
                 "comment": "nan", "image_id": scene.key, "scene": scene,

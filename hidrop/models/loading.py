@@ -16,7 +16,7 @@ from hidrop.models.processing import processor_for, read_processing
 from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config, weight_files
 from hidrop.models.tensors import BUFFERS, listed
-from hidrop.reducer import Reducer, build
+from hidrop.reducer import Reducer, build_entry
 
 DTYPES = ("float32", "float16", "bfloat16", "auto")
 ATTENTIONS = ("sdpa", "flash_attention_2", "eager")
@@ -205,7 +205,7 @@ def _trained_with(raw: dict[str, Any], path: Path, geometry: Geometry) -> Reduce
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise UserError(f'{path}/config.json: hidrop: expected {{"name": <method>, <its fields>}}, found {entry!r}')
     try:
-        reducer = build(entry["name"], {key: value for key, value in entry.items() if key != "name"})
+        reducer = build_entry(entry)
         reducer.plan(geometry)
     except ValueError as error:
         raise UserError(f"{path}/config.json: hidrop: {error}") from None

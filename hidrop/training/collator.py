@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hidrop.training.mini_data import Sample
 
@@ -77,7 +78,11 @@ class Collator:
         batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
         images = [e.sample.pixels for e in encoded if e.sample.pixels is not None]
         if images:
-            pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255.0
-            mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (self.mean, self.std))
-            batch["pixel_values"] = (pixels - mean) / std
+            batch["pixel_values"] = self.normalise(images)
         return batch
+
+    def normalise(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        """Images (height, width, 3) as the image processor would give them: (images, 3, height, width) float32."""
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255.0
+        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (self.mean, self.std))
+        return (pixels - mean) / std

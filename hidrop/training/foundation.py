@@ -34,8 +34,6 @@ LOG_EVERY = 20
 # Raise when the data or the code of a foundation changes, so that an old one is not taken up.
 VERSION = 1
 
-Weights = dict[str, torch.Tensor]
-
 
 def lay(model: LlavaForConditionalGeneration, collator: Collator, plan: Recipe, shared: Path) -> None:
     """Give `model` its foundations; the tower is taken from the folder `shared` if one of its kind is there."""
@@ -58,10 +56,10 @@ def _scenes(kind: int, seed: int, step: int, count: int) -> list[Scene]:
     return [make_scene("train", int(number)) for number in rng.integers(1 << 40, size=count)]
 
 
-def _pixels(scenes: list[Scene], collator: Collator) -> torch.Tensor:
-    """(scenes, 3, height, width) as the image processor would give them."""
-    mean, std = (255 * np.array(x, dtype=np.float32) for x in (collator.mean, collator.std))
-    return torch.from_numpy(np.stack([(render(s) - mean) / std for s in scenes]).transpose(0, 3, 1, 2).copy())
+def _features(tower: Any, scenes: list[Scene], collator: Collator) -> torch.Tensor:
+    """What the tower says of each patch, (scenes, patches, hidden): the features that the projector gets."""
+    pixels = collator.normalise([render(scene) for scene in scenes])
+    return tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
 
 
 def _say(name: str, step: int, stage: Stage, losses: list[float], started: float, more: str = "") -> None:
@@ -78,7 +76,7 @@ def _tower(tower: Any, collator: Collator, stage: Stage, seed: int) -> None:
     for step in range(stage.steps):
         scenes = _scenes(0, seed, step, stage.batch)
         targets = torch.from_numpy(np.stack([patch_targets(scene) for scene in scenes]))
-        features = tower(_pixels(scenes, collator), output_hidden_states=True).hidden_states[-1][:, 1:]
+        features = _features(tower, scenes, collator)
         loss, accuracy = heads.loss(features, targets)
         loss.backward()
         optimizer.step(warm_then_decay(step, stage.steps))
@@ -97,9 +95,7 @@ def _align(model: LlavaForConditionalGeneration, collator: Collator, stage: Stag
     for step in range(stage.steps):
         scenes = _scenes(1, seed, step, stage.batch)
         with torch.no_grad():
-            features = model.model.vision_tower(_pixels(scenes, collator), output_hidden_states=True).hidden_states[-1][
-                :, 1:
-            ]
+            features = _features(model.model.vision_tower, scenes, collator)
             target = torch.stack([_word_embedding(patch_targets(scene), words, table) for scene in scenes])
         loss = ((projector(features) - target) / spread).square().mean()
         loss.backward()

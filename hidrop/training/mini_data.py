@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from evals.mini.questions import KINDS, PHRASES, Question, options, unique_names
 from evals.mini.scenes import COLORS, DIRECTIONS, PLACES, Scene, make_scene, render
+from evals.tasks.protocol import LETTER_ANSWER, SHORT_ANSWER
 
-SHORT = "\nAnswer the question using a single word or phrase."
-LETTER = "\n\nAnswer with the option's letter from the given choices directly."
+SHORT = f"\n{SHORT_ANSWER}"
+LETTER = f"\n\n{LETTER_ANSWER}"
 
 Turn = tuple[str, str]
 

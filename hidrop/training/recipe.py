@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hidrop.errors import UserError
+from hidrop.reducer import build_entry
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -39,10 +40,7 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _known_method(self) -> Recipe:
-        from hidrop.reducer import build
-
-        params = dict(self.method)
-        build(params.pop("name", ""), params)
+        build_entry(self.method)
         return self
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from hidrop.errors import UserError
-from hidrop.reducer import Reducer, build
+from hidrop.reducer import Reducer, build_entry
 from hidrop.training import foundation, state
 from hidrop.training.collator import Collator
 from hidrop.training.data import GROUP, StageName, batches
@@ -24,6 +24,7 @@ from hidrop.training.recipe import Recipe, Stage, load_recipe
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 log = logging.getLogger("hidrop.training")
 
@@ -34,7 +35,6 @@ RATES: dict[StageName, dict[str, float]] = {
     "instructions": {"vision_tower": 0.1, "multi_modal_projector": 0.3},
 }
 SAVE_EVERY = 100
-LOG_EVERY = 20
 CORPUS = 1000  # samples of each stage that the tokenizer is trained on
 
 
@@ -56,10 +56,9 @@ def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: P
     collator = Collator(
         tokenizer, model.config.image_token_id, model.config.image_seq_length, processor.image_mean, processor.image_std
     )
-    params = dict(plan.method)
-    reducer = build(params.pop("name"), params)
+    reducer = build_entry(plan.method)
     progress = _fit(model, reducer, collator, plan, work)
-    _export(model, tokenizer, plan, reducer, progress, out)
+    _export(model, tokenizer, processor, plan, reducer, progress, out)
     log.info("wrote %s", out)
     return out
 
@@ -107,7 +106,7 @@ def _fit(
                 progress.loss = value if progress.loss == 0 else 0.97 * progress.loss + 0.03 * value
                 progress.step += 1
                 progress.seconds = time.monotonic() - started
-                if progress.step % LOG_EVERY == 0:
+                if progress.step % foundation.LOG_EVERY == 0:
                     _say(name, stage, progress)
                 if progress.step % SAVE_EVERY == 0 or progress.step == stage.steps:
                     state.save(work, model, optimizer, progress)
@@ -121,6 +120,7 @@ def _say(name: str, stage: Stage, progress: state.Progress) -> None:
 def _export(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
+    processor: CLIPImageProcessorPil,
     plan: Recipe,
     reducer: Reducer,
     progress: state.Progress,
@@ -129,7 +129,7 @@ def _export(
     from evals.profiling.hardware import describe, versions
     from hidrop.models import save
 
-    save(model, tokenizer, make_image_processor(), out, reducer=reducer, dtype="float16")
+    save(model, tokenizer, processor, out, reducer=reducer, dtype="float16")
     record = {
         "recipe": plan.model_dump(),
         "loss": round(progress.loss, 4),

@@ -11,7 +11,8 @@ import pytest
 from evals.mini.glyphs import WORDS, _digits, glyph_ids, word_mask
 from evals.mini.questions import KINDS, options
 from evals.mini.scenes import CELL, COLORS, PLACES, Scene, make_scene, render
-from evals.mini.tasks import COPY, GQA_KINDS, MMBENCH_KINDS, SETS, gqa_rows, mmbench_rows, pope_rows, textvqa_rows
+from evals.mini.tasks import GQA_KINDS, MMBENCH_KINDS, SETS, gqa_rows, mmbench_rows, pope_rows, textvqa_rows
+from evals.tasks.scoring import ROTATION
 
 
 def test_no_test_glyph_is_in_training_not_even_as_a_copy() -> None:
@@ -140,7 +141,7 @@ def test_mmbench_like_questions_come_in_four_rotations_with_the_answer_moving() 
     rows = list(mmbench_rows(40))
     groups: dict[int, list] = {}
     for row in rows:
-        groups.setdefault(row["index"] % COPY, []).append(row)
+        groups.setdefault(row["index"] % ROTATION, []).append(row)
     assert len(groups) == 40 and {row["category"] for row in rows} == {c for c, _ in MMBENCH_KINDS.values()}
     for group in groups.values():
         assert sorted(row["answer"] for row in group) == list("ABCD")
