@@ -13,12 +13,12 @@ from evals.tasks.scoring import ROTATION
 
 Row = dict[str, Any]  # the `scene` entry is rendered to `image` when the set is written
 
-# Kinds and their shares. More than half of the GQA-like answers are yes or no, balanced: with answers of a kind evenly
+# Kinds and their shares. Two thirds of the GQA-like answers are yes or no, balanced: with answers of a kind evenly
 # spread, one that does not see the image then gains little over the best constant answer.
 GQA_KINDS = {
-    "verify_color": 0.20, "verify_place": 0.15, "verify_relation": 0.21, "color_at_place": 0.05,
-    "digit_at_place": 0.05, "color_of_digit": 0.05, "digit_of_color": 0.05, "place_of_digit": 0.06,
-    "digit_beside": 0.07, "color_beside": 0.06, "count_color": 0.05,
+    "verify_color": 0.24, "verify_place": 0.22, "verify_relation": 0.22, "color_at_place": 0.03,
+    "digit_at_place": 0.03, "color_of_digit": 0.03, "digit_of_color": 0.03, "place_of_digit": 0.05,
+    "digit_beside": 0.06, "color_beside": 0.06, "count_color": 0.03,
 }  # fmt: skip
 TEXT_KINDS = {"read_number": 0.4, "read_word": 0.4, "first_digit": 0.1, "last_digit": 0.1}
 # kind -> (category, L2-category), in MMBench's taxonomy of abilities

@@ -132,9 +132,9 @@ def test_gqa_like_answers_are_balanced_so_that_a_constant_answer_scores_little()
     by_kind = sum(
         Counter(r["answer"] for r in rows if r["groups"] == kind).most_common(1)[0][1] for kind in GQA_KINDS
     ) / len(rows)
-    assert constant < 0.30
+    assert constant < 0.35
     # The most that a model without eyes can get, knowing the kind of question.
-    assert by_kind - constant < 0.11
+    assert by_kind - constant < 0.10
 
 
 def test_mmbench_like_questions_come_in_four_rotations_with_the_answer_moving() -> None:
