@@ -3,7 +3,8 @@
 - The tower's warm-up stands in for CLIP's pretraining: supervised, every patch learns what is in its cell and beside
   it. It depends on no reduction method, so it is made once and shared by all recipes with the same settings.
 - The alignment stands in for CLIP's matching of images and words: the projector learns to give, for each patch, the
-  mean embedding of the words that name what is there. The decoder itself starts from random weights.
+  mean embedding of the words that name what is there, and to keep readable what the tower knows of the cells beside
+  it. The decoder itself starts from random weights.
 """
 
 from __future__ import annotations
@@ -77,31 +78,43 @@ def _tower(tower: Any, collator: Collator, stage: Stage, seed: int) -> None:
         scenes = _scenes(0, seed, step, stage.batch)
         targets = torch.from_numpy(np.stack([patch_targets(scene) for scene in scenes]))
         features = _features(tower, scenes, collator)
-        loss, accuracy = heads.loss(features, targets)
+        loss, accuracy = heads.loss(features, targets, WEIGHTS)
         loss.backward()
         optimizer.step(warm_then_decay(step, stage.steps))
         losses.append(loss.item())
-        shown = (f"{name} {accuracy[name]:.2f}  " for name in ("color", "digit", "digit_left", "word", "number_0"))
-        _say("tower", step, stage, losses, started, "".join(shown))
+        _say("tower", step, stage, losses, started, _shown(accuracy))
+
+
+def _shown(accuracy: dict[str, float]) -> str:
+    return "".join(f"{name} {accuracy[name]:.2f}  " for name in ("color", "digit", "digit_left", "word", "number_0"))
 
 
 def _align(model: LlavaForConditionalGeneration, collator: Collator, stage: Stage, seed: int) -> None:
-    """Regress the projector's output on the words' mean embedding; tower and embeddings stay as they are."""
+    """Regress the projector's output on the words' mean embedding; tower and embeddings stay as they are.
+
+    Words name what is in a patch's own cell. Without a second loss that reads all classes off the output, the
+    projector would drop the neighbours, and "left of the red 7" would take the decoder two look-ups instead of one.
+    """
     table = model.get_input_embeddings().weight.detach()
     words = _patch_words(collator)
     projector = model.model.multi_modal_projector
-    optimizer = Pair(projector.named_parameters(), stage.lr)
+    torch.manual_seed(seed)  # whether the tower was trained just now or taken from a file
+    heads = PatchHeads(table.shape[1])
+    optimizer = Pair([*projector.named_parameters(), *heads.named_parameters()], stage.lr)
     spread, started, losses = table.std(), time.monotonic(), []
     for step in range(stage.steps):
         scenes = _scenes(1, seed, step, stage.batch)
+        classes = [patch_targets(scene) for scene in scenes]
         with torch.no_grad():
             features = _features(model.model.vision_tower, scenes, collator)
-            target = torch.stack([_word_embedding(patch_targets(scene), words, table) for scene in scenes])
-        loss = ((projector(features) - target) / spread).square().mean()
-        loss.backward()
+            target = torch.stack([_word_embedding(each, words, table) for each in classes])
+        given = projector(features)
+        distance = ((given - target) / spread).square().mean()
+        reading, accuracy = heads.loss(given, torch.from_numpy(np.stack(classes)), dict.fromkeys(HEADS, 1.0))
+        (distance + reading).backward()
         optimizer.step(warm_then_decay(step, stage.steps))
-        losses.append(loss.item())
-        _say("align", step, stage, losses, started)
+        losses.append(distance.item())
+        _say("align", step, stage, losses, started, _shown(accuracy))
 
 
 def _patch_words(collator: Collator) -> dict[str, list[list[int]]]:

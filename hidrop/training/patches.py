@@ -6,6 +6,8 @@ The linear heads that read this off are thrown away; the tower is what the recip
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,7 +30,7 @@ HEADS: dict[str, int] = {
     "word": len(WORDS) + 1,
     **{f"number_{place}": 11 for place in range(3)},
 }
-# Digits come last by themselves, and everything else hangs on them.
+# For the tower: digits come last by themselves, and everything else hangs on them.
 WEIGHTS: dict[str, float] = dict.fromkeys(HEADS, 0.5) | {"digit": 5.0, "word": 2.0}
 WEIGHTS |= {f"number_{place}": 2.0 for place in range(3)}
 
@@ -60,8 +62,10 @@ class PatchHeads(nn.Module):
         self.norm = nn.LayerNorm(hidden)
         self.read = nn.Linear(hidden, sum(HEADS.values()))
 
-    def loss(self, features_BPD: torch.Tensor, targets_BPH: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-        """Weighted cross entropy over heads, and each head's accuracy on patches where there is something."""
+    def loss(
+        self, features_BPD: torch.Tensor, targets_BPH: torch.Tensor, weights: Mapping[str, float]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Weighted mean of the heads' cross entropies; each head's accuracy on patches where there is something."""
         logits = self.read(self.norm(features_BPD)).split(list(HEADS.values()), dim=-1)
         losses, accuracy = [], {}
         for index, (name, head) in enumerate(zip(HEADS, logits, strict=True)):
@@ -70,6 +74,6 @@ class PatchHeads(nn.Module):
             # Empty cells are most of an image: weigh them down, or "nothing" is all that is learnt for long.
             each = cross_entropy(head.flatten(0, 1), target.flatten(), reduction="none")
             share = torch.where(occupied, 1.0, 0.2).flatten()
-            losses.append(WEIGHTS[name] * (each * share).sum() / share.sum())
+            losses.append(weights[name] * (each * share).sum() / share.sum())
             accuracy[name] = (head.argmax(-1) == target)[occupied].float().mean().item()
-        return torch.stack(losses).sum() / sum(WEIGHTS.values()), accuracy
+        return torch.stack(losses).sum() / sum(weights.values()), accuracy
