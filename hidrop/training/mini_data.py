@@ -2,22 +2,28 @@
 
 Stage 1 (captions) shows dense captions, keyed by place and by content, so that every object of every image is
 supervised; stage 2 (instructions) asks several questions an image, wrapped as the test sets wrap them, and keeps a
-share of captions. Everything is a function of (stage, index): the same sample comes back after a resume.
+share of captions and of text-only samples. Whatever a question asks for in one word has a dense form here that asks
+for it many times an image: single answers alone leave a small model on a plateau for thousands of steps.
+Everything is a function of (stage, index): the same sample comes back after a resume.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.mini.questions import KINDS, PHRASES, Question, options, unique_names
-from evals.mini.scenes import COLORS, DIRECTIONS, PLACES, Scene, make_scene, render
+from evals.mini.glyphs import WORDS
+from evals.mini.questions import DIGITS, KINDS, NUMBERS, Question, options, unique_names
+from evals.mini.scenes import COLORS, DIRECTIONS, GRID, PLACES, Scene, make_scene, render
 from evals.tasks.protocol import LETTER_ANSWER, SHORT_ANSWER
 
 SHORT = f"\n{SHORT_ANSWER}"
 LETTER = f"\n\n{LETTER_ANSWER}"
+
+COLOR_NAMES = tuple(COLORS)
 
 Turn = tuple[str, str]
 
@@ -27,6 +33,9 @@ WEIGHTS = {
     "digit_beside": 2.0, "color_beside": 2.0, "count_color": 1.0, "verify_color": 1.5, "verify_place": 1.0,
     "verify_relation": 2.5, "exists": 3.0, "read_number": 1.5, "read_word": 1.0, "first_digit": 0.5, "last_digit": 0.5,
 }  # fmt: skip
+# Stage 2: questions an image, and the shares of conversations with captions, of those with options, and of samples
+# without an image.
+TURNS, CAPTIONED, OPTIONS, TEXT_ONLY = 8, 0.35, 0.4, 0.08
 # Kinds that the MMBench-like set turns into A-D questions.
 WITH_OPTIONS = (
     "color_at_place", "digit_at_place", "color_of_digit", "digit_of_color", "place_of_digit", "digit_beside",
@@ -49,8 +58,11 @@ def ask(scene: Scene, kind: str, rng: np.random.Generator) -> Question | None:
 def listed(question: Question, count: int, rng: np.random.Generator) -> tuple[str, str]:
     """The question with lettered options as lmms-eval's MMBench prompt writes them, and the right letter."""
     picked = options(question, count, rng)
-    lines = "\n".join(f"{'ABCD'[i]}. {text}" for i, text in enumerate(picked))
-    return f"{question.text} There are several options:\n{lines}", "ABCD"[picked.index(question.answer)]
+    return f"{question.text} {_lettered(picked)}", "ABCD"[picked.index(question.answer)]
+
+
+def _lettered(options: list[str]) -> str:
+    return "There are several options:\n" + "\n".join(f"{'ABCD'[i]}. {text}" for i, text in enumerate(options))
 
 
 # --- captions ---------------------------------------------------------------------------------------------------
@@ -93,7 +105,20 @@ def caption_of_names(scene: Scene) -> str:
     """Existence of coloured digits: those that are there, and those mixed from present colours and values."""
     there = {d.name for d in scene.digits}
     mixed = sorted({f"{a.color} {b.value}" for a in scene.digits for b in scene.digits})
-    return "Check: " + ", ".join(f"{name} {'yes' if name in there else 'no'}" for name in mixed[:12])
+    return "Check: " + ", ".join(f"{name} {_yes(name in there)}" for name in mixed[:12])
+
+
+def caption_of_claims(scene: Scene) -> str:
+    """What is in a place, true and false: each digit's place with its own value and with the next digit's."""
+    parts = []
+    for digit, other in zip(scene.digits, (*scene.digits[1:], *scene.digits[:1]), strict=True):
+        values = sorted({digit.value, other.value, (digit.value + 1) % 10})
+        parts += [f"{digit.place} {value} {_yes(value == digit.value)}" for value in values]
+    return "Verify: " + ", ".join(parts[:12])
+
+
+def _yes(truth: bool) -> str:
+    return "yes" if truth else "no"
 
 
 def caption_of_signs(scene: Scene) -> str:
@@ -103,27 +128,39 @@ def caption_of_signs(scene: Scene) -> str:
 
 
 def caption_of_relations(scene: Scene) -> str:
-    """How each digit lies to the next one, along the axes on which they differ."""
+    """Whether each digit lies to the left, right, above or below of the next one."""
     names = unique_names(scene)
     parts = []
     for a, b in zip(names, names[1:] + names[:1], strict=True) if len(names) > 1 else ():
-        (row_a, col_a), (row_b, col_b) = divmod(a.cell, 3), divmod(b.cell, 3)
-        words = []
-        if col_a != col_b:
-            words.append(PHRASES["left" if col_a < col_b else "right"])
-        if row_a != row_b:
-            words.append(PHRASES["above" if row_a < row_b else "below"])
-        parts.append(f"{a.name} is {' and '.join(words)} the {b.name}")
+        (row_a, column_a), (row_b, column_b) = divmod(a.cell, GRID), divmod(b.cell, GRID)
+        truths = {
+            "left": column_a < column_b,
+            "right": column_a > column_b,
+            "above": row_a < row_b,
+            "below": row_a > row_b,
+        }
+        parts.append(f"{a.name} to {b.name} " + " ".join(f"{word} {_yes(truth)}" for word, truth in truths.items()))
     return "Relations: " + (", ".join(parts[:4]) or "none")
 
 
-CAPTIONS = (
-    caption_by_place, caption_by_digit, caption_by_color, caption_by_neighbour, caption_of_names, caption_of_signs,
-    caption_of_relations,
-)  # fmt: skip
-# Look-ups by one key come first; stage 2 shifts to what has to be combined.
-FIRST_WEIGHTS = np.array([4.0, 4.0, 2.0, 1.0, 1.0, 1.0, 0.5])
-LATER_WEIGHTS = np.array([1.5, 1.5, 1.5, 2.0, 2.0, 1.5, 2.0])
+# caption -> its weight in stage 1 and in stage 2: look-ups by one key first, then what has to be combined.
+CAPTIONS: dict[Callable[[Scene], str], tuple[float, float]] = {
+    caption_by_place: (3.0, 1.0),
+    caption_by_digit: (3.0, 1.0),
+    caption_by_color: (2.0, 1.5),
+    caption_by_neighbour: (1.5, 2.0),
+    caption_of_names: (2.0, 2.0),
+    caption_of_claims: (2.0, 2.0),
+    caption_of_signs: (2.0, 1.5),
+    caption_of_relations: (1.5, 2.5),
+}
+
+
+def _captions(scene: Scene, rng: np.random.Generator, stage: int, count: int) -> list[str]:
+    """`count` different captions of the scene, by the weights of `stage` (1 or 2)."""
+    weights = np.array([each[stage - 1] for each in CAPTIONS.values()])
+    picks = rng.choice(len(CAPTIONS), size=count, replace=False, p=weights / weights.sum())
+    return [tuple(CAPTIONS)[int(pick)](scene) for pick in picks]
 
 
 # --- conversations ----------------------------------------------------------------------------------------------
@@ -133,33 +170,43 @@ def caption_sample(index: int, split_seed: int = 0) -> Sample:
     """Stage 1: the caption follows the image directly, without an instruction, as in LLaVA's pretraining."""
     rng = np.random.default_rng([split_seed, 1, index])
     scene = make_scene("train", int(rng.integers(1 << 40)))
-    picks = rng.choice(len(CAPTIONS), size=2, replace=False, p=FIRST_WEIGHTS / FIRST_WEIGHTS.sum())
-    text = ". ".join(CAPTIONS[int(i)](scene) for i in picks)
-    return Sample(render(scene), (("", text),))
+    return Sample(render(scene), (("", ". ".join(_captions(scene, rng, stage=1, count=3))),))
 
 
-def instruction_sample(index: int, turns: int = 8, captions: float = 0.25, split_seed: int = 0) -> Sample:
-    """Stage 2: several questions about one image."""
+def instruction_sample(index: int, split_seed: int = 0) -> Sample:
+    """Stage 2: several questions about one image; now and then options without an image."""
     rng = np.random.default_rng([split_seed, 2, index])
+    if rng.random() < TEXT_ONLY:
+        return Sample(None, tuple(_lettering(rng) for _ in range(4)))
     scene = make_scene("train", int(rng.integers(1 << 40)))
-    return Sample(render(scene), tuple(_conversation(scene, rng, turns, captions)))
+    return Sample(render(scene), tuple(_conversation(scene, rng)))
 
 
-def _conversation(scene: Scene, rng: np.random.Generator, turns: int, captions: float) -> list[Turn]:
-    """About `turns` questions; with probability `captions`, a caption is asked for in place of some of them.
+def _lettering(rng: np.random.Generator) -> Turn:
+    """Options, and the letter of each: finding an answer's letter, apart from finding the answer."""
+    pool: tuple[str, ...] = (COLOR_NAMES, DIGITS, PLACES, WORDS, *NUMBERS.values())[int(rng.integers(6))]
+    picked = [pool[int(i)] for i in rng.choice(len(pool), size=4, replace=False)]
+    wanted = [int(i) for i in rng.permutation(4)]
+    asked = ", ".join(picked[i] for i in wanted)
+    return f"{_lettered(picked)}\n\nLetters of {asked}:", ", ".join(f"{picked[i]} {'ABCD'[i]}" for i in wanted)
+
+
+def _conversation(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+    """TURNS questions; with probability CAPTIONED, two captions are asked for in place of some of them.
 
     As in LLaVA's mix, the format instruction stands in the first turn and holds for the following ones.
     """
     done: list[Turn] = []
-    if rng.random() < captions:
-        pick = int(rng.choice(len(CAPTIONS), p=LATER_WEIGHTS / LATER_WEIGHTS.sum()))
-        name, text = CAPTIONS[pick](scene).split(": ", 1)
-        done.append((f"Describe the image. {name}:", text))
-        turns = max(2, turns - 4)
-    with_options = rng.random() < 0.4
+    turns = TURNS
+    if rng.random() < CAPTIONED:
+        for caption in _captions(scene, rng, stage=2, count=2):
+            name, text = caption.split(": ", 1)
+            done.append((f"Describe the image. {name}:", text))
+        turns -= 4
+    with_options = rng.random() < OPTIONS
     kinds = tuple(WITH_OPTIONS if with_options else WEIGHTS)
     weights = np.array([WEIGHTS[kind] for kind in kinds])
-    wanted = max(2, turns // 2) if with_options else turns
+    wanted = turns // 2 if with_options else turns
     told = False
     for _ in range(4 * turns):
         if wanted == 0:

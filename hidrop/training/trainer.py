@@ -29,11 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("hidrop.training")
 
 STAGES: tuple[StageName, ...] = ("captions", "instructions")
-# Learning rates relative to the decoder's. The tower is frozen, as in LLaVA, until the decoder has learnt to look.
-RATES: dict[StageName, dict[str, float]] = {
-    "captions": {"vision_tower": 0.0, "multi_modal_projector": 0.1},
-    "instructions": {"vision_tower": 0.1, "multi_modal_projector": 0.3},
-}
+# The projector's learning rate relative to the decoder's. The tower is frozen, as in LLaVA.
+PROJECTOR_RATE: dict[StageName, float] = {"captions": 0.1, "instructions": 0.3}
 SAVE_EVERY = 100
 CORPUS = 1000  # samples of each stage that the tokenizer is trained on
 
@@ -47,8 +44,12 @@ def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: P
     """
     plan = load_recipe(recipe)
     work = work or Path("runs") / "train" / plan.name
-    if (work / "progress.json").is_file() and not resume:
-        raise UserError(f"{work}: holds an unfinished training; go on with --resume, or remove the folder")
+    found = state.peek(work)
+    if found and not resume:
+        done = found.stage == len(STAGES) - 1 and found.step == plan.instructions.steps
+        way_out = "write its checkpoint again" if done else "go on"
+        kind = "a finished" if done else "an unfinished"
+        raise UserError(f"{work}: holds {kind} training; {way_out} with --resume, or remove the folder to start over")
     out = out or Path(__file__).parents[1] / "models" / "mini" / plan.name.removeprefix("mini-")
     tokenizer = corpus_tokenizer()
     model = make_model(tokenizer, plan.seed)
@@ -85,12 +86,13 @@ def _fit(
     if progress.stage == 0 and progress.step == 0:
         foundation.lay(model, collator, plan, work.parent)
     model.train()
+    model.model.vision_tower.requires_grad_(False)
     with reduce(model, reducer):
         for number in range(progress.stage, len(STAGES)):
             name = STAGES[number]
             stage: Stage = getattr(plan, name)
-            model.model.vision_tower.requires_grad_(bool(RATES[name]["vision_tower"]))
-            optimizer = Pair(model.named_parameters(), stage.lr, RATES[name])
+            rates = {"vision_tower": 0.0, "multi_modal_projector": PROJECTOR_RATE[name]}
+            optimizer = Pair(model.named_parameters(), stage.lr, rates)
             if progress.stage == number and progress.step:
                 state.load(work, model, optimizer)
             else:

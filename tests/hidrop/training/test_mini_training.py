@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from evals.mini.scenes import PLACES, make_scene
 from hidrop.errors import UserError
 from hidrop.training import state
 from hidrop.training.collator import IGNORE, Collator
 from hidrop.training.data import batches
-from hidrop.training.mini_data import Sample, caption_sample, instruction_sample
+from hidrop.training.mini_data import (
+    Sample,
+    caption_of_claims,
+    caption_of_names,
+    caption_of_relations,
+    caption_sample,
+    instruction_sample,
+)
 from hidrop.training.optim import Pair, orthogonalise, warm_then_decay
 from hidrop.training.patches import HEADS, patch_targets
 from hidrop.training.recipe import RECIPES, load_recipe
@@ -49,10 +59,36 @@ def test_a_sample_without_an_image_is_plain_text(collator: Collator) -> None:
     assert batch["attention_mask"].sum(1)[0] == len(encoded.ids)
 
 
+def test_some_instructions_have_no_image_and_ask_for_the_letters_of_options() -> None:
+    plain = [sample for sample in map(instruction_sample, range(200)) if sample.pixels is None]
+    assert 4 <= len(plain) <= 40
+    for sample in plain:
+        for question, answer in sample.turns:
+            options = dict(re.findall(r"^([A-D])\. (.+)$", question, re.MULTILINE))
+            named = dict(reversed(pair.rsplit(" ", 1)) for pair in answer.split(", "))
+            assert named == options and len(options) == 4
+
+
+def test_dense_captions_say_what_is_in_the_scene() -> None:
+    for seed in range(40):
+        scene = make_scene("train", seed)
+        there = {d.name for d in scene.digits}
+        for color, value, said in re.findall(r"(\w+) (\d) (yes|no)", caption_of_names(scene)):
+            assert (f"{color} {value}" in there) == (said == "yes")
+        for place, value, said in re.findall(r"(\w+) (\d) (yes|no)", caption_of_claims(scene)):
+            digit = scene.at(PLACES.index(place))
+            assert digit is not None and (str(digit.value) == value) == (said == "yes")
+        pattern = r"(\w+ \d) to (\w+ \d) left (\w+) right (\w+) above (\w+) below (\w+)"
+        for first, second, *said in re.findall(pattern, caption_of_relations(scene)):
+            (a,), (b,) = ([divmod(d.cell, 3) for d in scene.digits if d.name == name] for name in (first, second))
+            truths = (a[1] < b[1], a[1] > b[1], a[0] < b[0], a[0] > b[0])
+            assert tuple(said) == tuple("yes" if truth else "no" for truth in truths)
+
+
 def test_instructions_ask_several_questions_and_are_the_same_every_time() -> None:
     for index in range(50):
         first, again = instruction_sample(index), instruction_sample(index)
-        assert first.turns == again.turns and (first.pixels == again.pixels).all()
+        assert first.turns == again.turns and np.array_equal(first.pixels, again.pixels)
         assert len(first.turns) >= 2
 
 
@@ -65,8 +101,6 @@ def test_batches_continue_where_they_stopped(collator: Collator) -> None:
 
 
 def test_patch_targets_name_what_lies_under_each_patch() -> None:
-    from evals.mini.scenes import make_scene
-
     scene = make_scene("train", 1)
     table = patch_targets(scene)
     assert table.shape == (100, len(HEADS))
@@ -158,9 +192,11 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, mon
     for _ in range(2):
         with pytest.raises(_Stop):
             train(recipe, out=tmp_path / "parts", work=work, resume=True)
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="an unfinished training; go on with --resume"):
         train(recipe, out=tmp_path / "parts", work=work)
     train(recipe, out=tmp_path / "parts", work=work, resume=True)
+    with pytest.raises(UserError, match="a finished training"):
+        train(recipe, out=tmp_path / "parts", work=work)
 
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
