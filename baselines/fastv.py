@@ -1,8 +1,8 @@
 """FastV (ECCV 2024, arXiv 2403.06764): one cut, after the first few layers.
 
 Variant: the released code's cached one, without its faults. The score is the last prompt token's attention in the
-layer that has just run (the paper's text says the mean over all queries, all its code says the last one), softmax over
-all keys, mean over heads. Cut once in prefill, frozen while decoding, original positions kept.
+layer that has just run (all its code; `query: all` is the mean over all queries that the paper's text speaks of),
+softmax over all keys, mean over heads. Cut once in prefill, frozen while decoding, original positions kept.
 Convention: `layer` = the paper's K = number of layers that see the whole image. Unlike the released code: float32
 probabilities, ties go to the earlier token, each row of a batch has its own scores.
 """
@@ -10,7 +10,7 @@ probabilities, ties go to the earlier token, each row of a batch has its own sco
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hidrop.budget import single_cut
 from hidrop.geometry import Geometry
@@ -29,6 +29,7 @@ class FastV(Reducer):
 
     keep: int
     layer: int = 2
+    query: Literal["last", "all"] = "last"
 
     name: ClassVar[str] = "fastv"
 
@@ -38,7 +39,7 @@ class FastV(Reducer):
         return Schedule(cuts=(Cut(self.layer, self.keep),))
 
     def score(self, view: View) -> torch.Tensor:
-        return view.attention_to_visual(of="this")
+        return view.attention_to_visual(of="this", queries=view.every_token() if self.query == "all" else None)
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:

@@ -3,19 +3,19 @@
 Variant: the released code's. The score is the last token's attention (in training: of every token before an answer,
 averaged) with the *next* layer's norm and projections (the paper's text says the last layer of the stage), softmax over
 all keys, mean over heads, detached. Positions are renumbered after each cut, and each layer counts on from its own
-length while decoding. Ratios are shares of the original count, rounded down.
+length while decoding (`positions: persistent` keeps them). Ratios are shares of the original count, rounded down.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from hidrop.budget import earlier_layers, root
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import BudgetError, Reducer
+from hidrop.reducer import BudgetError, Positions, Reducer
 
 if TYPE_CHECKING:
     import torch
@@ -28,14 +28,16 @@ class PDrop(Reducer):
     """Keep `ratios[i]` of the image's visual tokens after `layers[i]`.
 
     `layers` None: a quarter, half and three quarters of the depth. `ratio`: shares ratio, ratio^2, ... instead.
+    `positions`: the released code's are compacted.
     """
 
     layers: tuple[int, ...] | None = None
     ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
     ratio: float | None = None
 
+    positions: Positions = "compacted"
+
     name: ClassVar[str] = "pdrop"
-    positions: ClassVar[Literal["persistent", "compacted"]] = "compacted"
 
     def schedule(self, geometry: Geometry) -> Schedule:
         layers = self.layers or quarters(geometry)
@@ -68,7 +70,7 @@ class PDrop(Reducer):
             raise BudgetError(
                 f"with cuts after layers {list(layers)} it reaches {reached(0):.2f}..{reached(1):.2f}{hint}"
             )
-        return cls(layers=layers, ratio=round(root(reached, average, 0.0, 1.0), 4))
+        return cls(**{**params, "layers": layers, "ratio": round(root(reached, average, 0.0, 1.0), 4)})
 
 
 def quarters(geometry: Geometry) -> tuple[int, ...]:

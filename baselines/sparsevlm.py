@@ -16,12 +16,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hidrop.budget import earlier_layers
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import BudgetError, Reducer
+from hidrop.reducer import BudgetError, Positions, Reducer
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,10 @@ class SparseVLM(Reducer):
     keep: tuple[int, ...] | None = None
 
     name: ClassVar[str] = "sparsevlm"
-    positions: ClassVar[Literal["persistent", "compacted"]] = "compacted"
+
+    @property
+    def positions(self) -> Positions:
+        return "compacted"
 
     def schedule(self, geometry: Geometry) -> Schedule:
         layers, keep = self.layers or scaled_layers(geometry.layers), self._counts(geometry)

@@ -4,17 +4,20 @@ Visual tokens enter, untouched, right before layer `inject`; after each layer of
 before layer `exit` the rest leave. The score is the last token's attention (in training: of every token before an
 answer, averaged) with the *next* layer's norm and projections, float32 softmax over all keys, mean over heads,
 detached. Positions are those of the whole prompt, in every layer and while decoding.
+
+Options for the paper's ablations: `query: text` scores with all text tokens that are no answer, weighted by the norm
+of their hidden states; `positions: group` and `compacted` are the schemes of its Table 5.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hidrop.budget import nearest_count
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import BudgetError, Reducer
+from hidrop.reducer import BudgetError, Positions, Reducer
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +36,8 @@ class HiDrop(Reducer):
     filters: tuple[int, ...]
     keep: tuple[int, ...]
     exit: int
+    query: Literal["last", "text"] = "last"
+    positions: Positions = "persistent"
 
     name: ClassVar[str] = "hidrop"
 
@@ -43,7 +48,7 @@ class HiDrop(Reducer):
         return Schedule(self.inject, cuts, self.exit)
 
     def score(self, view: View) -> torch.Tensor:
-        return view.attention_to_visual(of="next")
+        return view.attention_to_visual(of="next", queries=view.text_by_norm() if self.query == "text" else None)
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
@@ -58,13 +63,13 @@ class HiDrop(Reducer):
         tail = tuple(params.get("keep") or (None, *_published_tail(len(filters) - 1, whole)))
         if tail[:1] != (None,) or None in tail[1:] or len(tail) != len(filters):
             raise ValueError("keep: with a budget, write null for the first count and give one count per other filter")
-        shape = cls(params["inject"], filters, (whole, *tail[1:]), params["exit"])
+        shape = cls(**{**params, "keep": (whole, *tail[1:])})
         entering = shape.plan(geometry).entering
         second = filters[1] if len(filters) > 1 else params["exit"] - 1
         solved = second - filters[0]
         fixed = sum(entering) - solved * whole
         first = nearest_count(average, geometry, fixed, solved, tail[1] if len(tail) > 1 else 1, whole)
-        return cls(shape.inject, filters, (first, *tail[1:]), shape.exit)
+        return replace(shape, keep=(first, *tail[1:]))
 
 
 def _published_tail(length: int, whole: int) -> tuple[int, ...]:

@@ -31,6 +31,13 @@ METHODS: dict[str, str] = {
 }
 
 
+# The RoPE positions of a method's tokens.
+#   persistent: every token keeps the position it got at input, whatever is cut.
+#   compacted:  renumbered 0, 1, ... after each change of the sequence, while decoding as well.
+#   group:      persistent, in ranges of their own: the visual tokens first, all text behind them.
+Positions = Literal["persistent", "compacted", "group"]
+
+
 class BudgetError(ValueError):
     """A budget that a method cannot meet; the message names the budgets it can."""
 
@@ -40,8 +47,11 @@ class Reducer:
     """Base of every method. Subclasses are frozen dataclasses; layers in their fields are 1-based."""
 
     name: ClassVar[str]
-    # "persistent": every token keeps the RoPE position it got at input. "compacted": renumbered after each cut.
-    positions: ClassVar[Literal["persistent", "compacted"]] = "persistent"
+
+    @property
+    def positions(self) -> Positions:
+        """A method with a choice has a field of this name instead."""
+        return "persistent"
 
     def schedule(self, geometry: Geometry) -> Schedule:
         """When visual tokens enter, are cut and leave. Pure. Raises ValueError for fields that do not fit."""

@@ -92,7 +92,8 @@ class Reduction:
             return self._continue(input_ids, pixel_values, attention_mask, past_key_values, logits_to_keep, return_dict)
         _check_empty(past_key_values)
 
-        layout = layouts.read(input_ids, attention_mask, self.model.config.image_token_id, labels)
+        grouped = self.reducer.positions == "group"
+        layout = layouts.read(input_ids, attention_mask, self.model.config.image_token_id, labels, grouped=grouped)
         plan = layouts.plan_batch(self.reducer, self.geometry, layout)
         text = text_tokens(self.model.get_input_embeddings(), input_ids, layout)
         images: list[torch.Tensor] = []

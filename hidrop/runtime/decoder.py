@@ -63,7 +63,7 @@ class Decoder:
         self.model = language_model
         self.reducer = reducer
         self.layers = language_model.layers[: language_model.config.num_hidden_layers]
-        self.persistent = reducer.positions == "persistent"
+        self.persistent = reducer.positions != "compacted"
 
     def prefill(
         self,

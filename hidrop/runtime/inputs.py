@@ -58,5 +58,6 @@ def decoder_prompt(
         text_valid_BT=valid,
         question_BT=question,
         image_BV=torch.where(layout.feature_BV >= 0, layout.feature_BV // each, -1),
+        image_tokens=each,
         pixel_values=pixel_values,
     )

@@ -68,8 +68,12 @@ def read(
     attention_mask: torch.Tensor | None,
     image_token: int,
     labels: torch.Tensor | None = None,
+    *,
+    grouped: bool = False,
 ) -> Layout:
     """Lay out a batch of prompts, padded left or right: `input_ids` and masks are (B, S).
+
+    Positions count all tokens in their order; `grouped`: visual tokens 0, 1, ..., and the text behind them.
 
     Raises ValueError for a mask of another shape and for a prompt without any text.
     """
@@ -89,13 +93,17 @@ def read(
     if min(text_counts) == 0:
         raise ValueError("a prompt needs at least one token of text")
     rank_BS = visual.long().cumsum(1) - 1
+    position_BS = valid.long().cumsum(1) - 1
+    if grouped:
+        behind = visual.sum(1, keepdim=True) + text.long().cumsum(1) - 1
+        position_BS = torch.where(visual, rank_BS, behind)
     visual_BV = _places(visual, max(visual_counts))
     first_B = visual.sum(1).cumsum(0) - visual.sum(1)
     feature_BV = first_B[:, None] + rank_BS.gather(1, visual_BV.clamp(min=0))
     return Layout(
         text_BT=_places(text, max(text_counts)),
         visual_BV=visual_BV,
-        position_BS=(valid.long().cumsum(1) - 1).clamp(min=0),
+        position_BS=position_BS.clamp(min=0),
         rank_BS=rank_BS,
         feature_BV=torch.where(visual_BV >= 0, feature_BV, -1),
         length_B=valid.sum(1),

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from hidrop.runtime.layout import Layout, RowCuts
+from hidrop.runtime.layout import IGNORED, Layout, RowCuts
 
 
 def rows(x_BN: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:
@@ -46,6 +46,7 @@ class Prompt:
     question_BT: torch.Tensor
     # Index into `pixel_values` of the image that each visual token belongs to; -1 for fillers.
     image_BV: torch.Tensor
+    image_tokens: int  # visual tokens of one image
     pixel_values: torch.Tensor | None
 
 
@@ -91,6 +92,21 @@ class View:
     def text_queries(self, weight_BT: torch.Tensor) -> Queries:
         """All text slots as queries, with the given weights (0 where a text token has no say)."""
         return Queries(self.text_BT, weight_BT)
+
+    def every_token(self) -> Queries:
+        """All slots as queries, with equal weights. Scores with it compute a square, (B, H, N, N)."""
+        valid = self.order_BN >= 0
+        slots = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
+        return Queries(slots, valid.float() / valid.sum(1, keepdim=True))
+
+    def text_by_norm(self) -> Queries:
+        """All text slots that are no answer, weighted by the norm of their hidden states."""
+        order_BT = self.order_BN.gather(1, self.text_BT)
+        asked = order_BT >= 0
+        if (labels := self.layout.labels(order_BT)) is not None:
+            asked = asked & (labels == IGNORED)
+        norm = torch.where(asked, rows(self.hidden_BND, self.text_BT).float().norm(dim=-1), 0)
+        return Queries(self.text_BT, norm / norm.sum(1, keepdim=True).clamp(min=1e-12))
 
     def attention(self, of: Literal["this", "next"], queries: Queries | None = None) -> torch.Tensor:
         """Attention probabilities of the query rows, (B, Q, N) float32, mean over heads.
