@@ -28,6 +28,9 @@ METHODS: dict[str, str] = {
     "pdrop": "baselines.pdrop:PDrop",
     "sparsevlm": "baselines.sparsevlm:SparseVLM",
     "random": "baselines.random:Random",
+    "uniform": "baselines.uniform:Uniform",
+    "pool": "baselines.pool:Pool",
+    "text_only": "baselines.text_only:TextOnly",
 }
 
 

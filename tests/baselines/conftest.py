@@ -25,6 +25,7 @@ class Token:
     visual: bool = False
     rank: int = -1
     label: int = -100
+    place: int = -1
 
 
 class SlowLlava:
@@ -96,21 +97,24 @@ class SlowLlava:
             visual = number == IMAGE
             h = features[rank] if visual else table[number]
             label = -100 if labels is None or visual else labels[i]
-            tokens.append(Token(h, i, visual, rank if visual else -1, label))
+            tokens.append(Token(h, i, visual, rank if visual else -1, label, place=i))
             rank += visual
+        if getattr(self.rule, "grouped", False):
+            behind = itertools.count(rank)
+            tokens = [replace(t, position=t.rank if t.visual else next(behind)) for t in tokens]
         self.length, self.pixels, self.training = len(ids), pixels, labels is not None
         self.ids = ids
         self.whole = tokens
         inject = getattr(self.rule, "inject", 1) if rank else 0
-        now = tokens if inject <= 1 else [t for t in tokens if not t.visual]
+        now = tokens if inject <= 1 else self.compact([t for t in tokens if not t.visual])
         if rank:
             now = self.compact(self.rule.after(self, 0, now, now))
         for layer in range(1, self.depth + 1):
             if rank and layer == inject and layer > 1:
-                now = sorted(now + [t for t in tokens if t.visual], key=lambda t: t.position)
-                now = self.rule.after(self, layer - 1, now, now)  # a cut on the way in
+                now = self.compact(sorted(now + [t for t in tokens if t.visual], key=lambda t: t.place))
+                now = self.compact(self.rule.after(self, layer - 1, now, now))  # a cut on the way in
             if rank and layer == getattr(self.rule, "exit", None):
-                now = [t for t in now if not t.visual]
+                now = self.compact([t for t in now if not t.visual])
             out = self.run_layer(layer, now)
             now = self.compact(self.rule.after(self, layer, now, out)) if rank else out
         self.last = now
@@ -182,13 +186,17 @@ class NextLayerRule:
     compacted: bool
     inject: int = 1
     exit: int | None = None
+    grouped: bool = False
+    text_queries: bool = False
 
     def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
         if layer not in self.cuts:
             return after
-        queries = slow.queries(after)
-        rows = [slow.attention(layer + 1, after, q) for q in queries]
-        scores = [sum(row[i] for row in rows) / len(rows) for i in range(len(after))]
+        weights = dict.fromkeys(slow.queries(after), 1.0)
+        if self.text_queries:
+            weights = {i: t.h.norm().item() for i, t in enumerate(after) if not t.visual and t.label == -100}
+        rows = [[w * p for p in slow.attention(layer + 1, after, q)] for q, w in weights.items()]
+        scores = [sum(row[i] for row in rows) / sum(weights.values()) for i in range(len(after))]
         count = scaled(self.cuts[layer], [t for t in slow.whole if t.visual])
         return keep_best(after, scores, count)[0]
 
@@ -198,11 +206,13 @@ class FastVRule:
     layer: int
     keep: int
     compacted: bool = False
+    every_query: bool = False
 
     def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
         if layer != self.layer:
             return after
-        rows = [slow.attention(layer, before, q) for q in slow.queries(before)]
+        queries = range(len(before)) if self.every_query else slow.queries(before)
+        rows = [slow.attention(layer, before, q) for q in queries]
         scores = [sum(row[i] for row in rows) / len(rows) for i in range(len(after))]
         return keep_best(after, scores, scaled(self.keep, [t for t in slow.whole if t.visual]))[0]
 
@@ -237,6 +247,61 @@ class RandomRule:
             inner = splitmix((key + splitmix(self.seed)) % 2**64)
             scores.append(float(splitmix((inner + t.rank) % 2**64) >> 40 & 0xFFFFFF))
         return keep_best(after, scores, scaled(self.keep, [t for t in slow.whole if t.visual]))[0]
+
+
+def parts(length: int, count: int) -> list[list[int]]:
+    """0 .. length - 1 in `count` runs of about equal length."""
+    return [[n for n in range(length) if n * count // length == part] for part in range(count)]
+
+
+def grid(side: int, count: int) -> list[list[int]]:
+    """The numbers of the patches in each of `count` cells of an image."""
+    bands = min(side, max(round(math.sqrt(count)), math.ceil(count / side)))
+    cells = []
+    for band, ys in enumerate(parts(side, bands)):
+        wide = (band + 1) * count // bands - band * count // bands
+        cells += [[y * side + x for y in ys for x in xs] for xs in parts(side, wide)]
+    return cells
+
+
+@dataclass
+class UniformRule:
+    keep: int
+    layer: int = 0
+    compacted: bool = False
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != self.layer:
+            return after
+        middles = []
+        for cell in grid(4, self.keep):
+            ys, xs = sorted({n // 4 for n in cell}), sorted({n % 4 for n in cell})
+            middles.append(ys[(len(ys) - 1) // 2] * 4 + xs[(len(xs) - 1) // 2])
+        return [t for t in after if not t.visual or t.rank % 16 in middles]
+
+
+@dataclass
+class PoolRule:
+    """For one image."""
+
+    keep: int
+    compacted: bool = True
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != 0:
+            return after
+        visual = [t for t in after if t.visual]
+        means = [sum(visual[n].h for n in cell) / len(cell) for cell in grid(4, self.keep)]
+        start = next(i for i, t in enumerate(after) if t.visual)
+        return [*after[:start], *(Token(h, 0, visual=True) for h in means), *after[start + len(visual) :]]
+
+
+@dataclass
+class TextOnlyRule:
+    compacted: bool = True
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        return [t for t in after if not t.visual]
 
 
 @dataclass
@@ -290,14 +355,23 @@ def slow_cluster(x: list[torch.Tensor], clusters: int) -> list[torch.Tensor]:
 RULES: dict[str, Callable[[], Any]] = {
     "vanilla": NoRule,
     "hidrop": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6),
+    "hidrop-group": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6, grouped=True),
+    "hidrop-compacted": lambda: NextLayerRule({3: 5, 4: 2}, compacted=True, inject=2, exit=6),
+    "hidrop-text": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6, text_queries=True),
     "hidrop-cut-on-entry": lambda: NextLayerRule({2: 7, 3: 2}, compacted=False, inject=3, exit=5),
     "fastv": lambda: FastVRule(2, 5),
+    "fastv-all": lambda: FastVRule(2, 5, every_query=True),
     "pdrop": lambda: NextLayerRule({1: 8, 3: 4, 4: 2}, compacted=True),
+    "pdrop-persistent": lambda: NextLayerRule({1: 8, 3: 4, 4: 2}, compacted=False),
     "pdrop-ratio": lambda: NextLayerRule({2: 9, 4: 5}, compacted=True),
     "sparsevlm": lambda: SparseVLMRule({1: 8, 2: 6, 3: 3}),
     "sparsevlm-strong": lambda: SparseVLMRule({2: 3, 4: 1}),
     "random": lambda: RandomRule(2, 5, seed=3),
     "random-before-decoder": lambda: RandomRule(0, 4, seed=0),
+    "uniform": lambda: UniformRule(5),
+    "uniform-after-a-layer": lambda: UniformRule(7, layer=1),
+    "pool": lambda: PoolRule(5),
+    "text_only": TextOnlyRule,
 }
 
 

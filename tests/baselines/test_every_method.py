@@ -11,18 +11,28 @@ from hidrop.geometry import Geometry
 from hidrop.reducer import Reducer, build
 from hidrop.runtime import reduce
 
+HIDROP = dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6)
 # For a decoder of 6 layers and 16 visual tokens: row -> (method, its fields, visual tokens entering each layer).
 METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "vanilla": ("vanilla", {}, (16, 16, 16, 16, 16, 16)),
-    "hidrop": ("hidrop", dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6), (0, 16, 16, 5, 2, 0)),
+    "hidrop": ("hidrop", HIDROP, (0, 16, 16, 5, 2, 0)),
     "hidrop-cut-on-entry": ("hidrop", dict(inject=3, filters=[2, 3], keep=[7, 2], exit=5), (0, 0, 7, 2, 0, 0)),
+    "hidrop-group": ("hidrop", dict(HIDROP, positions="group"), (0, 16, 16, 5, 2, 0)),
+    "hidrop-compacted": ("hidrop", dict(HIDROP, positions="compacted"), (0, 16, 16, 5, 2, 0)),
+    "hidrop-text": ("hidrop", dict(HIDROP, query="text"), (0, 16, 16, 5, 2, 0)),
     "fastv": ("fastv", dict(layer=2, keep=5), (16, 16, 5, 5, 5, 5)),
+    "fastv-all": ("fastv", dict(layer=2, keep=5, query="all"), (16, 16, 5, 5, 5, 5)),
     "pdrop": ("pdrop", {}, (16, 8, 8, 4, 2, 2)),
     "pdrop-ratio": ("pdrop", dict(layers=[2, 4], ratio=0.6), (16, 16, 9, 9, 5, 5)),
+    "pdrop-persistent": ("pdrop", dict(positions="persistent"), (16, 8, 8, 4, 2, 2)),
     "sparsevlm": ("sparsevlm", {}, (16, 9, 7, 4, 4, 4)),
     "sparsevlm-strong": ("sparsevlm", dict(layers=[2, 4], keep=[3, 1]), (16, 16, 4, 4, 2, 2)),
     "random": ("random", dict(layer=2, keep=5, seed=3), (16, 16, 5, 5, 5, 5)),
     "random-before-decoder": ("random", dict(layer=0, keep=4), (4, 4, 4, 4, 4, 4)),
+    "uniform": ("uniform", dict(keep=5), (5, 5, 5, 5, 5, 5)),
+    "uniform-after-a-layer": ("uniform", dict(layer=1, keep=7), (16, 7, 7, 7, 7, 7)),
+    "pool": ("pool", dict(keep=5), (5, 5, 5, 5, 5, 5)),
+    "text_only": ("text_only", {}, (0, 0, 0, 0, 0, 0)),
 }
 STEPS = 5
 

@@ -1,0 +1,57 @@
+"""Average pooling before the decoder: fewer, coarser visual tokens instead of a choice among them.
+
+Each image is divided into `keep` cells, and the mean of the projected features of each is one token. Positions are
+those of a prompt with that many visual tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from hidrop.budget import single_cut
+from hidrop.geometry import Geometry
+from hidrop.plan import Cut, Schedule
+from hidrop.reducer import Positions, Reducer
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.runtime.scoring import Prompt, View
+
+
+@dataclass(frozen=True)
+class Pool(Reducer):
+    """`keep` means over parts of the image in place of its visual tokens."""
+
+    keep: int
+
+    name: ClassVar[str] = "pool"
+
+    @property
+    def positions(self) -> Positions:
+        return "compacted"
+
+    def schedule(self, geometry: Geometry) -> Schedule:
+        return Schedule(cuts=(Cut(0, 0, merge=self.keep),))
+
+    def prepare(self, prompt: Prompt) -> int:
+        return prompt.image_tokens
+
+    def score(self, view: View) -> torch.Tensor:
+        return view.valid_BV.float()
+
+    def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:
+        import torch
+
+        from baselines.grid import cells
+
+        images_B = view.valid_BV.sum(1) // view.memory
+        cell, _ = cells(view.rank_BV.clamp(min=0), view.memory, view.cut.merge_B // images_B.clamp(min=1))
+        number = torch.arange(count, device=cell.device)
+        member = ((cell[:, :, None] == number) & view.valid_BV[:, :, None]).to(view.hidden_BND.dtype)
+        return member.transpose(1, 2) @ view.visual_BVD / member.sum(1)[..., None].clamp(min=1)
+
+    @classmethod
+    def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
+        return cls(**{**params, "keep": single_cut(average, geometry, 0)})

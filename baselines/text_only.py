@@ -1,0 +1,41 @@
+"""The image left out: what a benchmark gives to a model that does not look. The floor of every table.
+
+Positions are those of the prompt without an image. The vision tower runs all the same, as in every method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from hidrop.geometry import Geometry
+from hidrop.plan import Cut, Schedule
+from hidrop.reducer import BudgetError, Positions, Reducer
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.runtime.scoring import View
+
+
+@dataclass(frozen=True)
+class TextOnly(Reducer):
+    """No visual token enters any layer."""
+
+    name: ClassVar[str] = "text_only"
+
+    @property
+    def positions(self) -> Positions:
+        return "compacted"
+
+    def schedule(self, geometry: Geometry) -> Schedule:
+        return Schedule(cuts=(Cut(0, 0),))
+
+    def score(self, view: View) -> torch.Tensor:
+        return view.valid_BV.float()
+
+    @classmethod
+    def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
+        if average:
+            raise BudgetError("it has no visual token at all; leave the budget out")
+        return cls(**params)

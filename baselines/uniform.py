@@ -1,0 +1,47 @@
+"""Visual tokens from an even grid over the image, whatever is in it: a null baseline without chance.
+
+Each image is divided into `keep` cells, and the token in the middle of each stays. Positions are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from hidrop.budget import single_cut
+from hidrop.geometry import Geometry
+from hidrop.plan import Cut, Schedule
+from hidrop.reducer import Reducer
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.runtime.scoring import Prompt, View
+
+
+@dataclass(frozen=True)
+class Uniform(Reducer):
+    """Keep `keep` evenly spread visual tokens after layer `layer` (0: before the decoder)."""
+
+    keep: int
+    layer: int = 0
+
+    name: ClassVar[str] = "uniform"
+
+    def schedule(self, geometry: Geometry) -> Schedule:
+        return Schedule(cuts=(Cut(self.layer, self.keep),))
+
+    def prepare(self, prompt: Prompt) -> int:
+        return prompt.image_tokens
+
+    def score(self, view: View) -> torch.Tensor:
+        from baselines.grid import cells
+
+        images_B = view.valid_BV.sum(1) // view.memory
+        _, centre = cells(view.rank_BV.clamp(min=0), view.memory, view.cut.keep_B // images_B.clamp(min=1))
+        return centre.float()
+
+    @classmethod
+    def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
+        layer = params.setdefault("layer", 0)
+        return cls(**{**params, "keep": single_cut(average, geometry, layer)})
