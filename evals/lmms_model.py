@@ -51,7 +51,6 @@ class HidropLlava(lmms):
         max_batch_size: int | None = None,
         budget: float | None = None,
         max_new_tokens: int | None = None,
-        blind: bool = False,
         **fields: Any,
     ) -> None:
         """For lmms-eval's command line. `fields` are the method's own, as in a matrix: `layer=2,keep=64`.
@@ -64,7 +63,7 @@ class HidropLlava(lmms):
             device = f"cuda:{os.environ['LOCAL_RANK']}"
         loaded = load(pretrained, dtype=dtype, attention=attention, device=device)
         reducer = choose(loaded, method, budget, fields)
-        self._set_up(loaded, reducer, protocol, int(batch_size), None, max_new_tokens, blind, None)
+        self._set_up(loaded, reducer, protocol, int(batch_size), None, max_new_tokens, None)
 
     @classmethod
     def from_loaded(
@@ -76,18 +75,16 @@ class HidropLlava(lmms):
         record: Callable[[Record], None] | None = None,
         max_new_tokens: int | None = None,
         *,
-        blind: bool = False,
         done: Mapping[tuple[str, int], str | Record] | None = None,
     ) -> Self:
         """Wrap a model that is already there. `reducer` None: unreduced.
 
         record: called with each sample's record as soon as its answer is there, before the next batch.
         max_new_tokens: overrides what the tasks say.
-        blind: take the images away (the control that shows whether a task needs eyes).
         done: samples answered before, by (task, doc_id): the answer or the whole record. They are not recorded again.
         """
         model = cls.__new__(cls)
-        model._set_up(loaded, reducer, protocol, batch_size, record, max_new_tokens, blind, done)
+        model._set_up(loaded, reducer, protocol, batch_size, record, max_new_tokens, done)
         return model
 
     def _set_up(
@@ -98,7 +95,6 @@ class HidropLlava(lmms):
         batch_size: int,
         record: Callable[[Record], None] | None,
         max_new_tokens: int | None,
-        blind: bool,
         done: Mapping[tuple[str, int], str | Record] | None,
     ) -> None:
         super().__init__()
@@ -108,7 +104,7 @@ class HidropLlava(lmms):
 
         self.loaded, self.reducer = loaded, reducer or build("vanilla")
         self.protocol, self._batch_size = protocol_called(protocol), batch_size
-        self.max_new_tokens, self.blind = max_new_tokens, blind
+        self.max_new_tokens = max_new_tokens
         self.failures: dict[tuple[str, int], str] = {}
         self.trace: Any = None
         self._record, self._done = record, dict(done or {})
@@ -209,7 +205,7 @@ class HidropLlava(lmms):
         loaded, geometry = self.loaded, self.loaded.geometry
         try:
             doc = self.task_dict[request.task][request.split][request.doc_id]
-            images = [] if self.blind else [v.convert("RGB") for v in request.visuals(doc) or ()]
+            images = [v.convert("RGB") for v in request.visuals(doc) or ()]
             ids = self.protocol.ids(
                 loaded.tokenizer,
                 request.context,

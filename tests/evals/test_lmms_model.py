@@ -180,13 +180,14 @@ def test_documents_with_no_or_several_images(loaded: Any) -> None:
     assert texts(batched) == texts(model(loaded, docs, reducer=reducer).generate_until(toy(docs)))
 
 
-def test_blind_takes_images_and_placeholders_away(loaded: Any) -> None:
-    records: list[dict[str, Any]] = []
-    model(loaded, record=records.append, blind=True).generate_until(toy())
-    assert {r["visual_tokens"] for r in records} == {0}
+def test_text_only_answers_the_same_whatever_is_in_the_image(loaded: Any) -> None:
     others = [{"colours": [(1, 2, 3)]}] * 6
-    blind = [texts(model(loaded, docs, blind=True).generate_until(toy(docs))) for docs in (DOCS, others)]
-    assert blind[0] == blind[1]
+    answers = [
+        [texts(model(loaded, docs, reducer=build(method)).generate_until(toy(docs))) for docs in (DOCS, others)]
+        for method in ("text_only", "vanilla")
+    ]
+    assert answers[0][0] == answers[0][1]
+    assert answers[1][0] != answers[1][1]
 
 
 def test_beams_sampling_and_length_are_honoured(loaded: Any) -> None:
