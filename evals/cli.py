@@ -1,4 +1,4 @@
-"""The command line: run, plan, validate, train, report. Heavy libraries are imported when a command needs them."""
+"""The command line, a function for each command. Heavy libraries are imported when a command needs them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evals.matrix import Cell, Matrix
 
 DONE, SOME_FAILED, USER, INTERRUPTED = 0, 1, 2, 130
-COMMANDS = ("run", "plan", "validate", "train", "report")
+COMMANDS = ("run", "plan", "validate", "train", "convert", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,6 +78,12 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the last saved state")
     train.add_argument("--out", type=Path, metavar="DIR")
     train.set_defaults(action=train_command)
+
+    convert = commands.add_parser("convert", help="write a checkpoint of LLaVA's original layout in transformers'")
+    convert.add_argument("source", metavar="SRC", help="its folder, or a Hub id")
+    convert.add_argument("target", metavar="DST", type=Path, help="a new folder")
+    convert.add_argument("--download", action="store_true", help="fetch what is not on this machine from the Hub")
+    convert.set_defaults(action=convert_command)
 
     report = commands.add_parser("report", help="write the tables of a results folder again from its leaderboard.json")
     report.add_argument("folder", type=Path, metavar="DIR")
@@ -174,6 +180,17 @@ def train_command(arguments: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     train(arguments.recipe, out=arguments.out, resume=arguments.resume)
+    return DONE
+
+
+def convert_command(arguments: argparse.Namespace) -> int:
+    from hidrop.models import convert, peek
+
+    folder = convert(arguments.source, arguments.target, allow_download=arguments.download)
+    peeked = peek(folder)
+    sizes = f"{peeked.geometry.layers} layers, {peeked.geometry.visual_tokens} visual tokens an image"
+    trained = f"trained with {peeked.reducer}" if peeked.reducer else "it names no reduction that it was trained with"
+    print(f"written: {folder} ({sizes}; {trained})")
     return DONE
 
 

@@ -94,6 +94,20 @@ def test_convert_round_trips(original: Original, model: Any, logits: Logits, tmp
     assert loaded.geometry == peek(source).geometry == load(source).geometry
 
 
+def test_convert_on_the_command_line_says_what_it_wrote(
+    original: Original, model: Any, logits: Logits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evals import cli
+
+    source, target = original(shards=2), tmp_path / "converted"
+    assert cli.main(["convert", str(source), str(target)]) == cli.DONE
+    assert f"written: {target} (" in capsys.readouterr().out
+    torch.testing.assert_close(logits(load(target).model), logits(model), atol=1e-5, rtol=0)
+    assert cli.main(["convert", str(source), str(target)]) == cli.USER
+    assert "already there" in capsys.readouterr().err
+    assert cli.main(["convert", str(tmp_path / "nothing"), str(tmp_path / "new")]) == cli.USER
+
+
 def test_convert_keeps_the_stored_type(original: Original, tmp_path: Path) -> None:
     def edit(state: dict[str, torch.Tensor]) -> None:
         state.update({name: value.to(torch.bfloat16) for name, value in state.items()})
