@@ -1,10 +1,13 @@
 """SparseVLM (ICML 2025, arXiv 2410.04417): text-guided progressive pruning with recycling.
 
-Variant: v1.5, the released code's default. Raters are the text tokens after the image whose softmax share of the
-image-text dot products (input embeddings, no scaling) lies strictly above the mean. At each cut the layer that has
-just run scores its own output: its attention, softmax over all keys, mean over heads and raters. The best stay, in
-order; of the dropped ones the best 30 % are clustered by DPC-KNN and one mean per cluster is put behind the kept ones.
-Positions are renumbered after each cut, and each layer counts on from its own length.
+Versions: 1.5, the released code's default, and 2.0 ("SparseVLM+"). Raters are the text tokens after the image whose
+softmax share of the image-text dot products (input embeddings, no scaling) lies strictly above the mean. At each cut
+the layer that has just run scores its own output: its attention, softmax over all keys, mean over heads and raters.
+The best stay, in order; of the dropped ones the best 30 % are clustered by DPC-KNN and one mean per cluster is put
+behind the kept ones. Positions are renumbered after each cut, and each layer counts on from its own length.
+
+2.0 keeps the positions, recycles nothing, divides the probabilities by what rope alone gives a key at that distance,
+and averages over the `heads` heads that look at the image most (14: the code's constant, whatever the model).
 
 Conventions: layers 1-based (3, 7, 16 = the code's 2, 6, 15); the `label` 192 really has 206.5 tokens on average.
 Unlike the released code: float32 throughout; ties are broken by index, not by noise; no rater at all means that all
@@ -16,7 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hidrop.budget import earlier_layers
 from hidrop.geometry import Geometry
@@ -26,10 +29,13 @@ from hidrop.reducer import BudgetError, Positions, Reducer
 if TYPE_CHECKING:
     import torch
 
-    from hidrop.runtime.scoring import Prompt, View
+    from hidrop.runtime.scoring import Prompt, Queries, View
 
 # Kept after each cut of a 32-layer decoder, of 576 visual tokens, by the name that the authors gave the setting.
-PUBLISHED = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
+PUBLISHED = {
+    "1.5": {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)},
+    "2.0": {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)},
+}
 PUBLISHED_LAYERS, PUBLISHED_DEPTH, PUBLISHED_IMAGE = (3, 7, 16), 32, 576
 
 
@@ -43,12 +49,14 @@ class SparseVLM(Reducer):
     label: int | None = None
     layers: tuple[int, ...] | None = None
     keep: tuple[int, ...] | None = None
+    version: Literal["1.5", "2.0"] = "1.5"
+    heads: int = 14
 
     name: ClassVar[str] = "sparsevlm"
 
     @property
     def positions(self) -> Positions:
-        return "compacted"
+        return "compacted" if self.version == "1.5" else "persistent"
 
     def schedule(self, geometry: Geometry) -> Schedule:
         layers, keep = self.layers or scaled_layers(geometry.layers), self._counts(geometry)
@@ -57,7 +65,7 @@ class SparseVLM(Reducer):
         there, cuts = geometry.visual_tokens, []
         for layer, count in zip(layers, keep, strict=True):
             count = min(count, there - 1)  # as in the released code, a cut always prunes a token
-            cuts.append(Cut(layer, count, recycled(there - count)[1]))
+            cuts.append(Cut(layer, count, recycled(there - count)[1] if self.version == "1.5" else 0))
             there = cuts[-1].left
         return Schedule(cuts=tuple(cuts))
 
@@ -66,10 +74,12 @@ class SparseVLM(Reducer):
             if self.label is not None:
                 raise ValueError("label: it stands for a published keep; give one of the two")
             return self.keep
-        label = 192 if self.label is None else self.label
-        if label not in PUBLISHED:
-            raise ValueError(f"label: {label} is not published; there are {', '.join(map(str, PUBLISHED))}")
-        return tuple(max(1, round(n * geometry.visual_tokens / PUBLISHED_IMAGE)) for n in PUBLISHED[label])
+        if self.version not in PUBLISHED:
+            raise ValueError(f"version: {self.version!r} is not one of {', '.join(map(repr, PUBLISHED))}")
+        label, published = 192 if self.label is None else self.label, PUBLISHED[self.version]
+        if label not in published:
+            raise ValueError(f"label: {label} is not published; there are {', '.join(map(str, published))}")
+        return tuple(max(1, round(n * geometry.visual_tokens / PUBLISHED_IMAGE)) for n in published[label])
 
     def prepare(self, prompt: Prompt) -> torch.Tensor:
         """The weight of each text token as a rater, (B, T)."""
@@ -86,7 +96,21 @@ class SparseVLM(Reducer):
         return raters.float() / raters.sum(1, keepdim=True)
 
     def score(self, view: View) -> torch.Tensor:
-        return view.attention_to_visual("this", view.text_queries(view.memory))
+        raters = view.text_queries(view.memory)
+        return view.attention_to_visual("this", raters) if self.version == "1.5" else self._corrected(view, raters)
+
+    def _corrected(self, view: View, raters: Queries) -> torch.Tensor:
+        """2.0: (B, V), the mean over raters and chosen heads of probability divided by rope bias."""
+        import torch
+
+        from hidrop.topk import top_indices
+
+        each = view.attention_by_head("this", raters) / view.rope_bias(raters)[:, None]
+        mean = torch.einsum("bhqn,bq->bhn", each, raters.weight_BQ)
+        visual = mean.gather(2, view.visual_BV[:, None].expand(-1, mean.shape[1], -1))
+        total = torch.where(view.valid_BV[:, None], visual, 0).sum(-1)
+        heads = top_indices(total, torch.ones_like(total, dtype=torch.bool), self.heads)
+        return visual.gather(1, heads[:, :, None].expand(-1, -1, visual.shape[2])).mean(1)
 
     def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:
         import torch
@@ -107,11 +131,12 @@ class SparseVLM(Reducer):
         """Scales a list (`keep`, that of `label`, or the published one that comes nearest) to a true average."""
         base: SparseVLM = cls(**params)
         if not params.get("keep") and not params.get("label"):
-            base = min((replace(base, label=n) for n in PUBLISHED), key=lambda m: abs(m._average(geometry) - average))
+            labels = PUBLISHED[base.version]
+            base = min((replace(base, label=n) for n in labels), key=lambda m: abs(m._average(geometry) - average))
         counts, whole = base._counts(geometry), geometry.visual_tokens
 
         def scaled(factor: float) -> SparseVLM:
-            return cls(layers=base.layers, keep=tuple(min(whole, max(1, round(n * factor))) for n in counts))
+            return replace(base, label=None, keep=tuple(min(whole, max(1, round(n * factor))) for n in counts))
 
         low, high = 0.0, float(whole)
         least, most = scaled(low)._average(geometry), scaled(high)._average(geometry)

@@ -109,7 +109,11 @@ class View:
         return Queries(self.text_BT, norm / norm.sum(1, keepdim=True).clamp(min=1e-12))
 
     def attention(self, of: Literal["this", "next"], queries: Queries | None = None) -> torch.Tensor:
-        """Attention probabilities of the query rows, (B, Q, N) float32, mean over heads.
+        """Attention probabilities of the query rows, (B, Q, N) float32, mean over heads. See `attention_by_head`."""
+        return self.attention_by_head(of, queries).mean(1)
+
+    def attention_by_head(self, of: Literal["this", "next"], queries: Queries | None = None) -> torch.Tensor:
+        """Attention probabilities of the query rows in each query head, (B, H, Q, N) float32.
 
         of="this": the attention that the layer really computed (its own input, norm and projections).
         of="next": what the next layer would compute if nothing were cut.
@@ -140,7 +144,16 @@ class View:
         seen = torch.arange(self.order_BN.shape[1], device=slots.device) <= slots[:, :, None]
         seen = seen & (self.order_BN >= 0)[:, None]
         logits = logits.masked_fill(~seen[:, None, None], torch.finfo(logits.dtype).min)
-        return logits.softmax(-1).mean(dim=(1, 2))
+        return logits.softmax(-1).flatten(1, 2)
+
+    def rope_bias(self, queries: Queries) -> torch.Tensor:
+        """What rope alone gives a query on each key, (B, Q, N): 2 sum_i cos(D theta_i) / sqrt(head size).
+
+        D is the distance of their positions. It is the scaled dot product of two vectors of ones, each rotated.
+        """
+        cos, sin = (x.float() for x in self.rope)
+        near = rows(cos, queries.slot_BQ) @ cos.transpose(1, 2) + rows(sin, queries.slot_BQ) @ sin.transpose(1, 2)
+        return near * cos.shape[-1] ** -0.5
 
     def attention_to_visual(self, of: Literal["this", "next"], queries: Queries | None = None) -> torch.Tensor:
         """Weighted mean over the queries of the attention that each visual token gets, (B, V) float32."""

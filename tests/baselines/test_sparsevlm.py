@@ -9,6 +9,7 @@ from baselines.clustering import dpc_knn_means
 from baselines.sparsevlm import SparseVLM, recycled, scaled_layers
 from hidrop.geometry import PRESETS
 from hidrop.runtime import Prompt
+from hidrop.runtime.scoring import Queries, View
 
 LLAVA = PRESETS["llava-1.5-7b"]
 
@@ -22,11 +23,27 @@ LLAVA = PRESETS["llava-1.5-7b"]
         (64, (82, 32, 18), 82.25),
     ],
 )
-def test_published_labels_have_their_true_averages(label, entering, average):
+def test_published_labels_of_1_5_have_their_true_averages(label, entering, average):
     plan = SparseVLM(label).plan(LLAVA)
     first, second, third = entering
     assert plan.entering == (576,) * 3 + (first,) * 4 + (second,) * 9 + (third,) * 16
     assert plan.average_tokens == average
+
+
+@pytest.mark.parametrize(("label", "average"), [(192, 206.75), (128, 144.125), (96, 113.9375), (64, 81.8125)])
+def test_published_labels_of_2_0_have_their_true_averages(label, average):
+    assert SparseVLM(label, version="2.0").plan(LLAVA).average_tokens == average
+
+
+def test_rope_bias_is_what_the_sheet_works_out():
+    """Head size 4, base 10000: angles 1 and 0.01 a position."""
+    view = View.__new__(View)
+    angle = torch.arange(6.0)[:, None] * torch.tensor([1.0, 0.01, 1.0, 0.01])
+    object.__setattr__(view, "rope", (angle.cos()[None], angle.sin()[None]))
+    bias = view.rope_bias(Queries(torch.tensor([[5]]), torch.ones(1, 1)))[0, 0].flip(0)
+    wanted = torch.tensor([2.0, 1.540252, 0.583653, 0.009558])
+    torch.testing.assert_close(bias[:4], wanted, atol=1e-5, rtol=0)
+    assert bias[5].item() == pytest.approx(1.282412, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +85,7 @@ def prompt_of(visual: list[list[float]], text: list[list[float]], question: list
         text_ids_BT=torch.zeros(t.shape[:2], dtype=torch.long),
         text_valid_BT=torch.ones(t.shape[:2], dtype=torch.bool),
         question_BT=torch.tensor([question]),
+        image_tokens=4,
         image_BV=torch.zeros(v.shape[:2], dtype=torch.long),
         pixel_values=None,
     )
