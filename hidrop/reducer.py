@@ -30,6 +30,7 @@ METHODS: dict[str, str] = {
     "random": "baselines.random:Random",
     "uniform": "baselines.uniform:Uniform",
     "pool": "baselines.pool:Pool",
+    "divprune": "baselines.divprune:DivPrune",
     "text_only": "baselines.text_only:TextOnly",
 }
 

@@ -297,6 +297,29 @@ class PoolRule:
 
 
 @dataclass
+class DivPruneRule:
+    """For one image, or several: the farthest from what is chosen, one at a time."""
+
+    keep: int
+    compacted: bool = True
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != 0:
+            return after
+        visual = [t for t in after if t.visual]
+
+        def far(a: Token, b: Token) -> float:
+            return 1 - (a.h @ b.h / (a.h.norm() * b.h.norm())).item()
+
+        chosen = [max(visual, key=lambda t: min(far(t, other) for other in visual if other is not t))]
+        while len(chosen) < scaled(self.keep, visual):
+            rest = [t for t in visual if all(t is not c for c in chosen)]
+            chosen.append(max(rest, key=lambda t: min(far(t, c) for c in chosen)))
+        places = {t.place for t in chosen}
+        return [t for t in after if not t.visual or t.place in places]
+
+
+@dataclass
 class TextOnlyRule:
     compacted: bool = True
 
@@ -310,6 +333,23 @@ class SparseVLMRule:
 
     cuts: dict[int, int]
     compacted: bool = True
+    heads: int | None = None  # 2.0: how many heads count
+
+    def corrected(self, slow: SlowLlava, layer: int, tokens: list[Token], raters: list[int]) -> list[float]:
+        """2.0: for each head, probability over rope's own product, summed over raters; then the best heads' mean."""
+        q, k, _ = slow.project(layer, tokens)
+        by_head = [[0.0] * len(tokens) for _ in range(slow.heads)]
+        for rater in raters:
+            p = slow.probabilities(q[rater], k[: rater + 1])
+            for n in range(rater + 1):
+                apart = tokens[rater].position - tokens[n].position
+                angles = [apart * 10000.0 ** (-2 * i / slow.size) for i in range(slow.size // 2)]
+                bias = 2 * sum(map(math.cos, angles)) / math.sqrt(slow.size)
+                for head in range(slow.heads):
+                    by_head[head][n] += p[head, n].item() / bias / len(raters)
+        visual = [i for i, t in enumerate(tokens) if t.visual]
+        best = sorted(range(slow.heads), key=lambda h: -sum(by_head[h][i] for i in visual))[: self.heads]
+        return [sum(by_head[h][i] for h in best) / len(best) for i in range(len(tokens))]
 
     def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
         if layer not in self.cuts:
@@ -324,9 +364,13 @@ class SparseVLMRule:
         raters = [i for i, r in zip(asked, rating, strict=True) if r > sum(rating) / len(rating)] or asked
         text = [i for i, t in enumerate(before) if not t.visual]
         words = [i for i, t in enumerate(slow.whole) if not t.visual]
-        rows = [slow.attention(layer, before, text[words.index(i)]) for i in raters]
+        places = [text[words.index(i)] for i in raters]
+        rows = [slow.attention(layer, before, place) for place in places]
         scores = [sum(row[i] for row in rows) / len(rows) for i in range(len(after))]
         there = [i for i, t in enumerate(after) if t.visual]
+        if self.heads:
+            scores = self.corrected(slow, layer, before, places)
+            return keep_best(after, scores, min(self.cuts[layer], len(there) - 1))[0]
         kept, dropped = keep_best(after, scores, min(self.cuts[layer], len(there) - 1))
         candidates = int(0.3 * len(dropped)) + 1
         chosen = sorted(dropped, key=lambda i: (-scores[i], i))[:candidates]
@@ -366,11 +410,14 @@ RULES: dict[str, Callable[[], Any]] = {
     "pdrop-ratio": lambda: NextLayerRule({2: 9, 4: 5}, compacted=True),
     "sparsevlm": lambda: SparseVLMRule({1: 8, 2: 6, 3: 3}),
     "sparsevlm-strong": lambda: SparseVLMRule({2: 3, 4: 1}),
+    "sparsevlm-2.0": lambda: SparseVLMRule({1: 8, 2: 6, 3: 3}, compacted=False, heads=2),
+    "sparsevlm-2.0-strong": lambda: SparseVLMRule({2: 3, 4: 1}, compacted=False, heads=3),
     "random": lambda: RandomRule(2, 5, seed=3),
     "random-before-decoder": lambda: RandomRule(0, 4, seed=0),
     "uniform": lambda: UniformRule(5),
     "uniform-after-a-layer": lambda: UniformRule(7, layer=1),
     "pool": lambda: PoolRule(5),
+    "divprune": lambda: DivPruneRule(5),
     "text_only": TextOnlyRule,
 }
 

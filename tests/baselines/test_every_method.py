@@ -12,6 +12,7 @@ from hidrop.reducer import Reducer, build
 from hidrop.runtime import reduce
 
 HIDROP = dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6)
+S2 = dict(version="2.0", heads=3)
 # For a decoder of 6 layers and 16 visual tokens: row -> (method, its fields, visual tokens entering each layer).
 METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "vanilla": ("vanilla", {}, (16, 16, 16, 16, 16, 16)),
@@ -27,11 +28,14 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "pdrop-persistent": ("pdrop", dict(positions="persistent"), (16, 8, 8, 4, 2, 2)),
     "sparsevlm": ("sparsevlm", {}, (16, 9, 7, 4, 4, 4)),
     "sparsevlm-strong": ("sparsevlm", dict(layers=[2, 4], keep=[3, 1]), (16, 16, 4, 4, 2, 2)),
+    "sparsevlm-2.0": ("sparsevlm", dict(version="2.0", heads=2), (16, 8, 6, 3, 3, 3)),
+    "sparsevlm-2.0-strong": ("sparsevlm", dict(S2, layers=[2, 4], keep=[3, 1]), (16, 16, 3, 3, 1, 1)),
     "random": ("random", dict(layer=2, keep=5, seed=3), (16, 16, 5, 5, 5, 5)),
     "random-before-decoder": ("random", dict(layer=0, keep=4), (4, 4, 4, 4, 4, 4)),
     "uniform": ("uniform", dict(keep=5), (5, 5, 5, 5, 5, 5)),
     "uniform-after-a-layer": ("uniform", dict(layer=1, keep=7), (16, 7, 7, 7, 7, 7)),
     "pool": ("pool", dict(keep=5), (5, 5, 5, 5, 5, 5)),
+    "divprune": ("divprune", dict(keep=5), (5, 5, 5, 5, 5, 5)),
     "text_only": ("text_only", {}, (0, 0, 0, 0, 0, 0)),
 }
 STEPS = 5
