@@ -42,6 +42,7 @@ def row_entry(row: Row) -> dict[str, Any]:
         "model": row.model,
         "method": row.method,
         "label": row.label,
+        "group": row.group,
         "trained": row.trained,
         "average_tokens": row.plan.average_tokens,
         "share": row.plan.share,

@@ -158,6 +158,7 @@ class Matrix(Strict):
             spec=spec,
             entry=method,
             label=variant.label,
+            group=variant.group,
             method=self.methods[method].name,
             params=variant.params,
             budget=variant.budget,
@@ -179,6 +180,7 @@ class Variant:
     label: str
     params: dict[str, Any]
     budget: float | str | None
+    group: str  # the label without its seed
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,8 @@ class Cell:
     model: str
     spec: ModelSpec
     entry: str  # the method's key in the file, for messages
-    label: str  # the same, with the budget where there are several
+    label: str  # the same, with budget and seed where there are several
+    group: str  # the label without its seed
     method: str
     params: dict[str, Any]
     budget: float | str | None
@@ -209,14 +212,16 @@ class Cell:
 
 def variants(entry: str, spec: MethodSpec) -> list[Variant]:
     """The rows of one entry: one per budget and, for a method with seeds, per seed."""
-    rows = [Variant(entry, spec.params, None)]
-    if spec.budget is not None:
-        several = len(spec.budget) > 1
-        rows = [Variant(f"{entry}-{short(b)}" if several else entry, spec.params, b) for b in spec.budget]
+    several = len(spec.budget or ()) > 1
+    labels = [(f"{entry}-{short(b)}" if several else entry, b) for b in spec.budget] if spec.budget else [(entry, None)]
     seeds = spec.params.get("seed")
-    if isinstance(seeds, (list, tuple)):
-        rows = [Variant(f"{r.label}-s{s}", {**r.params, "seed": s}, r.budget) for r in rows for s in seeds]
-    return rows
+    if not isinstance(seeds, (list, tuple)):
+        return [Variant(label, spec.params, budget, label) for label, budget in labels]
+    return [
+        Variant(f"{label}-s{seed}", {**spec.params, "seed": seed}, budget, label)
+        for label, budget in labels
+        for seed in seeds
+    ]
 
 
 def short(budget: float | str) -> str:

@@ -27,6 +27,7 @@ class Row:
     plan: TokenPlan
     trained: bool  # the checkpoint was trained with this very schedule
     budget: str | None
+    group: str  # the label without its seed
 
     @property
     def method(self) -> str:
@@ -74,7 +75,7 @@ def resolve(
             continue
         own = reducer == trained and reducer.name != "vanilla"
         budget = None if cell.budget is None else short(cell.budget)
-        rows[cell.model, cell.label] = Row(cell.model, cell.label, reducer, plan, own, budget)
+        rows[cell.model, cell.label] = Row(cell.model, cell.label, reducer, plan, own, budget, cell.group)
     return rows, [f"{matrix.file}: {line}" for line in dict.fromkeys(problems)]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from evals.report.published import citation, published_metrics, sources_used
 from evals.report.rows import label_of, rows_of, sizes_are_of_profile, tasks_of
+from evals.report.seeds import together
 from evals.report.sheet import task_name
 
 # A message's first line is enough here; the whole of it stands in the JSON file.
@@ -58,7 +59,11 @@ def _scores(document: Mapping[str, Any]) -> str:
         size = f" on {'-'.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))}" if counts else ""
         if cells:
             parts.append(f"{task_name(task)} {metrics}{size}")
-    return f"{'; '.join(parts)}. 0 to 100, best of a section in bold" if parts else ""
+    if not parts:
+        return ""
+    counts = sorted({row.seeds for row in together(rows_of(document)) if row.seeds > 1})
+    seeds = f"; ±: half of the range of {' or '.join(map(str, counts))} seeds around their mean" if counts else ""
+    return f"{'; '.join(parts)}. 0 to 100, best of a section in bold{seeds}"
 
 
 def _tokens(document: Mapping[str, Any]) -> str:

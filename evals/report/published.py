@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evals.report.reference import Published, Reference, Source, available, load_reference
-from evals.report.rows import NEAR_SHARE, NEAR_TOKENS, VANILLA, Row, rows_of, tasks_of
+from evals.report.rows import Row, rows_of, tasks_of
+from evals.report.sections import NEAR_SHARE, NEAR_TOKENS, VANILLA
 from evals.report.sheet import Entry, Sheet, score_text, task_name
 from evals.report.units import MISSING, fixed
 from hidrop.plan import TokenPlan

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evals.report.rows import Board, Row, Score, Section, boards, number, tasks_of
+from evals.report.rows import Row, Score, number, tasks_of
+from evals.report.sections import Board, Section, boards
 from evals.report.units import BYTES, COUNTS, MISSING, fixed, millis, unit_for
 
 TASK_NAMES = {"gqa": "GQA", "mmbench_en_dev": "MMBench", "textvqa_val": "TextVQA", "pope": "POPE"}
@@ -76,6 +77,12 @@ def score_text(score: Score) -> str:
     return score if isinstance(score, str) else fixed(score)
 
 
+def row_score(row: Row, task: str) -> str:
+    """A row's score in a task; of several seeds the mean, with half of their range."""
+    spread = row.spread.get(task)
+    return score_text(row.scores.get(task)) + ("" if spread is None else f" ± {fixed(spread)}")
+
+
 def with_p95(median: float | None, p95: float | None) -> str:
     """A timing as "median (p95)"."""
     return MISSING if median is None else f"{millis(median)} ({millis(p95)})"
@@ -124,9 +131,7 @@ def _tokens(row: Row) -> str:
 
 def _scores(tasks: list[str]) -> list[Column]:
     def column(task: str) -> Column:
-        return Column(
-            task_name(task), lambda row: score_text(row.scores.get(task)), lambda row: number(row.scores.get(task))
-        )
+        return Column(task_name(task), lambda row: row_score(row, task), lambda row: number(row.scores.get(task)))
 
     mean = Column("% of vanilla", lambda row: fixed(row.percent_of_vanilla), lambda row: row.percent_of_vanilla)
     return [column(task) for task in tasks] + ([mean] if tasks else [])

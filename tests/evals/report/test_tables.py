@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from evals import report
-from evals.report.rows import boards, rows_of
+from evals.report.rows import rows_of
+from evals.report.sections import boards
 from evals.report.sheet import batch_sheet, main_sheets
 from evals.report.text import escape, markdown, plain_table
 
@@ -72,6 +73,25 @@ def test_a_budget_in_percent_is_one_of_tokens(cell: Cell) -> None:
 
     rows = rows_of({"cells": [cell("a", "fastv", Schedule(cuts=(Cut(1, 4),)), "gqa", 50.0, budget="43.75%")]})
     assert rows[0].nominal_tokens == pytest.approx(7.0)
+
+
+def test_seeds_are_one_row_with_their_mean_and_spread(cell: Cell, document: dict[str, Any]) -> None:
+    from hidrop.plan import Cut, Schedule
+
+    schedule = Schedule(cuts=(Cut(1, 4),))
+    for seed, value in ((0, 60.0), (1, 66.0), (2, 63.3)):
+        own = {"method": "random", "group": "random-9", "budget": "7"}
+        document["cells"].append(cell("mini", f"random-9-s{seed}", schedule, "gqa", value, **own))
+    (line,) = (line for line in report.plain(document).splitlines() if "random-9" in line)
+    assert "63.1 ± 3.0" in line and "random-9-s0" not in line
+    assert "half of the range of 3 seeds" in report.plain(document)
+    assert {row.label for row in rows_of(document)} >= {"random-9-s0", "random-9-s1", "random-9-s2"}
+    document["cells"].pop()
+    document["failed"].append(
+        {"model": "mini", "label": "random-9-s2", "task": "gqa", "group": "random-9", "error": "x"}
+    )
+    (line,) = (line for line in report.plain(document).splitlines() if "random-9" in line and line.startswith("mini"))
+    assert "failed" in line and "±" not in line
 
 
 def test_models_of_another_size_get_a_table_of_their_own(cell: Cell, document: dict[str, Any]) -> None:

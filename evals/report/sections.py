@@ -1,0 +1,87 @@
+"""Rows in sections that may be compared with each other: same architecture, about the same budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evals.report.rows import Row, rows_of
+from evals.report.seeds import together
+
+VANILLA = "vanilla"
+# A method without a stated budget joins a budget's section when its average comes this near: HiDrop's schedule for
+# "80 tokens" has 80.03.
+NEAR_TOKENS, NEAR_SHARE = 0.5, 0.02
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows with about the same budget, trained and training-free kept apart."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """All sections of one architecture."""
+
+    title: str
+    sections: tuple[Section, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(row for section in self.sections for row in section.rows)
+
+
+def boards(document: Mapping[str, Any]) -> list[Board]:
+    """The document's rows by architecture, then by budget (largest first), training-free before trained.
+
+    The seeds of a method are one row.
+    """
+    by_architecture: dict[Any, list[Row]] = {}
+    for row in together(rows_of(document)):
+        by_architecture.setdefault(row.architecture, []).append(row)
+    unknown = by_architecture.pop(None, [])
+    if len(by_architecture) == 1:
+        next(iter(by_architecture.values())).extend(unknown)
+    elif unknown:
+        by_architecture[None] = unknown
+    found = []
+    for architecture, rows in by_architecture.items():
+        title = f"{architecture[0]} layers, {architecture[1]} visual tokens" if architecture else "unknown architecture"
+        found.append(Board(title, tuple(_sections(rows))))
+    return found
+
+
+def _sections(rows: list[Row]) -> list[Section]:
+    whole = [row for row in rows if row.method == VANILLA]
+    reduced = [row for row in rows if row.method != VANILLA and row.nominal_tokens is not None]
+    unknown = [row for row in rows if row.method != VANILLA and row.nominal_tokens is None]
+    anchors: list[float] = []
+    for row in sorted(reduced, key=lambda row: row.budget is None):  # stated budgets name the sections
+        tokens = _tokens(row)
+        if _anchor(tokens, anchors) is None:
+            anchors.append(tokens)
+    sections = [Section("All visual tokens", tuple(whole))] if whole else []
+    for anchor in sorted(anchors, reverse=True):
+        here = [row for row in reduced if _anchor(_tokens(row), anchors) == anchor]
+        for trained, kind in ((False, "training-free"), (True, "trained")):
+            some = tuple(row for row in here if row.trained is trained)
+            if some:
+                sections.append(Section(f"{anchor:.4g} tokens on average, {kind}", some))
+    return [*sections, Section("Not measured", tuple(unknown))] if unknown else sections
+
+
+def _tokens(row: Row) -> float:
+    assert row.nominal_tokens is not None
+    return row.nominal_tokens
+
+
+def _anchor(tokens: float, anchors: list[float]) -> float | None:
+    """The section a budget belongs to: the nearest one that is near enough."""
+    nearest = min(anchors, key=lambda anchor: abs(anchor - tokens), default=None)
+    if nearest is None or abs(nearest - tokens) > max(NEAR_TOKENS, NEAR_SHARE * nearest):
+        return None
+    return nearest

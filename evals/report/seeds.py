@@ -1,0 +1,40 @@
+"""Rows that differ in nothing but the seed, shown as one: the mean of their scores and how far they lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from evals.report.rows import Row, Score, mean
+
+
+def together(rows: Iterable[Row]) -> list[Row]:
+    """One row for all seeds of a model's method at a budget, where the first of them stood."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.group), []).append(row)
+    return [_joined(group) if len(group) > 1 else group[0] for group in groups.values()]
+
+
+def _joined(rows: Sequence[Row]) -> Row:
+    tasks = rows[0].scores
+    return replace(
+        rows[0],
+        label=rows[0].group,
+        seeds=len(rows),
+        scores={task: _mean([row.scores[task] for row in rows]) for task in tasks},
+        spread={task: _half_range([row.scores[task] for row in rows]) for task in tasks},
+        percent_of_vanilla=mean(row.percent_of_vanilla for row in rows),
+        timing_failed=any(row.timing_failed for row in rows),
+    )
+
+
+def _mean(scores: list[Score]) -> Score:
+    if "failed" in scores:
+        return "failed"
+    return mean(score if isinstance(score, float) else None for score in scores)
+
+
+def _half_range(scores: list[Score]) -> float | None:
+    known = [score for score in scores if isinstance(score, float)]
+    return (max(known) - min(known)) / 2 if len(known) == len(scores) else None
