@@ -68,7 +68,8 @@ class PDrop(Reducer):
         if not reached(0) < average <= reached(1):
             hint = earlier_layers(average, geometry, (layers[0], depth // 4, depth // 2))
             raise BudgetError(
-                f"with cuts after layers {list(layers)} it reaches {reached(0):.2f}..{reached(1):.2f}{hint}"
+                f"with cuts after layers {list(layers)} it reaches {reached(0):.2f}..{reached(1):.2f}{hint}",
+                (reached(0), reached(1)),
             )
         return cls(**{**params, "layers": layers, "ratio": round(root(reached, average, 0.0, 1.0), 4)})
 

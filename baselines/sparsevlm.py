@@ -58,6 +58,10 @@ class SparseVLM(Reducer):
     def positions(self) -> Positions:
         return "compacted" if self.version == "1.5" else "persistent"
 
+    @property
+    def published_as(self) -> str | None:
+        return None if self.keep else str(self.label or 192)
+
     def schedule(self, geometry: Geometry) -> Schedule:
         layers, keep = self.layers or scaled_layers(geometry.layers), self._counts(geometry)
         if len(layers) != len(keep):
@@ -142,7 +146,8 @@ class SparseVLM(Reducer):
         least, most = scaled(low)._average(geometry), scaled(high)._average(geometry)
         if not least <= average <= most:
             layers = base.layers or scaled_layers(geometry.layers)
-            raise BudgetError(f"it reaches {least:.2f}..{most:.2f}{earlier_layers(average, geometry, layers)}")
+            hint = earlier_layers(average, geometry, layers)
+            raise BudgetError(f"it reaches {least:.2f}..{most:.2f}{hint}", (least, most))
         for _ in range(40):
             middle = math.sqrt((low + 1e-6) * high)
             low, high = (middle, high) if scaled(middle)._average(geometry) < average else (low, middle)

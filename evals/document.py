@@ -90,6 +90,7 @@ def build(
         "out": str(out),
         "protocol": matrix.protocol,
         "limit": matrix.limit,
+        "budget_reading": matrix.budget_reading,
         "dtype": matrix.dtype,
         "attention": matrix.attention,
         "batch_size": matrix.batch_size,

@@ -6,7 +6,8 @@
     runs:    [{models: [...], methods: [...], tasks: [...]}]          # left out: everything with everything
 
 A budget is the number of visual tokens that enter a layer, averaged over all layers, or its share of the image's
-tokens. `name: checkpoint` is the method that the checkpoint was trained with. Layers are 1-based.
+tokens; with `budget_reading: kept` the number that is left after the last cut. `name: checkpoint` is the method that
+the checkpoint was trained with. Layers are 1-based.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from evals.budgets import optional_budgets
 from evals.method_fields import CHECKPOINT, method_problems
 from evals.profiling.settings import ProfileSettings
 from evals.tasks.data import NAMES
+from hidrop.budget import Reading
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
 
@@ -95,6 +97,7 @@ class Matrix(Strict):
     attention: Attention = "sdpa"
     batch_size: Annotated[int, Field(ge=1)] = 1
     limit: Annotated[int, Field(ge=1)] | None = None
+    budget_reading: Reading = "average"
     profile: ProfileSettings | None = ProfileSettings()  # null: measure no time
     _file: str = PrivateAttr(default="matrix")
 
@@ -162,6 +165,7 @@ class Matrix(Strict):
             method=self.methods[method].name,
             params=variant.params,
             budget=variant.budget,
+            reading=self.budget_reading,
             trained=self.methods[method].name == CHECKPOINT,
             task=task,
             data=self.tasks[task].data,
@@ -195,6 +199,7 @@ class Cell:
     method: str
     params: dict[str, Any]
     budget: float | str | None
+    reading: Reading
     trained: bool
     task: str
     data: str

@@ -27,6 +27,8 @@ def entry(row: Row, matrix: Matrix) -> dict[str, Any]:
         "method": row.method,
         "trained": row.trained,
         "budget": row.budget,
+        "budget_reading": matrix.budget_reading,
+        "published_as": row.reducer.published_as,
         "average_tokens": row.plan.average_tokens,
         "share": row.plan.share,
         "kept": row.plan.kept,
@@ -46,7 +48,7 @@ def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
     """A row's texts, one for each of HEADINGS."""
     return (
         entry["model"],
-        f"{entry['method']} (trained)" if entry["trained"] else entry["label"],
+        f"{entry['method']} (trained)" if entry["trained"] else entry["label"] + published(entry["published_as"]),
         f"{entry['average_tokens']:.2f}",
         f"{100 * entry['share']:.1f} %",
         str(entry["kept"]),
@@ -55,6 +57,11 @@ def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
         f"{entry['kv_bytes'] / 2**20:.1f} MiB",
         run_lengths(entry["entering"]),
     )
+
+
+def published(name: str | None) -> str:
+    """What the literature calls a setting, where that is not its average."""
+    return f' ("{name}")' if name else ""
 
 
 def scaled(count: float) -> str:
@@ -89,7 +96,9 @@ def plain(matrix: Matrix, entries: list[dict[str, Any]]) -> str:
 
 
 def caption(matrix: Matrix) -> str:
+    reading = "average" if matrix.budget_reading == "average" else "kept: left after the last cut"
     return (
-        f"FLOPs: all operations of one prefill with {matrix.text_tokens} text tokens, without vision tower and LM "
-        "head. Paper MACs: the papers' count, visual tokens only, a multiply-accumulate once."
+        f"Budgets are read as {reading}. In quotes: the authors' name for a setting. FLOPs: all operations of one "
+        f"prefill with {matrix.text_tokens} text tokens, without vision tower and LM head. Paper MACs: the papers' "
+        "count, visual tokens only, a multiply-accumulate once."
     )

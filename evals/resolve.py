@@ -126,7 +126,7 @@ def method_of(cell: Cell, geometry: Geometry, trained: Reducer | None) -> Reduce
     from hidrop.budget import solve
 
     params: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in cell.params.items()}
-    return solve(cell.method, params, budget_tokens(cell.budget, geometry), geometry)
+    return solve(cell.method, params, budget_tokens(cell.budget, geometry), geometry, cell.reading)
 
 
 def place(cell: Cell) -> str:

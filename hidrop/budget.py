@@ -3,29 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from hidrop.geometry import Geometry
 from hidrop.reducer import BudgetError, Reducer, check_params, method_class
 
+Reading = Literal["average", "kept"]
 
-def solve(name: str, params: dict[str, Any] | None, average: float, geometry: Geometry) -> Reducer:
-    """The method `name` with `average` visual tokens entering a layer on average (as near as it can get).
 
-    `params` are its other fields. Raises BudgetError, naming the averages that are possible, and ValueError for an
-    unknown or missing field or a schedule that does not fit the decoder.
+def solve(
+    name: str, params: dict[str, Any] | None, tokens: float, geometry: Geometry, reading: Reading = "average"
+) -> Reducer:
+    """The method `name` with a budget of `tokens` visual tokens (as near as it can get), other fields as in `params`.
+
+    reading="average": entering a layer, averaged over all layers. "kept": left after the last cut, which other tables
+    mean by the same number. Raises BudgetError, naming the budgets that are possible, and ValueError for an unknown
+    or missing field or a schedule that does not fit the decoder.
     """
     cls = method_class(name)
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in (params or {}).items()}
     check_params(cls, given)
+
+    def with_average(average: float) -> Reducer:
+        try:
+            reducer = cls.for_budget(average, geometry, **given)
+        except TypeError as error:
+            raise ValueError(f"{name}: {error}".replace("__init__() ", "")) from error
+        reducer.plan(geometry)
+        return reducer
+
     try:
-        reducer = cls.for_budget(average, geometry, **given)
+        return with_average(tokens) if reading == "average" else _with_kept(with_average, tokens, geometry)
     except BudgetError as error:
-        raise BudgetError(f"{name}: an average of {average:g} visual tokens is out of reach: {error}") from None
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}".replace("__init__() ", "")) from error
-    reducer.plan(geometry)
-    return reducer
+        what = f"an average of {tokens:g} visual tokens" if reading == "average" else f"{tokens:g} kept visual tokens"
+        raise BudgetError(f"{name}: {what} is out of reach: {error}", error.possible) from None
+
+
+def _with_kept(with_average: Callable[[float], Reducer], tokens: float, geometry: Geometry) -> Reducer:
+    """Bisects the average: the more tokens a method may have, the more it has left after its last cut."""
+    try:
+        return with_average(-1.0)  # what no method can meet, and each answers with what it can
+    except BudgetError as error:
+        if error.possible is None:
+            raise
+        low, high = error.possible
+    inside = 1e-6 * (high - low)
+    low, high = low + inside, high - inside
+
+    def kept(average: float) -> int:
+        cuts = with_average(average).schedule(geometry).cuts
+        return cuts[-1].left if cuts else geometry.visual_tokens
+
+    if not kept(low) <= tokens <= kept(high):
+        raise BudgetError(f"after its last cut it has {kept(low)}..{kept(high)}")
+    average = root(kept, tokens, low, high)
+    # Fields of a method are rounded, so that the very average may fall short by one: look a little above it too.
+    tried = [min(high, average + i * 200 * inside) for i in range(3)]
+    if min(abs(kept(a) - tokens) for a in tried) > 1:  # a method may change its shape on the way, as SparseVLM does
+        tried = [low + i * (high - low) / 400 for i in range(401)]
+    nearest = min(tried, key=lambda a: abs(kept(a) - tokens))
+    if abs(kept(nearest) - tokens) > 1:
+        raise BudgetError(f"the nearest it comes to is {kept(nearest)}; try it with more of its fields given")
+    return with_average(nearest)
 
 
 def nearest_count(average: float, geometry: Geometry, fixed: float, layers: int, lowest: int, highest: int) -> int:
@@ -36,7 +75,7 @@ def nearest_count(average: float, geometry: Geometry, fixed: float, layers: int,
     count = round((average * geometry.layers - fixed) / layers)
     if not lowest <= count <= highest:
         low, high = ((fixed + layers * k) / geometry.layers for k in (lowest, highest))
-        raise BudgetError(f"with these layers it reaches {low:.2f}..{high:.2f}")
+        raise BudgetError(f"with these layers it reaches {low:.2f}..{high:.2f}", (low, high))
     return count
 
 

@@ -43,7 +43,14 @@ Positions = Literal["persistent", "compacted", "group"]
 
 
 class BudgetError(ValueError):
-    """A budget that a method cannot meet; the message names the budgets it can."""
+    """A budget that a method cannot meet; the message names the budgets it can.
+
+    `possible` are the lowest and the highest average that its settings reach, where there is a range.
+    """
+
+    def __init__(self, message: str, possible: tuple[float, float] | None = None) -> None:
+        super().__init__(message)
+        self.possible = possible
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,11 @@ class Reducer:
     def positions(self) -> Positions:
         """A method with a choice has a field of this name instead."""
         return "persistent"
+
+    @property
+    def published_as(self) -> str | None:
+        """The number of tokens that the method's authors call this setting, where their count is another than ours."""
+        return None
 
     def schedule(self, geometry: Geometry) -> Schedule:
         """When visual tokens enter, are cut and leave. Pure. Raises ValueError for fields that do not fit."""

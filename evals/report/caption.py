@@ -69,7 +69,9 @@ def _scores(document: Mapping[str, Any]) -> str:
 def _tokens(document: Mapping[str, Any]) -> str:
     if not any(row.average_tokens is not None for row in rows_of(document)):
         return ""
-    return "visual tokens that enter a layer, averaged over all layers, and their share of the image's tokens"
+    text = "visual tokens that enter a layer, averaged over all layers, and their share of the image's tokens"
+    kept = "; a budget here is the number left after the last cut, as in tables of other papers"
+    return text + (kept if document.get("budget_reading") == "kept" else "; a budget is this average")
 
 
 def _operations(document: Mapping[str, Any]) -> str:

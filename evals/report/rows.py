@@ -35,6 +35,7 @@ class Row:
     group: str
     seeds: int = 1
     spread: Mapping[str, float | None] = field(default_factory=dict)
+    reading: str = "average"  # what the document's budgets mean: see hidrop.budget.solve
 
     @property
     def visual_tokens(self) -> int | None:
@@ -51,9 +52,9 @@ class Row:
 
     @property
     def nominal_tokens(self) -> float | None:
-        """The budget as an average number of visual tokens; without a stated one the average itself."""
+        """The budget as a number of visual tokens; without a stated one what the row has of them."""
         if self.budget is None or self.visual_tokens is None:
-            return self.average_tokens
+            return self.average_tokens if self.reading == "average" else self.kept
         text = str(self.budget)
         return float(text[:-1]) / 100 * self.visual_tokens if text.endswith("%") else float(text)
 
@@ -104,6 +105,7 @@ def rows_of(document: Mapping[str, Any]) -> list[Row]:
                 profile=profile,
                 timing_failed=None in failed_tasks,
                 group=known.get("group") or key[1],
+                reading=document.get("budget_reading") or "average",
             )
         )
     return rows

@@ -10,6 +10,7 @@ from evals.report.rows import Row, rows_of
 from evals.report.seeds import together
 
 VANILLA = "vanilla"
+READINGS = {"average": "on average", "kept": "kept after the last cut"}
 # A method without a stated budget joins a budget's section when its average comes this near: HiDrop's schedule for
 # "80 tokens" has 80.03.
 NEAR_TOKENS, NEAR_SHARE = 0.5, 0.02
@@ -70,7 +71,7 @@ def _sections(rows: list[Row]) -> list[Section]:
         for trained, kind in ((False, "training-free"), (True, "trained")):
             some = tuple(row for row in here if row.trained is trained)
             if some:
-                sections.append(Section(f"{anchor:.4g} tokens on average, {kind}", some))
+                sections.append(Section(f"{anchor:.4g} tokens {READINGS[some[0].reading]}, {kind}", some))
     return [*sections, Section("Not measured", tuple(unknown))] if unknown else sections
 
 

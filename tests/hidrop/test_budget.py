@@ -36,6 +36,32 @@ def test_fastv_counts_are_those_of_its_sheet(layer, average, keep):
     assert solve("fastv", {"layer": layer}, average, LLAVA) == build("fastv", {"layer": layer, "keep": keep})
 
 
+@pytest.mark.parametrize("kept", [192, 128, 64])
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("fastv", {}), ("random", {}), ("uniform", {}), ("pool", {}), ("pdrop", {}), ("sparsevlm", {"label": 192})],
+)
+def test_a_budget_may_be_read_as_what_is_kept_after_the_last_cut(name, params, kept):
+    plan = solve(name, params, kept, LLAVA, "kept").plan(LLAVA)
+    assert plan.kept == kept or (name == "sparsevlm" and abs(plan.kept - kept) <= 1)
+    assert plan.average_tokens >= kept
+
+
+def test_a_count_between_two_shapes_of_a_method_is_refused_with_the_nearest():
+    with pytest.raises(BudgetError, match="sparsevlm: 64 kept .* the nearest it comes to is 52"):
+        solve("sparsevlm", {}, 64, LLAVA, "kept")
+
+
+def test_fastv_that_keeps_64_has_an_average_of_96():
+    assert solve("fastv", {}, 64, LLAVA, "kept").plan(LLAVA).average_tokens == 96
+
+
+def test_hidrop_always_keeps_its_last_count():
+    message = "hidrop: 64 kept visual tokens is out of reach: after its last cut it has 1..1"
+    with pytest.raises(BudgetError, match=message):
+        solve("hidrop", HIDROP, 64, LLAVA, "kept")
+
+
 def test_pdrop_at_64_says_which_layers_would_do():
     message = (
         r"pdrop: .*after layers \[8, 16, 24\] .*144\.00\.\.576\.00; move the cuts earlier, e\.g\. layers: \[2, 8, 16\]"
