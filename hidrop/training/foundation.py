@@ -122,15 +122,16 @@ def _patch_words(collator: Collator) -> dict[str, list[list[int]]]:
     from evals.mini.glyphs import WORDS
 
     def ids(text: str) -> list[int]:
-        return collator.tokenizer(f" {text}", add_special_tokens=False).input_ids
+        return collator.tokenizer(text, add_special_tokens=False).input_ids
 
-    digits = [[], *(ids(str(value)) for value in range(10))]
+    # As answers write them: a space before the first digit of a number and none before the others.
     return {
-        "place": [ids(place) for place in PLACES],
-        "digit": [ids("none"), *digits[1:]],
-        "color": [[], *(ids(color) for color in COLORS)],
-        "word": [[], *(ids(f"sign {word}") for word in WORDS)],
-        **{f"number_{place}": digits for place in range(3)},
+        "place": [ids(f" {place}") for place in PLACES],
+        "digit": [ids(" none"), *(ids(f" {value}") for value in range(10))],
+        "color": [[], *(ids(f" {color}") for color in COLORS)],
+        "word": [[], *(ids(f" word {word}") for word in WORDS)],
+        "number_0": [[], *(ids(f" number {value}") for value in range(10))],
+        **{f"number_{place}": [[], *(ids(str(value)) for value in range(10))] for place in (1, 2)},
     }
 
 

@@ -2,7 +2,8 @@
 
 Stage 1 (captions) shows dense captions, keyed by place and by content, so that every object of every image is
 supervised; stage 2 (instructions) asks several questions an image, wrapped as the test sets wrap them, and keeps a
-share of captions and of text-only samples. Whatever a question asks for in one word has a dense form here that asks
+share of captions. A share of the samples of both stages has no image: the decoder starts from random weights, and
+this is all the plain language that it gets. Whatever a question asks for in one word has a dense form here that asks
 for it many times an image: single answers alone leave a small model on a plateau for thousands of steps.
 Everything is a function of (stage, index): the same sample comes back after a resume.
 """
@@ -33,9 +34,10 @@ WEIGHTS = {
     "digit_beside": 2.0, "color_beside": 2.0, "count_color": 1.0, "verify_color": 1.5, "verify_place": 1.0,
     "verify_relation": 2.5, "exists": 3.0, "read_number": 1.5, "read_word": 1.0, "first_digit": 0.5, "last_digit": 0.5,
 }  # fmt: skip
-# Stage 2: questions an image, and the shares of conversations with captions, of those with options, and of samples
-# without an image.
-TURNS, CAPTIONED, OPTIONS, TEXT_ONLY = 8, 0.35, 0.4, 0.08
+# Of all samples, how many have no image.
+TEXT_ONLY = 0.2
+# Stage 2: questions an image, and the shares of conversations with captions and of those with options.
+TURNS, CAPTIONED, OPTIONS = 8, 0.35, 0.4
 # Kinds that the MMBench-like set turns into A-D questions.
 WITH_OPTIONS = (
     "color_at_place", "digit_at_place", "color_of_digit", "digit_of_color", "place_of_digit", "digit_beside",
@@ -151,7 +153,7 @@ CAPTIONS: dict[Callable[[Scene], str], tuple[float, float]] = {
     caption_by_neighbour: (1.5, 2.0),
     caption_of_names: (2.0, 2.0),
     caption_of_claims: (2.0, 2.0),
-    caption_of_signs: (2.0, 1.5),
+    caption_of_signs: (3.0, 2.0),
     caption_of_relations: (1.5, 2.5),
 }
 
@@ -167,8 +169,10 @@ def _captions(scene: Scene, rng: np.random.Generator, stage: int, count: int) ->
 
 
 def caption_sample(index: int, split_seed: int = 0) -> Sample:
-    """Stage 1: the caption follows the image directly, without an instruction, as in LLaVA's pretraining."""
+    """Stage 1: captions follow the image directly, without an instruction, as in LLaVA's pretraining."""
     rng = np.random.default_rng([split_seed, 1, index])
+    if rng.random() < TEXT_ONLY:
+        return Sample(None, tuple(_conversation_without_image(rng)))
     scene = make_scene("train", int(rng.integers(1 << 40)))
     return Sample(render(scene), (("", ". ".join(_captions(scene, rng, stage=1, count=3))),))
 
@@ -177,16 +181,31 @@ def instruction_sample(index: int, split_seed: int = 0) -> Sample:
     """Stage 2: several questions about one image; now and then options without an image."""
     rng = np.random.default_rng([split_seed, 2, index])
     if rng.random() < TEXT_ONLY:
-        return Sample(None, tuple(_lettering(rng) for _ in range(4)))
+        return Sample(None, tuple(_conversation_without_image(rng)))
     scene = make_scene("train", int(rng.integers(1 << 40)))
     return Sample(render(scene), tuple(_conversation(scene, rng)))
 
 
+def _conversation_without_image(rng: np.random.Generator) -> list[Turn]:
+    """Options and their letters, apart from finding out what the answer is."""
+    return [_lettering(rng) for _ in range(4)]
+
+
 def _lettering(rng: np.random.Generator) -> Turn:
-    """Options, and the letter of each: finding an answer's letter, apart from finding the answer."""
+    """Each option with its letter said again behind it; the letters of some; or that of an answer that is given.
+
+    Small decoders stay for long at what can be had by ruling out. Saying the letter again is one step of the two that
+    finding it takes, and options that are asked for twice cannot be ruled out.
+    """
     pool: tuple[str, ...] = (COLOR_NAMES, DIGITS, PLACES, WORDS, *NUMBERS.values())[int(rng.integers(6))]
     picked = [pool[int(i)] for i in rng.choice(len(pool), size=4, replace=False)]
-    wanted = [int(i) for i in rng.permutation(4)]
+    form = rng.random()
+    if form < 0.3:
+        again = (f"{'ABCD'[i]}. {text} {'ABCD'[i]}" for i, text in enumerate(picked))
+        return f"{_lettered(picked)}\n\nRepeat:", ", ".join(again)
+    wanted = [int(i) for i in rng.integers(4, size=6)]
+    if form < 0.6:
+        return f"It is {picked[wanted[0]]}. {_lettered(picked)}{LETTER}", "ABCD"[wanted[0]]
     asked = ", ".join(picked[i] for i in wanted)
     return f"{_lettered(picked)}\n\nLetters of {asked}:", ", ".join(f"{picked[i]} {'ABCD'[i]}" for i in wanted)
 
