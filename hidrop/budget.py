@@ -51,8 +51,9 @@ def _with_kept(with_average: Callable[[float], Reducer], tokens: float, geometry
     low, high = low + inside, high - inside
 
     def kept(average: float) -> int:
-        cuts = with_average(average).schedule(geometry).cuts
-        return cuts[-1].left if cuts else geometry.visual_tokens
+        left = with_average(average).plan(geometry).kept
+        assert left is not None
+        return left
 
     if not kept(low) <= tokens <= kept(high):
         raise BudgetError(f"after its last cut it has {kept(low)}..{kept(high)}")

@@ -72,7 +72,8 @@ class Schedule:
             entering.append(there if self.inject <= layer < end else 0)
             if layer >= self.inject:
                 there = left_after.get(layer, there)
-        return TokenPlan(geometry, tuple(entering))
+        kept = self.cuts[-1].left if self.cuts else geometry.visual_tokens
+        return TokenPlan(geometry, tuple(entering), kept)
 
     def scaled(self, geometry: Geometry, count: int) -> Schedule:
         """This schedule for a prompt with `count` visual tokens: kept shares stay, counts are rounded down.
@@ -95,10 +96,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TokenPlan:
-    """Visual tokens entering each layer: `entering[l - 1]` enter layer l."""
+    """Visual tokens entering each layer: `entering[l - 1]` enter layer l.
+
+    `kept`: those after the last cut (before an exit), the other reading of "64 tokens"; None where the layers were
+    counted and no schedule is known.
+    """
 
     geometry: Geometry
     entering: tuple[int, ...]
+    kept: int | None = None
 
     @property
     def average_tokens(self) -> float:
@@ -109,11 +115,6 @@ class TokenPlan:
     def share(self) -> float:
         """`average_tokens` as a share of the image's visual tokens."""
         return self.average_tokens / self.geometry.visual_tokens
-
-    @property
-    def kept(self) -> int:
-        """Visual tokens after the last cut (before an exit): the other reading of "64 tokens"."""
-        return next((n for n in reversed(self.entering) if n), 0)
 
     def flops(self, text_tokens: int, *, causal: bool = True) -> int:
         """Operations of one prefill over text and visual tokens, without vision tower and LM head.

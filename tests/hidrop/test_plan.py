@@ -32,6 +32,7 @@ def test_injection_and_exit_bound_the_visual_layers():
     plan = Schedule(inject=3, cuts=(Cut(3, 5),), exit=6).plan(SMALL)
     assert plan.entering == (0, 0, 16, 5, 5, 0)
     assert plan.kept == 5
+    assert Schedule(cuts=(Cut(1, 3), Cut(2, 0))).plan(SMALL).kept == 0
 
 
 def test_a_cut_right_before_injection_cuts_on_the_way_in():
