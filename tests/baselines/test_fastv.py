@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from baselines.fastv import FastV
 from hidrop.geometry import PRESETS
+from hidrop.runtime import reduce
 
 LLAVA = PRESETS["llava-1.5-7b"]
 
@@ -31,3 +37,52 @@ def test_worked_example_of_the_score(view_of_logits):
     score = FastV(keep=2).score(view_of_logits(rows, queries=[5], visual=[1, 2, 3, 4]))
     assert score[0].tolist() == pytest.approx([0.119356, 0.163321, 0.082680, 0.248006], abs=1e-6)
     assert score[0].topk(2).indices.sort().values.tolist() == [1, 3]
+
+
+def test_worked_example_of_the_mean_over_all_queries(view_of_logits):
+    """The paper's text instead of its code: early columns win, because more queries can see them."""
+    rows = [[[(((3 * i + 5 * j + 7 * h * (i + 1)) % 7) - 3) / 4 for j in range(6)] for h in (0, 1)] for i in range(5)]
+    rows.append([[1.0, 0.2, 0.9, -0.5, 0.4, 0.3], [0.5, 0.1, -0.3, 0.0, 1.2, 0.6]])
+    view = view_of_logits(rows, queries=list(range(6)), visual=[1, 2, 3, 4])
+    score = FastV(keep=2, query="all").score(view)
+    assert score[0].tolist() == pytest.approx([0.179242, 0.143921, 0.109524, 0.073485], abs=1e-6)
+
+
+def masked_logits(model: Any, scores: torch.Tensor, ids: torch.Tensor, image: torch.Tensor, layer: int, keep: int):
+    """FastV by masking, with transformers alone: nothing is dropped, later layers just do not see what was not kept."""
+    visual = (ids[0] == 99).nonzero()[:, 0]
+    seen = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    seen[:, visual[scores[visual].argsort(descending=True, stable=True)[keep:]]] = False
+    seen.fill_diagonal_(True)  # a hidden token sees itself, so that no row is empty; nothing reads such a row
+
+    def hide(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "attention_mask": seen[None, None]}
+
+    hooks = [m.register_forward_pre_hook(hide, with_kwargs=True) for m in model.model.language_model.layers[layer:]]
+    try:
+        with torch.no_grad():
+            return model(input_ids=ids, pixel_values=image).logits[:, -1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@given(
+    layer=st.integers(1, 5),
+    keep=st.integers(1, 16),
+    before=st.integers(1, 6),
+    after=st.integers(1, 6),
+    kv_heads=st.sampled_from([1, 2, 4]),
+    seed=st.integers(0, 50),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_dropping_tokens_equals_masking_them(tiny_llava, prompt, pixels, layer, keep, before, after, kv_heads, seed):
+    # transformers' eager attention gives the probabilities, but in float32: the comparison runs on SDPA.
+    eager, model = (tiny_llava(kv_heads=kv_heads, attention=a, seed=seed).double() for a in ("eager", "sdpa"))
+    ids, image = prompt(before, after, seed=seed), pixels(seed=seed).double()
+    with torch.no_grad():
+        attention = eager(input_ids=ids, pixel_values=image, output_attentions=True).attentions[layer - 1]
+    masked = masked_logits(model, attention[0, :, -1].mean(0), ids, image, layer, keep)
+    with reduce(model, FastV(keep, layer)), torch.no_grad():
+        dropped = model(input_ids=ids, pixel_values=image, logits_to_keep=1).logits[:, -1]
+    torch.testing.assert_close(dropped, masked, atol=1e-11, rtol=1e-11)
