@@ -28,7 +28,7 @@ def solve(
         try:
             reducer = cls.for_budget(average, geometry, **given)
         except TypeError as error:
-            raise ValueError(f"{name}: {error}".replace("__init__() ", "")) from error
+            raise ValueError(f"{name}: {error}".replace(f"{cls.__name__}.__init__() ", "")) from error
         reducer.plan(geometry)
         return reducer
 

@@ -119,7 +119,7 @@ def build(name: str, params: dict[str, Any] | None = None) -> Reducer:
     try:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items()})
     except TypeError as error:
-        raise ValueError(f"{name}: {error}".replace("__init__() ", "")) from None
+        raise ValueError(f"{name}: {error}".replace(f"{cls.__name__}.__init__() ", "")) from None
 
 
 def build_entry(entry: Mapping[str, Any]) -> Reducer:

@@ -97,7 +97,7 @@ def _lines(section: Section, columns: list[Column]) -> tuple[tuple[Entry, ...], 
     tops = [_top(column, section.rows) for column in columns]
     return tuple(
         tuple(
-            Entry(column.show(row), top is not None and column.show(row) == top)
+            Entry(column.show(row), top is not None and _rank(column, row) == top)
             for column, top in zip(columns, tops, strict=True)
         )
         for row in section.rows
@@ -105,13 +105,15 @@ def _lines(section: Section, columns: list[Column]) -> tuple[tuple[Entry, ...], 
 
 
 def _top(column: Column, rows: Iterable[Row]) -> str | None:
-    """How the best number of a column is shown; None when none stands out. Equal as shown is equal."""
-    if column.best is None:
-        return None
-    known = [(value, row) for row in rows if (value := column.best(row)) is not None]
-    if len({column.show(row) for _, row in known}) < 2:
-        return None
-    return column.show(max(known, key=lambda pair: pair[0])[1])
+    """The best number of a column, rounded as it is shown; None when none stands out. Equal as shown is equal."""
+    known = [rank for row in rows if (rank := _rank(column, row)) is not None]
+    return max(known, key=float) if len(set(known)) > 1 else None
+
+
+def _rank(column: Column, row: Row) -> str | None:
+    """What a row is compared by in a column: its number, rounded, without a spread."""
+    value = None if column.best is None else column.best(row)
+    return None if value is None else fixed(value)
 
 
 def _naming(*, short: bool) -> list[Column]:

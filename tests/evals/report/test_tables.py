@@ -85,6 +85,10 @@ def test_seeds_are_one_row_with_their_mean_and_spread(cell: Cell, document: dict
     (line,) = (line for line in report.plain(document).splitlines() if "random-9" in line)
     assert "63.1 ± 3.0" in line and "random-9-s0" not in line
     assert "half of the range of 3 seeds" in report.plain(document)
+    (best,) = (line for line in report.text.markdown(document).splitlines() if "| random-9 " in line)
+    assert "**63.1 ± 3.0**" in best
+    document["cells"][2]["value"] = document["cells"][4]["value"] = 63.1
+    assert "**63.1" not in report.text.markdown(document)
     assert {row.label for row in rows_of(document)} >= {"random-9-s0", "random-9-s1", "random-9-s2"}
     document["cells"].pop()
     document["failed"].append(
