@@ -7,8 +7,12 @@ cells. An image whose tokens are no square counts as one row.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from hidrop.runtime.scoring import View
 
 
 def square_side(tokens: int) -> tuple[int, int]:
@@ -17,12 +21,14 @@ def square_side(tokens: int) -> tuple[int, int]:
     return (side, side) if side * side == tokens else (1, tokens)
 
 
-def cells(rank_BV: torch.Tensor, image_tokens: int, count_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def cells(view: View, image_tokens: int, total_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The cell of each visual token, and whether the token is the one at the cell's centre; both (B, V).
 
-    `rank_BV` numbers a row's visual tokens, image after image; `count_B` cells are meant for each image. Cells are
-    numbered on from image to image. Integer tensors only.
+    `total_B` cells are shared out evenly among a row's images of `image_tokens` tokens each, and numbered on from image
+    to image. Integer tensors only. Before the first cut only: all tokens of the images must be there.
     """
+    rank_BV = view.rank_BV.clamp(min=0)
+    count_B = total_B // (view.valid_BV.sum(1) // image_tokens).clamp(min=1)
     rows, columns = square_side(image_tokens)
     count = count_B[:, None].clamp(min=1)
     least = (count + columns - 1) // columns

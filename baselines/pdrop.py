@@ -34,7 +34,6 @@ class PDrop(Reducer):
     layers: tuple[int, ...] | None = None
     ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
     ratio: float | None = None
-
     positions: Positions = "compacted"
 
     name: ClassVar[str] = "pdrop"

@@ -46,8 +46,7 @@ class Pool(Reducer):
 
         from baselines.grid import cells
 
-        images_B = view.valid_BV.sum(1) // view.memory
-        cell, _ = cells(view.rank_BV.clamp(min=0), view.memory, view.cut.merge_B // images_B.clamp(min=1))
+        cell, _ = cells(view, view.memory, view.cut.merge_B)
         number = torch.arange(count, device=cell.device)
         member = ((cell[:, :, None] == number) & view.valid_BV[:, :, None]).to(view.hidden_BND.dtype)
         return member.transpose(1, 2) @ view.visual_BVD / member.sum(1)[..., None].clamp(min=1)

@@ -54,6 +54,10 @@ class SparseVLM(Reducer):
 
     name: ClassVar[str] = "sparsevlm"
 
+    def __post_init__(self) -> None:
+        if self.version not in PUBLISHED:
+            raise ValueError(f"version: {self.version!r} is not one of {', '.join(map(repr, PUBLISHED))}")
+
     @property
     def positions(self) -> Positions:
         return "compacted" if self.version == "1.5" else "persistent"
@@ -78,8 +82,6 @@ class SparseVLM(Reducer):
             if self.label is not None:
                 raise ValueError("label: it stands for a published keep; give one of the two")
             return self.keep
-        if self.version not in PUBLISHED:
-            raise ValueError(f"version: {self.version!r} is not one of {', '.join(map(repr, PUBLISHED))}")
         label, published = 192 if self.label is None else self.label, PUBLISHED[self.version]
         if label not in published:
             raise ValueError(f"label: {label} is not published; there are {', '.join(map(str, published))}")

@@ -37,8 +37,7 @@ class Uniform(Reducer):
     def score(self, view: View) -> torch.Tensor:
         from baselines.grid import cells
 
-        images_B = view.valid_BV.sum(1) // view.memory
-        _, centre = cells(view.rank_BV.clamp(min=0), view.memory, view.cut.keep_B // images_B.clamp(min=1))
+        _, centre = cells(view, view.memory, view.cut.keep_B)
         return centre.float()
 
     @classmethod

@@ -172,7 +172,7 @@ def caption_sample(index: int, split_seed: int = 0) -> Sample:
     """Stage 1: captions follow the image directly, without an instruction, as in LLaVA's pretraining."""
     rng = np.random.default_rng([split_seed, 1, index])
     if rng.random() < TEXT_ONLY:
-        return Sample(None, tuple(_conversation_without_image(rng)))
+        return _without_image(rng)
     scene = make_scene("train", int(rng.integers(1 << 40)))
     return Sample(render(scene), (("", ". ".join(_captions(scene, rng, stage=1, count=3))),))
 
@@ -181,14 +181,14 @@ def instruction_sample(index: int, split_seed: int = 0) -> Sample:
     """Stage 2: several questions about one image; now and then options without an image."""
     rng = np.random.default_rng([split_seed, 2, index])
     if rng.random() < TEXT_ONLY:
-        return Sample(None, tuple(_conversation_without_image(rng)))
+        return _without_image(rng)
     scene = make_scene("train", int(rng.integers(1 << 40)))
     return Sample(render(scene), tuple(_conversation(scene, rng)))
 
 
-def _conversation_without_image(rng: np.random.Generator) -> list[Turn]:
+def _without_image(rng: np.random.Generator) -> Sample:
     """Options and their letters, apart from finding out what the answer is."""
-    return [_lettering(rng) for _ in range(4)]
+    return Sample(None, tuple(_lettering(rng) for _ in range(4)))
 
 
 def _lettering(rng: np.random.Generator) -> Turn:

@@ -72,6 +72,8 @@ def test_fields_that_contradict_each_other_are_refused():
         SparseVLM(label=192, keep=(1, 2, 3)).plan(LLAVA)
     with pytest.raises(ValueError, match="label: 100 is not published; there are 192, 128, 96, 64"):
         SparseVLM(label=100).plan(LLAVA)
+    with pytest.raises(ValueError, match="version: '3.0' is not one of '1.5', '2.0'"):
+        SparseVLM(keep=(3, 2, 1), version="3.0")
     with pytest.raises(ValueError, match="keep: 2 counts for 3 layers"):
         SparseVLM(keep=(300, 200)).plan(LLAVA)
 
