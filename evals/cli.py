@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evals.matrix import Cell, Matrix
 
 DONE, SOME_FAILED, USER, INTERRUPTED = 0, 1, 2, 130
-COMMANDS = ("run", "plan", "validate", "train", "convert", "report")
+COMMANDS = ("run", "plan", "validate", "train", "convert", "agree", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,6 +84,19 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("target", metavar="DST", type=Path, help="a new folder")
     convert.add_argument("--download", action="store_true", help="fetch what is not on this machine from the Hub")
     convert.set_defaults(action=convert_command)
+
+    agree = commands.add_parser("agree", help="compare a run's answers with a published answers file, sample by sample")
+    agree.add_argument("--answers", required=True, type=Path, metavar="FILE", help="LLaVA's answers, a JSON-lines file")
+    agree.add_argument("--run", required=True, type=Path, metavar="DIR", help="results folder, or one journal in it")
+    agree.add_argument("--task", metavar="TASK", help="gqa, mmbench_en_dev, textvqa_val or pope")
+    agree.add_argument("--cell", metavar="PATTERN", help="which row of the folder: model/method")
+    agree.add_argument(
+        "--questions", type=Path, metavar="FILE", help="the benchmark's question file, to match by image"
+    )
+    agree.add_argument("--data", metavar="DIR", help="the data that the run read (default: the embedded benchmark)")
+    agree.add_argument("--flips", type=int, default=10, metavar="N", help="how many differing samples to print")
+    agree.add_argument("--json", action="store_true", help="last line of stdout: the comparison as one JSON document")
+    agree.set_defaults(action=agree_command)
 
     report = commands.add_parser("report", help="write the tables of a results folder again from its leaderboard.json")
     report.add_argument("folder", type=Path, metavar="DIR")
@@ -191,6 +204,20 @@ def convert_command(arguments: argparse.Namespace) -> int:
     sizes = f"{peeked.geometry.layers} layers, {peeked.geometry.visual_tokens} visual tokens an image"
     trained = f"trained with {peeked.reducer}" if peeked.reducer else "it names no reduction that it was trained with"
     print(f"written: {folder} ({sizes}; {trained})")
+    return DONE
+
+
+def agree_command(arguments: argparse.Namespace) -> int:
+    from evals import agree
+
+    run = agree.read_run(agree.find_run(arguments.run, arguments.task, arguments.cell))
+    if arguments.task not in (None, run.task):
+        raise UserError(f"--task {arguments.task}: {run.path} is a run of {run.task}")
+    docs = agree.read_docs(run, arguments.data)
+    published, unmatched = agree.match(arguments.answers, arguments.questions, run.task, docs)
+    found = agree.agree(run, docs, published, unmatched)
+    print(found.text(arguments.flips))
+    print_json(arguments, found.document())
     return DONE
 
 
