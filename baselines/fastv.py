@@ -2,7 +2,8 @@
 
 Variant: the released code's cached one, without its faults. The score is the last prompt token's attention in the
 layer that has just run (all its code; `query: all` is the mean over all queries that the paper's text speaks of),
-softmax over all keys, mean over heads. Cut once in prefill, frozen while decoding, original positions kept.
+softmax over all keys, mean over heads. Cut once in prefill and frozen while decoding (`rechosen`: chosen anew by each
+generated token, as the variants without a cache do), original positions kept.
 Convention: `layer` = the paper's K = number of layers that see the whole image. Unlike the released code: float32
 probabilities, ties go to the earlier token, each row of a batch has its own scores.
 """
@@ -30,6 +31,7 @@ class FastV(Reducer):
     keep: int
     layer: int = 2
     query: Literal["last", "all"] = "last"
+    rechosen: bool = False
 
     name: ClassVar[str] = "fastv"
 

@@ -65,6 +65,14 @@ class Reducer:
         return "persistent"
 
     @property
+    def rechosen(self) -> bool:
+        """Whether every generated token chooses anew, the whole sequence run again: what methods without a cache do.
+
+        Else the prefill's choice holds. A method that offers both has a field of this name instead.
+        """
+        return False
+
+    @property
     def published_as(self) -> str | None:
         """The number of tokens that the method's authors call this setting, where their count is another than ours."""
         return None

@@ -19,10 +19,11 @@ from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 from hidrop.geometry import Geometry
 from hidrop.reducer import Reducer
 from hidrop.runtime import layout as layouts
-from hidrop.runtime.cache import RaggedCache
-from hidrop.runtime.decoder import Decoder, Sequence
+from hidrop.runtime.cache import RaggedCache, Replay
+from hidrop.runtime.decoder import Decoder, Sequence, Tokens
 from hidrop.runtime.inputs import decoder_prompt, text_tokens, visual_tokens
-from hidrop.runtime.layout import IGNORED, Layout
+from hidrop.runtime.layout import IGNORED, ROOM, Layout
+from hidrop.runtime.scoring import Prompt
 from hidrop.runtime.trace import Record, Trace
 
 # Prefills whose counts may wait for a comparison: with more, the runtime compares them by itself.
@@ -92,23 +93,19 @@ class Reduction:
             return self._continue(input_ids, pixel_values, attention_mask, past_key_values, logits_to_keep, return_dict)
         _check_empty(past_key_values)
 
-        grouped = self.reducer.positions == "group"
-        layout = layouts.read(input_ids, attention_mask, self.model.config.image_token_id, labels, grouped=grouped)
-        plan = layouts.plan_batch(self.reducer, self.geometry, layout)
+        image = input_ids == self.model.config.image_token_id
+        layout = self._layout(input_ids, attention_mask, image, labels)
         text = text_tokens(self.model.get_input_embeddings(), input_ids, layout)
         images: list[torch.Tensor] = []
         if pixel_values is not None:
             images = self._features(pixel_values, vision_feature_layer, vision_feature_select_strategy, image_sizes)
         visual = visual_tokens(images, text, layout)
-        prompt = decoder_prompt(text, visual, input_ids, layout, pixel_values, images)
-        with torch.no_grad():
-            memory = self.reducer.prepare(prompt)
-
         cache = self._new_cache(past_key_values, use_cache, labels is not None)
-        sequence, record = self.decoder.prefill(text, visual, layout, plan, cache, memory)
-        if cache is not None:
-            cache.input_length = input_ids.shape[1]
-        self._keep(record)
+        if cache is not None and self.reducer.rechosen:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            cache.replay = Replay(input_ids, mask, image, visual.hidden)
+        prompt = decoder_prompt(text, visual, input_ids, layout, pixel_values, images)
+        sequence = self._prefill(prompt, text, visual, layout, cache)
 
         hidden = self.decoder.model.norm(sequence.hidden)
         loss = None
@@ -121,6 +118,28 @@ class Reduction:
             loss=loss, logits=logits, past_key_values=cache, image_hidden_states=torch.cat(images) if images else None
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _layout(
+        self,
+        ids_BS: torch.Tensor,
+        mask_BS: torch.Tensor | None,
+        image_BS: torch.Tensor,
+        labels: torch.Tensor | None = None,
+    ) -> Layout:
+        return layouts.read(ids_BS, mask_BS, image_BS, labels, grouped=self.reducer.positions == "group")
+
+    def _prefill(
+        self, prompt: Prompt, text: Tokens, visual: Tokens, layout: Layout, cache: RaggedCache | None
+    ) -> Sequence:
+        """The whole input through the decoder, counted; what leaves its last layer."""
+        plan = layouts.plan_batch(self.reducer, self.geometry, layout)
+        with torch.no_grad():
+            memory = self.reducer.prepare(prompt)
+        sequence, record = self.decoder.prefill(text, visual, layout, plan, cache, memory)
+        if cache is not None:
+            cache.input_length = layout.position_BS.shape[1]
+        self._keep(record)
+        return sequence
 
     def _continue(
         self,
@@ -140,11 +159,24 @@ class Reduction:
             if attention_mask is not None:
                 new = attention_mask[:, -count:].bool()
                 valid = None if bool(new.all()) else new
-        hidden = self.decoder.step(self.model.get_input_embeddings()(input_ids), valid, cache)
+        if cache.replay is not None:
+            cache.replay = cache.replay.behind(input_ids, valid)
+            hidden = self._again(cache.replay, cache)[:, -count:]
+        else:
+            hidden = self.decoder.step(self.model.get_input_embeddings()(input_ids), valid, cache)
         hidden = self.decoder.model.norm(hidden)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         output = LlavaCausalLMOutputWithPast(logits=self.model.lm_head(hidden[:, keep]), past_key_values=cache)
         return output.to_tuple() if return_dict is False else output
+
+    def _again(self, replay: Replay, cache: RaggedCache) -> torch.Tensor:
+        """The input so far once more from the first layer, into the emptied cache; its hidden states."""
+        layout = self._layout(replay.ids_BS, replay.mask_BS, replay.image_BS)
+        text = text_tokens(self.model.get_input_embeddings(), replay.ids_BS, layout)
+        visual = Tokens(replay.visual_BVD, torch.where(layout.visual_BV >= 0, layout.visual_BV * ROOM, -1))
+        prompt = decoder_prompt(text, visual, replay.ids_BS, layout, None, [])
+        cache.start_again()
+        return self._prefill(prompt, text, visual, layout, cache).hidden
 
     def _features(
         self, pixel_values: torch.Tensor, layer: Any, strategy: str | None, image_sizes: torch.Tensor | None

@@ -33,6 +33,37 @@ class Segment:
         self.next_B = self.next_B + new.sum(1)
 
 
+@dataclass
+class Replay:
+    """The input so far, for methods that choose anew at each token: ids and masks (B, S), visual tokens (B, V, D).
+
+    `image_BS` tells placeholders from a generated token that happens to have their id, which is text.
+    """
+
+    ids_BS: torch.Tensor
+    mask_BS: torch.Tensor
+    image_BS: torch.Tensor
+    visual_BVD: torch.Tensor
+
+    def behind(self, ids_BQ: torch.Tensor, mask_BQ: torch.Tensor | None) -> Replay:
+        """With `ids_BQ` at the end; no mask: none of them is padding."""
+        valid = torch.ones_like(ids_BQ) if mask_BQ is None else mask_BQ
+        return Replay(
+            torch.cat([self.ids_BS, ids_BQ], 1),
+            torch.cat([self.mask_BS, valid.to(self.mask_BS)], 1),
+            torch.cat([self.image_BS, torch.zeros_like(ids_BQ, dtype=torch.bool)], 1),
+            self.visual_BVD,
+        )
+
+    def without(self, removed: int) -> Replay:
+        """Without the last `removed` tokens."""
+        ids, mask, image = (x[:, : x.shape[1] - removed] for x in (self.ids_BS, self.mask_BS, self.image_BS))
+        return Replay(ids, mask, image, self.visual_BVD)
+
+    def each_row(self, change: Any) -> Replay:
+        return Replay(*map(change, (self.ids_BS, self.mask_BS, self.image_BS, self.visual_BVD)))
+
+
 class RaggedCache(DynamicCache):
     """What a reduced model returns as `past_key_values`; `generate()` carries it through its loop.
 
@@ -44,6 +75,13 @@ class RaggedCache(DynamicCache):
         super().__init__(config=config)
         self.segments: list[Segment] = []
         self.input_length = 0
+        self.replay: Replay | None = None
+        self._config = config
+
+    def start_again(self) -> None:
+        """Forget all keys, values and segments, as before the prefill."""
+        self.layers = DynamicCache(config=self._config).layers
+        self.segments, self.input_length = [], 0
 
     def get_seq_length(self, layer_idx: int | None = None) -> int:
         return self.input_length if layer_idx is None else super().get_seq_length(layer_idx)
@@ -81,6 +119,8 @@ class RaggedCache(DynamicCache):
         super().crop(tokens_to_remove)
         removed = -tokens_to_remove
         self.input_length -= removed
+        if self.replay is not None:
+            self.replay = self.replay.without(removed)
         for segment in self.segments if removed else ():
             if segment.valid_BN is None:
                 segment.next_B = segment.next_B - removed
@@ -95,3 +135,5 @@ class RaggedCache(DynamicCache):
         for segment in self.segments:
             segment.next_B = change(segment.next_B)
             segment.valid_BN = None if segment.valid_BN is None else change(segment.valid_BN)
+        if self.replay is not None:
+            self.replay = self.replay.each_row(change)

@@ -66,12 +66,12 @@ class Layout:
 def read(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    image_token: int,
+    image_BS: torch.Tensor,
     labels: torch.Tensor | None = None,
     *,
     grouped: bool = False,
 ) -> Layout:
-    """Lay out a batch of prompts, padded left or right: `input_ids` and masks are (B, S).
+    """Lay out a batch of prompts, padded left or right: `input_ids` and masks are (B, S); `image_BS`: placeholders.
 
     Positions count all tokens in their order; `grouped`: visual tokens 0, 1, ..., and the text behind them.
 
@@ -83,8 +83,7 @@ def read(
             "a reduced model takes the padding mask, (batch, tokens), and builds the rest itself"
         )
     valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    image = input_ids == image_token
-    visual, text = valid & image, valid & ~image
+    visual, text = valid & image_BS, valid & ~image_BS
     counts = [text.sum(1), visual.sum(1)]
     if labels is not None:
         labels = torch.where(text, labels, IGNORED)

@@ -88,13 +88,19 @@ class SlowLlava:
         return out
 
     @torch.no_grad()
-    def prefill(self, ids: list[int], pixels: torch.Tensor | None, labels: list[int] | None = None) -> list[Token]:
+    def prefill(
+        self,
+        ids: list[int],
+        pixels: torch.Tensor | None,
+        labels: list[int] | None = None,
+        generated: int = 0,  # that many of the last ids are text, whatever their number
+    ) -> list[Token]:
         features: list[torch.Tensor] = []
         if pixels is not None:
             features = list(torch.cat(list(self.model.get_image_features(pixels.double()).pooler_output)))
         table, tokens, rank = self.decoder.embed_tokens.weight, [], 0
         for i, number in enumerate(ids):
-            visual = number == IMAGE
+            visual = number == IMAGE and i < len(ids) - generated
             h = features[rank] if visual else table[number]
             label = -100 if labels is None or visual else labels[i]
             tokens.append(Token(h, i, visual, rank if visual else -1, label, place=i))
@@ -141,7 +147,11 @@ class SlowLlava:
         logits = [self.logits(self.prefill(ids, pixels)[-1])]
         numbers = [int(logits[-1].argmax())]
         while len(numbers) < count:
-            logits.append(self.step(numbers[-1]))
+            if getattr(self.rule, "rechosen", False):
+                self.cache = [([], []) for _ in range(self.depth)]
+                logits.append(self.logits(self.prefill(ids + numbers, pixels, generated=len(numbers))[-1]))
+            else:
+                logits.append(self.step(numbers[-1]))
             numbers.append(int(logits[-1].argmax()))
         return numbers, logits
 
@@ -207,6 +217,7 @@ class FastVRule:
     keep: int
     compacted: bool = False
     every_query: bool = False
+    rechosen: bool = False
 
     def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
         if layer != self.layer:
@@ -405,6 +416,7 @@ RULES: dict[str, Callable[[], Any]] = {
     "hidrop-cut-on-entry": lambda: NextLayerRule({2: 7, 3: 2}, compacted=False, inject=3, exit=5),
     "fastv": lambda: FastVRule(2, 5),
     "fastv-all": lambda: FastVRule(2, 5, every_query=True),
+    "fastv-rechosen": lambda: FastVRule(2, 5, rechosen=True),
     "pdrop": lambda: NextLayerRule({1: 8, 3: 4, 4: 2}, compacted=True),
     "pdrop-persistent": lambda: NextLayerRule({1: 8, 3: 4, 4: 2}, compacted=False),
     "pdrop-ratio": lambda: NextLayerRule({2: 9, 4: 5}, compacted=True),

@@ -86,3 +86,33 @@ def test_dropping_tokens_equals_masking_them(tiny_llava, prompt, pixels, layer, 
     with reduce(model, FastV(keep, layer)), torch.no_grad():
         dropped = model(input_ids=ids, pixel_values=image, logits_to_keep=1).logits[:, -1]
     torch.testing.assert_close(dropped, masked, atol=1e-11, rtol=1e-11)
+
+
+def test_choosing_anew_is_what_generation_without_a_cache_does(tiny_llava, prompt, pixels, padded):
+    """And the frozen choice is something else: so the option changes answers, not only time."""
+    model, settings = tiny_llava(kv_heads=2, seed=4), dict(max_new_tokens=8, do_sample=False, suppress_tokens=[99])
+    batch = padded([prompt(3, 7, seed=1), prompt(5, 2, seed=2)])
+    image = torch.cat([pixels(seed=1), pixels(seed=2)])
+    logits = {}
+    for rechosen in (True, False):
+        with reduce(model, FastV(keep=2, layer=1, rechosen=rechosen)):
+            for cached in (True, False):
+                out = model.generate(
+                    **batch, pixel_values=image, **settings, use_cache=cached,
+                    return_dict_in_generate=True, output_logits=True,
+                )  # fmt: skip
+                logits[rechosen, cached] = torch.stack(out.logits)
+    torch.testing.assert_close(logits[True, True], logits[True, False], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits[True, True], logits[False, False], atol=1e-5, rtol=1e-5)
+    assert (logits[True, True] - logits[False, True]).abs().max() > 1e-3
+
+
+def test_a_choice_made_anew_can_be_taken_back(tiny_llava, prompt, pixels):
+    model, more = tiny_llava(), torch.tensor([[5, 6, 7]])
+    with reduce(model, FastV(keep=2, layer=1, rechosen=True)), torch.no_grad():
+        cache = model(input_ids=prompt(), pixel_values=pixels()).past_key_values
+        wanted = model(input_ids=more[:, :2], past_key_values=cache).logits[:, -1]
+        model(input_ids=more[:, 2:], past_key_values=cache)
+        cache.crop(-2)
+        again = model(input_ids=more[:, 1:2], past_key_values=cache).logits[:, -1]
+    torch.testing.assert_close(again, wanted)

@@ -13,7 +13,7 @@ MASK = torch.tensor([[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1]]
 
 
 def test_places_of_text_and_image_with_fillers_at_the_left():
-    layout = read(IDS, MASK, V)
+    layout = read(IDS, MASK, IDS == V)
     assert layout.text_BT.tolist() == [[1, 2, 5], [0, 4, 5], [3, 4, 5]]
     assert layout.visual_BV.tolist() == [[-1, 3, 4], [1, 2, 3], [-1, -1, -1]]
     assert layout.feature_BV.tolist() == [[-1, 0, 1], [2, 3, 4], [-1, -1, -1]]
@@ -25,17 +25,19 @@ def test_places_of_text_and_image_with_fillers_at_the_left():
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_positions_count_tokens_not_padding(side):
     ids, mask = (IDS, MASK) if side == "left" else (IDS.roll(-3, 1), MASK.roll(-3, 1))
-    layout = read(ids[2:], mask[2:], V)
+    layout = read(ids[2:], mask[2:], ids[2:] == V)
     assert layout.positions(layout.text_BT * ROOM).tolist() == [[0, 1, 2]]
 
 
 def test_padding_that_looks_like_an_image_token_is_padding():
-    layout = read(torch.tensor([[V, 1, V, 3]]), torch.tensor([[0, 1, 1, 1]]), V)
+    layout = read(
+        torch.tensor([[V, 1, V, 3]]), torch.tensor([[0, 1, 1, 1]]), torch.tensor([[True, False, True, False]])
+    )
     assert layout.visual_BV.tolist() == [[2]]
 
 
 def test_labels_of_padding_and_image_do_not_count():
-    layout = read(IDS, MASK, V, labels=torch.full_like(IDS, 4))
+    layout = read(IDS, MASK, IDS == V, labels=torch.full_like(IDS, 4))
     assert layout.label_BS.tolist()[0] == [-100, 4, 4, -100, -100, 4]
     order = torch.tensor([[-1, 1, 2, 3]] * 3) * ROOM
     order[order < 0] = -1
@@ -43,7 +45,7 @@ def test_labels_of_padding_and_image_do_not_count():
 
 
 def test_merged_tokens_have_an_order_but_no_source():
-    layout = read(IDS, MASK, V)
+    layout = read(IDS, MASK, IDS == V)
     order = torch.tensor([[3 * ROOM, 4 * ROOM, 4 * ROOM + 1, 5 * ROOM]] * 3)
     assert layout.sources(order)[0].tolist() == [3, 4, -1, 5]
     assert layout.positions(order)[0].tolist() == [2, 3, 3, 4]
@@ -70,7 +72,7 @@ def test_rows_get_the_schedule_of_their_own_image():
     geometry = Geometry(6, 32, 64, 4, 4, 8, 100, visual_tokens=4)
     method = build("hidrop", dict(inject=2, filters=[3, 4], keep=[2, 1], exit=6))
     ids = torch.tensor([[1] + [V] * 8 + [2], [0] * 4 + [1] + [V] * 4 + [2], [0] * 8 + [1, 2]])
-    plan = plan_batch(method, geometry, read(ids, (ids > 0).long(), V))
+    plan = plan_batch(method, geometry, read(ids, (ids > 0).long(), ids == V))
     assert [p.entering for p in plan.plans] == [(0, 8, 8, 4, 2, 0), (0, 4, 4, 2, 1, 0), (0,) * 6]
     assert plan.entering == (0, 8, 8, 4, 2, 0)
     assert plan.cuts[3].keep_B.tolist() == [4, 2, 0]
@@ -81,7 +83,7 @@ def test_rows_get_the_schedule_of_their_own_image():
 def test_a_batch_of_text_is_one_segment():
     geometry = Geometry(6, 32, 64, 4, 4, 8, 100, visual_tokens=4)
     method = build("hidrop", dict(inject=2, filters=[3, 4], keep=[2, 1], exit=6))
-    plan = plan_batch(method, geometry, read(torch.tensor([[1, 2]]), None, V))
+    plan = plan_batch(method, geometry, read(torch.tensor([[1, 2]]), None, torch.zeros(1, 2, dtype=torch.bool)))
     assert segments(plan, 6) == [(1, 6)]
     assert plan.entering == (0,) * 6
 
