@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from hidrop.runtime.scoring import Prompt, View
+    from hidrop.runtime.vision import Vision
 
 # Where each method lives. Imported on demand, so that `--help` and plans stay fast.
 METHODS: dict[str, str] = {
@@ -31,6 +32,8 @@ METHODS: dict[str, str] = {
     "uniform": "baselines.uniform:Uniform",
     "pool": "baselines.pool:Pool",
     "divprune": "baselines.divprune:DivPrune",
+    "visionzip": "baselines.visionzip:VisionZip",
+    "downsample": "baselines.downsample:Downsample",
     "text_only": "baselines.text_only:TextOnly",
 }
 
@@ -92,6 +95,10 @@ class Reducer:
         Raises BudgetError when no setting comes near, naming the possible range.
         """
         raise NotImplementedError
+
+    def encode(self, vision: Vision) -> list[torch.Tensor]:
+        """Projected features of each image, (tokens, D): the model's own, unless the method works in the tower."""
+        return vision.features()
 
     def prepare(self, prompt: Prompt) -> Any:
         """What the method needs to remember from the decoder's input, before layer 1 (SparseVLM's raters)."""

@@ -44,12 +44,11 @@ def measure(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSetti
     for batch in settings.batch:
         prompt = build_prompt(loaded.model, loaded.geometry, settings, batch)
         timings = {label: _Timings() for label in reducers}
-        # The same features for every method: they come before any reduction.
-        vision = _vision_of(loaded.model, next(iter(reducers.values())), prompt) if reducers else {}
+        vision = _vision(loaded.model, reducers, prompt)
         with no_collector():
             for round_ in range(settings.warmup + settings.repeats):
                 for label, reducer in reducers.items():
-                    taken = _time_once(loaded.model, reducer, prompt, vision)
+                    taken = _time_once(loaded.model, reducer, prompt, vision[label])
                     if round_ >= settings.warmup:
                         _append(timings[label], taken)
         vision.clear()  # not part of any method's peak memory
@@ -57,6 +56,19 @@ def measure(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSetti
             facts = _facts(loaded.model, loaded.geometry, reducer, prompt, settings, label)
             found[label].append(_measurement(batch, settings, timings[label], facts))
     return {label: Profile(label, tuple(measurements)) for label, measurements in found.items()}
+
+
+def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: Prompt) -> dict[str, dict[nn.Module, Any]]:
+    """What tower and projector return to each method; methods that do not work in the tower share one record."""
+    shared: dict[nn.Module, Any] | None = None
+    found = {}
+    for label, reducer in reducers.items():
+        if type(reducer).encode is not Reducer.encode:
+            found[label] = _vision_of(model, reducer, prompt)
+        else:
+            shared = _vision_of(model, reducer, prompt) if shared is None else shared
+            found[label] = shared
+    return found
 
 
 def _vision_of(model: Any, reducer: Reducer, prompt: Prompt) -> dict[nn.Module, Any]:

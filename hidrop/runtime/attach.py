@@ -25,6 +25,7 @@ from hidrop.runtime.inputs import decoder_prompt, text_tokens, visual_tokens
 from hidrop.runtime.layout import IGNORED, ROOM, Layout
 from hidrop.runtime.scoring import Prompt
 from hidrop.runtime.trace import Record, Trace
+from hidrop.runtime.vision import Vision
 
 # Prefills whose counts may wait for a comparison: with more, the runtime compares them by itself.
 PENDING = 64
@@ -98,7 +99,10 @@ class Reduction:
         text = text_tokens(self.model.get_input_embeddings(), input_ids, layout)
         images: list[torch.Tensor] = []
         if pixel_values is not None:
-            images = self._features(pixel_values, vision_feature_layer, vision_feature_select_strategy, image_sizes)
+            config = self.model.config
+            layer = config.vision_feature_layer if vision_feature_layer is None else vision_feature_layer
+            strategy = vision_feature_select_strategy or config.vision_feature_select_strategy
+            images = self.reducer.encode(Vision(self.model, pixel_values, layer, strategy, image_sizes))
         visual = visual_tokens(images, text, layout)
         cache = self._new_cache(past_key_values, use_cache, labels is not None)
         if cache is not None and self.reducer.rechosen:
@@ -177,20 +181,6 @@ class Reduction:
         prompt = decoder_prompt(text, visual, replay.ids_BS, layout, None, [])
         cache.start_again()
         return self._prefill(prompt, text, visual, layout, cache).hidden
-
-    def _features(
-        self, pixel_values: torch.Tensor, layer: Any, strategy: str | None, image_sizes: torch.Tensor | None
-    ) -> list[torch.Tensor]:
-        """Projected features of each image, (tokens, D)."""
-        return list(
-            self.model.model.get_image_features(
-                pixel_values=pixel_values,
-                vision_feature_layer=layer,
-                vision_feature_select_strategy=strategy,
-                image_sizes=image_sizes,
-                return_dict=True,
-            ).pooler_output
-        )
 
     def _new_cache(self, given: Cache | None, wanted: bool | None, training: bool) -> RaggedCache | None:
         config = self.decoder.model.config

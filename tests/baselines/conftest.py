@@ -330,6 +330,60 @@ class DivPruneRule:
         return [t for t in after if not t.visual or t.place in places]
 
 
+def instead(tokens: list[Token], features: list[torch.Tensor]) -> list[Token]:
+    """The tokens with these features where the image was. For one image."""
+    places = [i for i, t in enumerate(tokens) if t.visual]
+    return [*tokens[: places[0]], *(Token(h, 0, visual=True) for h in features), *tokens[places[-1] + 1 :]]
+
+
+@dataclass
+class DownsampleRule:
+    side: int
+    compacted: bool = True
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != 0:
+            return after
+        size = (8 * self.side, 8 * self.side)
+        small = torch.nn.functional.interpolate(slow.pixels.float(), size, mode="bicubic", antialias=True).double()
+        features = slow.model.get_image_features(small, interpolate_pos_encoding=True).pooler_output
+        return instead(after, list(features[0]))
+
+
+@dataclass
+class VisionZipRule:
+    dominant: int
+    contextual: int
+    compacted: bool = True
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != 0:
+            return after
+        tower, projector = slow.model.model.vision_tower, slow.model.model.multi_modal_projector
+        states = tower(slow.pixels.double(), output_hidden_states=True).hidden_states
+        x, features, block = states[0][0], states[1][0], tower.encoder.layers[0]  # LLaVA's layer -2 of two
+        heads, size = 2, 12
+        normed = [block.layer_norm1(t) for t in x]
+        query = block.self_attn.q_proj(normed[0]).view(heads, size)
+        keys = [block.self_attn.k_proj(t).view(heads, size) for t in normed]
+        seen = [0.0] * len(keys)
+        for head in range(heads):
+            logits = torch.stack([query[head] @ k[head] / math.sqrt(size) for k in keys])
+            seen = [s + p.item() for s, p in zip(seen, logits.softmax(0), strict=True)]
+        patches = range(1, len(keys))
+        kept = sorted(sorted(patches, key=lambda i: (-seen[i], i))[: self.dominant])
+        rest = [i for i in patches if i not in kept]
+        targets = [rest[n * (len(rest) // self.contextual)] for n in range(self.contextual)]
+        joined: dict[int, list[torch.Tensor]] = {target: [] for target in targets}
+        for i in rest:
+            if i not in targets:
+                a = keys[i].mean(0)
+                near = [(a @ keys[t].mean(0) / (a.norm() * keys[t].mean(0).norm())).item() for t in targets]
+                joined[targets[near.index(max(near))]].append(features[i])
+        merged = [features[t] + (sum(who) / len(who) if who else 0) for t, who in joined.items()]
+        return instead(after, [projector(f) for f in [features[0], *(features[i] for i in kept), *merged]])
+
+
 @dataclass
 class TextOnlyRule:
     compacted: bool = True
@@ -430,6 +484,10 @@ RULES: dict[str, Callable[[], Any]] = {
     "uniform-after-a-layer": lambda: UniformRule(7, layer=1),
     "pool": lambda: PoolRule(5),
     "divprune": lambda: DivPruneRule(5),
+    "visionzip": lambda: VisionZipRule(3, 2),
+    "visionzip-one": lambda: VisionZipRule(6, 1),
+    "downsample": lambda: DownsampleRule(2),
+    "downsample-odd": lambda: DownsampleRule(3),
     "text_only": TextOnlyRule,
 }
 

@@ -37,6 +37,10 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "uniform-after-a-layer": ("uniform", dict(layer=1, keep=7), (16, 7, 7, 7, 7, 7)),
     "pool": ("pool", dict(keep=5), (5, 5, 5, 5, 5, 5)),
     "divprune": ("divprune", dict(keep=5), (5, 5, 5, 5, 5, 5)),
+    "visionzip": ("visionzip", dict(dominant=3, contextual=2), (6, 6, 6, 6, 6, 6)),
+    "visionzip-one": ("visionzip", dict(dominant=6, contextual=1), (8, 8, 8, 8, 8, 8)),
+    "downsample": ("downsample", dict(side=2), (4, 4, 4, 4, 4, 4)),
+    "downsample-odd": ("downsample", dict(side=3), (9, 9, 9, 9, 9, 9)),
     "text_only": ("text_only", {}, (0, 0, 0, 0, 0, 0)),
 }
 STEPS = 5

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from baselines.downsample import Downsample
 from baselines.fastv import FastV
 from baselines.vanilla import Vanilla
+from baselines.visionzip import VisionZip
 from evals.profiling import Profile, ProfileSettings, profile
 from evals.profiling.memory import kv_bytes
 from evals.profiling.prompt import build_prompt
@@ -19,7 +21,14 @@ from hidrop.reducer import Reducer
 from hidrop.runtime import reduce
 
 HIDROP = HiDrop(inject=3, filters=(3, 4), keep=(4, 2), exit=6)
-METHODS: dict[str, Reducer] = {"vanilla": Vanilla(), "fastv-4": FastV(layer=2, keep=4), "hidrop": HIDROP}
+METHODS: dict[str, Reducer] = {
+    "vanilla": Vanilla(),
+    "fastv-4": FastV(layer=2, keep=4),
+    "fastv-rechosen": FastV(layer=2, keep=4, rechosen=True),
+    "hidrop": HIDROP,
+    "visionzip": VisionZip(dominant=3, contextual=1),  # these two change what the tower gives
+    "downsample": Downsample(side=2),
+}
 SETTINGS = ProfileSettings(repeats=3, warmup=1, batch=(1, 2), text_tokens=12, new_tokens=3)
 
 
@@ -72,6 +81,23 @@ def test_prefill_leaves_the_vision_side_out_and_ttft_does_not(
     assert len(calls) == 1 + 2 + 2
     assert found.prefill_source == "features"
     assert tower.__dict__["forward"] is slow
+
+
+def test_a_method_that_works_in_the_tower_gets_its_own_features_back(loaded: SimpleNamespace) -> None:
+    """The prefill without the vision side gives what the whole forward gives, for each method, not for one of them."""
+    from evals.profiling.measure import _vision
+    from evals.profiling.vision import replayed_vision
+
+    prompt = build_prompt(loaded.model, loaded.geometry, SETTINGS, 2)
+    with torch.no_grad():
+        vision = _vision(loaded.model, METHODS, prompt)
+        for label, reducer in METHODS.items():
+            with reduce(loaded.model, reducer):
+                whole = loaded.model(**prompt.prefill_inputs()).logits
+                with replayed_vision(vision[label]) as left_out:
+                    torch.testing.assert_close(loaded.model(**prompt.prefill_inputs()).logits, whole)
+                    assert left_out()
+    assert vision["vanilla"] is vision["hidrop"] and vision["downsample"] is not vision["vanilla"]
 
 
 def test_methods_take_turns(loaded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

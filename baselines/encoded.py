@@ -1,0 +1,54 @@
+"""What methods share that give each image fewer tokens before the decoder sees any: `downsample`, `visionzip`.
+
+A prompt has as many placeholders as the whole image has tokens. The features are filled up to that number, and a cut
+before the first layer takes the filling away, so that everything behind is the runtime's usual business. Positions
+are those of a prompt with that many visual tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hidrop.geometry import Geometry
+from hidrop.plan import Cut, Schedule
+from hidrop.reducer import Positions, Reducer
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.runtime.scoring import Prompt, View
+    from hidrop.runtime.vision import Vision
+
+
+@dataclass(frozen=True)
+class Encoded(Reducer):
+    """Base: a method says how many `tokens` an image has, and makes them in `compress`."""
+
+    @property
+    def tokens(self) -> int:
+        raise NotImplementedError
+
+    def compress(self, vision: Vision) -> torch.Tensor:
+        """(images, tokens, D)."""
+        raise NotImplementedError
+
+    @property
+    def positions(self) -> Positions:
+        return "compacted"
+
+    def schedule(self, geometry: Geometry) -> Schedule:
+        return Schedule(cuts=(Cut(0, self.tokens),))
+
+    def encode(self, vision: Vision) -> list[torch.Tensor]:
+        import torch
+
+        found = self.compress(vision)
+        whole = Geometry.from_config(vision.model.config).visual_tokens
+        return list(torch.nn.functional.pad(found, (0, 0, 0, whole - found.shape[1])))
+
+    def prepare(self, prompt: Prompt) -> int:
+        return prompt.image_tokens
+
+    def score(self, view: View) -> torch.Tensor:
+        return (view.rank_BV % view.memory < self.tokens).float()

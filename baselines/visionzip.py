@@ -1,0 +1,88 @@
+"""VisionZip (CVPR 2025, arXiv 2412.04467): dominant tokens by the class token's attention, the rest merged by keys.
+
+In the tower's layer whose output the features are: the `dominant` patches that the class token attends to most (summed
+over heads) stay as they are, and so does the class token. Of the others, in their order, every so-manieth is a target
+(`contextual` of them); each remaining one joins the target whose key is most similar (cosine, keys averaged over
+heads), and a target's token is its own feature plus the mean of those that joined it. All this before the projector;
+the text plays no part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from baselines.encoded import Encoded
+from hidrop.geometry import Geometry
+from hidrop.plan import Schedule
+from hidrop.reducer import BudgetError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.runtime.vision import Vision
+
+# Of the published settings' tokens (54 + 10, 108 + 20, 162 + 30), those that are merged.
+MERGED_SHARE = 10 / 64
+
+
+@dataclass(frozen=True)
+class VisionZip(Encoded):
+    """The class token, `dominant` patches and `contextual` merged tokens of each image."""
+
+    dominant: int
+    contextual: int
+
+    name: ClassVar[str] = "visionzip"
+
+    @property
+    def tokens(self) -> int:
+        return 1 + self.dominant + self.contextual
+
+    @property
+    def published_as(self) -> str | None:
+        """The authors do not count the class token."""
+        return str(self.dominant + self.contextual)
+
+    def schedule(self, geometry: Geometry) -> Schedule:
+        if self.dominant < 1 or self.contextual < 1:
+            raise ValueError("dominant, contextual: at least one of each")
+        if self.tokens > geometry.visual_tokens:
+            raise ValueError(f"dominant + contextual: at most {geometry.visual_tokens - 1} beside the class token")
+        return super().schedule(geometry)
+
+    def compress(self, vision: Vision) -> torch.Tensor:
+        import torch
+
+        from hidrop.runtime.scoring import rows
+
+        layer, before, features = vision.states()
+        attention = layer.self_attn
+        normed = layer.layer_norm1(before)
+        keys = attention.k_proj(normed).unflatten(-1, (attention.num_heads, -1))  # (I, 1 + P, heads, size)
+        query = attention.q_proj(normed[:, 0]).unflatten(-1, (attention.num_heads, -1))
+        logits = torch.einsum("ihd,inhd->ihn", query, keys).float() * keys.shape[-1] ** -0.5
+        seen = logits.softmax(-1).sum(1)[:, 1:]
+        best = seen.argsort(dim=1, descending=True, stable=True)
+        kept = best[:, : self.dominant].sort(dim=1).values + 1
+        rest = best[:, self.dominant :].sort(dim=1).values + 1
+
+        metric = torch.nn.functional.normalize(rows(keys.float().mean(2), rest), dim=-1)
+        count = rest.shape[1]
+        target = torch.arange(self.contextual, device=rest.device) * max(1, count // self.contextual)
+        joins = torch.ones(count, dtype=torch.bool, device=rest.device).scatter(0, target, False)
+        nearest = (metric @ metric[:, target].transpose(1, 2)).argmax(-1)  # (I, count)
+        member = torch.nn.functional.one_hot(nearest, self.contextual) * joins[:, None]
+        others = rows(features, rest)
+        weight = member.to(features.dtype) / member.sum(1, keepdim=True).clamp(min=1).to(features.dtype)
+        merged = others[:, target] + weight.transpose(1, 2) @ others
+        return vision.project(torch.cat([features[:, :1], rows(features, kept), merged], dim=1))
+
+    @classmethod
+    def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
+        """The budget counts the class token too; the others are shared out as in the published settings."""
+        total = round(average)
+        if not 3 <= total <= geometry.visual_tokens:
+            raise BudgetError(f"it reaches 3..{geometry.visual_tokens}", (3.0, float(geometry.visual_tokens)))
+        contextual = params.setdefault("contextual", max(1, round((total - 1) * MERGED_SHARE)))
+        return cls(**{**params, "dominant": max(1, total - 1 - contextual)})
