@@ -44,7 +44,13 @@ def default() -> Engine:
 def load(cell: Cell, device: str) -> Any:
     from hidrop.models import load as load_model
 
-    return load_model(cell.spec.source, dtype=cell.dtype, device=device, attention=cell.attention)
+    return load_model(
+        cell.spec.source,
+        dtype=cell.dtype,
+        device=device,
+        attention=cell.attention,
+        quantization=cell.quantization,
+    )
 
 
 def weights_digest(source: str) -> str:

@@ -46,6 +46,7 @@ class HidropLlava(lmms):
         protocol: str = "lmms-eval",
         dtype: str = "auto",
         attention: str = "sdpa",
+        quantization: str | None = None,
         device: str = "cpu",
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -61,7 +62,7 @@ class HidropLlava(lmms):
 
         if device == "cuda" and "LOCAL_RANK" in os.environ:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
-        loaded = load(pretrained, dtype=dtype, attention=attention, device=device)
+        loaded = load(pretrained, dtype=dtype, attention=attention, quantization=quantization, device=device)
         reducer = choose(loaded, method, budget, fields)
         self._set_up(loaded, reducer, protocol, int(batch_size), None, max_new_tokens, None)
 

@@ -42,6 +42,7 @@ BUNDLED = Path(__file__).parent / "matrices"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+-]*$", max_length=80)]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
+Quantization = Literal["4bit", "8bit"]
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
@@ -71,6 +72,7 @@ class ModelSpec(Strict):
     reference: str | None = None  # the model whose vanilla row is this one's 100 %; by default its own
     dtype: Dtype | None = None
     attention: Attention | None = None
+    quantization: Quantization | None = None  # of the decoder's layers, by bitsandbytes
 
 
 class TaskSpec(Strict):
@@ -172,6 +174,7 @@ class Matrix(Strict):
             protocol=self.protocol,
             dtype=spec.dtype or self.dtype,
             attention=spec.attention or self.attention,
+            quantization=spec.quantization,
             batch_size=self.batch_size,
             limit=self.limit,
         )
@@ -206,6 +209,7 @@ class Cell:
     protocol: str
     dtype: str
     attention: str
+    quantization: str | None
     batch_size: int
     limit: int | None
 

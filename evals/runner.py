@@ -144,6 +144,7 @@ class Run:
             "protocol": [cell.protocol, PROTOCOL_VERSION],
             "dtype": cell.dtype,
             "attention": cell.attention,
+            "quantization": cell.quantization,
             "batch_size": cell.batch_size,
             "limit": cell.limit,
             "device": self.device.split(":")[0],

@@ -35,6 +35,7 @@ class Timings:
             "weights": weights,
             "dtype": cell.dtype,
             "attention": cell.attention,
+            "quantization": cell.quantization,
             "settings": settings.model_dump(mode="json"),
             "hardware": describe(device),
             "versions": versions(),

@@ -51,15 +51,15 @@ def models(matrix: Matrix, cells: list[Cell]) -> list[str]:
 
 
 def kernels(matrix: Matrix, cells: list[Cell], device: str) -> list[str]:
-    """Device, dtype and attention kernel that this machine cannot run."""
+    """Device, dtype, attention kernel and quantisation that this machine cannot run."""
     if packages.lacking(["torch"]):
         return []
     from hidrop.models.loading import check_kernel
 
     problems = []
-    for attention, dtype in dict.fromkeys((cell.attention, cell.dtype) for cell in cells):
+    for asked in dict.fromkeys((cell.attention, device, cell.dtype, cell.quantization) for cell in cells):
         try:
-            check_kernel(attention, device, dtype)
+            check_kernel(*asked)
         except UserError as error:
             problems.append(f"{matrix.file}: {error}")
     return problems

@@ -11,7 +11,7 @@ from typing import Any
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.models.digest import digest
-from hidrop.models.families import family_of, is_original
+from hidrop.models.families import FAMILIES, family_of, is_original
 from hidrop.models.processing import processor_for, read_processing
 from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config, weight_files
@@ -20,6 +20,7 @@ from hidrop.reducer import Reducer, build_entry
 
 DTYPES = ("float32", "float16", "bfloat16", "auto")
 ATTENTIONS = ("sdpa", "flash_attention_2", "eager")
+QUANTIZATIONS = ("4bit", "8bit")
 
 
 @dataclass(frozen=True)
@@ -61,31 +62,37 @@ def load(
     dtype: str = "float32",
     device: str = "cpu",
     attention: str = "sdpa",
+    quantization: str | None = None,
     allow_download: bool = False,
 ) -> Loaded:
     """Load a checkpoint in transformers' or in LLaVA's original layout.
 
     source: "mini:<name>", a folder, or a Hub id (from the local cache, unless `allow_download`).
     dtype: what the weights are cast to; "auto" keeps the stored type. attention: transformers' name of a kernel.
+    quantization: "4bit" (NF4, double quantised) or "8bit" (LLM.int8) weights of the decoder's layers, by bitsandbytes;
+    `dtype` is then what they are computed in. Tower, projector, embeddings and LM head keep their own type.
 
     Raises UserError for whatever the user has to change: a missing or incomplete checkpoint, an unsupported
     architecture, tensors that are missing, extra or of the wrong shape, a device or kernel that is not there.
     Remote code is never run, and .bin files are read as tensors only.
     """
-    check_kernel(attention, device, dtype)
+    check_kernel(attention, device, dtype, quantization)
     path = find(source, allow_download=allow_download)
     raw = read_config(path)
     with quiet():
         if is_original(raw):
             from hidrop.models import original
 
+            if quantization is not None:
+                way = f"`run.py convert {source} DST` first, and quantise what it writes"
+                raise UserError(f"quantization: {path} is in LLaVA's original layout: {way}")
             read = original.read(path, raw, dtype=dtype, attention=attention, allow_download=allow_download)
             model, tokenizer, image_processor, files = read.model, read.tokenizer, read.image_processor, read.files
             processor = processor_for(model.config, tokenizer, image_processor)
             reducer = read.reducer
         else:
             family_of(raw, f"{path}/config.json")
-            model = _weights(path, dtype, attention)
+            model = _weights(path, dtype, attention, quantization, device)
             tokenizer, image_processor, processor = read_processing(path, model.config)
             files = weight_files(path)
             reducer = _trained_with(raw, path, Geometry.from_config(model.config))
@@ -93,7 +100,7 @@ def load(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return Loaded(
-        model=model.to(device).eval(),
+        model=(model if quantization else model.to(device)).eval(),  # bitsandbytes puts its weights in place itself
         tokenizer=tokenizer,
         image_processor=image_processor,
         processor=processor,
@@ -138,11 +145,15 @@ def peek(source: str | Path, *, allow_download: bool = False) -> Peeked:
     return Peeked(geometry, _trained_with(raw, path, geometry), architecture)
 
 
-def check_kernel(attention: str, device: str, dtype: str) -> None:
+def check_kernel(attention: str, device: str, dtype: str, quantization: str | None = None) -> None:
     """Raise UserError, before anything is read, for a kernel, device or type that this machine cannot run."""
     import torch
 
-    for field, value, known in (("attention", attention, ATTENTIONS), ("dtype", dtype, DTYPES)):
+    for field, value, known in (
+        ("attention", attention, ATTENTIONS),
+        ("dtype", dtype, DTYPES),
+        ("quantization", quantization or QUANTIZATIONS[0], QUANTIZATIONS),
+    ):
         if value not in known:
             close = difflib.get_close_matches(value, known, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
@@ -155,6 +166,11 @@ def check_kernel(attention: str, device: str, dtype: str) -> None:
         raise UserError(f"device: '{device}' was asked for, but torch sees no CUDA device. Use --device cpu")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device: '{device}' was asked for, but there are {torch.cuda.device_count()} CUDA devices")
+    if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"quantization: {quantization} was asked for, but bitsandbytes is not installed. Leave it out, or install "
+            "it: pip install bitsandbytes --no-deps"
+        )
     if attention != "flash_attention_2":
         return
     if importlib.util.find_spec("flash_attn") is None:
@@ -178,13 +194,21 @@ def _config(path: Path) -> Any:
         raise UserError(f"{path}/config.json: transformers cannot read it ({reason})") from None
 
 
-def _weights(path: Path, dtype: str, attention: str) -> Any:
+def _weights(path: Path, dtype: str, attention: str, quantization: str | None, device: str) -> Any:
     from transformers import LlavaForConditionalGeneration
 
     _config(path)
+    more = (
+        {} if quantization is None else {"quantization_config": _bits(quantization, dtype), "device_map": {"": device}}
+    )
     try:
         model, info = LlavaForConditionalGeneration.from_pretrained(
-            path, dtype=dtype, attn_implementation=attention, output_loading_info=True, ignore_mismatched_sizes=True
+            path,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **more,
         )
     except Exception as error:  # safetensors, torch and transformers each have their own types for a broken file
         raise UserError(f"{path}: the weights cannot be loaded ({' '.join(str(error).split())})") from None
@@ -195,6 +219,23 @@ def _weights(path: Path, dtype: str, attention: str) -> Any:
     if problems := [f"{kind}: {listed(names)}" for kind, names in kinds.items() if names]:
         raise UserError(f"{path}: {'; '.join(problems)}. The weights do not belong to this config.json")
     return model
+
+
+def _bits(quantization: str, dtype: str) -> Any:
+    """The settings that LLaVA's own --load-4bit and --load-8bit use; only the decoder's layers are quantised."""
+    from transformers import BitsAndBytesConfig
+
+    family = FAMILIES["llava"]
+    whole = [family.vision_tower, family.projector, family.head]
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype="float16" if dtype == "auto" else dtype,
+        llm_int8_skip_modules=whole,
+    )
 
 
 def _trained_with(raw: dict[str, Any], path: Path, geometry: Geometry) -> Reducer | None:

@@ -186,6 +186,8 @@ def test_missing_tokenizer_is_a_user_error(saved: Path) -> None:
         ({"dtype": "fp16"}, "dtype: unknown value 'fp16'"),
         ({"device": "gpu"}, "device: unknown value 'gpu'"),
         ({"device": "cuda"}, "sees no CUDA device"),
+        ({"quantization": "4bit"}, "bitsandbytes is not installed"),
+        ({"quantization": "4-bit"}, "quantization: unknown value '4-bit'. Did you mean '4bit'?"),
     ],
 )
 def test_what_this_machine_lacks_is_said_before_anything_is_read(
@@ -207,6 +209,49 @@ def test_flash_attention_needs_cuda_and_half_precision(monkeypatch: pytest.Monke
         load("no/such-model", attention="flash_attention_2", device="cuda")
     with pytest.raises(UserError, match="there are 1 CUDA devices"):
         load("no/such-model", device="cuda:1")
+
+
+def test_the_original_layout_is_converted_before_it_is_quantised(
+    original: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: object())
+    with pytest.raises(UserError, match="run.py convert"):
+        load(original(), quantization="8bit")
+
+
+@pytest.mark.parametrize(("quantization", "far"), [("8bit", 0.1), ("4bit", 1.5)])
+def test_quantised_decoder_layers_run_with_every_kind_of_reduction(
+    quantization: str, far: float, model: Any, tokenizer: Any, image_processor: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    from transformers import LlavaForConditionalGeneration
+
+    from hidrop.models import save
+    from hidrop.reducer import build
+    from hidrop.runtime import reduce
+
+    text = model.config.text_config  # its kernels work in blocks of 64
+    text.hidden_size, text.intermediate_size, text.head_dim, text.num_hidden_layers = 128, 256, 32, 5
+    plain = LlavaForConditionalGeneration(model.config)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    save(plain, tokenizer, image_processor, tmp_path / "whole")
+    loaded = [load(tmp_path / "whole"), load(tmp_path / "whole", quantization=quantization)]
+    weight = loaded[1].model.model.language_model.layers[0].self_attn.q_proj.weight
+    assert weight.dtype in (torch.int8, torch.uint8)
+    assert type(loaded[1].model.model.multi_modal_projector.linear_1) is torch.nn.Linear
+    image = model.config.image_token_id
+    inputs = {"input_ids": torch.tensor([[1, 5, *[image] * 16, 7, 8]]), "pixel_values": torch.randn(1, 3, 32, 32)}
+    for name, fields in (
+        ("vanilla", {}),
+        ("fastv", {"layer": 1, "keep": 5}),
+        ("hidrop", {"inject": 2, "filters": [3], "keep": [4], "exit": 5}),
+    ):
+        logits = []
+        for each in loaded:
+            with reduce(each.model, build(name, fields)) as reduction, torch.no_grad():
+                logits.append(each.model(**inputs).logits[0, -1].float())
+                assert reduction.trace.entering == reduction.plan.entering
+        assert (logits[0] - logits[1]).abs().max() < far * logits[0].std()
 
 
 @pytest.mark.cuda
