@@ -43,12 +43,14 @@ class Encoded(Reducer):
     def encode(self, vision: Vision) -> list[torch.Tensor]:
         import torch
 
+        if vision.pixel_values.ndim != 4:
+            raise ValueError(f"{self.name}: images in tiles (anyres) are not supported")
         found = self.compress(vision)
         whole = Geometry.from_config(vision.model.config).visual_tokens
         return list(torch.nn.functional.pad(found, (0, 0, 0, whole - found.shape[1])))
 
-    def prepare(self, prompt: Prompt) -> int:
-        return prompt.image_tokens
+    def prepare(self, prompt: Prompt) -> torch.Tensor:
+        return (prompt.inside_BV < self.tokens).float()
 
     def score(self, view: View) -> torch.Tensor:
-        return (view.rank_BV % view.memory < self.tokens).float()
+        return view.memory

@@ -16,6 +16,7 @@ from hidrop.reducer import Reducer
 if TYPE_CHECKING:
     import torch
 
+    from baselines.grid import Images
     from hidrop.runtime.scoring import Prompt, View
 
 
@@ -31,13 +32,13 @@ class Uniform(Reducer):
     def schedule(self, geometry: Geometry) -> Schedule:
         return Schedule(cuts=(Cut(self.layer, self.keep),))
 
-    def prepare(self, prompt: Prompt) -> int:
-        return prompt.image_tokens
+    def prepare(self, prompt: Prompt) -> Images:
+        from baselines.grid import Images
+
+        return Images.of(prompt)
 
     def score(self, view: View) -> torch.Tensor:
-        from baselines.grid import cells
-
-        _, centre = cells(view, view.memory, view.cut.keep_B)
+        _, centre = view.memory.cells(view.cut.keep_B)
         return centre.float()
 
     @classmethod

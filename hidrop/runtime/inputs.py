@@ -49,7 +49,7 @@ def decoder_prompt(
     labels = layout.labels(text.order)
     if labels is not None:
         question = question & (labels == IGNORED)
-    each = images[0].shape[0] if images else 1
+    image, inside, size = _numbered(images, layout)
     return Prompt(
         visual_BVD=visual.hidden,
         visual_valid_BV=visual.order >= 0,
@@ -57,7 +57,20 @@ def decoder_prompt(
         text_ids_BT=rows(ids_BS, layout.text_BT),
         text_valid_BT=valid,
         question_BT=question,
-        image_BV=torch.where(layout.feature_BV >= 0, layout.feature_BV // each, -1),
-        image_tokens=each,
+        image_BV=image,
+        inside_BV=inside,
+        size_BV=size,
         pixel_values=pixel_values,
     )
+
+
+def _numbered(images: list[torch.Tensor], layout: Layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Image, number inside the image and size of the image of each visual token, (B, V)."""
+    feature = layout.feature_BV
+    if not images:  # no image, or none that is known any more (a sequence that runs again)
+        return torch.full_like(feature, -1), torch.full_like(feature, -1), torch.ones_like(feature)
+    of_feature = [(n, i, image.shape[0]) for n, image in enumerate(images) for i in range(image.shape[0])]
+    table = torch.tensor(of_feature, device=feature.device).index_select(0, feature.clamp(min=0).flatten())
+    image, inside, size = table.T.unflatten(1, feature.shape)
+    there = feature >= 0
+    return torch.where(there, image, -1), torch.where(there, inside, -1), torch.where(there, size, 1)

@@ -44,9 +44,11 @@ class Prompt:
     text_valid_BT: torch.Tensor
     # Unlabelled text behind the last image of the row: the question with what follows it.
     question_BT: torch.Tensor
-    # Index into `pixel_values` of the image that each visual token belongs to; -1 for fillers.
+    # Of each visual token: the index of its image in `pixel_values`, its number in the image (both -1 for fillers), and
+    # how many tokens that image has (1 for fillers).
     image_BV: torch.Tensor
-    image_tokens: int  # visual tokens of one image
+    inside_BV: torch.Tensor
+    size_BV: torch.Tensor
     pixel_values: torch.Tensor | None
 
 

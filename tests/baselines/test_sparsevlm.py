@@ -87,8 +87,9 @@ def prompt_of(visual: list[list[float]], text: list[list[float]], question: list
         text_ids_BT=torch.zeros(t.shape[:2], dtype=torch.long),
         text_valid_BT=torch.ones(t.shape[:2], dtype=torch.bool),
         question_BT=torch.tensor([question]),
-        image_tokens=4,
         image_BV=torch.zeros(v.shape[:2], dtype=torch.long),
+        inside_BV=torch.zeros(v.shape[:2], dtype=torch.long),
+        size_BV=torch.ones(v.shape[:2], dtype=torch.long),
         pixel_values=None,
     )
 
