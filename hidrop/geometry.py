@@ -10,8 +10,8 @@ from typing import Any
 class Geometry:
     """Sizes of a multimodal decoder. Counts are per sequence; nothing here needs weights.
 
-    `visual_tokens` is the number of visual tokens of ONE image at the model's own resolution. Methods state
-    their keep counts for that number; a prompt with more or fewer visual tokens scales them.
+    `visual_tokens` is the number of visual tokens of ONE image at the model's own resolution; with anyres, of one with
+    the most tiles. Methods state their keep counts for that number; a prompt with more or fewer scales them.
     """
 
     layers: int
@@ -30,6 +30,10 @@ class Geometry:
         text, vision = config.text_config, config.vision_config
         side = vision.image_size // vision.patch_size
         visual = side * side + (0 if config.vision_feature_select_strategy == "default" else 1)
+        if pinpoints := getattr(config, "image_grid_pinpoints", None):
+            # Anyres: the whole image and its tiles. 5 x 576 = 2880 for LLaVA-NeXT, as its tables count.
+            tiles = max((h // vision.image_size) * (w // vision.image_size) for h, w in pinpoints)
+            visual *= 1 + tiles
         return cls(
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,

@@ -1,4 +1,4 @@
-"""`with reduce(model, reducer):` turns one transformers LLaVA into a reduced one, and back.
+"""`with reduce(model, reducer):` turns one transformers LLaVA or LLaVA-NeXT into a reduced one, and back.
 
 Only the instance's `forward` is replaced. `generate()` (greedy, sampling, beams), `model(...)`, labels and gradient
 checkpointing go on working; modules, weights and config stay what they are.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.nn import functional as F
-from transformers import DynamicCache, LlavaForConditionalGeneration
+from transformers import DynamicCache, LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 from transformers.cache_utils import Cache
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
@@ -27,6 +27,7 @@ from hidrop.runtime.scoring import Prompt
 from hidrop.runtime.trace import Record, Trace
 from hidrop.runtime.vision import Vision
 
+Llava: TypeAlias = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
 # Prefills whose counts may wait for a comparison: with more, the runtime compares them by itself.
 PENDING = 64
 
@@ -34,7 +35,7 @@ PENDING = 64
 class Reduction:
     """A reduced model's forward pass, and what it counted. Made by `reduce`."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, reducer: Reducer) -> None:
+    def __init__(self, model: Llava, reducer: Reducer) -> None:
         self.model = model
         self.reducer = reducer
         self.geometry = Geometry.from_config(model.config)
@@ -221,7 +222,7 @@ class Reduction:
 
 
 @contextmanager
-def reduce(model: LlavaForConditionalGeneration, reducer: Reducer) -> Iterator[Reduction]:
+def reduce(model: Llava, reducer: Reducer) -> Iterator[Reduction]:
     """Reduce `model` inside the block: `generate()` and `model(...)` run with `reducer`; afterwards it is as before.
 
     On leaving, every prefill's counted tokens are compared with the plan.
@@ -245,8 +246,8 @@ def reduce(model: LlavaForConditionalGeneration, reducer: Reducer) -> Iterator[R
 
 
 def _check_model(model: Any) -> None:
-    if not isinstance(model, LlavaForConditionalGeneration):
-        raise TypeError(f"reduce works on transformers' LlavaForConditionalGeneration, not on {type(model).__name__}")
+    if not isinstance(model, (LlavaForConditionalGeneration, LlavaNextForConditionalGeneration)):
+        raise TypeError(f"reduce works on transformers' LLaVA and LLaVA-NeXT, not on {type(model).__name__}")
     text = model.config.text_config
     layer: Any = model.model.language_model.layers[0]
     needed = [getattr(layer, "input_layernorm", None)]
