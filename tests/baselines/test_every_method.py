@@ -1,4 +1,4 @@
-"""What holds for every method. A new method is a row in METHODS, and a rule of the same name in conftest.py."""
+"""What holds for every method. A new method is a row in METHODS, and a rule of the same name in slow_rules.py."""
 
 from __future__ import annotations
 

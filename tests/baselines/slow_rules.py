@@ -1,0 +1,339 @@
+"""The rule of each method for the slow model, written a second time from its description.
+
+Nothing is shared with the package. A rule says, after each layer (0: before the first), which tokens go on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tests.baselines.slow_model import SlowLlava, Token
+
+
+def keep_best(tokens: list[Token], scores: list[float], count: int) -> tuple[list[Token], list[int]]:
+    """The `count` visual tokens with the best scores, in their order, with all text; and the places of the dropped."""
+    places = [i for i, t in enumerate(tokens) if t.visual]
+    best = sorted(places, key=lambda i: (-scores[i], i))[:count]
+    return [t for i, t in enumerate(tokens) if not t.visual or i in best], [i for i in places if i not in best]
+
+
+def scaled(count: int, tokens: list[Token]) -> int:
+    """Methods state counts for 16 visual tokens."""
+    return max(count * len(tokens) // 16, min(count, 1))
+
+
+@dataclass
+class NoRule:
+    compacted: bool = False
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        return after
+
+
+@dataclass
+class NextLayerRule:
+    """HiDrop and PDrop: score with the next layer's projections."""
+
+    cuts: dict[int, int]
+    compacted: bool
+    inject: int = 1
+    exit: int | None = None
+    grouped: bool = False
+    text_queries: bool = False
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer not in self.cuts:
+            return after
+        weights = dict.fromkeys(slow.queries(after), 1.0)
+        if self.text_queries:
+            weights = {i: t.h.norm().item() for i, t in enumerate(after) if not t.visual and t.label == -100}
+        rows = [[w * p for p in slow.attention(layer + 1, after, q)] for q, w in weights.items()]
+        scores = [sum(row[i] for row in rows) / sum(weights.values()) for i in range(len(after))]
+        count = scaled(self.cuts[layer], [t for t in slow.whole if t.visual])
+        return keep_best(after, scores, count)[0]
+
+
+@dataclass
+class FastVRule:
+    layer: int
+    keep: int
+    compacted: bool = False
+    every_query: bool = False
+    rechosen: bool = False
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != self.layer:
+            return after
+        queries = range(len(before)) if self.every_query else slow.queries(before)
+        rows = [slow.attention(layer, before, q) for q in queries]
+        scores = [sum(row[i] for row in rows) / len(rows) for i in range(len(after))]
+        return keep_best(after, scores, scaled(self.keep, [t for t in slow.whole if t.visual]))[0]
+
+
+def splitmix(number: int) -> int:
+    low = (1 << 64) - 1
+    number = (number + 0x9E3779B97F4A7C15) & low
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & low
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & low
+    return number ^ (number >> 31)
+
+
+@dataclass
+class RandomRule:
+    layer: int
+    keep: int
+    seed: int
+    compacted: bool = False
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != self.layer:
+            return after
+        last = max(i for i, t in enumerate(slow.whole) if t.visual)
+        question = [n for n, t in zip(slow.ids[last + 1 :], slow.whole[last + 1 :], strict=True) if t.label == -100]
+        key = splitmix(sum(splitmix(number * 65537 + i + 1) for i, number in enumerate(question)) % 2**64)
+        assert slow.pixels is not None
+        for image in slow.pixels.float():
+            bits = sum(image.contiguous().view(torch.int32).flatten().tolist())
+            key += 16 * splitmix(bits % 2**64)
+        scores = []
+        for t in after:
+            inner = splitmix((key + splitmix(self.seed)) % 2**64)
+            scores.append(float(splitmix((inner + t.rank) % 2**64) >> 40 & 0xFFFFFF))
+        return keep_best(after, scores, scaled(self.keep, [t for t in slow.whole if t.visual]))[0]
+
+
+def parts(length: int, count: int) -> list[list[int]]:
+    """0 .. length - 1 in `count` runs of about equal length."""
+    return [[n for n in range(length) if n * count // length == part] for part in range(count)]
+
+
+def grid(side: int, count: int) -> list[list[int]]:
+    """The numbers of the patches in each of `count` cells of an image."""
+    bands = min(side, max(round(math.sqrt(count)), math.ceil(count / side)))
+    cells = []
+    for band, ys in enumerate(parts(side, bands)):
+        wide = (band + 1) * count // bands - band * count // bands
+        cells += [[y * side + x for y in ys for x in xs] for xs in parts(side, wide)]
+    return cells
+
+
+@dataclass
+class UniformRule:
+    keep: int
+    layer: int = 0
+    compacted: bool = False
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != self.layer:
+            return after
+        middles = []
+        for cell in grid(4, self.keep):
+            ys, xs = sorted({n // 4 for n in cell}), sorted({n % 4 for n in cell})
+            middles.append(ys[(len(ys) - 1) // 2] * 4 + xs[(len(xs) - 1) // 2])
+        return [t for t in after if not t.visual or t.rank % 16 in middles]
+
+
+@dataclass
+class PoolRule:
+    """For one image."""
+
+    keep: int
+    compacted: bool = True
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != 0:
+            return after
+        visual = [t for t in after if t.visual]
+        means = [sum(visual[n].h for n in cell) / len(cell) for cell in grid(4, self.keep)]
+        start = next(i for i, t in enumerate(after) if t.visual)
+        return [*after[:start], *(Token(h, 0, visual=True) for h in means), *after[start + len(visual) :]]
+
+
+@dataclass
+class DivPruneRule:
+    """For one image, or several: the farthest from what is chosen, one at a time."""
+
+    keep: int
+    compacted: bool = True
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != 0:
+            return after
+        visual = [t for t in after if t.visual]
+
+        def far(a: Token, b: Token) -> float:
+            return 1 - (a.h @ b.h / (a.h.norm() * b.h.norm())).item()
+
+        chosen = [max(visual, key=lambda t: min(far(t, other) for other in visual if other is not t))]
+        while len(chosen) < scaled(self.keep, visual):
+            rest = [t for t in visual if all(t is not c for c in chosen)]
+            chosen.append(max(rest, key=lambda t: min(far(t, c) for c in chosen)))
+        places = {t.place for t in chosen}
+        return [t for t in after if not t.visual or t.place in places]
+
+
+def instead(tokens: list[Token], features: list[torch.Tensor]) -> list[Token]:
+    """The tokens with these features where the image was. For one image."""
+    places = [i for i, t in enumerate(tokens) if t.visual]
+    return [*tokens[: places[0]], *(Token(h, 0, visual=True) for h in features), *tokens[places[-1] + 1 :]]
+
+
+@dataclass
+class DownsampleRule:
+    side: int
+    compacted: bool = True
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != 0:
+            return after
+        size = (8 * self.side, 8 * self.side)
+        small = torch.nn.functional.interpolate(slow.pixels.float(), size, mode="bicubic", antialias=True).double()
+        features = slow.model.get_image_features(small, interpolate_pos_encoding=True).pooler_output
+        return instead(after, list(features[0]))
+
+
+@dataclass
+class VisionZipRule:
+    dominant: int
+    contextual: int
+    compacted: bool = True
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != 0:
+            return after
+        tower, projector = slow.model.model.vision_tower, slow.model.model.multi_modal_projector
+        states = tower(slow.pixels.double(), output_hidden_states=True).hidden_states
+        x, features, block = states[0][0], states[1][0], tower.encoder.layers[0]  # LLaVA's layer -2 of two
+        heads, size = 2, 12
+        normed = [block.layer_norm1(t) for t in x]
+        query = block.self_attn.q_proj(normed[0]).view(heads, size)
+        keys = [block.self_attn.k_proj(t).view(heads, size) for t in normed]
+        seen = [0.0] * len(keys)
+        for head in range(heads):
+            logits = torch.stack([query[head] @ k[head] / math.sqrt(size) for k in keys])
+            seen = [s + p.item() for s, p in zip(seen, logits.softmax(0), strict=True)]
+        patches = range(1, len(keys))
+        kept = sorted(sorted(patches, key=lambda i: (-seen[i], i))[: self.dominant])
+        rest = [i for i in patches if i not in kept]
+        targets = [rest[n * (len(rest) // self.contextual)] for n in range(self.contextual)]
+        joined: dict[int, list[torch.Tensor]] = {target: [] for target in targets}
+        for i in rest:
+            if i not in targets:
+                a = keys[i].mean(0)
+                near = [(a @ keys[t].mean(0) / (a.norm() * keys[t].mean(0).norm())).item() for t in targets]
+                joined[targets[near.index(max(near))]].append(features[i])
+        merged = [features[t] + (sum(who) / len(who) if who else 0) for t, who in joined.items()]
+        return instead(after, [projector(f) for f in [features[0], *(features[i] for i in kept), *merged]])
+
+
+@dataclass
+class TextOnlyRule:
+    compacted: bool = True
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        return [t for t in after if not t.visual]
+
+
+@dataclass
+class SparseVLMRule:
+    """For one image only: counts are not scaled here."""
+
+    cuts: dict[int, int]
+    compacted: bool = True
+    heads: int | None = None  # 2.0: how many heads count
+
+    def corrected(self, slow: SlowLlava, layer: int, tokens: list[Token], raters: list[int]) -> list[float]:
+        """2.0: for each head, probability over rope's own product, summed over raters; then the best heads' mean."""
+        q, k, _ = slow.project(layer, tokens)
+        by_head = [[0.0] * len(tokens) for _ in range(slow.heads)]
+        for rater in raters:
+            p = slow.probabilities(q[rater], k[: rater + 1])
+            for n in range(rater + 1):
+                apart = tokens[rater].position - tokens[n].position
+                angles = [apart * 10000.0 ** (-2 * i / slow.size) for i in range(slow.size // 2)]
+                bias = 2 * sum(map(math.cos, angles)) / math.sqrt(slow.size)
+                for head in range(slow.heads):
+                    by_head[head][n] += p[head, n].item() / bias / len(raters)
+        visual = [i for i, t in enumerate(tokens) if t.visual]
+        best = sorted(range(slow.heads), key=lambda h: -sum(by_head[h][i] for i in visual))[: self.heads]
+        return [sum(by_head[h][i] for h in best) / len(best) for i in range(len(tokens))]
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer not in self.cuts:
+            return after
+        visual = [t.h for t in slow.whole if t.visual]
+        start = max(i for i, t in enumerate(slow.whole) if t.visual) + 1
+        asked = [i for i in range(start, len(slow.whole)) if slow.whole[i].label == -100]
+        rating = [0.0] * len(asked)
+        for v in visual:
+            share = torch.stack([slow.whole[i].h @ v for i in asked]).softmax(0)
+            rating = [r + s.item() / len(visual) for r, s in zip(rating, share, strict=True)]
+        raters = [i for i, r in zip(asked, rating, strict=True) if r > sum(rating) / len(rating)] or asked
+        text = [i for i, t in enumerate(before) if not t.visual]
+        words = [i for i, t in enumerate(slow.whole) if not t.visual]
+        places = [text[words.index(i)] for i in raters]
+        rows = [slow.attention(layer, before, place) for place in places]
+        scores = [sum(row[i] for row in rows) / len(rows) for i in range(len(after))]
+        there = [i for i, t in enumerate(after) if t.visual]
+        if self.heads:
+            scores = self.corrected(slow, layer, before, places)
+            return keep_best(after, scores, min(self.cuts[layer], len(there) - 1))[0]
+        kept, dropped = keep_best(after, scores, min(self.cuts[layer], len(there) - 1))
+        candidates = int(0.3 * len(dropped)) + 1
+        chosen = sorted(dropped, key=lambda i: (-scores[i], i))[:candidates]
+        merged = slow_cluster([after[i].h for i in chosen], int(candidates / 10) + 1)
+        end = max((i for i, t in enumerate(kept) if t.visual), default=start - 17) + 1
+        return kept[:end] + [Token(h, 0, visual=True) for h in merged] + kept[end:]
+
+
+def slow_cluster(x: list[torch.Tensor], clusters: int) -> list[torch.Tensor]:
+    """DPC-KNN, one loop at a time."""
+    n, d = len(x), x[0].shape[0]
+    far = [[(x[a] - x[b]).norm().item() / math.sqrt(d) for b in range(n)] for a in range(n)]
+    density = [math.exp(-sum(s * s for s in sorted(far[a])[:clusters]) / clusters) for a in range(n)]
+    apart = []
+    for a in range(n):
+        denser = [b for b in range(n) if density[b] > density[a] or (density[b] == density[a] and b < a)]
+        apart.append(min((far[a][b] for b in denser), default=max(max(row) for row in far)))
+    centres = sorted(range(n), key=lambda a: (-density[a] * apart[a], a))[:clusters]
+    members: list[list[int]] = [[] for _ in centres]
+    for a in range(n):
+        joined = centres.index(a) if a in centres else min(range(clusters), key=lambda c: (far[a][centres[c]], c))
+        members[joined].append(a)
+    return [sum(x[a] for a in group) / (len(group) + 1e-6) for group in members]
+
+
+RULES: dict[str, Callable[[], Any]] = {
+    "vanilla": NoRule,
+    "hidrop": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6),
+    "hidrop-group": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6, grouped=True),
+    "hidrop-compacted": lambda: NextLayerRule({3: 5, 4: 2}, compacted=True, inject=2, exit=6),
+    "hidrop-text": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6, text_queries=True),
+    "hidrop-cut-on-entry": lambda: NextLayerRule({2: 7, 3: 2}, compacted=False, inject=3, exit=5),
+    "fastv": lambda: FastVRule(2, 5),
+    "fastv-all": lambda: FastVRule(2, 5, every_query=True),
+    "fastv-rechosen": lambda: FastVRule(2, 5, rechosen=True),
+    "pdrop": lambda: NextLayerRule({1: 8, 3: 4, 4: 2}, compacted=True),
+    "pdrop-persistent": lambda: NextLayerRule({1: 8, 3: 4, 4: 2}, compacted=False),
+    "pdrop-ratio": lambda: NextLayerRule({2: 9, 4: 5}, compacted=True),
+    "sparsevlm": lambda: SparseVLMRule({1: 8, 2: 6, 3: 3}),
+    "sparsevlm-strong": lambda: SparseVLMRule({2: 3, 4: 1}),
+    "sparsevlm-2.0": lambda: SparseVLMRule({1: 8, 2: 6, 3: 3}, compacted=False, heads=2),
+    "sparsevlm-2.0-strong": lambda: SparseVLMRule({2: 3, 4: 1}, compacted=False, heads=3),
+    "random": lambda: RandomRule(2, 5, seed=3),
+    "random-before-decoder": lambda: RandomRule(0, 4, seed=0),
+    "uniform": lambda: UniformRule(5),
+    "uniform-after-a-layer": lambda: UniformRule(7, layer=1),
+    "pool": lambda: PoolRule(5),
+    "divprune": lambda: DivPruneRule(5),
+    "visionzip": lambda: VisionZipRule(3, 2),
+    "visionzip-one": lambda: VisionZipRule(6, 1),
+    "downsample": lambda: DownsampleRule(2),
+    "downsample-odd": lambda: DownsampleRule(3),
+    "text_only": TextOnlyRule,
+}
