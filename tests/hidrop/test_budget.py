@@ -18,6 +18,7 @@ HIDROP = {"inject": 9, "filters": [10, 14, 16, 18], "exit": 25}
         ("random", {}),
         ("pdrop", {"layers": [2, 8, 16]}),
         ("sparsevlm", {"layers": [1, 7, 16]}),
+        ("visionzip", {}),
         ("hidrop", HIDROP),
     ],
 )
@@ -34,6 +35,22 @@ def test_a_solved_method_has_the_average_that_was_asked_for(name, params, averag
 )
 def test_fastv_counts_are_those_of_its_sheet(layer, average, keep):
     assert solve("fastv", {"layer": layer}, average, LLAVA) == build("fastv", {"layer": layer, "keep": keep})
+
+
+@pytest.mark.parametrize(("budget", "dominant", "contextual"), [(193, 162, 30), (129, 108, 20), (65, 54, 10)])
+def test_visionzip_counts_are_the_published_ones_beside_the_class_token(budget, dominant, contextual):
+    zipped = solve("visionzip", {}, budget, LLAVA)
+    assert zipped == build("visionzip", {"dominant": dominant, "contextual": contextual})
+    assert zipped.published_as == str(budget - 1)
+    with pytest.raises(BudgetError, match=r"3\.\.576"):
+        solve("visionzip", {}, 2, LLAVA)
+
+
+@pytest.mark.parametrize(("budget", "side"), [(64, 8), (128, 11), (192, 14), (576, 24)])
+def test_downsample_has_the_nearest_square(budget, side):
+    assert solve("downsample", {}, budget, LLAVA) == build("downsample", {"side": side})
+    with pytest.raises(BudgetError, match=r"squares of 1\.\.24"):
+        solve("downsample", {}, 600, LLAVA)
 
 
 @pytest.mark.parametrize("kept", [192, 128, 64])

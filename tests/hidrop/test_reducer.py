@@ -10,6 +10,8 @@ from hidrop.reducer import METHODS, Reducer, build, method_class
 SETTINGS = {
     "hidrop": dict(inject=9, filters=[10, 14], keep=[87, 1], exit=25),
     **{name: dict(keep=64) for name in ("fastv", "random", "uniform", "pool", "divprune")},
+    "visionzip": dict(dominant=54, contextual=10),
+    "downsample": dict(side=8),
 }
 
 
