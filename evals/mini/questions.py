@@ -14,6 +14,7 @@ import numpy as np
 from evals.mini.glyphs import WORDS
 from evals.mini.scenes import COLORS, DIRECTIONS, GRID, PLACES, Digit, Scene, Sign
 
+LETTERS = "ABCD"  # of options
 DIGITS = tuple(str(d) for d in range(10))
 NUMBERS = {length: tuple(str(n) for n in range(10 ** (length - 1), 10**length)) for length in (2, 3)}
 # How a relation is said: "Which digit is <phrase> the red 7?"

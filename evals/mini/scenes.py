@@ -86,26 +86,29 @@ class Scene:
         return self.at(row * GRID + column) if 0 <= row < GRID and 0 <= column < GRID else None
 
 
-def make_scene(split: Split, seed: int) -> Scene:
-    """Draw what is in scene `seed`: no, one or two signs and three to six digits."""
+def make_scene(split: Split, seed: int, signs: int | None = None) -> Scene:
+    """Draw what is in scene `seed`: no, one or two signs of different kinds, or `signs` of any; up to six digits."""
     rng = np.random.default_rng([seed, 17 if split == "train" else 23])
-    rows = rng.permutation(GRID)[: rng.choice(3, p=[0.25, 0.45, 0.30])]
-    signs: list[Sign] = []
+    if signs is None:
+        rows = rng.permutation(GRID)[: rng.choice(3, p=[0.25, 0.45, 0.30])]
+    else:
+        rows = rng.permutation(GRID)[:signs]
+    plates: list[Sign] = []
     for row in rows:
-        number = rng.random() < 0.5 if not signs else not signs[0].is_number
+        number = not plates[0].is_number if plates and signs is None else rng.random() < 0.5
         if number:
             length = int(rng.integers(2, 4))
             text = str(rng.integers(1, 10)) + "".join(str(d) for d in rng.integers(0, 10, length - 1))
         else:
             text = WORDS[rng.integers(len(WORDS))]
-        signs.append(Sign(text, int(row) * GRID + int(rng.integers(2))))
-    taken = {cell for sign in signs for cell in (sign.cell, sign.cell + 1)}
+        plates.append(Sign(text, int(row) * GRID + int(rng.integers(2))))
+    taken = {cell for sign in plates for cell in (sign.cell, sign.cell + 1)}
     free = [cell for cell in range(GRID * GRID) if cell not in taken]
     count = min(len(free), int(rng.integers(3, 7)))
     cells = sorted(rng.permutation(free)[:count])
     names = tuple(COLORS)
     digits = tuple(Digit(int(rng.integers(10)), names[rng.integers(len(names))], int(cell)) for cell in cells)
-    return Scene(split, seed, digits, tuple(signs))
+    return Scene(split, seed, digits, tuple(plates))
 
 
 def render(scene: Scene) -> NDArray[np.uint8]:

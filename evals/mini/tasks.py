@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.mini.questions import KINDS, Question, options
+from evals.mini.questions import KINDS, LETTERS, Question, options
 from evals.mini.scenes import COLORS, Scene, make_scene
 from evals.tasks.scoring import ROTATION
 
@@ -32,7 +32,6 @@ MMBENCH_KINDS = {
     "read_number": ("ocr", "finegrained_perception (instance-level)"),
     "read_word": ("ocr", "finegrained_perception (instance-level)"),
 }
-LETTERS = "ABCD"
 
 # Scenes of the tasks come from separate ranges of seeds, so that no image serves two tasks.
 _SCENES = {"gqa": 0, "mmbench": 100_000, "textvqa": 200_000, "pope": 300_000}

@@ -45,12 +45,14 @@ class Collator:
         ids: list[int] = [bos]
         labels: list[int] = [IGNORE]
 
-        def say(tokens: list[int], supervised: bool) -> None:
-            ids.extend(tokens)
-            labels.extend(tokens if supervised else [IGNORE] * len(tokens))
-
         def text(piece: str) -> list[int]:
             return self.tokenizer(piece, add_special_tokens=False).input_ids
+
+        only = {text(f" {word}")[0] for word in sample.only}
+
+        def say(tokens: list[int], supervised: bool) -> None:
+            ids.extend(tokens)
+            labels.extend(token if supervised and (not only or token in only) else IGNORE for token in tokens)
 
         image = [self.image_token_id] * self.image_tokens
         for number, (question, answer) in enumerate(sample.turns):

@@ -10,14 +10,14 @@ Everything is a function of (stage, index): the same sample comes back after a r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evals.mini.glyphs import WORDS
-from evals.mini.questions import DIGITS, KINDS, NUMBERS, Question, options, unique_names
+from evals.mini.questions import DIGITS, KINDS, LETTERS, NUMBERS, Question, options, unique_names
 from evals.mini.scenes import COLORS, DIRECTIONS, GRID, PLACES, Scene, make_scene, render
 from evals.tasks.protocol import LETTER_ANSWER, SHORT_ANSWER
 
@@ -47,24 +47,40 @@ WITH_OPTIONS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its turns. `pixels` is (height, width, 3) uint8, or None for a text-only sample."""
+    """One image with its turns. `pixels` is (height, width, 3) uint8, or None for a text-only sample.
+
+    Where `only` names words of one token, nothing else of the answers is supervised.
+    """
 
     pixels: NDArray[np.uint8] | None
     turns: tuple[Turn, ...]
+    only: tuple[str, ...] = ()
 
 
-def ask(scene: Scene, kind: str, rng: np.random.Generator) -> Question | None:
-    return KINDS[kind](scene, rng)
+def draw_questions(
+    scene: Scene, kinds: Mapping[str, float], count: int, rng: np.random.Generator, tries: int | None = None
+) -> Iterator[Question]:
+    """Up to `count` different questions about the scene, by the weights of `kinds`; fewer where the scene is poor."""
+    names = tuple(kinds)
+    weights = np.array([kinds[name] for name in names])
+    asked: set[str] = set()
+    for _ in range(tries or 8 * count):
+        if len(asked) == count:
+            return
+        question = KINDS[names[int(rng.choice(len(names), p=weights / weights.sum()))]](scene, rng)
+        if question is not None and question.text not in asked:
+            asked.add(question.text)
+            yield question
 
 
 def listed(question: Question, count: int, rng: np.random.Generator) -> tuple[str, str]:
     """The question with lettered options as lmms-eval's MMBench prompt writes them, and the right letter."""
     picked = options(question, count, rng)
-    return f"{question.text} {_lettered(picked)}", "ABCD"[picked.index(question.answer)]
+    return f"{question.text} {lettered(picked)}", LETTERS[picked.index(question.answer)]
 
 
-def _lettered(options: list[str]) -> str:
-    return "There are several options:\n" + "\n".join(f"{'ABCD'[i]}. {text}" for i, text in enumerate(options))
+def lettered(options: list[str]) -> str:
+    return "There are several options:\n" + "\n".join(f"{LETTERS[i]}. {text}" for i, text in enumerate(options))
 
 
 # --- captions ---------------------------------------------------------------------------------------------------
@@ -117,6 +133,12 @@ def caption_of_claims(scene: Scene) -> str:
         values = sorted({digit.value, other.value, (digit.value + 1) % 10})
         parts += [f"{digit.place} {value} {_yes(value == digit.value)}" for value in values]
     return "Verify: " + ", ".join(parts[:12])
+
+
+def described(caption: str) -> Turn:
+    """A caption as the answer to an instruction."""
+    name, text = caption.split(": ", 1)
+    return f"Describe the image. {name}:", text
 
 
 def _yes(truth: bool) -> str:
@@ -201,13 +223,13 @@ def _lettering(rng: np.random.Generator) -> Turn:
     picked = [pool[int(i)] for i in rng.choice(len(pool), size=4, replace=False)]
     form = rng.random()
     if form < 0.3:
-        again = (f"{'ABCD'[i]}. {text} {'ABCD'[i]}" for i, text in enumerate(picked))
-        return f"{_lettered(picked)}\n\nRepeat:", ", ".join(again)
+        again = (f"{LETTERS[i]}. {text} {LETTERS[i]}" for i, text in enumerate(picked))
+        return f"{lettered(picked)}\n\nRepeat:", ", ".join(again)
     wanted = [int(i) for i in rng.integers(4, size=6)]
     if form < 0.6:
-        return f"It is {picked[wanted[0]]}. {_lettered(picked)}{LETTER}", "ABCD"[wanted[0]]
+        return f"It is {picked[wanted[0]]}. {lettered(picked)}{LETTER}", LETTERS[wanted[0]]
     asked = ", ".join(picked[i] for i in wanted)
-    return f"{_lettered(picked)}\n\nLetters of {asked}:", ", ".join(f"{picked[i]} {'ABCD'[i]}" for i in wanted)
+    return f"{lettered(picked)}\n\nLetters of {asked}:", ", ".join(f"{picked[i]} {LETTERS[i]}" for i in wanted)
 
 
 def _conversation(scene: Scene, rng: np.random.Generator) -> list[Turn]:
@@ -218,21 +240,12 @@ def _conversation(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     done: list[Turn] = []
     turns = TURNS
     if rng.random() < CAPTIONED:
-        for caption in _captions(scene, rng, stage=2, count=2):
-            name, text = caption.split(": ", 1)
-            done.append((f"Describe the image. {name}:", text))
+        done += [described(caption) for caption in _captions(scene, rng, stage=2, count=2)]
         turns -= 4
     with_options = rng.random() < OPTIONS
-    kinds = tuple(WITH_OPTIONS if with_options else WEIGHTS)
-    weights = np.array([WEIGHTS[kind] for kind in kinds])
-    wanted = turns // 2 if with_options else turns
+    kinds = {kind: WEIGHTS[kind] for kind in (WITH_OPTIONS if with_options else WEIGHTS)}
     told = False
-    for _ in range(4 * turns):
-        if wanted == 0:
-            break
-        question = ask(scene, kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))], rng)
-        if question is None or any(question.text in asked for asked, _ in done):
-            continue
+    for question in draw_questions(scene, kinds, turns // 2 if with_options else turns, rng, tries=4 * turns):
         if with_options:
             text, letter = listed(question, 4, rng)
             # Naming the option before its letter supervises the look-up and the letter apart.
@@ -243,5 +256,4 @@ def _conversation(scene: Scene, rng: np.random.Generator) -> list[Turn]:
         else:
             done.append((question.text + ("" if told else SHORT), question.answer))
             told = True
-        wanted -= 1
     return done

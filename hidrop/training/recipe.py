@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hidrop.errors import UserError
 from hidrop.reducer import build_entry
+from hidrop.training.data import Kind
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -27,16 +28,24 @@ class Stage(_Strict):
     lr: float = Field(gt=0)
 
 
+class Lesson(Stage):
+    """A stage on conversations, with the method active; `data` says of which kind (data.py)."""
+
+    data: Kind
+
+
 class Recipe(_Strict):
-    """Training of an embedded model: its foundations (foundation.py), then LLaVA's two stages with `method` active."""
+    """Training of an embedded model: its foundations (foundation.py), then the lessons in their order.
+
+    LLaVA's two stages (captions, instructions) come first, drills of single skills behind them.
+    """
 
     name: str
     seed: int = 0
     method: dict[str, Any] = {"name": "vanilla"}
     tower: Stage
     align: Stage
-    captions: Stage
-    instructions: Stage
+    lessons: tuple[Lesson, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _known_method(self) -> Recipe:

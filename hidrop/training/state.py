@@ -17,7 +17,7 @@ from hidrop.training.optim import Pair
 
 @dataclass
 class Progress:
-    """The next step to take: `stage` 0 is captions, 1 instructions. `seconds` is training time so far."""
+    """The next step to take: `stage` counts the recipe's lessons from 0. `seconds` is training time so far."""
 
     recipe: str
     stage: int = 0

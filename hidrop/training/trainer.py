@@ -16,11 +16,11 @@ from hidrop.errors import UserError
 from hidrop.reducer import Reducer, build_entry
 from hidrop.training import foundation, state
 from hidrop.training.collator import Collator
-from hidrop.training.data import GROUP, StageName, batches
+from hidrop.training.data import GROUP, Kind, batches
 from hidrop.training.mini_data import caption_sample, instruction_sample
 from hidrop.training.mini_model import make_image_processor, make_model, make_tokenizer
 from hidrop.training.optim import Pair, warm_then_decay
-from hidrop.training.recipe import Recipe, Stage, load_recipe
+from hidrop.training.recipe import Lesson, Recipe, load_recipe
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
@@ -28,9 +28,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hidrop.training")
 
-STAGES: tuple[StageName, ...] = ("captions", "instructions")
-# The projector's learning rate relative to the decoder's. The tower is frozen, as in LLaVA.
-PROJECTOR_RATE: dict[StageName, float] = {"captions": 0.1, "instructions": 0.3}
+# The projector's learning rate relative to the decoder's. The tower is frozen, as in LLaVA; letters have no image.
+PROJECTOR_RATE: dict[Kind, float] = {
+    "captions": 0.1, "instructions": 0.3, "signs": 0.3, "rows": 0.3, "letters": 0.0, "drills": 0.3,
+}  # fmt: skip
+# Where the learning rate starts to fall, as a part of the lesson. Those at 1 hand over at their peak; letters are soon
+# perfect, and an optimiser that normalises would then go on at full speed for nothing.
+DECAY_FROM: dict[Kind, float] = {
+    "captions": 1.0, "instructions": 0.5, "signs": 1.0, "rows": 1.0, "letters": 0.4, "drills": 0.3,
+}  # fmt: skip
+# A kind that comes back shows new samples: its seed is so much higher each time.
+AGAIN = 1000
 SAVE_EVERY = 100
 CORPUS = 1000  # samples of each stage that the tokenizer is trained on
 
@@ -46,7 +54,7 @@ def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: P
     work = work or Path("runs") / "train" / plan.name
     found = state.peek(work)
     if found and not resume:
-        done = found.stage == len(STAGES) - 1 and found.step == plan.instructions.steps
+        done = found.stage == len(plan.lessons) - 1 and found.step == plan.lessons[-1].steps
         way_out = "write its checkpoint again" if done else "go on"
         kind = "a finished" if done else "an unfinished"
         raise UserError(f"{work}: holds {kind} training; {way_out} with --resume, or remove the folder to start over")
@@ -88,35 +96,35 @@ def _fit(
     model.train()
     model.model.vision_tower.requires_grad_(False)
     with reduce(model, reducer):
-        for number in range(progress.stage, len(STAGES)):
-            name = STAGES[number]
-            stage: Stage = getattr(plan, name)
-            rates = {"vision_tower": 0.0, "multi_modal_projector": PROJECTOR_RATE[name]}
-            optimizer = Pair(model.named_parameters(), stage.lr, rates)
+        for number, lesson in enumerate(plan.lessons):
+            if number < progress.stage:
+                continue
+            rates = {"vision_tower": 0.0, "multi_modal_projector": PROJECTOR_RATE[lesson.data]}
+            optimizer = Pair(model.named_parameters(), lesson.lr, rates)
+            seed = plan.seed + AGAIN * sum(earlier.data == lesson.data for earlier in plan.lessons[:number])
             if progress.stage == number and progress.step:
                 state.load(work, model, optimizer)
             else:
                 progress.stage, progress.step = number, 0
-            for batch in batches(collator, name, stage.batch, plan.seed, progress.step, stage.steps):
+            for batch in batches(collator, lesson.data, lesson.batch, seed, progress.step, lesson.steps):
                 loss = model(**batch, use_cache=False).loss
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                # Captions stay at their peak; only the last stage anneals.
-                decay_from = 0.5 if number == len(STAGES) - 1 else 1.0
-                optimizer.step(warm_then_decay(progress.step, stage.steps, decay_from=decay_from))
+                optimizer.step(warm_then_decay(progress.step, lesson.steps, decay_from=DECAY_FROM[lesson.data]))
                 value = loss.item()
                 progress.loss = value if progress.loss == 0 else 0.97 * progress.loss + 0.03 * value
                 progress.step += 1
                 progress.seconds = time.monotonic() - started
                 if progress.step % foundation.LOG_EVERY == 0:
-                    _say(name, stage, progress)
-                if progress.step % SAVE_EVERY == 0 or progress.step == stage.steps:
+                    _say(lesson, progress)
+                if progress.step % SAVE_EVERY == 0 or progress.step == lesson.steps:
                     state.save(work, model, optimizer, progress)
     return progress
 
 
-def _say(name: str, stage: Stage, progress: state.Progress) -> None:
-    log.info("%s %d/%d  loss %.4f  %.0f s", name, progress.step, stage.steps, progress.loss, progress.seconds)
+def _say(lesson: Lesson, progress: state.Progress) -> None:
+    done = (lesson.data, progress.step, lesson.steps, progress.loss, progress.seconds)
+    log.info("%s %d/%d  loss %.4f  %.0f s", *done)
 
 
 def _export(

@@ -15,6 +15,7 @@ from hidrop.errors import UserError
 from hidrop.training import state
 from hidrop.training.collator import IGNORE, Collator
 from hidrop.training.data import batches
+from hidrop.training.drills import EVERYTHING, drill_sample, letters_sample, option_turns, row_turns, sign_turns
 from hidrop.training.mini_data import (
     Sample,
     caption_of_claims,
@@ -72,6 +73,45 @@ def test_some_instructions_have_no_image_and_ask_for_the_letters_of_options() ->
         else:
             pairs = [pair.rsplit(" ", 1) for pair in answer.split(", ")]
             assert len(pairs) == 6 and all(options[letter] == text for text, letter in pairs)
+
+
+def test_of_a_list_of_options_only_the_letters_are_supervised(collator: Collator) -> None:
+    for sample in map(letters_sample, range(30)):
+        ((question, answer),) = sample.turns
+        options = dict(re.findall(r"^([A-D])\. (.+)$", question, re.MULTILINE))
+        pairs = re.findall(r"(\w+) ([A-D])", answer)
+        assert len(pairs) == 12 and all(options[letter] == text for text, letter in pairs)
+        labelled = [token for token in collator.encode(sample).labels if token != IGNORE]
+        assert collator.tokenizer.decode(labelled).split() == [letter for _, letter in pairs]
+
+
+def test_drills_ask_for_what_is_in_the_scene() -> None:
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        crowded, scene = make_scene("train", seed, signs=3), make_scene("train", seed)
+        assert {sign.cell // 3 for sign in crowded.signs} == {0, 1, 2}
+        by_place = {PLACES[sign.cell]: sign for sign in crowded.signs}
+        found = 0
+        for question, answer in sign_turns(crowded, rng):
+            if asked := re.match(r"What (\w+) is on the sign in the (\w+)\?", question):
+                found += 1
+                assert by_place[asked[2]].text == answer and by_place[asked[2]].is_number == (asked[1] == "number")
+            elif asked := re.match(r"What (\w+) is on the sign\?", question):
+                assert [s.text for s in crowded.signs if s.is_number == (asked[1] == "number")] == [answer]
+        assert found == 3
+        for question, answer in option_turns(scene, rng):
+            text, letter = answer.split(" ")
+            assert f"\n{letter}. {text}\n" in question
+        row = [turn for turn in row_turns(scene, rng, EVERYTHING) if not turn[0].startswith("Describe")]
+        assert 4 <= len(row) <= 14 and len({question for question, _ in row}) == len(row)
+
+
+def test_drills_are_the_same_every_time_and_cover_all_forms() -> None:
+    samples = [drill_sample(index) for index in range(60)]
+    assert all(drill_sample(index).turns == sample.turns for index, sample in enumerate(samples))
+    text = [sample.turns[0][0] for sample in samples]
+    assert any(sample.pixels is None for sample in samples) and any("sign in the" in each for each in text)
+    assert any("several options" in each for each in text)
 
 
 def test_dense_captions_say_what_is_in_the_scene() -> None:
@@ -164,8 +204,9 @@ def _tiny(folder: Path) -> Path:
     recipe = folder / "tiny.yaml"
     stage = "{steps: 4, batch: 2, lr: 0.001}"
     method = "{name: hidrop, inject: 4, filters: [4, 5], keep: [20, 8], exit: 10}"
-    stages = "".join(f"{name}: {stage}\n" for name in ("tower", "align", "captions", "instructions"))
-    recipe.write_text(f"name: tiny\nmethod: {method}\n{stages}")
+    kinds = ("captions", "instructions", "signs", "rows", "letters", "drills", "drills")
+    lessons = "".join(f"  - {{data: {kind}, {stage[1:]}\n" for kind in kinds)
+    recipe.write_text(f"name: tiny\nmethod: {method}\ntower: {stage}\nalign: {stage}\nlessons:\n{lessons}")
     return recipe
 
 
@@ -189,12 +230,12 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, mon
         nonlocal saves
         kept(*args)  # type: ignore[arg-type]
         saves += 1
-        if saves in (1, 3):
+        if saves in (1, 3, 6, 9, 12):
             raise _Stop
 
     monkeypatch.setattr(trainer.state, "save", save_then_stop)
     work = tmp_path / "b" / "w"
-    for _ in range(2):
+    for _ in range(5):
         with pytest.raises(_Stop):
             train(recipe, out=tmp_path / "parts", work=work, resume=True)
     with pytest.raises(UserError, match="an unfinished training; go on with --resume"):
