@@ -69,8 +69,15 @@ def _numbered(images: list[torch.Tensor], layout: Layout) -> tuple[torch.Tensor,
     feature = layout.feature_BV
     if not images:  # no image, or none that is known any more (a sequence that runs again)
         return torch.full_like(feature, -1), torch.full_like(feature, -1), torch.ones_like(feature)
-    of_feature = [(n, i, image.shape[0]) for n, image in enumerate(images) for i in range(image.shape[0])]
-    table = torch.tensor(of_feature, device=feature.device).index_select(0, feature.clamp(min=0).flatten())
-    image, inside, size = table.T.unflatten(1, feature.shape)
+    lengths = [image.shape[0] for image in images]
+    flat = feature.clamp(min=0)
+    if min(lengths) == max(lengths):  # the usual case, without a transfer
+        image, inside, size = flat // lengths[0], flat % lengths[0], torch.full_like(flat, lengths[0])
+    else:
+        sizes = torch.tensor(lengths)
+        number = torch.arange(len(lengths)).repeat_interleave(sizes)
+        first = torch.arange(len(number)) - (sizes.cumsum(0) - sizes)[number]
+        table = torch.stack([number, first, sizes[number]]).to(feature.device)
+        image, inside, size = table[:, flat]
     there = feature >= 0
     return torch.where(there, image, -1), torch.where(there, inside, -1), torch.where(there, size, 1)
