@@ -165,7 +165,9 @@ def find_run(place: Path, task: str | None, pattern: str | None) -> Path:
     if not found:
         raise UserError(f"{folder}: no run matches '{pattern or '*'}' with task '{task or '*'}'. There is: {names}")
     if len(found) > 1:
-        raise UserError(f"{folder}: several runs match; narrow it with --task and --cell MODEL/METHOD: {names}")
+        raise UserError(
+            f"{folder}: several runs match; narrow with --task and --cell MODEL/METHOD, or give one as --run: {names}"
+        )
     return found[0]
 
 
@@ -212,15 +214,20 @@ def match(
     be several documents, and when nothing matches.
     """
     lines = [_fields(line, answers, ("question_id", "prompt", "text")) for line in _objects(answers)]
-    asked = {}
+    asked: dict[str, dict[str, Any]] = {}
     if questions is not None:
         rows = [_fields(line, questions, ("question_id", "image", "text")) for line in _objects(questions)]
-        asked = {row["question_id"]: row for row in rows}
+        for row in rows:
+            known = asked.setdefault(str(row["question_id"]), row)
+            if any(known.get(name) != row.get(name) for name in ("image", "category")):
+                raise UserError(f"{questions}: question {row['question_id']} is there twice, with different images")
     index = _index(task, docs, by_image=questions is not None)
     found: dict[int, str] = {}
     lost = 0
     for number, line in enumerate(lines, start=1):
-        key, category = _key(line, asked, answers, number) if asked else (str(line["question_id"]), None)
+        key, category = (
+            _key(line, asked, answers, number) if questions is not None else (str(line["question_id"]), None)
+        )
         candidates = [d for d in index.get(key, ()) if _says(line["prompt"], docs[d])]
         candidates = [d for d in candidates if category is None or docs[d].get("category") in (None, category)]
         if len(candidates) > 1:
@@ -253,22 +260,29 @@ def _index(task: str, docs: Mapping[int, Mapping[str, Any]], by_image: bool) -> 
     return index
 
 
-def _key(line: dict[str, Any], asked: Mapping[Any, dict[str, Any]], path: Path, number: int) -> tuple[str, str | None]:
-    question = asked.get(line["question_id"])
+def _key(line: dict[str, Any], asked: Mapping[str, dict[str, Any]], path: Path, number: int) -> tuple[str, str | None]:
+    question = asked.get(str(line["question_id"]))
     if question is None:
         raise UserError(f"{path}: line {number}: question {line['question_id']} is not in the question file")
     return Path(str(question["image"])).stem, question.get("category")
 
 
 def _says(prompt: str, doc: Mapping[str, Any]) -> bool:
-    """Whether the prompt asks the document's question, as a line of its own."""
-    return str(doc["question"]).strip().lower() in (line.strip().lower() for line in prompt.splitlines())
+    """Whether the prompt asks the document's question, in lines of its own."""
+    said, asked = (
+        ["", *(line.strip().lower() for line in text.strip().splitlines()), ""]
+        for text in (prompt, str(doc["question"]))
+    )
+    return "\n".join(asked) in "\n".join(said)
 
 
 def _fields(line: dict[str, Any], path: Path, names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if name not in line:
             raise UserError(f"{path}: a line has no '{name}': LLaVA's form is {{{', '.join(names)}}}. Line: {line}")
+    for name in ("prompt", "text"):
+        if not isinstance(line.get(name, ""), str):
+            raise UserError(f"{path}: '{name}' of question {line['question_id']} is not a text. Line: {line}")
     return line
 
 

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from evals import cli
+from evals.agree import match
 from evals.journal import Journal, identity_hash, slug
 from evals.tasks.data import TaskSpec, data_digest
+from hidrop.errors import UserError
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 
@@ -137,7 +139,7 @@ def test_what_cannot_be_compared_says_why(journal, lines, make_rows, data_folder
         assert cli.main(["agree", *map(str, arguments)]) == cli.USER
         return capsys.readouterr().err
 
-    assert "several runs match" in refused("--answers", good, "--run", out, "--task", "gqa")
+    assert "or give one as --run" in refused("--answers", good, "--run", out, "--task", "gqa")
     one = ("--run", out, "--cell", "tiny/van*")
     assert "no run matches 'tiny/hidrop'" in refused("--answers", good, "--run", out, "--cell", "tiny/hidrop")
     assert "name with --data the data" in refused("--answers", good, *one)
@@ -151,3 +153,18 @@ def test_what_cannot_be_compared_says_why(journal, lines, make_rows, data_folder
     assert "no 'prompt'" in refused("--answers", lines([{"question_id": 0, "answer": "x"}], "b.jsonl"), *one, *data)
     double = lines(published(docs, ["red", "no", "2"], "id") * 2, "double.jsonl")
     assert "line 4: a second answer to question 0" in refused("--answers", double, *one, *data)
+
+
+def test_a_question_of_several_lines_is_found_as_a_whole(tmp_path, lines, make_rows):
+    docs = {0: {**make_rows("gqa")[0], "id": "0", "question": "Look.\nWhat is it?"}}
+    rows = [{"question_id": "0", "prompt": f"<image>\nLook.\nWhat is it?{SUFFIX}", "text": "red"}]
+    assert match(lines(rows), None, "gqa", docs) == ({0: "red"}, 0)
+    with pytest.raises(UserError, match="'text' of question 0 is not a text"):
+        match(lines([{**rows[0], "text": None}]), None, "gqa", docs)
+
+
+def test_a_question_file_that_contradicts_itself_is_refused(tmp_path, lines, make_rows):
+    asked = [{"question_id": 1, "image": f"{name}.jpg", "text": "Is it?"} for name in ("COCO_0", "COCO_1")]
+    rows = [{"question_id": "1", "prompt": "Is there a cup in the image?", "text": "no"}]
+    with pytest.raises(UserError, match="question 1 is there twice, with different images"):
+        match(lines(rows), lines(asked, "questions.jsonl"), "pope", dict(enumerate(make_rows("pope"))))
