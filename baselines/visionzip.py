@@ -85,4 +85,6 @@ class VisionZip(Encoded):
         if not 3 <= total <= geometry.visual_tokens:
             raise BudgetError(f"it reaches 3..{geometry.visual_tokens}", (3.0, float(geometry.visual_tokens)))
         contextual = params.setdefault("contextual", max(1, round((total - 1) * MERGED_SHARE)))
-        return cls(**{**params, "dominant": max(1, total - 1 - contextual)})
+        if not 1 <= contextual <= total - 2:
+            raise BudgetError(f"contextual: {contextual} leaves no dominant token; at most {total - 2} of {total}")
+        return cls(**{**params, "dominant": total - 1 - contextual})

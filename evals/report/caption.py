@@ -96,7 +96,8 @@ def _time(document: Mapping[str, Any]) -> str:
     over = f" of {' or '.join(map(str, repeats))} runs" if repeats else ""
     batch = min(p["batch"] for p in profiles)
     text = (
-        f"batch {batch}, median (95th percentile){over}, methods taking turns. Prefill: decoder and LM head; "
+        f"batch {batch}, median (95th percentile){over}, methods taking turns. "
+        "Prefill: decoder and LM head, the choice of tokens included; "
         "TTFT (time to first token): vision tower and projector as well; decode: each further token"
     )
     if any(p.get("prefill_source") == "difference" for p in profiles):

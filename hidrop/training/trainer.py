@@ -58,6 +58,8 @@ def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: P
         way_out = "write its checkpoint again" if done else "go on"
         kind = "a finished" if done else "an unfinished"
         raise UserError(f"{work}: holds {kind} training; {way_out} with --resume, or remove the folder to start over")
+    if found and (found.stage >= len(plan.lessons) or found.step > plan.lessons[found.stage].steps):
+        raise UserError(f"{work}: is further than this recipe goes; it belongs to another one. Remove the folder")
     out = out or Path(__file__).parents[1] / "models" / "mini" / plan.name.removeprefix("mini-")
     tokenizer = corpus_tokenizer()
     model = make_model(tokenizer, plan.seed)
