@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from evals.tasks.data import HUB, MINI, TaskSpec, data_digest, missing
 from evals.tasks.scoring import Answer, score
 from hidrop.errors import UserError
 
-# What a published `question_id` may be in each task's data. LLaVA's TextVQA file has the image's id there.
+# What a published `question_id` may be in the data. LLaVA's TextVQA file has the image's id there.
 ID_COLUMNS: dict[str, tuple[str, ...]] = {
     "gqa": ("id",),
     "mmbench_en_dev": ("index",),
@@ -56,8 +56,7 @@ class Flip:
 class Agreement:
     """`matched` samples: how many have the same text, the same reading under LLaVA's rule, and the flips.
 
-    Scores are over the matched samples, 0-100; `gained` counts samples that only the run has right, `lost` those
-    that only the published answers have right.
+    Scores are over the matched samples, 0-100; `gained` counts samples that the run has better, `lost` the others.
     """
 
     task: str
@@ -74,9 +73,6 @@ class Agreement:
     published_extra: dict[str, float]
     our_extra: dict[str, float]
     flips: tuple[Flip, ...]
-
-    def document(self) -> dict[str, Any]:
-        return asdict(self)
 
     def text(self, flips: int) -> str:
         """The comparison in words, with the first `flips` samples on which the two sides differ."""
@@ -161,7 +157,7 @@ def find_run(place: Path, task: str | None, pattern: str | None) -> Path:
     paths = sorted(folder.glob("*.jsonl"))
     wanted = f"{slug_pattern(pattern or '*/*')}.{slug(task) if task else '*'}.*.jsonl"
     found = [path for path in paths if fnmatchcase(path.name, wanted)]
-    names = ", ".join(path.name for path in found or paths) or "nothing"
+    names = ", ".join(path.name for path in found or paths)
     if not found:
         raise UserError(f"{folder}: no run matches '{pattern or '*'}' with task '{task or '*'}'. There is: {names}")
     if len(found) > 1:
@@ -225,9 +221,8 @@ def match(
     found: dict[int, str] = {}
     lost = 0
     for number, line in enumerate(lines, start=1):
-        key, category = (
-            _key(line, asked, answers, number) if questions is not None else (str(line["question_id"]), None)
-        )
+        by_id = (str(line["question_id"]), None)
+        key, category = by_id if questions is None else _key(line, asked, answers, number)
         candidates = [d for d in index.get(key, ()) if _says(line["prompt"], docs[d])]
         candidates = [d for d in candidates if category is None or docs[d].get("category") in (None, category)]
         if len(candidates) > 1:

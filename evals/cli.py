@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -217,7 +218,7 @@ def agree_command(arguments: argparse.Namespace) -> int:
     published, unmatched = agree.match(arguments.answers, arguments.questions, run.task, docs)
     found = agree.agree(run, docs, published, unmatched)
     print(found.text(arguments.flips))
-    print_json(arguments, found.document())
+    print_json(arguments, dataclasses.asdict(found))
     return DONE
 
 
