@@ -89,10 +89,8 @@ class Scene:
 def make_scene(split: Split, seed: int, signs: int | None = None) -> Scene:
     """Draw what is in scene `seed`: no, one or two signs of different kinds, or `signs` of any; up to six digits."""
     rng = np.random.default_rng([seed, 17 if split == "train" else 23])
-    if signs is None:
-        rows = rng.permutation(GRID)[: rng.choice(3, p=[0.25, 0.45, 0.30])]
-    else:
-        rows = rng.permutation(GRID)[:signs]
+    order = rng.permutation(GRID)
+    rows = order[: rng.choice(3, p=[0.25, 0.45, 0.30]) if signs is None else signs]
     plates: list[Sign] = []
     for row in rows:
         number = not plates[0].is_number if plates and signs is None else rng.random() < 0.5

@@ -1,4 +1,4 @@
-"""Drills: the last stages of the embedded models' training, for what questions alone teach too slowly.
+"""Drills: the last lessons of the embedded models' training, for what questions alone teach too slowly.
 
 LLaVA starts from a language model that finds things in its own prompt; a decoder of random weights does not. A skill
 forms once a sample asks for it many times: within some hundred steps, where thousands with one question an image had
@@ -14,7 +14,7 @@ left it at chance.
 
 Skills come one after the other: mixed from the start, relations were at chance after 400 steps, alone at 86 % after 60.
 
-Everything is a function of (stage, index), as in mini_data.py.
+Everything is a function of (kind, index), as in mini_data.py.
 """
 
 from __future__ import annotations
@@ -23,13 +23,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from evals.mini.glyphs import WORDS
-from evals.mini.questions import DIGITS, LETTERS, NUMBERS
-from evals.mini.scenes import GRID, PLACES, Scene, make_scene, render
+from evals.mini.questions import LETTERS
+from evals.mini.scenes import GRID, PLACES, Scene, render
 from hidrop.training.mini_data import (
-    COLOR_NAMES,
     LETTER,
-    SHORT,
     Sample,
     Turn,
     caption_by_neighbour,
@@ -37,7 +34,10 @@ from hidrop.training.mini_data import (
     caption_of_names,
     caption_of_relations,
     described,
+    draw_options,
     draw_questions,
+    draw_scene,
+    instructed,
     lettered,
     listed,
 )
@@ -54,7 +54,7 @@ COMBINED: dict[str, float] = {
     "exists": 1.5, "verify_place": 1.0, "color_at_place": 0.2, "digit_at_place": 0.2, "color_of_digit": 0.3,
     "digit_of_color": 0.3, "place_of_digit": 0.6,
 }  # fmt: skip
-# The same where nothing is to be forgotten: a stage of one skill costs those that it does not ask for.
+# The same where nothing is to be forgotten: a lesson of one skill costs those that it does not ask for.
 EVERYTHING: dict[str, float] = {
     "verify_relation": 3.0, "digit_beside": 2.0, "color_beside": 2.0, "verify_color": 2.5, "count_color": 1.5,
     "exists": 3.0, "verify_place": 2.0, "color_at_place": 0.5, "digit_at_place": 0.5, "color_of_digit": 0.7,
@@ -65,7 +65,6 @@ LISTED_KINDS: dict[str, float] = {
     "color_at_place": 1.0, "digit_at_place": 1.0, "color_of_digit": 1.0, "digit_of_color": 1.0, "place_of_digit": 1.5,
     "digit_beside": 2.0, "color_beside": 2.0, "count_color": 0.5, "read_number": 2.0, "read_word": 2.0,
 }  # fmt: skip
-POOLS = (COLOR_NAMES, DIGITS, PLACES, WORDS, *NUMBERS.values())
 
 
 def signs_sample(index: int, split_seed: int = 0) -> Sample:
@@ -89,20 +88,19 @@ def drill_sample(index: int, split_seed: int = 0) -> Sample:
         return _crowded(rng)
     if form >= PLAIN + SIGNS + LISTED:
         return _row(rng, EVERYTHING)
-    scene = make_scene("train", int(rng.integers(1 << 40)))
+    scene = draw_scene(rng)
     return Sample(render(scene), tuple(option_turns(scene, rng)))
 
 
 def _letters(rng: np.random.Generator) -> Sample:
-    pool = POOLS[int(rng.integers(len(POOLS)))]
-    picked = [pool[int(i)] for i in rng.choice(len(pool), size=len(LETTERS), replace=False)]
+    picked = draw_options(rng)
     asked = (int(i) for i in rng.integers(len(LETTERS), size=ASKED))
     pairs = " ".join(f"{picked[i]} {LETTERS[i]}" for i in asked)
     return Sample(None, ((lettered(picked), pairs),), only=tuple(LETTERS))
 
 
 def _crowded(rng: np.random.Generator) -> Sample:
-    scene = make_scene("train", int(rng.integers(1 << 40)), signs=GRID)
+    scene = draw_scene(rng, signs=GRID)
     return Sample(render(scene), tuple(sign_turns(scene, rng)))
 
 
@@ -123,12 +121,11 @@ def sign_turns(scene: Scene, rng: np.random.Generator) -> list[Turn]:
             if sign.is_number:
                 turns.append(("What is the first digit of the number?", sign.text[0]))
                 turns.append(("What is the last digit of the number?", sign.text[-1]))
-    turns = [turns[int(i)] for i in rng.permutation(len(turns))]
-    return [(turns[0][0] + SHORT, turns[0][1]), *turns[1:]]
+    return instructed([turns[int(i)] for i in rng.permutation(len(turns))])
 
 
 def _row(rng: np.random.Generator, kinds: Mapping[str, float]) -> Sample:
-    scene = make_scene("train", int(rng.integers(1 << 40)))
+    scene = draw_scene(rng)
     return Sample(render(scene), tuple(row_turns(scene, rng, kinds)))
 
 
@@ -143,8 +140,7 @@ def option_turns(scene: Scene, rng: np.random.Generator) -> list[Turn]:
 
 def row_turns(scene: Scene, rng: np.random.Generator, kinds: Mapping[str, float]) -> list[Turn]:
     """Many short questions about one scene, now and then behind a dense description."""
-    asked = [(question.text, question.answer) for question in draw_questions(scene, kinds, ROW, rng)]
-    turns = [(asked[0][0] + SHORT, asked[0][1]), *asked[1:]]
+    turns = instructed([(question.text, question.answer) for question in draw_questions(scene, kinds, ROW, rng)])
     if rng.random() < DESCRIBED:
         turns.insert(0, described(DESCRIPTIONS[int(rng.integers(len(DESCRIPTIONS)))](scene)))
     return turns

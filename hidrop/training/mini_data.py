@@ -10,7 +10,7 @@ Everything is a function of (stage, index): the same sample comes back after a r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,8 @@ from evals.tasks.protocol import LETTER_ANSWER, SHORT_ANSWER
 SHORT = f"\n{SHORT_ANSWER}"
 LETTER = f"\n\n{LETTER_ANSWER}"
 
-COLOR_NAMES = tuple(COLORS)
+# What the options of a question may be.
+POOLS: tuple[tuple[str, ...], ...] = (tuple(COLORS), DIGITS, PLACES, WORDS, *NUMBERS.values())
 
 Turn = tuple[str, str]
 
@@ -55,6 +56,17 @@ class Sample:
     pixels: NDArray[np.uint8] | None
     turns: tuple[Turn, ...]
     only: tuple[str, ...] = ()
+
+
+def draw_scene(rng: np.random.Generator, signs: int | None = None) -> Scene:
+    """A training scene; `signs` as in make_scene."""
+    return make_scene("train", int(rng.integers(1 << 40)), signs)
+
+
+def draw_options(rng: np.random.Generator) -> list[str]:
+    """A different text for each letter, all of one kind."""
+    pool = POOLS[int(rng.integers(len(POOLS)))]
+    return [pool[int(i)] for i in rng.choice(len(pool), size=len(LETTERS), replace=False)]
 
 
 def draw_questions(
@@ -141,6 +153,11 @@ def described(caption: str) -> Turn:
     return f"Describe the image. {name}:", text
 
 
+def instructed(turns: Sequence[Turn]) -> list[Turn]:
+    """The format instruction stands in the first turn and holds for the following ones, as in LLaVA's mix."""
+    return [(question + SHORT if number == 0 else question, answer) for number, (question, answer) in enumerate(turns)]
+
+
 def _yes(truth: bool) -> str:
     return "yes" if truth else "no"
 
@@ -195,7 +212,7 @@ def caption_sample(index: int, split_seed: int = 0) -> Sample:
     rng = np.random.default_rng([split_seed, 1, index])
     if rng.random() < TEXT_ONLY:
         return _without_image(rng)
-    scene = make_scene("train", int(rng.integers(1 << 40)))
+    scene = draw_scene(rng)
     return Sample(render(scene), (("", ". ".join(_captions(scene, rng, stage=1, count=3))),))
 
 
@@ -204,7 +221,7 @@ def instruction_sample(index: int, split_seed: int = 0) -> Sample:
     rng = np.random.default_rng([split_seed, 2, index])
     if rng.random() < TEXT_ONLY:
         return _without_image(rng)
-    scene = make_scene("train", int(rng.integers(1 << 40)))
+    scene = draw_scene(rng)
     return Sample(render(scene), tuple(_conversation(scene, rng)))
 
 
@@ -219,8 +236,7 @@ def _lettering(rng: np.random.Generator) -> Turn:
     Small decoders stay for long at what can be had by ruling out. Saying the letter again is one step of the two that
     finding it takes, and options that are asked for twice cannot be ruled out.
     """
-    pool: tuple[str, ...] = (COLOR_NAMES, DIGITS, PLACES, WORDS, *NUMBERS.values())[int(rng.integers(6))]
-    picked = [pool[int(i)] for i in rng.choice(len(pool), size=4, replace=False)]
+    picked = draw_options(rng)
     form = rng.random()
     if form < 0.3:
         again = (f"{LETTERS[i]}. {text} {LETTERS[i]}" for i, text in enumerate(picked))
@@ -233,27 +249,22 @@ def _lettering(rng: np.random.Generator) -> Turn:
 
 
 def _conversation(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """TURNS questions; with probability CAPTIONED, two captions are asked for in place of some of them.
-
-    As in LLaVA's mix, the format instruction stands in the first turn and holds for the following ones.
-    """
+    """TURNS questions; with probability CAPTIONED, two captions are asked for in place of some of them."""
     done: list[Turn] = []
     turns = TURNS
     if rng.random() < CAPTIONED:
         done += [described(caption) for caption in _captions(scene, rng, stage=2, count=2)]
         turns -= 4
     with_options = rng.random() < OPTIONS
-    kinds = {kind: WEIGHTS[kind] for kind in (WITH_OPTIONS if with_options else WEIGHTS)}
-    told = False
-    for question in draw_questions(scene, kinds, turns // 2 if with_options else turns, rng, tries=4 * turns):
-        if with_options:
-            text, letter = listed(question, 4, rng)
-            # Naming the option before its letter supervises the look-up and the letter apart.
-            if rng.random() < 0.4:
-                done.append((text + "\n\nAnswer with the option and its letter.", f"{question.answer} {letter}"))
-            else:
-                done.append((text + LETTER, letter))
+    if not with_options:
+        questions = draw_questions(scene, WEIGHTS, turns, rng, tries=4 * turns)
+        return done + instructed([(question.text, question.answer) for question in questions])
+    kinds = {kind: WEIGHTS[kind] for kind in WITH_OPTIONS}
+    for question in draw_questions(scene, kinds, turns // 2, rng, tries=4 * turns):
+        text, letter = listed(question, 4, rng)
+        # Naming the option before its letter supervises the look-up and the letter apart.
+        if rng.random() < 0.4:
+            done.append((text + "\n\nAnswer with the option and its letter.", f"{question.answer} {letter}"))
         else:
-            done.append((question.text + ("" if told else SHORT), question.answer))
-            told = True
+            done.append((text + LETTER, letter))
     return done

@@ -1,4 +1,4 @@
-"""A recipe: what is trained, with which reduction method, in which stages. YAML files in `recipes/`, found by name."""
+"""A recipe: what is trained, with which reduction method, in which lessons. YAML files in `recipes/`, found by name."""
 
 from __future__ import annotations
 

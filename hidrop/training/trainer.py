@@ -40,7 +40,7 @@ DECAY_FROM: dict[Kind, float] = {
 # A kind that comes back shows new samples: its seed is so much higher each time.
 AGAIN = 1000
 SAVE_EVERY = 100
-CORPUS = 1000  # samples of each stage that the tokenizer is trained on
+CORPUS = 1000  # samples of each of LLaVA's two stages that the tokenizer is trained on
 
 
 def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
@@ -98,9 +98,7 @@ def _fit(
     model.train()
     model.model.vision_tower.requires_grad_(False)
     with reduce(model, reducer):
-        for number, lesson in enumerate(plan.lessons):
-            if number < progress.stage:
-                continue
+        for number, lesson in list(enumerate(plan.lessons))[progress.stage :]:
             rates = {"vision_tower": 0.0, "multi_modal_projector": PROJECTOR_RATE[lesson.data]}
             optimizer = Pair(model.named_parameters(), lesson.lr, rates)
             seed = plan.seed + AGAIN * sum(earlier.data == lesson.data for earlier in plan.lessons[:number])
@@ -125,8 +123,8 @@ def _fit(
 
 
 def _say(lesson: Lesson, progress: state.Progress) -> None:
-    done = (lesson.data, progress.step, lesson.steps, progress.loss, progress.seconds)
-    log.info("%s %d/%d  loss %.4f  %.0f s", *done)
+    shown = f"loss {progress.loss:.4f}  {progress.seconds:.0f} s"
+    log.info("%s %d/%d  %s", lesson.data, progress.step, lesson.steps, shown)
 
 
 def _export(
