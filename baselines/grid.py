@@ -6,7 +6,6 @@ cells. An image whose tokens are no square (as with anyres) counts as one row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,42 +14,30 @@ if TYPE_CHECKING:
     from hidrop.runtime.scoring import Prompt
 
 
-@dataclass(frozen=True)
-class Images:
-    """Where in which image each visual token of a prompt lies, (B, V); fillers are in no image."""
+def cells(prompt: Prompt, total_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cell of each visual token, and whether the token is the one at the cell's centre; both (B, V).
 
-    valid_BV: torch.Tensor
-    inside_BV: torch.Tensor
-    size_BV: torch.Tensor
-
-    @classmethod
-    def of(cls, prompt: Prompt) -> Images:
-        return cls(prompt.visual_valid_BV, prompt.inside_BV.clamp(min=0), prompt.size_BV)
-
-    def cells(self, total_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The cell of each visual token, and whether the token is the one at the cell's centre; both (B, V).
-
-        `total_B` cells are shared out among a row's images by their size, and numbered on from image to image. Before
-        the first cut only: all tokens of the images must be there. Integer tensors only.
-        """
-        inside, size = self.inside_BV, self.size_BV
-        there = self.valid_BV.sum(1, keepdim=True).clamp(min=1)
-        before = self.valid_BV.long().cumsum(1) - 1 - inside  # tokens of the row's earlier images
-        start = total_B[:, None] * before // there
-        count = (total_B[:, None] * (before + size) // there - start).clamp(min=1)
-        side = size.float().sqrt().round().long()
-        square = side * side == size
-        rows, columns = torch.where(square, side, 1), torch.where(square, side, size)
-        least = (count + columns - 1) // columns
-        bands = torch.minimum(torch.maximum(count.float().sqrt().round().long(), least), rows)
-        y, x = inside // columns, inside % columns
-        band = y * bands // rows
-        first, end = band * count // bands, (band + 1) * count // bands
-        wide = end - first
-        column = x * wide // columns
-        # The middle of the rows y with y * bands // rows == band, and likewise of the columns.
-        centre = (y == _middle(band, bands, rows)) & (x == _middle(column, wide, columns))
-        return start + first + column, centre
+    `total_B` cells are shared out among a row's images by their size, and numbered on from image to image. Before the
+    first cut only: all tokens of the images must be there. Integer tensors only.
+    """
+    valid, inside, size = prompt.visual_valid_BV, prompt.inside_BV.clamp(min=0), prompt.size_BV
+    there = valid.sum(1, keepdim=True).clamp(min=1)
+    before = valid.long().cumsum(1) - 1 - inside  # tokens of the row's earlier images
+    start = total_B[:, None] * before // there
+    count = (total_B[:, None] * (before + size) // there - start).clamp(min=1)
+    side = size.float().sqrt().round().long()
+    square = side * side == size
+    rows, columns = torch.where(square, side, 1), torch.where(square, side, size)
+    least = (count + columns - 1) // columns
+    bands = torch.minimum(torch.maximum(count.float().sqrt().round().long(), least), rows)
+    y, x = inside // columns, inside % columns
+    band = y * bands // rows
+    first, end = band * count // bands, (band + 1) * count // bands
+    wide = end - first
+    column = x * wide // columns
+    # The middle of the rows y with y * bands // rows == band, and likewise of the columns.
+    centre = (y == _middle(band, bands, rows)) & (x == _middle(column, wide, columns))
+    return start + first + column, centre
 
 
 def _middle(part: torch.Tensor, parts: torch.Tensor, length: torch.Tensor) -> torch.Tensor:

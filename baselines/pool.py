@@ -17,7 +17,6 @@ from hidrop.reducer import Positions, Reducer
 if TYPE_CHECKING:
     import torch
 
-    from baselines.grid import Images
     from hidrop.runtime.scoring import Prompt, View
 
 
@@ -36,10 +35,8 @@ class Pool(Reducer):
     def schedule(self, geometry: Geometry) -> Schedule:
         return Schedule(cuts=(Cut(0, 0, merge=self.keep),))
 
-    def prepare(self, prompt: Prompt) -> Images:
-        from baselines.grid import Images
-
-        return Images.of(prompt)
+    def prepare(self, prompt: Prompt) -> Prompt:
+        return prompt  # says which image each token belongs to
 
     def score(self, view: View) -> torch.Tensor:
         return view.valid_BV.float()
@@ -47,7 +44,9 @@ class Pool(Reducer):
     def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:
         import torch
 
-        cell, _ = view.memory.cells(view.cut.merge_B)
+        from baselines.grid import cells
+
+        cell, _ = cells(view.memory, view.cut.merge_B)
         number = torch.arange(count, device=cell.device)
         member = ((cell[:, :, None] == number) & view.valid_BV[:, :, None]).to(view.hidden_BND.dtype)
         return member.transpose(1, 2) @ view.visual_BVD / member.sum(1)[..., None].clamp(min=1)

@@ -16,7 +16,6 @@ from hidrop.reducer import Reducer
 if TYPE_CHECKING:
     import torch
 
-    from baselines.grid import Images
     from hidrop.runtime.scoring import Prompt, View
 
 
@@ -32,13 +31,13 @@ class Uniform(Reducer):
     def schedule(self, geometry: Geometry) -> Schedule:
         return Schedule(cuts=(Cut(self.layer, self.keep),))
 
-    def prepare(self, prompt: Prompt) -> Images:
-        from baselines.grid import Images
-
-        return Images.of(prompt)
+    def prepare(self, prompt: Prompt) -> Prompt:
+        return prompt  # says which image each token belongs to
 
     def score(self, view: View) -> torch.Tensor:
-        _, centre = view.memory.cells(view.cut.keep_B)
+        from baselines.grid import cells
+
+        _, centre = cells(view.memory, view.cut.keep_B)
         return centre.float()
 
     @classmethod
