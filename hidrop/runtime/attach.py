@@ -21,8 +21,8 @@ from hidrop.reducer import Reducer
 from hidrop.runtime import layout as layouts
 from hidrop.runtime.cache import RaggedCache, Replay
 from hidrop.runtime.decoder import Decoder, Sequence, Tokens
-from hidrop.runtime.inputs import decoder_prompt, text_tokens, visual_tokens
-from hidrop.runtime.layout import IGNORED, ROOM, Layout
+from hidrop.runtime.inputs import decoder_prompt, placed, text_tokens, visual_tokens
+from hidrop.runtime.layout import IGNORED, Layout
 from hidrop.runtime.scoring import Prompt
 from hidrop.runtime.trace import Record, Trace
 from hidrop.runtime.vision import Vision
@@ -178,7 +178,7 @@ class Reduction:
         """The input so far once more from the first layer, into the emptied cache; its hidden states."""
         layout = self._layout(replay.ids_BS, replay.mask_BS, replay.image_BS)
         text = text_tokens(self.model.get_input_embeddings(), replay.ids_BS, layout)
-        visual = Tokens(replay.visual_BVD, torch.where(layout.visual_BV >= 0, layout.visual_BV * ROOM, -1))
+        visual = placed(replay.visual_BVD, layout.visual_BV)
         prompt = decoder_prompt(text, visual, replay.ids_BS, layout, None, [])
         cache.start_again()
         return self._prefill(prompt, text, visual, layout, cache).hidden

@@ -10,10 +10,15 @@ from hidrop.runtime.layout import IGNORED, ROOM, Layout
 from hidrop.runtime.scoring import Prompt, rows
 
 
+def placed(hidden_BKD: torch.Tensor, place_BK: torch.Tensor) -> Tokens:
+    """Tokens of the input at their places in it; -1 for fillers."""
+    return Tokens(hidden_BKD, torch.where(place_BK >= 0, place_BK * ROOM, -1))
+
+
 def text_tokens(embed: nn.Module, ids_BS: torch.Tensor, layout: Layout) -> Tokens:
     """The text tokens of the prompts; image placeholders are never embedded."""
     index = layout.text_BT
-    return Tokens(embed(rows(ids_BS, index)), torch.where(index >= 0, index * ROOM, -1))
+    return placed(embed(rows(ids_BS, index)), index)
 
 
 def visual_tokens(images: list[torch.Tensor], text: Tokens, layout: Layout) -> Tokens:
@@ -30,7 +35,7 @@ def visual_tokens(images: list[torch.Tensor], text: Tokens, layout: Layout) -> T
     index = layout.visual_BV
     features = torch.cat(images).to(text.hidden) if images else text.hidden[:, 0]
     hidden = features.index_select(0, layout.feature_BV.clamp(min=0).flatten()).unflatten(0, index.shape)
-    return Tokens(hidden, torch.where(index >= 0, index * ROOM, -1))
+    return placed(hidden, index)
 
 
 def decoder_prompt(
