@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.journal import slug
-from evals.tasks.data import HUB, MINI, TaskSpec, data_digest, missing
+from evals.tasks.data import HUB, IMAGE_COLUMNS, MINI, TaskSpec, data_digest, missing
 from evals.tasks.scoring import Answer, score
 from hidrop.errors import UserError
 
@@ -26,7 +26,6 @@ ID_COLUMNS: dict[str, tuple[str, ...]] = {
     "textvqa_val": ("image_id", "question_id"),
     "pope": ("question_id",),
 }
-IMAGE_COLUMNS = ("imageId", "image_id", "image_source")
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ SOURCES: dict[str, Source] = {
     ),
 }
 NAMES = tuple(SOURCES)
+# Where a document may say which image it is about.
+IMAGE_COLUMNS = ("imageId", "image_id", "image_source")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from evals.tasks.build import build, quiet, rows_within
-from evals.tasks.data import TaskSpec, missing
+from evals.tasks.data import IMAGE_COLUMNS, TaskSpec, missing
 from evals.tasks.scoring import Answer, group, score
 from hidrop.errors import UserError
 
@@ -109,7 +109,7 @@ def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bo
 def _image_keys(task: Any, doc_ids: list[int]) -> list[str]:
     """What tells the documents' images apart: the data's own id of the image, or a hash of the image file."""
     docs = task.eval_docs
-    for column in ("imageId", "image_id", "image_source"):
+    for column in IMAGE_COLUMNS:
         if column in docs.column_names:
             values = docs[column][:]
             return [str(values[doc_id]) for doc_id in doc_ids]
