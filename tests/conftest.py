@@ -24,37 +24,45 @@ def make_llava(
 
     Weights are larger than usual so that attention is far from uniform and every mistake shows.
     """
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     torch.manual_seed(seed)
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=24,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
-            projection_dim=24,
-        ),
-        text_config=LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=kv_heads,
-            max_position_embeddings=512,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-            **text,
-        ),
-        image_token_index=IMAGE,
-        image_seq_length=16,
-        attn_implementation=attention,
+    parts = tiny_parts(kv_heads, layers, **text)
+    config = LlavaConfig(**parts, image_seq_length=16, attn_implementation=attention)
+    return enlarged(LlavaForConditionalGeneration(config), scale)
+
+
+def tiny_parts(kv_heads: int, layers: int, **text: Any) -> dict[str, Any]:
+    """What a LLaVA's config has of tower and decoder."""
+    from transformers import CLIPVisionConfig, LlamaConfig
+
+    vision = CLIPVisionConfig(
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        projection_dim=24,
     )
-    model = LlavaForConditionalGeneration(config).eval()
+    decoder = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        **{"max_position_embeddings": 512, **text},
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return {"vision_config": vision, "text_config": decoder, "image_token_index": IMAGE}
+
+
+def enlarged(model: Any, scale: float = 0.25) -> Any:
+    """The model in eval mode, with weights from torch's generator that leave no attention uniform."""
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.baselines.slow_model import SlowLlava
-from tests.baselines.slow_rules import RULES, slow_cluster
+from tests.baselines.slow_rules import RULES
+from tests.baselines.slow_sparsevlm import slow_cluster
 
 
 @pytest.fixture

@@ -161,3 +161,10 @@ class SlowLlava:
         """The last token; in training every token right before an answer."""
         found = [i for i in range(len(tokens) - 1) if tokens[i].label == -100 and tokens[i + 1].label != -100]
         return found or [len(tokens) - 1]
+
+
+def keep_best(tokens: list[Token], scores: list[float], count: int) -> tuple[list[Token], list[int]]:
+    """The `count` visual tokens with the best scores, in their order, with all text; and the places of the dropped."""
+    places = [i for i, t in enumerate(tokens) if t.visual]
+    best = sorted(places, key=lambda i: (-scores[i], i))[:count]
+    return [t for i, t in enumerate(tokens) if not t.visual or i in best], [i for i in places if i not in best]

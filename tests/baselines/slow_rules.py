@@ -12,14 +12,8 @@ from typing import Any
 
 import torch
 
-from tests.baselines.slow_model import SlowLlava, Token
-
-
-def keep_best(tokens: list[Token], scores: list[float], count: int) -> tuple[list[Token], list[int]]:
-    """The `count` visual tokens with the best scores, in their order, with all text; and the places of the dropped."""
-    places = [i for i, t in enumerate(tokens) if t.visual]
-    best = sorted(places, key=lambda i: (-scores[i], i))[:count]
-    return [t for i, t in enumerate(tokens) if not t.visual or i in best], [i for i in places if i not in best]
+from tests.baselines.slow_model import SlowLlava, Token, keep_best
+from tests.baselines.slow_sparsevlm import SparseVLMRule
 
 
 def scaled(count: int, tokens: list[Token]) -> int:
@@ -138,6 +132,12 @@ class UniformRule:
         return [t for t in after if not t.visual or t.rank % 16 in middles]
 
 
+def instead(tokens: list[Token], features: list[torch.Tensor]) -> list[Token]:
+    """The tokens with these features where the image was. For one image."""
+    places = [i for i, t in enumerate(tokens) if t.visual]
+    return [*tokens[: places[0]], *(Token(h, 0, visual=True) for h in features), *tokens[places[-1] + 1 :]]
+
+
 @dataclass
 class PoolRule:
     """For one image."""
@@ -150,8 +150,7 @@ class PoolRule:
             return after
         visual = [t for t in after if t.visual]
         means = [sum(visual[n].h for n in cell) / len(cell) for cell in grid(4, self.keep)]
-        start = next(i for i, t in enumerate(after) if t.visual)
-        return [*after[:start], *(Token(h, 0, visual=True) for h in means), *after[start + len(visual) :]]
+        return instead(after, means)
 
 
 @dataclass
@@ -175,12 +174,6 @@ class DivPruneRule:
             chosen.append(max(rest, key=lambda t: min(far(t, c) for c in chosen)))
         places = {t.place for t in chosen}
         return [t for t in after if not t.visual or t.place in places]
-
-
-def instead(tokens: list[Token], features: list[torch.Tensor]) -> list[Token]:
-    """The tokens with these features where the image was. For one image."""
-    places = [i for i, t in enumerate(tokens) if t.visual]
-    return [*tokens[: places[0]], *(Token(h, 0, visual=True) for h in features), *tokens[places[-1] + 1 :]]
 
 
 @dataclass
@@ -237,75 +230,6 @@ class TextOnlyRule:
 
     def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
         return [t for t in after if not t.visual]
-
-
-@dataclass
-class SparseVLMRule:
-    """For one image only: counts are not scaled here."""
-
-    cuts: dict[int, int]
-    compacted: bool = True
-    heads: int | None = None  # 2.0: how many heads count
-
-    def corrected(self, slow: SlowLlava, layer: int, tokens: list[Token], raters: list[int]) -> list[float]:
-        """2.0: for each head, probability over rope's own product, summed over raters; then the best heads' mean."""
-        q, k, _ = slow.project(layer, tokens)
-        by_head = [[0.0] * len(tokens) for _ in range(slow.heads)]
-        for rater in raters:
-            p = slow.probabilities(q[rater], k[: rater + 1])
-            for n in range(rater + 1):
-                apart = tokens[rater].position - tokens[n].position
-                angles = [apart * 10000.0 ** (-2 * i / slow.size) for i in range(slow.size // 2)]
-                bias = 2 * sum(map(math.cos, angles)) / math.sqrt(slow.size)
-                for head in range(slow.heads):
-                    by_head[head][n] += p[head, n].item() / bias / len(raters)
-        visual = [i for i, t in enumerate(tokens) if t.visual]
-        best = sorted(range(slow.heads), key=lambda h: -sum(by_head[h][i] for i in visual))[: self.heads]
-        return [sum(by_head[h][i] for h in best) / len(best) for i in range(len(tokens))]
-
-    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
-        if layer not in self.cuts:
-            return after
-        visual = [t.h for t in slow.whole if t.visual]
-        start = max(i for i, t in enumerate(slow.whole) if t.visual) + 1
-        asked = [i for i in range(start, len(slow.whole)) if slow.whole[i].label == -100]
-        rating = [0.0] * len(asked)
-        for v in visual:
-            share = torch.stack([slow.whole[i].h @ v for i in asked]).softmax(0)
-            rating = [r + s.item() / len(visual) for r, s in zip(rating, share, strict=True)]
-        raters = [i for i, r in zip(asked, rating, strict=True) if r > sum(rating) / len(rating)] or asked
-        text = [i for i, t in enumerate(before) if not t.visual]
-        words = [i for i, t in enumerate(slow.whole) if not t.visual]
-        places = [text[words.index(i)] for i in raters]
-        rows = [slow.attention(layer, before, place) for place in places]
-        scores = [sum(row[i] for row in rows) / len(rows) for i in range(len(after))]
-        there = [i for i, t in enumerate(after) if t.visual]
-        if self.heads:
-            scores = self.corrected(slow, layer, before, places)
-            return keep_best(after, scores, min(self.cuts[layer], len(there) - 1))[0]
-        kept, dropped = keep_best(after, scores, min(self.cuts[layer], len(there) - 1))
-        candidates = int(0.3 * len(dropped)) + 1
-        chosen = sorted(dropped, key=lambda i: (-scores[i], i))[:candidates]
-        merged = slow_cluster([after[i].h for i in chosen], int(candidates / 10) + 1)
-        end = max((i for i, t in enumerate(kept) if t.visual), default=start - 17) + 1
-        return kept[:end] + [Token(h, 0, visual=True) for h in merged] + kept[end:]
-
-
-def slow_cluster(x: list[torch.Tensor], clusters: int) -> list[torch.Tensor]:
-    """DPC-KNN, one loop at a time."""
-    n, d = len(x), x[0].shape[0]
-    far = [[(x[a] - x[b]).norm().item() / math.sqrt(d) for b in range(n)] for a in range(n)]
-    density = [math.exp(-sum(s * s for s in sorted(far[a])[:clusters]) / clusters) for a in range(n)]
-    apart = []
-    for a in range(n):
-        denser = [b for b in range(n) if density[b] > density[a] or (density[b] == density[a] and b < a)]
-        apart.append(min((far[a][b] for b in denser), default=max(max(row) for row in far)))
-    centres = sorted(range(n), key=lambda a: (-density[a] * apart[a], a))[:clusters]
-    members: list[list[int]] = [[] for _ in centres]
-    for a in range(n):
-        joined = centres.index(a) if a in centres else min(range(clusters), key=lambda c: (far[a][centres[c]], c))
-        members[joined].append(a)
-    return [sum(x[a] for a in group) / (len(group) + 1e-6) for group in members]
 
 
 RULES: dict[str, Callable[[], Any]] = {

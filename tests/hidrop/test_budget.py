@@ -44,6 +44,8 @@ def test_visionzip_counts_are_the_published_ones_beside_the_class_token(budget, 
     assert zipped.published_as == str(budget - 1)
     with pytest.raises(BudgetError, match=r"3\.\.576"):
         solve("visionzip", {}, 2, LLAVA)
+    with pytest.raises(BudgetError, match="contextual: 100 leaves no dominant token; at most 62 of 64"):
+        solve("visionzip", {"contextual": 100}, 64, LLAVA)
 
 
 @pytest.mark.parametrize(("budget", "side"), [(64, 8), (128, 11), (192, 14), (576, 24)])

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 
 from hidrop.geometry import Geometry
 from hidrop.reducer import build
 from hidrop.runtime import reduce
 from tests.baselines.test_every_method import METHODS, reducer_of
+from tests.conftest import IMAGE, enlarged, tiny_parts
 
-IMAGE = 99
 IN_THE_TOWER = ("visionzip", "visionzip-one", "downsample", "downsample-odd")
 ROWS = [row for row in METHODS if row not in IN_THE_TOWER]
 SIZES = [(64, 64), (40, 64), (90, 30), (32, 32)]  # height, width
@@ -23,32 +23,9 @@ SIZES = [(64, 64), (40, 64), (90, 30), (32, 32)]  # height, width
 def model() -> Any:
     """16 tokens a tile; up to four tiles beside the whole image."""
     torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
-    )
-    text = LlamaConfig(
-        vocab_size=100,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
     pinpoints = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
-    config = LlavaNextConfig(
-        vision_config=vision, text_config=text, image_token_index=IMAGE, image_grid_pinpoints=pinpoints
-    )
-    model = LlavaNextForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.25)
-    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, None
-    return model
+    parts = tiny_parts(kv_heads=2, layers=6, max_position_embeddings=1024)
+    return enlarged(LlavaNextForConditionalGeneration(LlavaNextConfig(**parts, image_grid_pinpoints=pinpoints)))
 
 
 def inputs(model: Any, prompts: list[list[int]], seed: int = 0) -> dict[str, torch.Tensor]:

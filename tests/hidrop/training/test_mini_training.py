@@ -248,3 +248,12 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, mon
     assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
     assert json.loads((tmp_path / "whole" / "training.json").read_text())["recipe"]["name"] == "tiny"
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["hidrop"]["name"] == "hidrop"
+
+
+@pytest.mark.parametrize(("stage", "step"), [(7, 0), (1, 5)])
+def test_a_state_that_is_further_than_the_recipe_is_not_taken_up(stage: int, step: int, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    record = {"recipe": "tiny", "stage": stage, "step": step, "files": "state"}
+    (tmp_path / "w" / "progress.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="further than this recipe goes"):
+        train(str(_tiny(tmp_path)), out=tmp_path / "out", work=tmp_path / "w", resume=True)
