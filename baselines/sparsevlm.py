@@ -54,10 +54,6 @@ class SparseVLM(Reducer):
 
     name: ClassVar[str] = "sparsevlm"
 
-    def __post_init__(self) -> None:
-        if self.version not in PUBLISHED:
-            raise ValueError(f"version: {self.version!r} is not one of {', '.join(map(repr, PUBLISHED))}")
-
     @property
     def positions(self) -> Positions:
         return "compacted" if self.version == "1.5" else "persistent"

@@ -6,7 +6,8 @@ answer, averaged) with the *next* layer's norm and projections, float32 softmax 
 detached. Positions are those of the whole prompt, in every layer and while decoding.
 
 Options for the paper's ablations: `query: text` scores with all text tokens that are no answer, weighted by the norm
-of their hidden states; `positions: group` and `compacted` are the schemes of its Table 5.
+of their hidden states; `positions: group` and `compacted` are the schemes of its Table 5; `topk: ste` and `soft-gate`
+let the loss reach the scores in training, through the soft mask of its DTop-K.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from hidrop.budget import nearest_count
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import BudgetError, Positions, Reducer
+from hidrop.reducer import BudgetError, Positions, Reducer, TopK
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,7 @@ class HiDrop(Reducer):
     exit: int
     query: Literal["last", "text"] = "last"
     positions: Positions = "persistent"
+    topk: TopK = "released"
 
     name: ClassVar[str] = "hidrop"
 

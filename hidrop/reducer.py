@@ -10,7 +10,7 @@ import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from hidrop.geometry import Geometry
 from hidrop.plan import Schedule, TokenPlan
@@ -44,6 +44,12 @@ METHODS: dict[str, str] = {
 #   group:      persistent, in ranges of their own: the visual tokens first, all text behind them.
 Positions = Literal["persistent", "compacted", "group"]
 
+# What gradient the choice of tokens has in training; outside of it the three are one.
+#   released:  none. The soft mask of the released HiDrop code picks indices and is not used otherwise.
+#   ste:       straight-through: kept tokens go on as they are, and backward as if multiplied by the soft mask.
+#   soft-gate: kept tokens are multiplied by the soft mask.
+TopK = Literal["released", "ste", "soft-gate"]
+
 
 class BudgetError(ValueError):
     """A budget that a method cannot meet; the message names the budgets it can.
@@ -62,10 +68,22 @@ class Reducer:
 
     name: ClassVar[str]
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a field that is none of the words it may be."""
+        for name, hint in get_type_hints(type(self)).items():
+            words = get_args(hint)
+            if get_origin(hint) is Literal and getattr(self, name) not in words:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, words))}")
+
     @property
     def positions(self) -> Positions:
         """A method with a choice has a field of this name instead."""
         return "persistent"
+
+    @property
+    def topk(self) -> TopK:
+        """The gradient of the choice in training. A method with a choice has a field of this name instead."""
+        return "released"
 
     @property
     def rechosen(self) -> bool:
@@ -105,7 +123,11 @@ class Reducer:
         return None
 
     def score(self, view: View) -> torch.Tensor:
-        """Importance of each visual token at a cut, (batch, visual) float32. Tensors only, no host sync."""
+        """Importance of each visual token at a cut, (batch, visual) float32. Tensors only, no host sync.
+
+        Called without gradients, except in training with another `topk` than "released"; the view's states are
+        detached even then.
+        """
         raise NotImplementedError
 
     def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:

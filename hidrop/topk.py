@@ -1,4 +1,4 @@
-"""Choosing the best tokens of each row: hard, stable, without a wait for the device."""
+"""Choosing the best tokens of each row: hard and stable, with a soft mask for the gradient; no wait for the device."""
 
 from __future__ import annotations
 
@@ -26,3 +26,31 @@ def keep_top(
     wanted = torch.arange(slots, device=best.device) < keep_B[:, None]
     kept = torch.zeros_like(valid_BV).scatter(1, best, wanted) & valid_BV
     return torch.where(wanted, best, -1).sort(dim=1).values, kept
+
+
+def soft_mask(score_BV: torch.Tensor, valid_BV: torch.Tensor, keep_B: torch.Tensor) -> torch.Tensor:
+    """HiDrop's DTop-K: sigmoid(n (c' - a)), a = 1 - k / n, with c' the rank of a score as a share of n tokens, (B, V).
+
+    Above 1/2 for exactly the `keep_B` tokens that `keep_top` keeps. Forward, c' is the rank itself, (1/n) sum_j
+    [c_i >= c_j], ties in favour of the earlier token; it is a step function and has no gradient. Backward, it is
+    `uniform_rank` of the scores. O(n log n). 0 for what is not valid.
+    """
+    count = valid_BV.sum(1, keepdim=True).clamp(min=1)
+    place = top_indices(score_BV.detach(), valid_BV, score_BV.shape[1]).argsort(dim=1)
+    smooth = count * uniform_rank(score_BV, valid_BV)
+    # n (c' - a) is k minus the place in the order, a whole number, so that a half is exactly a half.
+    return torch.where(valid_BV, torch.sigmoid(keep_B[:, None] - place + (smooth - smooth.detach())), 0)
+
+
+def uniform_rank(score_BV: torch.Tensor, valid_BV: torch.Tensor) -> torch.Tensor:
+    """The scores of each row moved and scaled to the mean 1/2 and the variance 1/12 that ranks have, (B, V).
+
+    A smooth stand-in for the rank: like it, it does not change when the scores are moved or scaled. Rows whose scores
+    are all equal get 1/2 and no gradient.
+    """
+    count = valid_BV.sum(1, keepdim=True).clamp(min=1)
+    score = torch.where(valid_BV, score_BV, 0)
+    apart = torch.where(valid_BV, score - score.sum(1, keepdim=True) / count, 0)
+    variance = apart.square().sum(1, keepdim=True) / count
+    flat = variance == 0
+    return torch.where(flat, 0.5, 0.5 + apart / (12 * torch.where(flat, 1, variance)).sqrt())

@@ -18,7 +18,7 @@ from hidrop.runtime.cache import RaggedCache, Segment
 from hidrop.runtime.layout import ROOM, BatchPlan, Layout, RowCuts, answer_starts, segments
 from hidrop.runtime.scoring import Queries, View, rows
 from hidrop.runtime.trace import Record
-from hidrop.topk import keep_top
+from hidrop.topk import keep_top, soft_mask
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,7 @@ class Decoder:
     ) -> Sequence:
         """Score the visual tokens, keep the best in their order, put merged ones behind them."""
         visual = sequence.part(sequence.visual)
+        soft = self.reducer.topk != "released" and self.model.training and torch.is_grad_enabled()
         view = View(
             layer=cut.after,
             layers=self.layers,
@@ -186,14 +187,18 @@ class Decoder:
             layout=layout,
             memory=memory,
         )
-        with torch.no_grad():
-            score = self.reducer.score(view)
-            if score.shape != visual.order.shape:
-                raise ValueError(
-                    f"{self.reducer.name}: score gave {tuple(score.shape)} for {tuple(visual.order.shape)} visual slots"
-                )
-            index, kept = keep_top(score, visual.order >= 0, cut.keep_B, cut.keep)
+        with torch.set_grad_enabled(soft):
+            score = self.reducer.score(view.detached() if soft else view)
+        if score.shape != visual.order.shape:
+            raise ValueError(
+                f"{self.reducer.name}: score gave {tuple(score.shape)} for {tuple(visual.order.shape)} visual slots"
+            )
+        index, kept = keep_top(score.detach(), visual.order >= 0, cut.keep_B, cut.keep)
         left = visual.take(index)
+        if soft:
+            gate = rows(soft_mask(score, visual.order >= 0, cut.keep_B), index)[:, :, None].to(left.hidden.dtype)
+            gate = gate if self.reducer.topk == "soft-gate" else 1 + (gate - gate.detach())
+            left = Tokens(left.hidden * gate, left.order)
         if cut.merge:
             hidden = self.reducer.merge(view, score, kept, cut.merge)
             left = Tokens(hidden, self._merged_order(visual.order, layout, cut)).behind(left)

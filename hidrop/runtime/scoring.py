@@ -8,7 +8,7 @@ Shapes as in layout.py; H query heads, G key/value heads.
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -74,6 +74,11 @@ class View:
     cut: RowCuts
     layout: Layout
     memory: Any
+
+    def detached(self) -> View:
+        """The same without a gradient to what the layers before have made of the tokens."""
+        before = None if self.input_BND is None else self.input_BND.detach()
+        return replace(self, input_BND=before, hidden_BND=self.hidden_BND.detach())
 
     @property
     def valid_BV(self) -> torch.Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class NextLayerRule:
     exit: int | None = None
     grouped: bool = False
     text_queries: bool = False
+    gated: bool = False
 
     def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
         if layer not in self.cuts:
@@ -49,6 +50,10 @@ class NextLayerRule:
         rows = [[w * p for p in slow.attention(layer + 1, after, q)] for q, w in weights.items()]
         scores = [sum(row[i] for row in rows) / sum(weights.values()) for i in range(len(after))]
         count = scaled(self.cuts[layer], [t for t in slow.whole if t.visual])
+        if self.gated and slow.training:  # n (c' - a) is k minus the place in the order
+            order = sorted((i for i, t in enumerate(after) if t.visual), key=lambda i: (-scores[i], i))
+            gate = {i: 1 / (1 + math.exp(place - count)) for place, i in enumerate(order)}
+            after = [replace(t, h=t.h * gate.get(i, 1.0)) for i, t in enumerate(after)]
         return keep_best(after, scores, count)[0]
 
 
@@ -237,6 +242,8 @@ RULES: dict[str, Callable[[], Any]] = {
     "hidrop": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6),
     "hidrop-group": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6, grouped=True),
     "hidrop-compacted": lambda: NextLayerRule({3: 5, 4: 2}, compacted=True, inject=2, exit=6),
+    "hidrop-ste": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6),
+    "hidrop-soft-gate": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6, gated=True),
     "hidrop-text": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6, text_queries=True),
     "hidrop-cut-on-entry": lambda: NextLayerRule({2: 7, 3: 2}, compacted=False, inject=3, exit=5),
     "fastv": lambda: FastVRule(2, 5),

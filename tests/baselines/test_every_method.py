@@ -20,6 +20,8 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "hidrop-cut-on-entry": ("hidrop", dict(inject=3, filters=[2, 3], keep=[7, 2], exit=5), (0, 0, 7, 2, 0, 0)),
     "hidrop-group": ("hidrop", dict(HIDROP, positions="group"), (0, 16, 16, 5, 2, 0)),
     "hidrop-compacted": ("hidrop", dict(HIDROP, positions="compacted"), (0, 16, 16, 5, 2, 0)),
+    "hidrop-ste": ("hidrop", dict(HIDROP, topk="ste"), (0, 16, 16, 5, 2, 0)),
+    "hidrop-soft-gate": ("hidrop", dict(HIDROP, topk="soft-gate"), (0, 16, 16, 5, 2, 0)),
     "hidrop-text": ("hidrop", dict(HIDROP, query="text"), (0, 16, 16, 5, 2, 0)),
     "fastv": ("fastv", dict(layer=2, keep=5), (16, 16, 5, 5, 5, 5)),
     "fastv-all": ("fastv", dict(layer=2, keep=5, query="all"), (16, 16, 5, 5, 5, 5)),

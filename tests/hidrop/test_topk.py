@@ -1,8 +1,13 @@
 from __future__ import annotations
 
-import torch
+import math
 
-from hidrop.topk import keep_top, top_indices
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hidrop.topk import keep_top, soft_mask, top_indices, uniform_rank
 
 
 def test_the_best_stay_in_their_original_order():
@@ -36,3 +41,58 @@ def test_keeping_nothing_is_possible():
     index, kept = keep_top(torch.rand(2, 4), torch.ones(2, 4, dtype=torch.bool), torch.tensor([0, 0]), 0)
     assert index.shape == (2, 0)
     assert not kept.any()
+
+
+def ranks(score: list[float]) -> list[float]:
+    """c'_i = (1/n) #{j: c_i >= c_j}, of equal scores the earlier one counted as the larger."""
+    n = len(score)
+    return [sum((c, -i) >= (d, -j) for j, d in enumerate(score)) / n for i, c in enumerate(score)]
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=9), st.integers(0, 9))
+def test_the_soft_mask_is_the_papers_formula_and_keeps_exactly_k(numbers, k):
+    score, n, k = [x / 2 for x in numbers], len(numbers), min(k, len(numbers))
+    valid = torch.ones(1, n, dtype=torch.bool)
+    mask = soft_mask(torch.tensor([score], dtype=torch.float64), valid, torch.tensor([k]))[0]
+    want = [1 / (1 + math.exp(-n * (rank - (1 - k / n)))) for rank in ranks(score)]
+    assert mask.tolist() == pytest.approx(want)
+    _, kept = keep_top(torch.tensor([score]), valid, torch.tensor([k]), k)
+    assert (mask > 0.5).tolist() == kept[0].tolist()
+
+
+def test_fillers_have_no_part_in_the_soft_mask():
+    score, valid = torch.tensor([[9.0, 0.3, 0.1, 0.2]]), torch.tensor([[False, True, True, True]])
+    alone = soft_mask(score[:, 1:], valid[:, 1:], torch.tensor([2]))
+    assert torch.allclose(soft_mask(score, valid, torch.tensor([2])), torch.cat([torch.zeros(1, 1), alone], 1))
+
+
+def test_the_gradient_of_the_soft_mask_is_its_formula():
+    """n m (1 - m) du_i/dc_j, with u = 1/2 + (c - mean) / sqrt(12 variance) and m at the true ranks."""
+    torch.manual_seed(0)
+    score = torch.rand(1, 7, dtype=torch.float64, requires_grad=True)
+    n, valid = 7, torch.ones(1, 7, dtype=torch.bool)
+    mask = soft_mask(score, valid, torch.tensor([3]))[0]
+    found = torch.stack([torch.autograd.grad(m, score, retain_graph=True)[0][0] for m in mask])
+    c = score[0].tolist()
+    mean = sum(c) / n
+    sigma = math.sqrt(sum((x - mean) ** 2 for x in c) / n)
+    z = [(x - mean) / sigma for x in c]
+    for i, m in enumerate(mask.tolist()):
+        for j in range(n):
+            slope = ((i == j) - 1 / n - z[i] * z[j] / n) / (sigma * math.sqrt(12))
+            assert found[i, j].item() == pytest.approx(n * m * (1 - m) * slope, abs=1e-12)
+
+
+def test_the_stand_in_for_the_rank_agrees_with_finite_differences():
+    torch.manual_seed(1)
+    score = torch.rand(2, 6, dtype=torch.float64, requires_grad=True)
+    valid = torch.tensor([[True] * 6, [False, False, True, True, True, True]])
+    assert torch.autograd.gradcheck(lambda c: uniform_rank(c, valid), score)
+    assert uniform_rank(score, valid)[1, 2:].mean().item() == pytest.approx(0.5)
+    assert uniform_rank(score, valid)[0].var(correction=0).item() == pytest.approx(1 / 12)
+
+
+def test_equal_scores_have_no_gradient_instead_of_an_infinite_one():
+    score = torch.full((1, 5), 0.2, requires_grad=True)
+    soft_mask(score, torch.ones(1, 5, dtype=torch.bool), torch.tensor([2])).sum().backward()
+    assert score.grad.tolist() == [[0.0] * 5]
