@@ -1,17 +1,21 @@
 """SparseVLM (ICML 2025, arXiv 2410.04417): text-guided progressive pruning with recycling.
 
-Versions: 1.5, the released code's default, and 2.0 ("SparseVLM+"). Raters are the text tokens after the image whose
-softmax share of the image-text dot products (input embeddings, no scaling) lies strictly above the mean. At each cut
-the layer that has just run scores its own output: its attention, softmax over all keys, mean over heads and raters.
+Versions: 1.0, 1.5 (the released code's default) and 2.0 ("SparseVLM+"). Raters are the text tokens after the image
+whose softmax share of the image-text dot products (input embeddings, no scaling) lies strictly above the mean. At each
+cut the layer that has just run scores its own output: its attention, softmax over all keys, mean over heads and raters.
 The best stay, in order; of the dropped ones the best 30 % are clustered by DPC-KNN and one mean per cluster is put
 behind the kept ones. Positions are renumbered after each cut, and each layer counts on from its own length.
+
+1.0 keeps `scale` times the rank of the raters' attention to the image, plus `bias`: the sample decides how many. Where
+the rank is full nothing is cut.
 
 2.0 keeps the positions, recycles nothing, divides the probabilities by what rope alone gives a key at that distance,
 and averages over the `heads` heads that look at the image most (14: the code's constant, whatever the model).
 
-Conventions: layers 1-based (3, 7, 16 = the code's 2, 6, 15); the `label` 192 really has 206.5 tokens on average.
-Unlike the released code: float32 throughout; ties are broken by index, not by noise; no rater at all means that all
-text after the image rates; rows of a batch are independent; counts follow the image's size and layers the depth.
+Conventions: layers 1-based (3, 7, 16 = the code's 2, 6, 15; 1.0 has one after layer 20 as well); the `label` 192 of
+1.5 really has 206.5 tokens on average. Unlike the released code: float32 throughout; ties are broken by index, not by
+noise; no rater at all means that all text after the image rates; rows of a batch are independent; counts follow the
+image's size and layers the depth.
 """
 
 from __future__ import annotations
@@ -36,52 +40,82 @@ PUBLISHED = {
     "1.5": {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)},
     "2.0": {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)},
 }
-PUBLISHED_LAYERS, PUBLISHED_DEPTH, PUBLISHED_IMAGE = (3, 7, 16), 32, 576
+# Version 1.0: tokens for each rank, and beside it.
+PUBLISHED_RANKS = {192: (13.5, 0.0), 128: (9.0, 6.0), 64: (0.8, 0.0)}
+PUBLISHED_LAYERS = {"1.0": (3, 7, 16, 20), "1.5": (3, 7, 16), "2.0": (3, 7, 16)}
+PUBLISHED_DEPTH, PUBLISHED_IMAGE = 32, 576
 
 
 @dataclass(frozen=True)
 class SparseVLM(Reducer):
     """Keep `keep[i]` tokens after `layers[i]` and recycle some of the rest.
 
-    `label` (192, 128, 96 or 64; 192 if nothing is given) stands for a published `keep`, scaled to the image.
+    `label` (192, 128, 96 or 64; 192 if nothing is given) stands for a published `keep`, scaled to the image. In version
+    1.0 it stands for `scale` and `bias`, which are those of a prompt with 576 visual tokens.
     """
 
     label: int | None = None
     layers: tuple[int, ...] | None = None
     keep: tuple[int, ...] | None = None
-    version: Literal["1.5", "2.0"] = "1.5"
+    version: Literal["1.0", "1.5", "2.0"] = "1.5"
     heads: int = 14
+    scale: float | None = None
+    bias: float = 0.0
 
     name: ClassVar[str] = "sparsevlm"
 
     @property
     def positions(self) -> Positions:
-        return "compacted" if self.version == "1.5" else "persistent"
+        return "persistent" if self.version == "2.0" else "compacted"
+
+    @property
+    def adaptive(self) -> bool:
+        return self.version == "1.0"
 
     @property
     def published_as(self) -> str | None:
-        return None if self.keep else str(self.label or 192)
+        return None if self.keep or self.scale is not None else str(self.label or 192)
 
     def schedule(self, geometry: Geometry) -> Schedule:
-        layers, keep = self.layers or scaled_layers(geometry.layers), self._counts(geometry)
+        layers = self.layers or scaled_layers(geometry.layers, self.version)
+        if self.adaptive:
+            self._ranks()
+            return Schedule(cuts=tuple(Cut(layer, geometry.visual_tokens) for layer in layers))
+        keep = self._counts(geometry)
         if len(layers) != len(keep):
             raise ValueError(f"keep: {len(keep)} counts for {len(layers)} layers {list(layers)}")
         there, cuts = geometry.visual_tokens, []
         for layer, count in zip(layers, keep, strict=True):
             count = min(count, there - 1)  # as in the released code, a cut always prunes a token
-            cuts.append(Cut(layer, count, recycled(there - count)[1] if self.version == "1.5" else 0))
+            cuts.append(Cut(layer, count, 0 if self.version == "2.0" else recycled(there - count)[1]))
             there = cuts[-1].left
         return Schedule(cuts=tuple(cuts))
 
+    def _ranks(self) -> tuple[float, float]:
+        """Version 1.0: tokens for each rank, and beside it."""
+        if self.keep is not None:
+            raise ValueError("keep: version 1.0 has no fixed counts; give a label, or scale and bias")
+        if self.scale is None:
+            return self._of_label(PUBLISHED_RANKS)
+        if self.label is not None:
+            raise ValueError("label: it stands for a published scale and bias; give one of the two")
+        return self.scale, self.bias
+
+    def _of_label(self, published: dict[int, Any]) -> Any:
+        label = 192 if self.label is None else self.label
+        if label not in published:
+            raise ValueError(f"label: {label} is not published; there are {', '.join(map(str, published))}")
+        return published[label]
+
     def _counts(self, geometry: Geometry) -> tuple[int, ...]:
+        if self.scale is not None:
+            raise ValueError(f"scale: a field of version 1.0, not of {self.version}; give keep")
         if self.keep is not None:
             if self.label is not None:
                 raise ValueError("label: it stands for a published keep; give one of the two")
             return self.keep
-        label, published = 192 if self.label is None else self.label, PUBLISHED[self.version]
-        if label not in published:
-            raise ValueError(f"label: {label} is not published; there are {', '.join(map(str, published))}")
-        return tuple(max(1, round(n * geometry.visual_tokens / PUBLISHED_IMAGE)) for n in published[label])
+        published = self._of_label(PUBLISHED[self.version])
+        return tuple(max(1, round(n * geometry.visual_tokens / PUBLISHED_IMAGE)) for n in published)
 
     def prepare(self, prompt: Prompt) -> torch.Tensor:
         """The weight of each text token as a rater, (B, T)."""
@@ -99,7 +133,26 @@ class SparseVLM(Reducer):
 
     def score(self, view: View) -> torch.Tensor:
         raters = view.text_queries(view.memory)
-        return view.attention_to_visual("this", raters) if self.version == "1.5" else self._corrected(view, raters)
+        return self._corrected(view, raters) if self.version == "2.0" else view.attention_to_visual("this", raters)
+
+    def choose(self, view: View) -> tuple[torch.Tensor, tuple[Cut, ...]]:
+        """1.0: the rank is that of raters x image tokens, by SVD in float32 with the usual tolerance."""
+        import torch
+
+        raters, valid = view.text_queries(view.memory), view.valid_BV
+        seen = view.attention("this", raters)
+        seen = seen.gather(2, view.visual_BV[:, None].expand(-1, seen.shape[1], -1))
+        rates = raters.weight_BQ > 0
+        block = torch.where(rates[:, :, None] & valid[:, None], seen, 0)
+        longer = torch.maximum(rates.sum(1), valid.sum(1))
+        ranks = torch.linalg.matrix_rank(block, rtol=longer * torch.finfo(block.dtype).eps).tolist()
+        scale, bias = self._ranks()
+        cuts = []
+        for there, rank, whole in zip(view.cut.there, ranks, view.layout.visual_counts, strict=True):
+            keep = max(0, min(int((scale * rank + bias) * whole / PUBLISHED_IMAGE), there - 1))
+            pruned = there - keep
+            cuts.append(Cut(view.layer, keep, recycled(pruned)[1]) if rank < there else Cut(view.layer, there))
+        return (seen * raters.weight_BQ[:, :, None]).sum(1), tuple(cuts)
 
     def _corrected(self, view: View, raters: Queries) -> torch.Tensor:
         """2.0: (B, V), the mean over raters and chosen heads of probability divided by rope bias."""
@@ -132,6 +185,8 @@ class SparseVLM(Reducer):
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> SparseVLM:
         """Scales a list (`keep`, that of `label`, or the published one that comes nearest) to a true average."""
         base: SparseVLM = cls(**params)
+        if base.adaptive:
+            raise BudgetError("version 1.0 lets the question decide; give a label, or scale and bias, and no budget")
         if not params.get("keep") and not params.get("label"):
             labels = PUBLISHED[base.version]
             base = min((replace(base, label=n) for n in labels), key=lambda m: abs(m._average(geometry) - average))
@@ -143,7 +198,7 @@ class SparseVLM(Reducer):
         low, high = 0.0, float(whole)
         least, most = scaled(low)._average(geometry), scaled(high)._average(geometry)
         if not least <= average <= most:
-            layers = base.layers or scaled_layers(geometry.layers)
+            layers = base.layers or scaled_layers(geometry.layers, base.version)
             hint = earlier_layers(average, geometry, layers)
             raise BudgetError(f"it reaches {least:.2f}..{most:.2f}{hint}", (least, most))
         for _ in range(40):
@@ -161,9 +216,9 @@ def recycled(pruned: int) -> tuple[int, int]:
     return candidates, candidates // 10 + 1
 
 
-def scaled_layers(depth: int) -> tuple[int, ...]:
+def scaled_layers(depth: int, version: str = "1.5") -> tuple[int, ...]:
     """The published cut layers at another depth, kept apart from each other."""
     layers = [0]
-    for layer in PUBLISHED_LAYERS:
+    for layer in PUBLISHED_LAYERS[version]:
         layers.append(max(layers[-1] + 1, round(layer * depth / PUBLISHED_DEPTH)))
     return tuple(b for _, b in pairwise(layers))

@@ -4,23 +4,66 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from evals.matrix import Cell, Matrix
 from evals.resolve import Row
+from hidrop.plan import TokenPlan
 
 SCHEMA = 1
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Prompts of a cell that are alike: text and visual tokens, and what entered the layers where that was no plan."""
+
+    text: int
+    visual: int
+    entering: tuple[int, ...] | None
+    count: int
+
+    def plan(self, row: Row) -> TokenPlan:
+        """What each of them had in the layers."""
+        return row.plan if self.entering is None else TokenPlan(row.plan.geometry, self.entering)
+
+
+def asked(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The prompts of all samples that were answered, as JSON has them: one `Asked` for those that are alike."""
+    kinds = Counter(
+        (r["prompt_tokens"] - r["visual_tokens"], r["visual_tokens"], _tuple(r.get("entering")))
+        for r in records
+        if r["error"] is None
+    )
+    order = sorted(kinds.items(), key=lambda item: (item[0][:2], item[0][2] or ()))
+    return [asdict(Asked(*kind, count)) for kind, count in order]
+
+
+def _tuple(entering: Iterable[int] | None) -> tuple[int, ...] | None:
+    return None if entering is None else tuple(entering)
+
+
 def cell_entry(cell: Cell, row: Row, result: Mapping[str, Any], text_tokens: int) -> dict[str, Any]:
-    """One number of the table with everything it stands on. `text_tokens` is used where the run counted none."""
-    lengths = {int(n): count for n, count in result.get("text_tokens", {}).items()} or {text_tokens: 1}
+    """One number of the table with everything it stands on. `text_tokens` is used where no prompt was answered."""
+    prompts = [Asked(**{**p, "entering": _tuple(p["entering"])}) for p in result["prompts"]]
+    prompts = prompts or [Asked(text_tokens, row.plan.geometry.visual_tokens, None, 1)]
     element = ELEMENT_BYTES[result["dtype"]]
+
+    def mean(value: Callable[[TokenPlan, Asked], float]) -> float:
+        return sum(p.count * value(p.plan(row), p) for p in prompts) / sum(p.count for p in prompts)
+
+    entry = row_entry(row)
+    if any(p.entering for p in prompts):  # not the row's plan for one image: what was counted takes its place
+        entry["average_tokens"] = mean(lambda plan, _: plan.average_tokens)
+        entry["share"] = entry["average_tokens"] / mean(lambda _, p: p.visual) if any(p.visual for p in prompts) else 0
+        entry["kept"] = None
+        columns = zip(*([n * p.count for n in p.plan(row).entering] for p in prompts), strict=True)
+        entry["entering"] = [round(sum(column) / sum(p.count for p in prompts)) for column in columns]
     return {
-        **row_entry(row),
+        **entry,
         "task": cell.task,
         "metric": result["metric"],
         "value": result["value"],
@@ -28,10 +71,10 @@ def cell_entry(cell: Cell, row: Row, result: Mapping[str, Any], text_tokens: int
         "n": result["n"],
         "n_failed": result["n_failed"],
         "percent_of_vanilla": None,
-        "flops": round(weighted(lengths, row.plan.flops)),
-        "paper_macs": row.plan.paper_macs(),
-        "kv_bytes": round(weighted(lengths, lambda n: row.plan.kv_bytes(n, element))),
-        "text_tokens": weighted(lengths, float),
+        "flops": round(mean(lambda plan, p: plan.flops(p.text))),
+        "paper_macs": round(mean(lambda plan, _: plan.paper_macs())),
+        "kv_bytes": round(mean(lambda plan, p: plan.kv_bytes(p.text, element))),
+        "text_tokens": mean(lambda _, p: p.text),
         "seconds": result["seconds"],
     }
 
@@ -44,23 +87,13 @@ def row_entry(row: Row) -> dict[str, Any]:
         "label": row.label,
         "group": row.group,
         "trained": row.trained,
+        "adaptive": row.reducer.adaptive,
         "average_tokens": row.plan.average_tokens,
         "share": row.plan.share,
         "kept": row.plan.kept,
         "budget": row.budget,
         "entering": list(row.plan.entering),
     }
-
-
-def weighted(lengths: Mapping[int, int], value: Any) -> float:
-    """Mean of `value(length)` over samples, given how many samples have each length."""
-    return sum(value(length) * count for length, count in lengths.items()) / sum(lengths.values())
-
-
-def text_lengths(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many samples have how many text tokens, with keys as JSON has them."""
-    counts = Counter(r["prompt_tokens"] - r["visual_tokens"] for r in records if r["error"] is None)
-    return {str(length): counts[length] for length in sorted(counts)}
 
 
 def add_percentages(matrix: Matrix, cells: list[dict[str, Any]]) -> None:

@@ -180,7 +180,7 @@ class HidropLlava(lmms):
             rows, milliseconds = self._generate(prompts)
             reduction.check()
             self.trace = reduction.trace
-            for prompt, (answer, count) in zip(prompts, rows, strict=True):
+            for prompt, (answer, count), entering in zip(prompts, rows, self.trace.rows[: len(prompts)], strict=True):
                 request = prompt.request
                 answers[request.place] = GenerationResult(answer, TokenCounts(len(prompt.ids), count))
                 if not request.padding and known[request.place] is None:
@@ -189,6 +189,7 @@ class HidropLlava(lmms):
                         prompt_hash=prompt.hash,
                         prompt_tokens=len(prompt.ids),
                         visual_tokens=images * self.loaded.geometry.visual_tokens,
+                        entering=None if entering == reduction.plan.entering else list(entering),
                         answer=answer,
                         new_tokens=count,
                         milliseconds=milliseconds,
@@ -197,7 +198,8 @@ class HidropLlava(lmms):
 
     def _write(self, request: Request, **values: Any) -> None:
         """Hand a sample's record over. `milliseconds` is the sample's share of its batch's generation."""
-        nothing = {"prompt_hash": None, "prompt_tokens": 0, "visual_tokens": 0, "new_tokens": 0, "milliseconds": 0.0}
+        nothing: Record = {"prompt_hash": None, "prompt_tokens": 0, "visual_tokens": 0, "entering": None}
+        nothing |= {"new_tokens": 0, "milliseconds": 0.0}
         if self._record:
             self._record({"task": request.task, "doc_id": request.doc_id, **nothing, "error": None, **values})
 

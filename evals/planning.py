@@ -29,6 +29,7 @@ def entry(row: Row, matrix: Matrix) -> dict[str, Any]:
         "budget": row.budget,
         "budget_reading": matrix.budget_reading,
         "published_as": row.reducer.published_as,
+        "adaptive": row.reducer.adaptive,
         "average_tokens": row.plan.average_tokens,
         "share": row.plan.share,
         "kept": row.plan.kept,
@@ -46,16 +47,17 @@ HEADINGS = ("model", "method", "average", "share", "kept", "paper MACs", "FLOPs"
 
 def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
     """A row's texts, one for each of HEADINGS."""
+    most = "<= " if entry["adaptive"] else ""
     return (
         entry["model"],
         f"{entry['method']} (trained)" if entry["trained"] else entry["label"] + published(entry["published_as"]),
-        f"{entry['average_tokens']:.2f}",
-        f"{100 * entry['share']:.1f} %",
-        str(entry["kept"]),
-        scaled(entry["paper_macs"]),
-        scaled(entry["flops"]),
-        f"{entry['kv_bytes'] / 2**20:.1f} MiB",
-        run_lengths(entry["entering"]),
+        f"{most}{entry['average_tokens']:.2f}",
+        f"{most}{100 * entry['share']:.1f} %",
+        f"{most}{entry['kept']}",
+        most + scaled(entry["paper_macs"]),
+        most + scaled(entry["flops"]),
+        f"{most}{entry['kv_bytes'] / 2**20:.1f} MiB",
+        "as the sample says" if entry["adaptive"] else run_lengths(entry["entering"]),
     )
 
 
@@ -100,5 +102,5 @@ def caption(matrix: Matrix) -> str:
     return (
         f"Budgets are read as {reading}. In quotes: the authors' name for a setting. FLOPs: all operations of one "
         f"prefill with {matrix.text_tokens} text tokens, without vision tower and LM head. Paper MACs: the papers' "
-        "count, visual tokens only, a multiply-accumulate once."
+        "count, visual tokens only, a multiply-accumulate once. <=: counts depend on the sample."
     )

@@ -195,7 +195,7 @@ class Run:
                 "extra": result.extra,
                 "n": result.n,
                 "n_failed": result.n_failed,
-                "text_tokens": document.text_lengths(records.values()),
+                "prompts": document.asked(records.values()),
                 "dtype": str(loaded.model.dtype).removeprefix("torch."),
                 "seconds": round(sum(r["milliseconds"] for r in records.values()) / 1000, 3),
             },

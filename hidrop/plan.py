@@ -93,6 +93,15 @@ class Schedule:
             there = cuts[-1].left
         return replace(self, cuts=tuple(cuts))
 
+    def chosen(self, place: int, cut: Cut) -> Schedule:
+        """With `cut` as the cut number `place` (0-based); later ones keep no more than it leaves."""
+        later, there = [], cut.left
+        for bound in self.cuts[place + 1 :]:
+            keep = min(bound.keep, there)
+            later.append(replace(bound, keep=keep, merge=min(bound.merge, there - keep)))
+            there = later[-1].left
+        return replace(self, cuts=(*self.cuts[:place], cut, *later))
+
 
 @dataclass(frozen=True)
 class TokenPlan:

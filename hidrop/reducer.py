@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from hidrop.geometry import Geometry
-from hidrop.plan import Schedule, TokenPlan
+from hidrop.plan import Cut, Schedule, TokenPlan
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +86,11 @@ class Reducer:
         return "released"
 
     @property
+    def adaptive(self) -> bool:
+        """Whether counts depend on the sample: `choose` says them, and the schedule holds the most there can be."""
+        return False
+
+    @property
     def rechosen(self) -> bool:
         """Whether every generated token chooses anew, the whole sequence run again: what methods without a cache do.
 
@@ -128,6 +133,10 @@ class Reducer:
         Called without gradients, except in training with another `topk` than "released"; the view's states are
         detached even then.
         """
+        raise NotImplementedError
+
+    def choose(self, view: View) -> tuple[torch.Tensor, tuple[Cut, ...]]:
+        """Of an adaptive method, instead of `score`: the scores, and what each row keeps and merges. May wait."""
         raise NotImplementedError
 
     def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:

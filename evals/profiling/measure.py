@@ -140,7 +140,8 @@ def _facts(
         cache = model(**prompt.prefill_inputs()).past_key_values
         realised = TokenPlan(geometry, tuple(reduction.trace.entering))
         held, batch = kv_bytes(cache), len(prompt.input_ids_BS)
-    planned = batch * reducer.plan(geometry).kv_bytes(settings.text_tokens, model.dtype.itemsize)
+    plan = realised if reducer.adaptive else reducer.plan(geometry)
+    planned = batch * plan.kv_bytes(settings.text_tokens, model.dtype.itemsize)
     if held != planned:
         raise RuntimeError(f"{label}: the KV cache holds {held} bytes after the prefill, the plan says {planned}")
     return {

@@ -71,7 +71,10 @@ def _tokens(document: Mapping[str, Any]) -> str:
         return ""
     text = "visual tokens that enter a layer, averaged over all layers, and their share of the image's tokens"
     kept = "; a budget here is the number left after the last cut, as in tables of other papers"
-    return text + (kept if document.get("budget_reading") == "kept" else "; a budget is this average")
+    budget = kept if document.get("budget_reading") == "kept" else "; a budget is this average"
+    adaptive = dict.fromkeys(cell["label"] for cell in document.get("cells", ()) if cell.get("adaptive"))
+    by_sample = f"; counted in the run, because they depend on the sample: {', '.join(adaptive)}" if adaptive else ""
+    return text + budget + by_sample
 
 
 def _operations(document: Mapping[str, Any]) -> str:

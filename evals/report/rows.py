@@ -93,8 +93,8 @@ def rows_of(document: Mapping[str, Any]) -> list[Row]:
                 label=key[1],
                 trained=bool(known.get("trained")),
                 budget=known.get("budget"),
-                average_tokens=number(known.get("average_tokens", _average(known))),
-                share=number(known.get("share")),
+                average_tokens=_counted(own, known, "average_tokens", _average(known)),
+                share=_counted(own, known, "share"),
                 kept=known.get("kept"),
                 entering=tuple(known.get("entering") or ()),
                 scores=scores,
@@ -130,6 +130,13 @@ def _by_row(document: Mapping[str, Any], kind: str) -> dict[tuple[str, str], lis
 def label_of(entry: Mapping[str, Any]) -> str:
     """The row an entry belongs to: its label where it has one, else its method's name."""
     return entry.get("label") or entry.get("method") or "?"
+
+
+def _counted(
+    own: list[Mapping[str, Any]], known: Mapping[str, Any], key: str, otherwise: float | None = None
+) -> float | None:
+    """The mean over the tasks, whose prompts may differ in it; without any, what is known of the row."""
+    return mean(number(cell.get(key)) for cell in own) if own else number(known.get(key, otherwise))
 
 
 def _average(entry: Mapping[str, Any]) -> float | None:

@@ -7,7 +7,7 @@ host, and nothing in here waits for the device. Shapes as in layout.py; D hidden
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,16 +78,15 @@ class Decoder:
 
         Returns the sequence as it leaves the last layer, before the final norm, and what was counted on the way.
         """
-        record = Record(plan.plans, layout.text_counts)
+        record = Record(layout.text_counts)
         sequence = self._sequence(text, visual if plan.inject == 1 else None, layout)
         before: torch.Tensor | None = None
         for first, last in segments(plan, len(self.layers)):
             if first == plan.inject and first > 1:
                 sequence, before = self._sequence(sequence.part(sequence.text), visual, layout), None
             if first - 1 in plan.cuts:
-                cut = plan.cuts[first - 1]
-                keys = None if cache is None or before is None else cache.layers[cut.after - 1].keys
-                sequence = self._cut(sequence, before, cut, layout, keys, memory)
+                keys = None if cache is None or before is None else cache.layers[first - 2].keys
+                sequence, plan = self._cut(sequence, before, plan, first - 1, layout, keys, memory)
             if first == plan.exit:
                 sequence = self._sequence(sequence.part(sequence.text), None, layout)
             there = [p.entering[first - 1] + t for p, t in zip(plan.plans, layout.text_counts, strict=True)]
@@ -100,7 +99,7 @@ class Decoder:
             for layer in range(first, last + 1):
                 before = sequence.hidden
                 sequence.hidden = self._layer(layer, sequence.hidden, mask, sequence.rope, cache)
-        record.close(cache)
+        record.close(plan.plans, cache)
         return sequence, record
 
     def step(self, hidden_BQD: torch.Tensor, valid_BQ: torch.Tensor | None, cache: RaggedCache) -> torch.Tensor:
@@ -164,16 +163,20 @@ class Decoder:
         self,
         sequence: Sequence,
         before: torch.Tensor | None,
-        cut: RowCuts,
+        plan: BatchPlan,
+        after: int,
         layout: Layout,
         keys: torch.Tensor | None,
         memory: Any,
-    ) -> Sequence:
-        """Score the visual tokens, keep the best in their order, put merged ones behind them."""
-        visual = sequence.part(sequence.visual)
+    ) -> tuple[Sequence, BatchPlan]:
+        """Score the visual tokens, keep the best in their order, put merged ones behind them.
+
+        Returns the plan as well, which an adaptive method has changed.
+        """
+        visual, cut = sequence.part(sequence.visual), plan.cuts[after]
         soft = self.reducer.topk != "released" and self.model.training and torch.is_grad_enabled()
         view = View(
-            layer=cut.after,
+            layer=after,
             layers=self.layers,
             input_BND=before,
             hidden_BND=sequence.hidden,
@@ -188,7 +191,13 @@ class Decoder:
             memory=memory,
         )
         with torch.set_grad_enabled(soft):
-            score = self.reducer.score(view.detached() if soft else view)
+            if self.reducer.adaptive:
+                score, counts = self.reducer.choose(view)
+                plan = plan.chosen(counts)
+                cut = plan.cuts[after]
+                view = replace(view, cut=cut)
+            else:
+                score = self.reducer.score(view.detached() if soft else view)
         if score.shape != visual.order.shape:
             raise ValueError(
                 f"{self.reducer.name}: score gave {tuple(score.shape)} for {tuple(visual.order.shape)} visual slots"
@@ -202,7 +211,7 @@ class Decoder:
         if cut.merge:
             hidden = self.reducer.merge(view, score, kept, cut.merge)
             left = Tokens(hidden, self._merged_order(visual.order, layout, cut)).behind(left)
-        return self._sequence(sequence.part(sequence.text), left, layout)
+        return self._sequence(sequence.part(sequence.text), left, layout), plan
 
     @staticmethod
     def _merged_order(order_BV: torch.Tensor, layout: Layout, cut: RowCuts) -> torch.Tensor:

@@ -165,6 +165,29 @@ class BatchPlan:
     exit: int
     cuts: dict[int, RowCuts]
     plans: tuple[TokenPlan, ...]
+    rows: tuple[Schedule, ...]
+
+    @classmethod
+    def of(cls, rows: tuple[Schedule, ...], geometries: tuple[Geometry, ...], device: torch.device) -> BatchPlan:
+        """From schedules that differ in their counts only. Raises ValueError when one does not fit its row."""
+        counts = tuple(geometry.visual_tokens for geometry in geometries)
+        by_row = {pair: pair[0].plan(pair[1]) for pair in set(zip(rows, geometries, strict=True))}
+        plans = tuple(by_row[pair] for pair in zip(rows, geometries, strict=True))
+        end = geometries[0].layers + 1
+        if max(counts) == 0:
+            return cls(end, end, {}, plans, rows)
+        there, cuts = counts, {}
+        for cut in zip(*(row.cuts for row in rows), strict=True):
+            keep, merge = (torch.tensor(n, device=device) for n in zip(*((c.keep, c.merge) for c in cut), strict=True))
+            cuts[cut[0].after] = RowCuts(cut[0].after, cut, there, keep, merge)
+            there = tuple(one.left for one in cut)
+        return cls(rows[0].inject, rows[0].exit or end, cuts, plans, rows)
+
+    def chosen(self, cuts: tuple[Cut, ...]) -> BatchPlan:
+        """With `cuts`, one for each row, in the place of those after the same layer. Raises ValueError like `of`."""
+        place = list(self.cuts).index(cuts[0].after)
+        rows = tuple(row.chosen(place, cut) for row, cut in zip(self.rows, cuts, strict=True))
+        return self.of(rows, tuple(plan.geometry for plan in self.plans), self.cuts[cuts[0].after].keep_B.device)
 
     @property
     def entering(self) -> tuple[int, ...]:
@@ -174,23 +197,10 @@ class BatchPlan:
 
 def plan_batch(reducer: Reducer, geometry: Geometry, layout: Layout) -> BatchPlan:
     """What happens where for this batch. Raises ValueError when a schedule does not fit a row."""
-    base = reducer.schedule(geometry)
-    counts = layout.visual_counts
-    by_count: dict[int, tuple[Schedule, TokenPlan]] = {}
-    for count in set(counts):
-        schedule = base.scaled(geometry, count)
-        by_count[count] = schedule, schedule.plan(geometry.with_visual_tokens(count))
-    end = geometry.layers + 1
-    if max(counts) == 0:
-        return BatchPlan(end, end, {}, tuple(by_count[0][1] for _ in counts))
-    there, cuts = counts, {}
-    for i, cut in enumerate(base.cuts):
-        rows = tuple(by_count[count][0].cuts[i] for count in counts)
-        device = layout.text_BT.device
-        keep, merge = (torch.tensor(n, device=device) for n in zip(*((c.keep, c.merge) for c in rows), strict=True))
-        cuts[cut.after] = RowCuts(cut.after, rows, there, keep, merge)
-        there = tuple(row.left for row in rows)
-    return BatchPlan(base.inject, base.exit or end, cuts, tuple(by_count[count][1] for count in counts))
+    base, counts = reducer.schedule(geometry), layout.visual_counts
+    scaled = {count: base.scaled(geometry, count) for count in set(counts)}
+    geometries = tuple(geometry.with_visual_tokens(count) for count in counts)
+    return BatchPlan.of(tuple(scaled[count] for count in counts), geometries, layout.text_BT.device)
 
 
 def segments(plan: BatchPlan, layers: int) -> list[tuple[int, int]]:

@@ -35,8 +35,8 @@ class Trace:
 class Record:
     """Counts of one prefill on their way to a Trace. One entry of `tokens_B` and `slots` per layer."""
 
-    plans: tuple[TokenPlan, ...]
     text_counts: tuple[int, ...]
+    plans: tuple[TokenPlan, ...] = ()
     tokens_B: list[torch.Tensor] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     masked: list[bool] = field(default_factory=list)
@@ -49,7 +49,9 @@ class Record:
         self.slots += [order_BN.shape[1]] * layers
         self.masked += [masked] * layers
 
-    def close(self, cache: RaggedCache | None) -> None:
+    def close(self, plans: tuple[TokenPlan, ...], cache: RaggedCache | None) -> None:
+        """`plans`: those of the rows, as an adaptive method has made them on the way."""
+        self.plans = plans
         if cache is not None:
             self.kv_lengths, self.kv_bytes = cache.lengths, cache.nbytes
 

@@ -256,6 +256,8 @@ RULES: dict[str, Callable[[], Any]] = {
     "sparsevlm-strong": lambda: SparseVLMRule({2: 3, 4: 1}),
     "sparsevlm-2.0": lambda: SparseVLMRule({1: 8, 2: 6, 3: 3}, compacted=False, heads=2),
     "sparsevlm-2.0-strong": lambda: SparseVLMRule({2: 3, 4: 1}, compacted=False, heads=3),
+    "sparsevlm-1.0": lambda: SparseVLMRule({1: 0, 2: 0, 3: 0, 4: 0}, rank=(100.0, 50.0)),
+    "sparsevlm-1.0-strong": lambda: SparseVLMRule({2: 0, 4: 0}, rank=(30.0, 0.0)),
     "random": lambda: RandomRule(2, 5, seed=3),
     "random-before-decoder": lambda: RandomRule(0, 4, seed=0),
     "uniform": lambda: UniformRule(5),

@@ -12,11 +12,12 @@ from tests.baselines.slow_model import SlowLlava, Token, keep_best
 
 @dataclass
 class SparseVLMRule:
-    """For one image only: counts are not scaled here."""
+    """For one image only: counts are not scaled here. `rank`: 1.0's scale and bias, in the place of counts."""
 
     cuts: dict[int, int]
     compacted: bool = True
     heads: int | None = None  # 2.0: how many heads count
+    rank: tuple[float, float] | None = None
 
     def corrected(self, slow: SlowLlava, layer: int, tokens: list[Token], raters: list[int]) -> list[float]:
         """2.0: for each head, probability over rope's own product, summed over raters; then the best heads' mean."""
@@ -54,7 +55,14 @@ class SparseVLMRule:
         if self.heads:
             scores = self.corrected(slow, layer, before, places)
             return keep_best(after, scores, min(self.cuts[layer], len(there) - 1))[0]
-        kept, dropped = keep_best(after, scores, min(self.cuts[layer], len(there) - 1))
+        count = self.cuts[layer]
+        if self.rank:
+            block = torch.tensor([[row[i] for i in there] for row in rows])  # float32, as published
+            rank = int(torch.linalg.matrix_rank(block))
+            count = int((self.rank[0] * rank + self.rank[1]) * 16 / 576)
+            if rank == len(there):
+                return after
+        kept, dropped = keep_best(after, scores, min(count, len(there) - 1))
         candidates = int(0.3 * len(dropped)) + 1
         chosen = sorted(dropped, key=lambda i: (-scores[i], i))[:candidates]
         merged = slow_cluster([after[i].h for i in chosen], int(candidates / 10) + 1)

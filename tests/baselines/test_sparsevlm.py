@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from baselines.clustering import dpc_knn_means
 from baselines.sparsevlm import SparseVLM, recycled, scaled_layers
+from hidrop.budget import solve
 from hidrop.geometry import PRESETS
+from hidrop.plan import Cut
+from hidrop.reducer import BudgetError
 from hidrop.runtime import Prompt
 from hidrop.runtime.scoring import Queries, View
 
@@ -72,7 +77,7 @@ def test_fields_that_contradict_each_other_are_refused():
         SparseVLM(label=192, keep=(1, 2, 3)).plan(LLAVA)
     with pytest.raises(ValueError, match="label: 100 is not published; there are 192, 128, 96, 64"):
         SparseVLM(label=100).plan(LLAVA)
-    with pytest.raises(ValueError, match="version: '3.0' is not one of '1.5', '2.0'"):
+    with pytest.raises(ValueError, match="version: '3.0' is not one of '1.0', '1.5', '2.0'"):
         SparseVLM(keep=(3, 2, 1), version="3.0")
     with pytest.raises(ValueError, match="keep: 2 counts for 3 layers"):
         SparseVLM(keep=(300, 200)).plan(LLAVA)
@@ -139,6 +144,35 @@ def test_worked_example_of_the_score(view_of_logits, raters, score):
     ]
     view = view_of_logits(logits, queries=[5, 6, 7], visual=[1, 2, 3, 4], text=[5, 6, 7], memory=torch.tensor([raters]))
     assert SparseVLM().score(view)[0].tolist() == pytest.approx(score, abs=1e-6)
+
+
+@pytest.mark.parametrize(("raters", "keep"), [([1.0, 0.0, 0.0], 2), ([1 / 3] * 3, 3)])
+def test_worked_example_of_the_rank(view_of_logits, raters, keep):
+    """Scale 2: rank 1 keeps 2 of 4; rank 3 would keep 6, and all but one is the most. What is pruned is recycled."""
+    logits = [
+        [[math.log(1 - sum(head)), *(math.log(p) for p in head), -1e9, -1e9, -1e9] for head in row] for row in ROWS
+    ]
+    view = view_of_logits(logits, queries=[5, 6, 7], visual=[1, 2, 3, 4], text=[5, 6, 7], memory=torch.tensor([raters]))
+    view = replace(view, layout=SimpleNamespace(visual_counts=(576,)))
+    score, cuts = SparseVLM(version="1.0", scale=2).choose(view)
+    assert cuts == (Cut(1, keep, 1),)
+    torch.testing.assert_close(score, SparseVLM().score(view))
+
+
+def test_version_1_has_bounds_instead_of_counts_and_no_budget():
+    for label in (192, 128, 64):
+        assert SparseVLM(label, version="1.0").plan(LLAVA).entering == (576,) * 32
+    assert [c.after for c in SparseVLM(version="1.0").schedule(LLAVA).cuts] == [3, 7, 16, 20]
+    with pytest.raises(BudgetError, match="give a label, or scale and bias, and no budget"):
+        solve("sparsevlm", {"version": "1.0"}, 192, LLAVA)
+    for fields, message in (
+        (dict(version="1.0", keep=(3, 2, 1)), "keep: version 1.0 has no fixed counts"),
+        (dict(version="1.0", label=64, scale=2.0), "label: it stands for"),
+        (dict(version="1.0", label=96), "label: 96 is not published; there are 192, 128, 64"),
+        (dict(scale=2.0), "scale: a field of version 1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SparseVLM(**fields).plan(LLAVA)
 
 
 POINTS = [(0, 0), (0.1, 0), (0, 0.3), (1, 1), (1.2, 1), (2, 0), (2, 0.5)]

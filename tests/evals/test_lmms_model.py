@@ -93,6 +93,19 @@ def test_one_record_a_sample_with_its_cost(loaded: Any) -> None:
     assert lm.trace is not None and not lm.failures
 
 
+def test_tokens_are_recorded_where_they_are_not_the_methods_plan(loaded: Any) -> None:
+    records: list[dict[str, Any]] = []
+    docs = [{"colours": [(9, 9, 9)] * n} for n in (1, 2, 0)]
+    reducer = build("fastv", {"layer": 1, "keep": 4})
+    model(loaded, docs, reducer=reducer, record=records.append, batch_size=2).generate_until(toy(docs))
+    assert {r["doc_id"]: r["entering"] for r in records} == {0: None, 1: [32, 8, 8, 8], 2: [0, 0, 0, 0]}
+    records.clear()
+    adaptive = build("sparsevlm", {"version": "1.0", "layers": [1, 2], "scale": 90.0})
+    model(loaded, docs[:1], reducer=adaptive, record=records.append).generate_until(toy(docs[:1]))
+    (entering,) = (r["entering"] for r in records)
+    assert entering[0] == 16 > entering[1] >= entering[2] == entering[3] > 0
+
+
 def test_records_of_a_batch_are_there_before_the_next_batch_runs(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     records: list[dict[str, Any]] = []
     lm, seen = model(loaded, record=records.append, batch_size=2), []
