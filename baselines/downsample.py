@@ -34,12 +34,12 @@ class Downsample(Encoded):
         return self.side**2
 
     def schedule(self, geometry: Geometry) -> Schedule:
-        whole = math.isqrt(geometry.visual_tokens)
+        schedule, whole = super().schedule(geometry), math.isqrt(geometry.visual_tokens)
         if whole**2 != geometry.visual_tokens:
             raise ValueError(f"downsample: an image of {geometry.visual_tokens} tokens is no square of patches")
         if not 1 <= self.side <= whole:
             raise ValueError(f"side: {self.side} must lie in 1..{whole}, the image's patches a side")
-        return super().schedule(geometry)
+        return schedule
 
     def compress(self, vision: Vision) -> torch.Tensor:
         import torch

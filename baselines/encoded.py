@@ -38,13 +38,13 @@ class Encoded(Reducer):
         return "compacted"
 
     def schedule(self, geometry: Geometry) -> Schedule:
+        if geometry.anyres:
+            raise ValueError(f"{self.name}: images in tiles (anyres, as in LLaVA-NeXT) are not supported")
         return Schedule(cuts=(Cut(0, self.tokens),))
 
     def encode(self, vision: Vision) -> list[torch.Tensor]:
         import torch
 
-        if vision.pixel_values.ndim != 4:
-            raise ValueError(f"{self.name}: images in tiles (anyres) are not supported")
         found = self.compress(vision)
         whole = Geometry.from_config(vision.model.config).visual_tokens
         return list(torch.nn.functional.pad(found, (0, 0, 0, whole - found.shape[1])))

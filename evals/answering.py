@@ -47,20 +47,36 @@ class Request:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request made ready: token ids, and the pixels (images, 3, height, width) of its images, if any."""
+    """A request made ready: token ids, and the model's inputs for its images, if any (see Protocol.pixels)."""
 
     request: Request
     ids: list[int]
-    pixels: torch.Tensor | None
+    pixels: Mapping[str, torch.Tensor] | None
+    visual_tokens: int
 
     @property
     def images(self) -> int:
-        return 0 if self.pixels is None else len(self.pixels)
+        return 0 if self.pixels is None else len(self.pixels["pixel_values"])
 
     @property
     def hash(self) -> str:
         """sha256 (16 digits) of the token ids: two runs with equal hashes asked the same."""
         return hashlib.sha256(" ".join(map(str, self.ids)).encode()).hexdigest()[:16]
+
+
+def images_of(prompts: Sequence[Prompt], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The images of a batch, row after row; with anyres those with fewer tiles are filled up with empty ones."""
+    import torch
+
+    found = [prompt.pixels for prompt in prompts if prompt.pixels is not None]
+    if not found:
+        return {}
+    pixels = [one["pixel_values"] for one in found]
+    if pixels[0].ndim == 5:
+        tiles = max(one.shape[1] for one in pixels)
+        pixels = [torch.nn.functional.pad(one, (0, 0) * 3 + (0, tiles - one.shape[1])) for one in pixels]
+    others = {name: torch.cat([one[name] for one in found]) for name in found[0] if name != "pixel_values"}
+    return {"pixel_values": torch.cat(pixels).to(dtype), **others}
 
 
 def batches(requests: Sequence[Request], lengths: Sequence[int], size: int) -> list[list[Request]]:

@@ -93,6 +93,7 @@ def row_entry(row: Row) -> dict[str, Any]:
         "kept": row.plan.kept,
         "budget": row.budget,
         "entering": list(row.plan.entering),
+        "image_tokens": row.plan.geometry.visual_tokens,
     }
 
 

@@ -17,7 +17,7 @@ import yaml
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 
-from evals.answering import Prompt, Request, batches, cut, decoding, new_tokens
+from evals.answering import Prompt, Request, batches, cut, decoding, images_of, new_tokens
 from evals.tasks.protocol import protocol as protocol_called
 from hidrop.errors import UserError
 
@@ -176,7 +176,7 @@ class HidropLlava(lmms):
             if not request.padding and known[request.place] is None:
                 self.failures[request.key] = prompt
                 self._write(request, answer="", error=prompt)
-        for images, prompts in by_images.items():
+        for prompts in by_images.values():
             rows, milliseconds = self._generate(prompts)
             reduction.check()
             self.trace = reduction.trace
@@ -188,7 +188,7 @@ class HidropLlava(lmms):
                         request,
                         prompt_hash=prompt.hash,
                         prompt_tokens=len(prompt.ids),
-                        visual_tokens=images * self.loaded.geometry.visual_tokens,
+                        visual_tokens=prompt.visual_tokens,
                         entering=None if entering == reduction.plan.entering else list(entering),
                         answer=answer,
                         new_tokens=count,
@@ -209,12 +209,9 @@ class HidropLlava(lmms):
         try:
             doc = self.task_dict[request.task][request.split][request.doc_id]
             images = [v.convert("RGB") for v in request.visuals(doc) or ()]
+            tokens = [loaded.image_tokens(image.height, image.width) for image in images]
             ids = self.protocol.ids(
-                loaded.tokenizer,
-                request.context,
-                len(images),
-                image_token_id=loaded.model.config.image_token_id,
-                visual_tokens=geometry.visual_tokens,
+                loaded.tokenizer, request.context, tokens, image_token_id=loaded.model.config.image_token_id
             )
             if len(ids) >= geometry.max_positions:
                 return f"prompt of {len(ids)} tokens; the model's positions end at {geometry.max_positions}"
@@ -223,7 +220,7 @@ class HidropLlava(lmms):
             raise
         except Exception as error:  # whatever a broken file makes PIL or the processor raise
             return f"{type(error).__name__}: {error}"
-        return Prompt(request, ids, pixels)
+        return Prompt(request, ids, pixels, sum(tokens))
 
     def _generate(self, prompts: Sequence[Prompt]) -> tuple[list[tuple[str, int]], float]:
         """(answer, generated tokens with the end token) of each prompt, and milliseconds a prompt.
@@ -250,9 +247,7 @@ class HidropLlava(lmms):
             "input_ids": torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts]),
             "attention_mask": torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts]),
         }
-        if prompts[0].pixels is not None:
-            pixels = torch.cat([p.pixels for p in prompts if p.pixels is not None])
-            inputs["pixel_values"] = pixels.to(model.dtype)
+        inputs |= images_of(prompts, model.dtype)
         started = time.perf_counter()
         with torch.inference_mode():
             out = model.generate(

@@ -10,8 +10,9 @@ from typing import Any
 class Geometry:
     """Sizes of a multimodal decoder. Counts are per sequence; nothing here needs weights.
 
-    `visual_tokens` is the number of visual tokens of ONE image at the model's own resolution; with anyres, of one with
-    the most tiles. Methods state their keep counts for that number; a prompt with more or fewer scales them.
+    `visual_tokens` is the number of visual tokens of ONE image at the model's own resolution. With `anyres`, as in
+    LLaVA-NeXT, each image has its own number, and this is that of the most tiles, line ends left out, as its tables
+    count. Methods state their keep counts for that number; a prompt with more or fewer scales them.
     """
 
     layers: int
@@ -23,6 +24,7 @@ class Geometry:
     vocab: int
     visual_tokens: int
     max_positions: int = 4096
+    anyres: bool = False
 
     @classmethod
     def from_config(cls, config: Any) -> Geometry:
@@ -44,6 +46,7 @@ class Geometry:
             vocab=text.vocab_size,
             visual_tokens=visual,
             max_positions=text.max_position_embeddings,
+            anyres=bool(pinpoints),
         )
 
     def with_visual_tokens(self, count: int) -> Geometry:
@@ -57,5 +60,6 @@ PRESETS: dict[str, Geometry] = {
     "llava-1.5-7b": Geometry(32, 4096, 11008, 32, 32, 128, 32064, 576),
     "llava-1.5-13b": Geometry(40, 5120, 13824, 40, 40, 128, 32064, 576),
     "mobilellama-2.7b": Geometry(32, 2560, 6912, 32, 32, 80, 32064, 576, max_positions=2048),
+    "llava-next-7b": Geometry(32, 4096, 11008, 32, 32, 128, 32064, 2880, anyres=True),
     "bench-400m": Geometry(24, 1024, 2816, 16, 16, 64, 32064, 576),
 }

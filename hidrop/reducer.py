@@ -107,9 +107,13 @@ class Reducer:
         """When visual tokens enter, are cut and leave. Pure. Raises ValueError for fields that do not fit."""
         raise NotImplementedError
 
-    def plan(self, geometry: Geometry) -> TokenPlan:
-        """Visual tokens entering each layer, known before any weight is loaded."""
-        return self.schedule(geometry).plan(geometry)
+    def plan(self, geometry: Geometry, visual_tokens: int | None = None) -> TokenPlan:
+        """Visual tokens entering each layer, known before any weight is loaded.
+
+        `visual_tokens`: those of the prompt, where it is not one image of `geometry`.
+        """
+        count = geometry.visual_tokens if visual_tokens is None else visual_tokens
+        return self.schedule(geometry).scaled(geometry, count).plan(geometry.with_visual_tokens(count))
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:

@@ -111,7 +111,7 @@ def _time_once(model: Any, reducer: Reducer, prompt: Prompt, vision: dict[nn.Mod
 def _time_vision(model: Any, prompt: Prompt, clock: Clock) -> list[float]:
     """Milliseconds of vision tower and projector alone, for a runtime that does not call them as modules."""
     marks = [clock.start()]
-    model.model.get_image_features(pixel_values=prompt.pixel_values)
+    model.model.get_image_features(**prompt.images)
     marks.append(clock.mark())
     return clock.between(marks)
 
@@ -140,7 +140,7 @@ def _facts(
         cache = model(**prompt.prefill_inputs()).past_key_values
         realised = TokenPlan(geometry, tuple(reduction.trace.entering))
         held, batch = kv_bytes(cache), len(prompt.input_ids_BS)
-    plan = realised if reducer.adaptive else reducer.plan(geometry)
+    plan = realised if reducer.adaptive else reducer.plan(geometry, prompt.visual_tokens)
     planned = batch * plan.kv_bytes(settings.text_tokens, model.dtype.itemsize)
     if held != planned:
         raise RuntimeError(f"{label}: the KV cache holds {held} bytes after the prefill, the plan says {planned}")

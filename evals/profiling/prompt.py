@@ -12,6 +12,7 @@ import torch
 
 from evals.profiling.settings import ProfileSettings
 from hidrop.geometry import Geometry
+from hidrop.models import anyres
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Prompt:
 
     input_ids_BS: torch.Tensor
     attention_mask_BS: torch.Tensor
-    pixel_values: torch.Tensor
+    # What the model takes of the images: pixel_values, and with anyres image_sizes.
+    images: dict[str, torch.Tensor]
+    visual_tokens: int
     # Fixed beforehand: a model with random weights might produce the image placeholder.
     continuation_BN: torch.Tensor
 
@@ -29,7 +32,7 @@ class Prompt:
         return {
             "input_ids": self.input_ids_BS,
             "attention_mask": self.attention_mask_BS,
-            "pixel_values": self.pixel_values,
+            **self.images,
             "use_cache": True,
             "logits_to_keep": 1,
         }
@@ -53,7 +56,7 @@ class Prompt:
 
 
 def build_prompt(model: Any, geometry: Geometry, settings: ProfileSettings, batch: int) -> Prompt:
-    """`batch` different requests of `settings.text_tokens` text tokens around one image each.
+    """`batch` different requests of `settings.text_tokens` text tokens around one image each (anyres: of most tiles).
 
     Half of the text stands before the image. Everything is drawn from `settings.seed` on the CPU, so that all devices
     get the same request.
@@ -67,13 +70,21 @@ def build_prompt(model: Any, geometry: Geometry, settings: ProfileSettings, batc
         return words[torch.randint(len(words), (batch, count), generator=generator)]
 
     before = settings.text_tokens // 2
-    image = torch.full((batch, geometry.visual_tokens), config.image_token_id)
-    ids = torch.cat([text(before), image, text(settings.text_tokens - before)], dim=1).to(device)
     side, channels = config.vision_config.image_size, config.vision_config.num_channels
-    pixels = torch.randn(batch, channels, side, side, generator=generator)
+    shape: tuple[int, ...] = (channels, side, side)
+    visual, sizes = geometry.visual_tokens, {}
+    if geometry.anyres:
+        height, width = anyres.largest_image(config)
+        visual = anyres.image_tokens(config, height, width)
+        shape = (1 + (height // side) * (width // side), *shape)
+        sizes["image_sizes"] = torch.tensor([[height, width]] * batch, device=device)
+    image = torch.full((batch, visual), config.image_token_id)
+    ids = torch.cat([text(before), image, text(settings.text_tokens - before)], dim=1).to(device)
+    pixels = torch.randn(batch, *shape, generator=generator)
     return Prompt(
         input_ids_BS=ids,
         attention_mask_BS=torch.ones_like(ids),
-        pixel_values=pixels.to(device=device, dtype=model.dtype),
+        images={"pixel_values": pixels.to(device=device, dtype=model.dtype), **sizes},
+        visual_tokens=visual,
         continuation_BN=text(settings.new_tokens).to(device),
     )

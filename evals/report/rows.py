@@ -36,10 +36,13 @@ class Row:
     seeds: int = 1
     spread: Mapping[str, float | None] = field(default_factory=dict)
     reading: str = "average"  # what the document's budgets mean: see hidrop.budget.solve
+    image_tokens: int | None = None
 
     @property
     def visual_tokens(self) -> int | None:
-        """Visual tokens of one image without reduction."""
+        """Visual tokens of one image without reduction; with anyres of the largest."""
+        if self.image_tokens:
+            return self.image_tokens
         if not self.average_tokens or not self.share:
             return max(self.entering, default=None)
         return round(self.average_tokens / self.share)
@@ -106,6 +109,7 @@ def rows_of(document: Mapping[str, Any]) -> list[Row]:
                 timing_failed=None in failed_tasks,
                 group=known.get("group") or key[1],
                 reading=document.get("budget_reading") or "average",
+                image_tokens=known.get("image_tokens"),
             )
         )
     return rows

@@ -48,20 +48,23 @@ class Protocol:
         """The whole prompt, with one `<image>` for each of `images` images."""
         raise NotImplementedError
 
-    def ids(self, tokenizer: Any, question: str, images: int, *, image_token_id: int, visual_tokens: int) -> list[int]:
-        """Token ids of the prompt; each image stands as `visual_tokens` copies of `image_token_id`.
+    def ids(self, tokenizer: Any, question: str, images: Sequence[int], *, image_token_id: int) -> list[int]:
+        """Token ids of the prompt; each image stands as so many copies of `image_token_id` as `images` says of it.
 
         Raises ValueError when the question itself contains the placeholder.
         """
         raise NotImplementedError
 
-    def pixels(self, image_processor: Any, images: Sequence[Image.Image]) -> torch.Tensor:
-        """RGB images of any size as one float tensor (images, 3, height, width), in the processor's resolution."""
-        return image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+    def pixels(self, image_processor: Any, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """The model's inputs for RGB images of any size: `pixel_values` (images, 3, height, width).
+
+        With anyres they are (images, tiles, 3, height, width), and `image_sizes` (images, 2) are heights and widths.
+        """
+        return dict(image_processor(images=list(images), return_tensors="pt"))
 
 
 class LlavaProtocol(Protocol):
-    """LLaVA's own evaluation: `vicuna_v1` with its system sentence, images padded to a square."""
+    """LLaVA's own evaluation: `vicuna_v1` with its system sentence, images padded to a square (LLaVA-NeXT: tiles)."""
 
     name = "llava"
     max_new_tokens = 128
@@ -76,10 +79,12 @@ class LlavaProtocol(Protocol):
     def text(self, tokenizer: Any, question: str, images: int) -> str:
         return f"{SYSTEM} USER: {_with_images(question, images)} ASSISTANT:"
 
-    def ids(self, tokenizer: Any, question: str, images: int, *, image_token_id: int, visual_tokens: int) -> list[int]:
-        return piecewise(tokenizer, self.text(tokenizer, question, images), images, [image_token_id] * visual_tokens)
+    def ids(self, tokenizer: Any, question: str, images: Sequence[int], *, image_token_id: int) -> list[int]:
+        return piecewise(tokenizer, self.text(tokenizer, question, len(images)), images, image_token_id)
 
-    def pixels(self, image_processor: Any, images: Sequence[Image.Image]) -> torch.Tensor:
+    def pixels(self, image_processor: Any, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        if hasattr(image_processor, "image_grid_pinpoints"):  # anyres pads each image to a shape near its own
+            return super().pixels(image_processor, images)
         fill = tuple(int(255 * mean) for mean in image_processor.image_mean)
         return super().pixels(image_processor, [pad_to_square(image, fill) for image in images])
 
@@ -109,13 +114,14 @@ class LmmsEvalProtocol(Protocol):
             "use protocol llava, or remove the template"
         )
 
-    def ids(self, tokenizer: Any, question: str, images: int, *, image_token_id: int, visual_tokens: int) -> list[int]:
-        text, image = self.text(tokenizer, question, images), [image_token_id] * visual_tokens
+    def ids(self, tokenizer: Any, question: str, images: Sequence[int], *, image_token_id: int) -> list[int]:
+        text = self.text(tokenizer, question, len(images))
         if images and tokenizer.convert_tokens_to_ids(PLACEHOLDER) != image_token_id:
-            return piecewise(tokenizer, text, images, image)  # a tokenizer that does not know the placeholder
+            return piecewise(tokenizer, text, images, image_token_id)  # the tokenizer does not know the placeholder
         bos = getattr(tokenizer, "bos_token", None)
         ids = tokenizer(text, add_special_tokens=not (bos and text.startswith(bos))).input_ids
-        return [i for token in ids for i in (image if token == image_token_id else [token])]
+        sizes = iter(images)
+        return [i for t in ids for i in ([t] * next(sizes) if t == image_token_id else [t])]
 
 
 PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (LlavaProtocol(), LmmsEvalProtocol())}
@@ -144,24 +150,24 @@ def _templated(tokenizer: Any, question: str, images: int, parts: bool) -> str:
         return ""
 
 
-def piecewise(tokenizer: Any, text: str, images: int, image: list[int]) -> list[int]:
-    """Tokenise what stands between the placeholders piece by piece and put `image` in between, as LLaVA does.
+def piecewise(tokenizer: Any, text: str, images: Sequence[int], image_token_id: int) -> list[int]:
+    """Tokenise what stands between the placeholders piece by piece and put the images in between, as LLaVA does.
 
     Each piece is tokenised as if it were a text of its own, so a sentencepiece tokenizer starts it with its word
     boundary: after the image come the boundary and then the newline. Tokenising the whole string, with `<image>` as
     a special token, may give other ids there. The tokenizer's BOS is kept once, at the very start. With LLaMA's own
     tokenizer the `vicuna_v1` prompt puts 35 ids before the image.
 
-    Raises ValueError when `text` does not hold exactly `images` placeholders.
+    Raises ValueError when `text` does not hold one placeholder for each of `images` (their numbers of tokens).
     """
     pieces = text.split(PLACEHOLDER)
-    if len(pieces) != images + 1:
+    if len(pieces) != len(images) + 1:
         raise ValueError(f"the question itself contains {PLACEHOLDER}")
     bos, ids = getattr(tokenizer, "bos_token_id", None), []
     for number, piece in enumerate(pieces):
         part = list(tokenizer(piece).input_ids) if piece or not number else []
         if number:
-            ids += image
+            ids += [image_token_id] * images[number - 1]
             part = part[1:] if part and part[0] == bos else part
         ids += part
     return ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,18 @@ class Parts:
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture in transformers' layout: its model types, and its parts as attribute paths."""
+    """An architecture in transformers' layout: its model types, its classes, and its parts as attribute paths.
+
+    `config`, `model` and `processor` are names in transformers. `anyres`: an image has as many tokens as its shape
+    gives (anyres.py).
+    """
 
     model_type: str
+    config: str
+    model: str
+    processor: str
+    image_processor: str
+    anyres: bool
     decoders: tuple[str, ...]
     towers: tuple[str, ...]
     vision_tower: str
@@ -42,23 +51,37 @@ class Family:
         )
 
 
-# Another family is one more row here, plus what its images need (LLaVA-NeXT has an `image_newline` and a token count
-# that varies with the image; the Qwen-VL models keep tower and projector in one `model.visual`).
-FAMILIES: dict[str, Family] = {
-    "llava": Family(
-        model_type="llava",
-        decoders=("llama",),
-        towers=("clip_vision_model",),
-        vision_tower="model.vision_tower",
-        projector="model.multi_modal_projector",
-        decoder="model.language_model",
-        head="lm_head",
-    ),
-}
+LLAVA = Family(
+    model_type="llava",
+    config="LlavaConfig",
+    model="LlavaForConditionalGeneration",
+    processor="LlavaProcessor",
+    image_processor="CLIPImageProcessorPil",
+    anyres=False,
+    decoders=("llama",),
+    towers=("clip_vision_model",),
+    vision_tower="model.vision_tower",
+    projector="model.multi_modal_projector",
+    decoder="model.language_model",
+    head="lm_head",
+)
+LLAVA_NEXT = replace(
+    LLAVA,
+    model_type="llava_next",
+    config="LlavaNextConfig",
+    model="LlavaNextForConditionalGeneration",
+    processor="LlavaNextProcessor",
+    image_processor="LlavaNextImageProcessorPil",
+    anyres=True,
+)
+# Another family is one more row here, plus what its images need (the Qwen-VL models keep tower and projector in one
+# `model.visual`).
+FAMILIES = {family.model_type: family for family in (LLAVA, LLAVA_NEXT)}
 
 SUPPORTED = (
-    "LLaVA (model_type 'llava' with a 'llama' decoder and a 'clip_vision_model' tower) in transformers' layout, "
-    "and LLaVA's original layout (model_type 'llava_llama', 'llava_llama_pdrop', 'llava_llama_exit_topk', ...)"
+    "LLaVA and LLaVA-NeXT (model_type 'llava' or 'llava_next' with a 'llama' decoder and a 'clip_vision_model' tower) "
+    "in transformers' layout, and LLaVA's original layout (model_type 'llava_llama', 'llava_llama_pdrop', "
+    "'llava_llama_exit_topk', ...)"
 )
 
 

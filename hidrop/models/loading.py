@@ -10,8 +10,9 @@ from typing import Any
 
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
+from hidrop.models import anyres
 from hidrop.models.digest import digest
-from hidrop.models.families import FAMILIES, family_of, is_original
+from hidrop.models.families import Family, family_of, is_original
 from hidrop.models.processing import processor_for, read_processing
 from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config, weight_files
@@ -50,6 +51,12 @@ class Loaded:
     source: str
     path: Path
     weight_files: tuple[Path, ...]
+
+    def image_tokens(self, height: int, width: int) -> int:
+        """Visual tokens that an image of `height` x `width` pixels has in a prompt."""
+        if not self.geometry.anyres:
+            return self.geometry.visual_tokens
+        return anyres.image_tokens(self.model.config, height, width)
 
     def digest(self) -> str:
         """sha256 over the content of all weight files, a separate tower's included: the identity of the weights."""
@@ -91,9 +98,9 @@ def load(
             processor = processor_for(model.config, tokenizer, image_processor)
             reducer = read.reducer
         else:
-            family_of(raw, f"{path}/config.json")
-            model = _weights(path, dtype, attention, quantization, device)
-            tokenizer, image_processor, processor = read_processing(path, model.config)
+            family = family_of(raw, f"{path}/config.json")
+            model = _weights(path, family, dtype, attention, quantization, device)
+            tokenizer, image_processor, processor = read_processing(path, model.config, family)
             files = weight_files(path)
             reducer = _trained_with(raw, path, Geometry.from_config(model.config))
     tokenizer.padding_side = "left"
@@ -140,8 +147,8 @@ def peek(source: str | Path, *, allow_download: bool = False) -> Peeked:
 
         described = original_config.describe(path, raw, allow_download=allow_download)
         return Peeked(described.geometry, described.reducer, architecture)
-    family_of(raw, f"{path}/config.json")
-    geometry = Geometry.from_config(_config(path))
+    family = family_of(raw, f"{path}/config.json")
+    geometry = Geometry.from_config(_config(path, family))
     return Peeked(geometry, _trained_with(raw, path, geometry), architecture)
 
 
@@ -184,25 +191,25 @@ def check_kernel(attention: str, device: str, dtype: str, quantization: str | No
         raise UserError("attention: flash_attention_2 has no float32 kernel. Use sdpa, or dtype float16 or bfloat16")
 
 
-def _config(path: Path) -> Any:
-    from transformers import LlavaConfig
+def _config(path: Path, family: Family) -> Any:
+    import transformers
 
     try:
-        return LlavaConfig.from_pretrained(path)
+        return getattr(transformers, family.config).from_pretrained(path)
     except Exception as error:  # transformers' strict configs raise their own types for a wrong field
         reason = " ".join(str(error).split())
         raise UserError(f"{path}/config.json: transformers cannot read it ({reason})") from None
 
 
-def _weights(path: Path, dtype: str, attention: str, quantization: str | None, device: str) -> Any:
-    from transformers import LlavaForConditionalGeneration
+def _weights(path: Path, family: Family, dtype: str, attention: str, quantization: str | None, device: str) -> Any:
+    import transformers
 
-    _config(path)
-    more = (
-        {} if quantization is None else {"quantization_config": _bits(quantization, dtype), "device_map": {"": device}}
-    )
+    _config(path, family)
+    more: dict[str, Any] = {}
+    if quantization is not None:
+        more = {"quantization_config": _bits(quantization, dtype, family), "device_map": {"": device}}
     try:
-        model, info = LlavaForConditionalGeneration.from_pretrained(
+        model, info = getattr(transformers, family.model).from_pretrained(
             path,
             dtype=dtype,
             attn_implementation=attention,
@@ -221,11 +228,10 @@ def _weights(path: Path, dtype: str, attention: str, quantization: str | None, d
     return model
 
 
-def _bits(quantization: str, dtype: str) -> Any:
+def _bits(quantization: str, dtype: str, family: Family) -> Any:
     """The settings that LLaVA's own --load-4bit and --load-8bit use; only the decoder's layers are quantised."""
     from transformers import BitsAndBytesConfig
 
-    family = FAMILIES["llava"]
     whole = [family.vision_tower, family.projector, family.head]
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)

@@ -51,7 +51,12 @@ def loaded(tiny_llava: Callable[..., Any], tokenizer: Any, image_processor: Any)
     model = tiny_llava(layers=4, seed=3)
     geometry = replace(Geometry.from_config(model.config), max_positions=4096)
     return SimpleNamespace(
-        model=model, tokenizer=tokenizer, image_processor=image_processor, geometry=geometry, reducer=None
+        model=model,
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        geometry=geometry,
+        reducer=None,
+        image_tokens=lambda height, width: 16,
     )
 
 

@@ -63,11 +63,11 @@ def test_answers_are_those_of_plain_generate(loaded: Any) -> None:
     lm = model(loaded)
     for request, answer in zip(toy(), lm.generate_until(toy()), strict=True):
         images = picture(DOCS[request.args[3]])
-        ids = lm.protocol.ids(loaded.tokenizer, request.args[0], 1, image_token_id=99, visual_tokens=16)
+        ids = lm.protocol.ids(loaded.tokenizer, request.args[0], [16], image_token_id=99)
         out = loaded.model.generate(
             input_ids=torch.tensor([ids]),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-            pixel_values=lm.protocol.pixels(loaded.image_processor, images),
+            **lm.protocol.pixels(loaded.image_processor, images),
             max_new_tokens=6,
             do_sample=False,
             eos_token_id=2,

@@ -20,7 +20,7 @@ def test_llava_prompt_is_vicuna_with_the_system_sentence(tokenizer: Any) -> None
 
 
 def test_piece_after_the_image_starts_with_a_word_boundary_and_bos_stands_once(tokenizer: Any) -> None:
-    ids = protocol("llava").ids(tokenizer, "Is it red?", 1, image_token_id=IMAGE, visual_tokens=16)
+    ids = protocol("llava").ids(tokenizer, "Is it red?", [16], image_token_id=IMAGE)
     first = ids.index(IMAGE)
     assert ids.count(IMAGE) == 16 and set(ids[first : first + 16]) == {IMAGE}
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
@@ -30,7 +30,7 @@ def test_piece_after_the_image_starts_with_a_word_boundary_and_bos_stands_once(t
 
 def test_whole_string_tokenising_gives_other_ids_than_llavas(tokenizer: Any) -> None:
     whole = tokenizer(protocol("llava").text(tokenizer, "Is it red?", 1)).input_ids
-    pieces = protocol("llava").ids(tokenizer, "Is it red?", 1, image_token_id=IMAGE, visual_tokens=1)
+    pieces = protocol("llava").ids(tokenizer, "Is it red?", [1], image_token_id=IMAGE)
     assert decode(tokenizer, whole).replace("<image>\n", "<image>▁\n") == decode(tokenizer, pieces)
     assert whole != pieces
 
@@ -38,7 +38,7 @@ def test_whole_string_tokenising_gives_other_ids_than_llavas(tokenizer: Any) -> 
 @pytest.mark.parametrize("name", ["llava", "lmms-eval"])
 @pytest.mark.parametrize("images", [0, 1, 3])
 def test_every_image_becomes_as_many_tokens_as_it_has_features(name: str, images: int, tokenizer: Any) -> None:
-    ids = protocol(name).ids(tokenizer, "What?", images, image_token_id=IMAGE, visual_tokens=5)
+    ids = protocol(name).ids(tokenizer, "What?", [5] * images, image_token_id=IMAGE)
     assert ids.count(IMAGE) == 5 * images
     assert ids.count(tokenizer.bos_token_id) == 1
 
@@ -46,7 +46,7 @@ def test_every_image_becomes_as_many_tokens_as_it_has_features(name: str, images
 @pytest.mark.parametrize("name", ["llava", "lmms-eval"])
 def test_a_placeholder_inside_a_question_is_refused(name: str, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="question itself"):
-        protocol(name).ids(tokenizer, "What is <image>?", 1, image_token_id=IMAGE, visual_tokens=5)
+        protocol(name).ids(tokenizer, "What is <image>?", [5], image_token_id=IMAGE)
 
 
 def test_a_tokenizer_without_bos_gets_none(tokenizer: Any) -> None:
@@ -56,7 +56,7 @@ def test_a_tokenizer_without_bos_gets_none(tokenizer: Any) -> None:
         def __call__(self, text: str) -> Any:
             return type("Encoded", (), {"input_ids": [ord(c) for c in text]})
 
-    assert piecewise(Bare(), "a<image>b", 1, [0, 0]) == [97, 0, 0, 98]
+    assert piecewise(Bare(), "a<image>b", [2], 0) == [97, 0, 0, 98]
 
 
 def test_lmms_eval_prompt_without_a_template_is_transformers_default(tokenizer: Any) -> None:
@@ -84,7 +84,7 @@ def test_lmms_eval_prompt_follows_the_chat_template(
     monkeypatch.setattr(tokenizer, "chat_template", strings)
     assert asked.text(tokenizer, "Is it red?", 1) == "<s>[INST] <image>\nIs it red? [/INST]"
     assert asked.text(tokenizer, "Is it red?", 0) == "<s>[INST] Is it red? [/INST]"
-    ids = asked.ids(tokenizer, "Is it red?", 1, image_token_id=IMAGE, visual_tokens=4)
+    ids = asked.ids(tokenizer, "Is it red?", [4], image_token_id=IMAGE)
     assert ids.count(tokenizer.bos_token_id) == 1
 
 
@@ -109,9 +109,9 @@ def test_lmms_eval_ids_are_those_of_transformers_processor(tokenizer: Any, image
     asked = protocol("lmms-eval")
     text = asked.text(tokenizer, "Is it red?", 1)
     reference = processor(text=text, images=picture, return_tensors="pt")
-    ids = asked.ids(tokenizer, "Is it red?", 1, image_token_id=IMAGE, visual_tokens=16)
+    ids = asked.ids(tokenizer, "Is it red?", [16], image_token_id=IMAGE)
     assert reference["input_ids"][0].tolist() == ids
-    assert (asked.pixels(image_processor, [picture]) == reference["pixel_values"]).all()
+    assert (asked.pixels(image_processor, [picture])["pixel_values"] == reference["pixel_values"]).all()
 
 
 @pytest.mark.parametrize("size", [(40, 20), (20, 41), (30, 30)])
@@ -132,8 +132,8 @@ def test_llava_pads_and_lmms_eval_crops(image_processor: Any) -> None:
     from PIL import Image
 
     wide = Image.new("RGB", (96, 32), (255, 255, 255))
-    padded = protocol("llava").pixels(image_processor, [wide])
-    cropped = protocol("lmms-eval").pixels(image_processor, [wide])
+    padded = protocol("llava").pixels(image_processor, [wide])["pixel_values"]
+    cropped = protocol("lmms-eval").pixels(image_processor, [wide])["pixel_values"]
     assert padded.shape == cropped.shape == (1, 3, 32, 32)
     assert cropped[0].std() < 1 and (cropped[0, 0] == cropped[0, 0, 0, 0]).all()
     # The padding is the mean colour, which is (almost) zero after normalisation.

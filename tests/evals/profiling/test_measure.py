@@ -143,7 +143,7 @@ def test_decode_steps_continue_the_prompt_as_a_longer_prompt_would(loaded: Simpl
             cached = loaded.model(**prompt.decode_inputs(step, cache)).logits
         ids = torch.cat([prompt.input_ids_BS, prompt.continuation_BN], dim=1)
         whole = loaded.model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=prompt.pixel_values, logits_to_keep=1
+            input_ids=ids, attention_mask=torch.ones_like(ids), **prompt.images, logits_to_keep=1
         ).logits
     torch.testing.assert_close(cached, whole, atol=1e-4, rtol=1e-4)
 

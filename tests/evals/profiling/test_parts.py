@@ -83,8 +83,10 @@ def test_prompt_is_the_same_for_the_same_seed(tiny_llava: Callable[..., Any]) ->
     model = tiny_llava()
     geometry = Geometry.from_config(model.config)
     one, same, other = (build_prompt(model, geometry, ProfileSettings(seed=seed), batch=2) for seed in (0, 0, 1))
-    assert torch.equal(one.pixel_values, same.pixel_values) and torch.equal(one.input_ids_BS, same.input_ids_BS)
-    assert not torch.equal(one.pixel_values, other.pixel_values)
+    assert torch.equal(one.images["pixel_values"], same.images["pixel_values"]) and torch.equal(
+        one.input_ids_BS, same.input_ids_BS
+    )
+    assert not torch.equal(one.images["pixel_values"], other.images["pixel_values"])
 
 
 def test_replayed_vision_answers_from_memory_and_restores_the_modules() -> None:

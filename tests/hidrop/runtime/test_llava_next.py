@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextModel
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from hidrop.geometry import Geometry
+from hidrop.models.anyres import image_tokens
 from hidrop.reducer import build
 from hidrop.runtime import reduce
 from tests.baselines.test_every_method import METHODS, reducer_of
@@ -108,8 +113,20 @@ def test_plans_scale_with_the_tokens_that_are_really_there(model: Any) -> None:
     assert rows == tuple((0, n, n, n * 40 // 80, n * 8 // 80, 0) for n in counts)
 
 
-def test_a_method_that_works_in_the_tower_says_that_it_cannot(model: Any) -> None:
-    with reduce(model, build("visionzip", dict(dominant=3, contextual=2))), pytest.raises(ValueError, match="tiles"):
-        model(**inputs(model, [[0]]))
-    with pytest.raises(ValueError, match="no square"), reduce(model, build("downsample", {"side": 2})):
+@pytest.mark.parametrize("row", IN_THE_TOWER)
+def test_a_method_that_works_in_the_tower_says_that_it_cannot(row: str, model: Any) -> None:
+    with pytest.raises(ValueError, match="tiles"), reduce(model, reducer_of(row)):
         pass
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(1, 2000), st.integers(1, 2000))
+def test_an_image_has_as_many_tokens_as_its_shape_says(height: int, width: int) -> None:
+    """Against transformers' own packing, on tiles of features without a tower."""
+    pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    config = LlavaNextConfig(image_grid_pinpoints=pinpoints)
+    tiles = image_size_to_num_patches([height, width], pinpoints, 336)
+    packed, _ = LlavaNextModel.pack_image_features(
+        SimpleNamespace(config=config), [torch.zeros(tiles, 576, 1)], [(height, width)], "default", torch.zeros(1)
+    )
+    assert image_tokens(config, height, width) == len(packed[0])
