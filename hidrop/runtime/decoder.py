@@ -28,11 +28,6 @@ class Tokens:
     hidden: torch.Tensor
     order: torch.Tensor
 
-    def take(self, index_BK: torch.Tensor) -> Tokens:
-        """Select per row; an index of -1 gives a filler."""
-        order = torch.where(index_BK >= 0, self.order.gather(1, index_BK.clamp(min=0)), -1)
-        return Tokens(rows(self.hidden, index_BK), order)
-
     def behind(self, other: Tokens) -> Tokens:
         return Tokens(torch.cat([other.hidden, self.hidden], 1), torch.cat([other.order, self.order], 1))
 
@@ -53,7 +48,19 @@ class Sequence:
         self.text, self.visual = where[:, : text.order.shape[1]], where[:, text.order.shape[1] :]
 
     def part(self, slots: torch.Tensor) -> Tokens:
-        return Tokens(rows(self.hidden, slots), self.order.gather(1, slots))
+        """The tokens in these slots; a slot of -1 gives a filler."""
+        order = torch.where(slots >= 0, self.order.gather(1, slots.clamp(min=0)), -1)
+        return Tokens(rows(self.hidden, slots), order)
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """What stays the same on the way through the layers. `rope`: (cos, sin) of each position, (positions, head)."""
+
+    layout: Layout
+    rope: tuple[torch.Tensor, torch.Tensor]
+    cache: RaggedCache | None
+    memory: Any
 
 
 class Decoder:
@@ -79,16 +86,18 @@ class Decoder:
         Returns the sequence as it leaves the last layer, before the final norm, and what was counted on the way.
         """
         record = Record(layout.text_counts)
-        sequence = self._sequence(text, visual if plan.inject == 1 else None, layout)
+        position = torch.arange(layout.position_BS.shape[1], device=text.hidden.device)
+        cos, sin = self.model.rotary_emb(text.hidden, position_ids=position[None])
+        run = Prefill(layout, (cos[0], sin[0]), cache, memory)
+        sequence = self._sequence(text, visual if plan.inject == 1 else None, run)
         before: torch.Tensor | None = None
         for first, last in segments(plan, len(self.layers)):
             if first == plan.inject and first > 1:
-                sequence, before = self._sequence(sequence.part(sequence.text), visual, layout), None
+                sequence, before = self._sequence(sequence.part(sequence.text), visual, run), None
             if first - 1 in plan.cuts:
-                keys = None if cache is None or before is None else cache.layers[first - 2].keys
-                sequence, plan = self._cut(sequence, before, plan, first - 1, layout, keys, memory)
+                sequence, plan = self._cut(sequence, before, plan, first - 1, run)
             if first == plan.exit:
-                sequence = self._sequence(sequence.part(sequence.text), None, layout)
+                sequence = self._sequence(sequence.part(sequence.text), None, run)
             there = [p.entering[first - 1] + t for p, t in zip(plan.plans, layout.text_counts, strict=True)]
             valid_BN = sequence.order >= 0 if min(there) < sequence.order.shape[1] else None
             record.count(sequence.order, valid_BN is not None, last - first + 1)
@@ -149,14 +158,15 @@ class Decoder:
             allow_is_causal_skip=valid_BN is None,
         )
 
-    def _sequence(self, text: Tokens, visual: Tokens | None, layout: Layout) -> Sequence:
+    def _sequence(self, text: Tokens, visual: Tokens | None, run: Prefill) -> Sequence:
         """Text and visual tokens joined, with the positions that the method gives them."""
         sequence = Sequence(text, visual)
         if self.persistent:
-            position = layout.positions(sequence.order)
+            position = run.layout.positions(sequence.order)
         else:
             position = ((sequence.order >= 0).long().cumsum(1) - 1).clamp(min=0)
-        sequence.rope = self.model.rotary_emb(sequence.hidden, position_ids=position)
+        cos, sin = (table.index_select(0, position.flatten()).unflatten(0, position.shape) for table in run.rope)
+        sequence.rope = cos, sin
         return sequence
 
     def _cut(
@@ -165,15 +175,13 @@ class Decoder:
         before: torch.Tensor | None,
         plan: BatchPlan,
         after: int,
-        layout: Layout,
-        keys: torch.Tensor | None,
-        memory: Any,
+        run: Prefill,
     ) -> tuple[Sequence, BatchPlan]:
         """Score the visual tokens, keep the best in their order, put merged ones behind them.
 
         Returns the plan as well, which an adaptive method has changed.
         """
-        visual, cut = sequence.part(sequence.visual), plan.cuts[after]
+        order_BV, cut = sequence.order.gather(1, sequence.visual), plan.cuts[after]
         soft = self.reducer.topk != "released" and self.model.training and torch.is_grad_enabled()
         view = View(
             layer=after,
@@ -182,13 +190,13 @@ class Decoder:
             hidden_BND=sequence.hidden,
             order_BN=sequence.order,
             rope=sequence.rope,
-            keys=keys,
+            keys=None if run.cache is None or before is None else run.cache.layers[after - 1].keys,
             text_BT=sequence.text,
             visual_BV=sequence.visual,
-            queries=self._queries(sequence, layout),
+            queries=self._queries(sequence, run.layout),
             cut=cut,
-            layout=layout,
-            memory=memory,
+            layout=run.layout,
+            memory=run.memory,
         )
         with torch.set_grad_enabled(soft):
             if self.reducer.adaptive:
@@ -198,20 +206,21 @@ class Decoder:
                 view = replace(view, cut=cut)
             else:
                 score = self.reducer.score(view.detached() if soft else view)
-        if score.shape != visual.order.shape:
+        if score.shape != order_BV.shape:
             raise ValueError(
-                f"{self.reducer.name}: score gave {tuple(score.shape)} for {tuple(visual.order.shape)} visual slots"
+                f"{self.reducer.name}: score gave {tuple(score.shape)} for {tuple(order_BV.shape)} visual slots"
             )
-        index, kept = keep_top(score.detach(), visual.order >= 0, cut.keep_B, cut.keep)
-        left = visual.take(index)
+        there_BV = order_BV >= 0
+        index, kept = keep_top(score.detach(), there_BV, cut.keep_B, cut.keep)
+        left = sequence.part(torch.where(index >= 0, sequence.visual.gather(1, index.clamp(min=0)), -1))
         if soft:
-            gate = rows(soft_mask(score, visual.order >= 0, cut.keep_B), index)[:, :, None].to(left.hidden.dtype)
+            gate = rows(soft_mask(score, there_BV, cut.keep_B), index)[:, :, None].to(left.hidden.dtype)
             gate = gate if self.reducer.topk == "soft-gate" else 1 + (gate - gate.detach())
             left = Tokens(left.hidden * gate, left.order)
         if cut.merge:
             hidden = self.reducer.merge(view, score, kept, cut.merge)
-            left = Tokens(hidden, self._merged_order(visual.order, layout, cut)).behind(left)
-        return self._sequence(sequence.part(sequence.text), left, layout), plan
+            left = Tokens(hidden, self._merged_order(order_BV, run.layout, cut)).behind(left)
+        return self._sequence(sequence.part(sequence.text), left, run), plan
 
     @staticmethod
     def _merged_order(order_BV: torch.Tensor, layout: Layout, cut: RowCuts) -> torch.Tensor:

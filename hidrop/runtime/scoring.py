@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import rotate_half
 
 from hidrop.runtime.layout import IGNORED, Layout, RowCuts
 
@@ -21,8 +21,15 @@ from hidrop.runtime.layout import IGNORED, Layout, RowCuts
 def rows(x_BN: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:
     """Pick slots per row: x (B, N, ...), index (B, K) -> (B, K, ...). A filler (-1) picks slot 0."""
     batch, slots = x_BN.shape[:2]
+    if batch == 1:  # the usual case of a prefill, with half of the small operations
+        return x_BN.index_select(1, index_BK[0].clamp(min=0))
     flat = index_BK.clamp(min=0) + torch.arange(batch, device=x_BN.device)[:, None] * slots
     return x_BN.reshape(batch * slots, *x_BN.shape[2:]).index_select(0, flat.flatten()).unflatten(0, index_BK.shape)
+
+
+def rotated(x_BHNd: torch.Tensor, cos_BNd: torch.Tensor, sin_BNd: torch.Tensor) -> torch.Tensor:
+    """Queries or keys turned by rope; transformers' own function turns both at once."""
+    return x_BHNd * cos_BNd[:, None] + rotate_half(x_BHNd) * sin_BNd[:, None]
 
 
 @dataclass(frozen=True)
@@ -140,12 +147,12 @@ class View:
         if keys is None:
             normed = layer.input_layernorm(states)
             keys = attention.k_proj(normed).unflatten(-1, (-1, size)).transpose(1, 2)
-            _, keys = apply_rotary_pos_emb(keys, keys, cos, sin)
+            keys = rotated(keys, cos, sin)
             normed = rows(normed, slots)
         else:
             normed = layer.input_layernorm(rows(states, slots))
         query = attention.q_proj(normed).unflatten(-1, (-1, size)).transpose(1, 2)
-        query, _ = apply_rotary_pos_emb(query, query, rows(cos, slots), rows(sin, slots))
+        query = rotated(query, rows(cos, slots), rows(sin, slots))
         query = query.unflatten(1, (keys.shape[1], -1)) * attention.scaling  # (B, G, H/G, Q, head)
         logits = (query @ keys[:, :, None].transpose(-1, -2)).float()
         seen = torch.arange(self.order_BN.shape[1], device=slots.device) <= slots[:, :, None]
