@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals import packages
+from evals import bench_command, packages
 from hidrop.errors import UserError
 
 if TYPE_CHECKING:
     from evals.matrix import Cell, Matrix
 
 DONE, SOME_FAILED, USER, INTERRUPTED = 0, 1, 2, 130
-COMMANDS = ("run", "plan", "validate", "train", "convert", "agree", "report")
+COMMANDS = ("run", "plan", "validate", "bench", "train", "convert", "agree", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,6 +73,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, metavar="DIR", help="results folder (default: results/<matrix>)")
         command.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 ... (default: the matrix's)")
         command.add_argument("--limit", type=positive, metavar="N", help="only the first N samples of each task")
+
+    bench_command.add(commands)
 
     train = commands.add_parser("train", help="train a small model by its recipe, such as mini-hidrop")
     train.add_argument("recipe", metavar="RECIPE")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -91,10 +91,13 @@ def table(matrix: Matrix, entries: list[dict[str, Any]]) -> Table:
 
 def plain(matrix: Matrix, entries: list[dict[str, Any]]) -> str:
     """The plan as aligned text, for a pipe."""
-    lines = [HEADINGS, *map(cells_of, entries)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
-    rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*rows, caption(matrix)]) + "\n"
+    return "\n".join([*aligned([HEADINGS, *map(cells_of, entries)]), caption(matrix)]) + "\n"
+
+
+def aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of texts, each column as wide as its widest."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def caption(matrix: Matrix) -> str:

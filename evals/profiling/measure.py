@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,35 +28,60 @@ class _Timings:
     ttft: list[float] = field(default_factory=list)
     prefill: list[float] = field(default_factory=list)
     vision: list[float] = field(default_factory=list)
+    selection: list[float] = field(default_factory=list)
     decode: list[float] = field(default_factory=list)
 
 
-@torch.no_grad()
+# Other work that is timed in each round beside the methods, by name, for one batch's prompt.
+Probes = Callable[[Prompt], Mapping[str, Callable[[], Any]]]
+
+
 def measure(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings) -> dict[str, Profile]:
+    """`measure_beside` without anything beside."""
+    return measure_beside(loaded, reducers, settings, lambda prompt: {})[0]
+
+
+@torch.no_grad()
+def measure_beside(
+    loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings, probes: Probes
+) -> tuple[dict[str, Profile], dict[int, dict[str, Spread]]]:
     """Time each method at each batch size, and read tokens, operations and bytes off the same runs.
 
     Each round runs every method once (A, B, C, A, B, C, ...); the first `settings.warmup` rounds are thrown away. A
     run is: one forward with the image (time to first token: vision tower, projector, decoder, LM head), one with the
     image's features precomputed (prefill: decoder and LM head), and `settings.new_tokens` single-token forwards.
+    `probes` are timed in the same rounds; their times come back by batch size and name.
+
     Raises RuntimeError when the real KV cache has another size than the method's plan (`TraceMismatch` of the runtime
     when the token counts already differ).
     """
     found: dict[str, list[Measurement]] = {label: [] for label in reducers}
+    beside: dict[int, dict[str, Spread]] = {}
     for batch in settings.batch:
         prompt = build_prompt(loaded.model, loaded.geometry, settings, batch)
         timings = {label: _Timings() for label in reducers}
         vision = _vision(loaded.model, reducers, prompt)
+        others = probes(prompt)
+        taken_by: dict[str, list[float]] = {name: [] for name in others}
+        clock = Clock(loaded.model.device)
         with no_collector():
             for round_ in range(settings.warmup + settings.repeats):
                 for label, reducer in reducers.items():
                     taken = _time_once(loaded.model, reducer, prompt, vision[label])
                     if round_ >= settings.warmup:
                         _append(timings[label], taken)
+                for name, probe in others.items():
+                    marks = [clock.start()]
+                    probe()
+                    marks.append(clock.mark())
+                    if round_ >= settings.warmup:
+                        taken_by[name] += clock.between(marks)
+        beside[batch] = {name: Spread.of(times) for name, times in taken_by.items()}
         vision.clear()  # not part of any method's peak memory
         for label, reducer in reducers.items():
             facts = _facts(loaded.model, loaded.geometry, reducer, prompt, settings, label)
             found[label].append(_measurement(batch, settings, timings[label], facts))
-    return {label: Profile(label, tuple(measurements)) for label, measurements in found.items()}
+    return {label: Profile(label, tuple(measurements)) for label, measurements in found.items()}, beside
 
 
 def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: Prompt) -> dict[str, dict[nn.Module, Any]]:
@@ -85,18 +111,20 @@ def _time_once(model: Any, reducer: Reducer, prompt: Prompt, vision: dict[nn.Mod
     from hidrop.runtime import reduce
 
     clock, taken = Clock(model.device), _Timings()
-    with reduce(model, reducer):
+    with reduce(model, reducer) as reduction:
         marks = [clock.start()]
         model(**prompt.prefill_inputs())
         marks.append(clock.mark())
         taken.ttft += clock.between(marks)
 
-        with replayed_vision(vision) as left_out:
+        cuts: list[list[Any]] = []
+        with replayed_vision(vision) as left_out, _marked(reduction.decoder, clock, cuts):
             marks = [clock.start()]
             cache = model(**prompt.prefill_inputs()).past_key_values
             marks.append(clock.mark())
             taken.prefill += clock.between(marks)
             without_vision = left_out()
+        taken.selection.append(sum(sum(clock.between(cut)) for cut in cuts))
         if not without_vision:
             taken.vision += _time_vision(model, prompt, clock)
 
@@ -106,6 +134,24 @@ def _time_once(model: Any, reducer: Reducer, prompt: Prompt, vision: dict[nn.Mod
             marks.append(clock.mark())
         taken.decode += clock.between(marks)
     return taken
+
+
+@contextmanager
+def _marked(decoder: Any, clock: Clock, cuts: list[list[Any]]) -> Iterator[None]:
+    """Inside the block, each cut of a prefill leaves two marks in `cuts`: before and after."""
+    cut = decoder._cut
+
+    def marked(*args: Any) -> Any:
+        marks = [clock.mark()]
+        done = cut(*args)
+        cuts.append([*marks, clock.mark()])
+        return done
+
+    decoder._cut = marked
+    try:
+        yield
+    finally:
+        del decoder._cut
 
 
 def _time_vision(model: Any, prompt: Prompt, clock: Clock) -> list[float]:
@@ -120,6 +166,7 @@ def _append(timings: _Timings, taken: _Timings) -> None:
     timings.ttft += taken.ttft
     timings.prefill += taken.prefill
     timings.vision += taken.vision
+    timings.selection += taken.selection
     timings.decode += taken.decode
 
 
@@ -166,6 +213,7 @@ def _measurement(batch: int, settings: ProfileSettings, timings: _Timings, facts
         ttft_ms=Spread.of(timings.ttft),
         prefill_ms=Spread.of(prefill),
         prefill_source="difference" if timings.vision else "features",
+        selection_ms=Spread.of(timings.selection),
         decode_ms=Spread.of(timings.decode),
         **facts,
     )

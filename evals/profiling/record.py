@@ -39,6 +39,8 @@ class Measurement:
     ttft_ms: Spread
     prefill_ms: Spread
     prefill_source: PrefillSource
+    # What choosing tokens takes of the prefill: scores, top-k, gathering.
+    selection_ms: Spread
     decode_ms: Spread
     entering: tuple[int, ...]
     flops: int

@@ -49,7 +49,7 @@ def test_spread_is_median_interpolated_p95_and_minimum() -> None:
 
 def test_tokens_per_second_counts_the_whole_batch() -> None:
     spread = Spread(20.0, 20.0, 20.0)
-    measured = Measurement(4, 60, 8, 10, spread, spread, "features", spread, (16,), 1, 1, 1, 1)
+    measured = Measurement(4, 60, 8, 10, spread, spread, "features", spread, spread, (16,), 1, 1, 1, 1)
     assert measured.tokens_per_second == pytest.approx(200.0)
 
 

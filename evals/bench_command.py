@@ -1,0 +1,145 @@
+"""The `bench` command: sizes or a checkpoint, some methods, and where the result goes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from evals import journal
+from hidrop.errors import UserError
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def add(commands: Any) -> None:
+    bench = commands.add_parser("bench", help="time methods on this machine beside what could be reached")
+    what = bench.add_mutually_exclusive_group()
+    what.add_argument("--geometry", default="bench-400m", metavar="NAME", help="sizes of a known model, random weights")
+    what.add_argument("--model", metavar="SOURCE", help="a checkpoint instead: mini:hidrop, a folder, a Hub id")
+    bench.add_argument("--methods", default=None, metavar="A,B", help="default: vanilla, hidrop, pdrop, fastv, random")
+    bench.add_argument("--budget", type=float, default=64.0, metavar="N", help="visual tokens a layer, on average")
+    bench.add_argument("--batch", default="1", metavar="1,4,16")
+    bench.add_argument("--text", type=int, default=60, metavar="N", help="text tokens of the prompt")
+    bench.add_argument("--new", type=int, default=8, metavar="N", help="tokens to decode")
+    bench.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds that count")
+    bench.add_argument("--warmup", type=int, default=2, metavar="N", help="rounds that do not")
+    bench.add_argument("--dtype", choices=DTYPES, default=None, help="default: float32 on a CPU, bfloat16 on CUDA")
+    bench.add_argument("--attention", default="sdpa", metavar="KERNEL")
+    bench.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 ...")
+    bench.add_argument("--out", type=Path, default=Path("results/bench"), metavar="DIR")
+    bench.add_argument("--bars", action="store_true", help="print what the runtime promises; exit 1 if it is missed")
+    bench.add_argument("--json", action="store_true", help="last line of stdout: the result as one JSON document")
+    bench.set_defaults(action=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from evals import bench, bench_text
+    from evals.profiling.allocator import keep_memory
+    from evals.validate import pick_device
+    from hidrop.models.loading import check_kernel
+
+    settings = settings_of(arguments)
+    device = pick_device(arguments.device)
+    dtype = arguments.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    check_kernel(arguments.attention, device, dtype)
+    name, geometry = sized(arguments)
+    names = bench.DEFAULT_METHODS if arguments.methods is None else tuple(arguments.methods.split(","))
+    reducers = bench.methods(names, arguments.budget, geometry)
+    stream = sys.stderr if arguments.json else sys.stdout
+    element = getattr(torch, dtype).itemsize
+
+    def say(text: str) -> None:
+        print(text + "\n", file=stream, flush=True)
+
+    say(f"{name}: " + bench_text.implied(geometry, reducers, settings.text_tokens, element))
+    kept = keep_memory() if device == "cpu" else False
+    loaded = model_of(arguments, device, dtype)
+    found = bench.bench(loaded, reducers, settings)
+    facts = {"model": name, "device": device, "dtype": dtype, "attention": arguments.attention, "memory_kept": kept}
+    document = found.document(**facts, budget=arguments.budget)
+    overhead = document["vanilla_over_transformers"]
+    say(bench_text.ceilings(found.ceilings))
+    say(bench_text.tables(found.rows, overhead))
+    bars = bench_text.bars(found.rows, overhead)
+    if arguments.bars:
+        say(bench_text.bars_text(bars))
+    path = write(document, arguments.out)
+    print(f"written: {path}", file=stream)
+    if arguments.json:
+        print(json.dumps(document, ensure_ascii=False), flush=True)
+    return int(arguments.bars and not all(bar.holds for bar in bars))
+
+
+def settings_of(arguments: argparse.Namespace) -> Any:
+    """Raises UserError for a number that is none, or out of range."""
+    from pydantic import ValidationError
+
+    from evals.profiling.settings import ProfileSettings
+
+    options = {"text_tokens": "text", "new_tokens": "new"}
+    try:
+        batch = tuple(int(part) for part in arguments.batch.split(","))
+    except ValueError:
+        raise UserError(f"--batch {arguments.batch}: give numbers with commas between them, such as 1,4") from None
+    try:
+        return ProfileSettings(
+            repeats=arguments.repeats,
+            warmup=arguments.warmup,
+            batch=batch,
+            text_tokens=arguments.text,
+            new_tokens=arguments.new,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = str(first["loc"][0])
+        raise UserError(f"--{options.get(field, field)}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+
+
+def sized(arguments: argparse.Namespace) -> tuple[str, Any]:
+    """The model's name and sizes, before any weight is made or read. Raises UserError."""
+    import difflib
+
+    from hidrop.geometry import PRESETS
+
+    if arguments.model:
+        from hidrop.models import peek
+
+        return arguments.model, peek(arguments.model).geometry
+    # LLaVA-NeXT's images are no square of patches: it is timed from a checkpoint.
+    known = [name for name, geometry in PRESETS.items() if not geometry.anyres]
+    if arguments.geometry not in known:
+        close = difflib.get_close_matches(arguments.geometry, known, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise UserError(f"--geometry {arguments.geometry}: unknown.{hint} Known: {', '.join(known)}")
+    return arguments.geometry, PRESETS[arguments.geometry]
+
+
+def model_of(arguments: argparse.Namespace, device: str, dtype: str) -> Any:
+    import torch
+
+    if arguments.model:
+        from hidrop.models import load
+
+        return load(arguments.model, dtype=dtype, device=device, attention=arguments.attention)
+    from evals.profiling.random_model import random_model
+
+    torch.manual_seed(0)
+    place, kind = torch.device(device), getattr(torch, dtype)
+    return random_model(arguments.geometry, dtype=kind, device=place, attention=arguments.attention)
+
+
+def write(document: dict[str, Any], out: Path) -> Path:
+    """One file for a model, a device's name and a type: a later run on the same takes its place."""
+    hardware = document["hardware"]
+    machine = re.sub(r"[^a-z0-9]+", "-", str(hardware.get("gpu") or hardware["cpu"]).lower()).strip("-")
+    cores = "" if hardware.get("gpu") else f"-{hardware['threads']}-threads"
+    path = out / f"{journal.slug(document['model'])}-{document['dtype']}-{machine}{cores}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    journal.write_atomically(path, json.dumps(document, indent=1) + "\n")
+    return path

@@ -1,0 +1,26 @@
+"""The C library's memory allocator, kept from giving memory back to the system between the layers of a model."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+# glibc's names for its settings (malloc.h).
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 1 << 30
+
+
+def keep_memory() -> bool:
+    """Let the process keep the memory it frees, for its next allocation. False where the C library is not glibc.
+
+    A decoder's activations on a CPU are blocks of some megabytes. By default each is mapped anew from the system and
+    its pages cleared one by one, which takes longer than many of the operations on them: 15 % of a prefill with few
+    tokens was measured. It is the same for all methods.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)) and bool(mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))

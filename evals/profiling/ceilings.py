@@ -1,0 +1,77 @@
+"""What a device can do at best, measured on the spot, and what a prefill would take if nothing else held it up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from evals.profiling.clock import Clock
+from hidrop.geometry import Geometry
+
+# Sizes at which a copy and a product of square matrices are past all caches, and take a fraction of a second.
+COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
+MATRIX = {"cpu": 2048, "cuda": 8192}
+SECONDS, LEAST = 1.0, 5
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Bytes per second of a large copy (read and written ones counted) and operations per second of a large matmul."""
+
+    bytes_per_second: float
+    flops_per_second: float
+
+    @property
+    def ridge(self) -> float:
+        """Operations per byte from which on arithmetic, not memory, is the limit."""
+        return self.flops_per_second / self.bytes_per_second
+
+    def milliseconds(self, flops: float, moved: float) -> float:
+        """The least time for so many operations and bytes: the longer of the two."""
+        return 1000 * max(flops / self.flops_per_second, moved / self.bytes_per_second)
+
+
+def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
+    """Both ceilings of `device`, the latter in `dtype`: the best of about a second of runs each."""
+    size = MATRIX[device.type]
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    source, target = (torch.ones(COPY_BYTES[device.type] // 4, device=device) for _ in range(2))
+    copied = 2 * source.nbytes / _best(device, lambda: target.copy_(source))
+    return Ceilings(copied, 2 * size**3 / _best(device, lambda: a @ b))
+
+
+def _best(device: torch.device, run: Callable[[], object]) -> float:
+    """Seconds of the fastest run."""
+    clock, end = Clock(device), 0.0
+    found: list[float] = []
+    run()
+    while len(found) < LEAST or time.monotonic() < end:
+        end = end or time.monotonic() + SECONDS
+        marks = [clock.start()]
+        run()
+        marks.append(clock.mark())
+        found += clock.between(marks)
+    return min(found) / 1000
+
+
+def physical_ms(
+    entering: tuple[int, ...], geometry: Geometry, ceilings: Ceilings, batch: int, text: int, element_bytes: int
+) -> float:
+    """The least milliseconds of a prefill, layer by layer: its operations, or reading its weights and moving its KV.
+
+    The LM head for one token is included; activations, the choice of tokens and the embedding are not.
+    """
+    g = geometry
+    kv_width = g.kv_heads * g.head_dim
+    weights = 2 * g.hidden * (g.heads * g.head_dim + kv_width) + 3 * g.hidden * g.intermediate
+    total = 0.0
+    for visual in entering:
+        n = visual + text
+        pairs = n * (n + 1) // 2
+        flops = batch * (2 * n * weights + 4 * g.heads * g.head_dim * pairs)
+        total += ceilings.milliseconds(flops, element_bytes * (weights + batch * 2 * n * kv_width))
+    head = g.hidden * g.vocab
+    return total + ceilings.milliseconds(2 * batch * head, element_bytes * head)
