@@ -15,17 +15,17 @@ def top_indices(score_BV: torch.Tensor, valid_BV: torch.Tensor, slots: int) -> t
     return ranked.argsort(dim=1, descending=True, stable=True)[:, :slots]
 
 
-def keep_top(
-    score_BV: torch.Tensor, valid_BV: torch.Tensor, keep_B: torch.Tensor, slots: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `keep_B[b]` best tokens of each row, in their original order.
-
-    Returns indices (B, slots), fillers -1 at the left, and a mask (B, V) of what is kept.
-    """
+def keep_top(score_BV: torch.Tensor, valid_BV: torch.Tensor, keep_B: torch.Tensor, slots: int) -> torch.Tensor:
+    """The `keep_B[b]` best tokens of each row, in their original order: indices (B, slots), fillers -1 at the left."""
     best = top_indices(score_BV, valid_BV, slots)
     wanted = torch.arange(slots, device=best.device) < keep_B[:, None]
-    kept = torch.zeros_like(valid_BV).scatter(1, best, wanted) & valid_BV
-    return torch.where(wanted, best, -1).sort(dim=1).values, kept
+    return torch.where(wanted, best, -1).sort(dim=1).values
+
+
+def marked(index_BK: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices, -1 for none, as a mask (B, count)."""
+    mask = torch.zeros(index_BK.shape[0], count + 1, dtype=torch.bool, device=index_BK.device)
+    return mask.scatter(1, torch.where(index_BK >= 0, index_BK, count), True)[:, :count]
 
 
 def soft_mask(score_BV: torch.Tensor, valid_BV: torch.Tensor, keep_B: torch.Tensor) -> torch.Tensor:

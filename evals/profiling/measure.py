@@ -41,7 +41,7 @@ def measure(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSetti
     return measure_beside(loaded, reducers, settings, lambda prompt: {})[0]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def measure_beside(
     loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings, probes: Probes
 ) -> tuple[dict[str, Profile], dict[int, dict[str, Spread]]]:

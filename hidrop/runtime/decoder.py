@@ -18,7 +18,7 @@ from hidrop.runtime.cache import RaggedCache, Segment
 from hidrop.runtime.layout import ROOM, BatchPlan, Layout, RowCuts, answer_starts, segments
 from hidrop.runtime.scoring import Queries, View, rows
 from hidrop.runtime.trace import Record
-from hidrop.topk import keep_top, soft_mask
+from hidrop.topk import keep_top, marked, soft_mask
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,15 @@ class Sequence:
         self.hidden = rows(both.hidden, index)
         where = index.argsort(dim=1)
         self.text, self.visual = where[:, : text.order.shape[1]], where[:, text.order.shape[1] :]
+
+    def keeping(self, visual: torch.Tensor) -> Sequence:
+        """The text and the visual tokens in these slots (-1: a filler). They are in order here: slots are sorted."""
+        new = Sequence.__new__(Sequence)
+        slots, index = torch.cat([self.text, visual], 1).sort(dim=1, stable=True)
+        kept, where = self.part(slots), index.argsort(dim=1)
+        new.hidden, new.order = kept.hidden, kept.order
+        new.text, new.visual = where[:, : self.text.shape[1]], where[:, self.text.shape[1] :]
+        return new
 
     def part(self, slots: torch.Tensor) -> Tokens:
         """The tokens in these slots; a slot of -1 gives a filler."""
@@ -89,15 +98,15 @@ class Decoder:
         position = torch.arange(layout.position_BS.shape[1], device=text.hidden.device)
         cos, sin = self.model.rotary_emb(text.hidden, position_ids=position[None])
         run = Prefill(layout, (cos[0], sin[0]), cache, memory)
-        sequence = self._sequence(text, visual if plan.inject == 1 else None, run)
+        sequence = self._placed(Sequence(text, visual if plan.inject == 1 else None), run)
         before: torch.Tensor | None = None
         for first, last in segments(plan, len(self.layers)):
             if first == plan.inject and first > 1:
-                sequence, before = self._sequence(sequence.part(sequence.text), visual, run), None
+                sequence, before = self._placed(Sequence(sequence.part(sequence.text), visual), run), None
             if first - 1 in plan.cuts:
                 sequence, plan = self._cut(sequence, before, plan, first - 1, run)
             if first == plan.exit:
-                sequence = self._sequence(sequence.part(sequence.text), None, run)
+                sequence = self._placed(sequence.keeping(sequence.visual[:, :0]), run)
             there = [p.entering[first - 1] + t for p, t in zip(plan.plans, layout.text_counts, strict=True)]
             valid_BN = sequence.order >= 0 if min(there) < sequence.order.shape[1] else None
             record.count(sequence.order, valid_BN is not None, last - first + 1)
@@ -158,9 +167,8 @@ class Decoder:
             allow_is_causal_skip=valid_BN is None,
         )
 
-    def _sequence(self, text: Tokens, visual: Tokens | None, run: Prefill) -> Sequence:
-        """Text and visual tokens joined, with the positions that the method gives them."""
-        sequence = Sequence(text, visual)
+    def _placed(self, sequence: Sequence, run: Prefill) -> Sequence:
+        """The sequence with the positions that the method gives its tokens."""
         if self.persistent:
             position = run.layout.positions(sequence.order)
         else:
@@ -211,16 +219,19 @@ class Decoder:
                 f"{self.reducer.name}: score gave {tuple(score.shape)} for {tuple(order_BV.shape)} visual slots"
             )
         there_BV = order_BV >= 0
-        index, kept = keep_top(score.detach(), there_BV, cut.keep_B, cut.keep)
-        left = sequence.part(torch.where(index >= 0, sequence.visual.gather(1, index.clamp(min=0)), -1))
+        index = keep_top(score.detach(), there_BV, cut.keep_B, cut.keep)
+        slots = torch.where(index >= 0, sequence.visual.gather(1, index.clamp(min=0)), -1)
+        if not soft and not cut.merge:
+            return self._placed(sequence.keeping(slots), run), plan
+        left = sequence.part(slots)
         if soft:
             gate = rows(soft_mask(score, there_BV, cut.keep_B), index)[:, :, None].to(left.hidden.dtype)
             gate = gate if self.reducer.topk == "soft-gate" else 1 + (gate - gate.detach())
             left = Tokens(left.hidden * gate, left.order)
         if cut.merge:
-            hidden = self.reducer.merge(view, score, kept, cut.merge)
+            hidden = self.reducer.merge(view, score, marked(index, order_BV.shape[1]), cut.merge)
             left = Tokens(hidden, self._merged_order(order_BV, run.layout, cut)).behind(left)
-        return self._sequence(sequence.part(sequence.text), left, run), plan
+        return self._placed(Sequence(sequence.part(sequence.text), left), run), plan
 
     @staticmethod
     def _merged_order(order_BV: torch.Tensor, layout: Layout, cut: RowCuts) -> torch.Tensor:

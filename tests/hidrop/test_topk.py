@@ -7,28 +7,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hidrop.topk import keep_top, soft_mask, top_indices, uniform_rank
+from hidrop.topk import keep_top, marked, soft_mask, top_indices, uniform_rank
 
 
 def test_the_best_stay_in_their_original_order():
     score = torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2]])
-    index, kept = keep_top(score, torch.ones(1, 5, dtype=torch.bool), torch.tensor([3]), 3)
+    index = keep_top(score, torch.ones(1, 5, dtype=torch.bool), torch.tensor([3]), 3)
     assert index.tolist() == [[1, 2, 3]]
-    assert kept.tolist() == [[False, True, True, True, False]]
+    assert marked(index, 5).tolist() == [[False, True, True, True, False]]
 
 
 def test_of_equal_scores_the_earlier_token_wins():
     score = torch.tensor([[0.5, 0.7, 0.5, 0.5, 0.7, 0.5]])
-    index, _ = keep_top(score, torch.ones(1, 6, dtype=torch.bool), torch.tensor([4]), 4)
+    index = keep_top(score, torch.ones(1, 6, dtype=torch.bool), torch.tensor([4]), 4)
     assert index.tolist() == [[0, 1, 2, 4]]
 
 
 def test_rows_keep_their_own_number_with_fillers_at_the_left():
     score = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
     valid = torch.tensor([[True] * 4, [False, True, True, True]])
-    index, kept = keep_top(score, valid, torch.tensor([3, 1]), 3)
+    index = keep_top(score, valid, torch.tensor([3, 1]), 3)
     assert index.tolist() == [[0, 1, 2], [-1, -1, 3]]
-    assert kept.sum(1).tolist() == [3, 1]
+    assert marked(index, 4).tolist() == [[True, True, True, False], [False, False, False, True]]
 
 
 def test_a_filler_never_beats_a_token_however_low_that_scores():
@@ -38,9 +38,9 @@ def test_a_filler_never_beats_a_token_however_low_that_scores():
 
 
 def test_keeping_nothing_is_possible():
-    index, kept = keep_top(torch.rand(2, 4), torch.ones(2, 4, dtype=torch.bool), torch.tensor([0, 0]), 0)
+    index = keep_top(torch.rand(2, 4), torch.ones(2, 4, dtype=torch.bool), torch.tensor([0, 0]), 0)
     assert index.shape == (2, 0)
-    assert not kept.any()
+    assert not marked(index, 4).any()
 
 
 def ranks(score: list[float]) -> list[float]:
@@ -56,7 +56,7 @@ def test_the_soft_mask_is_the_papers_formula_and_keeps_exactly_k(numbers, k):
     mask = soft_mask(torch.tensor([score], dtype=torch.float64), valid, torch.tensor([k]))[0]
     want = [1 / (1 + math.exp(-n * (rank - (1 - k / n)))) for rank in ranks(score)]
     assert mask.tolist() == pytest.approx(want)
-    _, kept = keep_top(torch.tensor([score]), valid, torch.tensor([k]), k)
+    kept = marked(keep_top(torch.tensor([score]), valid, torch.tensor([k]), k), n)
     assert (mask > 0.5).tolist() == kept[0].tolist()
 
 
