@@ -25,7 +25,7 @@ def seen(monkeypatch) -> list[torch.Tensor]:
     inner = decoder.keep_top
 
     def spy(*args: Any) -> Any:
-        found.append(inner(*args)[0])
+        found.append(inner(*args))
         return inner(*args)
 
     monkeypatch.setattr(decoder, "keep_top", spy)
