@@ -1,0 +1,68 @@
+"""A dry check that prefill and decoding can be captured as a graph: every shape is known without looking at data."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+
+from hidrop.reducer import build
+from hidrop.runtime import RaggedCache, reduce
+from tests.baselines.test_every_method import METHODS, reducer_of
+
+STATIC = [row for row in METHODS if not reducer_of(row).adaptive]
+
+
+def without_data(mode: FakeTensorMode, value: Any) -> Any:
+    """Arguments with their tensors replaced by ones that have a shape and nothing in them."""
+    if isinstance(value, torch.Tensor):
+        return mode.from_tensor(value)
+    if isinstance(value, RaggedCache):
+        return RaggedCache(value._config)
+    if isinstance(value, (tuple, list)):
+        return type(value)(without_data(mode, one) for one in value)
+    if isinstance(value, dict):
+        return {key: without_data(mode, one) for key, one in value.items()}
+    if dataclasses.is_dataclass(value):
+        value = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(value, field.name, without_data(mode, getattr(value, field.name)))
+    return value
+
+
+def dry_run(model: Any, reducer: Any, inputs: dict[str, torch.Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of what leaves prefill and a step of decoding, run without data; the cache lengths are compared."""
+    with reduce(model, reducer) as reduction, torch.no_grad():
+        inner, arguments = reduction.decoder.prefill, []
+        reduction.decoder.prefill = lambda *args: arguments.append(args) or inner(*args)
+        real = model(**inputs)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            empty = without_data(mode, list(arguments[0]))
+            cache = next(a for a in empty if isinstance(a, RaggedCache))
+            sequence, _ = inner(*empty)
+            lengths = cache.lengths
+            # Of the input's length a step needs nothing but the number.
+            cache.input_length = inputs["input_ids"].shape[1]
+            hidden = torch.zeros(inputs["input_ids"].shape[0], 1, model.config.text_config.hidden_size)
+            step = reduction.decoder.step(hidden, None, cache)
+        assert lengths == real.past_key_values.lengths
+        return tuple(sequence.hidden.shape), tuple(step.shape)
+
+
+@pytest.mark.parametrize("row", STATIC)
+def test_every_shape_is_known_without_data(row, tiny_llava, prompt, pixels, padded):
+    inputs = padded([prompt(3, 7, seed=1), prompt(5, 2, seed=2), prompt(1, 4, images=2, seed=3)])
+    inputs["pixel_values"] = torch.cat([pixels(seed=1), pixels(2, seed=2), pixels(seed=3)])
+    prefill, step = dry_run(tiny_llava(), reducer_of(row), inputs)
+    assert (prefill[0], prefill[2]) == (3, 32)
+    assert step == (3, 1, 32)
+
+
+def test_the_check_finds_what_depends_on_data(tiny_llava, prompt, pixels):
+    adaptive = build("sparsevlm", {"version": "1.0", "layers": [2], "scale": 60})
+    with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+        dry_run(tiny_llava(), adaptive, {"input_ids": prompt(), "pixel_values": pixels()})
