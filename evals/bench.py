@@ -104,10 +104,11 @@ def bench(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSetting
     """Measure the ceilings, then all methods in turns, with transformers' own forward and layers beside them."""
     model, geometry = loaded.model, loaded.geometry
     ceilings = measure_ceilings(model.device, model.dtype)
-    counts = {n + settings.text_tokens for r in reducers.values() if not r.adaptive for n in r.plan(geometry).entering}
+    known = [reducer for reducer in reducers.values() if not reducer.adaptive]
 
     def probes(prompt: Prompt) -> dict[str, Callable[[], Any]]:
-        batch = len(prompt.input_ids_BS)
+        batch, plans = len(prompt.input_ids_BS), [r.plan(geometry, prompt.visual_tokens) for r in known]
+        counts = {n + settings.text_tokens for plan in plans for n in plan.entering}
         layers = {str(n): timed_layers(model, n, batch) for n in sorted(counts)}
         return {PLAIN: plain_prefill(model, prompt), **layers}
 
@@ -189,7 +190,9 @@ class Rates:
             "physical": self.physical_ms(self.vanilla.entering) / self.physical_ms(one.entering),
             "flops": self.vanilla.flops / one.flops,
         }
-        planned = TokenPlan(self.geometry, one.entering if reducer.adaptive else reducer.plan(self.geometry).entering)
+        planned = TokenPlan(self.geometry, one.entering)
+        if not reducer.adaptive:
+            planned = reducer.plan(self.geometry, self.vanilla.entering[0])
         return {
             "label": label,
             "method": reducer.name,

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     dtype = arguments.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     check_kernel(arguments.attention, device, dtype)
     name, geometry = sized(arguments)
-    names = bench.DEFAULT_METHODS if arguments.methods is None else tuple(arguments.methods.split(","))
+    names = bench.DEFAULT_METHODS if arguments.methods is None else tuple(map(str.strip, arguments.methods.split(",")))
     reducers = bench.methods(names, arguments.budget, geometry)
     stream = sys.stderr if arguments.json else sys.stdout
     element = getattr(torch, dtype).itemsize

@@ -180,7 +180,8 @@ class HidropLlava(lmms):
             rows, milliseconds = self._generate(prompts)
             reduction.check()
             self.trace = reduction.trace
-            for prompt, (answer, count), entering in zip(prompts, rows, self.trace.rows[: len(prompts)], strict=True):
+            counted = self.trace.rows[:: len(self.trace.rows) // len(prompts)]  # with beams a prompt has several
+            for prompt, (answer, count), entering in zip(prompts, rows, counted, strict=True):
                 request = prompt.request
                 answers[request.place] = GenerationResult(answer, TokenCounts(len(prompt.ids), count))
                 if not request.padding and known[request.place] is None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from evals import cli
+from evals import bench, cli
 from evals.profiling import ProfileSettings, profile
+from evals.profiling.ceilings import Ceilings
 from hidrop.geometry import Geometry
 from hidrop.models import load
 from hidrop.reducer import build
@@ -108,13 +109,18 @@ def test_the_prompt_is_that_of_transformers_own_processor(folder: Path) -> None:
         assert loaded.tokenizer.decode(out[0, length:], skip_special_tokens=True).strip() == answer
 
 
-def test_timings_have_the_plan_of_the_largest_image(folder: Path) -> None:
+def test_timings_have_the_plan_of_the_largest_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evals.bench.measure_ceilings", lambda *_: Ceilings(1e9, 1e9))
     loaded = load(folder)
     reducer = build("hidrop", dict(inject=2, filters=[2], keep=[40], exit=4))
     settings = ProfileSettings(repeats=1, warmup=0, new_tokens=1, text_tokens=8, batch=(2,))
     (one,) = profile(loaded, {"hidrop": reducer}, settings)["hidrop"].measurements
     count = 16 + 8 * 9  # four tiles, each line with its end
     assert one.entering == (0, count, count * 40 // 80, 0)
+    reducers = {"vanilla": build("vanilla"), "hidrop": reducer}
+    _, row, *_ = bench.bench(loaded, reducers, settings).rows
+    assert row["kv_bytes"] == row["kv_bytes_planned"]
+    assert row["ideal_speed_up"]["layerwise"] is not None
 
 
 def test_a_matrix_runs_on_it(folder: Path, tmp_path: Path) -> None:

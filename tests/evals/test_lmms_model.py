@@ -100,6 +100,10 @@ def test_tokens_are_recorded_where_they_are_not_the_methods_plan(loaded: Any) ->
     model(loaded, docs, reducer=reducer, record=records.append, batch_size=2).generate_until(toy(docs))
     assert {r["doc_id"]: r["entering"] for r in records} == {0: None, 1: [32, 8, 8, 8], 2: [0, 0, 0, 0]}
     records.clear()
+    beams = [instance(QUESTIONS[i], i, picture, {**GREEDY, "num_beams": 2}) for i in range(3)]
+    model(loaded, docs, reducer=reducer, record=records.append, batch_size=3).generate_until(beams)
+    assert {r["doc_id"]: r["entering"] for r in records} == {0: None, 1: [32, 8, 8, 8], 2: [0, 0, 0, 0]}
+    records.clear()
     adaptive = build("sparsevlm", {"version": "1.0", "layers": [1, 2], "scale": 90.0})
     model(loaded, docs[:1], reducer=adaptive, record=records.append).generate_until(toy(docs[:1]))
     (entering,) = (r["entering"] for r in records)
