@@ -65,7 +65,7 @@ def methods(names: tuple[str, ...], budget: float, geometry: Geometry) -> dict[s
     """Each named method at `budget` visual tokens a layer; `vanilla` first, because all is compared with it.
 
     HiDrop's layers are the published ones scaled to the depth; PDrop's first cut is early enough for the budget.
-    Raises UserError, naming the method, for one that is unknown or cannot meet the budget.
+    Raises UserError, naming the method, for one that is unknown or cannot meet the budget with these layers.
     """
     found: dict[str, Reducer] = {"vanilla": build("vanilla")}
     for name in dict.fromkeys(names):
@@ -76,7 +76,8 @@ def methods(names: tuple[str, ...], budget: float, geometry: Geometry) -> dict[s
             settled = not fields or name == "text_only"
             found[name] = build(name) if settled else solve(name, _layers(name, budget, geometry), budget, geometry)
         except ValueError as error:
-            raise UserError(f"--methods {name}: {error}") from None
+            way = "" if "unknown" in str(error) else ". Give another --budget, or --methods without it"
+            raise UserError(f"--methods {name}: {error}{way}") from None
     return found
 
 
@@ -88,7 +89,9 @@ def _layers(name: str, budget: float, geometry: Geometry) -> dict[str, Any]:
         whole = budget * geometry.layers / geometry.visual_tokens  # layers that may see everything
         if whole > quarters[0]:
             return {"layers": quarters}
-        return {"layers": (max(1, int(0.6 * whole)), geometry.layers // 4, geometry.layers // 2)}
+        first = max(1, int(0.6 * whole))
+        second = max(first + 1, geometry.layers // 4)
+        return {"layers": (first, second, max(second + 1, geometry.layers // 2))}
     return {}
 
 
@@ -136,18 +139,23 @@ def plain_prefill(model: Any, prompt: Prompt) -> Callable[[], Any]:
 def timed_layers(model: Any, tokens: int, batch: int) -> Callable[[], Any]:
     """Some of transformers' own decoder layers on `tokens` tokens a row, as in a prefill."""
     from transformers import DynamicCache
+    from transformers.masking_utils import create_causal_mask
 
     decoder = model.model.language_model
     config, device = decoder.config, model.device
     hidden = torch.randn(batch, tokens, config.hidden_size, device=device, dtype=model.dtype)
     rope = decoder.rotary_emb(hidden, position_ids=torch.arange(tokens, device=device)[None])
     chosen = chosen_layers(config.num_hidden_layers)
+    # None for kernels that know a causal mask by themselves; eager attention needs one.
+    mask = create_causal_mask(
+        config=config, inputs_embeds=hidden, attention_mask=None, past_key_values=None, position_ids=None
+    )
 
     def run() -> None:
         cache, states = DynamicCache(config=config), hidden
         for i in chosen:
             states = decoder.layers[i](
-                states, attention_mask=None, position_embeddings=rope, past_key_values=cache, use_cache=True
+                states, attention_mask=mask, position_embeddings=rope, past_key_values=cache, use_cache=True
             )
 
     return run

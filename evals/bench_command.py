@@ -66,14 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
     overhead = document["vanilla_over_transformers"]
     say(bench_text.ceilings(found.ceilings))
     say(bench_text.tables(found.rows, overhead))
-    bars = bench_text.bars(found.rows, overhead)
-    if arguments.bars:
+    print(f"written: {write(document, arguments.out)}\n", file=stream)
+    bars = bench_text.bars(found.rows, overhead) if arguments.bars else []
+    if bars:
         say(bench_text.bars_text(bars))
-    path = write(document, arguments.out)
-    print(f"written: {path}", file=stream)
     if arguments.json:
         print(json.dumps(document, ensure_ascii=False), flush=True)
-    return int(arguments.bars and not all(bar.holds for bar in bars))
+    return int(not all(bar.holds for bar in bars))
 
 
 def settings_of(arguments: argparse.Namespace) -> Any:

@@ -48,8 +48,11 @@ def _tuple(entering: Iterable[int] | None) -> tuple[int, ...] | None:
 
 def cell_entry(cell: Cell, row: Row, result: Mapping[str, Any], text_tokens: int) -> dict[str, Any]:
     """One number of the table with everything it stands on. `text_tokens` is used where no prompt was answered."""
-    prompts = [Asked(**{**p, "entering": _tuple(p["entering"])}) for p in result["prompts"]]
-    prompts = prompts or [Asked(text_tokens, row.plan.geometry.visual_tokens, None, 1)]
+    visual = row.plan.geometry.visual_tokens
+    # Journals of before counted text tokens alone.
+    earlier = [Asked(int(n), visual, None, count) for n, count in result.get("text_tokens", {}).items()]
+    prompts = [Asked(**{**p, "entering": _tuple(p["entering"])}) for p in result.get("prompts", ())] or earlier
+    prompts = prompts or [Asked(text_tokens, visual, None, 1)]
     element = ELEMENT_BYTES[result["dtype"]]
 
     def mean(value: Callable[[TokenPlan, Asked], float]) -> float:
@@ -59,7 +62,7 @@ def cell_entry(cell: Cell, row: Row, result: Mapping[str, Any], text_tokens: int
     if any(p.entering for p in prompts):  # not the row's plan for one image: what was counted takes its place
         entry["average_tokens"] = mean(lambda plan, _: plan.average_tokens)
         entry["share"] = entry["average_tokens"] / mean(lambda _, p: p.visual) if any(p.visual for p in prompts) else 0
-        entry["kept"] = None
+        entry["kept"] = None if row.reducer.adaptive else row.plan.kept
         columns = zip(*([n * p.count for n in p.plan(row).entering] for p in prompts), strict=True)
         entry["entering"] = [round(sum(column) / sum(p.count for p in prompts)) for column in columns]
     return {

@@ -11,7 +11,7 @@ KEPT_BYTES = 1 << 30
 
 
 def keep_memory() -> bool:
-    """Let the process keep the memory it frees, for its next allocation. False where the C library is not glibc.
+    """Let the process keep the memory it frees, for its next allocation. False where the C library does not take it.
 
     A decoder's activations on a CPU are blocks of some megabytes. By default each is mapped anew from the system and
     its pages cleared one by one, which takes longer than many of the operations on them: 15 % of a prefill with few
@@ -23,4 +23,6 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)) and bool(mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))
+    # glibc before 2.35 takes no threshold above 32 MiB.
+    mapped = mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) or mallopt(M_MMAP_THRESHOLD, 1 << 25)
+    return bool(mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)) and bool(mapped)

@@ -70,14 +70,15 @@ def measure_beside(
                     taken = _time_once(loaded.model, reducer, prompt, vision[label])
                     if round_ >= settings.warmup:
                         _append(timings[label], taken)
-                for name, probe in others.items():
+                for name in others:
                     marks = [clock.start()]
-                    probe()
+                    others[name]()
                     marks.append(clock.mark())
                     if round_ >= settings.warmup:
                         taken_by[name] += clock.between(marks)
         beside[batch] = {name: Spread.of(times) for name, times in taken_by.items()}
-        vision.clear()  # not part of any method's peak memory
+        vision.clear()  # not part of any method's peak memory, and neither is what was timed beside
+        others = {}
         for label, reducer in reducers.items():
             facts = _facts(loaded.model, loaded.geometry, reducer, prompt, settings, label)
             found[label].append(_measurement(batch, settings, timings[label], facts))

@@ -57,7 +57,7 @@ class Row:
     def nominal_tokens(self) -> float | None:
         """The budget as a number of visual tokens; without a stated one what the row has of them."""
         if self.budget is None or self.visual_tokens is None:
-            return self.average_tokens if self.reading == "average" else self.kept
+            return self.average_tokens if self.reading == "average" or self.kept is None else self.kept
         text = str(self.budget)
         return float(text[:-1]) / 100 * self.visual_tokens if text.endswith("%") else float(text)
 

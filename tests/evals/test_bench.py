@@ -134,6 +134,17 @@ def test_layers_stand_for_all_of_the_depth() -> None:
     assert bench.chosen_layers(3) == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("small_ceilings")
+def test_eager_layers_are_timed_with_their_causal_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = build(TINY, TOWER, dtype=torch.float32, device=torch.device("cpu"), attention="eager")
+    seen: list[Any] = []
+    layer = loaded.model.model.language_model.layers[0]
+    inner = layer.forward
+    monkeypatch.setitem(layer.__dict__, "forward", lambda *a, **k: seen.append(k["attention_mask"]) or inner(*a, **k))
+    bench.timed_layers(loaded.model, 5, 1)()
+    assert (seen[0][0, 0] < 0).tolist() == [[j > i for j in range(5)] for i in range(5)]
+
+
 def rates() -> bench.Rates:
     def spread(ms: float) -> Spread:
         return Spread(ms, ms, ms)

@@ -44,11 +44,25 @@ def test_other_counts_are_averaged_over_the_prompts():
     assert found["entering"] == [21, 19, 7, 4]
     assert found["flops"] == round(sum(plan.flops(10) for plan in plans) / 3)
     assert found["kv_bytes"] == round(sum(plan.kv_bytes(10, 4) for plan in plans) / 3)
-    assert found["kept"] is None
+    assert found["kept"] == 4  # stated for one image, as the budget is
 
 
 def test_prompts_without_an_image_have_no_share_to_divide():
     assert entry(record(10, 0, [0, 0, 0, 0]))["share"] == 0
+
+
+def test_a_journal_of_before_counts_text_alone():
+    result = {
+        "metric": "accuracy",
+        "value": 1.0,
+        "extra": {},
+        "n": 1,
+        "n_failed": 0,
+        "dtype": "float32",
+        "seconds": 1.0,
+    }
+    found = document.cell_entry(SimpleNamespace(task="gqa"), ROW, {**result, "text_tokens": {"10": 2, "20": 1}}, 60)
+    assert found["flops"] == round((2 * ROW.plan.flops(10) + ROW.plan.flops(20)) / 3)
 
 
 def test_where_no_prompt_was_answered_the_plan_stands():
