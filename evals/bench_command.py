@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evals import journal
-from hidrop.errors import UserError
+from hidrop.errors import UserError, did_you_mean
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -102,8 +102,6 @@ def settings_of(arguments: argparse.Namespace) -> Any:
 
 def sized(arguments: argparse.Namespace) -> tuple[str, Any]:
     """The model's name and sizes, before any weight is made or read. Raises UserError."""
-    import difflib
-
     from hidrop.geometry import PRESETS
 
     if arguments.model:
@@ -113,8 +111,7 @@ def sized(arguments: argparse.Namespace) -> tuple[str, Any]:
     # LLaVA-NeXT's images are no square of patches: it is timed from a checkpoint.
     known = [name for name, geometry in PRESETS.items() if not geometry.anyres]
     if arguments.geometry not in known:
-        close = difflib.get_close_matches(arguments.geometry, known, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
+        hint = did_you_mean(arguments.geometry, known)
         raise UserError(f"--geometry {arguments.geometry}: unknown.{hint} Known: {', '.join(known)}")
     return arguments.geometry, PRESETS[arguments.geometry]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
@@ -11,7 +10,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from hidrop.errors import UserError
+from hidrop.errors import UserError, did_you_mean
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -52,10 +51,7 @@ def read(path: Path, name: str) -> dict[str, Any]:
 def suggestion(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: " Did you mean 'x'?", or what is known, or nothing."""
     known = list(known)
-    close = difflib.get_close_matches(str(word), known, n=1)
-    if close:
-        return f" Did you mean '{close[0]}'?"
-    return f" Known: {', '.join(known)}" if known else ""
+    return did_you_mean(str(word), known) or (f" Known: {', '.join(known)}" if known else "")
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:

@@ -6,12 +6,12 @@ only when tokens are cut and which of them matter.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
+from hidrop.errors import did_you_mean
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule, TokenPlan
 
@@ -151,8 +151,7 @@ class Reducer:
 def method_class(name: str) -> type[Reducer]:
     """The class behind a method's name. Raises ValueError with a suggestion for an unknown one."""
     if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
+        hint = did_you_mean(name, METHODS)
         raise ValueError(f"unknown method '{name}'.{hint} Known: {', '.join(METHODS)}")
     module, cls = METHODS[name].split(":")
     return getattr(importlib.import_module(module), cls)
@@ -182,6 +181,5 @@ def check_params(cls: type[Reducer], params: dict[str, Any]) -> None:
     known = [f.name for f in fields(cls)]
     for key in params:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(key, known)
             raise ValueError(f"{key}: unknown field of {cls.name}.{hint} It has: {', '.join(known) or 'none'}")

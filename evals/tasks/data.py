@@ -14,13 +14,12 @@ The embedded benchmark's own layout (gqa/testdev.parquet, which holds its images
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from hidrop.errors import UserError
+from hidrop.errors import UserError, did_you_mean
 
 MINI, HUB = "mini", "hub"
 
@@ -102,8 +101,7 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         if self.name not in SOURCES:
-            close = difflib.get_close_matches(self.name, NAMES, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(self.name, NAMES)
             raise UserError(f"unknown task '{self.name}'.{hint} Known: {', '.join(NAMES)}")
 
     @property

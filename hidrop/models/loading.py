@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hidrop.errors import UserError
+from hidrop.errors import UserError, did_you_mean
 from hidrop.geometry import Geometry
 from hidrop.models import anyres
 from hidrop.models.digest import digest
@@ -162,8 +161,7 @@ def check_kernel(attention: str, device: str, dtype: str, quantization: str | No
         ("quantization", quantization or QUANTIZATIONS[0], QUANTIZATIONS),
     ):
         if value not in known:
-            close = difflib.get_close_matches(value, known, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(value, known)
             raise UserError(f"{field}: unknown value '{value}'.{hint} Known: {', '.join(known)}")
     try:
         place = torch.device(device)

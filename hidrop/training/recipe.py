@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hidrop.errors import UserError
+from hidrop.errors import UserError, did_you_mean
 from hidrop.reducer import build_entry
 from hidrop.training.data import Kind
 
@@ -60,8 +59,7 @@ def load_recipe(name: str) -> Recipe:
         path = RECIPES / f"{name.removesuffix('.yaml')}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
+        hint = did_you_mean(name, known)
         raise UserError(f"recipe '{name}': no such file and no bundled recipe.{hint} Bundled: {', '.join(known)}")
     try:
         return Recipe.model_validate(yaml.safe_load(path.read_text()))
