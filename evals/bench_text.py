@@ -28,8 +28,7 @@ EXPLAINED = (
 def implied(geometry: Geometry, reducers: Mapping[str, Reducer], text: int, element_bytes: int) -> str:
     """Before anything is measured: the tokens, operations and bytes that follow from the sizes."""
     g = geometry
-    weights = 2 * g.hidden * g.head_dim * (g.heads + g.kv_heads) + 3 * g.hidden * g.intermediate
-    total = g.layers * weights + g.hidden * g.vocab
+    total = g.layers * g.layer_weights + g.hidden * g.vocab
     head = (
         f"{g.layers} layers, hidden {g.hidden}, MLP {g.intermediate}, {g.heads} heads ({g.kv_heads} of keys), "
         f"{g.visual_tokens} visual and {text} text tokens; decoder and LM head: {total * element_bytes / 2**20:.0f} MiB"

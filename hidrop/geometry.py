@@ -49,6 +49,23 @@ class Geometry:
             anyres=bool(pinpoints),
         )
 
+    @property
+    def layer_weights(self) -> int:
+        """Weights of one layer's projections: q, k, v, o and the three of the MLP."""
+        return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads) + 3 * self.hidden * self.intermediate
+
+    def layer_flops(self, tokens: int, *, causal: bool = True) -> int:
+        """Operations of one layer on one sequence; a multiply-accumulate is two.
+
+        `causal` counts the n (n + 1) / 2 query-key pairs that a causal kernel computes; False counts the full square.
+        """
+        pairs = tokens * (tokens + 1) // 2 if causal else tokens * tokens
+        return 2 * tokens * self.layer_weights + 4 * self.heads * self.head_dim * pairs
+
+    def layer_kv_bytes(self, tokens: int, element_bytes: int) -> int:
+        """Bytes of one layer's keys and values of one sequence."""
+        return 2 * tokens * self.kv_heads * self.head_dim * element_bytes
+
     def with_visual_tokens(self, count: int) -> Geometry:
         """The same decoder fed with `count` visual tokens (several images, or another resolution)."""
         return replace(self, visual_tokens=count)

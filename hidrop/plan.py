@@ -131,14 +131,7 @@ class TokenPlan:
         A multiply-accumulate is two operations. `causal` counts the n (n + 1) / 2 query-key pairs that a
         causal kernel computes; False counts the full square, as torch's FlopCounterMode does.
         """
-        g = self.geometry
-        query, kv = g.heads * g.head_dim, g.kv_heads * g.head_dim
-        total = 0
-        for visual in self.entering:
-            n = visual + text_tokens
-            pairs = n * (n + 1) // 2 if causal else n * n
-            total += n * (4 * g.hidden * query + 4 * g.hidden * kv + 6 * g.hidden * g.intermediate) + 4 * query * pairs
-        return total
+        return sum(self.geometry.layer_flops(n + text_tokens, causal=causal) for n in self.entering)
 
     def paper_macs(self) -> int:
         """The papers' "FLOPs": multiply-accumulates of the visual tokens alone, 4nd^2 + 2n^2 d + 3ndm a layer.
@@ -151,5 +144,4 @@ class TokenPlan:
 
     def kv_bytes(self, text_tokens: int, element_bytes: int) -> int:
         """Bytes of keys and values in all layers after the prefill of one sequence."""
-        g = self.geometry
-        return sum(2 * (n + text_tokens) * g.kv_heads * g.head_dim * element_bytes for n in self.entering)
+        return sum(self.geometry.layer_kv_bytes(n + text_tokens, element_bytes) for n in self.entering)

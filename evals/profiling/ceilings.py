@@ -64,14 +64,10 @@ def physical_ms(
 
     The LM head for one token is included; activations, the choice of tokens and the embedding are not.
     """
-    g = geometry
-    kv_width = g.kv_heads * g.head_dim
-    weights = 2 * g.hidden * (g.heads * g.head_dim + kv_width) + 3 * g.hidden * g.intermediate
-    total = 0.0
+    weights, total = element_bytes * geometry.layer_weights, 0.0
     for visual in entering:
         n = visual + text
-        pairs = n * (n + 1) // 2
-        flops = batch * (2 * n * weights + 4 * g.heads * g.head_dim * pairs)
-        total += ceilings.milliseconds(flops, element_bytes * (weights + batch * 2 * n * kv_width))
-    head = g.hidden * g.vocab
+        moved = weights + batch * geometry.layer_kv_bytes(n, element_bytes)
+        total += ceilings.milliseconds(batch * geometry.layer_flops(n), moved)
+    head = geometry.hidden * geometry.vocab
     return total + ceilings.milliseconds(2 * batch * head, element_bytes * head)
