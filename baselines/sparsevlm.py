@@ -140,8 +140,7 @@ class SparseVLM(Reducer):
         import torch
 
         raters, valid = view.text_queries(view.memory), view.valid_BV
-        seen = view.attention("this", raters)
-        seen = seen.gather(2, view.visual_BV[:, None].expand(-1, seen.shape[1], -1))
+        seen = view.on_visual(view.attention("this", raters))
         rates = raters.weight_BQ > 0
         block = torch.where(rates[:, :, None] & valid[:, None], seen, 0)
         longer = torch.maximum(rates.sum(1), valid.sum(1))
@@ -162,7 +161,7 @@ class SparseVLM(Reducer):
 
         each = view.attention_by_head("this", raters) / view.rope_bias(raters)[:, None]
         mean = torch.einsum("bhqn,bq->bhn", each, raters.weight_BQ)
-        visual = mean.gather(2, view.visual_BV[:, None].expand(-1, mean.shape[1], -1))
+        visual = view.on_visual(mean)
         total = torch.where(view.valid_BV[:, None], visual, 0).sum(-1)
         heads = top_indices(total, torch.ones_like(total, dtype=torch.bool), self.heads)
         return visual.gather(1, heads[:, :, None].expand(-1, -1, visual.shape[2])).mean(1)

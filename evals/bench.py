@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 
+from baselines.pdrop import quarters
 from evals.profiling.ceilings import Ceilings, measure_ceilings, physical_ms
 from evals.profiling.hardware import describe, versions
 from evals.profiling.measure import measure_beside
@@ -21,7 +22,7 @@ from evals.profiling.prompt import Prompt
 from evals.profiling.record import Measurement, Spread
 from evals.profiling.settings import ProfileSettings
 from evals.profiling.vision import record_vision, replayed_vision
-from hidrop.budget import solve
+from hidrop.budget import early_layer, solve, whole_layers
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
@@ -70,14 +71,14 @@ def methods(names: tuple[str, ...], budget: float, geometry: Geometry) -> dict[s
     found: dict[str, Reducer] = {"vanilla": build("vanilla")}
     for name in dict.fromkeys(names):
         try:
-            fields = method_class(name).__dataclass_fields__
-            if name == "vanilla":
-                continue
-            settled = not fields or name == "text_only"
+            settled = not fields(method_class(name))  # nothing in it for a budget to decide
+        except ValueError as error:
+            raise UserError(f"--methods {name}: {error}") from None
+        try:
             found[name] = build(name) if settled else solve(name, _layers(name, budget, geometry), budget, geometry)
         except ValueError as error:
-            way = "" if "unknown" in str(error) else ". Give another --budget, or --methods without it"
-            raise UserError(f"--methods {name}: {error}{way}") from None
+            way = "Give another --budget, or --methods without it"
+            raise UserError(f"--methods {name}: {error}. {way}") from None
     return found
 
 
@@ -85,11 +86,9 @@ def _layers(name: str, budget: float, geometry: Geometry) -> dict[str, Any]:
     if name == "hidrop":
         return published_layers(geometry.layers)
     if name == "pdrop":
-        quarters = tuple(geometry.layers * i // 4 for i in (1, 2, 3))
-        whole = budget * geometry.layers / geometry.visual_tokens  # layers that may see everything
-        if whole > quarters[0]:
-            return {"layers": quarters}
-        first = max(1, int(0.6 * whole))
+        if whole_layers(budget, geometry) > quarters(geometry)[0]:
+            return {"layers": quarters(geometry)}
+        first = early_layer(budget, geometry)
         second = max(first + 1, geometry.layers // 4)
         return {"layers": (first, second, max(second + 1, geometry.layers // 2))}
     return {}

@@ -96,13 +96,22 @@ def root(function: Callable[[float], float], value: float, low: float, high: flo
     return (low + high) / 2
 
 
+def whole_layers(average: float, geometry: Geometry) -> float:
+    """How many layers could see all of an image within `average`, if the others saw nothing."""
+    return average * geometry.layers / geometry.visual_tokens
+
+
+def early_layer(average: float, geometry: Geometry) -> int:
+    """A layer for a first cut that leaves room in the budget for what comes after it."""
+    return max(1, int(0.6 * whole_layers(average, geometry)))
+
+
 def earlier_layers(average: float, geometry: Geometry, layers: tuple[int, ...]) -> str:
     """Advice for a budget below what cuts after `layers` can reach: a first cut that leaves room, if there is one.
 
     The image is whole up to the first cut, so that alone costs first * visual_tokens / layers on average.
     """
-    whole_layers = average * geometry.layers / geometry.visual_tokens
-    first = max(1, int(0.6 * whole_layers))
-    if first >= layers[0] or first >= whole_layers:
+    first = early_layer(average, geometry)
+    if first >= layers[0] or first >= whole_layers(average, geometry):
         return ""
     return f"; move the cuts earlier, e.g. layers: {[first, *layers[1:]]}"

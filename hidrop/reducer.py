@@ -6,6 +6,7 @@ only when tokens are cut and which of them matter.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -70,9 +71,8 @@ class Reducer:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a field that is none of the words it may be."""
-        for name, hint in get_type_hints(type(self)).items():
-            words = get_args(hint)
-            if get_origin(hint) is Literal and getattr(self, name) not in words:
+        for name, words in _words(type(self)).items():  # type: ignore[arg-type]  # a class can be hashed
+            if getattr(self, name) not in words:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, words))}")
 
     @property
@@ -146,6 +146,12 @@ class Reducer:
     def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:
         """`count` tokens, (batch, count, hidden), that stand in for the dropped ones. Only for cuts with merge > 0."""
         raise NotImplementedError
+
+
+@functools.cache  # a budget is solved by building a method over and over
+def _words(cls: type[Reducer]) -> dict[str, tuple[Any, ...]]:
+    """The fields of a method that are one of some words, with these words."""
+    return {name: get_args(hint) for name, hint in get_type_hints(cls).items() if get_origin(hint) is Literal}
 
 
 def method_class(name: str) -> type[Reducer]:

@@ -169,6 +169,10 @@ class View:
         near = rows(cos, queries.slot_BQ) @ cos.transpose(1, 2) + rows(sin, queries.slot_BQ) @ sin.transpose(1, 2)
         return near * cos.shape[-1] ** -0.5
 
+    def on_visual(self, seen_BQN: torch.Tensor) -> torch.Tensor:
+        """Of numbers for all slots, (B, Q, N), those of the visual ones, (B, Q, V)."""
+        return seen_BQN.gather(2, self.visual_BV[:, None].expand(-1, seen_BQN.shape[1], -1))
+
     def attention_to_visual(self, of: Literal["this", "next"], queries: Queries | None = None) -> torch.Tensor:
         """Weighted mean over the queries of the attention that each visual token gets, (B, V) float32."""
         queries = queries or self.queries
