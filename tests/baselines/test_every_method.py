@@ -284,37 +284,3 @@ def test_the_model_is_exactly_as_before(row, tiny_llava, prompt, pixels):
         generate(model, input_ids=prompt(), pixel_values=pixels())
     assert dict(model.__dict__) == before[0]
     assert all(torch.equal(v, before[1][k]) for k, v in model.state_dict().items())
-
-
-@every_method
-def test_the_loop_over_layers_never_waits_for_the_device(row, tiny_llava, prompt, pixels, padded):
-    """One transfer per prefill, in laying out the batch; none in the loop, so that it can be captured as a graph."""
-    if reducer_of(row).adaptive:
-        pytest.skip("counts that depend on the sample have to be waited for")
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    waiting: list[str] = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            name = str(func)
-            bool_index = name.startswith("aten.index.") and any(
-                i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
-            )
-            if bool_index or name.split(".")[1] in ("_local_scalar_dense", "nonzero", "masked_select", "unique"):
-                waiting.append(name)
-            return func(*args, **(kwargs or {}))
-
-    model = tiny_llava()
-    inputs = padded([prompt(3, 7, seed=1), prompt(5, 2, seed=2), prompt(1, 4, images=2, seed=3)])
-    image = torch.cat([pixels(seed=1), pixels(2, seed=2), pixels(seed=3)])
-    with reduce(model, reducer_of(row)) as reduction, torch.no_grad():
-        inner = reduction.decoder.prefill
-
-        def watched(*args: Any) -> Any:
-            with Watch():
-                return inner(*args)
-
-        reduction.decoder.prefill = watched
-        model(**inputs, pixel_values=image)
-        assert waiting == []
