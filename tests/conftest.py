@@ -32,6 +32,19 @@ def make_llava(
     return enlarged(LlavaForConditionalGeneration(config), scale)
 
 
+# Of LLaVA-NeXT on tiles of 32 pixels (height, width): up to four tiles beside the whole image.
+PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
+
+
+def make_llava_next(layers: int = 6, seed: int = 0) -> Any:
+    """A random LLaVA-NeXT of the same sizes: 16 visual tokens a tile."""
+    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+
+    torch.manual_seed(seed)
+    parts = tiny_parts(kv_heads=2, layers=layers, max_position_embeddings=1024)
+    return enlarged(LlavaNextForConditionalGeneration(LlavaNextConfig(**parts, image_grid_pinpoints=PINPOINTS)))
+
+
 def tiny_parts(kv_heads: int, layers: int, **text: Any) -> dict[str, Any]:
     """What a LLaVA's config has of tower and decoder."""
     from transformers import CLIPVisionConfig, LlamaConfig

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from evals import bench, cli
 from evals.profiling import ProfileSettings, profile
@@ -16,27 +15,17 @@ from evals.profiling.ceilings import Ceilings
 from hidrop.geometry import Geometry
 from hidrop.models import load
 from hidrop.reducer import build
-from tests.conftest import enlarged, tiny_parts
+from tests.conftest import PINPOINTS, make_llava_next
 
-PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
 SIZES = [(40, 40), (90, 30), (31, 100), (64, 64), (20, 70)]  # width, height
 
 
 @pytest.fixture(scope="module")
 def folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in transformers' layout: 16 tokens a tile, up to five tiles."""
-    from transformers import (
-        LlavaNextConfig,
-        LlavaNextForConditionalGeneration,
-        LlavaNextImageProcessorPil,
-        LlavaNextProcessor,
-    )
+    from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor
 
-    torch.manual_seed(5)
-    config = LlavaNextConfig(
-        **tiny_parts(kv_heads=2, layers=4, max_position_embeddings=1024), image_grid_pinpoints=PINPOINTS
-    )
-    model = enlarged(LlavaNextForConditionalGeneration(config))
+    model = make_llava_next(layers=4, seed=5)
     image_processor = LlavaNextImageProcessorPil(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_grid_pinpoints=PINPOINTS
     )

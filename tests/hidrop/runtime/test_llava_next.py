@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextModel
+from transformers import LlavaNextConfig, LlavaNextModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from hidrop.geometry import Geometry
@@ -17,7 +17,7 @@ from hidrop.models.anyres import image_tokens
 from hidrop.reducer import build
 from hidrop.runtime import reduce
 from tests.baselines.test_every_method import METHODS, reducer_of
-from tests.conftest import IMAGE, enlarged, tiny_parts
+from tests.conftest import IMAGE, make_llava_next
 
 IN_THE_TOWER = ("visionzip", "visionzip-one", "downsample", "downsample-odd")
 ROWS = [row for row in METHODS if row not in IN_THE_TOWER]
@@ -27,10 +27,7 @@ SIZES = [(64, 64), (40, 64), (90, 30), (32, 32)]  # height, width
 @pytest.fixture(scope="module")
 def model() -> Any:
     """16 tokens a tile; up to four tiles beside the whole image."""
-    torch.manual_seed(0)
-    pinpoints = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
-    parts = tiny_parts(kv_heads=2, layers=6, max_position_embeddings=1024)
-    return enlarged(LlavaNextForConditionalGeneration(LlavaNextConfig(**parts, image_grid_pinpoints=pinpoints)))
+    return make_llava_next()
 
 
 def inputs(model: Any, prompts: list[list[int]], seed: int = 0) -> dict[str, torch.Tensor]:
