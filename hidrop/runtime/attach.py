@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -21,6 +22,7 @@ from hidrop.reducer import Reducer
 from hidrop.runtime import layout as layouts
 from hidrop.runtime.cache import RaggedCache, Replay
 from hidrop.runtime.decoder import Decoder, Sequence, Tokens
+from hidrop.runtime.features import FeatureCache
 from hidrop.runtime.inputs import decoder_prompt, placed, text_tokens, visual_tokens
 from hidrop.runtime.layout import IGNORED, Layout
 from hidrop.runtime.scoring import Prompt
@@ -35,9 +37,10 @@ PENDING = 64
 class Reduction:
     """A reduced model's forward pass, and what it counted. Made by `reduce`."""
 
-    def __init__(self, model: Llava, reducer: Reducer) -> None:
+    def __init__(self, model: Llava, reducer: Reducer, features: FeatureCache | None = None) -> None:
         self.model = model
         self.reducer = reducer
+        self.encode = reducer.encode if features is None else partial(features.encode, reducer)
         self.geometry = Geometry.from_config(model.config)
         self.plan = reducer.plan(self.geometry)
         self.decoder = Decoder(model.model.language_model, reducer)
@@ -103,7 +106,7 @@ class Reduction:
             config = self.model.config
             layer = config.vision_feature_layer if vision_feature_layer is None else vision_feature_layer
             strategy = vision_feature_select_strategy or config.vision_feature_select_strategy
-            images = self.reducer.encode(Vision(self.model, pixel_values, layer, strategy, image_sizes))
+            images = self.encode(Vision(self.model, pixel_values, layer, strategy, image_sizes))
         visual = visual_tokens(images, text, layout)
         cache = self._new_cache(past_key_values, use_cache, labels is not None)
         if cache is not None and self.reducer.rechosen:
@@ -222,8 +225,11 @@ class Reduction:
 
 
 @contextmanager
-def reduce(model: Llava, reducer: Reducer) -> Iterator[Reduction]:
+def reduce(model: Llava, reducer: Reducer, *, features: FeatureCache | None = None) -> Iterator[Reduction]:
     """Reduce `model` inside the block: `generate()` and `model(...)` run with `reducer`; afterwards it is as before.
+
+    `features`: images that this model has seen before are taken from it, without the tower, and new ones put into it.
+    It is for evaluation: it waits for the device, and no gradient passes.
 
     On leaving, every prefill's counted tokens are compared with the plan.
 
@@ -234,7 +240,7 @@ def reduce(model: Llava, reducer: Reducer) -> Iterator[Reduction]:
     present = model.__dict__.get("forward")
     if isinstance(getattr(present, "__self__", None), Reduction):
         raise RuntimeError(f"this model is already reduced with {present.__self__.reducer}: leave that block first")
-    reduction = Reduction(model, reducer)
+    reduction = Reduction(model, reducer, features)
     model.forward = reduction.forward
     try:
         yield reduction

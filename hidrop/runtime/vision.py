@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,12 @@ class Vision:
     layer: int | list[int]
     strategy: str
     image_sizes: torch.Tensor | None = None
+
+    def only(self, image: int) -> Vision:
+        """The same with one of its images, by number."""
+        one = slice(image, image + 1)
+        sizes = None if self.image_sizes is None else self.image_sizes[one]
+        return replace(self, pixel_values=self.pixel_values[one], image_sizes=sizes)
 
     def features(self, pixel_values: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Projected features of each image, (tokens, D); of other pixels than its own where some are given.
