@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hidrop.errors import UserError, did_you_mean
 from hidrop.geometry import Geometry
@@ -18,9 +18,13 @@ from hidrop.models.sources import find, read_config, weight_files
 from hidrop.models.tensors import BUFFERS, listed
 from hidrop.reducer import Reducer, build_entry
 
+if TYPE_CHECKING:
+    from hidrop.runtime.features import FeatureCache
+
 DTYPES = ("float32", "float16", "bfloat16", "auto")
 ATTENTIONS = ("sdpa", "flash_attention_2", "eager")
 QUANTIZATIONS = ("4bit", "8bit")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Loaded:
     """A model ready to run, in eval mode, with everything that belongs to it.
 
     `tokenizer` pads on the left, because batches are for generation. `reducer` is the method that the weights were
-    trained with, None for a plain or unknown one. `path` is the folder that was read.
+    trained with, None for a plain or unknown one. `path` is the folder that was read. `features` is for `reduce`, where
+    images are asked more than once.
     """
 
     model: Any
@@ -50,6 +55,7 @@ class Loaded:
     source: str
     path: Path
     weight_files: tuple[Path, ...]
+    features: FeatureCache
 
     def image_tokens(self, height: int, width: int) -> int:
         """Visual tokens that an image of `height` x `width` pixels has in a prompt."""
@@ -69,6 +75,7 @@ def load(
     device: str = "cpu",
     attention: str = "sdpa",
     quantization: str | None = None,
+    device_map: str | None = None,
     allow_download: bool = False,
 ) -> Loaded:
     """Load a checkpoint in transformers' or in LLaVA's original layout.
@@ -77,28 +84,34 @@ def load(
     dtype: what the weights are cast to; "auto" keeps the stored type. attention: transformers' name of a kernel.
     quantization: "4bit" (NF4, double quantised) or "8bit" (LLM.int8) weights of the decoder's layers, by bitsandbytes;
     `dtype` is then what they are computed in. Tower, projector, embeddings and LM head keep their own type.
+    device_map: how accelerate spreads the layers of a model that is too large for one device over all CUDA devices; on
+    a CPU there is nothing to spread.
 
     Raises UserError for whatever the user has to change: a missing or incomplete checkpoint, an unsupported
     architecture, tensors that are missing, extra or of the wrong shape, a device or kernel that is not there.
     Remote code is never run, and .bin files are read as tensors only.
     """
-    check_kernel(attention, device, dtype, quantization)
+    from hidrop.runtime.features import FeatureCache
+
+    check_kernel(attention, device, dtype, quantization, device_map)
     path = find(source, allow_download=allow_download)
     raw = read_config(path)
     with quiet():
         if is_original(raw):
             from hidrop.models import original
 
-            if quantization is not None:
-                way = f"`run.py convert {source} DST` first, and quantise what it writes"
-                raise UserError(f"quantization: {path} is in LLaVA's original layout: {way}")
+            for field, value in (("quantization", quantization), ("device_map", device_map)):
+                if value is not None:
+                    way = f"`run.py convert {source} DST` first, and use what it writes"
+                    raise UserError(f"{field}: {path} is in LLaVA's original layout: {way}")
             read = original.read(path, raw, dtype=dtype, attention=attention, allow_download=allow_download)
             model, tokenizer, image_processor, files = read.model, read.tokenizer, read.image_processor, read.files
             processor = processor_for(model.config, tokenizer, image_processor)
             reducer = read.reducer
         else:
             family = family_of(raw, f"{path}/config.json")
-            model = _weights(path, family, dtype, attention, quantization, device)
+            placed = device_map if device_map and device == "cuda" else {"": device}
+            model = _weights(path, family, dtype, attention, quantization, placed)
             tokenizer, image_processor, processor = read_processing(path, model.config, family)
             files = weight_files(path)
             reducer = _trained_with(raw, path, Geometry.from_config(model.config))
@@ -106,7 +119,8 @@ def load(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return Loaded(
-        model=(model if quantization else model.to(device)).eval(),  # bitsandbytes puts its weights in place itself
+        # What quantises or spreads a model has put it in place.
+        model=(model if quantization or device_map else model.to(device)).eval(),
         tokenizer=tokenizer,
         image_processor=image_processor,
         processor=processor,
@@ -116,6 +130,7 @@ def load(
         source=str(source),
         path=path,
         weight_files=files,
+        features=FeatureCache(),
     )
 
 
@@ -151,7 +166,9 @@ def peek(source: str | Path, *, allow_download: bool = False) -> Peeked:
     return Peeked(geometry, _trained_with(raw, path, geometry), architecture)
 
 
-def check_kernel(attention: str, device: str, dtype: str, quantization: str | None = None) -> None:
+def check_kernel(
+    attention: str, device: str, dtype: str, quantization: str | None = None, device_map: str | None = None
+) -> None:
     """Raise UserError, before anything is read, for a kernel, device or type that this machine cannot run."""
     import torch
 
@@ -159,6 +176,7 @@ def check_kernel(attention: str, device: str, dtype: str, quantization: str | No
         ("attention", attention, ATTENTIONS),
         ("dtype", dtype, DTYPES),
         ("quantization", quantization or QUANTIZATIONS[0], QUANTIZATIONS),
+        ("device_map", device_map or DEVICE_MAPS[0], DEVICE_MAPS),
     ):
         if value not in known:
             hint = did_you_mean(value, known)
@@ -171,6 +189,10 @@ def check_kernel(attention: str, device: str, dtype: str, quantization: str | No
         raise UserError(f"device: '{device}' was asked for, but torch sees no CUDA device. Use --device cpu")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device: '{device}' was asked for, but there are {torch.cuda.device_count()} CUDA devices")
+    if device_map is not None and place.type == "cuda" and place.index is not None:
+        raise UserError(
+            f"device_map: {device_map} spreads a model over all CUDA devices; use device cuda, not {device}"
+        )
     if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
             f"quantization: {quantization} was asked for, but bitsandbytes is not installed. Leave it out, or install "
@@ -199,13 +221,17 @@ def _config(path: Path, family: Family) -> Any:
         raise UserError(f"{path}/config.json: transformers cannot read it ({reason})") from None
 
 
-def _weights(path: Path, family: Family, dtype: str, attention: str, quantization: str | None, device: str) -> Any:
+def _weights(
+    path: Path, family: Family, dtype: str, attention: str, quantization: str | None, placed: str | dict[str, str]
+) -> Any:
     import transformers
 
     _config(path, family)
     more: dict[str, Any] = {}
     if quantization is not None:
-        more = {"quantization_config": _bits(quantization, dtype, family), "device_map": {"": device}}
+        more["quantization_config"] = _bits(quantization, dtype, family)
+    if quantization is not None or isinstance(placed, str):
+        more["device_map"] = placed
     try:
         model, info = getattr(transformers, family.model).from_pretrained(
             path,

@@ -97,7 +97,7 @@ class Decoder:
         record = Record(layout.text_counts)
         position = torch.arange(layout.position_BS.shape[1], device=text.hidden.device)
         cos, sin = self.model.rotary_emb(text.hidden, position_ids=position[None])
-        run = Prefill(layout, (cos[0], sin[0]), cache, memory)
+        run = Prefill(layout, (cos[0].to(position.device), sin[0].to(position.device)), cache, memory)
         sequence = self._placed(Sequence(text, visual if plan.inject == 1 else None), run)
         before: torch.Tensor | None = None
         for first, last in segments(plan, len(self.layers)):
@@ -117,6 +117,9 @@ class Decoder:
             for layer in range(first, last + 1):
                 before = sequence.hidden
                 sequence.hidden = self._layer(layer, sequence.hidden, mask, sequence.rope, cache)
+            # The layers of a large model may be on several devices: its sequence is put together on the first one.
+            sequence.hidden = sequence.hidden.to(position.device)
+            before = None if before is None else before.to(position.device)
         record.close(plan.plans, cache)
         return sequence, record
 
@@ -133,6 +136,7 @@ class Decoder:
         for segment in cache.segments:
             if rope is None or not self.persistent:
                 rope = self.model.rotary_emb(hidden_BQD, position_ids=segment.next_B[:, None] + offset)
+            hidden_BQD = hidden_BQD.to(segment.next_B.device)
             segment.append(valid_BQ, cache.get_seq_length(segment.first - 1), batch, count)
             mask = self._mask(hidden_BQD, segment.valid_BN, cache, segment.first)
             for layer in range(segment.first, segment.last + 1):

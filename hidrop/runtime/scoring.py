@@ -144,14 +144,19 @@ class View:
         attention: Any = layer.self_attn
         size = attention.head_dim
         cos, sin = self.rope
+
+        def project(projection: nn.Module, normed: torch.Tensor) -> torch.Tensor:
+            # A layer may be on another device than the sequence: what it gives comes back here.
+            return projection(normed).to(cos.device).unflatten(-1, (-1, size)).transpose(1, 2)
+
         if keys is None:
-            normed = layer.input_layernorm(states)
-            keys = attention.k_proj(normed).unflatten(-1, (-1, size)).transpose(1, 2)
-            keys = rotated(keys, cos, sin)
+            normed = layer.input_layernorm(states).to(cos.device)
+            keys = rotated(project(attention.k_proj, normed), cos, sin)
             normed = rows(normed, slots)
         else:
+            keys = keys.to(cos.device)
             normed = layer.input_layernorm(rows(states, slots))
-        query = attention.q_proj(normed).unflatten(-1, (-1, size)).transpose(1, 2)
+        query = project(attention.q_proj, normed)
         query = rotated(query, rows(cos, slots), rows(sin, slots))
         query = query.unflatten(1, (keys.shape[1], -1)) * attention.scaling  # (B, G, H/G, Q, head)
         logits = (query @ keys[:, :, None].transpose(-1, -2)).float()

@@ -186,6 +186,7 @@ def test_missing_tokenizer_is_a_user_error(saved: Path) -> None:
         ({"dtype": "fp16"}, "dtype: unknown value 'fp16'"),
         ({"device": "gpu"}, "device: unknown value 'gpu'"),
         ({"device": "cuda"}, "sees no CUDA device"),
+        ({"device_map": "autos"}, "device_map: unknown value 'autos'. Did you mean 'auto'?"),
         ({"quantization": "4bit"}, "bitsandbytes is not installed"),
         ({"quantization": "4-bit"}, "quantization: unknown value '4-bit'. Did you mean '4bit'?"),
     ],
@@ -258,3 +259,13 @@ def test_quantised_decoder_layers_run_with_every_kind_of_reduction(
 def test_weights_end_up_on_the_device(saved: Path) -> None:
     loaded = load(saved, device="cuda", dtype="float16")
     assert {parameter.device.type for parameter in loaded.model.parameters()} == {"cuda"}
+
+
+def test_a_device_map_needs_devices_to_choose_from(original: Any, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(saved, device_map="auto").model.device.type == "cpu"  # nothing to spread
+    with pytest.raises(UserError, match="device_map: .*run.py convert"):
+        load(original(), device_map="auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="spreads a model over all CUDA devices; use device cuda"):
+        load(saved, device_map="auto", device="cuda:1")
