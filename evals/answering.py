@@ -46,6 +46,14 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Images:
+    """The images of a request: visual tokens of each, and the model's inputs for them (see Protocol.pixels)."""
+
+    tokens: tuple[int, ...]
+    pixels: Mapping[str, torch.Tensor] | None
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A request made ready: token ids, and the model's inputs for its images, if any (see Protocol.pixels)."""
 
@@ -79,7 +87,15 @@ def images_of(prompts: Sequence[Prompt], dtype: torch.dtype) -> dict[str, torch.
     return {"pixel_values": torch.cat(pixels).to(dtype), **others}
 
 
-def batches(requests: Sequence[Request], lengths: Sequence[int], size: int) -> list[list[Request]]:
+@dataclass(frozen=True)
+class Batch:
+    """Requests that run together. `number` says which of the task's batches it is."""
+
+    number: int
+    requests: tuple[Request, ...]
+
+
+def batches(requests: Sequence[Request], lengths: Sequence[int], size: int) -> list[Batch]:
     """Requests with equal settings, longest first, in batches of `size`. Ties keep the order of the requests."""
 
     def order(request: Request) -> tuple[str, int, int]:
@@ -91,7 +107,7 @@ def batches(requests: Sequence[Request], lengths: Sequence[int], size: int) -> l
             found[-1].append(request)
         else:
             found.append([request])
-    return found
+    return [Batch(number, tuple(batch)) for number, batch in enumerate(found)]
 
 
 def _settings_key(request: Request) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evals import journal
+from evals.arguments import print_json
 from hidrop.errors import UserError, did_you_mean
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -70,8 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     bars = bench_text.bars(found.rows, overhead) if arguments.bars else []
     if bars:
         say(bench_text.bars_text(bars))
-    if arguments.json:
-        print(json.dumps(document, ensure_ascii=False), flush=True)
+    print_json(arguments, document)
     return int(not all(bar.holds for bar in bars))
 
 

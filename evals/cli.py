@@ -7,16 +7,13 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from evals import bench_command, packages
+from evals.arguments import chosen, device_of, natural, out_of, positive, print_json
 from hidrop.errors import UserError
 
-if TYPE_CHECKING:
-    from evals.matrix import Cell, Matrix
-
 DONE, SOME_FAILED, USER, INTERRUPTED = 0, 1, 2, 130
-COMMANDS = ("run", "plan", "validate", "bench", "train", "convert", "agree", "report")
+COMMANDS = ("run", "plan", "validate", "bench", "throughput", "train", "convert", "agree", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,13 +63,22 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument("matrix", metavar="FILE")
     validate.set_defaults(action=validate_command)
 
-    for command in (run, plan, validate):
+    throughput = commands.add_parser(
+        "throughput", help="time a matrix's accuracy cells beside one sample at a time; exit 1 below 4 times as fast"
+    )
+    throughput.add_argument("matrix", metavar="FILE")
+    throughput.set_defaults(action=throughput_command)
+
+    for command in (run, plan, validate, throughput):
         command.add_argument("--only", metavar="PATTERN", help="only cells whose model/method/task matches")
         command.add_argument("--json", action="store_true", help="last line of stdout: the result as one JSON document")
     for command in (run, validate):
         command.add_argument("--out", type=Path, metavar="DIR", help="results folder (default: results/<matrix>)")
+    for command in (run, validate, throughput):
         command.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 ... (default: the matrix's)")
         command.add_argument("--limit", type=positive, metavar="N", help="only the first N samples of each task")
+    for command in (run, throughput):
+        command.add_argument("--workers", type=natural, metavar="N", help="threads that prepare images ahead")
 
     bench_command.add(commands)
 
@@ -108,42 +114,42 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
-
-
 def run_command(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from evals import engine, report, runner
+    from evals.processes import Processes
     from evals.progress import Progress
     from evals.resolve import resolve
-    from evals.validate import check
+    from evals.validate import alone, check
 
     matrix, cells = chosen(arguments)
-    device, out = device_of(arguments, matrix), out_of(arguments, matrix)
-    rows, problems = check(matrix, cells, device=device, out=out)
-    if problems:
-        raise UserError("\n".join(problems))
+    processes = Processes.join()
+    alone(matrix, cells, processes.count)
+    device, out = processes.device(device_of(arguments, matrix)), out_of(arguments, matrix)
+    with processes.main_first():
+        rows, problems = check(matrix, cells, device=device, out=out)
+        if problems:
+            raise UserError("\n".join(problems))
     asked = {cell.key for cell in cells}
     others = [cell for cell in matrix.cells() if cell.key not in asked]
     rows |= resolve(matrix, others)[0]  # their problems are not this run's
     # With --json, stdout is for the document alone.
     stream = sys.stderr if arguments.json else sys.stdout
-    with Progress(Console(file=stream), len(cells)) as progress:
+    with Progress(Console(file=stream, quiet=not processes.main), len(cells)) as progress:
         document = runner.run(
             matrix,
             cells,
             rows,
             out,
             device=device,
-            engine=engine.default(),
+            engine=engine.default(arguments.workers),
             progress=progress,
             others=[cell for cell in others if (cell.model, cell.label) in rows],
+            processes=processes,
         )
+    if not processes.main:
+        return DONE
     written = report.write(document, out)
     report.show(document, stream)
     for failure in document["failed"]:
@@ -187,6 +193,27 @@ def validate_command(arguments: argparse.Namespace) -> int:
         print(f"{matrix.file}: ok, {len(cells)} cells in {len(rows)} rows")
     print_json(arguments, {"matrix": matrix.name, "cells": len(cells), "problems": problems})
     return USER if problems else DONE
+
+
+def throughput_command(arguments: argparse.Namespace) -> int:
+    from evals import engine, throughput
+    from evals.validate import check
+
+    arguments.limit = arguments.limit or throughput.LIMIT
+    matrix, cells = chosen(arguments)
+    device = device_of(arguments, matrix)
+    rows, problems = check(matrix, cells, device=device, out=Path("."))
+    if problems:
+        raise UserError("\n".join(problems))
+    stream = sys.stderr if arguments.json else sys.stdout
+
+    def say(line: str) -> None:
+        print(line, file=stream, flush=True)
+
+    found = throughput.measure(cells, rows, device, engine.default(arguments.workers), engine.default(0), say)
+    say(throughput.table(found))
+    print_json(arguments, {"matrix": matrix.name, "cells": [dataclasses.asdict(one) for one in found]})
+    return DONE if throughput.together(found).holds else SOME_FAILED
 
 
 def train_command(arguments: argparse.Namespace) -> int:
@@ -238,26 +265,3 @@ def report_command(arguments: argparse.Namespace) -> int:
     report.show(document, sys.stderr if arguments.json else sys.stdout)
     print_json(arguments, document)
     return DONE
-
-
-def chosen(arguments: argparse.Namespace) -> tuple[Matrix, list[Cell]]:
-    """The matrix that a command names, and those of its cells that it asks for."""
-    from evals.matrix import load_matrix
-
-    matrix = load_matrix(arguments.matrix, limit=getattr(arguments, "limit", None))
-    return matrix, matrix.cells(only=arguments.only)
-
-
-def device_of(arguments: argparse.Namespace, matrix: Matrix) -> str:
-    from evals.validate import pick_device
-
-    return pick_device(arguments.device or matrix.device)
-
-
-def out_of(arguments: argparse.Namespace, matrix: Matrix) -> Path:
-    return arguments.out or Path("results") / matrix.name
-
-
-def print_json(arguments: argparse.Namespace, document: dict[str, Any]) -> None:
-    if arguments.json:
-        print(json.dumps(document, ensure_ascii=False), flush=True)

@@ -5,8 +5,10 @@ The runner only sees an Engine, so its own rules (what is skipped, what a failur
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evals.matrix import Cell
@@ -18,9 +20,15 @@ if TYPE_CHECKING:
     from evals.tasks import TaskResult
 
 # Raise this when a change of the code changes answers: cells that were finished before it are then run again.
-NUMERIC_VERSION = 1
+NUMERIC_VERSION = 2
 
 Record = dict[str, Any]
+Recorder = Callable[[list[Record]], None]
+
+
+def every(number: int) -> bool:
+    """All batches, of a process that is alone."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -30,26 +38,35 @@ class Engine:
     load: Callable[[Cell, str], Any]  # (cell, device) -> Loaded
     weights_digest: Callable[[str], str]
     data_digest: Callable[[Cell], str]
-    # (loaded, method, cell, called with each new sample's record, records of an earlier run by doc_id)
-    language_model: Callable[[Any, Reducer, Cell, Callable[[Record], None], Mapping[int, Record]], Any]
+    # (loaded, method, cell, called with the new records of each batch, records of an earlier run by doc_id, and which
+    # batches are this process's)
+    language_model: Callable[[Any, Reducer, Cell, Recorder, Mapping[int, Record], Callable[[int], bool]], Any]
+    ask: Callable[[Any, Cell], None]  # answers, and no score
     evaluate: Callable[[Any, Cell], TaskResult]
     profile: Callable[[Any, Mapping[str, Reducer], ProfileSettings], Mapping[str, Any]]
     release: Callable[[], None]
 
 
-def default() -> Engine:
-    return Engine(load, weights_digest, data_digest, language_model, evaluate, profile, release)
+def default(workers: int | None = None) -> Engine:
+    """`workers`: threads that prepare images ahead; by default as many as there are cores to spare, 4 at most."""
+    threads = min(4, (os.cpu_count() or 2) - 1) if workers is None else workers
+    answering = partial(language_model, workers=threads)
+    return Engine(load, weights_digest, data_digest, answering, ask, evaluate, profile, release)
 
 
 def load(cell: Cell, device: str) -> Any:
+    from evals.profiling.allocator import keep_memory
     from hidrop.models import load as load_model
 
+    if device == "cpu":
+        keep_memory()
     return load_model(
         cell.spec.source,
         dtype=cell.dtype,
         device=device,
         attention=cell.attention,
         quantization=cell.quantization,
+        device_map=cell.spec.device_map,
     )
 
 
@@ -71,7 +88,13 @@ def data_digest(cell: Cell) -> str:
 
 
 def language_model(
-    loaded: Any, reducer: Reducer, cell: Cell, record: Callable[[Record], None], done: Mapping[int, Record]
+    loaded: Any,
+    reducer: Reducer,
+    cell: Cell,
+    record: Recorder,
+    done: Mapping[int, Record],
+    mine: Callable[[int], bool] = every,
+    workers: int = 0,
 ) -> Any:
     from evals.lmms_model import HidropLlava
 
@@ -82,7 +105,15 @@ def language_model(
         batch_size=cell.batch_size,
         record=record,
         done={(cell.task, doc_id): answer for doc_id, answer in done.items()},
+        mine=mine,
+        workers=workers,
     )
+
+
+def ask(lm: Any, cell: Cell) -> None:
+    from evals.tasks import ask as ask_task
+
+    ask_task(lm, task(cell), limit=cell.limit)
 
 
 def evaluate(lm: Any, cell: Cell) -> TaskResult:

@@ -1,6 +1,6 @@
 """What a run leaves behind while it runs: one append-only JSON-lines file per cell, and who is writing there.
 
-The first line of a journal is its header {"schema": 1, "kind": "cell", "id", "identity"}; then come, in the order in
+The first line of a journal is its header {"schema": 2, "kind": "cell", "id", "identity"}; then come, in the order in
 which they were made, {"kind": "answer", "doc_id", ...} for each sample, {"kind": "score", "doc_id", ...} once the task
 has been scored, and {"kind": "result", ...} as the last line of a finished cell. A torn last line (the machine went
 down while it was written) is cut off when the file is opened again; damage anywhere else is an error.
@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from hidrop.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def canonical(value: Any) -> str:
@@ -34,78 +34,113 @@ def identity_hash(identity: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
-class Journal:
-    """The records of one cell. `answers` by doc_id are those of an earlier run, `result` is set if that one ended.
-
-    A doc_id is enough of a key: data, protocol and decoding are in the identity. Opening creates nothing; the file
-    and its header are written with the first record.
-    """
+class Lines:
+    """One file of a cell's records. Opening creates nothing; it is written, header first, with the first record."""
 
     def __init__(self, path: Path, identity: dict[str, Any]):
         self.path = path
-        self.identity = identity
-        self.id = identity_hash(identity)
-        self.answers: dict[int, dict[str, Any]] = {}
-        self.result: dict[str, Any] | None = None
-        self._scores = 0
+        self.header = {"schema": SCHEMA, "kind": "cell", "id": identity_hash(identity), "identity": identity}
+        self.records: list[dict[str, Any]] = []
         self._file: Any = None
         self._good_bytes = 0
         if path.exists():
             self._read()
 
     def _read(self) -> None:
-        data = self.path.read_bytes()
-        lines = data.split(b"\n")
-        for number, line in enumerate(lines[:-1], start=1):
+        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
             try:
                 record = json.loads(line)
-                kind = record["kind"]
+                record["kind"]
             except (ValueError, KeyError, TypeError):
                 raise UserError(
                     f"{self.path}: line {number} is damaged. Delete the file to run this cell again"
                 ) from None
             if number == 1:
                 self._check_header(record)
-            elif kind == "answer":
-                self.answers[record["doc_id"]] = record
-            elif kind == "score":
-                self._scores += 1
-            elif kind == "result":
-                self.result = record
+            else:
+                self.records.append(record)
             self._good_bytes += len(line) + 1
 
     def _check_header(self, record: dict[str, Any]) -> None:
         if record.get("schema") != SCHEMA:
             raise UserError(f"{self.path}: written by another version (schema {record.get('schema')}, not {SCHEMA})")
-        if record.get("id") != self.id:
+        if record.get("id") != self.header["id"]:
             raise UserError(f"{self.path}: holds another cell than its name says. Move it away")
 
-    def append(self, *records: dict[str, Any], sync: bool = True) -> None:
-        """Write the records. They outlive this process from now on, and with `sync` also a crash of the machine."""
+    def append(self, *records: dict[str, Any]) -> None:
+        """Write the records, all in one go. They outlive this process from now on, and a crash of the machine."""
         text = "".join(canonical(record) + "\n" for record in records)
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab")
             self._file.truncate(self._good_bytes)
             if self._good_bytes == 0:
-                header = {"schema": SCHEMA, "kind": "cell", "id": self.id, "identity": self.identity}
-                text = canonical(header) + "\n" + text
+                text = canonical(self.header) + "\n" + text
         self._file.write(text.encode())
         self._file.flush()
-        if sync:
-            os.fsync(self._file.fileno())
+        os.fsync(self._file.fileno())
+        self._good_bytes += len(text.encode())
 
-    def finish(self, scores: Iterable[dict[str, Any]], result: dict[str, Any]) -> None:
-        """The scores of all samples and the cell's result: from now on the cell is done."""
-        new = [{"kind": "score", **score} for score in scores][self._scores :]
-        done = {"kind": "result", **result}
-        self.append(*new, done)
-        self.result = done
+    def replace(self, records: Iterable[dict[str, Any]]) -> None:
+        """Write these records in the place of all that is there, in one step."""
+        self.close()
+        text = "".join(canonical(record) + "\n" for record in (self.header, *records))
+        write_atomically(self.path, text)
+        self._good_bytes = len(text.encode())
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class Journal:
+    """The records of one cell. `answers` by doc_id are those of an earlier run, `result` is set if that one ended.
+
+    A doc_id is enough of a key: data, protocol and decoding are in the identity.
+
+    Where several processes share a cell, each writes its answers into a file of its own (`part` is its name), below
+    parts/. Whoever finishes the cell puts them together, in the order in which one process would have written them.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any], part: str | None = None):
+        self.path = path
+        self.id = identity_hash(identity)
+        whole = Lines(path, identity)
+        folder = path.parent / "parts"
+        self._parts = [Lines(found, identity) for found in sorted(folder.glob(f"{path.stem}.*.jsonl"))]
+        self._whole = self._own = whole
+        if part is not None:
+            own = folder / f"{path.stem}.{part}.jsonl"
+            self._own = next((lines for lines in self._parts if lines.path == own), None) or Lines(own, identity)
+        self.answers = {
+            record["doc_id"]: record
+            for lines in (*self._parts, whole)
+            for record in lines.records
+            if record["kind"] == "answer"
+        }
+        self.result = next((record for record in whole.records if record["kind"] == "result"), None)
+
+    def append(self, *records: dict[str, Any]) -> None:
+        """Write the records, all in one go. They outlive this process from now on, and a crash of the machine."""
+        self.answers |= {record["doc_id"]: record for record in records if record["kind"] == "answer"}
+        self._own.append(*records)
+
+    def finish(self, scores: Iterable[dict[str, Any]], result: dict[str, Any]) -> None:
+        """The scores of all samples and the cell's result: from now on the cell is done."""
+        self.result = {"kind": "result", **result}
+        closing = [*({"kind": "score", **score} for score in scores), self.result]
+        if self._parts:
+            answers = sorted(self.answers.values(), key=lambda record: (record["batch"], record["doc_id"]))
+            self._whole.replace([*answers, *closing])
+            for lines in self._parts:
+                lines.path.unlink(missing_ok=True)
+            self._parts = []
+        else:
+            self._whole.append(*closing[sum(record["kind"] == "score" for record in self._whole.records) :])
+
+    def close(self) -> None:
+        self._own.close()
 
     def __enter__(self) -> Self:
         return self

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import yaml
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 
-from evals.answering import Prompt, Request, batches, cut, decoding, images_of, new_tokens
+from evals import model_arguments
+from evals.ahead import ahead
+from evals.answering import Batch, Images, Prompt, Request, batches, cut, decoding, images_of, new_tokens
 from evals.tasks.protocol import protocol as protocol_called
 from hidrop.errors import UserError
 
@@ -63,8 +64,8 @@ class HidropLlava(lmms):
         if device == "cuda" and "LOCAL_RANK" in os.environ:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
         loaded = load(pretrained, dtype=dtype, attention=attention, quantization=quantization, device=device)
-        reducer = choose(loaded, method, budget, fields)
-        self._set_up(loaded, reducer, protocol, int(batch_size), None, max_new_tokens, None)
+        reducer = model_arguments.method(loaded, method, budget, fields)
+        self._set_up(loaded, reducer, protocol, int(batch_size), max_new_tokens=max_new_tokens)
 
     @classmethod
     def from_loaded(
@@ -73,19 +74,24 @@ class HidropLlava(lmms):
         reducer: Reducer | None = None,
         protocol: str = "llava",
         batch_size: int = 1,
-        record: Callable[[Record], None] | None = None,
+        record: Callable[[list[Record]], None] | None = None,
         max_new_tokens: int | None = None,
         *,
         done: Mapping[tuple[str, int], str | Record] | None = None,
+        workers: int = 0,
+        mine: Callable[[int], bool] | None = None,
     ) -> Self:
         """Wrap a model that is already there. `reducer` None: unreduced.
 
-        record: called with each sample's record as soon as its answer is there, before the next batch.
+        record: called with the records of each batch as soon as its answers are there, before the next batch.
         max_new_tokens: overrides what the tasks say.
         done: samples answered before, by (task, doc_id): the answer or the whole record. They are not recorded again.
+        workers: threads that decode and preprocess the images of the batches that come next.
+        mine: by a batch's number, whether it is to be answered here; the others' samples stay "" (another process has
+        them). By default all are.
         """
         model = cls.__new__(cls)
-        model._set_up(loaded, reducer, protocol, batch_size, record, max_new_tokens, done)
+        model._set_up(loaded, reducer, protocol, batch_size, record, max_new_tokens, done, workers, mine)
         return model
 
     def _set_up(
@@ -94,9 +100,11 @@ class HidropLlava(lmms):
         reducer: Reducer | None,
         protocol: str,
         batch_size: int,
-        record: Callable[[Record], None] | None,
-        max_new_tokens: int | None,
-        done: Mapping[tuple[str, int], str | Record] | None,
+        record: Callable[[list[Record]], None] | None = None,
+        max_new_tokens: int | None = None,
+        done: Mapping[tuple[str, int], str | Record] | None = None,
+        workers: int = 0,
+        mine: Callable[[int], bool] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -109,6 +117,7 @@ class HidropLlava(lmms):
         self.failures: dict[tuple[str, int], str] = {}
         self.trace: Any = None
         self._record, self._done = record, dict(done or {})
+        self._workers, self._mine = workers, mine or (lambda number: True)
 
     @property
     def batch_size(self) -> int:
@@ -138,17 +147,22 @@ class HidropLlava(lmms):
         asked = [Request.of(place, instance) for place, instance in enumerate(requests)]
         tokenizer = self.loaded.tokenizer
         lengths = [len(tokenizer(request.context).input_ids) for request in asked]
-        answers: list[GenerationResult] = [GenerationResult("")] * len(asked)
-        with reduce(self.loaded.model, self.reducer) as reduction:
-            for batch in batches(asked, lengths, self._batch_size):
-                known = {request.place: self._known(request) for request in batch}
-                # A batch that an interruption cut short is made whole again, so that its numbers are the same.
-                if any(earlier is None for earlier in known.values()):
-                    for place, answer in self._answer(batch, known, reduction).items():
-                        answers[place] = answer
-                for place, earlier in known.items():
-                    answers[place] = answers[place] if earlier is None else earlier
-        return answers
+        known = {request.place: self._known(request) for request in asked}
+        answers = {place: earlier for place, earlier in known.items() if earlier is not None}
+        # A batch that an interruption cut short is made whole again, so that its numbers are the same.
+        todo = [
+            batch
+            for batch in batches(asked, lengths, self._batch_size)
+            if self._mine(batch.number) and any(request.place not in answers for request in batch.requests)
+        ]
+        with reduce(self.loaded.model, self.reducer, features=self.loaded.features) as reduction:
+            for batch, images in zip(todo, ahead(self._images, todo, self._workers), strict=True):
+                made, records = self._answer(batch, images, reduction)
+                answers = made | answers
+                new = [record for place, record in records.items() if known[place] is None]
+                if self._record and new:
+                    self._record(sorted(new, key=lambda record: record["doc_id"]))
+        return [answers.get(request.place, GenerationResult("")) for request in asked]
 
     def _known(self, request: Request) -> GenerationResult | None:
         """What an earlier run answered to a request, its failure included."""
@@ -162,20 +176,21 @@ class HidropLlava(lmms):
         return GenerationResult(earlier["answer"])
 
     def _answer(
-        self, batch: Sequence[Request], known: Mapping[int, GenerationResult | None], reduction: Any
-    ) -> dict[int, GenerationResult]:
-        """Prepare and run one batch, rows with equally many images at a time; record what is new."""
+        self, batch: Batch, images: Sequence[Images | str], reduction: Any
+    ) -> tuple[dict[int, GenerationResult], dict[int, Record]]:
+        """Run one batch, rows with equally many images at a time: answers, and records but of padding, by place."""
         answers: dict[int, GenerationResult] = {}
+        records: dict[int, Record] = {}
         by_images: dict[int, list[Prompt]] = {}
-        for request in batch:
-            prompt = self._prepared(request)
+        for request, shown in zip(batch.requests, images, strict=True):
+            prompt = shown if isinstance(shown, str) else self._prompt(request, shown)
             if isinstance(prompt, Prompt):
                 by_images.setdefault(prompt.images, []).append(prompt)
                 continue
             answers[request.place] = GenerationResult("")
-            if not request.padding and known[request.place] is None:
+            if not request.padding and request.key not in self._done:
                 self.failures[request.key] = prompt
-                self._write(request, answer="", error=prompt)
+                records[request.place] = _record(batch, request, answer="", error=prompt)
         for prompts in by_images.values():
             rows, milliseconds = self._generate(prompts)
             reduction.check()
@@ -184,8 +199,9 @@ class HidropLlava(lmms):
             for prompt, (answer, count), entering in zip(prompts, rows, counted, strict=True):
                 request = prompt.request
                 answers[request.place] = GenerationResult(answer, TokenCounts(len(prompt.ids), count))
-                if not request.padding and known[request.place] is None:
-                    self._write(
+                if not request.padding:
+                    records[request.place] = _record(
+                        batch,
                         request,
                         prompt_hash=prompt.hash,
                         prompt_tokens=len(prompt.ids),
@@ -195,33 +211,35 @@ class HidropLlava(lmms):
                         new_tokens=count,
                         milliseconds=milliseconds,
                     )
-        return answers
+        return answers, records
 
-    def _write(self, request: Request, **values: Any) -> None:
-        """Hand a sample's record over. `milliseconds` is the sample's share of its batch's generation."""
-        nothing: Record = {"prompt_hash": None, "prompt_tokens": 0, "visual_tokens": 0, "entering": None}
-        nothing |= {"new_tokens": 0, "milliseconds": 0.0}
-        if self._record:
-            self._record({"task": request.task, "doc_id": request.doc_id, **nothing, "error": None, **values})
+    def _images(self, batch: Batch) -> list[Images | str]:
+        """The images of each request, or what is wrong with its sample. Runs in a thread of its own."""
+        return [self._images_of(request) for request in batch.requests]
 
-    def _prepared(self, request: Request) -> Prompt | str:
-        """The prompt of a request, or what is wrong with its sample."""
-        loaded, geometry = self.loaded, self.loaded.geometry
+    def _images_of(self, request: Request) -> Images | str:
         try:
             doc = self.task_dict[request.task][request.split][request.doc_id]
             images = [v.convert("RGB") for v in request.visuals(doc) or ()]
-            tokens = [loaded.image_tokens(image.height, image.width) for image in images]
-            ids = self.protocol.ids(
-                loaded.tokenizer, request.context, tokens, image_token_id=loaded.model.config.image_token_id
-            )
-            if len(ids) >= geometry.max_positions:
-                return f"prompt of {len(ids)} tokens; the model's positions end at {geometry.max_positions}"
-            pixels = self.protocol.pixels(loaded.image_processor, images) if images else None
+            tokens = tuple(self.loaded.image_tokens(image.height, image.width) for image in images)
+            return Images(tokens, self.protocol.pixels(self.loaded.image_processor, images) if images else None)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # whatever a broken file makes PIL or the processor raise
             return f"{type(error).__name__}: {error}"
-        return Prompt(request, ids, pixels, sum(tokens))
+
+    def _prompt(self, request: Request, images: Images) -> Prompt | str:
+        """The prompt of a request, or what is wrong with its question."""
+        loaded, longest = self.loaded, self.loaded.geometry.max_positions
+        try:
+            ids = self.protocol.ids(
+                loaded.tokenizer, request.context, images.tokens, image_token_id=loaded.model.config.image_token_id
+            )
+        except ValueError as error:
+            return f"{type(error).__name__}: {error}"
+        if len(ids) >= longest:
+            return f"prompt of {len(ids)} tokens; the model's positions end at {longest}"
+        return Prompt(request, ids, images.pixels, sum(images.tokens))
 
     def _generate(self, prompts: Sequence[Prompt]) -> tuple[list[tuple[str, int]], float]:
         """(answer, generated tokens with the end token) of each prompt, and milliseconds a prompt.
@@ -262,25 +280,8 @@ class HidropLlava(lmms):
         return list(zip(texts, map(len, made), strict=True)), milliseconds
 
 
-def choose(loaded: Loaded, method: str | None, budget: float | None, fields: Mapping[str, Any]) -> Reducer | None:
-    """The method that model arguments ask for; strings in `fields` are read as YAML. Raises UserError."""
-    from hidrop.budget import solve
-    from hidrop.reducer import build
-
-    params = {name: yaml.safe_load(value) if isinstance(value, str) else value for name, value in fields.items()}
-    trained = loaded.reducer
-    if method is None:
-        if params or budget is not None:
-            raise UserError(f"{', '.join(params) or 'budget'}: fields of a method, but no method= is given")
-        return trained
-    try:
-        if budget is not None:
-            reducer = solve(method, params, float(budget), loaded.geometry)
-        elif trained is not None and trained.name == method and not params:
-            reducer = trained
-        else:
-            reducer = build(method, params)
-        reducer.plan(loaded.geometry)
-    except ValueError as error:
-        raise UserError(f"model_args: {error}") from None
-    return reducer
+def _record(batch: Batch, request: Request, **values: Any) -> Record:
+    """What is kept of a sample. `milliseconds` is its share of its batch's generation."""
+    nothing: Record = {"prompt_hash": None, "prompt_tokens": 0, "visual_tokens": 0, "entering": None}
+    nothing |= {"new_tokens": 0, "milliseconds": 0.0, "error": None}
+    return {"task": request.task, "doc_id": request.doc_id, "batch": batch.number, **nothing, **values}

@@ -43,6 +43,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+-]*$
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["4bit", "8bit"]
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
@@ -73,6 +74,7 @@ class ModelSpec(Strict):
     dtype: Dtype | None = None
     attention: Attention | None = None
     quantization: Quantization | None = None  # of the decoder's layers, by bitsandbytes
+    device_map: DeviceMap | None = None  # how its layers are spread over the CUDA devices, by accelerate
 
 
 class TaskSpec(Strict):

@@ -46,8 +46,8 @@ class Progress(AbstractContextManager["Progress"]):
         self._began = self._spoke = time.monotonic()
         self._now(f"{self._place(self.count + 1)} {key}" + (f", {answered} samples done before" if answered else ""))
 
-    def sample(self, key: str) -> None:
-        self._samples += 1
+    def samples(self, key: str, count: int) -> None:
+        self._samples += count
         now = time.monotonic()
         if self._live or now - self._spoke > self.every_seconds:
             self._spoke = now

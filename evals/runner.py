@@ -6,21 +6,25 @@ failures/<cell>.txt (tracebacks) and the tables that are rendered from them.
 
 from __future__ import annotations
 
+import contextlib
 import traceback
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from evals import document, journal
-from evals.engine import NUMERIC_VERSION, Engine, Record
+from evals.engine import NUMERIC_VERSION, Engine, Record, every
 from evals.journal import Journal, slug
 from evals.matrix import Cell, Matrix
+from evals.processes import Processes
 from evals.progress import Progress
 from evals.resolve import Row
 from evals.tasks.protocol import PROTOCOL_VERSION
 from evals.timings import Timings
 from hidrop.errors import UserError
+
+ALONE = Processes()
 
 
 def run(
@@ -33,25 +37,46 @@ def run(
     engine: Engine,
     progress: Progress,
     others: Iterable[Cell] = (),
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Run `cells` into the folder `out` and return the result document; `failed` lists what went wrong.
 
     A cell, and a sample of a cell, that an earlier run finished under the same identity is not run again. `others`
-    are cells that were not asked for: they are in the document as far as an earlier run finished them.
+    are cells that were not asked for: they are in the document as far as an earlier run finished them. With several
+    `processes` all of them call this; the document of the first one counts.
     Raises UserError when another process works in `out`.
     """
     cells, others = list(cells), list(others)
-    with journal.locked(out):
-        work = Run(matrix, rows, out, device, engine, progress)
+    with journal.locked(out) if processes.main else contextlib.nullcontext():
+        processes.wait()  # until the folder is ours
+        work = Run(matrix, rows, out, device, engine, progress, processes)
         for model in matrix.models:
             work.model([c for c in cells if c.model == model], [c for c in others if c.model == model])
+            processes.wait()  # nobody loads the next model while methods are timed on this one
         places = {(c.model, c.label, c.task): place for place, c in enumerate(matrix.cells())}
         work.done.sort(key=lambda entry: places[entry["model"], entry["label"], entry["task"]])
         return document.build(matrix, out, device, work.done, work.profiles, work.failed)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong: one line for the table, and the traceback that has the rest."""
+
+    reason: str
+    traceback: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        first = next(iter(str(error).splitlines()), "")
+        reason = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+        return cls(reason, "".join(traceback.format_exception(error)))
+
+
 class Run:
-    """One walk over the models of a matrix; `done`, `profiles` and `failed` fill up on the way."""
+    """One walk over the models of a matrix; `done`, `profiles` and `failed` fill up on the way, in the first process.
+
+    Of several processes each answers its part of the batches of all cells of a model; then the first one scores them.
+    """
 
     def __init__(
         self,
@@ -61,60 +86,83 @@ class Run:
         device: str,
         engine: Engine,
         progress: Progress,
+        processes: Processes,
     ):
         self.matrix, self.rows, self.out, self.device = matrix, rows, out, device
-        self.engine, self.progress = engine, progress
+        self.engine, self.progress, self.processes = engine, progress, processes
         self.done: list[dict[str, Any]] = []
         self.profiles: list[dict[str, Any]] = []
         self.failed: list[dict[str, Any]] = []
 
     def model(self, cells: list[Cell], others: list[Cell]) -> None:
         """All cells of one model, its timings, and what is there of its other cells."""
-        try:
-            weights = self.engine.weights_digest((cells or others)[0].spec.source) if cells or others else ""
-        except Exception as error:
-            for cell in cells:
-                self._fail(cell, error)
-            return
-        journals: dict[str, Journal] = {}
+        weights, journals, failures = "", dict[str, Journal](), dict[str, Failure]()
         for cell in cells + others:
             try:
-                identity = self._identity(cell, weights)
-                journals[cell.key] = Journal(self._path("samples", cell, identity), identity)
+                weights = weights or self.engine.weights_digest(cell.spec.source)
+                journals[cell.key] = self._journal(cell, weights)
             except Exception as error:
-                if cell in cells:
-                    self._fail(cell, error)
-        cells = [cell for cell in cells if cell.key in journals]
+                failures[cell.key] = Failure.of(error)
+        pending = [cell for cell in cells if cell.key in journals and journals[cell.key].result is None]
         others = [cell for cell in others if cell.key in journals and journals[cell.key].result is not None]
-        if cells:
-            self._run(cells, journals, weights)
-        for cell in others:
-            self.done.append(self._entry(cell, journals[cell.key]))
-        labels = {cell.label: cell for cell in cells + others}
-        if labels and self.matrix.profile is not None:
-            self.profiles += self._timings(list(labels.values()), weights).rows()
-
-    def _run(self, cells: list[Cell], journals: Mapping[str, Journal], weights: str) -> None:
-        """Load the model if any of its cells or timings needs it, and go through them."""
-        pending = [cell for cell in cells if journals[cell.key].result is None]
-        timed = self.matrix.profile is not None
+        timed = [cell for cell in cells if cell.key in journals] if self.matrix.profile and self.processes.main else []
         loaded: Any = None
-        if pending or (timed and self._timings(cells, weights).missing):
+        if pending or (timed and self._timings(timed, weights).missing):
             self.progress.model(cells[0].model)
             try:
                 loaded = self.engine.load(cells[0], self.device)
             except Exception as error:
-                for cell in pending:
-                    self._fail(cell, error)
-                if not pending:
-                    self._fail_timing(self._timings(cells, weights), error)
-                cells = [cell for cell in cells if cell not in pending]
-        # A method that could not answer is not timed: it would take the others' timings down with it.
-        done = [cell for cell in cells if self._cell(cell, journals[cell.key], loaded)]
-        if timed and done and loaded is not None:
-            self._time(self._timings(done, weights), loaded)
+                failures |= {cell.key: Failure.of(error) for cell in pending}
+                if timed and not pending:
+                    self._fail_timing(self._timings(timed, weights), Failure.of(error))
+        if self.processes.count > 1:
+            failures |= self._share(pending if loaded is not None else [], weights, loaded)
+            for found in self.processes.gather(failures):
+                failures = {**found, **failures}
+            if self.processes.main:
+                journals |= {cell.key: self._journal(cell, weights) for cell in pending}
+        if self.processes.main:
+            self._finish(cells, journals, weights, loaded, failures)
+            self.done += [self._entry(cell, journals[cell.key]) for cell in others]
+            labels = {cell.label: cell for cell in cells + others if cell.key in journals}
+            if labels and self.matrix.profile is not None:
+                self.profiles += self._timings(list(labels.values()), weights).rows()
         del loaded
         self.engine.release()
+
+    def _share(self, cells: list[Cell], weights: str, loaded: Any) -> dict[str, Failure]:
+        """Let the model answer this process's batches of each cell, and say what went wrong."""
+        failures = {}
+        for place, cell in enumerate(cells):
+            # Cells of a batch or two are dealt out, too: each begins with another process.
+            def mine(batch: int, place: int = place) -> bool:
+                return self.processes.mine(batch + place)
+
+            with self._journal(cell, weights, self.processes.name) as log:
+                try:
+                    self.engine.ask(self._model(cell, log, loaded, mine), cell)
+                except Exception as error:
+                    failures[cell.key] = Failure.of(error)
+        return failures
+
+    def _finish(
+        self,
+        cells: list[Cell],
+        journals: Mapping[str, Journal],
+        weights: str,
+        loaded: Any,
+        failures: Mapping[str, Failure],
+    ) -> None:
+        """Score the cells (in a process that is alone, after it has asked them) and take the timings."""
+        done = []
+        for cell in cells:
+            if cell.key in failures:
+                self._fail(cell, failures[cell.key])
+            # A method that could not answer is not timed: it would take the others' timings down with it.
+            elif self._cell(cell, journals[cell.key], loaded):
+                done.append(cell)
+        if self.matrix.profile is not None and done and loaded is not None:
+            self._time(self._timings(done, weights), loaded)
 
     def _time(self, timings: Timings, loaded: Any) -> None:
         if not timings.missing:
@@ -124,7 +172,7 @@ class Run:
             timings.measure(loaded, self.engine)
             self._failure_file(f"{timings.model}/profile").unlink(missing_ok=True)
         except Exception as error:
-            self._fail_timing(timings, error)
+            self._fail_timing(timings, Failure.of(error))
 
     def _timings(self, cells: list[Cell], weights: str) -> Timings:
         assert self.matrix.profile is not None
@@ -151,8 +199,11 @@ class Run:
             "numeric": NUMERIC_VERSION,
         }
 
-    def _path(self, folder: str, cell: Cell, identity: dict[str, Any]) -> Path:
-        return self.out / folder / f"{slug(cell.key)}.{journal.identity_hash(identity)[:12]}.jsonl"
+    def _journal(self, cell: Cell, weights: str, part: str | None = None) -> Journal:
+        """Raises UserError for a file that is damaged."""
+        identity = self._identity(cell, weights)
+        name = f"{slug(cell.key)}.{journal.identity_hash(identity)[:12]}.jsonl"
+        return Journal(self.out / "samples" / name, identity, part)
 
     def _entry(self, cell: Cell, log: Journal) -> dict[str, Any]:
         assert log.result is not None
@@ -167,7 +218,7 @@ class Run:
                     self._answer(cell, log, loaded)
                 entry = self._entry(cell, log)
             except Exception as error:
-                self._fail(cell, error)
+                self._fail(cell, Failure.of(error))
                 return False
         self.done.append(entry)
         self._failure_file(cell.key).unlink(missing_ok=True)
@@ -176,17 +227,7 @@ class Run:
 
     def _answer(self, cell: Cell, log: Journal, loaded: Any) -> None:
         """Let the model answer what is not answered yet, and score all of it."""
-        row = self.rows[cell.model, cell.label]
-        records = dict(log.answers)
-
-        def record(sample: Record) -> None:
-            records[sample["doc_id"]] = sample
-            log.append({"kind": "answer", **sample}, sync=len(records) % cell.batch_size == 0)
-            self.progress.sample(cell.key)
-
-        self.progress.started(cell.key, len(records))
-        lm = self.engine.language_model(loaded, row.reducer, cell, record, dict(log.answers))
-        result = self.engine.evaluate(lm, cell)
+        result = self.engine.evaluate(self._model(cell, log, loaded, every), cell)
         log.finish(
             [{k: v for k, v in sample.items() if k != "answer"} for sample in result.samples],
             {
@@ -195,34 +236,39 @@ class Run:
                 "extra": result.extra,
                 "n": result.n,
                 "n_failed": result.n_failed,
-                "prompts": document.asked(records.values()),
+                "prompts": document.asked(log.answers.values()),
                 "dtype": str(loaded.model.dtype).removeprefix("torch."),
-                "seconds": round(sum(r["milliseconds"] for r in records.values()) / 1000, 3),
+                "seconds": round(sum(r["milliseconds"] for r in log.answers.values()) / 1000, 3),
             },
         )
 
-    def _fail(self, cell: Cell, error: Exception) -> None:
-        self._note(cell.key, [self.rows[cell.model, cell.label]], cell.task, error)
-        self.progress.failed(cell.key, reason(error))
+    def _model(self, cell: Cell, log: Journal, loaded: Any, mine: Callable[[int], bool]) -> Any:
+        """The model with the cell's method, for the tasks to ask; it writes what it answers into `log`."""
 
-    def _fail_timing(self, timings: Timings, error: Exception) -> None:
-        self._note(f"{timings.model}/profile", timings.methods.values(), None, error)
-        self.progress.timing_failed(timings.model, reason(error))
+        def record(batch: list[Record]) -> None:
+            log.append(*({"kind": "answer", **sample} for sample in batch))
+            self.progress.samples(cell.key, len(batch))
 
-    def _note(self, key: str, rows: Iterable[Row], task: str | None, error: Exception) -> None:
+        self.progress.started(cell.key, len(log.answers))
+        reducer = self.rows[cell.model, cell.label].reducer
+        return self.engine.language_model(loaded, reducer, cell, record, dict(log.answers), mine)
+
+    def _fail(self, cell: Cell, failure: Failure) -> None:
+        self._note(cell.key, [self.rows[cell.model, cell.label]], cell.task, failure)
+        self.progress.failed(cell.key, failure.reason)
+
+    def _fail_timing(self, timings: Timings, failure: Failure) -> None:
+        self._note(f"{timings.model}/profile", timings.methods.values(), None, failure)
+        self.progress.timing_failed(timings.model, failure.reason)
+
+    def _note(self, key: str, rows: Iterable[Row], task: str | None, failure: Failure) -> None:
         """Keep a failure for the document, with its traceback in a file of its own. No task: it was a timing."""
         path = self._failure_file(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        journal.write_atomically(path, "".join(traceback.format_exception(error)))
+        journal.write_atomically(path, failure.traceback)
         for row in rows:
             names = document.row_entry(row)
-            self.failed.append({**names, "task": task, "error": reason(error), "traceback": str(path)})
+            self.failed.append({**names, "task": task, "error": failure.reason, "traceback": str(path)})
 
     def _failure_file(self, key: str) -> Path:
         return self.out / "failures" / f"{slug(key)}.txt"
-
-
-def reason(error: Exception) -> str:
-    """One line for the table; the traceback has the rest."""
-    first = next(iter(str(error).splitlines()), "")
-    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"

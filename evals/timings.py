@@ -14,7 +14,8 @@ from evals.matrix import Cell
 from evals.profiling.settings import ProfileSettings
 from evals.resolve import Row
 
-SCHEMA = 1
+# Raise it when something changes that timings depend on, such as how memory is allocated.
+SCHEMA = 2
 
 
 class Timings:
@@ -36,6 +37,7 @@ class Timings:
             "dtype": cell.dtype,
             "attention": cell.attention,
             "quantization": cell.quantization,
+            "device_map": cell.spec.device_map,
             "settings": settings.model_dump(mode="json"),
             "hardware": describe(device),
             "versions": versions(),

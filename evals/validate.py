@@ -57,12 +57,24 @@ def kernels(matrix: Matrix, cells: list[Cell], device: str) -> list[str]:
     from hidrop.models.loading import check_kernel
 
     problems = []
-    for asked in dict.fromkeys((cell.attention, device, cell.dtype, cell.quantization) for cell in cells):
+    for asked in dict.fromkeys(
+        (cell.attention, device, cell.dtype, cell.quantization, cell.spec.device_map) for cell in cells
+    ):
         try:
             check_kernel(*asked)
         except UserError as error:
             problems.append(f"{matrix.file}: {error}")
     return problems
+
+
+def alone(matrix: Matrix, cells: Iterable[Cell], processes: int) -> None:
+    """Raises UserError for a model that is spread over all devices, when several processes would do so."""
+    for cell in cells:
+        if processes > 1 and cell.spec.device_map:
+            raise UserError(
+                f"{matrix.file}: models.{cell.model}.device_map: {cell.spec.device_map} spreads the model over all "
+                f"CUDA devices, but {processes} processes were started. Start one, or leave it out"
+            )
 
 
 def data(matrix: Matrix, cells: list[Cell]) -> list[str]:

@@ -2,6 +2,7 @@
 
     missing(TaskSpec("pope", data="data"))       what is not there, and the command that gets it
     evaluate(lm, TaskSpec("gqa"), limit=100)     a TaskResult
+    ask(lm, TaskSpec("gqa"), limit=100)          the same questions, no score
 
 `python -m evals.tasks export DIR` writes the same tasks as YAML files for the command line of lmms-eval.
 """
@@ -22,10 +23,18 @@ __all__ = [
     "PROTOCOL_VERSION",
     "TaskResult",
     "TaskSpec",
+    "ask",
     "data_digest",
     "evaluate",
     "missing",
 ]
+
+
+def ask(lm: Any, spec: TaskSpec, *, limit: int | None = None) -> None:
+    """See `evals.tasks.evaluation.ask`."""
+    from evals.tasks import evaluation
+
+    evaluation.ask(lm, spec, limit=limit)
 
 
 def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bool = False) -> TaskResult:

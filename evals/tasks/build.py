@@ -8,6 +8,8 @@ decoding. Images stay undecoded until a sample is asked, so that one broken file
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import importlib
 import io
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +21,8 @@ from evals.tasks.protocol import protocol
 from evals.tasks.scoring import group
 
 
-def official(name: str) -> dict[str, Any]:
-    """The configuration that lmms-eval registers for a task, its functions resolved."""
+@functools.cache  # some forty YAML files for each cell of a matrix
+def _official(name: str) -> dict[str, Any]:
     import lmms_eval
     from lmms_eval.tasks import TaskManager
 
@@ -28,6 +30,11 @@ def official(name: str) -> dict[str, Any]:
     folder = Path(lmms_eval.__path__[0]) / "tasks" / name.split("_")[0]
     manager = TaskManager(include_defaults=False, include_path=[str(folder)])
     return {**manager._get_config(name), "task": name}
+
+
+def official(name: str) -> dict[str, Any]:
+    """The configuration that lmms-eval registers for a task, its functions resolved. The caller may change it."""
+    return copy.deepcopy(_official(name))
 
 
 def build(spec: TaskSpec) -> Any:

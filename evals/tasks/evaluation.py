@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,6 +43,16 @@ class TaskResult:
     samples: list[dict[str, Any]] = field(default_factory=list)
 
 
+def ask(lm: Any, spec: TaskSpec, *, limit: int | None = None) -> None:
+    """Let `lm` answer what `evaluate` would ask it, without scoring anything."""
+    with quiet():
+        task = build(spec)
+        task.set_config("num_fewshot", 0)
+        lm.task_dict[spec.name] = task.dataset
+        task.build_all_requests(limit=rows_within(task, spec, limit))
+        lm.generate_until(task.instances)
+
+
 def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bool = False) -> TaskResult:
     """Ask `lm` (an lmms-eval model) a task and score its answers.
 
@@ -55,8 +64,6 @@ def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bo
 
     Raises UserError when data is missing, RuntimeError when not one sample could be prepared for the model.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("a matrix runs in one process; with torchrun use `lmms-eval --model hidrop` itself")
     if problems := missing(spec):
         raise UserError("\n".join(problems))
     from lmms_eval import evaluator

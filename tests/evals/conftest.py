@@ -42,11 +42,20 @@ def image_processor() -> Any:
 
 
 @pytest.fixture
+def go(tmp_path: Path) -> Any:
+    """See `tests.evals.world.going`."""
+    from tests.evals.world import going
+
+    return going(tmp_path)
+
+
+@pytest.fixture
 def loaded(tiny_llava: Callable[..., Any], tokenizer: Any, image_processor: Any) -> Any:
     """A tiny random LLaVA with what `hidrop.models.load` puts beside it."""
     from dataclasses import replace
 
     from hidrop.geometry import Geometry
+    from hidrop.runtime.features import FeatureCache
 
     model = tiny_llava(layers=4, seed=3)
     geometry = replace(Geometry.from_config(model.config), max_positions=4096)
@@ -57,6 +66,7 @@ def loaded(tiny_llava: Callable[..., Any], tokenizer: Any, image_processor: Any)
         geometry=geometry,
         reducer=None,
         image_tokens=lambda height, width: 16,
+        features=FeatureCache(),
     )
 
 

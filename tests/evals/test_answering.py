@@ -15,7 +15,7 @@ def test_batches_hold_equal_settings_longest_first() -> None:
     short, long = {"max_new_tokens": 1}, {"max_new_tokens": 2}
     asked = [request(0, short), request(1, long), request(2, short), request(3, short), request(4, short)]
     found = batches(asked, [5, 5, 9, 5, 7], 2)
-    assert [[r.place for r in batch] for batch in found] == [[2, 4], [0, 3], [1]]
+    assert [[r.place for r in batch.requests] for batch in found] == [[2, 4], [0, 3], [1]]
 
 
 def test_decoding_is_greedy_unless_asked() -> None:

@@ -29,7 +29,7 @@ def filled(path, count=3, done=True):
 
 def test_a_journal_begins_with_its_schema_and_the_whole_identity(tmp_path):
     header = json.loads(filled(tmp_path / "a.jsonl").read_text().splitlines()[0])
-    assert header == {"schema": 1, "kind": "cell", "id": journal.identity_hash(IDENTITY), "identity": IDENTITY}
+    assert header == {"schema": 2, "kind": "cell", "id": journal.identity_hash(IDENTITY), "identity": IDENTITY}
 
 
 def test_what_was_written_is_read_back(tmp_path):
@@ -47,7 +47,7 @@ def test_each_answer_is_in_the_file_before_the_next_one_is_made(tmp_path):
     path = tmp_path / "a.jsonl"
     with Journal(path, IDENTITY) as log:
         for count in range(1, 4):
-            log.append(answer(count), sync=False)
+            log.append(answer(count))
             assert len(path.read_text().splitlines()) == 1 + count
 
 
@@ -63,6 +63,60 @@ def test_a_journal_cut_at_any_byte_goes_on_to_the_same_file(tmp_path):
             if log.result is None:
                 log.finish([{"doc_id": i, "score": 1.0} for i in range(3)], {"value": 100.0})
         assert path.read_bytes() == whole, f"cut after {length} bytes"
+
+
+def in_batches(doc_id):
+    """As a task's batches are: of two, the longest questions first."""
+    return answer(doc_id, batch=[2, 0, 1, 0, 1, 2][doc_id])
+
+
+ORDER = (1, 3, 2, 4, 0, 5)  # by batch and doc_id
+SCORES = [{"doc_id": i, "score": 1.0} for i in range(6)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_parts_of_several_processes_become_the_file_that_one_would_have_written(tmp_path, count):
+    with Journal(tmp_path / "one.jsonl", IDENTITY) as log:
+        log.append(*map(in_batches, ORDER))
+        log.finish(SCORES, {"value": 100.0})
+    path = tmp_path / "several.jsonl"
+    for rank in range(count):
+        with Journal(path, IDENTITY, part=f"{rank}-of-{count}") as log:
+            log.append(*(in_batches(doc_id) for doc_id in ORDER if in_batches(doc_id)["batch"] % count == rank))
+    with Journal(path, IDENTITY) as log:
+        assert sorted(log.answers) == list(range(6)) and log.result is None
+        log.finish(SCORES, {"value": 100.0})
+    assert path.read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert list((tmp_path / "parts").iterdir()) == []
+
+
+def test_parts_of_an_interrupted_run_are_found_by_any_number_of_processes(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with Journal(path, IDENTITY) as log:
+        log.append(in_batches(1))  # one process was alone at first
+    with Journal(path, IDENTITY, part="1-of-2") as log:
+        log.append(in_batches(2))
+    torn = tmp_path / "parts" / "a.1-of-2.jsonl"
+    torn.write_bytes(torn.read_bytes() + b'{"kind":"ans')
+    with Journal(path, IDENTITY, part="0-of-3") as log:
+        assert sorted(log.answers) == [1, 2]
+        log.append(in_batches(0))
+    with Journal(path, IDENTITY) as log:
+        assert sorted(log.answers) == [0, 1, 2]
+        log.append(*(in_batches(doc_id) for doc_id in (3, 4, 5)))
+        log.finish(SCORES, {"value": 100.0})
+    again = Journal(path, IDENTITY)
+    assert sorted(again.answers) == list(range(6)) and again.result
+    assert list((tmp_path / "parts").iterdir()) == []
+
+
+def test_a_process_goes_on_with_its_own_part(tmp_path):
+    path, part = tmp_path / "a.jsonl", tmp_path / "parts" / "a.0-of-2.jsonl"
+    for doc_id in (1, 3):
+        with Journal(path, IDENTITY, part="0-of-2") as log:
+            log.append(in_batches(doc_id))
+    assert [json.loads(line)["kind"] for line in part.read_text().splitlines()] == ["cell", "answer", "answer"]
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("damage", [b"{broken\n", b"[]\n", b'"kind"\n', b"{}\n", b"\xff\xfe\n", b"\n"])
@@ -82,7 +136,7 @@ def test_a_journal_of_another_cell_is_not_taken_for_this_one(tmp_path):
 
 def test_a_journal_of_another_schema_is_refused(tmp_path):
     path = filled(tmp_path / "a.jsonl")
-    path.write_text(path.read_text().replace('"schema":1', '"schema":99'))
+    path.write_text(path.read_text().replace('"schema":2', '"schema":99'))
     with pytest.raises(UserError, match="another version"):
         Journal(path, IDENTITY)
 

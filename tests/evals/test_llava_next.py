@@ -59,7 +59,7 @@ def ask(loaded: Any, docs: list[dict[str, Any]], **options: Any) -> tuple[list[s
     from evals.lmms_model import HidropLlava
 
     records: list[dict[str, Any]] = []
-    lm = HidropLlava.from_loaded(loaded, record=records.append, **options)
+    lm = HidropLlava.from_loaded(loaded, record=records.extend, **options)
     lm.task_dict["toy"] = {"test": docs}
     answers = [result.text for result in lm.generate_until(requests(docs))]
     return answers, sorted(records, key=lambda record: record["doc_id"])

@@ -80,7 +80,7 @@ def test_answers_are_those_of_plain_generate(loaded: Any) -> None:
 
 def test_one_record_a_sample_with_its_cost(loaded: Any) -> None:
     records: list[dict[str, Any]] = []
-    lm = model(loaded, record=records.append, batch_size=2)
+    lm = model(loaded, record=records.extend, batch_size=2)
     answers = texts(lm.generate_until(toy()))
     assert sorted(r["doc_id"] for r in records) == list(range(6))
     for record in records:
@@ -97,22 +97,22 @@ def test_tokens_are_recorded_where_they_are_not_the_methods_plan(loaded: Any) ->
     records: list[dict[str, Any]] = []
     docs = [{"colours": [(9, 9, 9)] * n} for n in (1, 2, 0)]
     reducer = build("fastv", {"layer": 1, "keep": 4})
-    model(loaded, docs, reducer=reducer, record=records.append, batch_size=2).generate_until(toy(docs))
+    model(loaded, docs, reducer=reducer, record=records.extend, batch_size=2).generate_until(toy(docs))
     assert {r["doc_id"]: r["entering"] for r in records} == {0: None, 1: [32, 8, 8, 8], 2: [0, 0, 0, 0]}
     records.clear()
     beams = [instance(QUESTIONS[i], i, picture, {**GREEDY, "num_beams": 2}) for i in range(3)]
-    model(loaded, docs, reducer=reducer, record=records.append, batch_size=3).generate_until(beams)
+    model(loaded, docs, reducer=reducer, record=records.extend, batch_size=3).generate_until(beams)
     assert {r["doc_id"]: r["entering"] for r in records} == {0: None, 1: [32, 8, 8, 8], 2: [0, 0, 0, 0]}
     records.clear()
     adaptive = build("sparsevlm", {"version": "1.0", "layers": [1, 2], "scale": 90.0})
-    model(loaded, docs[:1], reducer=adaptive, record=records.append).generate_until(toy(docs[:1]))
+    model(loaded, docs[:1], reducer=adaptive, record=records.extend).generate_until(toy(docs[:1]))
     (entering,) = (r["entering"] for r in records)
     assert entering[0] == 16 > entering[1] >= entering[2] == entering[3] > 0
 
 
 def test_records_of_a_batch_are_there_before_the_next_batch_runs(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     records: list[dict[str, Any]] = []
-    lm, seen = model(loaded, record=records.append, batch_size=2), []
+    lm, seen = model(loaded, record=records.extend, batch_size=2), []
     inner = lm._generate
 
     def watched(prompts: Any) -> Any:
@@ -131,7 +131,7 @@ def test_a_broken_image_fails_its_sample_only(loaded: Any) -> None:
     requests = toy()
     requests[2] = instance(QUESTIONS[2], 2, broken)
     records: list[dict[str, Any]] = []
-    lm = model(loaded, record=records.append, batch_size=3)
+    lm = model(loaded, record=records.extend, batch_size=3)
     answers = texts(lm.generate_until(requests))
     assert answers[2] == "" and all(answers[:2] + answers[3:])
     assert lm.failures == {("toy", 2): "OSError: truncated file"}
@@ -160,11 +160,11 @@ def test_errors_of_generation_are_not_swallowed(loaded: Any, monkeypatch: pytest
 @pytest.mark.parametrize("whole_records", [True, False])
 def test_resuming_asks_only_what_is_missing_and_gives_the_same(loaded: Any, whole_records: bool) -> None:
     records: list[dict[str, Any]] = []
-    answers = texts(model(loaded, record=records.append, batch_size=2).generate_until(toy()))
+    answers = texts(model(loaded, record=records.extend, batch_size=2).generate_until(toy()))
     # An interruption in the second batch, after its first record.
     done = {(r["task"], r["doc_id"]): (r if whole_records else r["answer"]) for r in records[:3]}
     again: list[dict[str, Any]] = []
-    lm = model(loaded, record=again.append, batch_size=2, done=done)
+    lm = model(loaded, record=again.extend, batch_size=2, done=done)
     widths: list[int] = []
     inner = lm._generate
     lm._generate = lambda prompts: widths.append(len(prompts)) or inner(prompts)
@@ -183,7 +183,7 @@ def test_resuming_remembers_failures(loaded: Any) -> None:
 def test_padding_clones_leave_no_record(loaded: Any) -> None:
     records: list[dict[str, Any]] = []
     requests = [*toy(), instance(QUESTIONS[5], 5, picture, __padding_only__=True)]
-    answers = texts(model(loaded, record=records.append, batch_size=4).generate_until(requests))
+    answers = texts(model(loaded, record=records.extend, batch_size=4).generate_until(requests))
     assert len(answers) == 7 and len(records) == 6
     assert answers[6] == answers[5]
 
@@ -192,7 +192,7 @@ def test_documents_with_no_or_several_images(loaded: Any) -> None:
     docs = [{"colours": [(255, 0, 0)]}, {"colours": []}, {"colours": [(0, 255, 0), (0, 0, 255)]}, DOCS[3]]
     records: list[dict[str, Any]] = []
     reducer = build("random", {"layer": 2, "keep": 5})
-    batched = model(loaded, docs, record=records.append, batch_size=4, reducer=reducer).generate_until(toy(docs))
+    batched = model(loaded, docs, record=records.extend, batch_size=4, reducer=reducer).generate_until(toy(docs))
     assert {r["doc_id"]: r["visual_tokens"] for r in records} == {0: 16, 1: 0, 2: 32, 3: 16}
     assert texts(batched) == texts(model(loaded, docs, reducer=reducer).generate_until(toy(docs)))
 
@@ -211,11 +211,11 @@ def test_beams_sampling_and_length_are_honoured(loaded: Any) -> None:
     settings = {"num_beams": 3, "max_new_tokens": 4, "until": [], "image_aspect_ratio": "original"}
     requests = [instance(QUESTIONS[i], i, picture, settings) for i in range(3)]
     records: list[dict[str, Any]] = []
-    lm = model(loaded, record=records.append, batch_size=3)
+    lm = model(loaded, record=records.extend, batch_size=3)
     lm.generate_until(requests)
     assert max(r["new_tokens"] for r in records) <= 4
     longer: list[dict[str, Any]] = []
-    model(loaded, record=longer.append, max_new_tokens=2).generate_until(requests)
+    model(loaded, record=longer.extend, max_new_tokens=2).generate_until(requests)
     assert max(r["new_tokens"] for r in longer) <= 2
 
 
@@ -254,7 +254,7 @@ def test_a_broken_image_in_a_data_set_is_counted_and_wrong(
     rows[0]["image"] = {"bytes": b"not an image", "path": None}
     write_parquet(rows, tmp_path / "pope/test.parquet")
     records: list[dict[str, Any]] = []
-    lm = model(loaded, record=records.append, batch_size=4, max_new_tokens=2)
+    lm = model(loaded, record=records.extend, batch_size=4, max_new_tokens=2)
     result = evaluate(lm, TaskSpec("pope", str(tmp_path)))
     assert (result.n, result.n_failed) == (6, 1)
     assert result.samples[0]["score"] == 0 and result.samples[0]["answer"] == ""
@@ -341,14 +341,14 @@ def test_bad_model_arguments_name_the_way_out(
 
 
 def test_a_checkpoint_runs_as_it_was_trained_unless_told_otherwise(loaded: Any) -> None:
-    from evals.lmms_model import choose
+    from evals.model_arguments import method
 
     trained = build("random", {"layer": 2, "keep": 4})
     own = SimpleNamespace(reducer=trained, geometry=loaded.geometry)
-    assert choose(own, None, None, {}) is trained
-    assert choose(own, "random", None, {}) is trained
-    assert choose(own, "vanilla", None, {}) == build("vanilla")
-    assert choose(own, "random", None, {"layer": "3", "keep": 4}) == build("random", {"layer": 3, "keep": 4})
+    assert method(own, None, None, {}) is trained
+    assert method(own, "random", None, {}) is trained
+    assert method(own, "vanilla", None, {}) == build("vanilla")
+    assert method(own, "random", None, {"layer": "3", "keep": 4}) == build("random", {"layer": 3, "keep": 4})
 
 
 # ---- through lmms-eval's own doors ---------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ def told(terminal=False, every=15.0):
         progress.model("mini")
         progress.started("mini/[a]/gqa", 0)
         for _ in range(40):
-            progress.sample("mini/[a]/gqa")
+            progress.samples("mini/[a]/gqa", 1)
         progress.finished("mini/[a]/gqa", ENTRY, earlier=False)
         progress.finished("mini/b/gqa", ENTRY, earlier=True)
         progress.failed("mini/c/gqa", "RuntimeError: [x]")

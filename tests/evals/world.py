@@ -1,0 +1,142 @@
+"""A matrix whose models, tasks and clock are made up, so that the rules of a run are tested without any of them."""
+
+import io
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+from rich.console import Console
+
+from evals import runner
+from evals.engine import Engine
+from evals.matrix import load_matrix
+from evals.progress import Progress
+from evals.resolve import resolve
+from hidrop.geometry import Geometry
+from hidrop.reducer import build
+
+GEOMETRY = Geometry(layers=4, hidden=32, intermediate=64, heads=4, kv_heads=4, head_dim=8, vocab=99, visual_tokens=16)
+
+MATRIX = """
+name: tiny
+protocol: lmms-eval
+dtype: float32
+batch_size: 2
+models:
+  plain: {source: plain}
+  tuned: {source: tuned, reference: plain}
+methods:
+  vanilla: {}
+  fastv: {layer: 1, keep: 4}
+  own: {name: checkpoint}
+tasks:
+  gqa: {data: mini}
+  pope: {data: mini}
+runs:
+  - {models: [plain], methods: [vanilla, fastv]}
+  - {models: [tuned], methods: [own]}
+profile: {repeats: 1}
+"""
+SAMPLES = 5
+
+
+@dataclass
+class World:
+    """A fake of everything heavy. Answers count as right when their cell's method is vanilla."""
+
+    weights: dict[str, str] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    asked: list[tuple[str, int]] = field(default_factory=list)
+    timed: list[str] = field(default_factory=list)
+    broken: dict[str, Exception] = field(default_factory=dict)
+    stop_after: int | None = None
+
+    def engine(self) -> Engine:
+        return Engine(
+            load=self.load,
+            weights_digest=lambda source: self.weights.get(source, f"weights of {source}"),
+            data_digest=lambda cell: f"data of {cell.task}",
+            language_model=lambda *parts: parts,
+            ask=self.ask,
+            evaluate=self.evaluate,
+            profile=self.profile,
+            release=lambda: None,
+        )
+
+    def load(self, cell, device):
+        self.happens(f"load {cell.model}")
+        return SimpleNamespace(model=SimpleNamespace(dtype="torch.float32"), name=cell.model)
+
+    def ask(self, lm, cell):
+        self.happens(f"ask {cell.key}")
+        self.answer(lm, cell)
+
+    def answer(self, lm, cell):
+        """Two samples a batch, as the matrix says."""
+        _, _, _, record, done, mine = lm
+        for doc_id in range(SAMPLES):
+            if doc_id in done or not mine(doc_id // 2):
+                continue
+            if self.stop_after is not None and len(self.asked) >= self.stop_after:
+                raise KeyboardInterrupt
+            self.asked.append((cell.key, doc_id))
+            sample = {"doc_id": doc_id, "answer": f"{cell.label} {doc_id}", "milliseconds": 500.0, "error": None}
+            record([{**sample, "batch": doc_id // 2, "prompt_tokens": 26, "visual_tokens": 16}])
+
+    def evaluate(self, lm, cell):
+        reducer = lm[1]
+        self.happens(f"evaluate {cell.key}")
+        self.answer(lm, cell)
+        value = 80.0 if reducer.name == "vanilla" else 60.0
+        samples = [{"doc_id": i, "answer": "x", "score": value / 100} for i in range(SAMPLES)]
+        return SimpleNamespace(metric="exact_match", value=value, extra={}, n=SAMPLES, n_failed=0, samples=samples)
+
+    def profile(self, loaded, reducers, settings):
+        self.happens(f"profile {loaded.name}")
+        self.timed += reducers
+        return {label: SimpleNamespace(rows=self.rows(label)) for label in reducers}
+
+    @staticmethod
+    def rows(label):
+        return lambda model, method: [{"model": model, "method": method, "label": label, "batch": 1}]
+
+    def happens(self, what):
+        self.calls.append(what)
+        if what in self.broken:
+            raise self.broken[what]
+
+
+def going(tmp_path):
+    """go(world, ...): run MATRIX, and the document of it. `go.log` holds what a user sees."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(MATRIX)
+
+    def run(world, out="out", only=None, processes=runner.ALONE, **changes):
+        matrix = load_matrix(path, limit=changes.get("limit"))
+        cells = matrix.cells(only=only)
+        tuned = build("pdrop", {"layers": (1, 2, 3)})
+        rows, problems = resolve(matrix, matrix.cells(), peek=lambda s: (GEOMETRY, tuned if s == "tuned" else None))
+        assert problems == []
+        progress = Progress(Console(file=run.log, quiet=not processes.main), len(cells))
+        others = [cell for cell in matrix.cells() if cell not in cells and (cell.model, cell.label) in rows]
+        return runner.run(
+            matrix,
+            cells,
+            rows,
+            tmp_path / out,
+            device="cpu",
+            engine=world.engine(),
+            progress=progress,
+            others=others,
+            processes=processes,
+        )
+
+    run.log = io.StringIO()
+    return run
+
+
+def without_date(document):
+    return {key: value for key, value in document.items() if key != "date"}
+
+
+def samples_of(folder):
+    return {path.name: path.read_bytes() for path in (folder / "samples").glob("*.jsonl")}
