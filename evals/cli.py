@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
     plan = commands.add_parser("plan", help="print tokens, FLOPs and KV bytes of every row; loads no weights")
     plan.add_argument("matrix", metavar="FILE")
+    plan.add_argument("--cost", type=Path, metavar="BENCH", help="hours it takes, by a file that `bench` wrote")
     plan.set_defaults(action=plan_command)
 
     validate = commands.add_parser("validate", help="list everything that would keep a matrix from running")
@@ -163,10 +164,11 @@ def run_command(arguments: argparse.Namespace) -> int:
 def plan_command(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from evals import planning
+    from evals import cost, planning
     from evals.resolve import resolve
 
     matrix, cells = chosen(arguments)
+    speed = cost.read(arguments.cost) if arguments.cost else None
     rows, problems = resolve(matrix, cells, trust_presets=True)
     entries = [planning.entry(row, matrix) for row in rows.values()]
     console = Console()
@@ -176,9 +178,13 @@ def plan_command(arguments: argparse.Namespace) -> int:
         console.print(planning.table(matrix, entries))
     else:
         console.file.write(planning.plain(matrix, entries))
+    costs = cost.estimate(matrix, cells, rows, speed) if speed else []
+    if speed:
+        print("\n" + cost.text(costs, speed))
     if problems:
         raise UserError("\n".join(problems))
-    print_json(arguments, {"matrix": matrix.name, "rows": entries})
+    document = {"matrix": matrix.name, "rows": entries}
+    print_json(arguments, document | ({"cost": cost.as_json(costs)} if speed else {}))
     return DONE
 
 

@@ -64,10 +64,29 @@ def physical_ms(
 
     The LM head for one token is included; activations, the choice of tokens and the embedding are not.
     """
-    weights, total = element_bytes * geometry.layer_weights, 0.0
-    for visual in entering:
-        n = visual + text
-        moved = weights + batch * geometry.layer_kv_bytes(n, element_bytes)
-        total += ceilings.milliseconds(batch * geometry.layer_flops(n), moved)
-    head = geometry.hidden * geometry.vocab
-    return total + ceilings.milliseconds(2 * batch * head, element_bytes * head)
+    flops = [geometry.layer_flops(visual + text) for visual in entering]
+    return _layers_ms(flops, entering, geometry, ceilings, batch, text, element_bytes)
+
+
+def decode_ms(
+    entering: tuple[int, ...], geometry: Geometry, ceilings: Ceilings, batch: int, text: int, element_bytes: int
+) -> float:
+    """The least milliseconds of one decoded token of each of `batch` rows, behind such a prefill."""
+    flops = [geometry.layer_flops(visual + text + 1) - geometry.layer_flops(visual + text) for visual in entering]
+    return _layers_ms(flops, entering, geometry, ceilings, batch, text, element_bytes)
+
+
+def _layers_ms(
+    flops: list[int],
+    entering: tuple[int, ...],
+    geometry: Geometry,
+    ceilings: Ceilings,
+    batch: int,
+    text: int,
+    element_bytes: int,
+) -> float:
+    """Layers with so many operations a row, each of which reads its weights and moves its KV, and the LM head."""
+    weights, head = element_bytes * geometry.layer_weights, geometry.hidden * geometry.vocab
+    moved = [weights + batch * geometry.layer_kv_bytes(visual + text, element_bytes) for visual in entering]
+    layers = sum(ceilings.milliseconds(batch * f, m) for f, m in zip(flops, moved, strict=True))
+    return layers + ceilings.milliseconds(2 * batch * head, element_bytes * head)

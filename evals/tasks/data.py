@@ -34,6 +34,7 @@ class Source:
     folder: str
     files: str
     columns: tuple[str, ...]
+    rows: int  # of the official file, for estimates where it is not at hand
     images: str | None = None
 
     @property
@@ -56,6 +57,7 @@ SOURCES: dict[str, Source] = {
         "gqa",
         "testdev_balanced_instructions/*.parquet",
         ("question", "answer"),
+        12578,
         images="testdev_balanced_images/*.parquet",
     ),
     "mmbench_en_dev": Source(
@@ -65,6 +67,7 @@ SOURCES: dict[str, Source] = {
         "mmbench",
         "en/dev-*.parquet",
         ("index", "question", "hint", "answer", *"ABCD", "category", "L2-category", "image", "source", "split"),
+        4329,
     ),
     "textvqa_val": Source(
         "lmms-lab-encoder/textvqa",
@@ -73,6 +76,7 @@ SOURCES: dict[str, Source] = {
         "textvqa",
         "data/validation-*.parquet",
         ("question", "question_id", "answers", "ocr_tokens", "image"),
+        5000,
     ),
     "pope": Source(
         "lmms-lab-encoder/POPE",
@@ -81,6 +85,7 @@ SOURCES: dict[str, Source] = {
         "pope",
         "data/test-*.parquet",
         ("question", "question_id", "answer", "category", "image"),
+        9000,
     ),
 }
 NAMES = tuple(SOURCES)
@@ -169,6 +174,14 @@ def missing(spec: TaskSpec) -> list[str]:
             way = f" and {source.folder}/{source.images} is not there. Get it with: {source.command}" if apart else ""
             problems.append(f"{spec.name}: {path} has no column '{column}'{way}")
     return problems
+
+
+def rows_of(spec: TaskSpec) -> int:
+    """How many documents a task has, by the footers of its files; where they are not there, the official number."""
+    import pyarrow.parquet as parquet
+
+    files = () if spec.data == HUB else locate(spec).questions
+    return sum(parquet.read_metadata(path).num_rows for path in files) or spec.source.rows
 
 
 def data_digest(spec: TaskSpec) -> str:
