@@ -72,7 +72,9 @@ class VisionZip(Encoded):
         target = torch.arange(self.contextual, device=rest.device) * max(1, count // self.contextual)
         joins = torch.ones(count, dtype=torch.bool, device=rest.device).scatter(0, target, False)
         nearest = (metric @ metric[:, target].transpose(1, 2)).argmax(-1)  # (I, count)
-        member = torch.nn.functional.one_hot(nearest, self.contextual) * joins[:, None]
+        # one_hot would wait for the device, to look at the largest number.
+        number = torch.arange(self.contextual, device=rest.device)
+        member = ((nearest[..., None] == number) & joins[:, None]).long()
         others = rows(features, rest)
         weight = member.to(features.dtype) / member.sum(1, keepdim=True).clamp(min=1).to(features.dtype)
         merged = others[:, target] + weight.transpose(1, 2) @ others

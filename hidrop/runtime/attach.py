@@ -6,30 +6,34 @@ checkpointing go on working; modules, weights and config stay what they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from torch.nn import functional as F
-from transformers import DynamicCache, LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 from transformers.cache_utils import Cache
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
 from hidrop.geometry import Geometry
 from hidrop.reducer import Reducer
+from hidrop.runtime import graphed, outputs
 from hidrop.runtime import layout as layouts
+from hidrop.runtime.beside import Beside
 from hidrop.runtime.cache import RaggedCache, Replay
+from hidrop.runtime.capture import Graphs
+from hidrop.runtime.checks import check_empty, check_model
 from hidrop.runtime.decoder import Decoder, Sequence, Tokens
-from hidrop.runtime.features import FeatureCache
+from hidrop.runtime.features import Encoder
 from hidrop.runtime.inputs import decoder_prompt, placed, text_tokens, visual_tokens
-from hidrop.runtime.layout import IGNORED, Layout
-from hidrop.runtime.scoring import Prompt
+from hidrop.runtime.layout import BatchPlan, Layout
 from hidrop.runtime.trace import Record, Trace
 from hidrop.runtime.vision import Vision
 
 Llava: TypeAlias = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
+# Features of each image of a batch, and the visual tokens that they are for the decoder.
+Entering: TypeAlias = tuple[list[torch.Tensor], Tokens]
 # Prefills whose counts may wait for a comparison: with more, the runtime compares them by itself.
 PENDING = 64
 
@@ -37,10 +41,16 @@ PENDING = 64
 class Reduction:
     """A reduced model's forward pass, and what it counted. Made by `reduce`."""
 
-    def __init__(self, model: Llava, reducer: Reducer, features: FeatureCache | None = None) -> None:
+    def __init__(
+        self, model: Llava, reducer: Reducer, features: Encoder | None = None, graphs: Graphs | None = None
+    ) -> None:
         self.model = model
         self.reducer = reducer
         self.encode = reducer.encode if features is None else partial(features.encode, reducer)
+        # Features that are kept are looked up by their pixels, which no graph can do.
+        self.encoded_before = features is not None
+        self.graphs = graphs
+        self.prepares = type(reducer).prepare is not Reducer.prepare
         self.geometry = Geometry.from_config(model.config)
         self.plan = reducer.plan(self.geometry)
         self.decoder = Decoder(model.model.language_model, reducer)
@@ -96,58 +106,105 @@ class Reduction:
             if labels is not None:
                 raise ValueError("labels: training starts from the whole prompt, without past_key_values")
             return self._continue(input_ids, pixel_values, attention_mask, past_key_values, logits_to_keep, return_dict)
-        _check_empty(past_key_values)
+        check_empty(past_key_values)
 
+        vision = self._vision(pixel_values, vision_feature_layer, vision_feature_select_strategy, image_sizes)
         image = input_ids == self.model.config.image_token_id
-        layout = self._layout(input_ids, attention_mask, image, labels)
-        text = text_tokens(self.model.get_input_embeddings(), input_ids, layout)
-        images: list[torch.Tensor] = []
-        if pixel_values is not None:
-            config = self.model.config
-            layer = config.vision_feature_layer if vision_feature_layer is None else vision_feature_layer
-            strategy = vision_feature_select_strategy or config.vision_feature_select_strategy
-            images = self.encode(Vision(self.model, pixel_values, layer, strategy, image_sizes))
-        visual = visual_tokens(images, text, layout)
+        first_token = labels is None and logits_to_keep == 1
+        if self.graphs and first_token and graphed.possible(self, use_cache, past_key_values):
+            return graphed.prefill(self, self.graphs, input_ids, attention_mask, image, vision, return_dict)
+        layout = self.layout_of(input_ids, attention_mask, image, labels)
+        plan = layouts.plan_batch(self.reducer, self.geometry, layout)
         cache = self._new_cache(past_key_values, use_cache, labels is not None)
+        (images, visual), sequence, record = self.whole(input_ids, layout, plan, vision, None, cache)
+        self.keep(record)
         if cache is not None and self.reducer.rechosen:
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             cache.replay = Replay(input_ids, mask, image, visual.hidden)
-        prompt = decoder_prompt(text, visual, input_ids, layout, pixel_values, images)
-        sequence = self._prefill(prompt, text, visual, layout, cache)
 
         hidden = self.decoder.model.norm(sequence.hidden)
         loss = None
         if labels is not None:
-            loss = self._loss(hidden, sequence, layout, num_items_in_batch)
+            loss = outputs.loss(self.model.lm_head, hidden, sequence, layout, num_items_in_batch)
         logits = None
         if labels is None or not self.model.training:
-            logits = self._logits(hidden, sequence, layout, input_ids.shape[1], logits_to_keep)
+            logits = outputs.logits(self.model.lm_head, hidden, sequence, layout, input_ids.shape[1], logits_to_keep)
         output = LlavaCausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=cache, image_hidden_states=torch.cat(images) if images else None
         )
         return output.to_tuple() if return_dict is False else output
 
-    def _layout(
+    def layout_of(
         self,
         ids_BS: torch.Tensor,
         mask_BS: torch.Tensor | None,
         image_BS: torch.Tensor,
         labels: torch.Tensor | None = None,
+        multiple: int = 1,
     ) -> Layout:
-        return layouts.read(ids_BS, mask_BS, image_BS, labels, grouped=self.reducer.positions == "group")
+        grouped = self.reducer.positions == "group"
+        return layouts.read(ids_BS, mask_BS, image_BS, labels, grouped=grouped, multiple=multiple)
+
+    def _vision(
+        self,
+        pixel_values: torch.Tensor | None,
+        layer: int | list[int] | None,
+        strategy: str | None,
+        image_sizes: torch.Tensor | None,
+    ) -> Vision | None:
+        if pixel_values is None:
+            return None
+        config = self.model.config
+        layer = config.vision_feature_layer if layer is None else layer
+        return Vision(self.model, pixel_values, layer, strategy or config.vision_feature_select_strategy, image_sizes)
+
+    def whole(
+        self,
+        ids_BS: torch.Tensor,
+        layout: Layout,
+        plan: BatchPlan,
+        vision: Vision | None,
+        images: list[torch.Tensor] | None,
+        cache: RaggedCache | None,
+    ) -> tuple[Entering, Sequence, Record]:
+        """A whole input from its ids to what leaves the last layer. `images`: their features, if they are there.
+
+        While the first layers see only text, the features are made beside them.
+        """
+        text = text_tokens(self.model.get_input_embeddings(), ids_BS, layout)
+
+        def entering() -> Entering:
+            found = images
+            if found is None:
+                found = [] if vision is None else self.encode(vision)
+            return found, visual_tokens(found, text, layout)
+
+        apart = plan.inject > 1 and not self.prepares and not torch.is_grad_enabled()
+        beside = Beside(entering, ids_BS.device, apart=apart)
+        pixels = None if vision is None else vision.pixel_values
+        sequence, record = self._prefill(ids_BS, text, beside, pixels, layout, plan, cache)
+        return beside(), sequence, record
 
     def _prefill(
-        self, prompt: Prompt, text: Tokens, visual: Tokens, layout: Layout, cache: RaggedCache | None
-    ) -> Sequence:
-        """The whole input through the decoder, counted; what leaves its last layer."""
-        plan = layouts.plan_batch(self.reducer, self.geometry, layout)
-        with torch.no_grad():
-            memory = self.reducer.prepare(prompt)
-        sequence, record = self.decoder.prefill(text, visual, layout, plan, cache, memory)
+        self,
+        ids_BS: torch.Tensor,
+        text: Tokens,
+        entering: Callable[[], Entering],
+        pixels: torch.Tensor | None,
+        layout: Layout,
+        plan: BatchPlan,
+        cache: RaggedCache | None,
+    ) -> tuple[Sequence, Record]:
+        """Through all layers what enters the decoder, and what was counted on the way."""
+        memory = None
+        if self.prepares:
+            images, visual = entering()
+            with torch.no_grad():
+                memory = self.reducer.prepare(decoder_prompt(text, visual, ids_BS, layout, pixels, images))
+        sequence, record = self.decoder.prefill(text, lambda: entering()[1], layout, plan, cache, memory)
         if cache is not None:
             cache.input_length = layout.position_BS.shape[1]
-        self._keep(record)
-        return sequence
+        return sequence, record
 
     def _continue(
         self,
@@ -167,6 +224,12 @@ class Reduction:
             if attention_mask is not None:
                 new = attention_mask[:, -count:].bool()
                 valid = None if bool(new.all()) else new
+        elif self.graphs is not None:
+            logits = self.graphs.step(cache, input_ids, partial(graphed.step, self))
+            if logits is not None:
+                output = LlavaCausalLMOutputWithPast(logits=logits, past_key_values=cache)
+                return output.to_tuple() if return_dict is False else output
+        cache.release()
         if cache.replay is not None:
             cache.replay = cache.replay.behind(input_ids, valid)
             hidden = self._again(cache.replay, cache)[:, -count:]
@@ -179,12 +242,14 @@ class Reduction:
 
     def _again(self, replay: Replay, cache: RaggedCache) -> torch.Tensor:
         """The input so far once more from the first layer, into the emptied cache; its hidden states."""
-        layout = self._layout(replay.ids_BS, replay.mask_BS, replay.image_BS)
+        layout = self.layout_of(replay.ids_BS, replay.mask_BS, replay.image_BS)
         text = text_tokens(self.model.get_input_embeddings(), replay.ids_BS, layout)
         visual = placed(replay.visual_BVD, layout.visual_BV)
-        prompt = decoder_prompt(text, visual, replay.ids_BS, layout, None, [])
+        plan = layouts.plan_batch(self.reducer, self.geometry, layout)
         cache.start_again()
-        return self._prefill(prompt, text, visual, layout, cache).hidden
+        sequence, record = self._prefill(replay.ids_BS, text, lambda: ([], visual), None, layout, plan, cache)
+        self.keep(record)
+        return sequence.hidden
 
     def _new_cache(self, given: Cache | None, wanted: bool | None, training: bool) -> RaggedCache | None:
         config = self.decoder.model.config
@@ -195,29 +260,7 @@ class Reduction:
             return None
         return given if isinstance(given, RaggedCache) else RaggedCache(config)
 
-    def _logits(
-        self, hidden: torch.Tensor, sequence: Sequence, layout: Layout, length: int, keep: int | torch.Tensor
-    ) -> torch.Tensor:
-        if isinstance(keep, int) and keep == 1:
-            return self.model.lm_head(hidden[:, -1:])
-        source = layout.sources(sequence.order)
-        place = torch.where(source >= 0, source, length)[:, :, None].expand_as(hidden)
-        full = hidden.new_zeros(hidden.shape[0], length + 1, hidden.shape[2]).scatter(1, place, hidden)[:, :length]
-        return self.model.lm_head(full[:, slice(-keep, None) if isinstance(keep, int) else keep])
-
-    def _loss(
-        self, hidden: torch.Tensor, sequence: Sequence, layout: Layout, items: torch.Tensor | int | None
-    ) -> torch.Tensor:
-        """Mean cross entropy over the labels (over `items` instead, as transformers' Trainer asks for)."""
-        label_BN = layout.labels(sequence.order)
-        assert label_BN is not None
-        target = label_BN[:, 1:]
-        wanted = (target != IGNORED) & (sequence.order[:, :-1] >= 0)  # nothing is predicted from padding
-        logits = self.model.lm_head(hidden[:, :-1][wanted]).float()
-        total = F.cross_entropy(logits, target[wanted].to(logits.device), reduction="sum")
-        return total / (wanted.sum().clamp(min=1) if items is None else items)
-
-    def _keep(self, record: Record) -> None:
+    def keep(self, record: Record) -> None:
         if len(self._pending) >= PENDING:
             self.check()
         self._pending.append(record)
@@ -225,22 +268,26 @@ class Reduction:
 
 
 @contextmanager
-def reduce(model: Llava, reducer: Reducer, *, features: FeatureCache | None = None) -> Iterator[Reduction]:
+def reduce(
+    model: Llava, reducer: Reducer, *, features: Encoder | None = None, graphs: Graphs | None = None
+) -> Iterator[Reduction]:
     """Reduce `model` inside the block: `generate()` and `model(...)` run with `reducer`; afterwards it is as before.
 
     `features`: images that this model has seen before are taken from it, without the tower, and new ones put into it.
     It is for evaluation: it waits for the device, and no gradient passes.
+    `graphs`: prefills and decoding steps are captured as CUDA graphs where that is possible, and kept in it. A cache
+    is valid until the next prefill of its shape.
 
     On leaving, every prefill's counted tokens are compared with the plan.
 
     Raises TypeError for another architecture, ValueError for a reducer that does not fit the model's depth or image
     size, RuntimeError when the model is reduced already, TraceMismatch when a run did not follow its plan.
     """
-    _check_model(model)
+    check_model(model)
     present = model.__dict__.get("forward")
     if isinstance(getattr(present, "__self__", None), Reduction):
         raise RuntimeError(f"this model is already reduced with {present.__self__.reducer}: leave that block first")
-    reduction = Reduction(model, reducer, features)
+    reduction = Reduction(model, reducer, features, graphs)
     model.forward = reduction.forward
     try:
         yield reduction
@@ -249,26 +296,3 @@ def reduce(model: Llava, reducer: Reducer, *, features: FeatureCache | None = No
         if present is not None:
             model.forward = present
     reduction.check()
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, (LlavaForConditionalGeneration, LlavaNextForConditionalGeneration)):
-        raise TypeError(f"reduce works on transformers' LLaVA and LLaVA-NeXT, not on {type(model).__name__}")
-    text = model.config.text_config
-    layer: Any = model.model.language_model.layers[0]
-    needed = [getattr(layer, "input_layernorm", None)]
-    needed += [getattr(layer.self_attn, name, None) for name in ("q_proj", "k_proj")]
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
-    if None in needed or hasattr(layer.self_attn, "q_norm") or kinds != {"full_attention"} or window:
-        raise TypeError(f"decoder '{text.model_type}' is not supported: it needs LLaMA's layers with full attention")
-
-
-def _check_empty(cache: Cache | None) -> None:
-    if cache is None or isinstance(cache, RaggedCache):
-        return
-    if type(cache) is not DynamicCache or cache.offloading:
-        kind = type(cache).__name__
-        raise ValueError(f"past_key_values: {kind} cannot hold layers of different lengths; use the default cache")
-    if cache.get_seq_length():
-        raise ValueError("past_key_values: this cache was filled without the reducer; start from the whole prompt")

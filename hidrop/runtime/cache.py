@@ -76,7 +76,20 @@ class RaggedCache(DynamicCache):
         self.segments: list[Segment] = []
         self.input_length = 0
         self.replay: Replay | None = None
+        # Whose memory the keys are in, where a graph has written them (capture.py).
+        self.fixed: Any = None
         self._config = config
+
+    def release(self) -> None:
+        """Take keys and values out of a graph's memory, before they are changed in any other way than by the graph.
+
+        Raises RuntimeError when a later prefill has overwritten them.
+        """
+        if self.fixed is not None:
+            self.fixed.check()
+            self.fixed = None
+            for layer in self.layers:
+                layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
 
     def start_again(self) -> None:
         """Forget all keys, values and segments, as before the prefill."""
@@ -101,14 +114,17 @@ class RaggedCache(DynamicCache):
         return self.get_seq_length(layer_idx)
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        self.release()
         super().reorder_cache(beam_idx)
         self._each_row(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        self.release()
         super().batch_repeat_interleave(repeats)
         self._each_row(lambda rows: rows.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.release()
         super().batch_select_indices(indices)
         self._each_row(lambda rows: rows[indices.to(rows.device)])
 
@@ -116,6 +132,7 @@ class RaggedCache(DynamicCache):
         """Forget the last tokens, given as a negative number; only decoded ones, a cut cannot be undone."""
         if tokens_to_remove > 0:
             raise ValueError("crop: give the number of tokens to remove as a negative number")
+        self.release()
         super().crop(tokens_to_remove)
         removed = -tokens_to_remove
         self.input_length -= removed

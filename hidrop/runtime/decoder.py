@@ -7,6 +7,7 @@ host, and nothing in here waits for the device. Shapes as in layout.py; D hidden
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,7 +85,7 @@ class Decoder:
     def prefill(
         self,
         text: Tokens,
-        visual: Tokens,
+        visual: Callable[[], Tokens],
         layout: Layout,
         plan: BatchPlan,
         cache: RaggedCache | None,
@@ -92,17 +93,18 @@ class Decoder:
     ) -> tuple[Sequence, Record]:
         """Run the prompt (or a training batch) through all layers, filling an empty `cache`.
 
+        `visual` is asked for the visual tokens when they enter, which may be after some layers.
         Returns the sequence as it leaves the last layer, before the final norm, and what was counted on the way.
         """
         record = Record(layout.text_counts)
         position = torch.arange(layout.position_BS.shape[1], device=text.hidden.device)
         cos, sin = self.model.rotary_emb(text.hidden, position_ids=position[None])
         run = Prefill(layout, (cos[0].to(position.device), sin[0].to(position.device)), cache, memory)
-        sequence = self._placed(Sequence(text, visual if plan.inject == 1 else None), run)
+        sequence = self._placed(Sequence(text, visual() if plan.inject == 1 else None), run)
         before: torch.Tensor | None = None
         for first, last in segments(plan, len(self.layers)):
             if first == plan.inject and first > 1:
-                sequence, before = self._placed(Sequence(sequence.part(sequence.text), visual), run), None
+                sequence, before = self._placed(Sequence(sequence.part(sequence.text), visual()), run), None
             if first - 1 in plan.cuts:
                 sequence, plan = self._cut(sequence, before, plan, first - 1, run)
             if first == plan.exit:
@@ -143,6 +145,22 @@ class Decoder:
                 hidden_BQD = self._layer(layer, hidden_BQD, mask, rope, cache)
         cache.input_length += count
         return hidden_BQD
+
+    def masked_step(
+        self,
+        hidden_B1D: torch.Tensor,
+        step_1: torch.Tensor,
+        segments: list[tuple[Segment, torch.Tensor]],
+        cache: Any,
+    ) -> torch.Tensor:
+        """`step` for one token, its number and the masks (B, 1, 1, keys) given as tensors: nothing is counted here."""
+        rope = None
+        for segment, mask in segments:
+            if rope is None or not self.persistent:
+                rope = self.model.rotary_emb(hidden_B1D, position_ids=(segment.next_B + step_1)[:, None])
+            for layer in range(segment.first, segment.last + 1):
+                hidden_B1D = self._layer(layer, hidden_B1D, mask, rope, cache)
+        return hidden_B1D
 
     def _layer(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 # Of LLaVA-1.5-7B in half precision: all 500 images of POPE, or the 398 of GQA twice over.
 LIMIT_BYTES = 4 << 30
+
+
+class Encoder(Protocol):
+    """Where the features of a batch's images come from, in place of the method's own `encode`."""
+
+    def encode(self, reducer: Reducer, vision: Vision) -> list[torch.Tensor]: ...
 
 
 class FeatureCache:

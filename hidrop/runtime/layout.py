@@ -70,10 +70,12 @@ def read(
     labels: torch.Tensor | None = None,
     *,
     grouped: bool = False,
+    multiple: int = 1,
 ) -> Layout:
     """Lay out a batch of prompts, padded left or right: `input_ids` and masks are (B, S); `image_BS`: placeholders.
 
     Positions count all tokens in their order; `grouped`: visual tokens 0, 1, ..., and the text behind them.
+    `multiple`: text slots are filled up to a multiple of it.
 
     Raises ValueError for a mask of another shape and for a prompt without any text.
     """
@@ -100,7 +102,7 @@ def read(
     first_B = visual.sum(1).cumsum(0) - visual.sum(1)
     feature_BV = first_B[:, None] + rank_BS.gather(1, visual_BV.clamp(min=0))
     return Layout(
-        text_BT=_places(text, max(text_counts)),
+        text_BT=_places(text, -(-max(text_counts) // multiple) * multiple),
         visual_BV=visual_BV,
         position_BS=position_BS.clamp(min=0),
         rank_BS=rank_BS,

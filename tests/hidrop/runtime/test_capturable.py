@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,26 +11,18 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from hidrop.reducer import build
 from hidrop.runtime import RaggedCache, reduce
+from hidrop.runtime.tree import mapped
 from tests.baselines.test_every_method import METHODS, reducer_of
 
 STATIC = [row for row in METHODS if not reducer_of(row).adaptive]
 
 
-def without_data(mode: FakeTensorMode, value: Any) -> Any:
-    """Arguments with their tensors replaced by ones that have a shape and nothing in them."""
-    if isinstance(value, torch.Tensor):
-        return mode.from_tensor(value)
-    if isinstance(value, RaggedCache):
-        return RaggedCache(value._config)
-    if isinstance(value, (tuple, list)):
-        return type(value)(without_data(mode, one) for one in value)
-    if isinstance(value, dict):
-        return {key: without_data(mode, one) for key, one in value.items()}
-    if dataclasses.is_dataclass(value):
-        value = copy.copy(value)
-        for field in dataclasses.fields(value):
-            object.__setattr__(value, field.name, without_data(mode, getattr(value, field.name)))
-    return value
+def changed(change: Callable[[torch.Tensor], torch.Tensor], arguments: tuple[Any, ...]) -> list[Any]:
+    """Arguments of a prefill with other tensors, and an empty cache of their own."""
+    text, visual, layout, plan, cache, memory = arguments
+    entering = mapped(change, visual())
+    text, layout, plan, memory = mapped(change, (text, layout, plan, memory))
+    return [text, lambda: entering, layout, plan, RaggedCache(cache._config), memory]
 
 
 def dry_run(model: Any, reducer: Any, inputs: dict[str, torch.Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -41,8 +32,8 @@ def dry_run(model: Any, reducer: Any, inputs: dict[str, torch.Tensor]) -> tuple[
         reduction.decoder.prefill = lambda *args: arguments.append(args) or inner(*args)
         real = model(**inputs)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            empty = without_data(mode, list(arguments[0]))
-            cache = next(a for a in empty if isinstance(a, RaggedCache))
+            empty = changed(mode.from_tensor, arguments[0])
+            cache = empty[4]
             sequence, _ = inner(*empty)
             lengths = cache.lengths
             # Of the input's length a step needs nothing but the number.

@@ -7,6 +7,7 @@ import torch
 
 from hidrop.reducer import build
 from hidrop.runtime import reduce
+from hidrop.runtime.fused import fuse
 
 
 @pytest.mark.slow
@@ -24,3 +25,17 @@ def test_a_compiled_model_gives_the_same_answers(what, tiny_llava, prompt, pixel
         got = model.generate(**batch, pixel_values=image, max_new_tokens=4, do_sample=False)
         assert reduction.trace.entering == reduction.plan.entering
     assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_fused_norms_and_mlps_give_the_same_answers_without_a_graph_break(backend, tiny_llava, prompt, pixels):
+    hidrop = build("hidrop", dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6))
+    model, inputs = tiny_llava(kv_heads=2), {"input_ids": prompt(3, 7), "pixel_values": pixels()}
+    with torch.no_grad(), reduce(model, hidrop):
+        wanted = model(**inputs).logits
+    fuse(model, backend)
+    with torch.no_grad(), reduce(model, hidrop):
+        torch.testing.assert_close(model(**inputs).logits, wanted, atol=1e-5, rtol=1e-5)
+    shorter = prompt(2, 3)
+    with torch.no_grad(), reduce(model, hidrop):
+        assert model(input_ids=shorter, pixel_values=pixels()).logits.shape[1] == shorter.shape[1]

@@ -13,9 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from hidrop.runtime import RaggedCache, reduce
+from hidrop.runtime import reduce
 from hidrop.runtime.decoder import Decoder
-from tests.hidrop.runtime.test_capturable import STATIC, reducer_of, without_data
+from tests.hidrop.runtime.test_capturable import STATIC, changed, reducer_of
 
 FIRST, SECOND = torch.device("cuda:0"), torch.device("cuda:1")
 
@@ -57,20 +57,6 @@ def spread(decoder: Any, mode: FakeTensorMode) -> None:
             add_hook_to_module(module, AlignDevicesHook(execution_device=device))
 
 
-def moved(value: Any) -> Any:
-    """Arguments with their tensors on the first device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(FIRST)
-    if isinstance(value, tuple):
-        return tuple(map(moved, value))
-    if isinstance(value, dict):
-        return {key: moved(one) for key, one in value.items()}
-    if hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
-            object.__setattr__(value, name, moved(getattr(value, name)))
-    return value
-
-
 @pytest.mark.parametrize("row", STATIC)
 def test_prefill_and_decoding_go_through_layers_on_several_devices(row, tiny_llava, prompt, pixels, padded):
     model, reducer = tiny_llava(), reducer_of(row)
@@ -84,8 +70,8 @@ def test_prefill_and_decoding_go_through_layers_on_several_devices(row, tiny_lla
     decoder = Decoder(copy.deepcopy(model.model.language_model), reducer)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, WithoutCuda(), torch.no_grad():
         spread(decoder.model, mode)
-        empty = [moved(value) for value in without_data(mode, list(arguments[0]))]
-        cache = next(a for a in empty if isinstance(a, RaggedCache))
+        empty = changed(lambda tensor: mode.from_tensor(tensor).to(FIRST), arguments[0])
+        cache = empty[4]
         sequence, _ = decoder.prefill(*empty)
         devices = [layer.keys.device for layer in cache.layers]
         assert devices == [FIRST] * 3 + [SECOND] * 3

@@ -1,0 +1,34 @@
+"""What a forward gives back: logits at the places of the input, and the loss of training."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hidrop.runtime.decoder import Sequence
+from hidrop.runtime.layout import IGNORED, Layout
+
+
+def logits(
+    head: nn.Module, hidden: torch.Tensor, sequence: Sequence, layout: Layout, length: int, keep: int | torch.Tensor
+) -> torch.Tensor:
+    if isinstance(keep, int) and keep == 1:
+        return head(hidden[:, -1:])
+    source = layout.sources(sequence.order)
+    place = torch.where(source >= 0, source, length)[:, :, None].expand_as(hidden)
+    full = hidden.new_zeros(hidden.shape[0], length + 1, hidden.shape[2]).scatter(1, place, hidden)[:, :length]
+    return head(full[:, slice(-keep, None) if isinstance(keep, int) else keep])
+
+
+def loss(
+    head: nn.Module, hidden: torch.Tensor, sequence: Sequence, layout: Layout, items: torch.Tensor | int | None
+) -> torch.Tensor:
+    """Mean cross entropy over the labels (over `items` instead, as transformers' Trainer asks for)."""
+    label_BN = layout.labels(sequence.order)
+    assert label_BN is not None
+    target = label_BN[:, 1:]
+    wanted = (target != IGNORED) & (sequence.order[:, :-1] >= 0)  # nothing is predicted from padding
+    logits = head(hidden[:, :-1][wanted]).float()
+    total = F.cross_entropy(logits, target[wanted].to(logits.device), reduction="sum")
+    return total / (wanted.sum().clamp(min=1) if items is None else items)
