@@ -17,7 +17,7 @@ import torch
 from baselines.pdrop import quarters
 from evals.profiling.ceilings import Ceilings, measure_ceilings, physical_ms
 from evals.profiling.hardware import describe, versions
-from evals.profiling.measure import measure_beside
+from evals.profiling.measure import CAPTURED, measure_beside
 from evals.profiling.prompt import Prompt
 from evals.profiling.record import Measurement, Spread
 from evals.profiling.settings import ProfileSettings
@@ -27,6 +27,7 @@ from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer, build, method_class
+from hidrop.runtime.capture import Recorder
 
 SCHEMA = 1
 DEFAULT_METHODS = ("vanilla", "hidrop", "pdrop", "fastv", "random")
@@ -102,8 +103,13 @@ def published_layers(depth: int) -> dict[str, Any]:
     return {"inject": inject, "filters": tuple(filters), "exit": max(exit, filters[-1] + 2)}
 
 
-def bench(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings) -> Bench:
-    """Measure the ceilings, then all methods in turns, with transformers' own forward and layers beside them."""
+def bench(
+    loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings, recorder: Recorder | None = None
+) -> Bench:
+    """Measure the ceilings, then all methods in turns, with transformers' own forward and layers beside them.
+
+    With a `recorder` (on CUDA) each method is measured eagerly and captured, and the latter beside captured vanilla.
+    """
     model, geometry = loaded.model, loaded.geometry
     ceilings = measure_ceilings(model.device, model.dtype)
     known = [reducer for reducer in reducers.values() if not reducer.adaptive]
@@ -114,12 +120,15 @@ def bench(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSetting
         layers = {str(n): timed_layers(model, n, batch) for n in sorted(counts)}
         return {PLAIN: plain_prefill(model, prompt), **layers}
 
-    profiles, beside = measure_beside(loaded, reducers, settings, probes)
+    profiles, beside = measure_beside(loaded, reducers, settings, probes, recorder)
     rows, overhead = [], {}
     for batch, spreads in beside.items():
         found = {label: next(m for m in p.measurements if m.batch == batch) for label, p in profiles.items()}
-        each = Rates(geometry, ceilings, settings, model.dtype.itemsize, spreads, found["vanilla"])
-        rows += [each.row(label, reducers[label], one) for label, one in found.items()]
+        for label, one in found.items():
+            own = label.removesuffix(CAPTURED)
+            vanilla = found["vanilla" + label[len(own) :]]
+            each = Rates(geometry, ceilings, settings, model.dtype.itemsize, spreads, vanilla)
+            rows.append(each.row(label, reducers[own], one))
         overhead[batch] = found["vanilla"].prefill_ms.median / spreads[PLAIN].median
     return Bench(geometry, ceilings, settings, rows, overhead)
 
@@ -203,6 +212,7 @@ class Rates:
         return {
             "label": label,
             "method": reducer.name,
+            "captured": label.endswith(CAPTURED),
             "fields": asdict(reducer),
             **asdict(one),
             "entering": list(one.entering),

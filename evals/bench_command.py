@@ -30,6 +30,7 @@ def add(commands: Any) -> None:
     bench.add_argument("--warmup", type=int, default=2, metavar="N", help="rounds that do not")
     bench.add_argument("--dtype", choices=DTYPES, default=None, help="default: float32 on a CPU, bfloat16 on CUDA")
     bench.add_argument("--attention", default="sdpa", metavar="KERNEL")
+    bench.add_argument("--compile", action="store_true", help="compile norms and MLPs of the decoder's layers")
     bench.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 ...")
     bench.add_argument("--out", type=Path, default=Path("results/bench"), metavar="DIR")
     bench.add_argument("--bars", action="store_true", help="print what the runtime promises; exit 1 if it is missed")
@@ -61,18 +62,35 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"{name}: " + bench_text.implied(geometry, reducers, settings.text_tokens, element))
     kept = keep_memory() if device == "cpu" else False
     loaded = model_of(arguments, device, dtype)
-    found = bench.bench(loaded, reducers, settings)
+    if arguments.compile:
+        from hidrop.runtime.fused import fuse
+
+        fuse(loaded.model)
+    found = bench.bench(loaded, reducers, settings, recorder_of(device, arguments.attention))
     facts = {"model": name, "device": device, "dtype": dtype, "attention": arguments.attention, "memory_kept": kept}
+    facts["compiled"] = arguments.compile
     document = found.document(**facts, budget=arguments.budget)
     overhead = document["vanilla_over_transformers"]
     say(bench_text.ceilings(found.ceilings))
     say(bench_text.tables(found.rows, overhead))
     print(f"written: {write(document, arguments.out)}\n", file=stream)
-    bars = bench_text.bars(found.rows, overhead) if arguments.bars else []
+    bars = []
+    if arguments.bars:
+        gpu = str(document["hardware"].get("gpu", ""))
+        bars = bench_text.targets(found.rows, name, gpu, arguments.budget) or bench_text.bars(found.rows, overhead)
     if bars:
         say(bench_text.bars_text(bars))
     print_json(arguments, document)
     return int(not all(bar.holds for bar in bars))
+
+
+def recorder_of(device: str, attention: str) -> Any:
+    """CUDA graphs, where there are any."""
+    if not device.startswith("cuda") or attention != "sdpa":
+        return None
+    from hidrop.runtime.capture import CudaRecorder
+
+    return CudaRecorder()
 
 
 def settings_of(arguments: argparse.Namespace) -> Any:
@@ -131,11 +149,12 @@ def model_of(arguments: argparse.Namespace, device: str, dtype: str) -> Any:
 
 
 def write(document: dict[str, Any], out: Path) -> Path:
-    """One file for a model, a device's name and a type: a later run on the same takes its place."""
+    """One file for a model, a type, compiled or not, and a machine: a later run on the same takes its place."""
     hardware = document["hardware"]
     machine = re.sub(r"[^a-z0-9]+", "-", str(hardware.get("gpu") or hardware["cpu"]).lower()).strip("-")
     cores = "" if hardware.get("gpu") else f"-{hardware['threads']}-threads"
-    path = out / f"{journal.slug(document['model'])}-{document['dtype']}-{machine}{cores}.json"
+    kind = f"{document['dtype']}-compiled" if document.get("compiled") else document["dtype"]
+    path = out / f"{journal.slug(document['model'])}-{kind}-{machine}{cores}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     journal.write_atomically(path, json.dumps(document, indent=1) + "\n")
     return path

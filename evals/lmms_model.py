@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from hidrop.models import Loaded
     from hidrop.reducer import Reducer
+    from hidrop.runtime.capture import Graphs
 
 Record = dict[str, Any]
 
@@ -80,6 +81,7 @@ class HidropLlava(lmms):
         done: Mapping[tuple[str, int], str | Record] | None = None,
         workers: int = 0,
         mine: Callable[[int], bool] | None = None,
+        graphs: Graphs | None = None,
     ) -> Self:
         """Wrap a model that is already there. `reducer` None: unreduced.
 
@@ -89,9 +91,11 @@ class HidropLlava(lmms):
         workers: threads that decode and preprocess the images of the batches that come next.
         mine: by a batch's number, whether it is to be answered here; the others' samples stay "" (another process has
         them). By default all are.
+        graphs: prefills and steps are captured as CUDA graphs where that is possible.
         """
         model = cls.__new__(cls)
         model._set_up(loaded, reducer, protocol, batch_size, record, max_new_tokens, done, workers, mine)
+        model._graphs = graphs
         return model
 
     def _set_up(
@@ -118,6 +122,7 @@ class HidropLlava(lmms):
         self.trace: Any = None
         self._record, self._done = record, dict(done or {})
         self._workers, self._mine = workers, mine or (lambda number: True)
+        self._graphs: Graphs | None = None
 
     @property
     def batch_size(self) -> int:
@@ -155,7 +160,7 @@ class HidropLlava(lmms):
             for batch in batches(asked, lengths, self._batch_size)
             if self._mine(batch.number) and any(request.place not in answers for request in batch.requests)
         ]
-        with reduce(self.loaded.model, self.reducer, features=self.loaded.features) as reduction:
+        with reduce(self.loaded.model, self.reducer, features=self.loaded.features, graphs=self._graphs) as reduction:
             for batch, images in zip(todo, ahead(self._images, todo, self._workers), strict=True):
                 made, records = self._answer(batch, images, reduction)
                 answers = made | answers

@@ -19,6 +19,10 @@ from evals.profiling.vision import record_vision, replayed_vision, vision_module
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
+from hidrop.runtime import reduce
+from hidrop.runtime.capture import Graphs, Recorder
+
+CAPTURED = " (captured)"
 
 
 @dataclass
@@ -41,33 +45,62 @@ def measure(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSetti
     return measure_beside(loaded, reducers, settings, lambda prompt: {})[0]
 
 
+@dataclass(frozen=True)
+class Way:
+    """A method as it is run: eagerly, or by graphs, which are made on its first run."""
+
+    reducer: Reducer
+    graphs: Graphs | None = None
+
+
+def ways(reducers: Mapping[str, Reducer], settings: ProfileSettings, recorder: Recorder | None) -> dict[str, Way]:
+    """Every method run eagerly and, with a recorder, those that can be captured by graphs as well."""
+    found = {label: Way(reducer) for label, reducer in reducers.items()}
+    for label, reducer in reducers.items() if recorder else ():
+        if not (reducer.adaptive or reducer.rechosen):
+            # Lengths are equal here: a bucket of one token leaves the prompt as it is. Two graphs: the whole forward
+            # and, for the prefill, the same without the tower.
+            graphs = Graphs(recorder, bucket=1, room=settings.new_tokens, limit=2)
+            found[label + CAPTURED] = Way(reducer, graphs)
+    return found
+
+
 @torch.inference_mode()
 def measure_beside(
-    loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings, probes: Probes
+    loaded: Any,
+    reducers: Mapping[str, Reducer],
+    settings: ProfileSettings,
+    probes: Probes,
+    recorder: Recorder | None = None,
 ) -> tuple[dict[str, Profile], dict[int, dict[str, Spread]]]:
     """Time each method at each batch size, and read tokens, operations and bytes off the same runs.
 
     Each round runs every method once (A, B, C, A, B, C, ...); the first `settings.warmup` rounds are thrown away. A
     run is: one forward with the image (time to first token: vision tower, projector, decoder, LM head), one with the
     image's features precomputed (prefill: decoder and LM head), and `settings.new_tokens` single-token forwards.
-    `probes` are timed in the same rounds; their times come back by batch size and name.
+    `probes` are timed in the same rounds; their times come back by batch size and name. With a `recorder` each method
+    that can be captured is run a second time in each round, by graphs; its label ends in CAPTURED.
 
     Raises RuntimeError when the real KV cache has another size than the method's plan (`TraceMismatch` of the runtime
     when the token counts already differ).
     """
-    found: dict[str, list[Measurement]] = {label: [] for label in reducers}
+    found: dict[str, list[Measurement]] = {label: [] for label in ways(reducers, settings, recorder)}
     beside: dict[int, dict[str, Spread]] = {}
     for batch in settings.batch:
         prompt = build_prompt(loaded.model, loaded.geometry, settings, batch)
-        timings = {label: _Timings() for label in reducers}
-        vision = _vision(loaded.model, reducers, prompt)
+        run = ways(reducers, settings, recorder)
+        timings = {label: _Timings() for label in run}
+        vision = _vision(loaded.model, {label: way.reducer for label, way in run.items()}, prompt)
+        for label, way in run.items():
+            if way.graphs:
+                _time_once(loaded.model, way, prompt, vision[label])  # captures
         others = probes(prompt)
         taken_by: dict[str, list[float]] = {name: [] for name in others}
         clock = Clock(loaded.model.device)
         with no_collector():
             for round_ in range(settings.warmup + settings.repeats):
-                for label, reducer in reducers.items():
-                    taken = _time_once(loaded.model, reducer, prompt, vision[label])
+                for label, way in run.items():
+                    taken = _time_once(loaded.model, way, prompt, vision[label])
                     if round_ >= settings.warmup:
                         _append(timings[label], taken)
                 for name in others:
@@ -79,15 +112,28 @@ def measure_beside(
         beside[batch] = {name: Spread.of(times) for name, times in taken_by.items()}
         vision.clear()  # not part of any method's peak memory, and neither is what was timed beside
         others = {}
-        for label, reducer in reducers.items():
-            facts = _facts(loaded.model, loaded.geometry, reducer, prompt, settings, label)
+        for label, way in run.items():
+            facts = _facts(loaded.model, loaded.geometry, way, prompt, settings, label)
             found[label].append(_measurement(batch, settings, timings[label], facts))
     return {label: Profile(label, tuple(measurements)) for label, measurements in found.items()}, beside
 
 
-def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: Prompt) -> dict[str, dict[nn.Module, Any]]:
+@dataclass
+class Vision:
+    """What tower and projector gave for the prompt, as modules (`answers`), and the features made of it."""
+
+    answers: dict[nn.Module, Any] = field(default_factory=dict)
+    features: list[torch.Tensor] = field(default_factory=list)
+
+    def encode(self, reducer: Reducer, vision: Any) -> list[torch.Tensor]:
+        """The features; on the first call they are made."""
+        self.features = self.features or reducer.encode(vision)
+        return self.features
+
+
+def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: Prompt) -> dict[str, Vision]:
     """What tower and projector return to each method; methods that do not work in the tower share one record."""
-    shared: dict[nn.Module, Any] | None = None
+    shared: Vision | None = None
     found = {}
     for label, reducer in reducers.items():
         if type(reducer).encode is not Reducer.encode:
@@ -98,35 +144,36 @@ def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: Prompt) -> dict
     return found
 
 
-def _vision_of(model: Any, reducer: Reducer, prompt: Prompt) -> dict[nn.Module, Any]:
-    """What tower and projector return for the prompt; empty when the runtime does not call both as modules."""
-    from hidrop.runtime import reduce
-
-    with reduce(model, reducer):
+def _vision_of(model: Any, reducer: Reducer, prompt: Prompt) -> Vision:
+    """What tower and projector return for the prompt; no answers when the runtime does not call both as modules."""
+    found = Vision()
+    with reduce(model, reducer, features=found):
         answers = record_vision(model, lambda: model(**prompt.prefill_inputs()))
-    return answers if set(answers) == set(vision_modules(model)) else {}
+    found.answers = answers if set(answers) == set(vision_modules(model)) else {}
+    return found
 
 
-def _time_once(model: Any, reducer: Reducer, prompt: Prompt, vision: dict[nn.Module, Any]) -> _Timings:
+def _time_once(model: Any, way: Way, prompt: Prompt, vision: Vision) -> _Timings:
     """One run of one method."""
-    from hidrop.runtime import reduce
-
     clock, taken = Clock(model.device), _Timings()
-    with reduce(model, reducer) as reduction:
+    with reduce(model, way.reducer, graphs=way.graphs):
         marks = [clock.start()]
         model(**prompt.prefill_inputs())
         marks.append(clock.mark())
         taken.ttft += clock.between(marks)
 
-        cuts: list[list[Any]] = []
-        with replayed_vision(vision) as left_out, _marked(reduction.decoder, clock, cuts):
+    cuts: list[list[Any]] = []
+    # A graph cannot see that the tower is shadowed: it gets the features themselves.
+    given = vision if way.graphs else None
+    with reduce(model, way.reducer, features=given, graphs=way.graphs) as reduction:
+        with replayed_vision(vision.answers) as left_out, _marked(reduction.decoder, clock, cuts):
             marks = [clock.start()]
             cache = model(**prompt.prefill_inputs()).past_key_values
             marks.append(clock.mark())
             taken.prefill += clock.between(marks)
             without_vision = left_out()
         taken.selection.append(sum(sum(clock.between(cut)) for cut in cuts))
-        if not without_vision:
+        if not (without_vision or given):
             taken.vision += _time_vision(model, prompt, clock)
 
         marks = [clock.start()]
@@ -172,12 +219,11 @@ def _append(timings: _Timings, taken: _Timings) -> None:
 
 
 def _facts(
-    model: Any, geometry: Geometry, reducer: Reducer, prompt: Prompt, settings: ProfileSettings, label: str
+    model: Any, geometry: Geometry, way: Way, prompt: Prompt, settings: ProfileSettings, label: str
 ) -> dict[str, Any]:
     """What does not depend on time: realised tokens, operations, bytes. One more run, outside the timings."""
-    from hidrop.runtime import reduce
-
-    with reduce(model, reducer) as reduction:
+    reducer = way.reducer
+    with reduce(model, reducer, graphs=way.graphs) as reduction:
 
         def request() -> None:
             cache = model(**prompt.prefill_inputs()).past_key_values

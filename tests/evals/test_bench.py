@@ -19,6 +19,7 @@ from evals.profiling.settings import ProfileSettings
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.reducer import build as build_method
+from tests.hidrop.runtime.test_capture import FxRecorder
 
 TINY = Geometry(
     layers=6, hidden=32, intermediate=48, heads=4, kv_heads=2, head_dim=8, vocab=99, visual_tokens=16, max_positions=512
@@ -127,6 +128,54 @@ def test_everything_is_measured_beside_everything() -> None:
     assert sparse["average_tokens"] < 16
     assert set(found.overhead) == {1, 2}
     assert json.loads(json.dumps(found.document(device="cpu", model="tiny")))["rows"][0]["label"] == "vanilla"
+
+
+@pytest.mark.usefixtures("small_ceilings")
+def test_captured_methods_are_measured_beside_captured_vanilla() -> None:
+    loaded = build(TINY, TOWER, dtype=torch.float32, device=torch.device("cpu"))
+    reducers = {
+        "vanilla": build_method("vanilla"),
+        "fastv": build_method("fastv", {"layer": 2, "keep": 4}),
+        "sparse": build_method("sparsevlm", {"version": "1.0", "layers": [2], "scale": 60}),
+    }
+    settings = ProfileSettings(repeats=2, warmup=0, batch=(2,), text_tokens=8, new_tokens=2)
+    recorder = FxRecorder()
+    found = {row["label"]: row for row in bench.bench(loaded, reducers, settings, recorder).rows}
+    assert set(found) == {*reducers, "vanilla (captured)", "fastv (captured)"}
+    # The whole forward, the prefill behind given features, and the steps behind each of the two.
+    assert recorder.recorded == 2 * 4
+    captured = found["fastv (captured)"]
+    assert captured["captured"] and captured["kv_bytes"] == captured["kv_bytes_planned"]
+    ratio = found["vanilla (captured)"]["prefill_ms"]["median"] / captured["prefill_ms"]["median"]
+    assert captured["speed_up"] == pytest.approx(ratio)
+
+
+def test_targets_are_for_an_h200_and_for_captured_rows() -> None:
+    def row(method: str, batch: int, ms: float, ttft: float, captured: bool = True) -> dict[str, Any]:
+        return {
+            "method": method,
+            "label": method,
+            "batch": batch,
+            "captured": captured,
+            "prefill_ms": {"median": ms},
+            "ttft_ms": {"median": ttft},
+            "of_physical_limit": 0.8,
+            "speed_up": 4.0,
+        }
+
+    rows = [row("vanilla", 1, 12, 14), row("hidrop", 1, 5.1, 7), row("vanilla", 16, 1, 1), row("hidrop", 16, 1, 1)]
+    rows.append(row("hidrop", 1, 99, 99, captured=False))
+    assert bench_text.targets(rows, "llava-1.5-7b", "NVIDIA A100", 48) == []
+    found = {bar.what: bar.holds for bar in bench_text.targets(rows, "llava-1.5-7b", "NVIDIA H200", 48)}
+    assert found == {
+        "batch 1: vanilla, ms": True,
+        "batch 1: vanilla of the physical limit": True,
+        "batch 1: hidrop, ms": False,
+        "batch 1: hidrop of the physical limit": True,
+        "batch 1: hidrop, speed-up with the tower": False,
+        "batch 16: hidrop, speed-up": False,
+    }
+    assert bench_text.targets(rows, "llava-1.5-7b", "NVIDIA H200", 64)[2].holds  # 5.3 ms there
 
 
 def test_layers_stand_for_all_of_the_depth() -> None:

@@ -415,3 +415,14 @@ def test_the_command_line_finds_the_model_by_its_entry_point(
     [samples] = (tmp_path / "out").rglob("*_samples_*.jsonl")
     answers = [json.loads(line)["filtered_resps"][0] for line in samples.read_text().splitlines()]
     assert len(answers) == 3 and all(answers), done.stderr
+
+
+def test_answers_by_graphs_are_the_same(loaded: Any) -> None:
+    from hidrop.runtime.capture import Graphs
+    from tests.hidrop.runtime.test_capture import FxRecorder
+
+    reducer, recorder = build("random", {"layer": 2, "keep": 5}), FxRecorder()
+    plain = texts(model(loaded, reducer=reducer, batch_size=3).generate_until(toy()))
+    graphs = Graphs(recorder, bucket=64)
+    assert texts(model(loaded, reducer=reducer, batch_size=3, graphs=graphs).generate_until(toy())) == plain
+    assert recorder.recorded == 2 and recorder.replayed > 4

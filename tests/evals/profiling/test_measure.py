@@ -94,7 +94,7 @@ def test_a_method_that_works_in_the_tower_gets_its_own_features_back(loaded: Sim
         for label, reducer in METHODS.items():
             with reduce(loaded.model, reducer):
                 whole = loaded.model(**prompt.prefill_inputs()).logits
-                with replayed_vision(vision[label]) as left_out:
+                with replayed_vision(vision[label].answers) as left_out:
                     torch.testing.assert_close(loaded.model(**prompt.prefill_inputs()).logits, whole)
                     assert left_out()
     assert vision["vanilla"] is vision["hidrop"] and vision["downsample"] is not vision["vanilla"]
@@ -106,9 +106,9 @@ def test_methods_take_turns(loaded: SimpleNamespace, monkeypatch: pytest.MonkeyP
     order: list[str] = []
     real = module._time_once
 
-    def spy(model: Any, reducer: Reducer, *args: Any) -> Any:
-        order.append(reducer.name)
-        return real(model, reducer, *args)
+    def spy(model: Any, way: Any, *args: Any) -> Any:
+        order.append(way.reducer.name)
+        return real(model, way, *args)
 
     monkeypatch.setattr(module, "_time_once", spy)
     settings = ProfileSettings(repeats=2, warmup=1, text_tokens=12, new_tokens=1)
