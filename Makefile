@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup mini smoke test lint format
+.PHONY: help setup mini smoke test lint format readme
 
 help:
 	@echo "make setup   create $(VENV) and install everything into it (once)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
+	@echo "make readme  put the tables of the committed results into README.md"
 
 setup: $(READY)
 
@@ -48,3 +49,6 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+readme: setup
+	$(BIN)/python -m evals.report.readme

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hidrop.errors import UserError
+
 if TYPE_CHECKING:
     from evals.matrix import Cell, Matrix
 
@@ -43,3 +45,20 @@ def out_of(arguments: argparse.Namespace, matrix: Matrix) -> Path:
 def print_json(arguments: argparse.Namespace, document: dict[str, Any]) -> None:
     if arguments.json:
         print(json.dumps(document, ensure_ascii=False), flush=True)
+
+
+def failed_before(cells: list[Cell], out: Path) -> list[Cell]:
+    """Those of `cells` that failed when they ran last, or whose model's timings did.
+
+    Raises UserError when nothing failed.
+    """
+    from evals.failures import failure_file
+
+    found = [
+        cell
+        for cell in cells
+        if failure_file(out, cell.key).exists() or failure_file(out, f"{cell.model}/profile").exists()
+    ]
+    if not found:
+        raise UserError(f"{out}: nothing failed there. `run.py --matrix` finishes what is missing")
+    return found

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
-from evals import bench_command, packages
-from evals.arguments import chosen, device_of, natural, out_of, positive, print_json
+from evals import bench_command, folder_commands, packages
+from evals.arguments import chosen, device_of, failed_before, natural, out_of, positive, print_json
 from hidrop.errors import UserError
 
 DONE, SOME_FAILED, USER, INTERRUPTED = 0, 1, 2, 130
-COMMANDS = ("run", "plan", "validate", "bench", "throughput", "train", "convert", "agree", "report")
+COMMANDS = (
+    "run", "retry", "plan", "validate", "bench", "throughput", "train", "convert", "agree", "report", "ls", "compare",
+    "export", "doctor",
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,6 +57,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--matrix", required=True, metavar="FILE", help="matrix file, or the name of a bundled one")
     run.set_defaults(action=run_command)
 
+    retry = commands.add_parser("retry", help="run only what failed in the last run of a matrix")
+    retry.add_argument("matrix", metavar="FILE")
+    retry.set_defaults(action=run_command, force=False, retry=True)
+    run.add_argument("--force", action="store_true", help="run finished cells again; what there is is put aside")
+    run.set_defaults(retry=False)
+
     plan = commands.add_parser("plan", help="print tokens, FLOPs and KV bytes of every row; loads no weights")
     plan.add_argument("matrix", metavar="FILE")
     plan.add_argument("--cost", type=Path, metavar="BENCH", help="hours it takes, by a file that `bench` wrote")
@@ -70,16 +78,18 @@ def parser() -> argparse.ArgumentParser:
     throughput.add_argument("matrix", metavar="FILE")
     throughput.set_defaults(action=throughput_command)
 
-    for command in (run, plan, validate, throughput):
+    for command in (run, retry, plan, validate, throughput):
         command.add_argument("--only", metavar="PATTERN", help="only cells whose model/method/task matches")
         command.add_argument("--json", action="store_true", help="last line of stdout: the result as one JSON document")
-    for command in (run, validate):
+    for command in (run, retry, validate):
         command.add_argument("--out", type=Path, metavar="DIR", help="results folder (default: results/<matrix>)")
-    for command in (run, validate, throughput):
+    for command in (run, retry, validate, throughput):
         command.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 ... (default: the matrix's)")
         command.add_argument("--limit", type=positive, metavar="N", help="only the first N samples of each task")
-    for command in (run, throughput):
+    for command in (run, retry, throughput):
         command.add_argument("--workers", type=natural, metavar="N", help="threads that prepare images ahead")
+    for command in (run, retry):
+        command.add_argument("--quiet", action="store_true", help="no progress, only the table")
 
     bench_command.add(commands)
 
@@ -108,10 +118,7 @@ def parser() -> argparse.ArgumentParser:
     agree.add_argument("--json", action="store_true", help="last line of stdout: the comparison as one JSON document")
     agree.set_defaults(action=agree_command)
 
-    report = commands.add_parser("report", help="write the tables of a results folder again from its leaderboard.json")
-    report.add_argument("folder", type=Path, metavar="DIR")
-    report.add_argument("--json", action="store_true")
-    report.set_defaults(action=report_command)
+    folder_commands.add(commands)
     return top
 
 
@@ -119,6 +126,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from evals import engine, report, runner
+    from evals.interrupt import gently
     from evals.processes import Processes
     from evals.progress import Progress
     from evals.resolve import resolve
@@ -128,6 +136,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     processes = Processes.join()
     alone(matrix, cells, processes.count)
     device, out = processes.device(device_of(arguments, matrix)), out_of(arguments, matrix)
+    if arguments.retry:
+        cells = failed_before(cells, out)
     with processes.main_first():
         rows, problems = check(matrix, cells, device=device, out=out)
         if problems:
@@ -137,7 +147,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     rows |= resolve(matrix, others)[0]  # their problems are not this run's
     # With --json, stdout is for the document alone.
     stream = sys.stderr if arguments.json else sys.stdout
-    with Progress(Console(file=stream, quiet=not processes.main), len(cells)) as progress:
+    console = Console(file=stream, quiet=arguments.quiet or not processes.main)
+    with Progress(console, len(cells)) as progress, gently() as pause:
         document = runner.run(
             matrix,
             cells,
@@ -148,6 +159,8 @@ def run_command(arguments: argparse.Namespace) -> int:
             progress=progress,
             others=[cell for cell in others if (cell.model, cell.label) in rows],
             processes=processes,
+            force=arguments.force,
+            pause=pause,
         )
     if not processes.main:
         return DONE
@@ -254,20 +267,4 @@ def agree_command(arguments: argparse.Namespace) -> int:
     found = agree.agree(run, docs, published, unmatched)
     print(found.text(arguments.flips))
     print_json(arguments, dataclasses.asdict(found))
-    return DONE
-
-
-def report_command(arguments: argparse.Namespace) -> int:
-    from evals import report
-
-    path = arguments.folder / "leaderboard.json"
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}. It is written by `run.py --matrix`") from None
-    except ValueError:
-        raise UserError(f"{path}: not JSON. Run the matrix again: finished cells are not run twice") from None
-    report.write(document, arguments.folder)
-    report.show(document, sys.stderr if arguments.json else sys.stdout)
-    print_json(arguments, document)
     return DONE

@@ -14,6 +14,9 @@ from evals.resolve import Row
 from hidrop.plan import TokenPlan
 
 SCHEMA = 1
+# Of each sample what statistics read, by model, label and task.
+Scores = dict[tuple[str, str, str], list[dict[str, Any]]]
+SCORE_FIELDS = ("doc_id", "reading", "target", "score", "image_key", "category", "group")
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -73,6 +76,7 @@ def cell_entry(cell: Cell, row: Row, result: Mapping[str, Any], text_tokens: int
         "extra": result["extra"],
         "n": result["n"],
         "n_failed": result["n_failed"],
+        "warnings": warnings(result),
         "percent_of_vanilla": None,
         "flops": round(mean(lambda plan, p: plan.flops(p.text))),
         "paper_macs": round(mean(lambda plan, _: plan.paper_macs())),
@@ -80,6 +84,16 @@ def cell_entry(cell: Cell, row: Row, result: Mapping[str, Any], text_tokens: int
         "text_tokens": mean(lambda _, p: p.text),
         "seconds": result["seconds"],
     }
+
+
+def warnings(result: Mapping[str, Any]) -> list[str]:
+    """What looks wrong about a cell's answers as a whole. A model may be like that; mostly something is broken."""
+    found, asked = [], result["n"] - result["n_failed"]
+    if empty := result.get("n_empty", 0):
+        found.append(f"{empty} of {asked} answers are empty")
+    if asked > 1 and result.get("n_distinct") == 1:
+        found.append(f"all {asked} answers are the same")
+    return found
 
 
 def row_entry(row: Row) -> dict[str, Any]:
@@ -109,6 +123,23 @@ def add_percentages(matrix: Matrix, cells: list[dict[str, Any]]) -> None:
         cell["percent_of_vanilla"] = 100 * cell["value"] / base if base and cell["value"] is not None else None
 
 
+def add_stats(matrix: Matrix, cells: list[dict[str, Any]], scores: Scores) -> None:
+    """Put `stats` (see evals.stats.task_stats) into each cell whose samples are known, against its model's vanilla."""
+    from evals import stats
+
+    vanilla = {(c["model"], c["task"]): (c["model"], c["label"]) for c in cells if c["method"] == "vanilla"}
+    for task in dict.fromkeys(cell["task"] for cell in cells):
+        own = {(c["model"], c["label"]): c for c in cells if c["task"] == task}
+        rows = {}
+        for key in own:
+            reference = matrix.models[key[0]].reference or key[0]
+            if samples := scores.get((*key, task)):
+                rows[key] = stats.Row(samples, vanilla.get((reference, task)))
+        for key, found in stats.task_stats(task, matrix.protocol, rows).items():
+            own[key]["stats"] = found
+    stats.adjust([cell["stats"] for cell in cells if "stats" in cell])
+
+
 def build(
     matrix: Matrix,
     out: Path,
@@ -116,11 +147,13 @@ def build(
     cells: list[dict[str, Any]],
     profiles: list[dict[str, Any]],
     failed: list[dict[str, Any]],
+    scores: Scores,
 ) -> dict[str, Any]:
     """The whole document. Imports torch, for the hardware's description."""
     from evals.profiling.hardware import describe, versions
 
     add_percentages(matrix, cells)
+    add_stats(matrix, cells, scores)
     return {
         "schema": SCHEMA,
         "matrix": matrix.name,

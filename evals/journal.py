@@ -37,6 +37,18 @@ def identity_hash(identity: dict[str, Any]) -> str:
 class Lines:
     """One file of a cell's records. Opening creates nothing; it is written, header first, with the first record."""
 
+    @classmethod
+    def of(cls, path: Path) -> Lines:
+        """A file that is there, whatever cell it is of. Raises UserError when it is damaged."""
+        with path.open("rb") as file:
+            first = file.readline()
+        try:
+            return cls(path, json.loads(first)["identity"])
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path}: line 1 is damaged: it is no journal") from None
+
     def __init__(self, path: Path, identity: dict[str, Any]):
         self.path = path
         self.header = {"schema": SCHEMA, "kind": "cell", "id": identity_hash(identity), "identity": identity}
@@ -76,15 +88,25 @@ class Lines:
             self._file.truncate(self._good_bytes)
             if self._good_bytes == 0:
                 text = canonical(self.header) + "\n" + text
-        self._file.write(text.encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(text.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:  # the disk is full, or gone: leave no half of a record behind
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._good_bytes)
+            self._file = None
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}). What it holds so far is kept"
+            ) from None
         self._good_bytes += len(text.encode())
+        self.records += records
 
     def replace(self, records: Iterable[dict[str, Any]]) -> None:
         """Write these records in the place of all that is there, in one step."""
         self.close()
-        text = "".join(canonical(record) + "\n" for record in (self.header, *records))
+        self.records = list(records)
+        text = "".join(canonical(record) + "\n" for record in (self.header, *self.records))
         write_atomically(self.path, text)
         self._good_bytes = len(text.encode())
 
@@ -121,6 +143,11 @@ class Journal:
         }
         self.result = next((record for record in whole.records if record["kind"] == "result"), None)
 
+    @property
+    def scores(self) -> list[dict[str, Any]]:
+        """The scores of all samples, of a cell that is done."""
+        return [record for record in self._whole.records if record["kind"] == "score"]
+
     def append(self, *records: dict[str, Any]) -> None:
         """Write the records, all in one go. They outlive this process from now on, and a crash of the machine."""
         self.answers |= {record["doc_id"]: record for record in records if record["kind"] == "answer"}
@@ -138,6 +165,14 @@ class Journal:
             self._parts = []
         else:
             self._whole.append(*closing[sum(record["kind"] == "score" for record in self._whole.records) :])
+
+    def set_aside(self) -> None:
+        """Begin anew; what is there goes into samples/replaced/."""
+        for lines in (self._whole, *self._parts):
+            if lines.path.exists():
+                place = self.path.parent / "replaced" / lines.path.name
+                place.parent.mkdir(exist_ok=True)
+                lines.path.replace(place)
 
     def close(self) -> None:
         self._own.close()

@@ -254,6 +254,8 @@ class HidropLlava(lmms):
         import torch
         from transformers import GenerationConfig
 
+        from evals.watch import Watch
+
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         settings, width = prompts[0].request.settings, max(len(p.ids) for p in prompts)
         ends = model.generation_config.eos_token_id
@@ -272,12 +274,15 @@ class HidropLlava(lmms):
             "attention_mask": torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts]),
         }
         inputs |= images_of(prompts, model.dtype)
+        watch = Watch(model.device)
         started = time.perf_counter()
         with torch.inference_mode():
             out = model.generate(
                 **{name: tensor.to(model.device) for name, tensor in inputs.items()},
                 generation_config=config,
+                logits_processor=[watch],
             )
+        watch.check(str(model.dtype).removeprefix("torch."))
         rows = out[:, width:].tolist()  # waits for the device, so it belongs into the time
         milliseconds = 1000 * (time.perf_counter() - started) / len(prompts)
         made = [new_tokens(row, ends) for row in rows]

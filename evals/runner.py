@@ -7,22 +7,21 @@ failures/<cell>.txt (tracebacks) and the tables that are rendered from them.
 from __future__ import annotations
 
 import contextlib
-import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from evals import document, journal
 from evals.engine import NUMERIC_VERSION, Engine, Record, every
+from evals.failures import Failure, failure_file
 from evals.journal import Journal, slug
 from evals.matrix import Cell, Matrix
 from evals.processes import Processes
 from evals.progress import Progress
 from evals.resolve import Row
-from evals.tasks.protocol import PROTOCOL_VERSION
+from evals.tasks.protocol import PROTOCOL_VERSION, decoding
 from evals.timings import Timings
-from hidrop.errors import UserError
 
 ALONE = Processes()
 
@@ -38,38 +37,30 @@ def run(
     progress: Progress,
     others: Iterable[Cell] = (),
     processes: Processes = ALONE,
+    force: bool = False,
+    pause: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run `cells` into the folder `out` and return the result document; `failed` lists what went wrong.
 
     A cell, and a sample of a cell, that an earlier run finished under the same identity is not run again. `others`
     are cells that were not asked for: they are in the document as far as an earlier run finished them. With several
-    `processes` all of them call this; the document of the first one counts.
+    `processes` all of them call this; the document of the first one counts. `force`: `cells` are run again, whatever
+    there is. `pause` is called between batches, cells and models, and may raise KeyboardInterrupt.
     Raises UserError when another process works in `out`.
     """
     cells, others = list(cells), list(others)
     with journal.locked(out) if processes.main else contextlib.nullcontext():
         processes.wait()  # until the folder is ours
-        work = Run(matrix, rows, out, device, engine, progress, processes)
+        work = Run(matrix, rows, out, device, engine, progress, processes, pause)
         for model in matrix.models:
-            work.model([c for c in cells if c.model == model], [c for c in others if c.model == model])
+            own = [cell for cell in cells if cell.model == model]
+            if force:
+                work.begin_anew(own)
+            work.model(own, [cell for cell in others if cell.model == model])
             processes.wait()  # nobody loads the next model while methods are timed on this one
         places = {(c.model, c.label, c.task): place for place, c in enumerate(matrix.cells())}
         work.done.sort(key=lambda entry: places[entry["model"], entry["label"], entry["task"]])
-        return document.build(matrix, out, device, work.done, work.profiles, work.failed)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What went wrong: one line for the table, and the traceback that has the rest."""
-
-    reason: str
-    traceback: str
-
-    @classmethod
-    def of(cls, error: Exception) -> Failure:
-        first = next(iter(str(error).splitlines()), "")
-        reason = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
-        return cls(reason, "".join(traceback.format_exception(error)))
+        return document.build(matrix, out, device, work.done, work.profiles, work.failed, work.scores)
 
 
 class Run:
@@ -87,12 +78,25 @@ class Run:
         engine: Engine,
         progress: Progress,
         processes: Processes,
+        pause: Callable[[], None],
     ):
         self.matrix, self.rows, self.out, self.device = matrix, rows, out, device
-        self.engine, self.progress, self.processes = engine, progress, processes
+        self.engine, self.progress, self.processes, self.pause = engine, progress, processes, pause
         self.done: list[dict[str, Any]] = []
         self.profiles: list[dict[str, Any]] = []
         self.failed: list[dict[str, Any]] = []
+        self.scores: document.Scores = {}
+
+    def begin_anew(self, cells: list[Cell]) -> None:
+        """Put aside what there is of `cells` of one model, and forget its timings. A cell that cannot be is no cell."""
+        if self.processes.main and cells:
+            with contextlib.suppress(Exception):  # `model` will say what is wrong
+                weights = self.engine.weights_digest(cells[0].spec.source)
+                for cell in cells:
+                    self._journal(cell, weights).set_aside()
+                if self.matrix.profile:
+                    self._timings(cells, weights).forget()
+        self.processes.wait()
 
     def model(self, cells: list[Cell], others: list[Cell]) -> None:
         """All cells of one model, its timings, and what is there of its other cells."""
@@ -167,6 +171,7 @@ class Run:
     def _time(self, timings: Timings, loaded: Any) -> None:
         if not timings.missing:
             return
+        self.pause()
         self.progress.timing(timings.model, len(timings.methods))
         try:
             timings.measure(loaded, self.engine)
@@ -190,6 +195,7 @@ class Run:
             "data": self.engine.data_digest(cell),
             "task": cell.task,
             "protocol": [cell.protocol, PROTOCOL_VERSION],
+            "decoding": decoding(cell.protocol, cell.task),
             "dtype": cell.dtype,
             "attention": cell.attention,
             "quantization": cell.quantization,
@@ -207,7 +213,11 @@ class Run:
 
     def _entry(self, cell: Cell, log: Journal) -> dict[str, Any]:
         assert log.result is not None
-        return document.cell_entry(cell, self.rows[cell.model, cell.label], log.result, self.matrix.text_tokens)
+        self.scores[cell.model, cell.label, cell.task] = [
+            {name: score.get(name) for name in document.SCORE_FIELDS} for score in log.scores
+        ]
+        entry = document.cell_entry(cell, self.rows[cell.model, cell.label], log.result, self.matrix.text_tokens)
+        return {**entry, "id": log.id}
 
     def _cell(self, cell: Cell, log: Journal, loaded: Any) -> bool:
         """Run one cell unless it is finished, and put it into the document. False when it failed."""
@@ -236,6 +246,8 @@ class Run:
                 "extra": result.extra,
                 "n": result.n,
                 "n_failed": result.n_failed,
+                "n_empty": sum(not sample["answer"] and not sample["error"] for sample in log.answers.values()),
+                "n_distinct": len({sample["answer"] for sample in log.answers.values()}),
                 "prompts": document.asked(log.answers.values()),
                 "dtype": str(loaded.model.dtype).removeprefix("torch."),
                 "seconds": round(sum(r["milliseconds"] for r in log.answers.values()) / 1000, 3),
@@ -248,7 +260,9 @@ class Run:
         def record(batch: list[Record]) -> None:
             log.append(*({"kind": "answer", **sample} for sample in batch))
             self.progress.samples(cell.key, len(batch))
+            self.pause()
 
+        self.pause()
         self.progress.started(cell.key, len(log.answers))
         reducer = self.rows[cell.model, cell.label].reducer
         return self.engine.language_model(loaded, reducer, cell, record, dict(log.answers), mine)
@@ -264,11 +278,12 @@ class Run:
     def _note(self, key: str, rows: Iterable[Row], task: str | None, failure: Failure) -> None:
         """Keep a failure for the document, with its traceback in a file of its own. No task: it was a timing."""
         path = self._failure_file(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        journal.write_atomically(path, failure.traceback)
+        with contextlib.suppress(OSError):  # a full disk may be the very failure
+            path.parent.mkdir(parents=True, exist_ok=True)
+            journal.write_atomically(path, failure.traceback)
         for row in rows:
             names = document.row_entry(row)
             self.failed.append({**names, "task": task, "error": failure.reason, "traceback": str(path)})
 
     def _failure_file(self, key: str) -> Path:
-        return self.out / "failures" / f"{slug(key)}.txt"
+        return failure_file(self.out, key)

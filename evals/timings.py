@@ -63,6 +63,13 @@ class Timings:
         """Whether some method has to be timed."""
         return not all(map(self._has, self.methods))
 
+    def forget(self) -> None:
+        """Take all of them again."""
+        for label in self.methods:
+            self.stored.pop(label, None)
+        if self.path.exists():
+            self._write()
+
     def rows(self) -> list[dict[str, Any]]:
         """The document's `profiles` entries of the methods that have been timed."""
         return [row for label in self.methods if self._has(label) for row in self.stored[label]["rows"]]
@@ -73,5 +80,8 @@ class Timings:
         for label, measured in profiles.items():
             rows = measured.rows(model=self.model, method=self.methods[label].method)
             self.stored[label] = {"id": self.ids[label], "rows": rows}
+        self._write()
+
+    def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         journal.write_atomically(self.path, json.dumps({"schema": SCHEMA, "methods": self.stored}, indent=1) + "\n")

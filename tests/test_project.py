@@ -128,3 +128,22 @@ def test_ci_runs_the_command_of_the_readme_last() -> None:
     assert script.stat().st_mode & 0o111
     assert script.read_text().rstrip().endswith("make test")
     assert "make test" in (ROOT / "README.md").read_text()
+
+
+def test_every_test_that_a_document_names_is_there() -> None:
+    named = re.findall(r"`?([a-z_/]*test_\w+\.py)(?:`|\)|,)?|::(test_\w+)", (ROOT / "docs/guarantees.md").read_text())
+    code = {path: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    functions = set(re.findall(r"def (test_\w+)", "".join(code.values())))
+    names = {path.name for path in code}
+    assert sum(bool(function) for _, function in named) > 10
+    for file, function in named:
+        assert not function or function in functions, function
+        assert not file or file.rsplit("/", 1)[-1] in names, file
+
+
+def test_the_tables_of_the_readme_are_those_of_the_committed_results() -> None:
+    from evals.report.readme import BLOCK, rendered
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert BLOCK.search(text)
+    assert rendered(text) == text, "run `make readme`"

@@ -1,6 +1,6 @@
 """The results table: markdown, CSV and JSON files, and what the terminal shows.
 
-    write(document, Path("results/mini"))     # leaderboard.md, leaderboard.csv, leaderboard.json
+    write(document, Path("results/mini"))     # leaderboard.md, leaderboard.csv, leaderboard.tex, leaderboard.json
     show(document)                            # rich tables on a terminal, plain aligned text in a pipe
 
 `document` is the result document that `evals.document.build` makes and `leaderboard.json` holds.
@@ -19,7 +19,7 @@ __all__ = ["plain", "render_table", "show", "write"]
 
 
 def write(document: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write leaderboard.md, .csv and .json into `out` and return their paths; see `evals.report.files.write`."""
+    """Write leaderboard.md, .csv, .tex and .json into `out` and return their paths; see `evals.report.files.write`."""
     from evals.report.files import write as write_files
 
     return write_files(document, out)

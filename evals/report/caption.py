@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evals.report.differences import RIGHT, SIGNIFICANT
 from evals.report.published import citation, published_metrics, sources_used
-from evals.report.rows import label_of, rows_of, sizes_are_of_profile, tasks_of
+from evals.report.rows import ALPHA, label_of, rows_of, sizes_are_of_profile, tasks_of
 from evals.report.seeds import together
 from evals.report.sheet import task_name
 
@@ -26,6 +27,8 @@ def caption(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Versions", _versions(document.get("versions", {}))),
         ("Date", str(document.get("date") or "")),
         *_published(document),
+        ("Statistics", _statistics(document)),
+        ("Warnings (!)", _warnings(document)),
         ("Samples that failed", _samples(document)),
         ("Cells that failed", _failed(document)),
     ]
@@ -136,6 +139,27 @@ def _published(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         f"papers score: {kinds}"
     )
     return [("Published numbers", text), *((f"Source {s.short}", citation(s)) for s in used)]
+
+
+def _statistics(document: Mapping[str, Any]) -> str:
+    stats = [cell["stats"] for cell in document.get("cells", ()) if cell.get("stats")]
+    compared = sum("against" in one for one in stats)
+    if not compared:
+        return ""
+    return (
+        f"differences from vanilla are on the same samples, with 95 % intervals by a bootstrap over images. "
+        f"{SIGNIFICANT.strip()}: exact McNemar test, p < {ALPHA:g} after Holm's correction for {compared} comparisons. "
+        "Flips: samples (MMBench: questions with all their rotations) that went from wrong to right, from right to "
+        f"wrong (TextVQA's soft score: right from {RIGHT:g} on), and the share of answers read as vanilla's is"
+    )
+
+
+def _warnings(document: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{cell['model']}/{cell['label']}/{cell['task']}: {', '.join(cell['warnings'])}"
+        for cell in document.get("cells", ())
+        if cell.get("warnings")
+    )
 
 
 def _samples(document: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The three files of a leaderboard, each written whole or not at all."""
+"""The files of a leaderboard, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from evals.journal import write_atomically
+from evals.report.latex import latex
 from evals.report.rows import Row, Score, rows_of, tasks_of
 from evals.report.text import markdown
 from hidrop.errors import UserError
 
 
 def write(document: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write leaderboard.md, leaderboard.csv and leaderboard.json into `out`, made if need be; return their paths.
+    """Write leaderboard.md, .csv, .tex and .json into `out`, made if need be; return their paths.
 
     Each is written beside its place and renamed over it: a reader sees the old file or the new one. Raises UserError
     when the folder cannot be written to.
     """
-    texts = {"md": markdown(document), "csv": csv_text(document), "json": json_text(document)}
+    texts = {"md": markdown(document), "csv": csv_text(document), "tex": latex(document), "json": json_text(document)}
     paths = []
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -79,6 +80,7 @@ def _fields(row: Row, tasks: list[str]) -> dict[str, Any]:
         "share": _rounded(row.share),
         "kept": row.kept,
         **{task: _score(row.scores[task]) for task in tasks},
+        **{f"{task}_{name}": value for task in tasks for name, value in _statistics(row.stats.get(task, {})).items()},
         "percent_of_vanilla": _rounded(row.percent_of_vanilla),
         "flops": _whole(row.flops),
         "paper_macs": _whole(row.paper_macs),
@@ -88,6 +90,26 @@ def _fields(row: Row, tasks: list[str]) -> dict[str, Any]:
         **times,
         "peak_bytes": row.profile.get("peak_bytes"),
     }
+
+
+def _statistics(stats: Mapping[str, Any]) -> dict[str, Any]:
+    against = stats.get("against") or {}
+    low, high = stats.get("interval") or (None, None)
+    difference_low, difference_high = against.get("interval") or (None, None)
+    numbers = {
+        "low": low,
+        "high": high,
+        "difference": against.get("difference"),
+        "difference_low": difference_low,
+        "difference_high": difference_high,
+        "p_holm": against.get("p_holm"),
+    }
+    counts = {name: against.get(name) for name in ("gained", "lost")}
+    return (
+        {name: _rounded(value) for name, value in numbers.items()}
+        | counts
+        | {"loyalty": _rounded(against.get("loyalty"))}
+    )
 
 
 def _score(score: Score) -> Score:

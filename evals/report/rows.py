@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# A difference with a smaller p-value, corrected for all of a table's, is called significant.
+ALPHA = 0.05
 Score = float | Literal["failed"] | None
 
 
@@ -35,6 +37,9 @@ class Row:
     group: str
     seeds: int = 1
     spread: Mapping[str, float | None] = field(default_factory=dict)
+    # Of each task: the cell's `stats` (see evals.stats.task_stats), and what looks wrong about its answers.
+    stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reading: str = "average"  # what the document's budgets mean: see hidrop.budget.solve
     image_tokens: int | None = None
 
@@ -60,6 +65,11 @@ class Row:
             return self.average_tokens if self.reading == "average" or self.kept is None else self.kept
         text = str(self.budget)
         return float(text[:-1]) / 100 * self.visual_tokens if text.endswith("%") else float(text)
+
+    def significant(self, task: str) -> bool:
+        """Whether the row differs from vanilla by more than chance, all comparisons of the table considered."""
+        against = self.stats.get(task, {}).get("against") or {}
+        return against.get("p_holm", 1.0) < ALPHA
 
     def millis(self, what: str, statistic: str = "median") -> float | None:
         """A timing of this row in milliseconds: `what` is ttft, prefill or decode."""
@@ -108,6 +118,8 @@ def rows_of(document: Mapping[str, Any]) -> list[Row]:
                 profile=profile,
                 timing_failed=None in failed_tasks,
                 group=known.get("group") or key[1],
+                stats={cell["task"]: cell["stats"] for cell in own if cell.get("stats")},
+                warnings={cell["task"]: tuple(cell["warnings"]) for cell in own if cell.get("warnings")},
                 reading=document.get("budget_reading") or "average",
                 image_tokens=known.get("image_tokens"),
             )

@@ -24,6 +24,8 @@ def _joined(rows: Sequence[Row]) -> Row:
         seeds=len(rows),
         scores={task: _mean([row.scores[task] for row in rows]) for task in tasks},
         spread={task: _half_range([row.scores[task] for row in rows]) for task in tasks},
+        stats={},  # of one seed; the sheets of differences have a line for each
+        warnings={task: notes for row in rows for task, notes in row.warnings.items()},
         percent_of_vanilla=mean(row.percent_of_vanilla for row in rows),
         timing_failed=any(row.timing_failed for row in rows),
     )

@@ -10,15 +10,19 @@ from evals.report.rows import Row, Score, number, tasks_of
 from evals.report.sections import Board, Section, boards
 from evals.report.units import BYTES, COUNTS, MISSING, fixed, millis, unit_for
 
+# Behind a score whose answers look wrong as a whole; the caption says why.
+WARNED = " (!)"
 TASK_NAMES = {"gqa": "GQA", "mmbench_en_dev": "MMBench", "textvqa_val": "TextVQA", "pope": "POPE"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One field of a table. `best` marks the best of its section."""
+    """One field of a table. `best` and `second` are ranks in its section; `significant`: not vanilla's by chance."""
 
     text: str
     best: bool = False
+    second: bool = False
+    significant: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Column:
     header: str
     show: Callable[[Row], str]
     best: Callable[[Row], float | None] | None = None
+    significant: Callable[[Row], bool] | None = None
 
 
 def task_name(task: str) -> str:
@@ -80,7 +85,8 @@ def score_text(score: Score) -> str:
 def row_score(row: Row, task: str) -> str:
     """A row's score in a task; of several seeds the mean, with half of their range."""
     spread = row.spread.get(task)
-    return score_text(row.scores.get(task)) + ("" if spread is None else f" ± {fixed(spread)}")
+    warned = WARNED if row.warnings.get(task) else ""
+    return score_text(row.scores.get(task)) + ("" if spread is None else f" ± {fixed(spread)}") + warned
 
 
 def with_p95(median: float | None, p95: float | None) -> str:
@@ -97,17 +103,22 @@ def _lines(section: Section, columns: list[Column]) -> tuple[tuple[Entry, ...], 
     tops = [_top(column, section.rows) for column in columns]
     return tuple(
         tuple(
-            Entry(column.show(row), top is not None and _rank(column, row) == top)
+            Entry(
+                column.show(row),
+                best=_rank(column, row) in top[:1],
+                second=_rank(column, row) in top[1:],
+                significant=column.significant is not None and column.significant(row),
+            )
             for column, top in zip(columns, tops, strict=True)
         )
         for row in section.rows
     )
 
 
-def _top(column: Column, rows: Iterable[Row]) -> str | None:
-    """The best number of a column, rounded as it is shown; None when none stands out. Equal as shown is equal."""
-    known = [rank for row in rows if (rank := _rank(column, row)) is not None]
-    return max(known, key=float) if len(set(known)) > 1 else None
+def _top(column: Column, rows: Iterable[Row]) -> list[str]:
+    """The two best numbers of a column, rounded as shown: equal as shown is equal. None where no number stands out."""
+    known = {rank for row in rows if (rank := _rank(column, row)) is not None}
+    return sorted(known, key=float, reverse=True)[:2] if len(known) > 1 else []
 
 
 def _rank(column: Column, row: Row) -> str | None:
@@ -133,7 +144,12 @@ def _tokens(row: Row) -> str:
 
 def _scores(tasks: list[str]) -> list[Column]:
     def column(task: str) -> Column:
-        return Column(task_name(task), lambda row: row_score(row, task), lambda row: number(row.scores.get(task)))
+        return Column(
+            task_name(task),
+            lambda row: row_score(row, task),
+            lambda row: number(row.scores.get(task)),
+            lambda row: row.significant(task),
+        )
 
     mean = Column("% of vanilla", lambda row: fixed(row.percent_of_vanilla), lambda row: row.percent_of_vanilla)
     return [column(task) for task in tasks] + ([mean] if tasks else [])

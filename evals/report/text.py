@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from evals.report.caption import caption
+from evals.report.differences import difference_sheet, flip_sheet
 from evals.report.published import published_sheet
 from evals.report.sheet import Entry, Sheet, batch_sheet, main_sheets
 
@@ -15,7 +16,12 @@ Kind = Literal["title", "header", "section", "row"]
 
 def sheets_of(document: Mapping[str, Any], *, split: bool = False) -> list[Sheet]:
     """All tables of a document: results, timings by batch size, published numbers."""
-    extra = (batch_sheet(document), published_sheet(document))
+    extra = (
+        difference_sheet(document),
+        flip_sheet(document),
+        batch_sheet(document),
+        published_sheet(document),
+    )
     return [*main_sheets(document, split=split), *(sheet for sheet in extra if sheet)]
 
 

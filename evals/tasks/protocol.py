@@ -9,6 +9,7 @@ names its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from hidrop.errors import UserError
@@ -132,6 +133,17 @@ def protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise UserError(f"protocol: unknown protocol '{name}'. Known: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+def decoding(name: str, task: str) -> dict[str, Any] | str:
+    """A protocol's decoding settings of a task, as part of a cell's identity; lmms-eval's are those of its version."""
+    settings = protocol(name).generation(task)
+    if settings is not None:
+        return settings
+    try:
+        return f"lmms-eval {metadata.version('lmms-eval')}"
+    except metadata.PackageNotFoundError:
+        return "lmms-eval"
 
 
 def _with_images(question: str, images: int) -> str:

@@ -218,3 +218,38 @@ def test_wrong_usage_exits_with_2(arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == cli.USER
+
+
+def test_retry_runs_what_failed_and_nothing_else(matrix, tmp_path, monkeypatch, capsys):
+    from evals import engine
+
+    out, file = tmp_path / "out", matrix(profile="null")
+    inner = engine.evaluate
+
+    def failing(lm, cell):
+        if cell.key == "tiny/fastv/pope":
+            raise RuntimeError("out of memory")
+        return inner(lm, cell)
+
+    monkeypatch.setattr(engine, "evaluate", failing)
+    assert run("run", "--matrix", file, "--out", out, "--quiet") == 1
+    assert "[1/6]" not in capsys.readouterr().out, "quiet is quiet"
+    asked = []
+    monkeypatch.setattr(engine, "evaluate", lambda lm, cell: asked.append(cell.key) or inner(lm, cell))
+    assert run("retry", file, "--out", out, "--json") == 0
+    assert asked == ["tiny/fastv/pope"]
+    assert len(json.loads(capsys.readouterr().out.splitlines()[-1])["cells"]) == 6, "the table has all rows"
+    assert run("retry", file, "--out", out) == 2
+    assert "nothing failed there" in capsys.readouterr().err
+
+
+def test_the_table_of_a_real_run_says_what_differs(matrix, tmp_path, capsys):
+    out, file = tmp_path / "out", matrix(profile="null")
+    assert run("run", "--matrix", file, "--out", out) == 0
+    text = (out / "leaderboard.md").read_text()
+    assert "Differences from vanilla" in text and "Flips against vanilla" in text and "exact McNemar test" in text
+    cells = json.loads((out / "leaderboard.json").read_text())["cells"]
+    for cell in cells:
+        low, high = cell["stats"]["interval"]
+        assert low <= cell["value"] <= high or cell["n"] < 4
+    assert run("compare", out, out) == 0 and "6 cells in both, 6 of them sample by sample" in capsys.readouterr().out

@@ -423,6 +423,15 @@ def test_answers_by_graphs_are_the_same(loaded: Any) -> None:
 
     reducer, recorder = build("random", {"layer": 2, "keep": 5}), FxRecorder()
     plain = texts(model(loaded, reducer=reducer, batch_size=3).generate_until(toy()))
-    graphs = Graphs(recorder, bucket=64)
+    graphs = Graphs(recorder, bucket=256)
     assert texts(model(loaded, reducer=reducer, batch_size=3, graphs=graphs).generate_until(toy())) == plain
     assert recorder.recorded == 2 and recorder.replayed > 4
+
+
+def test_logits_that_are_no_numbers_fail_the_cell(loaded: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        loaded.model.lm_head.weight[3] = torch.nan
+    with pytest.raises(FloatingPointError, match="logits are NaN or infinite in float32"):
+        model(loaded).generate_until(toy())

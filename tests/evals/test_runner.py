@@ -158,3 +158,154 @@ def test_a_method_that_cannot_answer_is_not_timed_and_does_not_spoil_the_others_
     document = go(world)
     assert world.timed == ["vanilla", "own"]
     assert [p["label"] for p in document["profiles"]] == ["vanilla", "own"]
+
+
+def test_force_runs_finished_cells_again_and_puts_the_old_ones_aside(go, tmp_path):
+    go(World())
+    world = World()
+    go(world, only="plain/vanilla/gqa", force=True)
+    assert world.asked == [("plain/vanilla/gqa", doc_id) for doc_id in range(SAMPLES)]
+    assert "profile plain" in world.calls
+    assert len(list((tmp_path / "out/samples/replaced").iterdir())) == 1
+    again = World()
+    go(again)
+    assert again.asked == []
+
+
+def test_an_interrupt_stops_behind_the_batch_that_is_running(go, tmp_path):
+    def pause():
+        if len(world.asked) >= 3:
+            raise KeyboardInterrupt
+
+    world, rest = World(), World()
+    with pytest.raises(KeyboardInterrupt):
+        go(world, pause=pause)
+    assert len(world.asked) == 3
+    go(rest)
+    assert len(rest.asked) == 6 * SAMPLES - 3
+
+
+def test_a_full_disk_fails_the_cell_in_words_and_loses_nothing_that_was_written(go, tmp_path, monkeypatch):
+    import errno
+    import os
+
+    real, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    document = go(World())
+    [failed] = document["failed"]
+    assert "cannot be written (No space left on device). What it holds so far is kept" in failed["error"]
+    monkeypatch.setattr(os, "fsync", real)
+    rest = World()
+    assert go(rest)["failed"] == []
+    assert len(rest.asked) == SAMPLES - 2
+    go(World(), out="whole")
+    assert samples_of(tmp_path / "out") == samples_of(tmp_path / "whole")
+
+
+def test_answers_that_look_wrong_as_a_whole_are_warned_about(go):
+    class Dumb(World):
+        def answer(self, lm, cell):
+            record = lm[3]
+            lm = (*lm[:3], lambda batch: record([{**sample, "answer": ""} for sample in batch]), *lm[4:])
+            super().answer(lm, cell)
+
+    cell = go(Dumb(), only="plain/vanilla/gqa")["cells"][0]
+    assert cell["warnings"] == ["5 of 5 answers are empty", "all 5 answers are the same"]
+    assert go(World(), out="other")["cells"][0]["warnings"] == []
+
+
+def test_every_row_is_compared_with_the_vanilla_of_its_reference(go):
+    cells = {(c["label"], c["task"]): c for c in go(World())["cells"]}
+    against = cells["own", "gqa"]["stats"]["against"]
+    assert against["difference"] == pytest.approx(-20) and against["lost"] == 1 and against["gained"] == 0
+    assert against["p_holm"] == 1.0
+    assert "against" not in cells["vanilla", "gqa"]["stats"]
+    low, high = cells["vanilla", "gqa"]["stats"]["interval"]
+    assert low <= 80 <= high
+
+
+def test_a_journal_holds_what_a_kill_at_any_moment_leaves(tmp_path):
+    """SIGKILL at random moments, again and again; the end is the file of a run that nobody disturbed."""
+    import random
+    import subprocess
+    import sys
+    import time
+    from pathlib import Path
+
+    code = (
+        "import sys, time, pathlib\n"
+        "from tests.evals.world import World, going\n"
+        "class Slow(World):\n"
+        "    def happens(self, what):\n"
+        "        super().happens(what)\n"
+        "        time.sleep(0.002)\n"
+        "    def answer(self, lm, cell):\n"
+        "        record = lm[3]\n"
+        "        def slowly(batch):\n"
+        "            record(batch)\n"
+        "            time.sleep(0.01)\n"
+        "        super().answer((*lm[:3], slowly, *lm[4:]), cell)\n"
+        "going(pathlib.Path(sys.argv[1]))(Slow(), out=sys.argv[2])\n"
+        "print('done')\n"
+    )
+    root, generator = Path(__file__).parents[2], random.Random(0)
+
+    def start(out):
+        return subprocess.Popen([sys.executable, "-c", code, str(tmp_path), out], cwd=root, stdout=subprocess.PIPE)
+
+    assert start("whole").wait(timeout=120) == 0
+    samples, killed = tmp_path / "killed/samples", 0
+    for _ in range(40):
+        process = start("killed")
+        before = samples_of(tmp_path / "killed") if samples.exists() else {}
+        while process.poll() is None and (samples_of(tmp_path / "killed") if samples.exists() else {}) == before:
+            time.sleep(0.002)
+        time.sleep(generator.uniform(0, 0.08))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        killed += 1
+    else:
+        pytest.fail("it never came to an end")
+    assert killed >= 3
+    assert samples_of(tmp_path / "killed") == samples_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("protocol: lmms-eval", "protocol: llava"),
+        ("dtype: float32", "dtype: float16"),
+        ("batch_size: 2", "batch_size: 3"),
+        ("fastv: {layer: 1, keep: 4}", "fastv: {layer: 1, keep: 5}"),
+        ("profile: {repeats: 1}", "profile: {repeats: 1}\nattention: eager"),
+    ],
+)
+def test_each_part_of_the_identity_makes_another_cell(go, tmp_path, old, new):
+    go(World(), only="plain/fastv/gqa")
+    matrix = tmp_path / "tiny.yaml"
+    assert old in matrix.read_text()
+    matrix.write_text(matrix.read_text().replace(old, new))
+    world = World()
+    go(world, only="plain/fastv/gqa")
+    assert len(world.asked) == SAMPLES
+
+
+def test_what_does_not_change_numbers_makes_no_other_cell(go, tmp_path):
+    go(World(), only="plain/fastv/gqa")
+    matrix = tmp_path / "tiny.yaml"
+    text = matrix.read_text().replace("name: tiny", "name: other").replace("repeats: 1", "repeats: 2")
+    matrix.write_text(
+        text.replace("  own: {name: checkpoint}", "  own: {name: checkpoint}\n  random: {layer: 1, keep: 2}")
+    )
+    world = World()
+    go(world, only="plain/fastv/gqa")
+    assert world.asked == []

@@ -14,9 +14,9 @@ from evals.report.files import json_text
 from hidrop.errors import UserError
 
 
-def test_three_files_are_written_into_a_new_folder(document: dict[str, Any], tmp_path: Path) -> None:
+def test_four_files_are_written_into_a_new_folder(document: dict[str, Any], tmp_path: Path) -> None:
     paths = report.write(document, tmp_path / "new" / "folder")
-    assert [path.name for path in paths] == ["leaderboard.md", "leaderboard.csv", "leaderboard.json"]
+    assert [path.name for path in paths] == [f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "json")]
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(path.name for path in paths)
 
 

@@ -1,0 +1,92 @@
+"""`run.py doctor`: what is damaged in a results folder, and what a repair would drop.
+
+A torn last line is no damage: whoever writes next cuts it off. A damaged line elsewhere costs its own record; a cell
+that had been scored is then scored again, so its scores and result are dropped with it. Samples that lose their answer
+are asked again by the next run. The damaged file is kept beside the repaired one, as NAME.damaged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evals.journal import SCHEMA, canonical, identity_hash, write_atomically
+from hidrop.errors import UserError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with a file. `kept`: the lines of its repaired state; None: it is put away whole."""
+
+    path: Path
+    problem: str
+    drops: str
+    kept: tuple[str, ...] | None
+
+    def repair(self) -> None:
+        """Put the damaged file aside and, where something can be kept, a good one in its place."""
+        aside = self.path.with_name(self.path.name + ".damaged")
+        aside.write_bytes(self.path.read_bytes())
+        if self.kept is None:
+            self.path.unlink()
+        else:
+            write_atomically(self.path, "".join(line + "\n" for line in self.kept))
+
+    def text(self) -> str:
+        return f"{self.path}: {self.problem}; a repair drops {self.drops}"
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Everything that is damaged in a results folder. Raises UserError when it is none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    journals = sorted([*folder.glob("samples/*.jsonl"), *folder.glob("samples/parts/*.jsonl")])
+    documents = sorted([*folder.glob("leaderboard.json"), *folder.glob("profiles/*.json")])
+    if not journals and not documents:
+        raise UserError(f"{folder}: not a results folder (no samples/, no leaderboard.json)")
+    found = [_journal(path) for path in journals] + [_document(path) for path in documents]
+    return [finding for finding in found if finding]
+
+
+def _document(path: Path) -> Finding | None:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return Finding(path, "not JSON", "nothing that the next run does not make again", None)
+    return None
+
+
+def _journal(path: Path) -> Finding | None:
+    lines = path.read_bytes().split(b"\n")[:-1]  # behind the last line break is a torn line, or nothing
+    records = [_record(line) for line in lines]
+    if not records:
+        return None
+    header = records[0]
+    if header is None or header.get("kind") != "cell" or "identity" not in header:
+        return Finding(path, "its first line is damaged: nobody knows which cell it is", "all of it", None)
+    if header.get("schema") != SCHEMA:
+        return Finding(path, f"written by another version (schema {header.get('schema')})", "all of it", None)
+    if header.get("id") != identity_hash(header["identity"]):
+        return Finding(path, "its first line does not fit together", "all of it", None)
+    bad = [number for number, record in enumerate(records, start=1) if record is None]
+    if not bad:
+        return None
+    good = [record for record in records if record is not None and record["kind"] in ("cell", "answer")]
+    lost = Counter(record["kind"] for record in records if record is not None)
+    scored = lost["score"] + lost["result"]
+    again = f", and {lost['score']} scores and the result, which are made again" if scored else ""
+    place = f"line{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad[:10]))}{' ...' if len(bad) > 10 else ''}"
+    return Finding(path, f"{place} damaged", f"{len(bad)} records{again}", tuple(map(canonical, good)))
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A journal's record, or None for a line that is none."""
+    try:
+        record = json.loads(line)
+        known = record["kind"] in ("cell", "answer", "score", "result")
+        return record if known and (record["kind"] != "answer" or "doc_id" in record) else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,109 @@
+"""Commands on results folders: report, ls, compare, export, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from evals.arguments import print_json
+from hidrop.errors import UserError
+
+
+def add(commands: Any) -> None:
+    report = commands.add_parser(
+        "report", help="write tables and figures of a results folder from its leaderboard.json"
+    )
+    report.add_argument("folder", type=Path, metavar="DIR")
+    report.add_argument("--no-figures", action="store_true", help="tables only")
+    report.set_defaults(action=report_command)
+
+    listing = commands.add_parser("ls", help="list results folders and their state")
+    listing.add_argument("folder", type=Path, metavar="DIR", nargs="?", default=Path("results"))
+    listing.set_defaults(action=list_command)
+
+    compare = commands.add_parser("compare", help="two results folders cell by cell, with intervals")
+    compare.add_argument("a", metavar="A", help="a results folder, or one in a commit: REV:results/mini")
+    compare.add_argument("b", metavar="B")
+    compare.set_defaults(action=compare_command)
+
+    export = commands.add_parser("export", help="samples and cells of a results folder for pandas, duckdb, the Hub")
+    export.add_argument("folder", type=Path, metavar="DIR")
+    export.add_argument("--format", choices=("parquet", "hf"), default="parquet", help="hf: with a data set card")
+    export.add_argument("--out", type=Path, metavar="DIR", help="default: DIR/export")
+    export.set_defaults(action=export_command)
+
+    doctor = commands.add_parser("doctor", help="say what is damaged in a results folder, and what a repair would drop")
+    doctor.add_argument("folder", type=Path, metavar="DIR")
+    doctor.add_argument("--repair", action="store_true", help="do it; damaged files are kept as NAME.damaged")
+    doctor.set_defaults(action=doctor_command)
+
+    for command in (report, listing, compare, doctor):
+        command.add_argument("--json", action="store_true", help="last line of stdout: the result as one JSON document")
+
+
+def report_command(arguments: argparse.Namespace) -> int:
+    from evals import report
+    from evals.folders import read_document
+    from evals.report import figures
+
+    document = read_document(arguments.folder)
+    written = report.write(document, arguments.folder)
+    if not arguments.no_figures:
+        written += figures.write(document, arguments.folder / "figures")
+    stream = sys.stderr if arguments.json else sys.stdout
+    report.show(document, stream)
+    print(f"written: {', '.join(str(path) for path in written)}", file=stream)
+    print_json(arguments, document)
+    return 0
+
+
+def list_command(arguments: argparse.Namespace) -> int:
+    from evals.folders import HEADINGS, states
+    from evals.planning import aligned
+
+    found = list(states(arguments.folder))
+    if not found:
+        raise UserError(f"{arguments.folder}: no results folders here")
+    print("\n".join(aligned([HEADINGS, *(state.cells() for state in found)])))
+    print_json(arguments, {"folders": [{**dataclasses.asdict(s), "folder": str(s.folder)} for s in found]})
+    return 0
+
+
+def compare_command(arguments: argparse.Namespace) -> int:
+    from evals.compare import compare
+
+    found = compare(arguments.a, arguments.b)
+    print(found.text())
+    print_json(arguments, found.as_json())
+    return 0
+
+
+def export_command(arguments: argparse.Namespace) -> int:
+    from evals.folders import export
+
+    out = arguments.out or arguments.folder / "export"
+    paths = export(arguments.folder, out, card=arguments.format == "hf")
+    print(f"written: {', '.join(map(str, paths))}")
+    return 0
+
+
+def doctor_command(arguments: argparse.Namespace) -> int:
+    """Exit code 1: something is damaged, and was not repaired."""
+    from evals.doctor import examine
+    from evals.journal import locked
+
+    found = examine(arguments.folder)
+    for finding in found:
+        print(finding.text())
+    if found and arguments.repair:
+        with locked(arguments.folder):
+            for finding in found:
+                finding.repair()
+        print(f"{len(found)} files repaired; the next run makes again what was dropped")
+    if not found:
+        print(f"{arguments.folder}: nothing is damaged")
+    print_json(arguments, {"damaged": [{"path": str(f.path), "problem": f.problem, "drops": f.drops} for f in found]})
+    return int(bool(found) and not arguments.repair)

@@ -1,0 +1,62 @@
+"""Rows beside vanilla on the same samples: differences with their intervals, and which samples flipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from evals.report.rows import Row, rows_of, tasks_of
+from evals.report.sheet import Entry, Sheet, task_name
+from evals.report.units import MISSING, fixed
+
+RIGHT = 0.5  # as evals.stats.RIGHT, which loads numpy
+# Behind a difference that is not chance.
+SIGNIFICANT = " *"
+
+
+def difference_sheet(document: Mapping[str, Any]) -> Sheet | None:
+    """Of each row and task the difference from vanilla; None when nothing was compared."""
+    return _sheet(document, "Differences from vanilla, with 95 % intervals", difference, ())
+
+
+def flip_sheet(document: Mapping[str, Any]) -> Sheet | None:
+    """Of each row and task how many samples were gained and lost, and how many answers stayed; POPE's yes-ratio."""
+    extra = (("POPE yes %", _yes),) if "pope" in tasks_of(document) else ()
+    return _sheet(document, "Flips against vanilla: gained, lost, same answer", flips, extra)
+
+
+def difference(row: Row, task: str) -> str:
+    """-4.2 [-6.8, -1.6] *"""
+    against = row.stats.get(task, {}).get("against")
+    if not against:
+        return MISSING
+    low, high = against["interval"]
+    mark = SIGNIFICANT if row.significant(task) else ""
+    return f"{against['difference']:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
+
+
+def flips(row: Row, task: str) -> str:
+    """+12 -33, 94 %"""
+    against = row.stats.get(task, {}).get("against")
+    return f"+{against['gained']} -{against['lost']}, {against['loyalty']:.0f} %" if against else MISSING
+
+
+def _yes(row: Row) -> str:
+    return fixed(row.stats.get("pope", {}).get("yes_ratio"))
+
+
+def _sheet(
+    document: Mapping[str, Any],
+    title: str,
+    show: Callable[[Row, str], str],
+    extra: tuple[tuple[str, Callable[[Row], str]], ...],
+) -> Sheet | None:
+    rows, tasks = [row for row in rows_of(document) if row.stats], tasks_of(document)
+    if not any(stats.get("against") for row in rows for stats in row.stats.values()):
+        return None
+    sections: dict[str, list[tuple[Entry, ...]]] = {}
+    for row in rows:
+        texts = [row.model, row.label, *(show(row, task) for task in tasks)]
+        sections.setdefault(row.model, []).append(tuple(map(Entry, [*texts, *(told(row) for _, told in extra)])))
+    headers = ("Model", "Method", *map(task_name, tasks), *(header for header, _ in extra))
+    return Sheet(title, headers, tuple((model, tuple(lines)) for model, lines in sections.items()))

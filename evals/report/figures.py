@@ -1,0 +1,224 @@
+"""Figures of a results document, as SVG and PDF: what a reduction costs, and what it buys.
+
+    accuracy     % of vanilla against average tokens, operations and measured prefill, with the Pareto front
+    tokens       visual tokens entering each layer, a panel for each budget
+    speed        prefill speed-up achieved, against what the operations alone would give
+    retention    % of vanilla task by task
+
+Drawn from the document alone, and the same document gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.report.rows import Row, number, tasks_of
+from evals.report.sections import VANILLA, Board, boards
+from evals.report.sheet import task_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart; with markers there are enough.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLE: Any = {
+    "svg.hashsalt": "hidrop",
+    "svg.fonttype": "none",
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+}
+MAX_PANELS = 4
+
+
+def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Every figure that the document has the numbers for, into `folder`; their paths.
+
+    With several architectures each has figures of its own, numbered.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import rc_context
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, found = [], boards(document)
+    with rc_context(STYLE):
+        for place, board in enumerate(found, start=1):
+            suffix = f"-{place}" if len(found) > 1 else ""
+            for name, draw in DRAWN.items():
+                figure = draw(board, document)
+                if figure is None:
+                    continue
+                for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
+                    path = folder / f"{name}{suffix}.{kind}"
+                    figure.savefig(path, bbox_inches="tight", metadata=metadata)
+                    paths.append(path)
+                figure.clear()
+    return paths
+
+
+def accuracy(board: Board, document: Mapping[str, Any]) -> Figure | None:
+    tasks, looks = tasks_of(document), _looks(board)
+    axes_of: list[tuple[str, Callable[[Row], float | None]]] = [
+        ("visual tokens a layer, on average", lambda row: row.average_tokens),
+        ("operations of a prefill", lambda row: row.flops),
+        ("prefill, ms (median)", lambda row: row.millis("prefill")),
+    ]
+    rows = [row for row in board.rows if row.percent_of_vanilla is not None]
+    axes_of = [(label, x) for label, x in axes_of if any(x(row) is not None for row in rows)]
+    if len(rows) < 2 or not axes_of:
+        return None
+    figure, panels = _panels(len(axes_of), share_y=True)
+    for axes, (label, x) in zip(panels, axes_of, strict=True):
+        known = [row for row in rows if x(row) is not None]
+        for row in known:
+            colour, marker, _ = looks[row.method]
+            half = half_width(row, tasks, document)
+            filled = row.trained or row.method == VANILLA
+            point: dict[str, Any] = {"fmt": marker, "color": colour, "markerfacecolor": colour if filled else "white"}
+            height = number(row.percent_of_vanilla) or 0
+            axes.errorbar(
+                number(x(row)) or 0, height, yerr=half, markersize=5, linewidth=0.8, label=row.method, **point
+            )
+        front = pareto([(float(x(row) or 0), float(row.percent_of_vanilla or 0)) for row in known])
+        axes.plot(*zip(*front, strict=True), color="0.6", linewidth=1, drawstyle="steps-post", zorder=0)
+        axes.set_xlabel(label)
+    panels[0].set_ylabel("% of vanilla, mean over the tasks")
+    _legend(figure, panels[-1], note="filled: trained with its schedule; grey: Pareto front")
+    return figure
+
+
+def tokens(board: Board, document: Mapping[str, Any]) -> Figure | None:
+    sections = [s for s in board.sections if any(r.entering for r in s.rows) and s.rows[0].method != VANILLA]
+    # The largest sections say the most; in the order of the table.
+    chosen = sorted(sections, key=lambda section: -len(section.rows))[:MAX_PANELS]
+    sections, looks = [section for section in sections if section in chosen], _looks(board)
+    if not sections:
+        return None
+    figure, panels = _panels(len(sections), share_y=True)
+    for axes, section in zip(panels, sections, strict=True):
+        for row in section.rows:
+            if row.entering:
+                layers = range(1, len(row.entering) + 2)
+                colour, _, line = looks[row.method]
+                counts = [*row.entering, row.entering[-1]]
+                axes.step(layers, counts, where="post", color=colour, linestyle=line, label=row.method)
+        axes.set_title(section.title, fontsize=8)
+        axes.set_xlabel("layer")
+    panels[0].set_ylabel("visual tokens entering")
+    _legend(figure, *panels)
+    return figure
+
+
+def speed(board: Board, document: Mapping[str, Any]) -> Figure | None:
+    whole = {row.model: row for row in board.rows if row.method == VANILLA and row.millis("prefill") and row.flops}
+    first = next(iter(whole.values()), None)
+    looks, points = _looks(board), []
+    for row in board.rows:
+        base = whole.get(row.model, first)
+        time = row.millis("prefill")
+        if base and time and row.flops and base.flops:
+            points.append((row, base.flops / row.flops, (base.millis("prefill") or 0) / time))
+    if len(points) < 2:
+        return None
+    figure, (axes,) = _panels(1)
+    most = max(max(ideal, achieved) for _, ideal, achieved in points) * 1.05
+    axes.plot([0, most], [0, most], color="0.6", linewidth=1, label="as the operations say")
+    for row, ideal, achieved in points:
+        colour, marker, _ = looks[row.method]
+        axes.plot(ideal, achieved, marker, color=colour, markersize=5, label=row.method)
+    axes.set(
+        xlim=(0, most), ylim=(0, most), xlabel="vanilla's operations / the method's", ylabel="speed-up of the prefill"
+    )
+    _legend(figure, axes)
+    return figure
+
+
+def retention(board: Board, document: Mapping[str, Any]) -> Figure | None:
+    tasks = tasks_of(document)
+    vanilla = next((row for row in board.rows if row.method == VANILLA), None)
+    rows = [row for row in board.rows if row.method != VANILLA]
+    base = {task: number(vanilla.scores.get(task)) for task in tasks} if vanilla else {}
+    if not rows or not any(base.values()):
+        return None
+    figure, (axes,) = _panels(1, height=0.9 + 0.17 * len(rows))
+    for place, task in enumerate(tasks):
+        points = [
+            (100 * score / whole, len(rows) - line)
+            for line, row in enumerate(rows)
+            if (score := number(row.scores.get(task))) is not None and (whole := base.get(task))
+        ]
+        if points:
+            look = MARKERS[place % len(MARKERS)], COLOURS[place % len(COLOURS)]
+            axes.plot(*zip(*points, strict=True), look[0], color=look[1], markersize=4, label=task_name(task))
+    axes.axvline(100, color="0.6", linewidth=1)
+    axes.set_yticks([len(rows) - line for line in range(len(rows))], [f"{row.model}, {row.label}" for row in rows])
+    axes.set_xlabel("% of vanilla")
+    _legend(figure, axes)
+    return figure
+
+
+DRAWN: dict[str, Callable[[Board, Mapping[str, Any]], Figure | None]] = {
+    "accuracy": accuracy,
+    "tokens": tokens,
+    "speed": speed,
+    "retention": retention,
+}
+
+
+def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those points than which none has a higher second number at a smaller or equal first, from left to right."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def half_width(row: Row, tasks: Sequence[str], document: Mapping[str, Any]) -> float | None:
+    """Half of the 95 % interval of the mean % of vanilla, the tasks' differences taken as independent."""
+    squares = []
+    for task in tasks:
+        against, score = row.stats.get(task, {}).get("against"), number(row.scores.get(task))
+        if not against or score is None or score == against["difference"]:
+            return None
+        low, high = against["interval"]
+        squares.append((100 * (high - low) / 2 / (score - against["difference"])) ** 2)
+    return sum(squares) ** 0.5 / len(squares) if squares else None
+
+
+def _looks(board: Board) -> dict[str, tuple[str, str, str]]:
+    """A colour, a marker and a kind of line for each method; vanilla is black."""
+    methods = [method for method in dict.fromkeys(row.method for row in board.rows) if method != VANILLA]
+    colours = COLOURS[:-1]
+    looks = {
+        method: (colours[i % len(colours)], MARKERS[i % len(MARKERS)], "--" if i // len(colours) % 2 else "-")
+        for i, method in enumerate(methods)
+    }
+    return {VANILLA: (COLOURS[-1], "*", "-"), **looks}
+
+
+def _panels(count: int, *, share_y: bool = False, height: float = 2.8) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(3.6, 2.6 * count), height), layout="constrained")
+    axes = figure.subplots(1, count, sharey=share_y, squeeze=False)
+    return figure, list(axes[0])
+
+
+def _legend(figure: Figure, *panels: Axes, note: str = "") -> None:
+    """One entry for each name, below the figure."""
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(name, handle)
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=6, title=note or None)

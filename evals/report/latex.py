@@ -1,0 +1,61 @@
+"""The tables for a paper: LaTeX with booktabs, accuracy and cost apart, best in bold and second underlined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evals.report.caption import caption
+from evals.report.sheet import Entry, Sheet, main_sheets
+
+SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
+}  # fmt: skip
+
+
+def latex(document: Mapping[str, Any]) -> str:
+    """All main tables, to be put into a paper with \\input. They need the package booktabs, and nothing else."""
+    notes = dict(caption(document))
+    head = [f"% hidrop: {document.get('matrix')}, {document.get('date')}", "% needs \\usepackage{booktabs}"]
+    head += [f"% {topic}: {notes[topic]}" for topic in notes]
+    sheets = main_sheets(document, split=True)
+    name = "".join(c if c.isalnum() else "-" for c in str(document.get("matrix") or "results"))
+    tables = [table(sheet, f"tab:{name}-{number}", notes) for number, sheet in enumerate(sheets, start=1)]
+    return "\n\n".join(["\n".join(line.replace("\n", " ") for line in head), *tables]) + "\n"
+
+
+def table(sheet: Sheet, label: str, notes: Mapping[str, str]) -> str:
+    """One sheet as a table of its own."""
+    width = len(sheet.headers)
+    columns = "l" * sheet.text_columns + "r" * (width - sheet.text_columns)
+    lines = [r"\begin{table}[t]", r"\centering", r"\small", rf"\caption{{{escape(_caption(sheet, notes))}}}"]
+    lines += [rf"\label{{{label}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines.append(" & ".join(escape(header) for header in sheet.headers) + r" \\")
+    for title, rows in sheet.sections:
+        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape(title)}}}}} \\"]
+        lines += [" & ".join(map(_field, row)) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+
+
+def escape(text: str) -> str:
+    """Text that LaTeX sets as it is."""
+    return "".join(SPECIAL.get(character, character) for character in text)
+
+
+def _field(entry: Entry) -> str:
+    text = escape(entry.text)
+    if entry.best:
+        text = rf"\textbf{{{text}}}"
+    elif entry.second:
+        text = rf"\underline{{{text}}}"
+    return text + ("$^{*}$" if entry.significant else "")
+
+
+def _caption(sheet: Sheet, notes: Mapping[str, str]) -> str:
+    marks = ""
+    if any(entry.significant for _, rows in sheet.sections for row in rows for entry in row):
+        marks = "*: differs from vanilla by more than chance (exact McNemar test, Holm). "
+    protocol = f"Protocol: {notes['Protocol']}. " if "Protocol" in notes else ""
+    ranks = "Best of a section in bold, second underlined. "
+    return f"{sheet.title or 'Results'}. {protocol}{ranks if 'Accuracy' in sheet.title else ''}{marks}".strip()

@@ -1,0 +1,35 @@
+"""The tables in README.md, from the committed results: `python -m evals.report.readme` puts them in anew.
+
+Each stands between `<!-- table: results/mini -->` and `<!-- end -->`. A test fails when one differs from its results.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from evals.folders import read_document
+from evals.report.sheet import main_sheets
+from evals.report.text import markdown_table
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def rendered(text: str, root: Path = ROOT) -> str:
+    """The text with the tables of its blocks as their results give them now. Raises UserError for lost results."""
+
+    def table(match: re.Match[str]) -> str:
+        sheets = main_sheets(read_document(root / match[2]))
+        return match[1] + "\n\n".join(map(markdown_table, sheets)) + match[3]
+
+    return BLOCK.sub(table, text)
+
+
+def main() -> None:
+    path = ROOT / "README.md"
+    path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.report.figures import half_width, pareto, write
+from evals.report.rows import rows_of
+from tests.evals.report.test_latex import stats
+
+
+def test_the_front_holds_what_nothing_cheaper_beats() -> None:
+    points = [(10.0, 90.0), (5.0, 80.0), (5.0, 85.0), (7.0, 84.0), (20.0, 90.0), (1.0, 10.0)]
+    assert pareto(points) == [(1.0, 10.0), (5.0, 85.0), (10.0, 90.0)]
+    assert pareto([]) == []
+
+
+def test_the_width_of_a_mean_over_tasks_by_hand(document: dict[str, Any]) -> None:
+    """Two tasks, vanilla 80 each: half-widths of 2 / 80 are 2.5 %; of their mean sqrt(2 x 2.5^2) / 2."""
+    for cell in document["cells"]:
+        if cell["label"] == "fastv-7":
+            cell["stats"] = stats(cell["value"] - 80.0, 0.5)
+    row = next(row for row in rows_of(document) if row.label == "fastv-7")
+    assert half_width(row, ["gqa", "pope"], document) == pytest.approx((2 * 2.5**2) ** 0.5 / 2)
+    assert half_width(row, ["gqa", "textvqa_val"], document) is None
+
+
+def test_the_same_document_draws_the_same_bytes(document: dict[str, Any], tmp_path: Path) -> None:
+    first = write(document, tmp_path / "a")
+    names = [path.name for path in first]
+    assert names == [
+        f"{name}.{kind}" for name in ("accuracy", "tokens", "speed", "retention") for kind in ("svg", "pdf")
+    ]
+    for one, other in zip(first, write(document, tmp_path / "b"), strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_text_in_a_figure_stays_text(document: dict[str, Any], tmp_path: Path) -> None:
+    write(document, tmp_path)
+    text = (tmp_path / "tokens.svg").read_text()
+    for word in ("fastv", "random", "hidrop", "layer", "training-free"):
+        assert word in text
+    assert "operations of a prefill" in (tmp_path / "accuracy.svg").read_text()
+
+
+def test_what_a_document_has_no_numbers_for_is_not_drawn(document: dict[str, Any], tmp_path: Path) -> None:
+    document["profiles"] = []
+    document["cells"] = [cell for cell in document["cells"] if cell["method"] != "vanilla"]
+    for cell in document["cells"]:
+        cell["percent_of_vanilla"] = None
+    assert [path.name for path in write(document, tmp_path)] == ["tokens.svg", "tokens.pdf"]
+    empty = {"cells": [], "profiles": [], "failed": []}
+    assert write(empty, tmp_path / "empty") == []
