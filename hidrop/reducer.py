@@ -103,6 +103,16 @@ class Reducer:
         """The number of tokens that the method's authors call this setting, where their count is another than ours."""
         return None
 
+    @property
+    def encodes(self) -> bool:
+        """Whether the method works in the tower: an image's features are then its own, and not the model's."""
+        return type(self).encode is not Reducer.encode
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the method looks at the decoder's input before layer 1."""
+        return type(self).prepare is not Reducer.prepare
+
     def schedule(self, geometry: Geometry) -> Schedule:
         """When visual tokens enter, are cut and leave. Pure. Raises ValueError for fields that do not fit."""
         raise NotImplementedError

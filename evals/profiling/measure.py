@@ -84,7 +84,7 @@ def measure_beside(
     Raises RuntimeError when the real KV cache has another size than the method's plan (`TraceMismatch` of the runtime
     when the token counts already differ).
     """
-    found: dict[str, list[Measurement]] = {label: [] for label in ways(reducers, settings, recorder)}
+    found: dict[str, list[Measurement]] = {}
     beside: dict[int, dict[str, Spread]] = {}
     for batch in settings.batch:
         prompt = build_prompt(loaded.model, loaded.geometry, settings, batch)
@@ -114,7 +114,7 @@ def measure_beside(
         others = {}
         for label, way in run.items():
             facts = _facts(loaded.model, loaded.geometry, way, prompt, settings, label)
-            found[label].append(_measurement(batch, settings, timings[label], facts))
+            found.setdefault(label, []).append(_measurement(batch, settings, timings[label], facts))
     return {label: Profile(label, tuple(measurements)) for label, measurements in found.items()}, beside
 
 
@@ -136,7 +136,7 @@ def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: Prompt) -> dict
     shared: Vision | None = None
     found = {}
     for label, reducer in reducers.items():
-        if type(reducer).encode is not Reducer.encode:
+        if reducer.encodes:
             found[label] = _vision_of(model, reducer, prompt)
         else:
             shared = _vision_of(model, reducer, prompt) if shared is None else shared

@@ -50,7 +50,6 @@ class Reduction:
         # Features that are kept are looked up by their pixels, which no graph can do.
         self.encoded_before = features is not None
         self.graphs = graphs
-        self.prepares = type(reducer).prepare is not Reducer.prepare
         self.geometry = Geometry.from_config(model.config)
         self.plan = reducer.plan(self.geometry)
         self.decoder = Decoder(model.model.language_model, reducer)
@@ -129,10 +128,7 @@ class Reduction:
         logits = None
         if labels is None or not self.model.training:
             logits = outputs.logits(self.model.lm_head, hidden, sequence, layout, input_ids.shape[1], logits_to_keep)
-        output = LlavaCausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=cache, image_hidden_states=torch.cat(images) if images else None
-        )
-        return output.to_tuple() if return_dict is False else output
+        return outputs.returned(logits, cache, images, return_dict, loss)
 
     def layout_of(
         self,
@@ -179,7 +175,7 @@ class Reduction:
                 found = [] if vision is None else self.encode(vision)
             return found, visual_tokens(found, text, layout)
 
-        apart = plan.inject > 1 and not self.prepares and not torch.is_grad_enabled()
+        apart = plan.inject > 1 and not self.reducer.prepares and not torch.is_grad_enabled()
         beside = Beside(entering, ids_BS.device, apart=apart)
         pixels = None if vision is None else vision.pixel_values
         sequence, record = self._prefill(ids_BS, text, beside, pixels, layout, plan, cache)
@@ -197,7 +193,7 @@ class Reduction:
     ) -> tuple[Sequence, Record]:
         """Through all layers what enters the decoder, and what was counted on the way."""
         memory = None
-        if self.prepares:
+        if self.reducer.prepares:
             images, visual = entering()
             with torch.no_grad():
                 memory = self.reducer.prepare(decoder_prompt(text, visual, ids_BS, layout, pixels, images))
@@ -227,8 +223,7 @@ class Reduction:
         elif self.graphs is not None:
             logits = self.graphs.step(cache, input_ids, partial(graphed.step, self))
             if logits is not None:
-                output = LlavaCausalLMOutputWithPast(logits=logits, past_key_values=cache)
-                return output.to_tuple() if return_dict is False else output
+                return outputs.returned(logits, cache, [], return_dict)
         cache.release()
         if cache.replay is not None:
             cache.replay = cache.replay.behind(input_ids, valid)
@@ -237,8 +232,7 @@ class Reduction:
             hidden = self.decoder.step(self.model.get_input_embeddings()(input_ids), valid, cache)
         hidden = self.decoder.model.norm(hidden)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        output = LlavaCausalLMOutputWithPast(logits=self.model.lm_head(hidden[:, keep]), past_key_values=cache)
-        return output.to_tuple() if return_dict is False else output
+        return outputs.returned(self.model.lm_head(hidden[:, keep]), cache, [], return_dict)
 
     def _again(self, replay: Replay, cache: RaggedCache) -> torch.Tensor:
         """The input so far once more from the first layer, into the emptied cache; its hidden states."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from hidrop.geometry import Geometry
 from hidrop.runtime.cache import RaggedCache, Segment
 from hidrop.runtime.trace import Record
 from hidrop.runtime.tree import mapped, tensors_of, with_tensors
@@ -65,11 +66,9 @@ class Store:
     `turn` counts the prefills that were written into it: a cache of an earlier one has lost its keys.
     """
 
-    def __init__(self, lengths: Sequence[int], batch: int, config: Any, room: int, like: torch.Tensor) -> None:
-        heads = config.num_key_value_heads or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    def __init__(self, lengths: Sequence[int], batch: int, geometry: Geometry, room: int, like: torch.Tensor) -> None:
         self.lengths, self.room, self.turn = tuple(lengths), room, 0
-        shapes = [(batch, heads, length + room, size) for length in lengths]
+        shapes = [(batch, geometry.kv_heads, length + room, geometry.head_dim) for length in lengths]
         self.memory = [(like.new_zeros(shape), like.new_zeros(shape)) for shape in shapes]
 
     def show(self, cache: RaggedCache, steps: int) -> None:
@@ -151,17 +150,25 @@ class Graphs:
         return torch.nn.functional.pad(x_BS, (-x_BS.shape[1] % self.bucket, 0))
 
     def prefill(
-        self, key: Hashable, inputs: Any, run: Prefill, lengths: Sequence[int], decoder: Any
+        self,
+        key: Hashable,
+        inputs: Any,
+        run: Prefill,
+        lengths: Sequence[int],
+        config: Any,
+        geometry: Geometry,
+        like: torch.Tensor,
     ) -> tuple[torch.Tensor, Record, RaggedCache]:
         """(last logits, counts, cache) of `run(inputs, cache)`, by the graph of this key and these shapes.
 
-        lengths: keys in each layer. decoder: the language model.
+        lengths: keys in each layer. config: the language model's. like: a tensor of the keys' type and device.
         """
         tensors = tensors_of(inputs)
         whole = (key, *((tensor.shape, tensor.dtype) for tensor in tensors))
         captured = self._kept.get(whole)
         if captured is None:
-            captured = self._capture(inputs, run, lengths, decoder)
+            store = Store(lengths, tensors[0].shape[0], geometry, self.room, like)
+            captured = self._capture(inputs, run, store, config)
             self._kept[whole] = captured
             while len(self._kept) > self.limit:
                 self._kept.popitem(last=False)
@@ -174,24 +181,22 @@ class Graphs:
             segment.next_B.copy_(following)
             if segment.valid_BN is not None and valid is not None:
                 segment.valid_BN.copy_(valid)
-        cache = RaggedCache(decoder.config)
+        cache = RaggedCache(config)
         captured.store.show(cache, 0)
         cache.segments = mapped(torch.clone, captured.segments)
         cache.fixed = Fixed(captured, captured.store.turn)
         return logits.clone(), replace(captured.record, tokens_B=list(counts_LB.clone())), cache
 
-    def _capture(self, inputs: Any, run: Prefill, lengths: Sequence[int], decoder: Any) -> Captured:
+    def _capture(self, inputs: Any, run: Prefill, store: Store, config: Any) -> Captured:
         static = mapped(torch.clone, inputs)
         tensors = tensors_of(static)
-        like, batch = decoder.embed_tokens.weight, tensors[0].shape[0]
-        store = Store(lengths, batch, decoder.config, self.room, like)
         kept: list[tuple[Record, list[Segment]]] = []
 
         def whole(*given: torch.Tensor) -> Any:
             rest = iter(given)
             again = with_tensors(static, rest)
-            cache = RaggedCache(decoder.config)
-            cache.layers = [_Written((next(rest), next(rest))) for _ in lengths]
+            cache = RaggedCache(config)
+            cache.layers = [_Written((next(rest), next(rest))) for _ in store.lengths]
             logits, record = run(again, cache)
             kept.append((record, cache.segments))
             state = [(segment.valid_BN, segment.next_B) for segment in cache.segments]
@@ -199,7 +204,7 @@ class Graphs:
 
         replay = self._recorder.record(whole, [*tensors, *tensors_of(store.memory)])
         record, segments = kept[-1]
-        ids_B1 = torch.zeros(batch, 1, dtype=torch.long, device=like.device)
+        ids_B1 = torch.zeros(len(tensors[0]), 1, dtype=torch.long, device=tensors[0].device)
         # What the recorder ran on has no data yet, or none that stays: new memory for what the steps read.
         places = mapped(torch.zeros_like, segments)
         return Captured(

@@ -7,7 +7,7 @@ host, and nothing in here waits for the device. Shapes as in layout.py; D hidden
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,33 +134,26 @@ class Decoder:
         offset = torch.arange(count, device=hidden_BQD.device)
         if valid_BQ is not None:
             offset = (valid_BQ.long().cumsum(1) - 1).clamp(min=0)
-        rope = None
+        places = []
         for segment in cache.segments:
-            if rope is None or not self.persistent:
-                rope = self.model.rotary_emb(hidden_BQD, position_ids=segment.next_B[:, None] + offset)
-            hidden_BQD = hidden_BQD.to(segment.next_B.device)
+            position_BQ = segment.next_B[:, None] + offset
             segment.append(valid_BQ, cache.get_seq_length(segment.first - 1), batch, count)
             mask = self._mask(hidden_BQD, segment.valid_BN, cache, segment.first)
+            places.append((segment, position_BQ, mask))
+        cache.input_length += count
+        return self.behind(hidden_BQD, places, cache)
+
+    def behind(
+        self, hidden_BQD: torch.Tensor, places: Iterable[tuple[Segment, torch.Tensor, torch.Tensor | None]], cache: Any
+    ) -> torch.Tensor:
+        """New tokens through all layers; `places`: each segment with their positions (B, Q) and their mask in it."""
+        rope = None
+        for segment, position_BQ, mask in places:
+            if rope is None or not self.persistent:
+                rope = self.model.rotary_emb(hidden_BQD, position_ids=position_BQ)
             for layer in range(segment.first, segment.last + 1):
                 hidden_BQD = self._layer(layer, hidden_BQD, mask, rope, cache)
-        cache.input_length += count
         return hidden_BQD
-
-    def masked_step(
-        self,
-        hidden_B1D: torch.Tensor,
-        step_1: torch.Tensor,
-        segments: list[tuple[Segment, torch.Tensor]],
-        cache: Any,
-    ) -> torch.Tensor:
-        """`step` for one token, its number and the masks (B, 1, 1, keys) given as tensors: nothing is counted here."""
-        rope = None
-        for segment, mask in segments:
-            if rope is None or not self.persistent:
-                rope = self.model.rotary_emb(hidden_B1D, position_ids=(segment.next_B + step_1)[:, None])
-            for layer in range(segment.first, segment.last + 1):
-                hidden_B1D = self._layer(layer, hidden_B1D, mask, rope, cache)
-        return hidden_B1D
 
     def _layer(
         self,

@@ -47,7 +47,7 @@ class FeatureCache:
 
     def encode(self, reducer: Reducer, vision: Vision) -> list[torch.Tensor]:
         """What `reducer.encode(vision)` gives, (tokens, D) of each image, as one image at a time gives it."""
-        own = None if type(reducer).encode is Reducer.encode else reducer
+        own = reducer if reducer.encodes else None
         return [self._of(reducer, vision.only(image), own) for image in range(len(vision.pixel_values))]
 
     def _of(self, reducer: Reducer, image: Vision, own: Reducer | None) -> torch.Tensor:

@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
 from hidrop.runtime import layout as layouts
+from hidrop.runtime import outputs
 from hidrop.runtime.cache import RaggedCache, Segment
 from hidrop.runtime.capture import Graphs
 from hidrop.runtime.trace import Record
@@ -30,7 +31,9 @@ def possible(reduction: Reduction, use_cache: bool | None, cache: Cache | None) 
         or reduction.reducer.adaptive
         or reduction.reducer.rechosen
         or spread
-        or (reduction.geometry.anyres and reduction.prepares)  # images of different sizes are numbered on the host
+        or (
+            reduction.geometry.anyres and reduction.reducer.prepares
+        )  # images of different sizes are numbered on the host
         or isinstance(cache, RaggedCache)
         or not (wanted or cache is not None)
         or config._attn_implementation != "sdpa"
@@ -68,14 +71,13 @@ def prefill(
         (ids_BS, layout, plan, vision, images),
         run,
         [layout.text_slots + visual for visual in plan.entering],
-        reduction.decoder.model,
+        reduction.decoder.model.config,
+        reduction.geometry,
+        like=reduction.model.get_input_embeddings().weight,
     )
     cache.input_length = length
     reduction.keep(replace(record, text_counts=layout.text_counts))
-    output = LlavaCausalLMOutputWithPast(
-        logits=logits, past_key_values=cache, image_hidden_states=torch.cat(images) if images else None
-    )
-    return output.to_tuple() if return_dict is False else output
+    return outputs.returned(logits, cache, images or [], return_dict)
 
 
 def step(
@@ -87,6 +89,6 @@ def step(
 ) -> torch.Tensor:
     """The logits of one decoded token, as a graph runs it."""
     hidden = reduction.model.get_input_embeddings()(ids_B1)
-    return reduction.model.lm_head(
-        reduction.decoder.model.norm(reduction.decoder.masked_step(hidden, step_1, segments, cache))
-    )
+    places = [(segment, (segment.next_B + step_1)[:, None], mask) for segment, mask in segments]
+    hidden = reduction.decoder.behind(hidden, places, cache)
+    return reduction.model.lm_head(reduction.decoder.model.norm(hidden))

@@ -5,9 +5,24 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.cache_utils import Cache
+from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
 from hidrop.runtime.decoder import Sequence
 from hidrop.runtime.layout import IGNORED, Layout
+
+
+def returned(
+    logits: torch.Tensor | None,
+    cache: Cache | None,
+    images: list[torch.Tensor],
+    return_dict: bool | None,
+    loss: torch.Tensor | None = None,
+) -> tuple | LlavaCausalLMOutputWithPast:
+    """As transformers' models give it back; `images`: features of each, where some were made."""
+    hidden = torch.cat(images) if images else None
+    output = LlavaCausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache, image_hidden_states=hidden)
+    return output.to_tuple() if return_dict is False else output
 
 
 def logits(
