@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from hidrop.errors import UserError
 
@@ -40,6 +41,11 @@ def device_of(arguments: argparse.Namespace, matrix: Matrix) -> str:
 
 def out_of(arguments: argparse.Namespace, matrix: Matrix) -> Path:
     return arguments.out or Path("results") / matrix.name
+
+
+def stream_of(arguments: argparse.Namespace) -> TextIO:
+    """Where words go: with --json, stdout is for the document alone."""
+    return sys.stderr if arguments.json else sys.stdout
 
 
 def print_json(arguments: argparse.Namespace, document: dict[str, Any]) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 from evals import journal
-from evals.arguments import print_json
+from evals.arguments import print_json, stream_of
 from hidrop.errors import UserError, did_you_mean
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -53,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     name, geometry = sized(arguments)
     names = bench.DEFAULT_METHODS if arguments.methods is None else tuple(map(str.strip, arguments.methods.split(",")))
     reducers = bench.methods(names, arguments.budget, geometry)
-    stream = sys.stderr if arguments.json else sys.stdout
+    stream = stream_of(arguments)
     element = getattr(torch, dtype).itemsize
 
     def say(text: str) -> None:

@@ -8,14 +8,10 @@ import sys
 from pathlib import Path
 
 from evals import bench_command, folder_commands, packages
-from evals.arguments import chosen, device_of, failed_before, natural, out_of, positive, print_json
+from evals.arguments import chosen, device_of, failed_before, natural, out_of, positive, print_json, stream_of
 from hidrop.errors import UserError
 
 DONE, SOME_FAILED, USER, INTERRUPTED = 0, 1, 2, 130
-COMMANDS = (
-    "run", "retry", "plan", "validate", "bench", "throughput", "train", "convert", "agree", "report", "ls", "compare",
-    "export", "doctor",
-)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def with_command(argv: list[str]) -> list[str]:
     """`--matrix mini` stands for `run --matrix mini`."""
-    implied = argv and argv[0] not in (*COMMANDS, "-h", "--help") and argv[0].startswith("-")
+    implied = argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help")
     return ["run", *argv] if implied else argv
 
 
@@ -145,8 +141,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     asked = {cell.key for cell in cells}
     others = [cell for cell in matrix.cells() if cell.key not in asked]
     rows |= resolve(matrix, others)[0]  # their problems are not this run's
-    # With --json, stdout is for the document alone.
-    stream = sys.stderr if arguments.json else sys.stdout
+    stream = stream_of(arguments)
     console = Console(file=stream, quiet=arguments.quiet or not processes.main)
     with Progress(console, len(cells)) as progress, gently() as pause:
         document = runner.run(
@@ -197,7 +192,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     if problems:
         raise UserError("\n".join(problems))
     document = {"matrix": matrix.name, "rows": entries}
-    print_json(arguments, document | ({"cost": cost.as_json(costs)} if speed else {}))
+    print_json(arguments, document | ({"cost": list(map(dataclasses.asdict, costs))} if speed else {}))
     return DONE
 
 
@@ -224,7 +219,7 @@ def throughput_command(arguments: argparse.Namespace) -> int:
     rows, problems = check(matrix, cells, device=device, out=Path("."))
     if problems:
         raise UserError("\n".join(problems))
-    stream = sys.stderr if arguments.json else sys.stdout
+    stream = stream_of(arguments)
 
     def say(line: str) -> None:
         print(line, file=stream, flush=True)

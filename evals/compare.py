@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evals import stats
+from evals.document import cell_key
 from evals.folders import read_document, samples_of
 from evals.planning import aligned
 from evals.report.units import MISSING
@@ -63,24 +64,17 @@ class Comparison:
         )
         return "\n\n".join(parts)
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def compare(a: str, b: str) -> Comparison:
     """Raises UserError for a place without results."""
     first, second = read_document(a), read_document(b)
-    ours, theirs = ({_key(cell): cell for cell in document["cells"]} for document in (first, second))
+    ours, theirs = ({cell_key(cell): cell for cell in document["cells"]} for document in (first, second))
     found = [
         _compared(key, Path(a), ours[key], Path(b), theirs[key], second["protocol"]) for key in ours if key in theirs
     ]
     fields = ("protocol", "limit", "budget_reading", "dtype", "batch_size", "hardware", "versions")
     differing = [f"{f} ({first.get(f)} / {second.get(f)})" for f in fields if first.get(f) != second.get(f)]
     return Comparison(found, [k for k in ours if k not in theirs], [k for k in theirs if k not in ours], differing)
-
-
-def _key(cell: dict[str, Any]) -> str:
-    return f"{cell['model']}/{cell['label']}/{cell['task']}"
 
 
 def _compared(key: str, a: Path, ours: dict[str, Any], b: Path, theirs: dict[str, Any], protocol: str) -> Compared:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evals.document import ELEMENT_BYTES
 from evals.engine import task
@@ -117,10 +117,6 @@ def text(found: list[Cost], speed: Speed) -> str:
             "processes divide it.",
         ]
     )
-
-
-def as_json(found: list[Cost]) -> list[dict[str, Any]]:
-    return [asdict(cost) for cost in found]
 
 
 def _hours(hours: float) -> str:

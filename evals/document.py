@@ -114,12 +114,24 @@ def row_entry(row: Row) -> dict[str, Any]:
     }
 
 
+def cell_key(entry: Mapping[str, Any]) -> str:
+    """model/label/task of a cell of the document, as `Cell.key` has it."""
+    return f"{entry['model']}/{entry['label']}/{entry['task']}"
+
+
+def vanilla_of(matrix: Matrix, cells: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """By model and task the vanilla cell that the model's are compared with: its `reference`'s, or its own."""
+    own = {(cell["model"], cell["task"]): cell for cell in cells if cell["method"] == "vanilla"}
+    names = {name: spec.reference or name for name, spec in matrix.models.items()}
+    tasks = {task for _, task in own}
+    return {(name, task): own[base, task] for name, base in names.items() for task in tasks if (base, task) in own}
+
+
 def add_percentages(matrix: Matrix, cells: list[dict[str, Any]]) -> None:
     """Fill `percent_of_vanilla`: against the vanilla row of the model's `reference`, or of the model itself."""
-    vanilla = {(c["model"], c["task"]): c["value"] for c in cells if c["method"] == "vanilla"}
+    vanilla = vanilla_of(matrix, cells)
     for cell in cells:
-        reference = matrix.models[cell["model"]].reference or cell["model"]
-        base = vanilla.get((reference, cell["task"]))
+        base = vanilla.get((cell["model"], cell["task"]), {}).get("value")
         cell["percent_of_vanilla"] = 100 * cell["value"] / base if base and cell["value"] is not None else None
 
 
@@ -127,14 +139,14 @@ def add_stats(matrix: Matrix, cells: list[dict[str, Any]], scores: Scores) -> No
     """Put `stats` (see evals.stats.task_stats) into each cell whose samples are known, against its model's vanilla."""
     from evals import stats
 
-    vanilla = {(c["model"], c["task"]): (c["model"], c["label"]) for c in cells if c["method"] == "vanilla"}
+    vanilla = vanilla_of(matrix, cells)
     for task in dict.fromkeys(cell["task"] for cell in cells):
         own = {(c["model"], c["label"]): c for c in cells if c["task"] == task}
         rows = {}
         for key in own:
-            reference = matrix.models[key[0]].reference or key[0]
+            base = vanilla.get((key[0], task))
             if samples := scores.get((*key, task)):
-                rows[key] = stats.Row(samples, vanilla.get((reference, task)))
+                rows[key] = stats.Row(samples, (base["model"], base["label"]) if base else None)
         for key, found in stats.task_stats(task, matrix.protocol, rows).items():
             own[key]["stats"] = found
     stats.adjust([cell["stats"] for cell in cells if "stats" in cell])

@@ -5,13 +5,13 @@ The runner only sees an Engine, so its own rules (what is skipped, what a failur
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evals.matrix import Cell
+from evals.profiling.hardware import usable_cores
 from evals.profiling.settings import ProfileSettings
 from evals.tasks import TaskSpec
 from hidrop.reducer import Reducer
@@ -24,11 +24,6 @@ NUMERIC_VERSION = 2
 
 Record = dict[str, Any]
 Recorder = Callable[[list[Record]], None]
-
-
-def every(number: int) -> bool:
-    """All batches, of a process that is alone."""
-    return True
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Engine:
 
 def default(workers: int | None = None) -> Engine:
     """`workers`: threads that prepare images ahead; by default as many as there are cores to spare, 4 at most."""
-    threads = min(4, (os.cpu_count() or 2) - 1) if workers is None else workers
+    threads = min(4, usable_cores() - 1) if workers is None else workers
     answering = partial(language_model, workers=threads)
     return Engine(load, weights_digest, data_digest, answering, ask, evaluate, profile, release)
 
@@ -93,7 +88,7 @@ def language_model(
     cell: Cell,
     record: Recorder,
     done: Mapping[int, Record],
-    mine: Callable[[int], bool] = every,
+    mine: Callable[[int], bool],
     workers: int = 0,
 ) -> Any:
     from evals.lmms_model import HidropLlava

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
-from evals.arguments import print_json
+from evals.arguments import print_json, stream_of
 from hidrop.errors import UserError
 
 
@@ -53,7 +52,7 @@ def report_command(arguments: argparse.Namespace) -> int:
     written = report.write(document, arguments.folder)
     if not arguments.no_figures:
         written += figures.write(document, arguments.folder / "figures")
-    stream = sys.stderr if arguments.json else sys.stdout
+    stream = stream_of(arguments)
     report.show(document, stream)
     print(f"written: {', '.join(str(path) for path in written)}", file=stream)
     print_json(arguments, document)
@@ -77,7 +76,7 @@ def compare_command(arguments: argparse.Namespace) -> int:
 
     found = compare(arguments.a, arguments.b)
     print(found.text())
-    print_json(arguments, found.as_json())
+    print_json(arguments, dataclasses.asdict(found))
     return 0
 
 

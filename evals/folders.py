@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.journal import Lines, slug
+from evals.document import cell_key
+from evals.journal import Lines, place
 from hidrop.errors import UserError
 
 # What a sample's answer and its score say, in the order of the exported columns.
@@ -52,8 +53,7 @@ def samples_of(folder: Path, cell: dict[str, Any]) -> list[dict[str, Any]] | Non
 
     Raises UserError for a damaged journal.
     """
-    name = slug(f"{cell['model']}/{cell['label']}/{cell['task']}")
-    path = folder / "samples" / f"{name}.{str(cell.get('id'))[:12]}.jsonl"
+    path = place(folder, cell_key(cell), str(cell.get("id")))
     if not path.exists():
         return None
     lines = Lines.of(path)

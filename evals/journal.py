@@ -51,7 +51,8 @@ class Lines:
 
     def __init__(self, path: Path, identity: dict[str, Any]):
         self.path = path
-        self.header = {"schema": SCHEMA, "kind": "cell", "id": identity_hash(identity), "identity": identity}
+        self.id = identity_hash(identity)
+        self.header = {"schema": SCHEMA, "kind": "cell", "id": self.id, "identity": identity}
         self.records: list[dict[str, Any]] = []
         self._file: Any = None
         self._good_bytes = 0
@@ -76,7 +77,7 @@ class Lines:
     def _check_header(self, record: dict[str, Any]) -> None:
         if record.get("schema") != SCHEMA:
             raise UserError(f"{self.path}: written by another version (schema {record.get('schema')}, not {SCHEMA})")
-        if record.get("id") != self.header["id"]:
+        if record.get("id") != self.id:
             raise UserError(f"{self.path}: holds another cell than its name says. Move it away")
 
     def append(self, *records: dict[str, Any]) -> None:
@@ -127,8 +128,8 @@ class Journal:
 
     def __init__(self, path: Path, identity: dict[str, Any], part: str | None = None):
         self.path = path
-        self.id = identity_hash(identity)
         whole = Lines(path, identity)
+        self.id = whole.id
         folder = path.parent / "parts"
         self._parts = [Lines(found, identity) for found in sorted(folder.glob(f"{path.stem}.*.jsonl"))]
         self._whole = self._own = whole
@@ -223,6 +224,11 @@ def write_atomically(path: Path, text: str) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     temporary.replace(path)
+
+
+def place(out: Path, key: str, id: str) -> Path:
+    """Where the journal of a cell ("model/label/task") with this identity hash is, in a results folder."""
+    return out / "samples" / f"{slug(key)}.{id[:12]}.jsonl"
 
 
 def slug(key: str) -> str:

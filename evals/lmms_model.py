@@ -19,6 +19,7 @@ from lmms_eval.api.model import lmms
 from evals import model_arguments
 from evals.ahead import ahead
 from evals.answering import Batch, Images, Prompt, Request, batches, cut, decoding, images_of, new_tokens
+from evals.processes import ALONE
 from evals.tasks.protocol import protocol as protocol_called
 from hidrop.errors import UserError
 
@@ -80,7 +81,7 @@ class HidropLlava(lmms):
         *,
         done: Mapping[tuple[str, int], str | Record] | None = None,
         workers: int = 0,
-        mine: Callable[[int], bool] | None = None,
+        mine: Callable[[int], bool] = ALONE.mine,
         graphs: Graphs | None = None,
     ) -> Self:
         """Wrap a model that is already there. `reducer` None: unreduced.
@@ -94,8 +95,7 @@ class HidropLlava(lmms):
         graphs: prefills and steps are captured as CUDA graphs where that is possible.
         """
         model = cls.__new__(cls)
-        model._set_up(loaded, reducer, protocol, batch_size, record, max_new_tokens, done, workers, mine)
-        model._graphs = graphs
+        model._set_up(loaded, reducer, protocol, batch_size, record, max_new_tokens, done, workers, mine, graphs)
         return model
 
     def _set_up(
@@ -108,7 +108,8 @@ class HidropLlava(lmms):
         max_new_tokens: int | None = None,
         done: Mapping[tuple[str, int], str | Record] | None = None,
         workers: int = 0,
-        mine: Callable[[int], bool] | None = None,
+        mine: Callable[[int], bool] = ALONE.mine,
+        graphs: Graphs | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -121,8 +122,7 @@ class HidropLlava(lmms):
         self.failures: dict[tuple[str, int], str] = {}
         self.trace: Any = None
         self._record, self._done = record, dict(done or {})
-        self._workers, self._mine = workers, mine or (lambda number: True)
-        self._graphs: Graphs | None = None
+        self._workers, self._mine, self._graphs = workers, mine, graphs
 
     @property
     def batch_size(self) -> int:

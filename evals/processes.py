@@ -99,3 +99,6 @@ class Processes:
         yield
         if self.main:
             self.wait()
+
+
+ALONE = Processes()

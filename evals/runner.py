@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from evals import document, journal
-from evals.engine import NUMERIC_VERSION, Engine, Record, every
+from evals.engine import NUMERIC_VERSION, Engine, Record
 from evals.failures import Failure, failure_file
-from evals.journal import Journal, slug
+from evals.journal import Journal
 from evals.matrix import Cell, Matrix
-from evals.processes import Processes
+from evals.processes import ALONE, Processes
 from evals.progress import Progress
 from evals.resolve import Row
 from evals.tasks.protocol import PROTOCOL_VERSION, decoding
 from evals.timings import Timings
-
-ALONE = Processes()
 
 
 def run(
@@ -208,8 +206,7 @@ class Run:
     def _journal(self, cell: Cell, weights: str, part: str | None = None) -> Journal:
         """Raises UserError for a file that is damaged."""
         identity = self._identity(cell, weights)
-        name = f"{slug(cell.key)}.{journal.identity_hash(identity)[:12]}.jsonl"
-        return Journal(self.out / "samples" / name, identity, part)
+        return Journal(journal.place(self.out, cell.key, journal.identity_hash(identity)), identity, part)
 
     def _entry(self, cell: Cell, log: Journal) -> dict[str, Any]:
         assert log.result is not None
@@ -237,7 +234,7 @@ class Run:
 
     def _answer(self, cell: Cell, log: Journal, loaded: Any) -> None:
         """Let the model answer what is not answered yet, and score all of it."""
-        result = self.engine.evaluate(self._model(cell, log, loaded, every), cell)
+        result = self.engine.evaluate(self._model(cell, log, loaded, ALONE.mine), cell)
         log.finish(
             [{k: v for k, v in sample.items() if k != "answer"} for sample in result.samples],
             {

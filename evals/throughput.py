@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evals.engine import Engine, Record, every
+from evals.engine import Engine, Record
 from evals.matrix import Cell
 from evals.planning import aligned
+from evals.processes import ALONE
 from evals.resolve import Row
 
 # How many times faster than one sample at a time the embedded matrix has to be.
@@ -95,7 +96,7 @@ def _ask(engine: Engine, loaded: Any, rows: Mapping[tuple[str, str], Row], cell:
     """Answers by doc_id, and the seconds that asking and scoring took."""
     records: list[Record] = []
     started = time.perf_counter()
-    lm = engine.language_model(loaded, rows[cell.model, cell.label].reducer, cell, records.extend, {}, every)
+    lm = engine.language_model(loaded, rows[cell.model, cell.label].reducer, cell, records.extend, {}, ALONE.mine)
     engine.evaluate(lm, cell)
     seconds = time.perf_counter() - started
     return {record["doc_id"]: record["answer"] for record in records}, seconds

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evals.report.differences import RIGHT, SIGNIFICANT
+from evals.document import cell_key
+from evals.report.differences import SIGNIFICANT
 from evals.report.published import citation, published_metrics, sources_used
 from evals.report.rows import ALPHA, label_of, rows_of, sizes_are_of_profile, tasks_of
 from evals.report.seeds import together
 from evals.report.sheet import task_name
+from evals.stats import RIGHT
 
 # A message's first line is enough here; the whole of it stands in the JSON file.
 ERROR_LENGTH = 200
@@ -156,18 +158,12 @@ def _statistics(document: Mapping[str, Any]) -> str:
 
 def _warnings(document: Mapping[str, Any]) -> str:
     return "; ".join(
-        f"{cell['model']}/{cell['label']}/{cell['task']}: {', '.join(cell['warnings'])}"
-        for cell in document.get("cells", ())
-        if cell.get("warnings")
+        f"{cell_key(cell)}: {', '.join(cell['warnings'])}" for cell in document.get("cells", ()) if cell.get("warnings")
     )
 
 
 def _samples(document: Mapping[str, Any]) -> str:
-    counts = (
-        f"{cell['n_failed']} in {cell['model']}/{cell['label']}/{cell['task']}"
-        for cell in document.get("cells", ())
-        if cell.get("n_failed")
-    )
+    counts = (f"{cell['n_failed']} in {cell_key(cell)}" for cell in document.get("cells", ()) if cell.get("n_failed"))
     return ", ".join(counts)
 
 

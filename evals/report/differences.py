@@ -9,7 +9,6 @@ from evals.report.rows import Row, rows_of, tasks_of
 from evals.report.sheet import Entry, Sheet, task_name
 from evals.report.units import MISSING, fixed
 
-RIGHT = 0.5  # as evals.stats.RIGHT, which loads numpy
 # Behind a difference that is not chance.
 SIGNIFICANT = " *"
 

@@ -82,7 +82,7 @@ def accuracy(board: Board, document: Mapping[str, Any]) -> Figure | None:
         known = [row for row in rows if x(row) is not None]
         for row in known:
             colour, marker, _ = looks[row.method]
-            half = half_width(row, tasks, document)
+            half = half_width(row, tasks)
             filled = row.trained or row.method == VANILLA
             point: dict[str, Any] = {"fmt": marker, "color": colour, "markerfacecolor": colour if filled else "white"}
             height = number(row.percent_of_vanilla) or 0
@@ -184,7 +184,7 @@ def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     return front
 
 
-def half_width(row: Row, tasks: Sequence[str], document: Mapping[str, Any]) -> float | None:
+def half_width(row: Row, tasks: Sequence[str]) -> float | None:
     """Half of the 95 % interval of the mean % of vanilla, the tasks' differences taken as independent."""
     squares = []
     for task in tasks:

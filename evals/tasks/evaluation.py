@@ -46,9 +46,7 @@ class TaskResult:
 def ask(lm: Any, spec: TaskSpec, *, limit: int | None = None) -> None:
     """Let `lm` answer what `evaluate` would ask it, without scoring anything."""
     with quiet():
-        task = build(spec)
-        task.set_config("num_fewshot", 0)
-        lm.task_dict[spec.name] = task.dataset
+        task = _ready(lm, spec)
         task.build_all_requests(limit=rows_within(task, spec, limit))
         lm.generate_until(task.instances)
 
@@ -70,9 +68,7 @@ def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bo
 
     name = spec.name
     with quiet(), tempfile.TemporaryDirectory() as scratch:
-        task = build(spec)
-        task.set_config("num_fewshot", 0)
-        lm.task_dict[name] = task.dataset
+        task = _ready(lm, spec)
         results = evaluator.evaluate(
             lm=lm,
             task_dict={name: task},
@@ -111,6 +107,14 @@ def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bo
         for row, answer, reading, hit, image in zip(rows, answers, scores.readings, scores.samples, images, strict=True)
     ]
     return TaskResult(name, spec.protocol, metric, value, len(answers), n_failed, extra, samples)
+
+
+def _ready(lm: Any, spec: TaskSpec) -> Any:
+    """The task, with its documents where `lm` looks for them."""
+    task = build(spec)
+    task.set_config("num_fewshot", 0)
+    lm.task_dict[spec.name] = task.dataset
+    return task
 
 
 def _image_keys(task: Any, doc_ids: list[int]) -> list[str]:

@@ -25,6 +25,12 @@ TINY = Geometry(
     layers=6, hidden=32, intermediate=48, heads=4, kv_heads=2, head_dim=8, vocab=99, visual_tokens=16, max_positions=512
 )
 TOWER = (24, 48, 2, 2, 8)
+# Unreduced, with known counts, and with counts that depend on the data.
+REDUCERS = {
+    "vanilla": build_method("vanilla"),
+    "fastv": build_method("fastv", {"layer": 2, "keep": 4}),
+    "sparse": build_method("sparsevlm", {"version": "1.0", "layers": [2], "scale": 60}),
+}
 
 
 @pytest.fixture
@@ -111,14 +117,9 @@ def test_ceilings_are_positive_and_scale_to_seconds() -> None:
 @pytest.mark.usefixtures("small_ceilings")
 def test_everything_is_measured_beside_everything() -> None:
     loaded = build(TINY, TOWER, dtype=torch.float32, device=torch.device("cpu"))
-    reducers = {
-        "vanilla": build_method("vanilla"),
-        "fastv": build_method("fastv", {"layer": 2, "keep": 4}),
-        "sparse": build_method("sparsevlm", {"version": "1.0", "layers": [2], "scale": 60}),
-    }
     settings = ProfileSettings(repeats=2, warmup=0, batch=(1, 2), text_tokens=8, new_tokens=2)
-    found = bench.bench(loaded, reducers, settings)
-    assert [(row["label"], row["batch"]) for row in found.rows] == [(n, b) for b in (1, 2) for n in reducers]
+    found = bench.bench(loaded, REDUCERS, settings)
+    assert [(row["label"], row["batch"]) for row in found.rows] == [(n, b) for b in (1, 2) for n in REDUCERS]
     vanilla, fastv, sparse = found.rows[:3]
     assert (vanilla["speed_up"], vanilla["of_ideal"]) == (1, {"layerwise": 1, "physical": 1, "flops": 1})
     assert fastv["ideal_speed_up"]["flops"] == pytest.approx(vanilla["flops"] / fastv["flops"])
@@ -133,15 +134,10 @@ def test_everything_is_measured_beside_everything() -> None:
 @pytest.mark.usefixtures("small_ceilings")
 def test_captured_methods_are_measured_beside_captured_vanilla() -> None:
     loaded = build(TINY, TOWER, dtype=torch.float32, device=torch.device("cpu"))
-    reducers = {
-        "vanilla": build_method("vanilla"),
-        "fastv": build_method("fastv", {"layer": 2, "keep": 4}),
-        "sparse": build_method("sparsevlm", {"version": "1.0", "layers": [2], "scale": 60}),
-    }
     settings = ProfileSettings(repeats=2, warmup=0, batch=(2,), text_tokens=8, new_tokens=2)
     recorder = FxRecorder()
-    found = {row["label"]: row for row in bench.bench(loaded, reducers, settings, recorder).rows}
-    assert set(found) == {*reducers, "vanilla (captured)", "fastv (captured)"}
+    found = {row["label"]: row for row in bench.bench(loaded, REDUCERS, settings, recorder).rows}
+    assert set(found) == {*REDUCERS, "vanilla (captured)", "fastv (captured)"}
     # The whole forward, the prefill behind given features, and the steps behind each of the two.
     assert recorder.recorded == 2 * 4
     captured = found["fastv (captured)"]

@@ -9,6 +9,7 @@ from rich.console import Console
 from evals import runner
 from evals.engine import Engine
 from evals.matrix import load_matrix
+from evals.processes import ALONE
 from evals.progress import Progress
 from evals.resolve import resolve
 from hidrop.geometry import Geometry
@@ -112,7 +113,7 @@ def going(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(MATRIX)
 
-    def run(world, out="out", only=None, processes=runner.ALONE, **changes):
+    def run(world, out="out", only=None, processes=ALONE, **changes):
         matrix = load_matrix(path, limit=changes.get("limit"))
         cells = matrix.cells(only=only)
         tuned = build("pdrop", {"layers": (1, 2, 3)})

@@ -22,8 +22,8 @@ def test_the_width_of_a_mean_over_tasks_by_hand(document: dict[str, Any]) -> Non
         if cell["label"] == "fastv-7":
             cell["stats"] = stats(cell["value"] - 80.0, 0.5)
     row = next(row for row in rows_of(document) if row.label == "fastv-7")
-    assert half_width(row, ["gqa", "pope"], document) == pytest.approx((2 * 2.5**2) ** 0.5 / 2)
-    assert half_width(row, ["gqa", "textvqa_val"], document) is None
+    assert half_width(row, ["gqa", "pope"]) == pytest.approx((2 * 2.5**2) ** 0.5 / 2)
+    assert half_width(row, ["gqa", "textvqa_val"]) is None
 
 
 def test_the_same_document_draws_the_same_bytes(document: dict[str, Any], tmp_path: Path) -> None:
