@@ -85,22 +85,25 @@ class Lines:
         text = "".join(canonical(record) + "\n" for record in records)
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
+            # Without a buffer: what could not be written must not be written later, when the file is closed.
+            self._file = self.path.open("ab", buffering=0)
             self._file.truncate(self._good_bytes)
             if self._good_bytes == 0:
                 text = canonical(self.header) + "\n" + text
+        data = text.encode()
         try:
-            self._file.write(text.encode())
-            self._file.flush()
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:  # the disk is full, or gone: leave no half of a record behind
             with contextlib.suppress(OSError):
                 self._file.truncate(self._good_bytes)
-            self._file = None
+            self.close()
             raise UserError(
                 f"{self.path}: cannot be written ({error.strerror}). What it holds so far is kept"
             ) from None
-        self._good_bytes += len(text.encode())
+        self._good_bytes += len(data)
         self.records += records
 
     def replace(self, records: Iterable[dict[str, Any]]) -> None:

@@ -194,3 +194,33 @@ def test_a_file_is_replaced_in_one_step_and_leaves_no_rest(tmp_path):
 )
 def test_a_key_becomes_a_plain_file_name(key, name):
     assert journal.slug(key) == name
+
+
+def test_a_record_that_found_no_room_is_not_written_later(tmp_path):
+    """A file that takes ten bytes and then no more, as a full disk does; afterwards there is room again."""
+    import errno
+
+    class Full:
+        def __init__(self, inner):
+            self.inner, self.room = inner, 10
+
+        def write(self, data):
+            if self.room == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.room = 0
+            return self.inner.write(bytes(data[:10]))
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    path = tmp_path / "a.jsonl"
+    with Journal(path, IDENTITY) as log:
+        log.append(answer(0))
+        whole = path.read_bytes()
+        lines = log._own
+        lines._file = Full(lines._file)
+        with pytest.raises(UserError, match="No space left on device"):
+            log.append(answer(1))
+        assert path.read_bytes() == whole
+        log.append(answer(2))
+    assert sorted(Journal(path, IDENTITY).answers) == [0, 2]
