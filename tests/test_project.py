@@ -144,6 +144,9 @@ def test_every_test_that_a_document_names_is_there() -> None:
 def test_the_tables_of_the_readme_are_those_of_the_committed_results() -> None:
     from evals.report.readme import BLOCK, rendered
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = subprocess.run(["git", "show", ":README.md"], cwd=ROOT, capture_output=True, check=False)
+    if shown.returncode:
+        pytest.skip("no git repository: nothing is committed")
+    text = shown.stdout.decode()
     assert BLOCK.search(text)
-    assert rendered(text) == text, "run `make readme`"
+    assert rendered(text, ":") == text, "run `make readme`"

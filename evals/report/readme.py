@@ -1,6 +1,7 @@
 """The tables in README.md, from the committed results: `python -m evals.report.readme` puts them in anew.
 
-Each stands between `<!-- table: results/mini -->` and `<!-- end -->`. A test fails when one differs from its results.
+Each stands between `<!-- table: results/mini -->` and `<!-- end -->`. A test fails when one differs from its results,
+both as they are committed or staged: a run of one's own changes the results, and nothing is wrong with that.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
-def rendered(text: str, root: Path = ROOT) -> str:
-    """The text with the tables of its blocks as their results give them now. Raises UserError for lost results."""
+def rendered(text: str, where: str = f"{ROOT}/") -> str:
+    """The text with the tables of its blocks as their results give them. Raises UserError for lost results.
+
+    `where` stands before a folder's name: the repository, or ":" for what is staged or committed in it.
+    """
 
     def table(match: re.Match[str]) -> str:
-        sheets = main_sheets(read_document(root / match[2]))
+        sheets = main_sheets(read_document(where + match[2]))
         return match[1] + "\n\n".join(map(markdown_table, sheets)) + match[3]
 
     return BLOCK.sub(table, text)
