@@ -40,6 +40,9 @@ class CudaRecorder:
     """CUDA graphs, all in one pool of memory: they are replayed one at a time."""
 
     def __init__(self) -> None:
+        """Raises RuntimeError without a CUDA device."""
+        if not torch.cuda.is_available():
+            raise RuntimeError("CUDA graphs need a CUDA device, and torch sees none: leave `graphs` out")
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, run: Run, inputs: Sequence[torch.Tensor]) -> Callable[[], Any]:

@@ -202,3 +202,9 @@ def test_the_longest_unused_graph_is_dropped(model: Any) -> None:
     assert recorder.recorded == 3
     prefill(9)
     assert recorder.recorded == 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there are CUDA graphs here")
+def test_graphs_without_cuda_are_refused_in_words() -> None:
+    with pytest.raises(RuntimeError, match="CUDA graphs need a CUDA device"):
+        Graphs()
