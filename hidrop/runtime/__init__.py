@@ -3,6 +3,6 @@
 from hidrop.runtime.attach import Reduction, reduce
 from hidrop.runtime.cache import RaggedCache
 from hidrop.runtime.scoring import Prompt, Queries, View
-from hidrop.runtime.trace import Trace, TraceMismatch
+from hidrop.runtime.trace import Kept, Trace, TraceMismatch
 
-__all__ = ["Prompt", "Queries", "RaggedCache", "Reduction", "Trace", "TraceMismatch", "View", "reduce"]
+__all__ = ["Kept", "Prompt", "Queries", "RaggedCache", "Reduction", "Trace", "TraceMismatch", "View", "reduce"]

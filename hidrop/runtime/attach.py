@@ -28,7 +28,7 @@ from hidrop.runtime.decoder import Decoder, Sequence, Tokens
 from hidrop.runtime.features import Encoder
 from hidrop.runtime.inputs import decoder_prompt, placed, text_tokens, visual_tokens
 from hidrop.runtime.layout import BatchPlan, Layout
-from hidrop.runtime.trace import Record, Trace
+from hidrop.runtime.trace import Kept, Record, Trace
 from hidrop.runtime.vision import Vision
 
 Llava: TypeAlias = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
@@ -44,8 +44,7 @@ class Reduction:
     def __init__(
         self, model: Llava, reducer: Reducer, features: Encoder | None = None, graphs: Graphs | None = None
     ) -> None:
-        self.model = model
-        self.reducer = reducer
+        self.model, self.reducer = model, reducer
         self.encode = reducer.encode if features is None else partial(features.encode, reducer)
         # Features that are kept are looked up by their pixels, which no graph can do.
         self.encoded_before = features is not None
@@ -59,9 +58,12 @@ class Reduction:
     @property
     def trace(self) -> Trace:
         """What the last prefill really held. Raises RuntimeError before the first one."""
-        if self._last is None:
-            raise RuntimeError("nothing has run yet: the trace is that of the last prefill")
-        return self._last.trace()
+        return self._record.trace()
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """Which visual tokens each cut of the last prefill left. Raises RuntimeError before the first one."""
+        return self._record.kept()
 
     def check(self) -> None:
         """Compare every prefill since the last check with its plan. Raises TraceMismatch."""
@@ -253,6 +255,12 @@ class Reduction:
         if given is None and not (config.use_cache if wanted is None else wanted):
             return None
         return given if isinstance(given, RaggedCache) else RaggedCache(config)
+
+    @property
+    def _record(self) -> Record:
+        if self._last is None:
+            raise RuntimeError("nothing has run yet: the trace is that of the last prefill")
+        return self._last
 
     def keep(self, record: Record) -> None:
         if len(self._pending) >= PENDING:

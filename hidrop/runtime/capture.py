@@ -117,7 +117,10 @@ class Captured:
     inputs: Any  # a structure whose tensors are overwritten before each replay
     store: Store
     record: Record
-    replay: Callable[[], tuple[torch.Tensor, torch.Tensor, list[tuple[torch.Tensor | None, torch.Tensor]]]]
+    # To logits, counts of each layer, the segments' tensors, and those of all cuts in one.
+    replay: Callable[
+        [], tuple[torch.Tensor, torch.Tensor, list[tuple[torch.Tensor | None, torch.Tensor]], torch.Tensor | None]
+    ]
     segments: list[Segment]  # their tensors stay where they are, too: the steps read them
     ids_B1: torch.Tensor
     step_1: torch.Tensor
@@ -138,6 +141,10 @@ class Fixed:
             raise RuntimeError(
                 "this cache was overwritten by a later prefill: with graphs one prompt of a shape is held at a time"
             )
+
+
+def _widths(tensors: Any) -> list[int]:
+    return [tensor.shape[1] for tensor in tensors_of(tensors)]
 
 
 class Graphs:
@@ -179,7 +186,7 @@ class Graphs:
         for static, tensor in zip(tensors_of(captured.inputs), tensors, strict=True):
             static.copy_(tensor)
         captured.store.turn += 1
-        logits, counts_LB, segments = captured.replay()
+        logits, counts_LB, segments, cuts = captured.replay()
         for segment, (valid, following) in zip(captured.segments, segments, strict=True):
             segment.next_B.copy_(following)
             if segment.valid_BN is not None and valid is not None:
@@ -188,7 +195,10 @@ class Graphs:
         captured.store.show(cache, 0)
         cache.segments = mapped(torch.clone, captured.segments)
         cache.fixed = Fixed(captured, captured.store.turn)
-        return logits.clone(), replace(captured.record, tokens_B=list(counts_LB.clone())), cache
+        counted = replace(captured.record, tokens_B=list(counts_LB.clone()))
+        if cuts is not None:
+            counted.cuts = with_tensors(counted.cuts, iter(cuts.clone().split(_widths(counted.cuts), dim=1)))
+        return logits.clone(), counted, cache
 
     def _capture(self, inputs: Any, run: Prefill, store: Store, config: Any) -> Captured:
         static = mapped(torch.clone, inputs)
@@ -203,7 +213,8 @@ class Graphs:
             logits, record = run(again, cache)
             kept.append((record, cache.segments))
             state = [(segment.valid_BN, segment.next_B) for segment in cache.segments]
-            return logits, torch.stack(record.tokens_B), state
+            cuts = tensors_of(record.cuts)
+            return logits, torch.stack(record.tokens_B), state, torch.cat(cuts, dim=1) if cuts else None
 
         replay = self._recorder.record(whole, [*tensors, *tensors_of(store.memory)])
         record, segments = kept[-1]

@@ -96,7 +96,7 @@ class Decoder:
         `visual` is asked for the visual tokens when they enter, which may be after some layers.
         Returns the sequence as it leaves the last layer, before the final norm, and what was counted on the way.
         """
-        record = Record(layout.text_counts)
+        record = Record(layout)
         position = torch.arange(layout.position_BS.shape[1], device=text.hidden.device)
         cos, sin = self.model.rotary_emb(text.hidden, position_ids=position[None])
         run = Prefill(layout, (cos[0].to(position.device), sin[0].to(position.device)), cache, memory)
@@ -106,7 +106,7 @@ class Decoder:
             if first == plan.inject and first > 1:
                 sequence, before = self._placed(Sequence(sequence.part(sequence.text), visual()), run), None
             if first - 1 in plan.cuts:
-                sequence, plan = self._cut(sequence, before, plan, first - 1, run)
+                sequence, plan = self._cut(sequence, before, plan, first - 1, run, record)
             if first == plan.exit:
                 sequence = self._placed(sequence.keeping(sequence.visual[:, :0]), run)
             there = [p.entering[first - 1] + t for p, t in zip(plan.plans, layout.text_counts, strict=True)]
@@ -199,6 +199,7 @@ class Decoder:
         plan: BatchPlan,
         after: int,
         run: Prefill,
+        record: Record,
     ) -> tuple[Sequence, BatchPlan]:
         """Score the visual tokens, keep the best in their order, put merged ones behind them.
 
@@ -235,6 +236,7 @@ class Decoder:
             )
         there_BV = order_BV >= 0
         index = keep_top(score.detach(), there_BV, cut.keep_B, cut.keep)
+        record.cut(after, order_BV, index)
         slots = torch.where(index >= 0, sequence.visual.gather(1, index.clamp(min=0)), -1)
         if not soft and not cut.merge:
             return self._placed(sequence.keeping(slots), run), plan

@@ -76,7 +76,7 @@ def prefill(
         like=reduction.model.get_input_embeddings().weight,
     )
     cache.input_length = length
-    reduction.keep(replace(record, text_counts=layout.text_counts))
+    reduction.keep(replace(record, layout=layout))
     return outputs.returned(logits, cache, images or [], return_dict)
 
 

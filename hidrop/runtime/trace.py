@@ -11,6 +11,7 @@ import torch
 
 from hidrop.plan import TokenPlan
 from hidrop.runtime.cache import RaggedCache
+from hidrop.runtime.layout import Layout
 
 
 class TraceMismatch(RuntimeError):
@@ -31,15 +32,31 @@ class Trace:
     kv_lengths: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What one cut of the last prefill left.
+
+    `rows`: of each row the tokens, in their order: 0 is the prompt's first visual token, the next image's follow.
+    Merged tokens are none of them.
+    """
+
+    after: int
+    rows: tuple[tuple[int, ...], ...]
+
+
 @dataclass
 class Record:
-    """Counts of one prefill on their way to a Trace. One entry of `tokens_B` and `slots` per layer."""
+    """Counts of one prefill on their way to a Trace. One entry of `tokens_B` and `slots` per layer.
 
-    text_counts: tuple[int, ...]
+    `cuts`: after which layer, the order of the visual slots before (B, V), and which of them stayed (B, K).
+    """
+
+    layout: Layout
     plans: tuple[TokenPlan, ...] = ()
     tokens_B: list[torch.Tensor] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     masked: list[bool] = field(default_factory=list)
+    cuts: list[tuple[int, torch.Tensor, torch.Tensor]] = field(default_factory=list)
     kv_lengths: tuple[int, ...] = ()
     kv_bytes: int = 0
 
@@ -48,6 +65,30 @@ class Record:
         self.tokens_B += [(order_BN >= 0).sum(1)] * layers
         self.slots += [order_BN.shape[1]] * layers
         self.masked += [masked] * layers
+
+    @property
+    def text_counts(self) -> tuple[int, ...]:
+        return self.layout.text_counts
+
+    def cut(self, after: int, order_BV: torch.Tensor, index_BK: torch.Tensor) -> None:
+        """Note a cut, as it was made; `kept` works out what it means, where somebody asks."""
+        self.cuts.append((after, order_BV, index_BK))
+
+    def ranks(self) -> list[torch.Tensor]:
+        """Of each cut the visual tokens (B, K) that stayed, as `Kept` counts them; -1 for fillers and merged ones."""
+        found = []
+        for _, order_BV, index_BK in self.cuts:
+            order_BK = torch.where(index_BK >= 0, order_BV.gather(1, index_BK.clamp(min=0)), -1)
+            source = self.layout.sources(order_BK)
+            found.append(torch.where(source >= 0, self.layout.rank_BS.gather(1, source.clamp(min=0)), -1))
+        return found
+
+    def kept(self) -> tuple[Kept, ...]:
+        """Waits for the device."""
+        found = []
+        for (after, _, _), rank_BK in zip(self.cuts, self.ranks(), strict=True):
+            found.append(Kept(after, tuple(tuple(n for n in row if n >= 0) for row in rank_BK.tolist())))
+        return tuple(found)
 
     def close(self, plans: tuple[TokenPlan, ...], cache: RaggedCache | None) -> None:
         """`plans`: those of the rows, as an adaptive method has made them on the way."""

@@ -32,6 +32,7 @@ class SlowLlava:
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.size = config.hidden_size // self.heads
         self.depth = config.num_hidden_layers
+        self.kept: dict[int, tuple[int, ...]] = {}  # by layer, the visual tokens that were left after it
         self.cache: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = [([], []) for _ in range(self.depth)]
 
     def norm(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -109,17 +110,22 @@ class SlowLlava:
         inject = getattr(self.rule, "inject", 1) if rank else 0
         now = tokens if inject <= 1 else self.compact([t for t in tokens if not t.visual])
         if rank:
-            now = self.compact(self.rule.after(self, 0, now, now))
+            now = self.compact(self.cut(0, now, now))
         for layer in range(1, self.depth + 1):
             if rank and layer == inject and layer > 1:
                 now = self.compact(sorted(now + [t for t in tokens if t.visual], key=lambda t: t.place))
-                now = self.compact(self.rule.after(self, layer - 1, now, now))  # a cut on the way in
+                now = self.compact(self.cut(layer - 1, now, now))  # a cut on the way in
             if rank and layer == getattr(self.rule, "exit", None):
                 now = self.compact([t for t in now if not t.visual])
             out = self.run_layer(layer, now)
-            now = self.compact(self.rule.after(self, layer, now, out)) if rank else out
+            now = self.compact(self.cut(layer, now, out)) if rank else out
         self.last = now
         return now
+
+    def cut(self, after: int, before: list[Token], tokens: list[Token]) -> list[Token]:
+        left = self.rule.after(self, after, before, tokens)
+        self.kept[after] = tuple(t.rank for t in left if t.visual and t.rank >= 0)
+        return left
 
     def compact(self, tokens: list[Token]) -> list[Token]:
         if not self.rule.compacted:

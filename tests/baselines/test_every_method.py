@@ -112,6 +112,25 @@ def test_every_layer_holds_what_the_plan_says(row, kv_heads, tiny_llava, prompt,
 
 
 @every_method
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_kept_names_the_tokens_that_the_slow_reference_keeps(row, side, tiny_llava, slow_llava, prompt, pixels, padded):
+    if reducer_of(row).encodes:
+        pytest.skip("the tokens of such a method are not places in the image")
+    # The slow rules know the counts for one image; of a method that does not choose by rules, two are told apart, too.
+    count = 2 if row in ("vanilla", "uniform", "random", "text_only") else 1
+    model, images = tiny_llava(kv_heads=2, seed=1), [pixels(seed=1), pixels(count, seed=2)]
+    prompts = [prompt(3, 6, seed=1), prompt(4, 9, images=count, seed=2)]
+    with reduce(model, reducer_of(row)) as reduction, torch.no_grad():
+        model(**padded(prompts, side), pixel_values=torch.cat(images))
+    for number, (ids, image) in enumerate(zip(prompts, images, strict=True)):
+        slow = slow_llava(model, row)
+        slow.prefill(ids[0].tolist(), image)
+        for kept in reduction.kept:
+            assert kept.rows[number] == slow.kept[kept.after], f"after layer {kept.after}"
+    assert len(reduction.kept) == len(reduction.reducer.schedule(reduction.geometry).cuts)
+
+
+@every_method
 @heads
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_batch_equals_single_runs(row, kv_heads, side, tiny_llava, prompt, pixels, padded):

@@ -57,7 +57,7 @@ def answers(model: Any, reducer: Any, inputs: dict[str, torch.Tensor], graphs: G
         made = model.generate(
             **inputs, max_new_tokens=6, do_sample=False, return_dict_in_generate=True, output_logits=True, **more
         )
-        return made.sequences, torch.stack(made.logits), reduction.trace.rows
+        return made.sequences, torch.stack(made.logits), (reduction.trace.rows, reduction.kept)
 
 
 @pytest.mark.parametrize("row", [*KINDS, "hidrop-compacted", "hidrop-group", "sparsevlm-strong"])
@@ -67,11 +67,11 @@ def test_one_recording_answers_other_prompts_of_its_shape(row: str, model: Any) 
     # All of them have 20 to 24 tokens of text in the longest row, so that one shape serves them.
     for number, sizes in enumerate([[(3, 18), (5, 9)], [(9, 14), (2, 2)], [(1, 20), (12, 12)]]):
         inputs = batch(*sizes, seed=10 * number)
-        sequences, logits, rows = answers(model, reducer, inputs, graphs)
+        sequences, logits, seen = answers(model, reducer, inputs, graphs)
         plain = answers(model, reducer, inputs, None)
         assert torch.equal(sequences, plain[0])
         torch.testing.assert_close(logits, plain[1], atol=2e-5, rtol=2e-5)
-        assert rows == plain[2]
+        assert seen == plain[2]
     assert recorder.recorded == 2, "one prefill, one step"
     assert recorder.replayed == 3 * 6
 
