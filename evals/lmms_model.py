@@ -19,6 +19,7 @@ from lmms_eval.api.model import lmms
 from evals import model_arguments
 from evals.ahead import ahead
 from evals.answering import Batch, Images, Prompt, Request, batches, cut, decoding, images_of, new_tokens
+from evals.kept import cuts_of
 from evals.processes import ALONE
 from evals.tasks.protocol import protocol as protocol_called
 from hidrop.errors import UserError
@@ -201,7 +202,8 @@ class HidropLlava(lmms):
             reduction.check()
             self.trace = reduction.trace
             counted = self.trace.rows[:: len(self.trace.rows) // len(prompts)]  # with beams a prompt has several
-            for prompt, (answer, count), entering in zip(prompts, rows, counted, strict=True):
+            kept = cuts_of(reduction, [prompt.visual_tokens for prompt in prompts])
+            for prompt, (answer, count), entering, cuts in zip(prompts, rows, counted, kept, strict=True):
                 request = prompt.request
                 answers[request.place] = GenerationResult(answer, TokenCounts(len(prompt.ids), count))
                 if not request.padding:
@@ -212,6 +214,7 @@ class HidropLlava(lmms):
                         prompt_tokens=len(prompt.ids),
                         visual_tokens=prompt.visual_tokens,
                         entering=None if entering == reduction.plan.entering else list(entering),
+                        kept=cuts,
                         answer=answer,
                         new_tokens=count,
                         milliseconds=milliseconds,
@@ -293,5 +296,5 @@ class HidropLlava(lmms):
 def _record(batch: Batch, request: Request, **values: Any) -> Record:
     """What is kept of a sample. `milliseconds` is its share of its batch's generation."""
     nothing: Record = {"prompt_hash": None, "prompt_tokens": 0, "visual_tokens": 0, "entering": None}
-    nothing |= {"new_tokens": 0, "milliseconds": 0.0, "error": None}
+    nothing |= {"kept": None, "new_tokens": 0, "milliseconds": 0.0, "error": None}
     return {"task": request.task, "doc_id": request.doc_id, "batch": batch.number, **nothing, **values}
