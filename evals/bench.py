@@ -16,7 +16,7 @@ import torch
 
 from baselines.pdrop import quarters
 from evals.profiling.ceilings import Ceilings, measure_ceilings, physical_ms
-from evals.profiling.hardware import describe, versions
+from evals.profiling.hardware import commit, describe, versions
 from evals.profiling.measure import CAPTURED, measure_beside
 from evals.profiling.prompt import Prompt
 from evals.profiling.record import Measurement, Spread
@@ -54,6 +54,7 @@ class Bench:
             **facts,
             "hardware": describe(facts["device"]),
             "versions": versions(),
+            "commit": commit(),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "sizes": asdict(self.sizes),
             "ceilings": asdict(self.ceilings),

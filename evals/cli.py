@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 
@@ -159,6 +160,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         )
     if not processes.main:
         return DONE
+    document["command"] = shlex.join(["run.py", *sys.argv[1:]])
     written = report.write(document, out)
     report.show(document, stream)
     for failure in document["failed"]:

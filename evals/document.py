@@ -128,10 +128,12 @@ def vanilla_of(matrix: Matrix, cells: Iterable[dict[str, Any]]) -> dict[tuple[st
 
 
 def add_percentages(matrix: Matrix, cells: list[dict[str, Any]]) -> None:
-    """Fill `percent_of_vanilla`: against the vanilla row of the model's `reference`, or of the model itself."""
+    """Fill `base`, the key of the vanilla cell that each is compared with, and `percent_of_vanilla`."""
     vanilla = vanilla_of(matrix, cells)
     for cell in cells:
-        base = vanilla.get((cell["model"], cell["task"]), {}).get("value")
+        against = vanilla.get((cell["model"], cell["task"]))
+        cell["base"] = cell_key(against) if against else None
+        base = against["value"] if against else None
         cell["percent_of_vanilla"] = 100 * cell["value"] / base if base and cell["value"] is not None else None
 
 
@@ -162,7 +164,7 @@ def build(
     scores: Scores,
 ) -> dict[str, Any]:
     """The whole document. Imports torch, for the hardware's description."""
-    from evals.profiling.hardware import describe, versions
+    from evals.profiling.hardware import commit, describe, versions
 
     add_percentages(matrix, cells)
     add_stats(matrix, cells, scores)
@@ -176,8 +178,11 @@ def build(
         "dtype": matrix.dtype,
         "attention": matrix.attention,
         "batch_size": matrix.batch_size,
+        "sources": {name: spec.source for name, spec in matrix.models.items()},
+        "data": {name: spec.data for name, spec in matrix.tasks.items()},
         "hardware": describe(device),
         "versions": versions(),
+        "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cells": cells,
         "profiles": profiles,

@@ -7,16 +7,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from evals.arguments import print_json, stream_of
+from evals.arguments import natural, print_json, stream_of
 from hidrop.errors import UserError
 
 
 def add(commands: Any) -> None:
     report = commands.add_parser(
-        "report", help="write tables and figures of a results folder from its leaderboard.json"
+        "report", help="write tables, figures and an HTML page of a results folder from what is in it"
     )
     report.add_argument("folder", type=Path, metavar="DIR")
-    report.add_argument("--no-figures", action="store_true", help="tables only")
+    report.add_argument("--tables", action="store_true", help="tables only, no figures and no page")
+    report.add_argument("--samples", type=natural, metavar="N", help="samples of each task on the page (default: 48)")
     report.set_defaults(action=report_command)
 
     listing = commands.add_parser("ls", help="list results folders and their state")
@@ -46,12 +47,14 @@ def add(commands: Any) -> None:
 def report_command(arguments: argparse.Namespace) -> int:
     from evals import report
     from evals.folders import read_document
-    from evals.report import figures
+    from evals.report import figures, page
 
     document = read_document(arguments.folder)
     written = report.write(document, arguments.folder)
-    if not arguments.no_figures:
+    if not arguments.tables:
+        samples = page.SAMPLES if arguments.samples is None else arguments.samples
         written += figures.write(document, arguments.folder / "figures")
+        written.append(page.write(document, arguments.folder, samples=samples))
     stream = stream_of(arguments)
     report.show(document, stream)
     print(f"written: {', '.join(str(path) for path in written)}", file=stream)

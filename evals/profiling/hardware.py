@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 PACKAGES = {"torch": "torch", "transformers": "transformers", "lmms_eval": "lmms-eval", "hidrop": "hidrop"}
+
+ROOT = Path(__file__).parents[2]
+CODE = ("hidrop", "evals", "baselines", "run.py")
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
@@ -37,6 +41,21 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[key] = None
     return found
+
+
+def commit(folder: Path = ROOT) -> str | None:
+    """The commit that our code is at, with "+" behind it where files of it were changed since; None outside of git."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
+        except OSError:  # there is no git
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if not (folder / ".git").exists() or not (hash := git("rev-parse", "--short=12", "HEAD")):
+        return None
+    return hash + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", *CODE) else "")
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

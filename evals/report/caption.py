@@ -26,7 +26,7 @@ def caption(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Operations", _operations(document)),
         ("Time", _time(document)),
         ("Hardware", _facts(document.get("hardware", {}))),
-        ("Versions", _versions(document.get("versions", {}))),
+        ("Versions", _versions(document)),
         ("Date", str(document.get("date") or "")),
         *_published(document),
         ("Statistics", _statistics(document)),
@@ -125,7 +125,8 @@ def _fact(key: str, value: Any) -> str:
     return str(value) if key in ("cpu", "gpu") else f"{key} {value}"
 
 
-def _versions(versions: Mapping[str, Any]) -> str:
+def _versions(document: Mapping[str, Any]) -> str:
+    versions = {**document.get("versions", {}), "commit": document.get("commit")}
     return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 

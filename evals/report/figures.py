@@ -10,7 +10,8 @@ Drawn from the document alone, and the same document gives the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ STYLE: Any = {
     "legend.fontsize": 7,
 }
 MAX_PANELS = 4
+# By kind of file. Without a date: the same document gives the same bytes.
+METADATA: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -44,26 +47,39 @@ def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
 
     With several architectures each has figures of its own, numbered.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in drawn(document):
+        for kind, metadata in METADATA.items():
+            path = folder / f"{name}.{kind}"
+            figure.savefig(path, bbox_inches="tight", metadata=metadata)
+            paths.append(path)
+    return paths
+
+
+def drawn(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    """The figures with their names, one at a time: each is gone when the next is drawn."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import rc_context
 
-    folder.mkdir(parents=True, exist_ok=True)
-    paths, found = [], boards(document)
+    found = boards(document)
     with rc_context(STYLE):
         for place, board in enumerate(found, start=1):
             suffix = f"-{place}" if len(found) > 1 else ""
             for name, draw in DRAWN.items():
                 figure = draw(board, document)
-                if figure is None:
-                    continue
-                for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
-                    path = folder / f"{name}{suffix}.{kind}"
-                    figure.savefig(path, bbox_inches="tight", metadata=metadata)
-                    paths.append(path)
-                figure.clear()
-    return paths
+                if figure is not None:
+                    yield f"{name}{suffix}", figure
+                    figure.clear()
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an element to stand inside an HTML page."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata=METADATA["svg"])
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def accuracy(board: Board, document: Mapping[str, Any]) -> Figure | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PROTOCOL_VERSION = "1"
 
 PLACEHOLDER = "<image>"
+GREY = (122, 116, 104)  # CLIP's mean colour
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -63,6 +64,10 @@ class Protocol:
         """
         return dict(image_processor(images=list(images), return_tensors="pt"))
 
+    def seen(self, image: Image.Image) -> Image.Image:
+        """What the model's square of patches lies over, of an RGB image and without anyres: for people to look at."""
+        raise NotImplementedError
+
 
 class LlavaProtocol(Protocol):
     """LLaVA's own evaluation: `vicuna_v1` with its system sentence, images padded to a square (LLaVA-NeXT: tiles)."""
@@ -88,6 +93,9 @@ class LlavaProtocol(Protocol):
             return super().pixels(image_processor, images)
         fill = tuple(int(255 * mean) for mean in image_processor.image_mean)
         return super().pixels(image_processor, [pad_to_square(image, fill) for image in images])
+
+    def seen(self, image: Image.Image) -> Image.Image:
+        return pad_to_square(image, GREY)
 
 
 class LmmsEvalProtocol(Protocol):
@@ -123,6 +131,11 @@ class LmmsEvalProtocol(Protocol):
         ids = tokenizer(text, add_special_tokens=not (bos and text.startswith(bos))).input_ids
         sizes = iter(images)
         return [i for t in ids for i in ([t] * next(sizes) if t == image_token_id else [t])]
+
+    def seen(self, image: Image.Image) -> Image.Image:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        return image.crop((left, top, left + side, top + side))
 
 
 PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (LlavaProtocol(), LmmsEvalProtocol())}

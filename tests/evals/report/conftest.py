@@ -3,12 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evals.cli import main
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.plan import Cut, Schedule
+
+LITTLE = """
+name: little
+protocol: lmms-eval
+dtype: float32
+batch_size: 8
+limit: 16
+models:
+  plain: {source: "mini:vanilla"}
+  tuned: {source: "mini:hidrop", reference: plain}
+methods:
+  vanilla: {}
+  fastv: {layer: 2, keep: 4}
+  random: {keep: 9, seed: [0, 1]}
+  downsample: {side: 3}
+  trained: {name: checkpoint}
+tasks:
+  gqa: {data: mini}
+  pope: {data: mini}
+runs:
+  - {models: [plain], methods: [vanilla, fastv, random, downsample]}
+  - {models: [tuned], methods: [trained]}
+profile: null
+"""
+
+
+@pytest.fixture(scope="session")
+def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of a small real run, embedded models on embedded data, without its report."""
+    folder = tmp_path_factory.mktemp("little")
+    (folder / "little.yaml").write_text(LITTLE)
+    assert main(["run", "--matrix", str(folder / "little.yaml"), "--out", str(folder / "out"), "--quiet"]) == 0
+    return folder / "out"
+
 
 SMALL = Geometry(layers=4, hidden=32, intermediate=64, heads=4, kv_heads=4, head_dim=8, vocab=100, visual_tokens=16)
 WHOLE = Schedule()

@@ -1,0 +1,201 @@
+"""The samples that a page shows: what was asked about which image, what each row answered, which tokens it kept.
+
+Chosen from the journals so that every row is shown where it went another way than its vanilla; the images and the
+questions come from the task's own data. Both may be gone (only tables are kept of committed results): then there is
+less to show, and the page says why.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evals.document import cell_key
+from evals.folders import samples_of
+from evals.journal import Lines, place
+from evals.stats import RIGHT
+from evals.tasks.data import TaskSpec, data_digest
+from evals.tasks.protocol import protocol
+from hidrop.errors import UserError
+
+Sample = Mapping[str, Any]
+# What became of an answer against vanilla's, the most telling first.
+KINDS = ("lost", "gained", "changed", "same")
+SIDE = 192  # pixels of an image on the page
+LONGEST = 600  # characters of a question or an answer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sample as people see it. `image`: a data URL, "" where there is none."""
+
+    question: str
+    image: str
+
+
+@dataclass
+class Drill:
+    """What the page's script gets: see `page.js`. `notes` say what could not be shown."""
+
+    tasks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    images: list[str] = field(default_factory=list)
+    identities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def drill(document: Mapping[str, Any], folder: Path, *, samples: int, room: int) -> Drill:
+    """`samples` of each task at most, with images of `room` bytes in all. Raises UserError for a damaged journal."""
+    found = Drill()
+    cells = {cell_key(cell): cell for cell in document["cells"]}
+    for task in dict.fromkeys(cell["task"] for cell in document["cells"]):
+        own = {key: cell for key, cell in cells.items() if cell["task"] == task}
+        answers = {key: rows for key, cell in own.items() if (rows := samples_of(folder, cell)) is not None}
+        if not answers:
+            continue
+        found.identities |= {key: _identity(folder, own[key]) for key in answers}
+        kinds = {key: _kinds(rows, answers.get(str(own[key].get("base")), ())) for key, rows in answers.items()}
+        docs = chosen(kinds, samples)
+        asked = _asked(document, task, found.identities, answers, docs, found.notes)
+        found.tasks[task] = _listed(docs, answers, kinds, asked, found, room // max(1, len(document["data"])))
+    if not found.tasks and document["cells"]:
+        found.notes.append(f"no samples: {folder / 'samples'} is not there. Run the matrix, and the report again")
+    return found
+
+
+def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
+    """Samples (doc_ids), in turns one for each row: those that it lost, then gained, then answered otherwise."""
+    docs = dict.fromkeys(doc for row in kinds.values() for doc in row)
+    wanted = {key: [d for kind in KINDS[:-1] for d in docs if row.get(d) == kind] for key, row in kinds.items()}
+    found: dict[int, None] = {}
+    while len(found) < count and any(wanted.values()):
+        for queue in wanted.values():
+            while queue and queue[0] in found:
+                queue.pop(0)
+            if queue and len(found) < count:
+                found[queue.pop(0)] = None
+    for doc in docs:  # where nothing changed there is something to see as well
+        if len(found) >= count:
+            break
+        found.setdefault(doc)
+    return list(found)
+
+
+def kind_of(own: Sample, base: Sample) -> str:
+    """What became of a sample against vanilla's."""
+    hit, before = own["score"] >= RIGHT, base["score"] >= RIGHT
+    if hit != before:
+        return "gained" if hit else "lost"
+    return "same" if own["reading"] == base["reading"] else "changed"
+
+
+def _kinds(rows: Sequence[Sample], base: Sequence[Sample]) -> dict[int, str]:
+    before = {row["doc_id"]: row for row in base}
+    return {r["doc_id"]: kind_of(r, before[r["doc_id"]]) if r["doc_id"] in before else "same" for r in rows}
+
+
+def _identity(folder: Path, cell: Mapping[str, Any]) -> dict[str, Any]:
+    header: dict[str, Any] = Lines.of(place(folder, cell_key(cell), str(cell["id"]))).header
+    return {"id": header["id"], **header["identity"]}
+
+
+def _asked(
+    document: Mapping[str, Any],
+    task: str,
+    identities: Mapping[str, Mapping[str, Any]],
+    answers: Mapping[str, Sequence[Sample]],
+    docs: Sequence[int],
+    notes: list[str],
+) -> dict[int, Asked]:
+    """Question and image of each sample, from the data that was asked; empty, with a note, where it is not there."""
+    digests = {str(identities[key]["data"]) for key in answers}
+    spec = TaskSpec(task, str(document.get("data", {}).get(task)), str(document["protocol"]))
+    try:
+        if spec.data == "None":
+            raise UserError("the document does not say which data was asked")
+        if digests != {data_digest(spec)}:
+            raise UserError(f"'{spec.data}' is not, or no longer, the data that was asked")
+        return dict(_read(spec, docs))
+    except (UserError, OSError) as error:
+        notes.append(f"{task}: no questions and images: {error}")
+        return {}
+
+
+def _read(spec: TaskSpec, docs: Sequence[int]) -> Iterator[tuple[int, Asked]]:
+    from evals.tasks.build import build, quiet
+
+    with quiet():
+        task = build(spec)
+        for number in docs:
+            doc = task.eval_docs[number]
+            try:
+                image = next(iter(task.doc_to_visual(doc) or ()), None)
+                shown = "" if image is None else _data_url(protocol(spec.protocol).seen(image.convert("RGB")))
+            except Exception:  # whatever a broken file makes PIL raise; the row's own record says it
+                shown = ""
+            yield number, Asked(_short(str(task.doc_to_text(doc))), shown)
+
+
+def _data_url(image: Any) -> str:
+    image.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=80)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _listed(
+    docs: Sequence[int],
+    answers: Mapping[str, Sequence[Sample]],
+    kinds: Mapping[str, Mapping[int, str]],
+    asked: Mapping[int, Asked],
+    found: Drill,
+    room: int,
+) -> list[dict[str, Any]]:
+    """A task's samples as the page's script reads them, until its images have no room left."""
+    by_doc = {key: {row["doc_id"]: row for row in rows} for key, rows in answers.items()}
+    listed = []
+    for doc in docs:
+        shown = asked.get(doc, Asked("", ""))
+        room -= len(shown.image)
+        if room < 0:
+            break
+        if shown.image and shown.image not in found.images:
+            found.images.append(shown.image)
+        rows = {key: own[doc] for key, own in by_doc.items() if doc in own}
+        one = next(iter(rows.values()))
+        listed.append(
+            {
+                "doc": doc,
+                "question": shown.question,
+                "image": found.images.index(shown.image) if shown.image else None,
+                "target": _target(one["target"]),
+                "category": one.get("category"),
+                "answers": {key: _answer(row, kinds[key][doc]) for key, row in rows.items()},
+            }
+        )
+    return listed
+
+
+def _target(target: Any) -> str:
+    return _short(", ".join(dict.fromkeys(map(str, target))) if isinstance(target, list) else str(target))
+
+
+def _answer(row: Sample, kind: str) -> dict[str, Any]:
+    side = math.isqrt(row["visual_tokens"])
+    square = side**2 == row["visual_tokens"]
+    return {
+        "text": _short(row["answer"]),
+        "score": row["score"],
+        "kind": kind,
+        "error": row.get("error"),
+        "side": side if square else None,
+        "kept": row.get("kept") if square else None,
+    }

@@ -1,0 +1,104 @@
+"""One HTML page with everything: tables that sort and filter, figures, samples with the tokens that were kept.
+
+It needs nothing but itself: styles, script, figures, data and images are inside, so that it opens from a disk, can be
+sent by mail, and will look the same in ten years. Without scripts its tables and figures are still there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evals.document import cell_key
+from evals.journal import write_atomically
+from evals.report.caption import caption
+from evals.report.drill import KINDS, drill
+from evals.report.files import finite
+from evals.report.rows import ALPHA, rows_of, tasks_of
+from evals.report.seeds import together
+from evals.report.sheet import Sheet, main_sheets, task_name
+from evals.report.text import sheets_of
+
+ASSETS = Path(__file__).parent / "assets"
+SAMPLES = 48
+IMAGE_BYTES = 2_500_000  # of all images together, so that a page stays below 5 MB
+FIGURES = {
+    "accuracy": "What is left of vanilla's accuracy, against what it costs",
+    "tokens": "Visual tokens entering each layer",
+    "speed": "Prefill speed-up, against what the operations say",
+    "retention": "What is left of vanilla's accuracy, task by task",
+}
+
+
+def write(document: Mapping[str, Any], folder: Path, *, samples: int = SAMPLES) -> Path:
+    """Write report.html into `folder`, whose journals it shows: `samples` of each task. Raises UserError."""
+    path = folder / "report.html"
+    write_atomically(path, html(document, folder, samples=samples))
+    return path
+
+
+def html(document: Mapping[str, Any], folder: Path, *, samples: int = SAMPLES) -> str:
+    """The page. The same folder gives the same text."""
+    from jinja2 import Environment, FileSystemLoader
+
+    from evals.report import figures
+
+    document, mains = finite(document), main_sheets(document)
+    found = drill(document, folder, samples=samples, room=IMAGE_BYTES)
+    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    drawn = [(name, FIGURES[name.split("-")[0]], figures.svg(figure)) for name, figure in figures.drawn(document)]
+    return environment.get_template("page.html.jinja").render(
+        document=document,
+        sheets=sheets_of(document),
+        mains=len(mains),
+        sections=list(dict.fromkeys(title for sheet in mains for title, _ in sheet.sections)),
+        keys=_keys(document),
+        figures=drawn,
+        notes=[*caption(document), *(("Not shown", note) for note in found.notes)],
+        style=(ASSETS / "page.css").read_text(encoding="utf-8"),
+        script=(ASSETS / "page.js").read_text(encoding="utf-8"),
+        data=_script_safe({**_facts(document), **asdict(found)}),
+        tasks={task: task_name(task) for task in found.tasks},
+        kinds=KINDS,
+        numeric=_numeric,
+    )
+
+
+def _keys(document: Mapping[str, Any]) -> dict[tuple[str, str, str], list[str]]:
+    """By model, label and header of a main table's field: the keys of the cells that it stands for (seeds: several)."""
+    cells = {cell_key(cell) for cell in document["cells"]}
+    labels: dict[tuple[str, str], list[str]] = {}
+    for row in rows_of(document):
+        labels.setdefault((row.model, row.group), []).append(row.label)
+    found = {}
+    for row in together(rows_of(document)):
+        for task in tasks_of(document):
+            own = [f"{row.model}/{label}/{task}" for label in labels[row.model, row.group]]
+            found[row.model, row.label, task_name(task)] = [key for key in own if key in cells]
+    return found
+
+
+def _numeric(sheet: Sheet, column: int) -> bool:
+    return column >= sheet.text_columns
+
+
+def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands behind every number: the cells as the document has them, and where and how it was made."""
+    names = ("matrix", "protocol", "command", "date", "commit", "hardware", "versions", "sources", "data")
+    return {
+        "cells": {cell_key(cell): cell for cell in document["cells"]},
+        "made": {name: document.get(name) for name in names},
+        "names": {task: task_name(task) for task in tasks_of(document)},
+        "alpha": ALPHA,
+    }
+
+
+def _script_safe(data: Any) -> Any:
+    """JSON that may stand in a script element: nothing in it can end the element."""
+    from markupsafe import Markup
+
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))

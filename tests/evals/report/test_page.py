@@ -1,0 +1,108 @@
+"""The HTML page as a file: what is in it, and that it needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evals.cli import main
+from evals.folders import read_document, samples_of
+from evals.kept import pack, unpack
+from evals.report import page
+from evals.report.drill import chosen, kind_of
+
+
+def data_of(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_the_report_of_a_run_has_a_page_that_needs_nothing_else(little: Path) -> None:
+    assert main(["report", str(little)]) == 0
+    text = (little / "report.html").read_text()
+    assert len(text) < 1_000_000
+    markup = re.sub(r"<(script|style|svg).*?</\1>", "", text, flags=re.DOTALL)
+    assert not re.findall(r"""(?:src|href)=["'](?!#|data:)[^"']*""", markup)
+    assert "@import" not in text and "url(http" not in text
+    assert page.html(read_document(little), little) == text, "the same folder gives the same page"
+
+
+def test_the_page_shows_each_rows_answers_and_what_it_kept(little: Path) -> None:
+    document = read_document(little)
+    data = data_of(page.html(document, little, samples=5))
+    assert data["notes"] == []
+    for task, samples in data["tasks"].items():
+        assert len(samples) == 5
+        for cell in (cell for cell in document["cells"] if cell["task"] == task):
+            key = f"{cell['model']}/{cell['label']}/{task}"
+            journal = {sample["doc_id"]: sample for sample in samples_of(little, cell) or ()}
+            for sample in samples:
+                answer = sample["answers"][key]
+                assert answer["text"] == journal[sample["doc"]]["answer"]
+                assert sample["question"] and data["images"][sample["image"]].startswith("data:image/webp;base64,")
+                assert answer["side"] == 10
+                kept = answer["kept"] and [(after, len(unpack(mask, 100))) for after, mask in answer["kept"]]
+                wanted = {"vanilla": [], "fastv": [(2, 4)], "random": [(2, 9)], "downsample": None}
+                if cell["method"] in wanted:
+                    assert kept == wanted[cell["method"]]
+                else:  # HiDrop's last cut is what enters the layer behind it
+                    assert [count for _, count in kept] == [cell["entering"][after] for after, _ in kept]
+            assert data["identities"][key]["id"] == cell["id"]
+
+
+def test_samples_that_went_another_way_come_first() -> None:
+    kinds = {
+        "a": {0: "same", 1: "changed", 2: "lost", 3: "gained", 4: "same"},
+        "b": {0: "same", 1: "same", 2: "lost", 3: "same", 4: "lost"},
+    }
+    assert chosen(kinds, 3) == [2, 4, 3]
+    assert chosen(kinds, 99) == [2, 4, 3, 1, 0]
+    assert chosen(kinds, 0) == []
+    right, wrong = {"score": 1.0, "reading": "yes"}, {"score": 0.0, "reading": "no"}
+    assert [kind_of(*pair) for pair in ((wrong, right), (right, wrong), (wrong, {**wrong, "reading": "x"}))] == [
+        "lost",
+        "gained",
+        "changed",
+    ]
+    assert kind_of(right, right) == "same"
+
+
+def test_text_of_a_model_cannot_leave_its_place(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evals.report import drill
+
+    def evil(row: Any, kind: str) -> dict[str, Any]:
+        return {"text": "</script><script>alert(1)</script>", "score": 0, "kind": kind, "side": None, "kept": None}
+
+    monkeypatch.setattr(drill, "_answer", evil)
+    document = read_document(little)
+    document["matrix"] = "<img src=x onerror=alert(1)>"
+    text = page.html(document, little)
+    assert "<script>alert(1)" not in text
+    assert "<img src=x" not in text
+    assert any("</script>" in a["text"] for s in data_of(text)["tasks"]["gqa"] for a in s["answers"].values())
+
+
+def test_without_journals_or_data_the_page_says_so(little: Path, tmp_path: Path) -> None:
+    document = read_document(little)
+    text = page.html(document, tmp_path)
+    assert "no samples" in text and 'id="samples"' not in text
+    document["data"] = {"gqa": str(tmp_path), "pope": "mini"}
+    data = data_of(page.html(document, little))
+    assert len(data["notes"]) == 1 and "gqa: no questions and images" in data["notes"][0]
+    assert all(sample["image"] is None for sample in data["tasks"]["gqa"])
+    assert all(sample["image"] is not None for sample in data["tasks"]["pope"])
+
+
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))))
+def test_kept_tokens_come_back_from_a_journal(drawn: tuple[int, set[int]]) -> None:
+    count, kept = drawn
+    assert unpack(pack(sorted(kept), count), count) == sorted(kept)
+    with pytest.raises(ValueError, match="bits"):
+        unpack(pack(sorted(kept), count), count + 8)
