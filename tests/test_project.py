@@ -150,3 +150,32 @@ def test_the_tables_of_the_readme_are_those_of_the_committed_results() -> None:
     text = shown.stdout.decode()
     assert BLOCK.search(text)
     assert rendered(text, ":") == text, "run `make readme`"
+
+
+def test_the_committed_tables_and_figures_are_what_the_committed_results_give(tmp_path: Path) -> None:
+    from evals.folders import read_document
+    from evals.report import figures, files
+
+    listed = subprocess.run(["git", "ls-files", "results/mini"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no git repository: nothing is committed")
+
+    def committed(name: str) -> str:
+        return subprocess.run(
+            ["git", "show", f":results/mini/{name}"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+
+    document = read_document(":results/mini")
+    files.write(document, tmp_path)
+    drawn = figures.write(document, tmp_path / "figures")
+    names = {"leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.json"}
+    names |= {f"figures/{path.name}" for path in drawn}
+    assert names | {"report.html"} == {name.removeprefix("results/mini/") for name in listed.stdout.split()}
+    for name in sorted(names):
+        if not name.endswith(".pdf"):
+            assert rounded((tmp_path / name).read_text()) == rounded(committed(name)), f"run `make readme`: {name}"
+
+
+def rounded(text: str) -> str:
+    """Numbers of a drawing to a hundredth: the last digits of a place are the machine's."""
+    return re.sub(r"(\d+\.\d\d)\d+", r"\1", text)
