@@ -7,7 +7,7 @@ from typing import Any
 
 from evals.document import cell_key
 from evals.report.differences import SIGNIFICANT
-from evals.report.published import citation, published_metrics, sources_used
+from evals.report.published import OUTSIDE, citation, published_metrics, sources_used
 from evals.report.rows import ALPHA, label_of, rows_of, sizes_are_of_profile, tasks_of
 from evals.report.seeds import together
 from evals.report.sheet import task_name
@@ -138,8 +138,9 @@ def _published(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     kinds = "; ".join(f"{task_name(task)} {metric}" for task, metric in published_metrics(document).items())
     text = (
         "tokens are the true average over the layers (~ inferred from the printed FLOPs; ? the source's own label, "
-        "where the average is not known). % of vanilla is the source's own mean, over that many benchmarks. What the "
-        f"papers score: {kinds}"
+        "where the average is not known). In parentheses: what was measured here minus the number, and "
+        f"'{OUTSIDE.strip()}' where the number is outside of the measured 95 % interval. % of vanilla is the source's "
+        f"own mean, over that many benchmarks. What the papers score: {kinds}"
     )
     return [("Published numbers", text), *((f"Source {s.short}", citation(s)) for s in used)]
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evals.report.reference import Published, Reference, Source, available, load_reference
-from evals.report.rows import Row, rows_of, tasks_of
+from evals.report.rows import Row, number, rows_of, tasks_of
 from evals.report.sections import NEAR_SHARE, NEAR_TOKENS, VANILLA
 from evals.report.sheet import Entry, Sheet, score_text, task_name
 from evals.report.units import MISSING, fixed
 from hidrop.plan import TokenPlan
 
 MEASURED = "measured here"
+OUTSIDE = " !"
 
 
 def references_of(document: Mapping[str, Any]) -> list[Reference]:
@@ -27,7 +29,9 @@ def published_sheet(document: Mapping[str, Any]) -> Sheet | None:
     """Our row, then what was published for the same method and budget; None without anything to compare.
 
     Only rows of the very architecture the numbers are of take part. The tokens are the true average where it is known:
-    "~" marks an inferred one, and "192?" the source's label where the average is not known.
+    "~" marks an inferred one, and "192?" the source's label where the average is not known. Where one row of ours is
+    the counterpart, a published score is followed by what was measured minus it, and by OUTSIDE where it is not in the
+    95 % interval of what was measured.
     """
     sections: list[tuple[str, tuple[tuple[Entry, ...], ...]]] = []
     tasks, measured = tasks_of(document), rows_of(document)
@@ -38,7 +42,7 @@ def published_sheet(document: Mapping[str, Any]) -> Sheet | None:
             title = f"{reference.model}, {method}{'' if method == VANILLA else f' at {tokens:g} tokens'}{kind}"
             ours = [row for row in rows if corresponds(row, group[0])]
             lines = [_our_line(row, tasks) for row in ours]
-            lines += [_line(entry, reference, tasks) for entry in group]
+            lines += [_line(entry, reference, tasks, ours[0] if len(ours) == 1 else None) for entry in group]
             sections.append((title, tuple(tuple(Entry(text) for text in line) for line in lines)))
     if not sections:
         return None
@@ -109,11 +113,20 @@ def _our_line(row: Row, tasks: list[str]) -> list[str]:
     return [MEASURED, f"{row.model}, {row.label}", fixed(row.average_tokens), *scores, fixed(row.percent_of_vanilla)]
 
 
-def _line(entry: Published, reference: Reference, tasks: list[str]) -> list[str]:
-    scores = [_printed(entry.scores[task]) if task in entry.scores else MISSING for task in tasks]
+def _line(entry: Published, reference: Reference, tasks: list[str], ours: Row | None) -> list[str]:
+    scores = [_score(entry.scores[task], ours, task) if task in entry.scores else MISSING for task in tasks]
     over = f" of {entry.mean_tasks}" if entry.mean_tasks else ""
     mean = MISSING if entry.mean_percent is None else f"{_printed(entry.mean_percent)}{over}"
     return [reference.sources[entry.source].short, entry.setting or MISSING, _tokens(entry), *scores, mean]
+
+
+def _score(published: float, ours: Row | None, task: str) -> str:
+    """61.9 (-0.9), or 61.9 (-4.2 !)"""
+    measured = None if ours is None else number(ours.scores.get(task))
+    if ours is None or measured is None:
+        return _printed(published)
+    low, high = ours.stats.get(task, {}).get("interval") or (-math.inf, math.inf)
+    return f"{_printed(published)} ({measured - published:+.1f}{'' if low <= published <= high else OUTSIDE})"
 
 
 def _tokens(entry: Published) -> str:

@@ -9,6 +9,7 @@ import yaml
 from evals import report
 from evals.report.published import published_sheet
 from evals.report.reference import FOLDER, Published, Reference, available, load_reference
+from evals.report.text import markdown
 from hidrop.errors import UserError
 from hidrop.plan import Cut, Schedule
 
@@ -129,11 +130,23 @@ def test_published_numbers_stand_below_the_measured_row_of_the_same_budget(paper
     sections = {title: [[field.text for field in row] for row in rows] for title, rows in sheet.sections}
     trained = sections["llava-1.5-7b, hidrop at 64 tokens, trained"]
     assert [row[0] for row in trained] == ["measured here", "HiDrop"]
-    assert [row[3] for row in trained] == ["60.0", "60.5"]
+    assert [row[3] for row in trained] == ["60.0", "60.5 (-0.5)"]
     free = sections["llava-1.5-7b, fastv at 64 tokens, training-free"]
     assert [row[2] for row in free] == ["64.1", "64?", "64?", "~81.2", "64?"]
     assert sections["llava-1.5-7b, vanilla"][0][0] == "measured here"
     assert not any("pdrop" in title or "sparsevlm" in title for title in sections)  # not in this matrix
+
+
+@pytest.mark.parametrize(("interval", "shown"), [([59.0, 61.0], "60.5 (-0.5)"), ([59.0, 60.4], "60.5 (-0.5 !)")])
+def test_a_published_number_outside_of_the_measured_interval_is_marked(
+    interval: list[float], shown: str, paper: dict[str, Any]
+) -> None:
+    paper["cells"][-1]["stats"] = {"interval": interval}
+    sheet = published_sheet(paper)
+    assert sheet is not None
+    section = dict(sheet.sections)["llava-1.5-7b, hidrop at 64 tokens, trained"]
+    assert section[1][3].text == shown
+    assert "'!' where the number is outside" in markdown(paper)
 
 
 def test_each_published_number_has_its_source_in_the_caption(paper: dict[str, Any]) -> None:
