@@ -144,7 +144,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     rows |= resolve(matrix, others)[0]  # their problems are not this run's
     stream = stream_of(arguments)
     console = Console(file=stream, quiet=arguments.quiet or not processes.main)
-    with Progress(console, len(cells)) as progress, gently() as pause:
+    with Progress(console, len(cells), {cell.key: engine.size(cell) for cell in cells}) as progress, gently() as pause:
         document = runner.run(
             matrix,
             cells,

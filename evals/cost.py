@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.document import ELEMENT_BYTES
-from evals.engine import task
+from evals.engine import size
 from evals.matrix import Cell, Matrix
 from evals.planning import aligned
 from evals.resolve import Row
-from evals.tasks.data import rows_of
 from hidrop.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,8 +81,7 @@ def estimate(matrix: Matrix, cells: Iterable[Cell], rows: dict[tuple[str, str], 
     for cell in cells:
         key = cell.model, cell.label
         if key in rows:
-            asked = rows_of(task(cell))
-            samples[key] = samples.get(key, 0) + (asked if cell.limit is None else min(asked, cell.limit))
+            samples[key] = samples.get(key, 0) + size(cell)
             batch[key] = cell.batch_size
     found = []
     for key, count in samples.items():

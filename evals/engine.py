@@ -14,6 +14,7 @@ from evals.matrix import Cell
 from evals.profiling.hardware import usable_cores
 from evals.profiling.settings import ProfileSettings
 from evals.tasks import TaskSpec
+from evals.tasks.data import rows_of
 from hidrop.reducer import Reducer
 
 if TYPE_CHECKING:
@@ -120,6 +121,12 @@ def evaluate(lm: Any, cell: Cell) -> TaskResult:
 def task(cell: Cell) -> TaskSpec:
     """The task of a cell as `evals.tasks` knows it."""
     return TaskSpec(cell.task, cell.data, cell.protocol)
+
+
+def size(cell: Cell) -> int:
+    """How many samples a cell asks, about: a limit may be rounded down to whole groups of questions."""
+    rows = rows_of(task(cell))
+    return rows if cell.limit is None else min(rows, cell.limit)
 
 
 def profile(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings) -> Mapping[str, Any]:

@@ -1,0 +1,129 @@
+"""The live view of a run on a terminal: cells, samples a second, time left, memory, and the table so far."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from evals.report.sheet import task_name
+from evals.report.units import MISSING, fixed
+
+# Lines of the view beside the table's rows: bar, current cell, an empty one, headings, and the prompt below.
+FRAME = 6
+
+
+class View:
+    """What is known of a run, as something rich can draw at any moment. `sizes`: samples of each cell by its key."""
+
+    def __init__(self, total: int, sizes: dict[str, int]) -> None:
+        self.total, self.sizes = total, sizes
+        self.doing = "starting"
+        self.ended = 0
+        self.scores: dict[str, dict[str, float | None]] = {}  # model/label, task; None: failed
+        self._left = dict(sizes)  # samples that nobody has answered yet
+        self._key = ""
+        self._began = self._first = time.monotonic()
+        self._answered = self._new = self._all = 0
+
+    def begin(self, key: str, answered: int) -> None:
+        """A cell begins, so many of whose samples are answered already."""
+        self.doing, self._key = "", key
+        self._began, self._answered, self._new = time.monotonic(), answered, 0
+        if not self._all:
+            self._first = self._began  # before it models were loaded
+        self._left[key] = max(0, self.sizes.get(key, 0) - answered)
+
+    def count(self, key: str, samples: int) -> None:
+        self._new += samples
+        self._all += samples
+        self._left[key] = max(0, self._left.get(key, 0) - samples)
+
+    def end(self, key: str, value: float | None) -> None:
+        """A cell has its value, or (None) failed."""
+        self.ended += 1
+        self._left.pop(key, None)
+        row, task = key.rsplit("/", 1)
+        self.scores.setdefault(row, {})[task] = value
+        if key == self._key:
+            self._key = ""
+
+    def current(self) -> str:
+        """The cell that runs: how far it is, and how fast."""
+        done, size = self._answered + self._new, self.sizes.get(self._key)
+        of = f" of {size}" if size else ""
+        before = f" ({self._answered} from before)" if self._answered else ""
+        return f"{self._key}: {done}{of} samples{before}, {self._new / self._since(self._began):.1f}/s"
+
+    def seconds_left(self) -> float | None:
+        """By the samples a second of this run so far. None where there is nothing to go by, or no sample left."""
+        if not self._all or not any(self._left.values()):
+            return None
+        return sum(self._left.values()) * self._since(self._first) / self._all
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        share = self.ended / max(1, self.total)
+        line = Table.grid(padding=(0, 1))
+        line.add_row(
+            ProgressBar(total=1.0, completed=share, width=30),
+            Text(", ".join(self._facts()), style="bold", no_wrap=True),
+        )
+        yield line
+        yield Text(self.current() if self._key else self.doing, no_wrap=True, overflow="ellipsis")
+        if self.scores:
+            yield Text()
+            yield self._table(max(3, (console.height or 24) - FRAME))
+
+    def _facts(self) -> Iterator[str]:
+        yield f"{self.ended} of {self.total} cells"
+        left = self.seconds_left()
+        if left is not None:
+            yield f"about {duration(left)} left"
+        yield memory()
+
+    def _table(self, most: int) -> Table:
+        """The last rows; earlier ones have made room."""
+        tasks = list(dict.fromkeys(task for row in self.scores.values() for task in row))
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("row", no_wrap=True)
+        for task in tasks:
+            table.add_column(task_name(task), justify="right", no_wrap=True)
+        for name, scores in list(self.scores.items())[-most:]:
+            table.add_row(Text(name), *(self._score(scores, task) for task in tasks))
+        return table
+
+    @staticmethod
+    def _score(scores: dict[str, float | None], task: str) -> Text:
+        if task not in scores:
+            return Text(MISSING, style="dim")
+        value = scores[task]
+        return Text("failed", style="red") if value is None else Text(fixed(value))
+
+    @staticmethod
+    def _since(moment: float) -> float:
+        return max(time.monotonic() - moment, 1e-9)
+
+
+def duration(seconds: float) -> str:
+    """12 s, 4 min, 2 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def memory() -> str:
+    """The most main memory that this process has had, and what CUDA has given to torch, where it is in use."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    text = f"{peak / 1024**3:.1f} GiB"
+    torch: Any = sys.modules.get("torch")  # not imported for this
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        text += f", GPU {torch.cuda.max_memory_allocated() / 1024**3:.1f} GiB"
+    return text
