@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from evals.journal import slug
+from evals.journal import Lines, slug
 from evals.tasks.data import HUB, IMAGE_COLUMNS, MINI, TaskSpec, data_digest, missing
 from evals.tasks.scoring import Answer, score
 from hidrop.errors import UserError
@@ -173,12 +173,10 @@ def slug_pattern(pattern: str) -> str:
 
 def read_run(path: Path) -> Run:
     """The answers in a journal, finished or not. Raises UserError for anything else."""
-    records = list(_objects(path, torn=True))
-    head = records[0] if records else {}
-    if head.get("kind") != "cell":
-        raise UserError(f"{path}: not a run's journal (they are in the results folder, below samples/)")
-    answers = {r["doc_id"]: None if r["error"] else r["answer"] for r in records if r["kind"] == "answer"}
-    return Run(path, head["identity"]["task"], head["identity"]["data"], answers)
+    lines = Lines.of(path)
+    identity = lines.header["identity"]
+    answers = {r["doc_id"]: None if r["error"] else r["answer"] for r in lines.records if r["kind"] == "answer"}
+    return Run(path, identity["task"], identity["data"], answers)
 
 
 def read_docs(run: Run, data: str | None) -> dict[int, Mapping[str, Any]]:
@@ -280,14 +278,14 @@ def _fields(line: dict[str, Any], path: Path, names: Sequence[str]) -> dict[str,
     return line
 
 
-def _objects(path: Path, *, torn: bool = False) -> Iterable[dict[str, Any]]:
-    """The file's JSON objects; with `torn`, a last line that is still being written is left out."""
+def _objects(path: Path) -> Iterable[dict[str, Any]]:
+    """The file's JSON objects."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     lines = text.split("\n")  # not splitlines: an answer may hold other line breaks than this one
-    for number, line in enumerate(lines[:-1] if torn else lines, start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals import records
 from evals.journal import SCHEMA, canonical, identity_hash, write_atomically
 from hidrop.errors import UserError
 
@@ -61,32 +62,33 @@ def _document(path: Path) -> Finding | None:
 
 def _journal(path: Path) -> Finding | None:
     lines = path.read_bytes().split(b"\n")[:-1]  # behind the last line break is a torn line, or nothing
-    records = [_record(line) for line in lines]
-    if not records:
+    if not lines:
         return None
-    header = records[0]
-    if header is None or header.get("kind") != "cell" or "identity" not in header:
+    header, *found = [_record(line) for line in lines]
+    if header is None or header["kind"] != "cell":
         return Finding(path, "its first line is damaged: nobody knows which cell it is", "all of it", None)
-    if header.get("schema") != SCHEMA:
-        return Finding(path, f"written by another version (schema {header.get('schema')})", "all of it", None)
-    if header.get("id") != identity_hash(header["identity"]):
+    if header["schema"] != SCHEMA:
+        return Finding(path, f"written by another version (schema {header['schema']})", "all of it", None)
+    if header["id"] != identity_hash(header["identity"]):
         return Finding(path, "its first line does not fit together", "all of it", None)
-    bad = [number for number, record in enumerate(records, start=1) if record is None]
-    if not bad:
+    good = [record for record in found if record is not None and record["kind"] != "cell"]
+    bad = [number for number, record in enumerate(found, start=2) if record is None or record["kind"] == "cell"]
+    problem = records.unfinished(good)
+    if not bad and not problem:
         return None
-    good = [record for record in records if record is not None and record["kind"] in ("cell", "answer")]
-    lost = Counter(record["kind"] for record in records if record is not None)
+    lost = Counter(record["kind"] for record in good)
     scored = lost["score"] + lost["result"]
     again = f", and {lost['score']} scores and the result, which are made again" if scored else ""
     place = f"line{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad[:10]))}{' ...' if len(bad) > 10 else ''}"
-    return Finding(path, f"{place} damaged", f"{len(bad)} records{again}", tuple(map(canonical, good)))
+    kept = [header, *(record for record in good if record["kind"] == "answer")]
+    return Finding(
+        path, f"{place} damaged" if bad else str(problem), f"{len(bad)} records{again}", tuple(map(canonical, kept))
+    )
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
     """A journal's record, or None for a line that is none."""
     try:
-        record = json.loads(line)
-        known = record["kind"] in ("cell", "answer", "score", "result")
-        return record if known and (record["kind"] != "answer" or "doc_id" in record) else None
-    except (ValueError, KeyError, TypeError):
+        return records.parsed(line)
+    except ValueError:
         return None

@@ -51,11 +51,8 @@ def _tuple(entering: Iterable[int] | None) -> tuple[int, ...] | None:
 
 def cell_entry(cell: Cell, row: Row, result: Mapping[str, Any], text_tokens: int) -> dict[str, Any]:
     """One number of the table with everything it stands on. `text_tokens` is used where no prompt was answered."""
-    visual = row.plan.geometry.visual_tokens
-    # Journals of before counted text tokens alone.
-    earlier = [Asked(int(n), visual, None, count) for n, count in result.get("text_tokens", {}).items()]
-    prompts = [Asked(**{**p, "entering": _tuple(p["entering"])}) for p in result.get("prompts", ())] or earlier
-    prompts = prompts or [Asked(text_tokens, visual, None, 1)]
+    prompts = [Asked(**{**p, "entering": _tuple(p["entering"])}) for p in result["prompts"]]
+    prompts = prompts or [Asked(text_tokens, row.plan.geometry.visual_tokens, None, 1)]
     element = ELEMENT_BYTES[result["dtype"]]
 
     def mean(value: Callable[[TokenPlan, Asked], float]) -> float:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from evals import records
 from hidrop.errors import UserError
 
 SCHEMA = 2
@@ -39,20 +40,19 @@ class Lines:
 
     @classmethod
     def of(cls, path: Path) -> Lines:
-        """A file that is there, whatever cell it is of. Raises UserError when it is damaged."""
+        """A file that is there, whatever cell it is of. Raises UserError when it is damaged, or no journal."""
         with path.open("rb") as file:
             first = file.readline()
         try:
-            return cls(path, json.loads(first)["identity"])
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{path}: line 1 is damaged: it is no journal") from None
+            identity = records.parsed(first)["identity"]
+        except (ValueError, KeyError):
+            raise UserError(f"{path}: not a run's journal, or its first line is damaged") from None
+        return cls(path, identity)
 
     def __init__(self, path: Path, identity: dict[str, Any]):
         self.path = path
         self.id = identity_hash(identity)
-        self.header = {"schema": SCHEMA, "kind": "cell", "id": self.id, "identity": identity}
+        self.header: records.Record = {"schema": SCHEMA, "kind": "cell", "id": self.id, "identity": identity}
         self.records: list[dict[str, Any]] = []
         self._file: Any = None
         self._good_bytes = 0
@@ -62,27 +62,33 @@ class Lines:
     def _read(self) -> None:
         for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
             try:
-                record = json.loads(line)
-                record["kind"]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"{self.path}: line {number} is damaged. Delete the file to run this cell again"
-                ) from None
+                record = records.parsed(line)
+                if (record["kind"] == "cell") != (number == 1):
+                    raise ValueError
+            except ValueError:
+                raise self._damaged(f"line {number} is damaged") from None
             if number == 1:
                 self._check_header(record)
             else:
                 self.records.append(record)
             self._good_bytes += len(line) + 1
+        if problem := records.unfinished(self.records):
+            raise self._damaged(problem)
+
+    def _damaged(self, problem: str) -> UserError:
+        return UserError(f"{self.path}: {problem}. `run.py doctor` repairs it; without the file the cell runs again")
 
     def _check_header(self, record: dict[str, Any]) -> None:
-        if record.get("schema") != SCHEMA:
-            raise UserError(f"{self.path}: written by another version (schema {record.get('schema')}, not {SCHEMA})")
-        if record.get("id") != self.id:
+        if record["schema"] != SCHEMA:
+            raise UserError(f"{self.path}: written by another version (schema {record['schema']}, not {SCHEMA})")
+        if record["id"] != identity_hash(record["identity"]):
+            raise self._damaged("its first line does not fit together")
+        if record["id"] != self.id:
             raise UserError(f"{self.path}: holds another cell than its name says. Move it away")
 
-    def append(self, *records: dict[str, Any]) -> None:
+    def append(self, *made: dict[str, Any]) -> None:
         """Write the records, all in one go. They outlive this process from now on, and a crash of the machine."""
-        text = "".join(canonical(record) + "\n" for record in records)
+        text = "".join(canonical(records.checked(record)) + "\n" for record in made)
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Without a buffer: what could not be written must not be written later, when the file is closed.
@@ -104,12 +110,12 @@ class Lines:
                 f"{self.path}: cannot be written ({error.strerror}). What it holds so far is kept"
             ) from None
         self._good_bytes += len(data)
-        self.records += records
+        self.records += made
 
-    def replace(self, records: Iterable[dict[str, Any]]) -> None:
+    def replace(self, made: Iterable[dict[str, Any]]) -> None:
         """Write these records in the place of all that is there, in one step."""
         self.close()
-        self.records = list(records)
+        self.records = list(made)
         text = "".join(canonical(record) + "\n" for record in (self.header, *self.records))
         write_atomically(self.path, text)
         self._good_bytes = len(text.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
@@ -11,6 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hidrop.errors import UserError, did_you_mean
+
+# A file of a few lines can stand for more than any memory holds.
+MOST_VALUES = 100_000
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -45,7 +49,20 @@ def read(path: Path, name: str) -> dict[str, Any]:
         raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(data, dict):
         raise UserError(f"{name}: must be a mapping of fields, as in the bundled matrices")
+    if _values(data, {}) > MOST_VALUES:
+        raise UserError(f"{name}: its aliases (*name) stand for more than {MOST_VALUES} values, or for themselves")
     return data
+
+
+def _values(value: Any, known: dict[int, float]) -> float:
+    """How many values stand in `value` with each alias written out. What contains itself is infinite."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # for whoever meets it within itself
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_values(one, known) for one in inner)
+    return known[id(value)]
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -99,7 +99,7 @@ def _kinds(rows: Sequence[Sample], base: Sequence[Sample]) -> dict[int, str]:
 
 
 def _identity(folder: Path, cell: Mapping[str, Any]) -> dict[str, Any]:
-    header: dict[str, Any] = Lines.of(place(folder, cell_key(cell), str(cell["id"]))).header
+    header = Lines.of(place(folder, cell_key(cell), str(cell["id"]))).header
     return {"id": header["id"], **header["identity"]}
 
 

@@ -9,6 +9,7 @@ from evals.agree import match
 from evals.journal import Journal, identity_hash, slug
 from evals.tasks.data import TaskSpec, data_digest
 from hidrop.errors import UserError
+from tests.evals.world import ANSWER
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 
@@ -23,7 +24,7 @@ def journal(tmp_path, data_folder):
         with Journal(path, identity) as log:
             for doc_id, answer in enumerate(answers):
                 error = None if answer is not None else "broken image"
-                log.append({"kind": "answer", "doc_id": doc_id, "answer": answer or "", "error": error})
+                log.append({"kind": "answer", **ANSWER, "doc_id": doc_id, "answer": answer or "", "error": error})
         return tmp_path / out
 
     return write
@@ -111,7 +112,7 @@ def test_ids_that_mean_several_documents_need_the_question_file(tmp_path, lines,
     identity = {"task": "pope", "data": data_digest(TaskSpec("pope", str(tmp_path / "hub")))}
     with Journal(tmp_path / "run.jsonl", identity) as log:
         for doc_id, doc in enumerate(twice):
-            log.append({"kind": "answer", "doc_id": doc_id, "answer": doc["answer"], "error": None})
+            log.append({"kind": "answer", **ANSWER, "doc_id": doc_id, "answer": doc["answer"]})
     theirs = published([{**doc, "question_id": 100 + i} for i, doc in enumerate(docs)], ["yes"] * 6, "question_id")
     arguments = ("--answers", lines(theirs), "--run", tmp_path / "run.jsonl", "--data", tmp_path / "hub")
     assert cli.main(["agree", *map(str, arguments)]) == cli.USER

@@ -10,7 +10,7 @@ from evals.cli import main
 from evals.doctor import examine
 from evals.journal import Journal
 from hidrop.errors import UserError
-from tests.evals.world import SAMPLES, World, samples_of
+from tests.evals.world import ANSWER, SAMPLES, World, samples_of
 
 
 def damaged(go: Any, tmp_path: Path, line: int, text: bytes = b"{broken\n") -> Path:
@@ -69,7 +69,7 @@ def test_a_part_of_another_process_and_a_broken_table_are_looked_at(go: Any, tmp
     path = sorted((tmp_path / "out/samples").glob("*.jsonl"))[0]
     identity = json.loads(path.read_text().splitlines()[0])["identity"]
     with Journal(path, identity, part="0-of-2") as log:
-        log.append({"kind": "answer", "doc_id": 9, "batch": 0})
+        log.append({"kind": "answer", **ANSWER, "doc_id": 9})
     part = next((tmp_path / "out/samples/parts").iterdir())
     part.write_bytes(part.read_bytes() + b"\x00\x00\n")
     (tmp_path / "out/leaderboard.json").write_text('{"cells": [')

@@ -51,19 +51,5 @@ def test_prompts_without_an_image_have_no_share_to_divide():
     assert entry(record(10, 0, [0, 0, 0, 0]))["share"] == 0
 
 
-def test_a_journal_of_before_counts_text_alone():
-    result = {
-        "metric": "accuracy",
-        "value": 1.0,
-        "extra": {},
-        "n": 1,
-        "n_failed": 0,
-        "dtype": "float32",
-        "seconds": 1.0,
-    }
-    found = document.cell_entry(SimpleNamespace(task="gqa"), ROW, {**result, "text_tokens": {"10": 2, "20": 1}}, 60)
-    assert found["flops"] == round((2 * ROW.plan.flops(10) + ROW.plan.flops(20)) / 3)
-
-
 def test_where_no_prompt_was_answered_the_plan_stands():
     assert entry(record(0, 0, None, "broken"))["flops"] == ROW.plan.flops(60)

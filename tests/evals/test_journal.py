@@ -10,12 +10,17 @@ import pytest
 from evals import journal
 from evals.journal import Journal, locked
 from hidrop.errors import UserError
+from tests.evals.world import ANSWER, SCORE, result_of
 
 IDENTITY = {"task": "gqa", "weights": "abc"}
 
 
 def answer(doc_id, **values):
-    return {"kind": "answer", "doc_id": doc_id, "answer": f"größe {doc_id}", "error": None, **values}
+    return {"kind": "answer", "doc_id": doc_id, **ANSWER, "answer": f"größe {doc_id}", **values}
+
+
+def scores(count):
+    return [{"doc_id": i, **SCORE} for i in range(count)]
 
 
 def filled(path, count=3, done=True):
@@ -23,7 +28,7 @@ def filled(path, count=3, done=True):
         for doc_id in range(count):
             log.append(answer(doc_id))
         if done:
-            log.finish([{"doc_id": i, "score": 1.0} for i in range(count)], {"value": 100.0})
+            log.finish(scores(count), result_of(count))
     return path
 
 
@@ -35,7 +40,7 @@ def test_a_journal_begins_with_its_schema_and_the_whole_identity(tmp_path):
 def test_what_was_written_is_read_back(tmp_path):
     again = Journal(filled(tmp_path / "a.jsonl"), IDENTITY)
     assert again.answers == {i: answer(i) for i in range(3)}
-    assert again.result == {"kind": "result", "value": 100.0}
+    assert again.result == {"kind": "result", **result_of(3)}
 
 
 def test_opening_a_journal_writes_nothing(tmp_path):
@@ -61,7 +66,7 @@ def test_a_journal_cut_at_any_byte_goes_on_to_the_same_file(tmp_path):
                 if doc_id not in log.answers:
                     log.append(answer(doc_id))
             if log.result is None:
-                log.finish([{"doc_id": i, "score": 1.0} for i in range(3)], {"value": 100.0})
+                log.finish(scores(3), result_of(3))
         assert path.read_bytes() == whole, f"cut after {length} bytes"
 
 
@@ -71,21 +76,20 @@ def in_batches(doc_id):
 
 
 ORDER = (1, 3, 2, 4, 0, 5)  # by batch and doc_id
-SCORES = [{"doc_id": i, "score": 1.0} for i in range(6)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_the_parts_of_several_processes_become_the_file_that_one_would_have_written(tmp_path, count):
     with Journal(tmp_path / "one.jsonl", IDENTITY) as log:
         log.append(*map(in_batches, ORDER))
-        log.finish(SCORES, {"value": 100.0})
+        log.finish(scores(6), result_of(6))
     path = tmp_path / "several.jsonl"
     for rank in range(count):
         with Journal(path, IDENTITY, part=f"{rank}-of-{count}") as log:
             log.append(*(in_batches(doc_id) for doc_id in ORDER if in_batches(doc_id)["batch"] % count == rank))
     with Journal(path, IDENTITY) as log:
         assert sorted(log.answers) == list(range(6)) and log.result is None
-        log.finish(SCORES, {"value": 100.0})
+        log.finish(scores(6), result_of(6))
     assert path.read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert list((tmp_path / "parts").iterdir()) == []
 
@@ -104,7 +108,7 @@ def test_parts_of_an_interrupted_run_are_found_by_any_number_of_processes(tmp_pa
     with Journal(path, IDENTITY) as log:
         assert sorted(log.answers) == [0, 1, 2]
         log.append(*(in_batches(doc_id) for doc_id in (3, 4, 5)))
-        log.finish(SCORES, {"value": 100.0})
+        log.finish(scores(6), result_of(6))
     again = Journal(path, IDENTITY)
     assert sorted(again.answers) == list(range(6)) and again.result
     assert list((tmp_path / "parts").iterdir()) == []

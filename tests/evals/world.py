@@ -40,6 +40,17 @@ profile: {repeats: 1}
 SAMPLES = 5
 
 
+# Records of a journal with everything that others rely on.
+ANSWER = {"answer": "x", "batch": 0, "prompt_tokens": 26, "visual_tokens": 16, "milliseconds": 500.0, "error": None}
+SCORE = {"reading": "x", "score": 1.0, "target": "yes", "image_key": "a", "category": None, "group": None}
+RESULT = {"metric": "accuracy", "value": 100.0, "extra": {}, "n_failed": 0, "dtype": "float32", "seconds": 1.0}
+
+
+def result_of(n, **values):
+    prompt = {"text": 10, "visual": 16, "entering": None, "count": n}
+    return {**RESULT, "n": n, "prompts": [prompt], **values}
+
+
 @dataclass
 class World:
     """A fake of everything heavy. Answers count as right when their cell's method is vanilla."""
@@ -80,8 +91,7 @@ class World:
             if self.stop_after is not None and len(self.asked) >= self.stop_after:
                 raise KeyboardInterrupt
             self.asked.append((cell.key, doc_id))
-            sample = {"doc_id": doc_id, "answer": f"{cell.label} {doc_id}", "milliseconds": 500.0, "error": None}
-            record([{**sample, "batch": doc_id // 2, "prompt_tokens": 26, "visual_tokens": 16}])
+            record([{**ANSWER, "doc_id": doc_id, "answer": f"{cell.label} {doc_id}", "batch": doc_id // 2}])
 
     def evaluate(self, lm, cell):
         reducer = lm[1]
@@ -89,7 +99,7 @@ class World:
         self.answer(lm, cell)
         value = 80.0 if reducer.name == "vanilla" else 60.0
         right = round(value / 100 * SAMPLES)
-        common = {"answer": "x", "reading": "x", "target": "yes", "category": None, "group": None}
+        common = {**SCORE, "answer": "x"}
         samples = [{**common, "doc_id": i, "score": float(i < right), "image_key": str(i)} for i in range(SAMPLES)]
         return SimpleNamespace(metric="exact_match", value=value, extra={}, n=SAMPLES, n_failed=0, samples=samples)
 
