@@ -20,8 +20,8 @@ from hidrop.geometry import Geometry
 from hidrop.reducer import Reducer
 from hidrop.runtime import graphed, outputs
 from hidrop.runtime import layout as layouts
-from hidrop.runtime.beside import Beside
-from hidrop.runtime.cache import RaggedCache, Replay
+from hidrop.runtime.beside import Beside, side_streams
+from hidrop.runtime.cache import RaggedCache, Replay, cache_for
 from hidrop.runtime.capture import Graphs
 from hidrop.runtime.checks import check_empty, check_model
 from hidrop.runtime.decoder import Decoder, Sequence, Tokens
@@ -116,7 +116,7 @@ class Reduction:
             return graphed.prefill(self, self.graphs, input_ids, attention_mask, image, vision, return_dict)
         layout = self.layout_of(input_ids, attention_mask, image, labels)
         plan = layouts.plan_batch(self.reducer, self.geometry, layout)
-        cache = self._new_cache(past_key_values, use_cache, labels is not None)
+        cache = cache_for(self.decoder.model, past_key_values, use_cache, labels is not None)
         (images, visual), sequence, record = self.whole(input_ids, layout, plan, vision, None, cache)
         self.keep(record)
         if cache is not None and self.reducer.rechosen:
@@ -175,7 +175,10 @@ class Reduction:
             found = images
             if found is None:
                 found = [] if vision is None else self.encode(vision)
-            return found, visual_tokens(found, text, layout)
+            tokens = visual_tokens(found, text, layout)
+            if apart and side_streams(ids_BS.device) and plan.inject <= len(self.decoder.layers):
+                tokens = self.decoder.ahead(tokens, plan.inject)
+            return found, tokens
 
         apart = plan.inject > 1 and not self.reducer.prepares and not torch.is_grad_enabled()
         beside = Beside(entering, ids_BS.device, apart=apart)
@@ -246,15 +249,6 @@ class Reduction:
         sequence, record = self._prefill(replay.ids_BS, text, lambda: ([], visual), None, layout, plan, cache)
         self.keep(record)
         return sequence.hidden
-
-    def _new_cache(self, given: Cache | None, wanted: bool | None, training: bool) -> RaggedCache | None:
-        config = self.decoder.model.config
-        checkpointing = self.model.training and getattr(self.decoder.layers[0], "gradient_checkpointing", False)
-        if training or checkpointing:
-            return None
-        if given is None and not (config.use_cache if wanted is None else wanted):
-            return None
-        return given if isinstance(given, RaggedCache) else RaggedCache(config)
 
     @property
     def _record(self) -> Record:

@@ -12,6 +12,11 @@ from hidrop.runtime.tree import tensors_of
 T = TypeVar("T")
 
 
+def side_streams(device: torch.device) -> bool:
+    """Whether anything can run beside something else there."""
+    return device.type == "cuda"
+
+
 class Beside(Generic[T]):
     """What `make` gives. On CUDA it is made on a stream of its own, and waited for when it is first asked for.
 
@@ -19,7 +24,7 @@ class Beside(Generic[T]):
     """
 
     def __init__(self, make: Callable[[], T], device: torch.device, *, apart: bool) -> None:
-        self._stream = torch.cuda.Stream(device) if apart and device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if apart and side_streams(device) else None
         if self._stream is None:
             self._made = make()
             return

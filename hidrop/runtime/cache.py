@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import Cache
 
 
 @dataclass
@@ -154,3 +155,14 @@ class RaggedCache(DynamicCache):
             segment.valid_BN = None if segment.valid_BN is None else change(segment.valid_BN)
         if self.replay is not None:
             self.replay = self.replay.each_row(change)
+
+
+def cache_for(language_model: Any, given: Cache | None, wanted: bool | None, labels: bool) -> RaggedCache | None:
+    """The cache that a forward fills: the caller's own, a new one, or none, as in training."""
+    config = language_model.config
+    checkpointing = language_model.training and getattr(language_model.layers[0], "gradient_checkpointing", False)
+    if labels or checkpointing:
+        return None
+    if given is None and not (config.use_cache if wanted is None else wanted):
+        return None
+    return given if isinstance(given, RaggedCache) else RaggedCache(config)

@@ -8,6 +8,7 @@ host, and nothing in here waits for the device. Shapes as in layout.py; D hidden
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers.masking_utils import create_causal_mask
 
 from hidrop.reducer import Reducer
 from hidrop.runtime.cache import RaggedCache, Segment
+from hidrop.runtime.early import Projected
 from hidrop.runtime.layout import ROOM, BatchPlan, Layout, RowCuts, answer_starts, segments
 from hidrop.runtime.scoring import Queries, View, rows
 from hidrop.runtime.trace import Record
@@ -24,10 +26,14 @@ from hidrop.topk import keep_top, marked, soft_mask
 
 @dataclass(frozen=True)
 class Tokens:
-    """Some tokens of each row: hidden states (B, K, D) and their order in the prompt (B, K), -1 for fillers."""
+    """Some tokens of each row: hidden states (B, K, D) and their order in the prompt (B, K), -1 for fillers.
+
+    `projected`: of visual tokens that are about to enter a layer, where that was made ahead.
+    """
 
     hidden: torch.Tensor
     order: torch.Tensor
+    projected: Projected | None = None
 
     def behind(self, other: Tokens) -> Tokens:
         return Tokens(torch.cat([other.hidden, self.hidden], 1), torch.cat([other.order, self.order], 1))
@@ -47,6 +53,7 @@ class Sequence:
         self.hidden = rows(both.hidden, index)
         where = index.argsort(dim=1)
         self.text, self.visual = where[:, : text.order.shape[1]], where[:, text.order.shape[1] :]
+        self.projected = None if visual is None else visual.projected
 
     def keeping(self, visual: torch.Tensor) -> Sequence:
         """The text and the visual tokens in these slots (-1: a filler). They are in order here: slots are sorted."""
@@ -55,7 +62,12 @@ class Sequence:
         kept, where = self.part(slots), index.argsort(dim=1)
         new.hidden, new.order = kept.hidden, kept.order
         new.text, new.visual = where[:, : self.text.shape[1]], where[:, self.text.shape[1] :]
+        new.projected = None
         return new
+
+    def entering(self, layer: Any) -> AbstractContextManager[None]:
+        """A block in which `layer`, which the visual tokens enter, takes what was made ahead for it."""
+        return nullcontext() if self.projected is None else self.projected.inside(layer, self.text, self.visual)
 
     def part(self, slots: torch.Tensor) -> Tokens:
         """The tokens in these slots; a slot of -1 gives a filler."""
@@ -118,12 +130,21 @@ class Decoder:
             mask = self._mask(sequence.hidden, valid_BN, cache, first)
             for layer in range(first, last + 1):
                 before = sequence.hidden
-                sequence.hidden = self._layer(layer, sequence.hidden, mask, sequence.rope, cache)
+                with sequence.entering(self.layers[layer - 1]):
+                    sequence.hidden = self._layer(layer, sequence.hidden, mask, sequence.rope, cache)
+                sequence.projected = None
             # The layers of a large model may be on several devices: its sequence is put together on the first one.
             sequence.hidden = sequence.hidden.to(position.device)
             before = None if before is None else before.to(position.device)
         record.close(plan.plans, cache)
         return sequence, record
+
+    def ahead(self, visual: Tokens, layer: int) -> Tokens:
+        """Visual tokens with their keys and values in the layer that they will enter; as they are on another device."""
+        entered = self.layers[layer - 1]
+        if entered.self_attn.k_proj.weight.device != visual.hidden.device:
+            return visual
+        return replace(visual, projected=Projected.of(entered, visual.hidden))
 
     def step(self, hidden_BQD: torch.Tensor, valid_BQ: torch.Tensor | None, cache: RaggedCache) -> torch.Tensor:
         """Run text that follows what the cache holds: one token in decoding, more in a next turn.
@@ -222,7 +243,8 @@ class Decoder:
             layout=run.layout,
             memory=run.memory,
         )
-        with torch.set_grad_enabled(soft):
+        # A cut on the way in looks at the layer that comes next.
+        with torch.set_grad_enabled(soft), sequence.entering(self.layers[min(after, len(self.layers) - 1)]):
             if self.reducer.adaptive:
                 score, counts = self.reducer.choose(view)
                 plan = plan.chosen(counts)
@@ -239,7 +261,9 @@ class Decoder:
         record.cut(after, order_BV, index)
         slots = torch.where(index >= 0, sequence.visual.gather(1, index.clamp(min=0)), -1)
         if not soft and not cut.merge:
-            return self._placed(sequence.keeping(slots), run), plan
+            kept = sequence.keeping(slots)
+            kept.projected = sequence.projected and sequence.projected.at(index)
+            return self._placed(kept, run), plan
         left = sequence.part(slots)
         if soft:
             gate = rows(soft_mask(score, there_BV, cut.keep_B), index)[:, :, None].to(left.hidden.dtype)
