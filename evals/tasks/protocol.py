@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from hidrop.conversation import PLACEHOLDER, SYSTEM, pad_to_square, piecewise
 from hidrop.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,12 +22,7 @@ if TYPE_CHECKING:
 # Part of a cell's identity: raise it whenever a prompt, an image or a score changes for the same model.
 PROTOCOL_VERSION = "1"
 
-PLACEHOLDER = "<image>"
 GREY = (122, 116, 104)  # CLIP's mean colour
-SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
 
@@ -173,42 +169,6 @@ def _templated(tokenizer: Any, question: str, images: int, parts: bool) -> str:
         return tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
     except (TypeError, ValueError, TemplateError):
         return ""
-
-
-def piecewise(tokenizer: Any, text: str, images: Sequence[int], image_token_id: int) -> list[int]:
-    """Tokenise what stands between the placeholders piece by piece and put the images in between, as LLaVA does.
-
-    Each piece is tokenised as if it were a text of its own, so a sentencepiece tokenizer starts it with its word
-    boundary: after the image come the boundary and then the newline. Tokenising the whole string, with `<image>` as
-    a special token, may give other ids there. The tokenizer's BOS is kept once, at the very start. With LLaMA's own
-    tokenizer the `vicuna_v1` prompt puts 35 ids before the image.
-
-    Raises ValueError when `text` does not hold one placeholder for each of `images` (their numbers of tokens).
-    """
-    pieces = text.split(PLACEHOLDER)
-    if len(pieces) != len(images) + 1:
-        raise ValueError(f"the question itself contains {PLACEHOLDER}")
-    bos, ids = getattr(tokenizer, "bos_token_id", None), []
-    for number, piece in enumerate(pieces):
-        part = list(tokenizer(piece).input_ids) if piece or not number else []
-        if number:
-            ids += [image_token_id] * images[number - 1]
-            part = part[1:] if part and part[0] == bos else part
-        ids += part
-    return ids
-
-
-def pad_to_square(image: Image.Image, fill: tuple[int, ...]) -> Image.Image:
-    """The image in the middle of a square of its longer side, the rest filled with the RGB colour `fill`."""
-    from PIL import Image as Images
-
-    width, height = image.size
-    if width == height:
-        return image
-    side = max(width, height)
-    square = Images.new("RGB", (side, side), fill)
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
-    return square
 
 
 def absent(value: Any) -> bool:

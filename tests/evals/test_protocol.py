@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from evals.tasks.protocol import SYSTEM, absent, options, pad_to_square, piecewise, protocol
+from evals.tasks.protocol import absent, options, protocol
+from hidrop.conversation import SYSTEM, pad_to_square, piecewise
 from hidrop.errors import UserError
 
 IMAGE = 99
