@@ -42,7 +42,12 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "seconds": NUMBER,
     },
 }
-PROMPT: dict[str, type | tuple[type, ...]] = {"text": int, "visual": int, "entering": (list, NoneType), "count": int}
+PROMPT: dict[str, type | tuple[type, ...]] = {
+    "text": int,
+    "visual": int,
+    "entering": (list, tuple, NoneType),
+    "count": int,
+}
 
 
 def parsed(line: bytes) -> Record:
@@ -93,7 +98,9 @@ def _check(record: Any, fields: dict[str, type | tuple[type, ...]]) -> None:
 
 
 def _check_counts(entering: Any) -> None:
-    if entering is not None and not (isinstance(entering, list) and all(type(n) is int and n >= 0 for n in entering)):
+    if entering is not None and not (
+        isinstance(entering, (list, tuple)) and all(type(n) is int and n >= 0 for n in entering)
+    ):
         raise ValueError(f"entering is {entering!r}")
 
 
