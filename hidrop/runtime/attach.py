@@ -21,6 +21,7 @@ from hidrop.reducer import Reducer
 from hidrop.runtime import graphed, outputs
 from hidrop.runtime import layout as layouts
 from hidrop.runtime.beside import Beside, side_streams
+from hidrop.runtime.bound import bound, owner_of
 from hidrop.runtime.cache import RaggedCache, Replay, cache_for
 from hidrop.runtime.capture import Graphs
 from hidrop.runtime.checks import check_empty, check_model
@@ -281,10 +282,10 @@ def reduce(
     """
     check_model(model)
     present = model.__dict__.get("forward")
-    if isinstance(getattr(present, "__self__", None), Reduction):
-        raise RuntimeError(f"this model is already reduced with {present.__self__.reducer}: leave that block first")
+    if (outer := owner_of(present)) is not None:
+        raise RuntimeError(f"this model is already reduced with {outer.reducer}: leave that block first")
     reduction = Reduction(model, reducer, features, graphs)
-    model.forward = reduction.forward
+    model.forward = bound(model, reduction.forward, reduction)
     try:
         yield reduction
     finally:

@@ -1,0 +1,29 @@
+"""A function in the place of one model's `forward`, such that whoever wraps methods (accelerate, DDP) can go on."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+
+def bound(model: Any, forward: Callable[..., Any], owner: Any = None) -> MethodType:
+    """`forward` as a method of `model` with its own signature: for mixed precision accelerate takes a method's function
+    and binds it to the model again, and the Trainer asks the signature what it may pass on. See `owner_of`."""
+
+    def method(model: Any, *args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    own = inspect.signature(forward)
+    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    known: Any = method
+    # A method's own signature may show its `self`, where it was made by this very function.
+    rest = [parameter for name, parameter in own.parameters.items() if name != first.name]
+    known.owner, known.__signature__ = owner, own.replace(parameters=[first, *rest])
+    return MethodType(method, model)
+
+
+def owner_of(method: Any) -> Any:
+    """The owner that `bound` was given, however often the method was wrapped since. None for any other method."""
+    return None if method is None else getattr(inspect.unwrap(method), "owner", None)

@@ -1,0 +1,54 @@
+"""A reduced model in the hands of accelerate, which takes methods apart for mixed precision."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from hidrop.runtime import reduce
+from tests.baselines.test_every_method import reducer_of
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """accelerate keeps one state for a process; other tests may have made one, and others come after this."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_mixed_precision_by_accelerate_runs_the_reduced_forward_and_leaves_it(
+    tiny_llava: Any, prompt: Any, pixels: Any
+) -> None:
+    from accelerate import Accelerator
+
+    model, inputs = tiny_llava(kv_heads=2), {"input_ids": prompt(3, 6), "pixel_values": pixels()}
+    plain = model(**inputs).logits
+    with torch.no_grad(), reduce(model, reducer_of("hidrop")) as reduction:
+        wanted = model(**inputs, logits_to_keep=1).logits
+        accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+        prepared = accelerator.prepare_model(model, evaluation_mode=True)
+        made = prepared(**inputs, logits_to_keep=1).logits
+        assert made.dtype == torch.float32 and not torch.equal(made, wanted)
+        torch.testing.assert_close(made, wanted, atol=0.3, rtol=0.1)
+        assert reduction.trace.entering == reduction.plan.entering
+        with pytest.raises(RuntimeError, match="already reduced"), reduce(model, reducer_of("fastv")):
+            pass
+        again = accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+        assert torch.equal(again(**inputs, logits_to_keep=1).logits, wanted)
+    assert torch.equal(model(**inputs).logits, plain)
+
+
+def test_the_bound_forward_has_the_signature_of_the_function(tiny_llava: Any) -> None:
+    from hidrop.runtime.attach import Reduction
+
+    model = tiny_llava()
+    with reduce(model, reducer_of("hidrop")):
+        shown = inspect.signature(model.forward)
+        assert list(shown.parameters) == list(inspect.signature(Reduction.forward).parameters)[1:]
