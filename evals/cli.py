@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     plan.set_defaults(action=plan_command)
 
     validate = commands.add_parser("validate", help="list everything that would keep a matrix from running")
-    validate.add_argument("matrix", metavar="FILE")
+    validate.add_argument("matrix", metavar="FILE", help="a matrix, or a recipe of `train`")
     validate.set_defaults(action=validate_command)
 
     throughput = commands.add_parser(
@@ -199,8 +199,10 @@ def plan_command(arguments: argparse.Namespace) -> int:
 
 
 def validate_command(arguments: argparse.Namespace) -> int:
-    from evals.validate import check
+    from evals.validate import check, is_recipe
 
+    if is_recipe(arguments.matrix):
+        return validate_recipe(arguments)
     matrix, cells = chosen(arguments)
     rows, problems = check(matrix, cells, device=device_of(arguments, matrix), out=out_of(arguments, matrix))
     for problem in problems:
@@ -209,6 +211,15 @@ def validate_command(arguments: argparse.Namespace) -> int:
         print(f"{matrix.file}: ok, {len(cells)} cells in {len(rows)} rows")
     print_json(arguments, {"matrix": matrix.name, "cells": len(cells), "problems": problems})
     return USER if problems else DONE
+
+
+def validate_recipe(arguments: argparse.Namespace) -> int:
+    from hidrop.training import check
+
+    found = check(arguments.matrix)
+    print("\n".join(found.problems) if found.problems else f"{found.name}: ok, {found.summary}")
+    print_json(arguments, {"recipe": found.name, "problems": found.problems})
+    return USER if found.problems else DONE
 
 
 def throughput_command(arguments: argparse.Namespace) -> int:

@@ -31,6 +31,16 @@ def check(
     return rows, list(dict.fromkeys(problems))
 
 
+def is_recipe(name: str) -> bool:
+    """Whether a user means a training recipe: a bundled one, or a file that says which kind of training it is."""
+    from hidrop.training import RECIPES
+
+    path = Path(name)
+    if path.is_file():
+        return any(line.startswith("kind:") for line in path.read_text(errors="replace").splitlines())
+    return (RECIPES / f"{name.removesuffix('.yaml')}.yaml").is_file()
+
+
 def installed(matrix: Matrix) -> list[str]:
     """Packages that every run needs and that are not installed; `kernels` knows about flash-attn."""
     needed = ("torch", "transformers", "datasets", "lmms_eval")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,25 +22,27 @@ def save(
     reducer: Reducer | None = None,
     *,
     dtype: str | None = None,
+    weights: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write model, tokenizer and image processor as one folder that `load` and transformers both read.
 
     `reducer` is the method the weights were trained with; it rides in config.json under "hidrop" and comes back as
     `Loaded.reducer`. `dtype` ("float16", ...) is the type of the floating-point weights on disk, by default the
-    model's own; the model in memory stays as it is. Returns the folder. Raises OSError when it cannot be written.
+    model's own; the model in memory stays as it is. `weights`: the model's state, where its own is only a part of it
+    (divided over processes). Returns the folder. Raises OSError when it cannot be written.
     """
     import torch
 
     path = Path(path)
     family_of(model.config.to_dict(), type(model).__name__)
     stored = model.dtype if dtype is None else getattr(torch, dtype)
-    weights = {
+    cast = {
         name: value.detach().to(stored) if value.is_floating_point() else value
-        for name, value in model.state_dict().items()
+        for name, value in (model.state_dict() if weights is None else weights).items()
     }
     # transformers translates the names in memory into the published ones here, so never write raw safetensors.
     with quiet():
-        model.save_pretrained(path, state_dict=weights)
+        model.save_pretrained(path, state_dict=cast)
 
     # On a copy: saving must not change the model that training goes on with.
     config = copy.deepcopy(model.config)

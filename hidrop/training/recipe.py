@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hidrop.errors import UserError, did_you_mean
 from hidrop.reducer import build_entry
+from hidrop.training import RECIPES
 from hidrop.training.data import Kind
-
-RECIPES = Path(__file__).parent / "recipes"
+from hidrop.training.llava.recipe import LlavaRecipe
 
 
 class _Strict(BaseModel):
@@ -52,7 +52,7 @@ class Recipe(_Strict):
         return self
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str) -> Recipe | LlavaRecipe:
     """The recipe in file `name`, or the bundled one of that name. Raises UserError naming the field or the file."""
     path = Path(name)
     if not path.is_file():
@@ -62,7 +62,9 @@ def load_recipe(name: str) -> Recipe:
         hint = did_you_mean(name, known)
         raise UserError(f"recipe '{name}': no such file and no bundled recipe.{hint} Bundled: {', '.join(known)}")
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text()))
+        data = yaml.safe_load(path.read_text())
+        real = isinstance(data, dict) and data.get("kind") == "llava"
+        return LlavaRecipe.model_validate(data) if real else Recipe.model_validate(data)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     except ValidationError as error:

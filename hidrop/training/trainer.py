@@ -20,7 +20,7 @@ from hidrop.training.data import GROUP, Kind, batches
 from hidrop.training.mini_data import caption_sample, instruction_sample
 from hidrop.training.mini_model import make_image_processor, make_model, make_tokenizer
 from hidrop.training.optim import Pair, warm_then_decay
-from hidrop.training.recipe import Lesson, Recipe, load_recipe
+from hidrop.training.recipe import Lesson, Recipe
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
@@ -43,14 +43,13 @@ SAVE_EVERY = 100
 CORPUS = 1000  # samples of each of LLaVA's two stages that the tokenizer is trained on
 
 
-def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
-    """Train what `recipe` (a bundled name or a file) says and write the checkpoint to `out`; returns `out`.
+def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
+    """Train what the recipe says and write the checkpoint to `out`; returns `out`.
 
     `out` defaults to the place where `mini:<name>` is looked up. Progress lies in `work` (default
     runs/train/<recipe>) and is taken up again with `resume`. Raises UserError for a bad recipe, and when `work` holds
     an unfinished training and `resume` is not given.
     """
-    plan = load_recipe(recipe)
     work = work or Path("runs") / "train" / plan.name
     found = state.peek(work)
     if found and not resume:

@@ -12,7 +12,7 @@ import torch
 
 from evals.mini.scenes import PLACES, make_scene
 from hidrop.errors import UserError
-from hidrop.training import state
+from hidrop.training import state, train
 from hidrop.training.collator import IGNORE, Collator
 from hidrop.training.data import batches
 from hidrop.training.drills import EVERYTHING, drill_sample, letters_sample, option_turns, row_turns, sign_turns
@@ -27,7 +27,7 @@ from hidrop.training.mini_data import (
 from hidrop.training.optim import Pair, orthogonalise, warm_then_decay
 from hidrop.training.patches import HEADS, patch_targets
 from hidrop.training.recipe import RECIPES, load_recipe
-from hidrop.training.trainer import corpus_tokenizer, train
+from hidrop.training.trainer import corpus_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,97 @@
+"""A recipe of LLaVA's two stages as YAML: which weights, which data, which method, and the hyper-parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hidrop.reducer import build_entry
+
+CONFIGS = Path(__file__).parent / "configs"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Parts(Strict):
+    """What a new LLaVA is put together from: a language model and a vision tower (folders or Hub ids)."""
+
+    language_model: str
+    vision_tower: str
+
+
+class Data(Strict):
+    """LLaVA's JSON file of conversations, the folder its image paths start from, and how to get them."""
+
+    conversations: Path
+    images: Path
+    get: str | None = None
+
+
+class Lora(Strict):
+    """PEFT's LoRA on the decoder's linear layers; the projector is trained as a whole beside it."""
+
+    rank: Count
+    alpha: Count
+    dropout: Share = 0.0
+
+
+class LlavaRecipe(Strict):
+    """One stage. `batch` is that of an optimiser step over all processes; what does not fit is accumulated.
+
+    model: a checkpoint, or parts of a new one. train: the projector alone, or all but the tower.
+    prompt: "plain" (the image, then its caption) or "v1" (vicuna's conversation). image: "pad" to a square, or its
+    middle, "square". lr falls as a cosine after `warmup`, a share of all steps. Lengths are in tokens, images included.
+    """
+
+    name: str
+    kind: Literal["llava"]
+    model: Parts | str
+    train: Literal["projector", "all"]
+    data: Data
+    prompt: Literal["plain", "v1"]
+    image: Literal["square", "pad"]
+    method: dict[str, Any] = {"name": "vanilla"}
+    lora: Lora | None = None
+    batch: Count
+    per_device: Count
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    max_steps: Count | None = None  # fewer than the epochs have, for a trial
+    lr: Annotated[float, Field(gt=0)]
+    warmup: Share = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_length: Count = 2048
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    gradient_checkpointing: bool = True
+    attention: str = "sdpa"
+    grouped: bool = False  # batches of one modality, sorted by length
+    sharding: Literal["zero3", "fsdp"] | None = None
+    workers: Annotated[int, Field(ge=0)] = 4
+    save_steps: Count = 500
+    keep_checkpoints: Count = 2
+    log_steps: Count = 1
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> LlavaRecipe:
+        build_entry(self.method)
+        if self.batch % self.per_device:
+            raise ValueError(f"batch: {self.batch} is not a multiple of per_device ({self.per_device})")
+        if self.lora and self.train == "projector":
+            raise ValueError("lora: there is nothing for it to adapt when only the projector is trained")
+        return self
+
+    def accumulation(self, processes: int) -> int:
+        """Micro-batches of an optimiser step. Raises ValueError when the batch cannot be divided so."""
+        if self.batch % (self.per_device * processes):
+            raise ValueError(
+                f"batch {self.batch} is not a multiple of {processes} processes x per_device {self.per_device}"
+            )
+        return self.batch // (self.per_device * processes)

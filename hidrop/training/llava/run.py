@@ -1,0 +1,208 @@
+"""Run a recipe: transformers' Trainer over our data, with the method's reduction around the model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hidrop.errors import UserError
+from hidrop.geometry import Geometry
+from hidrop.reducer import build_entry
+from hidrop.training.llava.build import Student, student
+from hidrop.training.llava.conversations import Conversations
+from hidrop.training.llava.dataset import Collator, Order, Samples
+from hidrop.training.llava.recipe import CONFIGS, LlavaRecipe
+
+log = logging.getLogger("hidrop.training")
+RECORD = "recipe.json"
+
+
+class Reduced(Trainer):
+    """Trainer with our order of samples, that can go on from its own checkpoints."""
+
+    def __init__(self, order: Order, learner: Student, **settings: Any) -> None:
+        super().__init__(model=learner.trained, **settings)
+        self._order, self._learner = order, learner
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        return self._order
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # Files have the published names of the tensors and the model others: the Trainer would load not one of them,
+        # and only warn. Sharded weights and adapters come back by other ways.
+        llava = self._learner.model
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self._learner.trained is not llava:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            saved = type(llava).from_pretrained(resume_from_checkpoint, dtype=llava.dtype)
+            llava.load_state_dict(saved.state_dict())
+
+
+def always_seeing(llava: Any) -> Callable[..., Any]:
+    """The model's forward, with an empty image where a batch has none and its features count for nothing.
+
+    Another process may have images in this step, and gradients and sharded weights are gathered by all or by none.
+    """
+    forward = llava.forward
+
+    @functools.wraps(forward)
+    def run(*args: Any, **inputs: Any) -> Any:
+        found = forward(*args, **inputs)
+        if found.loss is not None and inputs.get("pixel_values") is None:
+            side = llava.config.vision_config.image_size
+            empty = torch.zeros(1, 3, side, side, device=found.loss.device, dtype=llava.dtype)
+            found.loss = found.loss + 0.0 * torch.cat(list(llava.get_image_features(empty).pooler_output)).sum()
+        return found
+
+    return run
+
+
+class Say(TrainerCallback):
+    """The Trainer's numbers as lines of our log."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            shown = "  ".join(
+                f"{name} {logs[name]:.4g}" for name in ("loss", "grad_norm", "learning_rate") if name in logs
+            )
+            log.info("step %d/%d  %s", state.global_step, state.max_steps, shown)
+
+
+def arguments_of(recipe: LlavaRecipe, work: Path) -> TrainingArguments:
+    """The Trainer's settings. Raises UserError for a batch that this number of processes cannot divide."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        accumulation = recipe.accumulation(processes)
+    except ValueError as error:
+        raise UserError(f"{recipe.name}: {error}. Change per_device, or the number of processes") from None
+    cuda = torch.cuda.is_available()
+    sharding: dict[str, Any] = {}
+    if recipe.sharding == "zero3":
+        sharding = {"deepspeed": str(CONFIGS / "zero3.json")}
+    elif recipe.sharding == "fsdp":
+        sharding = {"fsdp": "full_shard auto_wrap", "fsdp_config": json.loads((CONFIGS / "fsdp.json").read_text())}
+    return TrainingArguments(
+        output_dir=str(work),
+        per_device_train_batch_size=recipe.per_device,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
+        learning_rate=recipe.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        bf16=recipe.dtype == "bfloat16",
+        tf32=True if cuda else None,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        dataloader_num_workers=recipe.workers,
+        dataloader_drop_last=True,
+        remove_unused_columns=False,
+        logging_steps=recipe.log_steps,
+        save_steps=recipe.save_steps,
+        save_total_limit=recipe.keep_checkpoints,
+        report_to=list(recipe.report_to) or "none",
+        run_name=recipe.name,
+        disable_tqdm=True,
+        seed=recipe.seed,
+        use_cpu=not cuda,
+        **sharding,
+    )
+
+
+def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
+    """Train what the recipe says and write the checkpoint, with its method, to `out`; returns `out`.
+
+    Checkpoints of the way lie in `work` (default runs/train/<name>); `resume` goes on from the last one, to the same
+    weights on one process. Raises UserError for missing files, and when `work` holds a training and `resume` is not
+    given, or holds that of another recipe.
+    """
+    work = work or Path("runs") / "train" / recipe.name
+    out = out or work / "final"
+    last = _last(recipe, work, resume)
+    arguments = arguments_of(recipe, work)  # before the model: with ZeRO-3 weights are divided as they are read
+    master = torch.bfloat16 if recipe.dtype == "bfloat16" and recipe.sharding == "zero3" else torch.float32
+    learner = student(recipe, master)
+    reducer = build_entry(recipe.method)
+    try:
+        reducer.plan(Geometry.from_config(learner.model.config))
+    except ValueError as error:
+        raise UserError(f"{recipe.name}: method: {error}") from None
+    conversations = Conversations(recipe.data.conversations)
+    if problems := conversations.problems():
+        log.warning("%s: left out: %s", recipe.data.conversations, problems)
+    config = learner.model.config
+    samples = Samples(
+        conversations,
+        recipe.data.images,
+        learner.tokenizer,
+        learner.image_processor,
+        config.image_token_id,
+        config.image_seq_length,
+        recipe.prompt,
+        recipe.image,
+        recipe.max_length,
+    )
+    order = Order(conversations.lengths, recipe.batch, recipe.seed, grouped=recipe.grouped)
+    from hidrop.runtime import reduce
+    from hidrop.runtime.bound import bound
+
+    # The Trainer sees the reduced forward: it asks its signature what it may pass on.
+    with reduce(learner.model, reducer):
+        if arguments.world_size > 1:
+            learner.model.forward = bound(learner.model, always_seeing(learner.model))
+        trainer = Reduced(
+            order,
+            learner,
+            args=arguments,
+            train_dataset=samples,
+            data_collator=Collator(learner.tokenizer.pad_token_id),
+            callbacks=[Say()],
+        )
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if samples.replaced:
+        log.warning("%d samples could not be used, and others took their places", samples.replaced)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all processes, where they are divided
+    if trainer.is_world_process_zero():
+        _export(recipe, learner, weights, reducer, out, samples.replaced)
+        log.info("wrote %s", out)
+    trainer.accelerator.wait_for_everyone()
+    return out
+
+
+def _last(recipe: LlavaRecipe, work: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from. Leaves a record of the recipe, so that no other one goes on there."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    said = recipe.model_dump_json(indent=1)
+    record = work / RECORD
+    if record.exists() and record.read_text() != said and (resume or get_last_checkpoint(str(work))):
+        raise UserError(f"{work}: holds a training by another recipe (see {record}). Remove the folder, or rename one")
+    found = get_last_checkpoint(str(work)) if work.is_dir() else None
+    if found and not resume:
+        raise UserError(f"{work}: holds a training; go on with --resume, or remove the folder to start over")
+    work.mkdir(parents=True, exist_ok=True)
+    record.write_text(said)
+    return Path(found) if found else None
+
+
+def _export(
+    recipe: LlavaRecipe, learner: Student, weights: dict[str, Any], reducer: Any, out: Path, replaced: int
+) -> None:
+    from hidrop.models import save
+
+    model = learner.model
+    if recipe.lora:
+        model, weights = learner.trained.merge_and_unload(), {}
+    dtype = recipe.dtype
+    save(model, learner.tokenizer, learner.image_processor, out, reducer=reducer, dtype=dtype, weights=weights or None)
+    record = {"recipe": json.loads(recipe.model_dump_json()), "replaced_samples": replaced}
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
