@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evals import journal
-from evals.arguments import print_json, stream_of
+from evals.arguments import positive, print_json, stream_of
 from hidrop.errors import UserError, did_you_mean
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -35,6 +35,75 @@ def add(commands: Any) -> None:
     bench.add_argument("--bars", action="store_true", help="print what the runtime promises; exit 1 if it is missed")
     bench.add_argument("--json", action="store_true", help="last line of stdout: the result as one JSON document")
     bench.set_defaults(action=run)
+
+    train = commands.add_parser(
+        "bench-train", help="time training steps with fewer tokens, and what they keep in memory"
+    )
+    train.add_argument("--geometry", default="bench-400m", metavar="NAME", help="sizes of a known model")
+    train.add_argument("--text", default="60", metavar="A,B", help="text tokens of each sample of the batch")
+    train.add_argument(
+        "--conversations", type=Path, metavar="FILE", help="text lengths by LLaVA's file (by its quantiles)"
+    )
+    train.add_argument("--batch", type=positive, default=1, metavar="N", help="samples, where --text is one number")
+    train.add_argument("--repeats", type=positive, default=4, metavar="N")
+    train.add_argument("--warmup", type=positive, default=1, metavar="N")
+    train.add_argument("--dtype", choices=DTYPES, default=None, help="default: float32 on a CPU, bfloat16 on CUDA")
+    train.add_argument("--device", default="auto", metavar="DEVICE")
+    train.add_argument("--out", type=Path, default=Path("results/bench"), metavar="DIR")
+    train.add_argument("--bars", action="store_true", help="print what the runtime promises; exit 1 if it is missed")
+    train.add_argument("--json", action="store_true", help="last line of stdout: the result as one JSON document")
+    train.set_defaults(action=run_train, model=None, attention="sdpa")
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from evals import bench, bench_text, bench_train
+    from evals.profiling.allocator import keep_memory
+    from evals.validate import pick_device
+    from hidrop.reducer import build
+
+    device = pick_device(arguments.device)
+    dtype = arguments.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    name, geometry = sized(arguments)
+    text = lengths_of(arguments)
+    hidrop = bench.methods(("hidrop",), 64, geometry)["hidrop"]
+    reducers = {"vanilla": build("vanilla"), "pdrop": build("pdrop"), "hidrop": hidrop}
+    kept = keep_memory() if device == "cpu" else False
+    stream = stream_of(arguments)
+    print(f"{name}: {len(text)} samples of {text} text tokens, {dtype}\n", file=stream, flush=True)
+    steps = bench_train.measure(
+        model := model_of(arguments, device, dtype), reducers, text, repeats=arguments.repeats, warmup=arguments.warmup
+    )
+    del model
+    facts = {"model": f"train-{name}", "device": device, "dtype": dtype, "text": list(text), "memory_kept": kept}
+    document = bench_train.document(steps, **facts)
+    print(bench_train.table(steps, len(text)) + "\n", file=stream)
+    print(f"written: {write(document, arguments.out)}\n", file=stream)
+    bars = bench_train.bars(steps, cuda=torch.device(device).type == "cuda") if arguments.bars else []
+    if bars:
+        print(bench_text.bars_text(bars), file=stream)
+    print_json(arguments, document)
+    return int(not all(bar.holds for bar in bars))
+
+
+def lengths_of(arguments: argparse.Namespace) -> tuple[int, ...]:
+    """Text tokens of each sample. From a file: as many quantiles of its lengths as the batch has, 1.3 tokens a word."""
+    if arguments.conversations:
+        import numpy as np
+
+        from hidrop.training.llava.conversations import Conversations
+
+        words = np.abs(Conversations(arguments.conversations).lengths)
+        places = (np.arange(arguments.batch) + 0.5) / arguments.batch
+        return tuple(max(8, int(1.3 * n)) for n in np.quantile(words, places))
+    try:
+        found = tuple(int(part) for part in arguments.text.split(","))
+    except ValueError:
+        found = (0,)
+    if min(found) < 8:
+        raise UserError(f"--text {arguments.text}: give numbers from 8 on, with commas between them, such as 60,200")
+    return found * arguments.batch if len(found) == 1 else found
 
 
 def run(arguments: argparse.Namespace) -> int:
