@@ -14,7 +14,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
-	@echo "make readme  put the tables of the committed results into README.md"
+	@echo "make readme  make tables and figures of the committed results anew, README.md included"
 
 setup: $(READY)
 

@@ -1,4 +1,4 @@
-"""The tables in README.md, from the committed results: `python -m evals.report.readme` puts them in anew.
+"""The tables in README.md and the files that it shows, from the committed results: `make readme` makes them anew.
 
 Each stands between `<!-- table: results/mini -->` and `<!-- end -->`. A test fails when one differs from its results,
 both as they are committed or staged: a run of one's own changes the results, and nothing is wrong with that.
@@ -31,8 +31,16 @@ def rendered(text: str, where: str = f"{ROOT}/") -> str:
 
 
 def main() -> None:
+    """Write the tables of the README, and tables and figures of the results that they are of."""
+    from evals.report import figures, files
+
     path = ROOT / "README.md"
-    path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    for match in BLOCK.finditer(text):
+        document, folder = read_document(ROOT / match[2]), ROOT / match[2]
+        files.write(document, folder)
+        figures.write(document, folder / "figures")
+    path.write_text(rendered(text), encoding="utf-8")
 
 
 if __name__ == "__main__":
