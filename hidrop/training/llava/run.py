@@ -6,12 +6,13 @@ import functools
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
@@ -23,6 +24,8 @@ from hidrop.training.llava.recipe import CONFIGS, LlavaRecipe
 
 log = logging.getLogger("hidrop.training")
 RECORD = "recipe.json"
+# Fields that change no weight: a training may go on with others.
+KNOBS = {"workers", "save_steps", "keep_checkpoints", "log_steps", "report_to"}
 
 
 class Reduced(Trainer):
@@ -30,7 +33,15 @@ class Reduced(Trainer):
 
     def __init__(self, order: Order, learner: Student, **settings: Any) -> None:
         super().__init__(model=learner.trained, **settings)
+        self.remove_callback(PrinterCallback)  # our own lines say it
         self._order, self._learner = order, learner
+        self.waited = 0.0  # seconds that steps have waited for their samples
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        started = time.monotonic()
+        found = super().get_batch_samples(*args, **kwargs)
+        self.waited += time.monotonic() - started
+        return found
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         return self._order
@@ -167,12 +178,19 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
             data_collator=Collator(learner.tokenizer.pad_token_id),
             callbacks=[Say()],
         )
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        done = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    speed = {
+        "seconds": done.metrics["train_runtime"],
+        "samples_per_second": done.metrics["train_samples_per_second"],
+        "waited_for_data": trainer.waited / done.metrics["train_runtime"],
+    }
+    share = 100 * speed["waited_for_data"]
+    log.info("%.2f samples a second, %.1f %% of the time waiting for data", speed["samples_per_second"], share)
     if samples.replaced:
         log.warning("%d samples could not be used, and others took their places", samples.replaced)
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all processes, where they are divided
     if trainer.is_world_process_zero():
-        _export(recipe, learner, weights, reducer, out, samples.replaced)
+        _export(recipe, learner, weights, reducer, out, {"replaced_samples": samples.replaced, **speed})
         log.info("wrote %s", out)
     trainer.accelerator.wait_for_everyone()
     return out
@@ -182,7 +200,7 @@ def _last(recipe: LlavaRecipe, work: Path, resume: bool) -> Path | None:
     """The checkpoint to go on from. Leaves a record of the recipe, so that no other one goes on there."""
     from transformers.trainer_utils import get_last_checkpoint
 
-    said = recipe.model_dump_json(indent=1)
+    said = recipe.model_dump_json(indent=1, exclude=KNOBS)
     record = work / RECORD
     if record.exists() and record.read_text() != said and (resume or get_last_checkpoint(str(work))):
         raise UserError(f"{work}: holds a training by another recipe (see {record}). Remove the folder, or rename one")
@@ -195,7 +213,7 @@ def _last(recipe: LlavaRecipe, work: Path, resume: bool) -> Path | None:
 
 
 def _export(
-    recipe: LlavaRecipe, learner: Student, weights: dict[str, Any], reducer: Any, out: Path, replaced: int
+    recipe: LlavaRecipe, learner: Student, weights: dict[str, Any], reducer: Any, out: Path, facts: dict[str, Any]
 ) -> None:
     from hidrop.models import save
 
@@ -204,5 +222,5 @@ def _export(
         model, weights = learner.trained.merge_and_unload(), {}
     dtype = recipe.dtype
     save(model, learner.tokenizer, learner.image_processor, out, reducer=reducer, dtype=dtype, weights=weights or None)
-    record = {"recipe": json.loads(recipe.model_dump_json()), "replaced_samples": replaced}
+    record = {"recipe": json.loads(recipe.model_dump_json()), **facts}
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")

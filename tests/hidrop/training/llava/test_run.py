@@ -63,6 +63,8 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(
     assert same(whole, resumed)
     with pytest.raises(UserError, match="another recipe"):
         train(str(recipe(lr=0.5)), work=tmp_path / "b", resume=True)
+    again = train(str(recipe(workers=1, log_steps=2)), out=tmp_path / "again", work=tmp_path / "b", resume=True)
+    assert same(whole, weights(again)), "knobs may change"
 
 
 @pytest.mark.parametrize("what", ["projector", "all"])
@@ -75,7 +77,9 @@ def test_what_is_not_trained_stays_and_the_method_rides_along(
     out = train(str(path), out=tmp_path / "out", work=tmp_path / "w")
     assert changed(weights(checkpoint), weights(out)) == set(PARTS[1:2] if what == "projector" else PARTS[1:])
     assert load(out).reducer == build_entry(METHOD)
-    assert json.loads((out / "training.json").read_text())["recipe"]["train"] == what
+    record = json.loads((out / "training.json").read_text())
+    assert record["recipe"]["train"] == what
+    assert 0 < record["waited_for_data"] < 1 and record["samples_per_second"] > 0
 
 
 def test_lora_is_merged_into_what_is_written(recipe: Callable[..., Path], checkpoint: Path, tmp_path: Path) -> None:
