@@ -52,7 +52,8 @@ def drill(document: Mapping[str, Any], folder: Path, *, samples: int, room: int)
     """`samples` of each task at most, with images of `room` bytes in all. Raises UserError for a damaged journal."""
     found = Drill()
     cells = {cell_key(cell): cell for cell in document["cells"]}
-    for task in dict.fromkeys(cell["task"] for cell in document["cells"]):
+    tasks = dict.fromkeys(cell["task"] for cell in document["cells"])
+    for task in tasks:
         own = {key: cell for key, cell in cells.items() if cell["task"] == task}
         answers = {key: rows for key, cell in own.items() if (rows := samples_of(folder, cell)) is not None}
         if not answers:
@@ -61,7 +62,7 @@ def drill(document: Mapping[str, Any], folder: Path, *, samples: int, room: int)
         kinds = {key: _kinds(rows, answers.get(str(own[key].get("base")), ())) for key, rows in answers.items()}
         docs = chosen(kinds, samples)
         asked = _asked(document, task, found.identities, answers, docs, found.notes)
-        found.tasks[task] = _listed(docs, answers, kinds, asked, found, room // max(1, len(document["data"])))
+        found.tasks[task] = _listed(docs, answers, kinds, asked, found, room // len(tasks))
     if not found.tasks and document["cells"]:
         found.notes.append(f"no samples: {folder / 'samples'} is not there. Run the matrix, and the report again")
     return found

@@ -93,6 +93,8 @@ def test_without_journals_or_data_the_page_says_so(little: Path, tmp_path: Path)
     document = read_document(little)
     text = page.html(document, tmp_path)
     assert "no samples" in text and 'id="samples"' not in text
+    earlier = {key: value for key, value in document.items() if key not in ("data", "sources", "command", "commit")}
+    assert "does not say which data was asked" in page.html(earlier, little)
     document["data"] = {"gqa": str(tmp_path), "pope": "mini"}
     data = data_of(page.html(document, little))
     assert len(data["notes"]) == 1 and "gqa: no questions and images" in data["notes"][0]
