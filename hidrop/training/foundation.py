@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from evals.mini.scenes import COLORS, PLACES, Scene, make_scene, render
+from hidrop.errors import UserError
 from hidrop.training.collator import Collator
 from hidrop.training.optim import Pair, warm_then_decay
 from hidrop.training.patches import HEADS, WEIGHTS, PatchHeads, patch_targets
@@ -37,7 +38,14 @@ VERSION = 1
 
 
 def lay(model: LlavaForConditionalGeneration, collator: Collator, plan: Recipe, shared: Path) -> None:
-    """Give `model` its foundations; the tower is taken from the folder `shared` if one of its kind is there."""
+    """Give `model` its foundations; the tower is taken from the folder `shared` if one of its kind is there.
+
+    Of a recipe that goes on from another model, that model's weights. Raises UserError when it is of another kind.
+    """
+    if plan.start is not None:
+        take_over(model, collator, plan.start)
+        return
+    assert plan.tower is not None and plan.align is not None
     tower = model.model.vision_tower
     settings = [VERSION, plan.seed, plan.tower.model_dump(), WEIGHTS, tower.config.to_dict()]
     identity = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
@@ -50,6 +58,19 @@ def lay(model: LlavaForConditionalGeneration, collator: Collator, plan: Recipe, 
         shared.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, path)
     _align(model, collator, plan.align, plan.seed)
+
+
+def take_over(model: LlavaForConditionalGeneration, collator: Collator, source: str) -> None:
+    """Give `model` the weights of an embedded one."""
+    from hidrop.models import load
+
+    found = load(source)
+    if found.tokenizer.get_vocab() != collator.tokenizer.get_vocab():
+        raise UserError(f"start: {source} has another tokenizer than the embedded models")
+    try:
+        model.load_state_dict(found.model.state_dict())
+    except RuntimeError as error:
+        raise UserError(f"start: {source} has other sizes than the embedded models: {error}") from None
 
 
 def _scenes(kind: int, seed: int, step: int, count: int) -> list[Scene]:

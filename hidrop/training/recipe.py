@@ -36,19 +36,23 @@ class Lesson(Stage):
 class Recipe(_Strict):
     """Training of an embedded model: its foundations (foundation.py), then the lessons in their order.
 
+    With `start`, an embedded model or a folder with one, it goes on from that model instead of new foundations.
     LLaVA's two stages (captions, instructions) come first, drills of single skills behind them.
     """
 
     name: str
     seed: int = 0
     method: dict[str, Any] = {"name": "vanilla"}
-    tower: Stage
-    align: Stage
+    start: str | None = None
+    tower: Stage | None = None
+    align: Stage | None = None
     lessons: tuple[Lesson, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _known_method(self) -> Recipe:
         build_entry(self.method)
+        if [self.start is None] * 2 != [self.tower is not None, self.align is not None]:
+            raise ValueError("a recipe has tower and align, or it has start")
         return self
 
 

@@ -12,6 +12,8 @@ import torch
 
 from evals.mini.scenes import PLACES, make_scene
 from hidrop.errors import UserError
+from hidrop.models import load
+from hidrop.reducer import build_entry
 from hidrop.training import state, train
 from hidrop.training.collator import IGNORE, Collator
 from hidrop.training.data import batches
@@ -257,3 +259,19 @@ def test_a_state_that_is_further_than_the_recipe_is_not_taken_up(stage: int, ste
     (tmp_path / "w" / "progress.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="further than this recipe goes"):
         train(str(_tiny(tmp_path)), out=tmp_path / "out", work=tmp_path / "w", resume=True)
+
+
+def test_a_recipe_can_go_on_from_an_embedded_model(tmp_path: Path) -> None:
+    """With a rate of next to nothing the weights stay where they began."""
+    recipe = tmp_path / "on.yaml"
+    lessons = "[{data: drills, steps: 4, batch: 2, lr: 1.0e-9}]"
+    recipe.write_text(f"name: further\nmethod: {{name: pdrop}}\nstart: mini:vanilla\nlessons: {lessons}\n")
+    out = train(str(recipe), out=tmp_path / "out", work=tmp_path / "w")
+    begun, made = load("mini:vanilla").model.state_dict(), load(out).model.state_dict()
+    for name, weight in begun.items():
+        torch.testing.assert_close(made[name], weight, atol=1e-3, rtol=1e-2)
+    assert load(out).reducer == build_entry({"name": "pdrop"})
+    for text in ("start: mini:vanilla\ntower: {steps: 4, batch: 2, lr: 1}", "tower: {steps: 4, batch: 2, lr: 1}"):
+        recipe.write_text(f"name: further\n{text}\nlessons: {lessons}\n")
+        with pytest.raises(UserError, match="tower and align, or it has start"):
+            load_recipe(str(recipe))
