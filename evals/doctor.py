@@ -30,6 +30,10 @@ class Finding:
     def repair(self) -> None:
         """Put the damaged file aside and, where something can be kept, a good one in its place."""
         aside = self.path.with_name(self.path.name + ".damaged")
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = self.path.with_name(f"{self.path.name}.damaged-{number}")
         aside.write_bytes(self.path.read_bytes())
         if self.kept is None:
             self.path.unlink()

@@ -33,9 +33,10 @@ def unpack(text: str, count: int) -> list[int]:
 def cuts_of(reduction: Reduction, counts: Sequence[int]) -> list[Cuts | None]:
     """What the last prefill kept of each prompt's visual tokens (so many are in `counts`).
 
-    None for a method whose tokens are no places in the image. With beams a prompt has several rows, which are alike.
+    None for a method whose tokens are no places in the image, or that chooses anew for each token of the answer. With
+    beams a prompt has several rows, which are alike.
     """
-    if reduction.reducer.encodes:
+    if reduction.reducer.encodes or reduction.reducer.rechosen:
         return [None] * len(counts)
     found = [list[tuple[int, str]]() for _ in counts]
     for cut in reduction.kept:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from types import NoneType
 from typing import Any, NoReturn
 
+from evals.kept import unpack
+
 Record = dict[str, Any]
 
 NUMBER = (int, float)
@@ -26,6 +28,7 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "score": {
         "doc_id": int,
         "reading": (str, NoneType),
+        "target": object,
         "score": NUMBER,
         "image_key": NAME,
         "category": NAME,
@@ -53,6 +56,8 @@ PROMPT: dict[str, type | tuple[type, ...]] = {
 def parsed(line: bytes) -> Record:
     """The record in a line. Raises ValueError for what is none: no JSON, of no known kind, a field lacking or odd."""
     try:
+        if b"\\ud" in line.lower():  # half a character cannot be written again
+            json.dumps(json.loads(line), ensure_ascii=False).encode()
         return checked(json.loads(line, parse_constant=_no_number))
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -66,6 +71,7 @@ def checked(record: Any) -> Record:
     _check(record, FIELDS[kind])
     if kind == "answer":
         _check_counts(record.get("entering"))
+        _check_kept(record.get("kept"), record["visual_tokens"])
     for prompt in record["prompts"] if kind == "result" else ():
         _check(prompt, PROMPT)
         _check_counts(prompt["entering"])
@@ -91,7 +97,7 @@ def _check(record: Any, fields: dict[str, type | tuple[type, ...]]) -> None:
         raise ValueError("no record")
     for name, kind in fields.items():
         value = record[name] if name in record else _lacking(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
             raise ValueError(f"{name} is {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is not finite")
@@ -102,6 +108,14 @@ def _check_counts(entering: Any) -> None:
         isinstance(entering, (list, tuple)) and all(type(n) is int and n >= 0 for n in entering)
     ):
         raise ValueError(f"entering is {entering!r}")
+
+
+def _check_kept(kept: Any, tokens: int) -> None:
+    """See evals.kept: pairs of a layer and, in base64, a bit for each visual token."""
+    for pair in () if kept is None else kept if isinstance(kept, (list, tuple)) else (kept,):
+        if not isinstance(pair, (list, tuple)) or [type(part) for part in pair] != [int, str]:
+            raise ValueError(f"kept holds {pair!r}")
+        unpack(pair[1], tokens)
 
 
 def _lacking(name: str) -> NoReturn:

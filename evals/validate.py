@@ -37,7 +37,7 @@ def is_recipe(name: str) -> bool:
 
     path = Path(name)
     if path.is_file():
-        return any(line.startswith("kind:") for line in path.read_text(errors="replace").splitlines())
+        return any(line.startswith(("kind:", "lessons:")) for line in path.read_text(errors="replace").splitlines())
     return (RECIPES / f"{name.removesuffix('.yaml')}.yaml").is_file()
 
 

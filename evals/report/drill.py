@@ -25,7 +25,7 @@ from hidrop.errors import UserError
 
 Sample = Mapping[str, Any]
 # What became of an answer against vanilla's, the most telling first.
-KINDS = ("lost", "gained", "changed", "same")
+KINDS = ("lost", "gained", "changed", "same", "uncompared")
 SIDE = 192  # pixels of an image on the page
 LONGEST = 600  # characters of a question or an answer
 
@@ -71,7 +71,7 @@ def drill(document: Mapping[str, Any], folder: Path, *, samples: int, room: int)
 def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
     """Samples (doc_ids), in turns one for each row: those that it lost, then gained, then answered otherwise."""
     docs = dict.fromkeys(doc for row in kinds.values() for doc in row)
-    wanted = {key: [d for kind in KINDS[:-1] for d in docs if row.get(d) == kind] for key, row in kinds.items()}
+    wanted = {key: [d for kind in KINDS[:3] for d in docs if row.get(d) == kind] for key, row in kinds.items()}
     found: dict[int, None] = {}
     while len(found) < count and any(wanted.values()):
         for queue in wanted.values():
@@ -96,7 +96,7 @@ def kind_of(own: Sample, base: Sample) -> str:
 
 def _kinds(rows: Sequence[Sample], base: Sequence[Sample]) -> dict[int, str]:
     before = {row["doc_id"]: row for row in base}
-    return {r["doc_id"]: kind_of(r, before[r["doc_id"]]) if r["doc_id"] in before else "same" for r in rows}
+    return {r["doc_id"]: kind_of(r, before[r["doc_id"]]) if r["doc_id"] in before else KINDS[-1] for r in rows}
 
 
 def _identity(folder: Path, cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,13 +162,14 @@ def _listed(
 ) -> list[dict[str, Any]]:
     """A task's samples as the page's script reads them, until its images have no room left."""
     by_doc = {key: {row["doc_id"]: row for row in rows} for key, rows in answers.items()}
-    listed = []
+    listed: list[dict[str, Any]] = []
     for doc in docs:
         shown = asked.get(doc, Asked("", ""))
-        room -= len(shown.image)
-        if room < 0:
-            break
         if shown.image and shown.image not in found.images:
+            room -= len(shown.image)
+            if room < 0:
+                found.notes.append(f"{len(docs) - len(listed)} of {len(docs)} samples: their images have no room here")
+                break
             found.images.append(shown.image)
         rows = {key: own[doc] for key, own in by_doc.items() if doc in own}
         one = next(iter(rows.values()))

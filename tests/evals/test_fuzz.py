@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from evals import doctor
 from evals.journal import Journal, canonical
 from evals.matrix import BUNDLED, load_matrix
+from evals.records import parsed
 from evals.resolve import resolve
 from hidrop.errors import UserError
 from hidrop.reducer import build
@@ -153,7 +154,7 @@ def test_a_small_file_that_stands_for_a_huge_one_is_refused(tmp_path: Path) -> N
 
 
 IDENTITY = {"task": "gqa", "weights": "abc"}
-ANSWERS = [{"kind": "answer", **ANSWER, "doc_id": i, "kept": [[2, "8A=="]]} for i in range(4)]
+ANSWERS = [{"kind": "answer", **ANSWER, "doc_id": i, "kept": [[2, "8AA="]]} for i in range(4)]
 SCORES = [{"kind": "score", **SCORE, "doc_id": i} for i in range(4)]
 LINES = [
     {"schema": 2, "kind": "cell", "id": Journal(Path("nowhere"), IDENTITY).id, "identity": IDENTITY},
@@ -169,7 +170,7 @@ def journals(draw: Callable[..., Any]) -> bytes:
     lines = copy.deepcopy(LINES)
     for _ in range(draw(st.integers(0, 2))):
         record = draw(st.sampled_from(lines))
-        key = draw(st.sampled_from([*record, "x"]))
+        key = draw(st.sampled_from([*record, "x", "kept", "target"]))
         if draw(st.booleans()):
             record[key] = draw(VALUES)
         else:
@@ -216,6 +217,27 @@ def test_a_journal_is_read_or_refused_in_words_and_can_be_repaired(effort: setti
             reads(content, Path(folder))
 
         run()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("answer", {"answer": "\ud800"}),
+        ("answer", {"kept": 5}),
+        ("answer", {"kept": [[2, "8A"]]}),
+        ("answer", {"kept": [[2, "8A=="], [3]]}),
+        ("answer", {"doc_id": True}),
+        ("answer", {"milliseconds": 1e999}),
+        ("score", {"target": None, "score": "1"}),
+    ],
+)
+def test_a_record_that_would_be_a_traceback_later_is_refused(kind: str, change: dict[str, Any]) -> None:
+    record = next(line for line in LINES if line["kind"] == kind)
+    assert parsed(json.dumps(record).encode()) == record
+    with pytest.raises(ValueError):
+        parsed(json.dumps({**record, **change}).encode())
+    with pytest.raises(ValueError, match="target is missing"):
+        parsed(json.dumps({name: value for name, value in SCORES[0].items() if name != "target"}).encode())
 
 
 def test_a_run_over_damaged_journals_fails_their_cells_in_words(go: Any, tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ class Student:
 
 def student(recipe: LlavaRecipe, dtype: torch.dtype) -> Student:
     """Load or put together what the recipe names, and freeze what it does not train. Raises UserError."""
+    torch.manual_seed(recipe.seed)  # a new projector, LoRA's matrices
     if isinstance(recipe.model, Parts):
-        model, tokenizer, image_processor = put_together(recipe.model, dtype, recipe.attention, recipe.seed)
+        model, tokenizer, image_processor = put_together(recipe.model, dtype, recipe.attention)
     else:
         from hidrop.models import load
 
@@ -45,7 +46,7 @@ def student(recipe: LlavaRecipe, dtype: torch.dtype) -> Student:
     return Student(model, adapted(model, recipe.lora) if recipe.lora else model, tokenizer, image_processor)
 
 
-def put_together(parts: Parts, dtype: torch.dtype, attention: str, seed: int) -> tuple[Any, Any, Any]:
+def put_together(parts: Parts, dtype: torch.dtype, attention: str) -> tuple[Any, Any, Any]:
     """A LLaVA-1.5 with a new projector, its tokenizer and its image processor."""
     from transformers import (
         AutoConfig,
@@ -66,7 +67,6 @@ def put_together(parts: Parts, dtype: torch.dtype, attention: str, seed: int) ->
     tokenizer.add_tokens([PLACEHOLDER], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    torch.manual_seed(seed)
     config = LlavaConfig(
         text_config=text,
         vision_config=vision,

@@ -43,16 +43,28 @@ def _weights(recipe: LlavaRecipe) -> list[str]:
             find(name)
         except UserError as error:
             found.append(f"{recipe.name}: model: {error}")
-    if isinstance(recipe.model, str):
+    if not found:
         try:
-            geometry: Geometry = peek(recipe.model).geometry
+            geometry = parts_geometry(recipe.model) if isinstance(recipe.model, Parts) else peek(recipe.model).geometry
             build_entry(recipe.method).plan(geometry)
         except UserError as error:
-            earlier = _earlier(recipe.model)
+            earlier = _earlier(str(recipe.model))
             found.append(f"{recipe.name}: model: {earlier or error}")
         except ValueError as error:
             found.append(f"{recipe.name}: method: {error}")
     return found
+
+
+def parts_geometry(parts: Parts) -> Geometry:
+    """The sizes of the model that will be put together, by the configs of its parts."""
+    from transformers import AutoConfig, LlavaConfig
+
+    from hidrop.models.sources import find
+
+    text, vision = (AutoConfig.from_pretrained(find(name)) for name in (parts.language_model, parts.vision_tower))
+    vision = getattr(vision, "vision_config", vision)
+    side = vision.image_size // vision.patch_size
+    return Geometry.from_config(LlavaConfig(text_config=text, vision_config=vision, image_seq_length=side**2))
 
 
 def _earlier(model: str) -> str | None:

@@ -63,7 +63,9 @@ class Samples(Dataset[Example]):
                 continue
             try:
                 return self._read(other)
-            except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for files that are none
+            except (UserError, MemoryError):
+                raise
+            except Exception as error:  # whatever a broken file makes PIL raise
                 reason = reason or f"sample {other}: {error}"
                 with self._replaced.get_lock():
                     self._replaced.value += 1

@@ -86,6 +86,8 @@ class LlavaRecipe(Strict):
             raise ValueError(f"batch: {self.batch} is not a multiple of per_device ({self.per_device})")
         if self.lora and self.train == "projector":
             raise ValueError("lora: there is nothing for it to adapt when only the projector is trained")
+        if self.lora and self.sharding:
+            raise ValueError("lora: it is merged into whole weights at the end, so it cannot go with sharding")
         return self
 
     def accumulation(self, processes: int) -> int:

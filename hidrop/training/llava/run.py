@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hidrop.errors import UserError
@@ -20,7 +21,7 @@ from hidrop.reducer import build_entry
 from hidrop.training.llava.build import Student, student
 from hidrop.training.llava.conversations import Conversations
 from hidrop.training.llava.dataset import Collator, Order, Samples
-from hidrop.training.llava.recipe import CONFIGS, LlavaRecipe
+from hidrop.training.llava.recipe import CONFIGS, LlavaRecipe, Parts
 
 log = logging.getLogger("hidrop.training")
 RECORD = "recipe.json"
@@ -60,7 +61,8 @@ class Reduced(Trainer):
 def always_seeing(llava: Any) -> Callable[..., Any]:
     """The model's forward, with an empty image where a batch has none and its features count for nothing.
 
-    Another process may have images in this step, and gradients and sharded weights are gathered by all or by none.
+    Another process may have images in this step, and gradients and sharded weights are gathered by all or by none; and
+    where the projector alone is trained, nothing else has a gradient.
     """
     forward = llava.forward
 
@@ -95,6 +97,12 @@ def arguments_of(recipe: LlavaRecipe, work: Path) -> TrainingArguments:
     except ValueError as error:
         raise UserError(f"{recipe.name}: {error}. Change per_device, or the number of processes") from None
     cuda = torch.cuda.is_available()
+    if cuda and "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
+        count = torch.cuda.device_count()
+        raise UserError(
+            f"{count} GPUs and one process: start `torchrun --nproc_per_node={count} run.py train ...`, or choose one "
+            "with CUDA_VISIBLE_DEVICES"
+        )
     sharding: dict[str, Any] = {}
     if recipe.sharding == "zero3":
         sharding = {"deepspeed": str(CONFIGS / "zero3.json")}
@@ -139,9 +147,13 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
     work = work or Path("runs") / "train" / recipe.name
     out = out or work / "final"
     last = _last(recipe, work, resume)
-    arguments = arguments_of(recipe, work)  # before the model: with ZeRO-3 weights are divided as they are read
+    arguments_of(recipe, work)  # for its refusals, before anything is loaded
     master = torch.bfloat16 if recipe.dtype == "bfloat16" and recipe.sharding == "zero3" else torch.float32
-    learner = student(recipe, master)
+    # With ZeRO-3 a checkpoint's weights are divided as they are read, once there are arguments; a new model is put
+    # together of whole ones, and divided when training begins.
+    learner = student(recipe, master) if isinstance(recipe.model, Parts) else None
+    arguments = arguments_of(recipe, work)
+    learner = learner or student(recipe, master)
     reducer = build_entry(recipe.method)
     try:
         reducer.plan(Geometry.from_config(learner.model.config))
@@ -168,8 +180,7 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
 
     # The Trainer sees the reduced forward: it asks its signature what it may pass on.
     with reduce(learner.model, reducer):
-        if arguments.world_size > 1:
-            learner.model.forward = bound(learner.model, always_seeing(learner.model))
+        learner.model.forward = bound(learner.model, always_seeing(learner.model))
         trainer = Reduced(
             order,
             learner,
@@ -179,21 +190,31 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
             callbacks=[Say()],
         )
         done = trainer.train(resume_from_checkpoint=str(last) if last else None)
-    speed = {
-        "seconds": done.metrics["train_runtime"],
-        "samples_per_second": done.metrics["train_samples_per_second"],
-        "waited_for_data": trainer.waited / done.metrics["train_runtime"],
-    }
-    share = 100 * speed["waited_for_data"]
-    log.info("%.2f samples a second, %.1f %% of the time waiting for data", speed["samples_per_second"], share)
-    if samples.replaced:
-        log.warning("%d samples could not be used, and others took their places", samples.replaced)
+    facts = _session(trainer, int(last.name.rsplit("-", 1)[1]) if last else 0, done.metrics["train_runtime"], recipe)
+    replaced = sum(gather_object([samples.replaced]))  # of all processes
+    if replaced:
+        log.warning("%d samples could not be used, and others took their places", replaced)
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all processes, where they are divided
     if trainer.is_world_process_zero():
-        _export(recipe, learner, weights, reducer, out, {"replaced_samples": samples.replaced, **speed})
+        _export(recipe, learner, weights, reducer, out, {"replaced_samples": replaced, "session": facts})
         log.info("wrote %s", out)
     trainer.accelerator.wait_for_everyone()
     return out
+
+
+def _session(trainer: Reduced, first: int, seconds: float, recipe: LlavaRecipe) -> dict[str, float | int]:
+    """What this process measured since it began or went on at step `first`: the Trainer's own numbers count from 0."""
+    steps = trainer.state.global_step - first
+    facts = {
+        "steps": steps,
+        "seconds": seconds,
+        "samples_per_second": steps * recipe.batch / seconds,
+        "waited_for_data": trainer.waited / seconds,
+    }
+    if steps:
+        speed, share = facts["samples_per_second"], 100 * facts["waited_for_data"]
+        log.info("%.2f samples a second, %.1f %% of the time waiting for data", speed, share)
+    return facts
 
 
 def _last(recipe: LlavaRecipe, work: Path, resume: bool) -> Path | None:
@@ -208,7 +229,8 @@ def _last(recipe: LlavaRecipe, work: Path, resume: bool) -> Path | None:
     if found and not resume:
         raise UserError(f"{work}: holds a training; go on with --resume, or remove the folder to start over")
     work.mkdir(parents=True, exist_ok=True)
-    record.write_text(said)
+    if os.environ.get("RANK", "0") == "0" and (not record.exists() or record.read_text() != said):
+        record.write_text(said)
     return Path(found) if found else None
 
 

@@ -74,6 +74,21 @@ def test_samples_that_went_another_way_come_first() -> None:
     assert kind_of(right, right) == "same"
 
 
+def test_a_row_without_a_vanilla_is_not_said_to_agree_with_it(little: Path) -> None:
+    document = read_document(little)
+    for cell in document["cells"]:
+        cell["base"] = None
+    samples = data_of(page.html(document, little))["tasks"]["gqa"]
+    assert {answer["kind"] for sample in samples for answer in sample["answers"].values()} == {"uncompared"}
+
+
+def test_images_without_room_are_said_to_be_left_out(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "IMAGE_BYTES", 20_000)
+    data = data_of(page.html(read_document(little), little))
+    assert len(data["tasks"]["gqa"]) < 16
+    assert any("have no room here" in note for note in data["notes"])
+
+
 def test_text_of_a_model_cannot_leave_its_place(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evals.report import drill
 

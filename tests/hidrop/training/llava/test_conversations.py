@@ -138,6 +138,9 @@ def test_a_broken_image_is_replaced_by_the_next_sample_with_one_and_counted(data
     assert found[0]["ids"] == found[3]["ids"], "0 and 1 are broken, 2 has no image"
     assert found.replaced == 2
     assert found[2]["images"] == [] and found.replaced == 2
+    huge = b"\x89PNG\r\n\x1a\n" + bytes.fromhex("0000000d49484452000f4240000f42400802000000") + b"\0" * 4
+    (data / "images/a/0.png").write_bytes(huge)  # a header of a million pixels a side
+    assert samples(data, embedded)[0]["ids"] == found[3]["ids"]
     for path in (data / "images/a").iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match="no sample that can be used"):

@@ -65,6 +65,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(
         train(str(recipe(lr=0.5)), work=tmp_path / "b", resume=True)
     again = train(str(recipe(workers=1, log_steps=2)), out=tmp_path / "again", work=tmp_path / "b", resume=True)
     assert same(whole, weights(again)), "knobs may change"
+    assert json.loads((again / "training.json").read_text())["session"]["steps"] == 0
 
 
 @pytest.mark.parametrize("what", ["projector", "all"])
@@ -79,7 +80,36 @@ def test_what_is_not_trained_stays_and_the_method_rides_along(
     assert load(out).reducer == build_entry(METHOD)
     record = json.loads((out / "training.json").read_text())
     assert record["recipe"]["train"] == what
-    assert 0 < record["waited_for_data"] < 1 and record["samples_per_second"] > 0
+    assert 0 < record["session"]["waited_for_data"] < 1 and record["session"]["steps"] == 4
+
+
+def test_the_projector_alone_learns_nothing_from_a_batch_without_an_image_and_goes_on(
+    recipe: Callable[..., Path], checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    (data / "data.json").write_text(json.dumps([r for r in RECORDS if "image" not in r] * 4))
+    out = train(str(recipe(train="projector", max_steps=1)), out=tmp_path / "out", work=tmp_path / "w")
+    assert changed(weights(checkpoint), weights(out)) == set()
+
+
+def test_lora_follows_the_seed_and_goes_with_no_sharding(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    found = []
+    for number in range(2):
+        path = recipe(lora={"rank": 4, "alpha": 8}, max_steps=1)
+        found.append(weights(train(str(path), out=tmp_path / f"o{number}", work=tmp_path / f"w{number}")))
+    assert same(*found)
+    with pytest.raises(UserError, match="cannot go with sharding"):
+        load_recipe(str(recipe(lora={"rank": 4, "alpha": 8}, sharding="zero3")))
+
+
+def test_several_gpus_need_several_processes(
+    recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(UserError, match="torchrun --nproc_per_node=4"):
+        train(str(recipe()), work=tmp_path / "w")
 
 
 def test_lora_is_merged_into_what_is_written(recipe: Callable[..., Path], checkpoint: Path, tmp_path: Path) -> None:
@@ -215,7 +245,7 @@ def test_the_bundled_recipes_train_a_stand_in_through_both_stages(
 
 
 def test_what_is_missing_is_told_with_the_way_to_get_it(
-    recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Callable[..., Path], stand_in: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from evals.cli import main
 
@@ -225,6 +255,10 @@ def test_what_is_missing_is_told_with_the_way_to_get_it(
     assert "Get it with: hf download" in shown
     assert main(["validate", str(recipe(method={"name": "fastv", "layer": 40, "keep": 3}))]) == 2
     assert "method: " in capsys.readouterr().out
+    assert main(["validate", str(RECIPES / "mini-hidrop.yaml")]) == 0
+    parts = {name: str(folder) for name, folder in stand_in.items()}
+    assert main(["validate", str(recipe(model=parts, method={**METHOD, "exit": 40}))]) == 2
+    assert "exit: layer 40" in capsys.readouterr().out
     assert main(["validate", str(recipe(batch=5))]) == 2
     assert "not a multiple of per_device" in capsys.readouterr().err
 
