@@ -89,20 +89,24 @@ class Say(TrainerCallback):
             log.info("step %d/%d  %s", state.global_step, state.max_steps, shown)
 
 
-def arguments_of(recipe: LlavaRecipe, work: Path) -> TrainingArguments:
-    """The Trainer's settings. Raises UserError for a batch that this number of processes cannot divide."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    try:
-        accumulation = recipe.accumulation(processes)
-    except ValueError as error:
-        raise UserError(f"{recipe.name}: {error}. Change per_device, or the number of processes") from None
-    cuda = torch.cuda.is_available()
+def accumulation_of(recipe: LlavaRecipe) -> int:
+    """Micro-batches of a step. Raises UserError where processes do not fit the batch, or the machine."""
+    cuda, processes = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1"))
     if cuda and "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
         count = torch.cuda.device_count()
         raise UserError(
             f"{count} GPUs and one process: start `torchrun --nproc_per_node={count} run.py train ...`, or choose one "
             "with CUDA_VISIBLE_DEVICES"
         )
+    try:
+        return recipe.accumulation(processes)
+    except ValueError as error:
+        raise UserError(f"{recipe.name}: {error}. Change per_device, or the number of processes") from None
+
+
+def arguments_of(recipe: LlavaRecipe, work: Path) -> TrainingArguments:
+    """The Trainer's settings. Raises UserError like `accumulation_of`."""
+    accumulation, cuda = accumulation_of(recipe), torch.cuda.is_available()
     sharding: dict[str, Any] = {}
     if recipe.sharding == "zero3":
         sharding = {"deepspeed": str(CONFIGS / "zero3.json")}
@@ -147,7 +151,7 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
     work = work or Path("runs") / "train" / recipe.name
     out = out or work / "final"
     last = _last(recipe, work, resume)
-    arguments_of(recipe, work)  # for its refusals, before anything is loaded
+    accumulation_of(recipe)  # for its refusals, before anything is loaded
     master = torch.bfloat16 if recipe.dtype == "bfloat16" and recipe.sharding == "zero3" else torch.float32
     # With ZeRO-3 a checkpoint's weights are divided as they are read, once there are arguments; a new model is put
     # together of whole ones, and divided when training begins.
