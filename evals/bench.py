@@ -7,7 +7,6 @@ layer takes at that layer's number of tokens, measured in the same rounds; a run
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 
 from baselines.pdrop import quarters
 from evals.profiling.ceilings import Ceilings, measure_ceilings, physical_ms
-from evals.profiling.hardware import commit, describe, versions
+from evals.profiling.hardware import provenance
 from evals.profiling.measure import CAPTURED, measure_beside
 from evals.profiling.prompt import Prompt
 from evals.profiling.record import Measurement, Spread
@@ -52,10 +51,7 @@ class Bench:
         return {
             "schema": SCHEMA,
             **facts,
-            "hardware": describe(facts["device"]),
-            "versions": versions(),
-            "commit": commit(),
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **provenance(facts["device"]),
             "sizes": asdict(self.sizes),
             "ceilings": asdict(self.ceilings),
             "settings": self.settings.model_dump(mode="json"),

@@ -7,8 +7,8 @@ backward, at that layer's number of tokens, and whatever every method does alike
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,14 +18,14 @@ from evals.bench import chosen_layers
 from evals.bench_text import Bar
 from evals.planning import aligned
 from evals.profiling.clock import Clock, no_collector
-from evals.profiling.hardware import commit, describe, versions
+from evals.profiling.hardware import provenance
 from evals.profiling.memory import peak_bytes
 from evals.profiling.record import Spread
 from hidrop.reducer import Reducer
 from hidrop.runtime import reduce
+from hidrop.runtime.layout import IGNORED
 
 SCHEMA = 1
-IGNORED = -100
 CHECKPOINTED = " (checkpointing)"
 HEADINGS = (
     "method", "tokens", "step ms (p95)", "samples/s", "speed-up", "layerwise", "of it", "activations MiB", "peak MiB",
@@ -145,19 +145,16 @@ def step(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
     model(**inputs, use_cache=False).loss.backward()
 
 
-class checkpointing:  # reads as a word in a `with`
+@contextmanager
+def checkpointing(model: Any, wanted: bool) -> Iterator[None]:
     """Gradient checkpointing of the decoder's layers inside the block, where it is `wanted`."""
-
-    def __init__(self, model: Any, wanted: bool) -> None:
-        self.model, self.wanted = model, wanted
-
-    def __enter__(self) -> None:
-        if self.wanted:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-    def __exit__(self, *error: Any) -> None:
-        if self.wanted:
-            self.model.gradient_checkpointing_disable()
+    if wanted:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if wanted:
+            model.gradient_checkpointing_disable()
 
 
 def layer_steps(model: Any, tokens: int, batch: int) -> Callable[[], None]:
@@ -216,10 +213,7 @@ def saved_bytes(model: Any, inputs: Mapping[str, torch.Tensor]) -> int:
 def document(steps: Sequence[Step], **facts: Any) -> dict[str, Any]:
     """What is written to results/bench/."""
     rows = [{**asdict(one), "of_layerwise": one.of_layerwise} for one in steps]
-    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    hardware = describe(facts["device"])
-    return {"schema": SCHEMA, "kind": "training", **facts, "hardware": hardware, "versions": versions(),
-            "commit": commit(), "date": when, "rows": rows}  # fmt: skip
+    return {"schema": SCHEMA, "kind": "training", **facts, **provenance(facts["device"]), "rows": rows}
 
 
 def table(steps: Sequence[Step], batch: int) -> str:

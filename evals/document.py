@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -161,7 +160,7 @@ def build(
     scores: Scores,
 ) -> dict[str, Any]:
     """The whole document. Imports torch, for the hardware's description."""
-    from evals.profiling.hardware import commit, describe, versions
+    from evals.profiling.hardware import provenance
 
     add_percentages(matrix, cells)
     add_stats(matrix, cells, scores)
@@ -177,10 +176,7 @@ def build(
         "batch_size": matrix.batch_size,
         "sources": {name: spec.source for name, spec in matrix.models.items()},
         "data": {name: spec.data for name, spec in matrix.tasks.items()},
-        "hardware": describe(device),
-        "versions": versions(),
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **provenance(device),
         "cells": cells,
         "profiles": profiles,
         "failed": failed,

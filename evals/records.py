@@ -56,9 +56,10 @@ PROMPT: dict[str, type | tuple[type, ...]] = {
 def parsed(line: bytes) -> Record:
     """The record in a line. Raises ValueError for what is none: no JSON, of no known kind, a field lacking or odd."""
     try:
+        record = json.loads(line, parse_constant=_no_number)
         if b"\\ud" in line.lower():  # half a character cannot be written again
-            json.dumps(json.loads(line), ensure_ascii=False).encode()
-        return checked(json.loads(line, parse_constant=_no_number))
+            json.dumps(record, ensure_ascii=False).encode()
+        return checked(record)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import subprocess
@@ -30,6 +31,12 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(device)
         facts |= {"gpu": properties.name, "gpu_memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
     return facts
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """What every file of results says of itself: on what it was made, with which versions and commit, and when."""
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"hardware": describe(device), "versions": versions(), "commit": commit(), "date": when}
 
 
 def versions() -> dict[str, str | None]:

@@ -25,7 +25,7 @@ class Samples(Dataset[Example]):
     """Sample `i` as {"ids", "labels", "images": (3, height, width) tensors}.
 
     One that cannot be used (a broken image, an image beyond the longest length) is replaced by the next one of its
-    modality and counted in `replaced`, over all worker processes; `first` is the first such, in words.
+    modality and counted in `replaced`, over all worker processes. Raises UserError where many in a row cannot be used.
     """
 
     def __init__(
