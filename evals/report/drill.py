@@ -17,7 +17,8 @@ from typing import Any
 
 from evals.document import cell_key
 from evals.folders import samples_of
-from evals.journal import Lines, place
+from evals.journal import place
+from evals.records import parsed
 from evals.stats import RIGHT
 from evals.tasks.data import TaskSpec, data_digest
 from evals.tasks.protocol import protocol
@@ -100,7 +101,9 @@ def _kinds(rows: Sequence[Sample], base: Sequence[Sample]) -> dict[int, str]:
 
 
 def _identity(folder: Path, cell: Mapping[str, Any]) -> dict[str, Any]:
-    header = Lines.of(place(folder, cell_key(cell), str(cell["id"]))).header
+    """What its journal, which was read and checked before, says in its first line."""
+    with place(folder, cell_key(cell), str(cell["id"])).open("rb") as file:
+        header = parsed(file.readline())
     return {"id": header["id"], **header["identity"]}
 
 

@@ -19,7 +19,7 @@ from evals.report.drill import KINDS, drill
 from evals.report.files import finite
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
-from evals.report.sheet import Sheet, main_sheets, task_name
+from evals.report.sheet import main_sheets, task_name
 from evals.report.text import sheets_of
 
 ASSETS = Path(__file__).parent / "assets"
@@ -63,7 +63,6 @@ def html(document: Mapping[str, Any], folder: Path, *, samples: int = SAMPLES) -
         data=_script_safe({**_facts(document), **asdict(found)}),
         tasks={task: task_name(task) for task in found.tasks},
         kinds=KINDS,
-        numeric=_numeric,
     )
 
 
@@ -79,10 +78,6 @@ def _keys(document: Mapping[str, Any]) -> dict[tuple[str, str, str], list[str]]:
             own = [f"{row.model}/{label}/{task}" for label in labels[row.model, row.group]]
             found[row.model, row.label, task_name(task)] = [key for key in own if key in cells]
     return found
-
-
-def _numeric(sheet: Sheet, column: int) -> bool:
-    return column >= sheet.text_columns
 
 
 def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
