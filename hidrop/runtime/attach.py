@@ -25,10 +25,11 @@ from hidrop.runtime.bound import bound, owner_of
 from hidrop.runtime.cache import RaggedCache, Replay, cache_for
 from hidrop.runtime.capture import Graphs
 from hidrop.runtime.checks import check_empty, check_model
-from hidrop.runtime.decoder import Decoder, Sequence, Tokens
+from hidrop.runtime.decoder import Decoder
 from hidrop.runtime.features import Encoder
 from hidrop.runtime.inputs import decoder_prompt, placed, text_tokens, visual_tokens
 from hidrop.runtime.layout import BatchPlan, Layout
+from hidrop.runtime.sequence import Sequence, Tokens
 from hidrop.runtime.trace import Kept, Record, Trace
 from hidrop.runtime.vision import Vision
 

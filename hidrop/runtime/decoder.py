@@ -8,7 +8,6 @@ host, and nothing in here waits for the device. Shapes as in layout.py; D hidden
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,59 +19,9 @@ from hidrop.runtime.cache import RaggedCache, Segment
 from hidrop.runtime.early import Projected
 from hidrop.runtime.layout import ROOM, BatchPlan, Layout, RowCuts, answer_starts, segments
 from hidrop.runtime.scoring import Queries, View, rows
+from hidrop.runtime.sequence import Sequence, Tokens
 from hidrop.runtime.trace import Record
 from hidrop.topk import keep_top, marked, soft_mask
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Some tokens of each row: hidden states (B, K, D) and their order in the prompt (B, K), -1 for fillers.
-
-    `projected`: of visual tokens that are about to enter a layer, where that was made ahead.
-    """
-
-    hidden: torch.Tensor
-    order: torch.Tensor
-    projected: Projected | None = None
-
-    def behind(self, other: Tokens) -> Tokens:
-        return Tokens(torch.cat([other.hidden, self.hidden], 1), torch.cat([other.order, self.order], 1))
-
-
-class Sequence:
-    """Text and visual tokens in the order of the prompt, fillers at the left.
-
-    `text` and `visual` are slots in it. `rope` belongs to the slots, not to the layer: (cos, sin), (B, N, head).
-    """
-
-    rope: tuple[torch.Tensor, torch.Tensor]
-
-    def __init__(self, text: Tokens, visual: Tokens | None) -> None:
-        both = text if visual is None else visual.behind(text)
-        self.order, index = both.order.sort(dim=1, stable=True)
-        self.hidden = rows(both.hidden, index)
-        where = index.argsort(dim=1)
-        self.text, self.visual = where[:, : text.order.shape[1]], where[:, text.order.shape[1] :]
-        self.projected = None if visual is None else visual.projected
-
-    def keeping(self, visual: torch.Tensor) -> Sequence:
-        """The text and the visual tokens in these slots (-1: a filler). They are in order here: slots are sorted."""
-        new = Sequence.__new__(Sequence)
-        slots, index = torch.cat([self.text, visual], 1).sort(dim=1, stable=True)
-        kept, where = self.part(slots), index.argsort(dim=1)
-        new.hidden, new.order = kept.hidden, kept.order
-        new.text, new.visual = where[:, : self.text.shape[1]], where[:, self.text.shape[1] :]
-        new.projected = None
-        return new
-
-    def entering(self, layer: Any) -> AbstractContextManager[None]:
-        """A block in which `layer`, which the visual tokens enter, takes what was made ahead for it."""
-        return nullcontext() if self.projected is None else self.projected.inside(layer, self.text, self.visual)
-
-    def part(self, slots: torch.Tensor) -> Tokens:
-        """The tokens in these slots; a slot of -1 gives a filler."""
-        order = torch.where(slots >= 0, self.order.gather(1, slots.clamp(min=0)), -1)
-        return Tokens(rows(self.hidden, slots), order)
 
 
 @dataclass(frozen=True)
@@ -108,36 +57,48 @@ class Decoder:
         `visual` is asked for the visual tokens when they enter, which may be after some layers.
         Returns the sequence as it leaves the last layer, before the final norm, and what was counted on the way.
         """
-        record = Record(layout)
-        position = torch.arange(layout.position_BS.shape[1], device=text.hidden.device)
-        cos, sin = self.model.rotary_emb(text.hidden, position_ids=position[None])
-        run = Prefill(layout, (cos[0].to(position.device), sin[0].to(position.device)), cache, memory)
-        sequence = self._placed(Sequence(text, visual() if plan.inject == 1 else None), run)
+        record, run = Record(layout), self.begin(text, layout, cache, memory)
+        sequence = self.placed(Sequence(text, visual() if plan.inject == 1 else None), run)
         before: torch.Tensor | None = None
         for first, last in segments(plan, len(self.layers)):
             if first == plan.inject and first > 1:
-                sequence, before = self._placed(Sequence(sequence.part(sequence.text), visual()), run), None
+                sequence, before = self.placed(Sequence(sequence.part(sequence.text), visual()), run), None
             if first - 1 in plan.cuts:
                 sequence, plan = self._cut(sequence, before, plan, first - 1, run, record)
             if first == plan.exit:
-                sequence = self._placed(sequence.keeping(sequence.visual[:, :0]), run)
+                sequence = self.placed(sequence.keeping(sequence.visual[:, :0]), run)
             there = [p.entering[first - 1] + t for p, t in zip(plan.plans, layout.text_counts, strict=True)]
-            valid_BN = sequence.order >= 0 if min(there) < sequence.order.shape[1] else None
-            record.count(sequence.order, valid_BN is not None, last - first + 1)
-            if cache is not None:
-                following = layout.length_B if self.persistent else (sequence.order >= 0).sum(1)
-                cache.segments.append(Segment(first, last, valid_BN, following))
-            mask = self._mask(sequence.hidden, valid_BN, cache, first)
-            for layer in range(first, last + 1):
-                before = sequence.hidden
-                with sequence.entering(self.layers[layer - 1]):
-                    sequence.hidden = self._layer(layer, sequence.hidden, mask, sequence.rope, cache)
-                sequence.projected = None
-            # The layers of a large model may be on several devices: its sequence is put together on the first one.
-            sequence.hidden = sequence.hidden.to(position.device)
-            before = None if before is None else before.to(position.device)
+            padded = min(there) < sequence.order.shape[1]
+            record.count(sequence.order, padded, last - first + 1)
+            before = self.through(sequence, first, last, run, padded=padded)
         record.close(plan.plans, cache)
         return sequence, record
+
+    def begin(self, text: Tokens, layout: Layout, cache: RaggedCache | None, memory: Any = None) -> Prefill:
+        """What stays the same on the way of these prompts through the layers."""
+        position = torch.arange(layout.position_BS.shape[1], device=text.hidden.device)
+        cos, sin = self.model.rotary_emb(text.hidden, position_ids=position[None])
+        return Prefill(layout, (cos[0].to(position.device), sin[0].to(position.device)), cache, memory)
+
+    def through(self, sequence: Sequence, first: int, last: int, run: Prefill, *, padded: bool) -> torch.Tensor:
+        """The sequence through these layers, in place. `padded`: there are fillers in it.
+
+        Returns what entered the last one.
+        """
+        device, cache = sequence.hidden.device, run.cache
+        valid_BN = sequence.order >= 0 if padded else None
+        if cache is not None:
+            following = run.layout.length_B if self.persistent else (sequence.order >= 0).sum(1)
+            cache.segments.append(Segment(first, last, valid_BN, following))
+        mask, before = self._mask(sequence.hidden, valid_BN, cache, first), sequence.hidden
+        for layer in range(first, last + 1):
+            before = sequence.hidden
+            with sequence.entering(self.layers[layer - 1]):
+                sequence.hidden = self._layer(layer, sequence.hidden, mask, sequence.rope, cache)
+            sequence.projected = None
+        # The layers of a large model may be on several devices: its sequence is put together on the first one.
+        sequence.hidden = sequence.hidden.to(device)
+        return before.to(device)
 
     def ahead(self, visual: Tokens, layer: int) -> Tokens:
         """Visual tokens with their keys and values in the layer that they will enter; as they are on another device."""
@@ -203,7 +164,7 @@ class Decoder:
             allow_is_causal_skip=valid_BN is None,
         )
 
-    def _placed(self, sequence: Sequence, run: Prefill) -> Sequence:
+    def placed(self, sequence: Sequence, run: Prefill) -> Sequence:
         """The sequence with the positions that the method gives its tokens."""
         if self.persistent:
             position = run.layout.positions(sequence.order)
@@ -263,7 +224,7 @@ class Decoder:
         if not soft and not cut.merge:
             kept = sequence.keeping(slots)
             kept.projected = sequence.projected and sequence.projected.at(index)
-            return self._placed(kept, run), plan
+            return self.placed(kept, run), plan
         left = sequence.part(slots)
         if soft:
             gate = rows(soft_mask(score, there_BV, cut.keep_B), index)[:, :, None].to(left.hidden.dtype)
@@ -272,7 +233,7 @@ class Decoder:
         if cut.merge:
             hidden = self.reducer.merge(view, score, marked(index, order_BV.shape[1]), cut.merge)
             left = Tokens(hidden, self._merged_order(order_BV, run.layout, cut)).behind(left)
-        return self._placed(Sequence(sequence.part(sequence.text), left), run), plan
+        return self.placed(Sequence(sequence.part(sequence.text), left), run), plan
 
     @staticmethod
     def _merged_order(order_BV: torch.Tensor, layout: Layout, cut: RowCuts) -> torch.Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hidrop.runtime.decoder import Tokens
 from hidrop.runtime.layout import IGNORED, ROOM, Layout
 from hidrop.runtime.scoring import Prompt, rows
+from hidrop.runtime.sequence import Tokens
 
 
 def placed(hidden_BKD: torch.Tensor, place_BK: torch.Tensor) -> Tokens:

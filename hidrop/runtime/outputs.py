@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
-from hidrop.runtime.decoder import Sequence
 from hidrop.runtime.layout import IGNORED, Layout
+from hidrop.runtime.sequence import Sequence
 
 
 def returned(
