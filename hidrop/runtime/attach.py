@@ -111,7 +111,10 @@ class Reduction:
             return self._continue(input_ids, pixel_values, attention_mask, past_key_values, logits_to_keep, return_dict)
         check_empty(past_key_values)
 
-        vision = self._vision(pixel_values, vision_feature_layer, vision_feature_select_strategy, image_sizes)
+        vision = None
+        if pixel_values is not None:
+            asked = vision_feature_layer, vision_feature_select_strategy
+            vision = Vision.of(self.model, pixel_values, *asked, image_sizes)
         image = input_ids == self.model.config.image_token_id
         first_token = labels is None and logits_to_keep == 1
         if self.graphs and first_token and graphed.possible(self, use_cache, past_key_values):
@@ -144,19 +147,6 @@ class Reduction:
     ) -> Layout:
         grouped = self.reducer.positions == "group"
         return layouts.read(ids_BS, mask_BS, image_BS, labels, grouped=grouped, multiple=multiple)
-
-    def _vision(
-        self,
-        pixel_values: torch.Tensor | None,
-        layer: int | list[int] | None,
-        strategy: str | None,
-        image_sizes: torch.Tensor | None,
-    ) -> Vision | None:
-        if pixel_values is None:
-            return None
-        config = self.model.config
-        layer = config.vision_feature_layer if layer is None else layer
-        return Vision(self.model, pixel_values, layer, strategy or config.vision_feature_select_strategy, image_sizes)
 
     def whole(
         self,

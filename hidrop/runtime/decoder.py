@@ -189,21 +189,7 @@ class Decoder:
         """
         order_BV, cut = sequence.order.gather(1, sequence.visual), plan.cuts[after]
         soft = self.reducer.topk != "released" and self.model.training and torch.is_grad_enabled()
-        view = View(
-            layer=after,
-            layers=self.layers,
-            input_BND=before,
-            hidden_BND=sequence.hidden,
-            order_BN=sequence.order,
-            rope=sequence.rope,
-            keys=None if run.cache is None or before is None else run.cache.layers[after - 1].keys,
-            text_BT=sequence.text,
-            visual_BV=sequence.visual,
-            queries=self._queries(sequence, run.layout),
-            cut=cut,
-            layout=run.layout,
-            memory=run.memory,
-        )
+        view = self.view(sequence, before, cut, run)
         # A cut on the way in looks at the layer that comes next.
         with torch.set_grad_enabled(soft), sequence.entering(self.layers[min(after, len(self.layers) - 1)]):
             if self.reducer.adaptive:
@@ -234,6 +220,24 @@ class Decoder:
             hidden = self.reducer.merge(view, score, marked(index, order_BV.shape[1]), cut.merge)
             left = Tokens(hidden, self._merged_order(order_BV, run.layout, cut)).behind(left)
         return self.placed(Sequence(sequence.part(sequence.text), left), run), plan
+
+    def view(self, sequence: Sequence, before: torch.Tensor | None, cut: RowCuts, run: Prefill) -> View:
+        """The sequence behind layer `cut.after`, as methods see it. `before`: what that layer got."""
+        return View(
+            layer=cut.after,
+            layers=self.layers,
+            input_BND=before,
+            hidden_BND=sequence.hidden,
+            order_BN=sequence.order,
+            rope=sequence.rope,
+            keys=None if run.cache is None or before is None else run.cache.layers[cut.after - 1].keys,
+            text_BT=sequence.text,
+            visual_BV=sequence.visual,
+            queries=self._queries(sequence, run.layout),
+            cut=cut,
+            layout=run.layout,
+            memory=run.memory,
+        )
 
     @staticmethod
     def _merged_order(order_BV: torch.Tensor, layout: Layout, cut: RowCuts) -> torch.Tensor:

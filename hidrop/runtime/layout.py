@@ -150,6 +150,12 @@ class RowCuts:
     keep_B: torch.Tensor
     merge_B: torch.Tensor
 
+    @classmethod
+    def none(cls, after: int, counts: tuple[int, ...], device: torch.device) -> RowCuts:
+        """The cut that leaves all of each row's `counts` tokens."""
+        keep = torch.tensor(counts, device=device)
+        return cls(after, tuple(Cut(after, n) for n in counts), counts, keep, torch.zeros_like(keep))
+
     @property
     def keep(self) -> int:
         return max(cut.keep for cut in self.rows)

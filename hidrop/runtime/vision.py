@@ -22,6 +22,20 @@ class Vision:
     strategy: str
     image_sizes: torch.Tensor | None = None
 
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        pixel_values: torch.Tensor,
+        layer: int | list[int] | None = None,
+        strategy: str | None = None,
+        image_sizes: torch.Tensor | None = None,
+    ) -> Vision:
+        """With the model's own layer and strategy where none is given."""
+        config = model.config
+        layer = config.vision_feature_layer if layer is None else layer
+        return cls(model, pixel_values, layer, strategy or config.vision_feature_select_strategy, image_sizes)
+
     def only(self, image: int) -> Vision:
         """The same with one of its images, by number."""
         one = slice(image, image + 1)

@@ -1,0 +1,132 @@
+"""Curves over layers with a row for each sample, so that every number that is read off them has an uncertainty.
+
+A curve starts at layer `first` (1-based). NaN: the sample has nothing to say there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 1000
+LEVEL = 0.95
+
+Values = NDArray[np.float64]
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """`samples` (samples, layers): values of each sample in layers `first`, `first` + 1, ..."""
+
+    first: int
+    samples: Values
+
+    @property
+    def layers(self) -> list[int]:
+        return list(range(self.first, self.first + self.samples.shape[1]))
+
+    @property
+    def mean(self) -> Values:
+        return nanmean(self.samples)
+
+    def at(self, layer: int) -> float:
+        """The mean in a layer. Raises KeyError outside of the curve."""
+        if layer not in self.layers:
+            raise KeyError(layer)
+        return float(self.mean[layer - self.first])
+
+    def interval(self, draws: Values) -> tuple[Values, Values]:
+        """The middle LEVEL of the means of bootstrapped samples, (layers,) each; `draws` as `drawn` gives them."""
+        means = resampled(self.samples, draws)
+        low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        return low, high
+
+
+def nanmean(samples: Values) -> Values:
+    """Mean over samples, NaN where no sample has a value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an empty slice is NaN, and meant
+        return np.nanmean(samples, axis=0)
+
+
+def drawn(samples: int, *, draws: int = DRAWS, seed: int = 0, groups: Iterable[Any] | None = None) -> Values:
+    """Bootstrap weights (draws, samples), each summing to the number of samples (about, with groups).
+
+    `groups`: of each sample, such as its image: what belongs together is drawn together.
+    """
+    names = list(range(samples)) if groups is None else list(groups)
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    generator = np.random.default_rng(seed)
+    weights = generator.multinomial(len(place), np.full(len(place), 1 / len(place)), size=draws).astype(np.float64)
+    return weights[:, [place[name] for name in names]]
+
+
+def resampled(samples: Values, draws: Values) -> Values:
+    """Means under each draw's weights, (draws, layers); samples without a value do not count."""
+    there = ~np.isnan(samples)
+    total = draws @ np.where(there, samples, 0.0)
+    count = draws @ there.astype(np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1e-12), np.nan)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """All that was measured of a model on a task. Scores are shares of samples (0 to 1), agreement likewise.
+
+    exits[share]: score when that share of the visual tokens leaves before layer l, l = 1 .. L; `exit_agreement`
+    likewise, whether the answer is the unreduced model's; `vanilla` (samples,): the unreduced score. `inject`: score
+    when they enter before layer l. `ilvas`: by window n. `cross`: cross-modal similarity. `groups`: of each sample its
+    image.
+    """
+
+    layers: int
+    visual_tokens: int
+    intra: Mapping[str, Curve]
+    cross: Curve
+    mass: Curve
+    ilvas: Mapping[int, Curve]
+    exits: Mapping[float, Curve]
+    exit_agreement: Mapping[float, Curve]
+    inject: Curve | None
+    vanilla: Values
+    groups: tuple[str, ...]
+
+    @property
+    def samples(self) -> int:
+        return len(self.vanilla)
+
+    def draws(self, seed: int = 0) -> Values:
+        return drawn(self.samples, seed=seed, groups=self.groups)
+
+    def bootstrap(self, read: Callable[[Curves], Found], *, draws: int = 200, seed: int = 0) -> list[Found]:
+        """What `read` finds in curves of samples drawn anew, image by image."""
+        return [
+            read(self.weighted(weights)) for weights in drawn(self.samples, draws=draws, seed=seed, groups=self.groups)
+        ]
+
+    def weighted(self, weights: Values) -> Curves:
+        """The curves of the samples repeated by whole-number weights, (samples,)."""
+        index = np.repeat(np.arange(self.samples), weights.astype(int))
+
+        def of(curve: Curve) -> Curve:
+            return Curve(curve.first, curve.samples[index])
+
+        return Curves(
+            self.layers,
+            self.visual_tokens,
+            {name: of(curve) for name, curve in self.intra.items()},
+            of(self.cross),
+            of(self.mass),
+            {n: of(curve) for n, curve in self.ilvas.items()},
+            {share: of(curve) for share, curve in self.exits.items()},
+            {share: of(curve) for share, curve in self.exit_agreement.items()},
+            None if self.inject is None else of(self.inject),
+            self.vanilla[index],
+            tuple(self.groups[i] for i in index),
+        )

@@ -1,0 +1,101 @@
+"""A schedule for a model: injection, exit and filters from its curves, counts from a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from hidrop.analysis import rules
+from hidrop.analysis.curves import Curves
+from hidrop.analysis.rules import Reading
+from hidrop.geometry import Geometry
+from hidrop.hidrop import HiDrop
+from hidrop.reducer import BudgetError
+
+FILTERS, TOLERANCE = 4, 0.01
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What a user has decided; the rules are not asked for it."""
+
+    inject: int | None = None
+    exit: int | None = None
+    filters: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The readings, and the schedule where all of them say something and the budget can be met (else `problem`)."""
+
+    inject: Reading
+    exit: Reading
+    filters: Reading
+    keep: str
+    schedule: HiDrop | None
+    problem: str | None
+    budget: float
+
+    def yaml(self) -> str:
+        """The method as an entry of a matrix. Raises ValueError where there is no schedule."""
+        if (found := self.schedule) is None:
+            raise ValueError(self.problem)
+        return (
+            f"  hidrop-suggested: {{name: hidrop, inject: {found.inject}, filters: {list(found.filters)}, "
+            f"keep: {list(found.keep)}, exit: {found.exit}}}"
+        )
+
+
+def suggest(
+    curves: Curves,
+    geometry: Geometry,
+    budget: float,
+    *,
+    tolerance: float = TOLERANCE,
+    most: int = FILTERS,
+    fixed: Fixed = Fixed(),  # frozen
+) -> Suggestion:
+    """Read a schedule off the curves. `budget`: visual tokens entering a layer, on average; `tolerance`: the loss of
+    score that an exit may cost, as a share; `most`: of filters.
+    """
+    exit = _given(fixed.exit) or rules.with_uncertainty(curves, partial(rules.leaving, tolerance=tolerance))
+    inject = _given(fixed.inject) or rules.with_uncertainty(curves, partial(rules.injection, exit=exit.layer))
+    filters = Reading((), "local maxima of ILVAS", "not looked for: the window between injection and exit is not known")
+    if fixed.filters is not None:
+        filters = Reading(fixed.filters, "given", "")
+    elif inject.layer is not None and exit.layer is not None:
+        read = partial(rules.filtering, inject=inject.layer, exit=exit.layer, most=most)
+        filters = rules.with_uncertainty(curves, read)
+    rule = "falling by one factor from filter to filter, so that the cuts get smaller; the first one meets the budget"
+    for name, reading in (("injection", inject), ("exit", exit), ("filters", filters)):
+        if not reading.layers:
+            return Suggestion(inject, exit, filters, rule, None, f"no {name}: {reading.evidence}", budget)
+    assert inject.layer is not None and exit.layer is not None
+    try:
+        schedule = counted(inject.layer, filters.layers, exit.layer, geometry, budget)
+    except (BudgetError, ValueError) as error:
+        return Suggestion(inject, exit, filters, rule, None, str(error), budget)
+    return Suggestion(inject, exit, filters, rule, schedule, None, budget)
+
+
+def counted(inject: int, filters: tuple[int, ...], exit: int, geometry: Geometry, budget: float) -> HiDrop:
+    """HiDrop with these layers and concave counts: geometric ones, the first of them solved for the budget.
+
+    Raises BudgetError for a budget that these layers cannot meet, ValueError for layers that do not fit.
+    """
+    whole = geometry.visual_tokens
+
+    def tail(factor: float) -> list[int]:
+        return [max(1, round(whole * factor**place)) for place in range(1, len(filters) + 1)]
+
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        factor = (low + high) / 2
+        shape = HiDrop(inject, filters, tuple(tail(factor)), exit)
+        low, high = (factor, high) if shape.plan(geometry).average_tokens <= budget else (low, factor)
+    later = tail(low)[1:]
+    return HiDrop.for_budget(budget, geometry, inject=inject, filters=filters, exit=exit, keep=(None, *later))
+
+
+def _given(layer: int | None) -> Reading | None:
+    return None if layer is None else Reading((layer,), "given", "")

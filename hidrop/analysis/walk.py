@@ -1,0 +1,144 @@
+"""A walk through the decoder, layer by layer, from which other ways branch off behind a shared beginning.
+
+Shapes as in runtime/layout.py; D hidden size. Layers are 1-based; nothing but the cache and one layer's states is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from hidrop.reducer import build
+from hidrop.runtime.attach import Reduction
+from hidrop.runtime.cache import RaggedCache
+from hidrop.runtime.inputs import text_tokens, visual_tokens
+from hidrop.runtime.layout import RowCuts
+from hidrop.runtime.sequence import Sequence
+from hidrop.runtime.vision import Vision
+from hidrop.topk import keep_top
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Another sequence than the walk's: of each row `counts` visual tokens are in it."""
+
+    sequence: Sequence
+    counts: list[int]
+
+
+class Walk:
+    """One batch of prompts on its way through the unreduced model, under `torch.inference_mode`.
+
+    `inputs`: input_ids, attention_mask, pixel_values and whatever else the model takes for its images. `features`:
+    those of the images, where they are known. With `blind` the images do not enter, until a branch lets them in.
+    Raises ValueError for a prompt without an image.
+    """
+
+    def __init__(
+        self,
+        reduction: Reduction,
+        inputs: Mapping[str, torch.Tensor],
+        *,
+        features: list[torch.Tensor] | None = None,
+        blind: bool = False,
+    ) -> None:
+        self.decoder, self.model = reduction.decoder, reduction.model
+        ids = inputs["input_ids"]
+        self.layout = reduction.layout_of(ids, inputs.get("attention_mask"), ids == self.model.config.image_token_id)
+        if min(self.layout.visual_counts) == 0:
+            raise ValueError("a prompt without an image: there are no visual tokens to look at")
+        if features is None:
+            vision = Vision.of(self.model, inputs["pixel_values"], image_sizes=inputs.get("image_sizes"))
+            features = reduction.encode(vision)
+        self.features = features
+        text = text_tokens(self.model.get_input_embeddings(), ids, self.layout)
+        self.visual = visual_tokens(self.features, text, self.layout)
+        self.cache = RaggedCache(self.decoder.model.config)
+        self.cache.input_length = ids.shape[1]
+        self.run = self.decoder.begin(text, self.layout, self.cache)
+        self.sequence = self.decoder.placed(Sequence(text, None if blind else self.visual), self.run)
+        self._counts = [0] * ids.shape[0] if blind else list(self.layout.visual_counts)
+
+    def stations(self) -> Iterator[tuple[int, Sequence]]:
+        """(layer, what enters it) for each layer, and at the end (layers + 1, what leaves the last one).
+
+        The sequence is valid until the next one is asked for. Branches may be taken at each layer.
+        """
+        padded = self._padded(self._counts, self.sequence)
+        for layer in range(1, len(self.decoder.layers) + 1):
+            yield layer, self.sequence
+            self.decoder.through(self.sequence, layer, layer, self.run, padded=padded)
+        yield len(self.decoder.layers) + 1, self.sequence
+
+    def attention(self, layer: int, sequence: Sequence) -> torch.Tensor:
+        """What the last token of each row gives to the visual tokens in this layer, (B, H, V) float32; 0 for fillers.
+
+        `sequence` is what enters the layer.
+        """
+        whole = RowCuts.none(layer - 1, self.layout.visual_counts, sequence.order.device)
+        seen = self.decoder.view(sequence, None, whole, self.run).attention_by_head("next")[:, :, 0]
+        there = (sequence.order.gather(1, sequence.visual) >= 0)[:, None]
+        return torch.where(there, seen.gather(2, sequence.visual[:, None].expand(-1, seen.shape[1], -1)), 0)
+
+    def leaving(self, sequence: Sequence, rank_BV: torch.Tensor | None = None, share: float = 1.0) -> Branch:
+        """The sequence without a `share` of its visual tokens: of each row those of the lowest `rank_BV`."""
+        counts = [n - round(share * n) for n in self.layout.visual_counts]
+        if max(counts) == 0:
+            return Branch(sequence.keeping(sequence.visual[:, :0]), [0] * len(counts))
+        assert rank_BV is not None
+        there = sequence.order.gather(1, sequence.visual) >= 0
+        index = keep_top(rank_BV, there, torch.tensor(counts, device=there.device), max(counts))
+        slots = torch.where(index >= 0, sequence.visual.gather(1, index.clamp(min=0)), -1)
+        return Branch(sequence.keeping(slots), counts)
+
+    def entering(self, sequence: Sequence) -> Branch:
+        """A blind sequence with the visual tokens, as no layer has seen them."""
+        return Branch(Sequence(sequence.part(sequence.text), self.visual), list(self.layout.visual_counts))
+
+    def answers(self, layer: int, branch: Branch, longest: int, ends: SequenceOf[int]) -> list[list[int]]:
+        """Greedy answers when `branch` enters `layer` and all later ones: ids of each row, the end token included.
+
+        What the layers before hold is shared with the walk. `layer` past the last: the walk's own answers.
+        """
+        cache, sequence = self.cache.forked(layer), self.decoder.placed(branch.sequence, self.run)
+        if layer > 1:  # the walk's layers all saw the same
+            cache.segments = [replace(cache.segments[0], last=layer - 1)]
+        run, last = replace(self.run, cache=cache), len(self.decoder.layers)
+        if layer <= last:
+            self.decoder.through(sequence, layer, last, run, padded=self._padded(branch.counts, sequence))
+        return self._greedy(sequence.hidden[:, -1:], cache, longest, ends)
+
+    def own(self, sequence: Sequence) -> Branch:
+        """The sequence as it is: the unreduced model."""
+        return Branch(sequence, list(self._counts))
+
+    def _padded(self, counts: SequenceOf[int], sequence: Sequence) -> bool:
+        there = [n + text for n, text in zip(counts, self.layout.text_counts, strict=True)]
+        return min(there) < sequence.order.shape[1]
+
+    def _greedy(self, hidden: torch.Tensor, cache: RaggedCache, longest: int, ends: SequenceOf[int]) -> list[list[int]]:
+        stop = torch.tensor(list(ends), device=hidden.device)
+        made: list[torch.Tensor] = []
+        finished = torch.zeros(hidden.shape[0], dtype=torch.bool, device=hidden.device)
+        while True:
+            token = self.model.lm_head(self.decoder.model.norm(hidden))[:, -1:].argmax(-1)
+            made.append(token)
+            finished |= torch.isin(token[:, 0], stop)
+            if len(made) == longest or bool(finished.all()):
+                break
+            hidden = self.decoder.step(self.model.get_input_embeddings()(token), None, cache)
+        return [_until(row, ends) for row in torch.cat(made, 1).tolist()]
+
+
+def unreduced(model: Any) -> Reduction:
+    """The runtime's way through `model` with all of its visual tokens."""
+    return Reduction(model, build("vanilla"))
+
+
+def _until(ids: list[int], ends: SequenceOf[int]) -> list[int]:
+    place = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    return ids[: place + 1]
