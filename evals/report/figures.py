@@ -10,36 +10,19 @@ Drawn from the document alone, and the same document gives the same bytes.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.report.drawing import COLOURS, MARKERS, legend, panels_of, pareto, saved, styled
 from evals.report.rows import Row, number, tasks_of
 from evals.report.sections import VANILLA, Board, boards
 from evals.report.sheet import task_name
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart; with markers there are enough.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-STYLE: Any = {
-    "svg.hashsalt": "hidrop",
-    "svg.fonttype": "none",
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "legend.fontsize": 7,
-}
 MAX_PANELS = 4
-# By kind of file. Without a date: the same document gives the same bytes.
-METADATA: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -47,25 +30,13 @@ def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
 
     With several architectures each has figures of its own, numbered.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, figure in drawn(document):
-        for kind, metadata in METADATA.items():
-            path = folder / f"{name}.{kind}"
-            figure.savefig(path, bbox_inches="tight", metadata=metadata)
-            paths.append(path)
-    return paths
+    return saved(drawn(document), folder)
 
 
 def drawn(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     """The figures with their names, one at a time: each is gone when the next is drawn."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import rc_context
-
     found = boards(document)
-    with rc_context(STYLE):
+    with styled():
         for place, board in enumerate(found, start=1):
             suffix = f"-{place}" if len(found) > 1 else ""
             for name, draw in DRAWN.items():
@@ -73,13 +44,6 @@ def drawn(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
                 if figure is not None:
                     yield f"{name}{suffix}", figure
                     figure.clear()
-
-
-def svg(figure: Figure) -> str:
-    """A figure as an element to stand inside an HTML page."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata=METADATA["svg"])
-    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def accuracy(board: Board, document: Mapping[str, Any]) -> Figure | None:
@@ -93,7 +57,7 @@ def accuracy(board: Board, document: Mapping[str, Any]) -> Figure | None:
     axes_of = [(label, x) for label, x in axes_of if any(x(row) is not None for row in rows)]
     if len(rows) < 2 or not axes_of:
         return None
-    figure, panels = _panels(len(axes_of), share_y=True)
+    figure, panels = panels_of(len(axes_of), share_y=True)
     for axes, (label, x) in zip(panels, axes_of, strict=True):
         known = [row for row in rows if x(row) is not None]
         for row in known:
@@ -109,7 +73,7 @@ def accuracy(board: Board, document: Mapping[str, Any]) -> Figure | None:
         axes.plot(*zip(*front, strict=True), color="0.6", linewidth=1, drawstyle="steps-post", zorder=0)
         axes.set_xlabel(label)
     panels[0].set_ylabel("% of vanilla, mean over the tasks")
-    _legend(figure, panels[-1], note="filled: trained with its schedule; grey: Pareto front")
+    legend(figure, panels[-1], note="filled: trained with its schedule; grey: Pareto front")
     return figure
 
 
@@ -120,7 +84,7 @@ def tokens(board: Board, document: Mapping[str, Any]) -> Figure | None:
     sections, looks = [section for section in sections if section in chosen], _looks(board)
     if not sections:
         return None
-    figure, panels = _panels(len(sections), share_y=True)
+    figure, panels = panels_of(len(sections), share_y=True)
     for axes, section in zip(panels, sections, strict=True):
         for row in section.rows:
             if row.entering:
@@ -131,7 +95,7 @@ def tokens(board: Board, document: Mapping[str, Any]) -> Figure | None:
         axes.set_title(section.title, fontsize=8)
         axes.set_xlabel("layer")
     panels[0].set_ylabel("visual tokens entering")
-    _legend(figure, *panels)
+    legend(figure, *panels)
     return figure
 
 
@@ -146,7 +110,7 @@ def speed(board: Board, document: Mapping[str, Any]) -> Figure | None:
             points.append((row, base.flops / row.flops, (base.millis("prefill") or 0) / time))
     if len(points) < 2:
         return None
-    figure, (axes,) = _panels(1)
+    figure, (axes,) = panels_of(1)
     most = max(max(ideal, achieved) for _, ideal, achieved in points) * 1.05
     axes.plot([0, most], [0, most], color="0.6", linewidth=1, label="as the operations say")
     for row, ideal, achieved in points:
@@ -155,7 +119,7 @@ def speed(board: Board, document: Mapping[str, Any]) -> Figure | None:
     axes.set(
         xlim=(0, most), ylim=(0, most), xlabel="vanilla's operations / the method's", ylabel="speed-up of the prefill"
     )
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -166,7 +130,7 @@ def retention(board: Board, document: Mapping[str, Any]) -> Figure | None:
     base = {task: number(vanilla.scores.get(task)) for task in tasks} if vanilla else {}
     if not rows or not any(base.values()):
         return None
-    figure, (axes,) = _panels(1, height=0.9 + 0.17 * len(rows))
+    figure, (axes,) = panels_of(1, height=0.9 + 0.17 * len(rows))
     for place, task in enumerate(tasks):
         points = [
             (100 * score / whole, len(rows) - line)
@@ -179,7 +143,7 @@ def retention(board: Board, document: Mapping[str, Any]) -> Figure | None:
     axes.axvline(100, color="0.6", linewidth=1)
     axes.set_yticks([len(rows) - line for line in range(len(rows))], [f"{row.model}, {row.label}" for row in rows])
     axes.set_xlabel("% of vanilla")
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -189,15 +153,6 @@ DRAWN: dict[str, Callable[[Board, Mapping[str, Any]], Figure | None]] = {
     "speed": speed,
     "retention": retention,
 }
-
-
-def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those points than which none has a higher second number at a smaller or equal first, from left to right."""
-    front: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or y > front[-1][1]:
-            front.append((x, y))
-    return front
 
 
 def half_width(row: Row, tasks: Sequence[str]) -> float | None:
@@ -221,20 +176,3 @@ def _looks(board: Board) -> dict[str, tuple[str, str, str]]:
         for i, method in enumerate(methods)
     }
     return {VANILLA: (COLOURS[-1], "*", "-"), **looks}
-
-
-def _panels(count: int, *, share_y: bool = False, height: float = 2.8) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(3.6, 2.6 * count), height), layout="constrained")
-    axes = figure.subplots(1, count, sharey=share_y, squeeze=False)
-    return figure, list(axes[0])
-
-
-def _legend(figure: Figure, *panels: Axes, note: str = "") -> None:
-    """One entry for each name, below the figure."""
-    entries: dict[str, Any] = {}
-    for axes in panels:
-        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(name, handle)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=6, title=note or None)

@@ -44,12 +44,12 @@ def html(document: Mapping[str, Any], folder: Path, *, samples: int = SAMPLES) -
     """The page. The same folder gives the same text."""
     from jinja2 import Environment, FileSystemLoader
 
-    from evals.report import figures
+    from evals.report import drawing, figures
 
     document, mains = finite(document), main_sheets(document)
     found = drill(document, folder, samples=samples, room=IMAGE_BYTES)
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    drawn = [(name, FIGURES[name.split("-")[0]], figures.svg(figure)) for name, figure in figures.drawn(document)]
+    drawn = [(name, FIGURES[name.split("-")[0]], drawing.svg(figure)) for name, figure in figures.drawn(document)]
     return environment.get_template("page.html.jinja").render(
         document=document,
         sheets=sheets_of(document),

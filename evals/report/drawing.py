@@ -1,0 +1,87 @@
+"""How our figures look, and how they are saved: the same numbers give the same bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart; with markers there are enough.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLE: Any = {
+    "svg.hashsalt": "hidrop",
+    "svg.fonttype": "none",
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+}
+# By kind of file. Without a date: the same document gives the same bytes.
+METADATA: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+
+def saved(figures: Iterable[tuple[str, Figure]], folder: Path) -> list[Path]:
+    """Each figure by its name into `folder`, in every kind of file; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures:
+        for kind, metadata in METADATA.items():
+            path = folder / f"{name}.{kind}"
+            figure.savefig(path, bbox_inches="tight", metadata=metadata)
+            paths.append(path)
+    return paths
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """A block in which figures look as ours do."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        yield
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an element to stand inside an HTML page."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata=METADATA["svg"])
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def panels_of(count: int, *, share_y: bool = False, height: float = 2.8) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(3.6, 2.6 * count), height), layout="constrained")
+    axes = figure.subplots(1, count, sharey=share_y, squeeze=False)
+    return figure, list(axes[0])
+
+
+def legend(figure: Figure, *panels: Axes, note: str = "") -> None:
+    """One entry for each name, below the figure."""
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(name, handle)
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=6, title=note or None)
+
+
+def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those points than which none has a higher second number at a smaller or equal first, from left to right."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front
