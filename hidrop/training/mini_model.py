@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from evals.mini.scenes import SIDE
+from hidrop.geometry import Geometry
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 IMAGE_TOKEN = "<image>"
+PATCH, VOCABULARY = 8, 768
+GEOMETRY = Geometry(12, 128, 352, 4, 4, 32, VOCABULARY, (SIDE // PATCH) ** 2, max_positions=2048)
 # The text around the turns is the one that transformers' LLaVA-1.5 template uses, without a system sentence.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -22,7 +25,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer(corpus: Iterable[str], vocab_size: int = 768) -> PreTrainedTokenizerFast:
+def make_tokenizer(corpus: Iterable[str], vocab_size: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on `corpus`; digits stay single, as in LLaMA's."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -80,16 +83,16 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditi
         num_hidden_layers=5,
         num_attention_heads=4,
         image_size=SIDE,
-        patch_size=8,
+        patch_size=PATCH,
     )
     text = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=352,
-        num_hidden_layers=12,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=2048,
+        hidden_size=GEOMETRY.hidden,
+        intermediate_size=GEOMETRY.intermediate,
+        num_hidden_layers=GEOMETRY.layers,
+        num_attention_heads=GEOMETRY.heads,
+        num_key_value_heads=GEOMETRY.kv_heads,
+        max_position_embeddings=GEOMETRY.max_positions,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -101,7 +104,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditi
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
-        image_seq_length=(SIDE // 8) ** 2,
+        image_seq_length=GEOMETRY.visual_tokens,
     )
     model = LlavaForConditionalGeneration(config)
     _start_decoder(model)

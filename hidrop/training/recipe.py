@@ -13,6 +13,7 @@ from hidrop.reducer import build_entry
 from hidrop.training import RECIPES
 from hidrop.training.data import Kind
 from hidrop.training.llava.recipe import LlavaRecipe
+from hidrop.training.mini_model import GEOMETRY
 
 
 class _Strict(BaseModel):
@@ -49,8 +50,8 @@ class Recipe(_Strict):
     lessons: tuple[Lesson, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _known_method(self) -> Recipe:
-        build_entry(self.method)
+    def _fits(self) -> Recipe:
+        build_entry(self.method).plan(GEOMETRY)
         if [self.start is None] * 2 != [self.tower is not None, self.align is not None]:
             raise ValueError("a recipe has tower and align, or it has start")
         return self
