@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from hidrop.models import Loaded
+
+Record = dict[str, Any]
+
 # A task's sampling settings that `generate` takes, with the values that stand for "off". `until` cuts the text
 # afterwards; what else a task says (image_aspect_ratio) is other models' business.
 SAMPLING: dict[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
@@ -87,6 +91,27 @@ def images_of(prompts: Sequence[Prompt], dtype: torch.dtype) -> dict[str, torch.
     return {"pixel_values": torch.cat(pixels).to(dtype), **others}
 
 
+def inputs_of(prompts: Sequence[Prompt], pad: int, model: Any) -> dict[str, torch.Tensor]:
+    """The model's inputs for prompts that have equally many images, on its device; shorter ones are padded left."""
+    import torch
+
+    width = max(len(prompt.ids) for prompt in prompts)
+    inputs = {
+        "input_ids": torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts]),
+        "attention_mask": torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts]),
+        **images_of(prompts, model.dtype),
+    }
+    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+
+
+def ends_of(loaded: Loaded) -> tuple[list[int], int]:
+    """The ids that end an answer, and the one that fills up shorter rows."""
+    ends = loaded.model.generation_config.eos_token_id
+    ends = loaded.tokenizer.eos_token_id if ends is None else ends
+    ends = [ends] if isinstance(ends, int) else list(ends or ())
+    return ends, next((i for i in (loaded.tokenizer.pad_token_id, *ends) if i is not None), 0)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Requests that run together. `number` says which of the task's batches it is."""
@@ -137,3 +162,10 @@ def new_tokens(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
         if token in ends:
             return list(ids[: place + 1])
     return list(ids)
+
+
+def record_of(batch: Batch, request: Request, **values: Any) -> Record:
+    """What is kept of a sample. `milliseconds` is its share of its batch's generation."""
+    nothing: Record = {"prompt_hash": None, "prompt_tokens": 0, "visual_tokens": 0, "entering": None}
+    nothing |= {"kept": None, "new_tokens": 0, "milliseconds": 0.0, "error": None}
+    return {"task": request.task, "doc_id": request.doc_id, "batch": batch.number, **nothing, **values}

@@ -7,8 +7,10 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from evals import bench_command, folder_commands, packages
+from evals.analysis import command as analysis_command
 from evals.arguments import chosen, device_of, failed_before, natural, out_of, positive, print_json, stream_of
 from hidrop.errors import UserError
 
@@ -96,6 +98,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, metavar="DIR")
     train.set_defaults(action=train_command)
 
+    analysis_command.add(commands)
+
     convert = commands.add_parser("convert", help="write a checkpoint of LLaVA's original layout in transformers'")
     convert.add_argument("source", metavar="SRC", help="its folder, or a Hub id")
     convert.add_argument("target", metavar="DST", type=Path, help="a new folder")
@@ -120,6 +124,24 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_command(arguments: argparse.Namespace) -> int:
+    from evals import report
+
+    made = run_matrix(arguments)
+    if made is None:
+        return DONE
+    document, written = made
+    stream = stream_of(arguments)
+    report.show(document, stream)
+    for failure in document["failed"]:
+        where = "/".join(part for part in (failure["model"], failure["label"], failure["task"]) if part)
+        print(f"failed: {where}: {failure['error']} (traceback: {failure['traceback']})", file=sys.stderr)
+    print(f"written: {', '.join(str(path) for path in written)}", file=stream)
+    print_json(arguments, document)
+    return SOME_FAILED if document["failed"] else DONE
+
+
+def run_matrix(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Path]] | None:
+    """The result document of a matrix that has run, and the tables written of it; None in a process that helped."""
     from rich.console import Console
 
     from evals import engine, report, runner
@@ -159,16 +181,9 @@ def run_command(arguments: argparse.Namespace) -> int:
             pause=pause,
         )
     if not processes.main:
-        return DONE
+        return None
     document["command"] = shlex.join(["run.py", *sys.argv[1:]])
-    written = report.write(document, out)
-    report.show(document, stream)
-    for failure in document["failed"]:
-        where = "/".join(part for part in (failure["model"], failure["label"], failure["task"]) if part)
-        print(f"failed: {where}: {failure['error']} (traceback: {failure['traceback']})", file=sys.stderr)
-    print(f"written: {', '.join(str(path) for path in written)}", file=stream)
-    print_json(arguments, document)
-    return SOME_FAILED if document["failed"] else DONE
+    return document, report.write(document, out)
 
 
 def plan_command(arguments: argparse.Namespace) -> int:

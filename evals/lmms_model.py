@@ -18,7 +18,20 @@ from lmms_eval.api.model import lmms
 
 from evals import model_arguments
 from evals.ahead import ahead
-from evals.answering import Batch, Images, Prompt, Request, batches, cut, decoding, images_of, new_tokens
+from evals.answering import (
+    Batch,
+    Images,
+    Prompt,
+    Record,
+    Request,
+    batches,
+    cut,
+    decoding,
+    ends_of,
+    inputs_of,
+    new_tokens,
+    record_of,
+)
 from evals.kept import cuts_of
 from evals.processes import ALONE
 from evals.tasks.protocol import protocol as protocol_called
@@ -30,8 +43,6 @@ if TYPE_CHECKING:
     from hidrop.models import Loaded
     from hidrop.reducer import Reducer
     from hidrop.runtime.capture import Graphs
-
-Record = dict[str, Any]
 
 
 class HidropLlava(lmms):
@@ -196,7 +207,7 @@ class HidropLlava(lmms):
             answers[request.place] = GenerationResult("")
             if not request.padding and request.key not in self._done:
                 self.failures[request.key] = prompt
-                records[request.place] = _record(batch, request, answer="", error=prompt)
+                records[request.place] = record_of(batch, request, answer="", error=prompt)
         for prompts in by_images.values():
             rows, milliseconds = self._generate(prompts)
             reduction.check()
@@ -207,7 +218,7 @@ class HidropLlava(lmms):
                 request = prompt.request
                 answers[request.place] = GenerationResult(answer, TokenCounts(len(prompt.ids), count))
                 if not request.padding:
-                    records[request.place] = _record(
+                    records[request.place] = record_of(
                         batch,
                         request,
                         prompt_hash=prompt.hash,
@@ -259,42 +270,31 @@ class HidropLlava(lmms):
 
         from evals.watch import Watch
 
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        settings, width = prompts[0].request.settings, max(len(p.ids) for p in prompts)
-        ends = model.generation_config.eos_token_id
-        ends = tokenizer.eos_token_id if ends is None else ends
-        ends = [ends] if isinstance(ends, int) else list(ends or ())
-        pad = next((i for i in (tokenizer.pad_token_id, *ends) if i is not None), 0)
-        longest = self.max_new_tokens or settings.get("max_new_tokens") or self.protocol.max_new_tokens
+        model, settings = self.loaded.model, prompts[0].request.settings
+        ends, pad = ends_of(self.loaded)
+        inputs = inputs_of(prompts, pad, model)
+        width = inputs["input_ids"].shape[1]
         config = GenerationConfig(
-            max_new_tokens=min(int(longest), self.loaded.geometry.max_positions - width),
+            max_new_tokens=self._longest(settings, width),
             pad_token_id=pad,
             eos_token_id=ends or None,
             **decoding(settings),
         )
-        inputs: dict[str, Any] = {
-            "input_ids": torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts]),
-            "attention_mask": torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts]),
-        }
-        inputs |= images_of(prompts, model.dtype)
         watch = Watch(model.device)
         started = time.perf_counter()
         with torch.inference_mode():
-            out = model.generate(
-                **{name: tensor.to(model.device) for name, tensor in inputs.items()},
-                generation_config=config,
-                logits_processor=[watch],
-            )
+            out = model.generate(**inputs, generation_config=config, logits_processor=[watch])
         watch.check(str(model.dtype).removeprefix("torch."))
         rows = out[:, width:].tolist()  # waits for the device, so it belongs into the time
         milliseconds = 1000 * (time.perf_counter() - started) / len(prompts)
         made = [new_tokens(row, ends) for row in rows]
-        texts = [cut(tokenizer.decode(ids, skip_special_tokens=True), settings.get("until")) for ids in made]
-        return list(zip(texts, map(len, made), strict=True)), milliseconds
+        return [(self._text(ids, settings), len(ids)) for ids in made], milliseconds
 
+    def _longest(self, settings: Mapping[str, Any], width: int) -> int:
+        """How many tokens an answer to a prompt of `width` tokens may have."""
+        asked = self.max_new_tokens or settings.get("max_new_tokens") or self.protocol.max_new_tokens
+        return min(int(asked), self.loaded.geometry.max_positions - width)
 
-def _record(batch: Batch, request: Request, **values: Any) -> Record:
-    """What is kept of a sample. `milliseconds` is its share of its batch's generation."""
-    nothing: Record = {"prompt_hash": None, "prompt_tokens": 0, "visual_tokens": 0, "entering": None}
-    nothing |= {"kept": None, "new_tokens": 0, "milliseconds": 0.0, "error": None}
-    return {"task": request.task, "doc_id": request.doc_id, "batch": batch.number, **nothing, **values}
+    def _text(self, ids: Sequence[int], settings: Mapping[str, Any]) -> str:
+        """What generated ids answer."""
+        return cut(self.loaded.tokenizer.decode(ids, skip_special_tokens=True), settings.get("until"))

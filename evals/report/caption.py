@@ -25,7 +25,7 @@ def caption(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Tokens", _tokens(document)),
         ("Operations", _operations(document)),
         ("Time", _time(document)),
-        ("Hardware", _facts(document.get("hardware", {}))),
+        ("Hardware", facts(document.get("hardware", {}))),
         ("Versions", _versions(document)),
         ("Date", str(document.get("date") or "")),
         *_published(document),
@@ -113,7 +113,8 @@ def _time(document: Mapping[str, Any]) -> str:
     return text
 
 
-def _facts(hardware: Mapping[str, Any]) -> str:
+def facts(hardware: Mapping[str, Any]) -> str:
+    """A machine in words."""
     return ", ".join(_fact(key, value) for key, value in hardware.items() if value is not None)
 
 

@@ -35,12 +35,13 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def markdown_table(sheet: Sheet) -> str:
-    """One sheet as a markdown table; a section's title is a row of its own, in its first field."""
+    """One sheet as a markdown table; a section's title, where it has one, is a row of its own."""
     width = len(sheet.headers)
     lines = [_line(escape(header) for header in sheet.headers)]
     lines.append(_line(":---" if i < sheet.text_columns else "---:" for i in range(width)))
     for title, rows in sheet.sections:
-        lines.append(_line([f"***{escape(title)}***", *[""] * (width - 1)]))
+        if title:
+            lines.append(_line([f"***{escape(title)}***", *[""] * (width - 1)]))
         lines += [_line(_marked(entry) for entry in row) for row in rows]
     return "\n".join(lines)
 
@@ -74,7 +75,8 @@ def layout(sheet: Sheet) -> Iterator[tuple[Kind, tuple[Entry, ...]]]:
         yield "title", (Entry(sheet.title),)
     yield "header", padded(headers)
     for title, section in sheet.sections:
-        yield "section", (Entry(f"-- {title}"),)
+        if title:
+            yield "section", (Entry(f"-- {title}"),)
         for row in section:
             yield "row", padded(row)
 

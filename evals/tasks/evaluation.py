@@ -46,9 +46,18 @@ class TaskResult:
 def ask(lm: Any, spec: TaskSpec, *, limit: int | None = None) -> None:
     """Let `lm` answer what `evaluate` would ask it, without scoring anything."""
     with quiet():
-        task = _ready(lm, spec)
-        task.build_all_requests(limit=rows_within(task, spec, limit))
-        lm.generate_until(task.instances)
+        lm.generate_until(requests(lm, spec, limit=limit)[1])
+
+
+def requests(lm: Any, spec: TaskSpec, *, limit: int | None = None, skip: int = 0) -> tuple[Any, list[Any]]:
+    """The task, and its requests to `lm` behind the first `skip` documents, `limit` of them (None: all).
+
+    Both numbers are rounded down to whole groups of questions, as in `evaluate`.
+    """
+    task = _ready(lm, spec)
+    first = rows_within(task, spec, skip) if skip else 0
+    task.build_all_requests(limit=rows_within(task, spec, None if limit is None else skip + limit))
+    return task, task.instances[first:]
 
 
 def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bool = False) -> TaskResult:
@@ -92,7 +101,7 @@ def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bo
     spread = official.get(f"{key}_stderr,none")
     if bootstrap and isinstance(spread, int | float):
         extra["stderr"] = scale * float(spread)
-    images = _image_keys(task, [row["doc_id"] for row in rows])
+    images = image_names(task, [row["doc_id"] for row in rows])
     samples = [
         {
             "doc_id": row["doc_id"],
@@ -117,7 +126,7 @@ def _ready(lm: Any, spec: TaskSpec) -> Any:
     return task
 
 
-def _image_keys(task: Any, doc_ids: list[int]) -> list[str]:
+def image_names(task: Any, doc_ids: list[int]) -> list[str]:
     """What tells the documents' images apart: the data's own id of the image, or a hash of the image file."""
     docs = task.eval_docs
     for column in IMAGE_COLUMNS:

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+# Text before the first visual token is the system's.
+MODALITIES = ("system", "visual", "text")
 DRAWS = 1000
 LEVEL = 0.95
 
@@ -81,8 +83,8 @@ class Curves:
 
     exits[share]: score when that share of the visual tokens leaves before layer l, l = 1 .. L; `exit_agreement`
     likewise, whether the answer is the unreduced model's; `vanilla` (samples,): the unreduced score. `inject`: score
-    when they enter before layer l. `ilvas`: by window n. `cross`: cross-modal similarity. `groups`: of each sample its
-    image.
+    when they enter before layer l. `ilvas`: by window n. `cross`: cross-modal similarity, of no layers where no
+    images could be compared. `groups`: of each sample its image.
     """
 
     layers: int

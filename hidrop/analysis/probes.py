@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional as F
 
+from hidrop.analysis.curves import MODALITIES
 from hidrop.analysis.walk import Walk
 from hidrop.runtime.layout import ROOM
 from hidrop.runtime.scoring import rows
 from hidrop.runtime.sequence import Sequence
 from hidrop.topk import top_indices
-
-MODALITIES = ("system", "visual", "text")
 
 
 @dataclass

@@ -119,7 +119,7 @@ def injection(curves: Curves, exit: int | None) -> Reading:
 def fused(cross: Curve) -> int | None:
     """The layer behind which half of the largest fall of the cross-modal similarity is reached; None for no fall."""
     fall = 1 - cross.mean
-    if np.isnan(fall).any() or fall.max() <= 0:
+    if not len(fall) or np.isnan(fall).any() or fall.max() <= 0:
         return None
     return cross.first + int(np.argmax(fall >= fall.max() / 2))
 
@@ -167,11 +167,10 @@ def filtering(curves: Curves, inject: int, exit: int, most: int) -> Reading:
 
 
 def combined(ilvas: Mapping[int, Curve]) -> Curve:
-    """The mean over the windows; behind the last layer of the widest one, over those that reach so far."""
+    """The mean over the windows, in the layers from which all of them reach a layer."""
     curves = list(ilvas.values())
-    width = max(curve.samples.shape[1] for curve in curves)
-    samples = [np.pad(c.samples, ((0, 0), (0, width - c.samples.shape[1])), constant_values=np.nan) for c in curves]
-    return Curve(curves[0].first, nanmean(np.stack(samples)))
+    width = min(curve.samples.shape[1] for curve in curves)
+    return Curve(curves[0].first, np.mean([curve.samples[:, :width] for curve in curves], axis=0))
 
 
 def with_uncertainty(curves: Curves, read: Callable[[Curves], Reading]) -> Reading:

@@ -1,0 +1,178 @@
+"""A task's requests, probed: our lmms-eval model, which walks through the decoder where it would generate."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from lmms_eval.api.instance import GenerationResult, TokenCounts
+
+from evals.analysis.probing import Probes
+from evals.answering import Batch, Images, Prompt, Record, Request, ends_of, inputs_of, record_of
+from evals.lmms_model import HidropLlava
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.models import Loaded
+
+# Images of other samples that are kept ready.
+SHOWN = 8
+
+
+class Probing(HidropLlava):
+    """Answers as the unreduced model does, and keeps what the probes say of each sample as its record's `probe`."""
+
+    probes: Probes
+
+    @classmethod
+    def on(
+        cls,
+        loaded: Loaded,
+        probes: Probes,
+        protocol: str,
+        batch_size: int,
+        record: Callable[[list[Record]], None],
+        done: Mapping[tuple[str, int], Record],
+        workers: int,
+    ) -> Self:
+        made = cls.from_loaded(loaded, None, protocol, batch_size, record, done=done, workers=workers)
+        made.probes = probes
+        return made
+
+    def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        self._asked = [Request.of(place, instance) for place, instance in enumerate(requests)]
+        self._names: dict[int, str | None] = {}
+        self._shown = functools.lru_cache(SHOWN)(lambda place: self._images_of(self._asked[place]))
+        self._reference = next(self._different(0, frozenset()), None)
+        return super().generate_until(requests)
+
+    def _answer(
+        self, batch: Batch, images: Sequence[Images | str], reduction: Any
+    ) -> tuple[dict[int, GenerationResult], dict[int, Record]]:
+        """As the parent's, with one more thing that can be wrong with a sample: that it has no image."""
+        answers: dict[int, GenerationResult] = {}
+        records: dict[int, Record] = {}
+        ready: list[Prompt] = []
+        for request, shown in zip(batch.requests, images, strict=True):
+            prompt = shown if isinstance(shown, str) else self._prompt(request, shown)
+            if isinstance(prompt, Prompt) and prompt.images == 0:
+                prompt = "no image: there are no visual tokens to look at"
+            if isinstance(prompt, Prompt):
+                ready.append(prompt)
+                continue
+            answers[request.place] = GenerationResult("")
+            self.failures[request.key] = prompt
+            records[request.place] = record_of(batch, request, answer="", error=prompt, probe=None)
+        for count in dict.fromkeys(prompt.images for prompt in ready):
+            prompts = [prompt for prompt in ready if prompt.images == count]
+            started = time.perf_counter()
+            found = self._probe(prompts, reduction)
+            milliseconds = 1000 * (time.perf_counter() - started) / len(prompts)
+            for prompt, (answer, length, probe) in zip(prompts, found, strict=True):
+                answers[prompt.request.place] = GenerationResult(answer, TokenCounts(len(prompt.ids), length))
+                records[prompt.request.place] = record_of(
+                    batch,
+                    prompt.request,
+                    prompt_hash=prompt.hash,
+                    prompt_tokens=len(prompt.ids),
+                    visual_tokens=prompt.visual_tokens,
+                    answer=answer,
+                    new_tokens=length,
+                    milliseconds=milliseconds,
+                    probe=probe,
+                )
+        return answers, records
+
+    def _probe(self, prompts: Sequence[Prompt], reduction: Any) -> list[tuple[str, int, Record]]:
+        """Of each prompt: the unreduced answer, its tokens, and the probes."""
+        import torch
+
+        from hidrop.analysis import probes, sweeps
+        from hidrop.analysis.walk import Walk
+
+        settings, (ends, pad) = prompts[0].request.settings, ends_of(self.loaded)
+        inputs = inputs_of(prompts, pad, self.loaded.model)
+        decoding = sweeps.Decoding(self._longest(settings, inputs["input_ids"].shape[1]), ends)
+        with torch.inference_mode():
+            walk = Walk(reduction, inputs)
+            seeds = [prompt.request.doc_id for prompt in prompts]
+            leaving = sweeps.Leaving(walk, decoding, self.probes.shares, seeds)
+            measured = probes.measure(walk, top=self.probes.top, windows=self.probes.windows, at=leaving)
+            cross = self._cross(prompts, pad, reduction)
+            entered: list[sweeps.Answers] = []
+            if self.probes.inject:
+                entered = sweeps.entering(Walk(reduction, inputs, features=walk.features, blind=True), decoding)
+
+        def texts(answers: Sequence[sweeps.Answers], row: int) -> list[str]:
+            return [self._text(rows[row], settings) for rows in answers]
+
+        return [
+            (
+                self._text(leaving.own[row], settings),
+                len(leaving.own[row]),
+                {
+                    "intra": {name: _listed(curve[row]) for name, curve in measured.intra.items()},
+                    "cross": None if cross is None else _listed(cross[row]),
+                    "mass": _listed(measured.mass[row]),
+                    "ilvas": {str(n): _listed(curve[row]) for n, curve in measured.ilvas.items()},
+                    "top": measured.top[row],
+                    "exits": {f"{share:g}": texts(answers, row) for share, answers in leaving.answers.items()},
+                    "inject": texts(entered, row) or None,
+                },
+            )
+            for row in range(len(prompts))
+        ]
+
+    def _cross(self, prompts: Sequence[Prompt], pad: int, reduction: Any) -> torch.Tensor | None:
+        """Cross-modal similarity (B, L) between each prompt with an image that is not its own and with the reference.
+
+        None for prompts with several images (which of them to exchange is not defined), and where the samples have
+        fewer than three different images.
+        """
+        from hidrop.analysis.probes import cross_modal
+        from hidrop.analysis.walk import Walk
+
+        if prompts[0].images != 1 or self._reference is None:
+            return None
+        pairs = []
+        for prompt in prompts:
+            own = self._image(prompt.request.place)
+            known = frozenset(name for name, _ in (own, self._reference) if name) if own else frozenset()
+            other = next(self._different(prompt.request.place + 1, known), None)
+            if other is None:  # fewer than three different images: there is nothing to compare
+                return None
+            made = [self._prompt(prompt.request, images) for _, images in (other, self._reference)]
+            pairs.append([one for one in made if isinstance(one, Prompt)])
+        if any(len(pair) < 2 for pair in pairs):
+            return None
+        walks = [Walk(reduction, inputs_of(side, pad, self.loaded.model)) for side in zip(*pairs, strict=True)]
+        return cross_modal(*walks)
+
+    def _different(self, first: int, known: frozenset[str]) -> Iterator[tuple[str, Images]]:
+        """Images of requests from number `first` on, around the list, that are none of the known ones."""
+        for step in range(len(self._asked)):
+            place = (first + step) % len(self._asked)
+            if self._names.get(place, "") is None or self._names.get(place) in known:
+                continue
+            found = self._image(place)
+            if found is not None and found[0] not in known:
+                yield found
+
+    def _image(self, place: int) -> tuple[str, Images] | None:
+        """A request's only image with a name for its content; None where there is none, or several."""
+        images = self._shown(place)
+        self._names[place] = None
+        if not isinstance(images, Images) or images.pixels is None or len(images.tokens) != 1:
+            return None
+        name = hashlib.sha256(images.pixels["pixel_values"].contiguous().numpy().tobytes()).hexdigest()
+        self._names[place] = name
+        return name, images
+
+
+def _listed(row: torch.Tensor) -> list[float | None]:
+    """Numbers for JSON; NaN as None."""
+    return [None if value != value else round(value, 6) for value in row.tolist()]

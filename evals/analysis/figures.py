@@ -1,0 +1,136 @@
+"""Figures of an analysis, from its document: similarities, masking, ILVAS, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evals.report.drawing import COLOURS, legend, panels_of, saved, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLES = {
+    "similarity": "How alike a token is from layer to layer, and how little the image changes the instruction",
+    "masking": "Score and answers when visual tokens leave before a layer, or enter before it, without training",
+    "ilvas": "How much later layers agree with a layer's choice of tokens",
+    "attention": "What the last token attends to, and where in the image the most attended tokens lie",
+}
+HEAT_MAPS = 4
+MARKS = {"inject": "0.25", "exit": COLOURS[3], "filters": "0.6"}
+
+
+def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
+    """All figures into `folder`; their paths."""
+    return saved(drawn(document), folder)
+
+
+def drawn(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    """The figures with their names, one at a time: each is gone when the next is drawn."""
+    with styled():
+        for name, draw in {
+            "similarity": similarity, "masking": masking, "ilvas": ilvas, "attention": attention
+        }.items():  # fmt: skip
+            figure = draw(document)
+            yield name, figure
+            figure.clear()
+
+
+def similarity(document: Mapping[str, Any]) -> Figure:
+    figure, (intra, cross) = panels_of(2)
+    for place, name in enumerate(("system", "visual", "text")):
+        _line(intra, document, f"intra_{name}", COLOURS[place], label=f"{name} tokens")
+    intra.set(xlabel="layer l", ylabel="cosine of states behind l and l + 1")
+    _line(cross, document, "cross", COLOURS[4], label="instruction, with another image")
+    cross.set(xlabel="layer", ylabel="cosine to the reference image's")
+    for axes in (intra, cross):
+        _marks(axes, document, "inject")
+    legend(figure, intra, cross)
+    return figure
+
+
+def masking(document: Mapping[str, Any]) -> Figure:
+    figure, (leave, agree, enter) = panels_of(3, share_y=True)
+    shares = [name.removeprefix("exit_") for name in document["curves"] if name.startswith("exit_")]
+    for place, share in enumerate(name for name in shares if not name.startswith("agreement")):
+        label = f"{100 * float(share):g} % of the tokens"
+        _line(leave, document, f"exit_{share}", COLOURS[place], label=label)
+        _line(agree, document, f"exit_agreement_{share}", COLOURS[place], label=label)
+    _line(enter, document, "inject", COLOURS[5], label="all enter")
+    for axes in (leave, enter):
+        axes.axhline(document["vanilla"], color="0.3", linewidth=0.8, linestyle=":", label="unreduced")
+    leave.set(xlabel="they leave before layer", ylabel="share of samples")
+    agree.set(xlabel="they leave before layer")
+    enter.set(xlabel="they enter before layer")
+    for axes, title in ((leave, "right"), (agree, "as the unreduced model"), (enter, "right")):
+        axes.set_title(title, fontsize=8)
+    _marks(leave, document, "exit")
+    _marks(enter, document, "inject")
+    legend(figure, leave, agree, enter)
+    return figure
+
+
+def ilvas(document: Mapping[str, Any]) -> Figure:
+    figure, (axes,) = panels_of(1)
+    windows = [name for name in document["curves"] if name.startswith("ilvas_")]
+    for place, name in enumerate(windows):
+        _line(axes, document, name, COLOURS[place], label=f"n = {name.removeprefix('ilvas_')}", faint=True)
+    _line(axes, document, "ilvas", COLOURS[-1], label="mean")
+    found = document["suggestion"]
+    if found["inject"]["layers"] and found["exit"]["layers"]:
+        axes.axvspan(found["inject"]["layers"][0], found["exit"]["layers"][0], color="0.92", zorder=0, label="window")
+    _marks(axes, document, "filters")
+    axes.set(xlabel="layer l", ylabel="ILVAS(l, l + n)")
+    legend(figure, axes)
+    return figure
+
+
+def attention(document: Mapping[str, Any]) -> Figure:
+    side = round(document["visual_tokens"] ** 0.5)
+    heat = np.array([[np.nan if x is None else x for x in row] for row in document["heat"]])
+    square = side * side == document["visual_tokens"] and not np.isnan(heat).any()
+    shown = _shown(document) if square else []
+    figure, (mass, *maps) = panels_of(1 + len(shown))
+    _line(mass, document, "mass", COLOURS[1], label="attention on visual tokens")
+    mass.set(xlabel="layer", ylabel="share of the last token's attention", ylim=(0, None))
+    largest = float(heat.max()) if square else 1.0
+    for axes, layer in zip(maps, shown, strict=True):
+        axes.imshow(heat[layer - 1].reshape(side, side), cmap="viridis", vmin=0, vmax=largest)
+        axes.set_title(f"layer {layer}: chosen in up to {100 * heat[layer - 1].max():.0f} %", fontsize=7)
+        axes.set_axis_off()
+    return figure
+
+
+def _shown(document: Mapping[str, Any]) -> Sequence[int]:
+    """Layers whose choice is mapped: those behind the filters, or else some that are spread over the depth."""
+    filters = [layer + 1 for layer in document["suggestion"]["filters"]["layers"]]
+    spread = np.linspace(1, document["layers"], HEAT_MAPS).round().astype(int).tolist()
+    chosen = filters + [layer for layer in spread if layer not in filters]
+    return sorted(chosen[:HEAT_MAPS])
+
+
+def _line(axes: Axes, document: Mapping[str, Any], name: str, colour: str, *, label: str, faint: bool = False) -> None:
+    """A curve with its interval."""
+    from matplotlib.ticker import MaxNLocator
+
+    curve = document["curves"].get(name)
+    if curve is None:
+        return
+    values = {part: np.array([np.nan if x is None else x for x in curve[part]]) for part in ("mean", "low", "high")}
+    layers = np.arange(curve["first"], curve["first"] + len(values["mean"]))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    alpha = 0.45 if faint else 1.0
+    axes.plot(layers, values["mean"], color=colour, linewidth=1.2, marker=".", markersize=3, alpha=alpha, label=label)
+    axes.fill_between(layers, values["low"], values["high"], color=colour, alpha=0.15 * alpha, linewidth=0)
+
+
+def _marks(axes: Axes, document: Mapping[str, Any], name: str) -> None:
+    """A vertical line at each layer that was read off."""
+    layers = document["suggestion"][name]["layers"]
+    label = f"suggested {name}: {', '.join(map(str, layers))}"
+    for layer in layers:
+        axes.axvline(layer, color=MARKS[name], linewidth=1, linestyle="--", label=label, zorder=0.5)

@@ -1,0 +1,101 @@
+"""From the records of a probed task to its curves: answers are scored as the task scores them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evals.tasks.data import TaskSpec
+from evals.tasks.scoring import Answer, score
+from hidrop.analysis.curves import MODALITIES, Curve, Curves, Values
+from hidrop.errors import UserError
+from hidrop.geometry import Geometry
+
+Record = Mapping[str, Any]
+LEAST_SAMPLES = 2
+
+
+def curves_of(
+    geometry: Geometry, spec: TaskSpec, records: Sequence[Record], docs: Mapping[int, Any], images: Mapping[int, str]
+) -> Curves:
+    """The curves of one task's samples; those that failed are left out. `docs` and `images` by doc_id.
+
+    Raises UserError when fewer than two samples are left.
+    """
+    good = [record for record in records if record.get("probe")]
+    if len(good) < LEAST_SAMPLES:
+        why = next((f" The first one failed: {r['error']}" for r in records if r.get("error")), "")
+        raise UserError(f"{spec.name}: {len(good)} of {len(records)} samples could be probed, two are needed.{why}")
+    probes = [record["probe"] for record in good]
+
+    def table(values: Sequence[Sequence[float | None] | None]) -> Values:
+        width = max((len(row) for row in values if row), default=0)
+        return np.array([row or [None] * width for row in values], dtype=np.float64)
+
+    def scored(texts: Sequence[str]) -> list[float]:
+        answers = [Answer(docs[record["doc_id"]], text) for record, text in zip(good, texts, strict=True)]
+        return list(score(spec.name, spec.protocol, answers).samples)
+
+    def right(answers: Sequence[Sequence[str]]) -> Curve:
+        return Curve(1, np.array([scored(texts) for texts in zip(*answers, strict=True)]).T)
+
+    def same(answers: Sequence[Sequence[str]]) -> Curve:
+        rows = [[text == record["answer"] for text in row] for record, row in zip(good, answers, strict=True)]
+        return Curve(1, np.array(rows, dtype=np.float64))
+
+    first = probes[0]
+    # In an order of our own: a record that was read again has its keys in another.
+    windows = sorted(first["ilvas"], key=int)
+    shares = sorted(first["exits"], key=float, reverse=True)
+    exits = {float(share): [probe["exits"][share] for probe in probes] for share in shares}
+    return Curves(
+        layers=geometry.layers,
+        visual_tokens=geometry.visual_tokens,
+        intra={name: Curve(1, table([probe["intra"][name] for probe in probes])) for name in MODALITIES},
+        cross=Curve(1, table([probe["cross"] for probe in probes])),
+        mass=Curve(1, table([probe["mass"] for probe in probes])),
+        ilvas={int(n): Curve(1, table([probe["ilvas"][n] for probe in probes])) for n in windows},
+        exits={share: right(answers) for share, answers in exits.items()},
+        exit_agreement={share: same(answers) for share, answers in exits.items()},
+        inject=right([probe["inject"] for probe in probes]) if first["inject"] else None,
+        vanilla=np.array(scored([record["answer"] for record in good])),
+        groups=tuple(images[record["doc_id"]] for record in good),
+    )
+
+
+def pooled(parts: Sequence[Curves]) -> Curves:
+    """The samples of several tasks as one; images of different tasks are different ones."""
+    first = parts[0]
+
+    def joined(curves: Sequence[Curve]) -> Curve:
+        return Curve(curves[0].first, np.concatenate([curve.samples for curve in curves]))
+
+    return Curves(
+        layers=first.layers,
+        visual_tokens=first.visual_tokens,
+        intra={name: joined([part.intra[name] for part in parts]) for name in first.intra},
+        cross=joined([part.cross for part in parts]),
+        mass=joined([part.mass for part in parts]),
+        ilvas={n: joined([part.ilvas[n] for part in parts]) for n in first.ilvas},
+        exits={share: joined([part.exits[share] for part in parts]) for share in first.exits},
+        exit_agreement={share: joined([part.exit_agreement[share] for part in parts]) for share in first.exits},
+        inject=None if first.inject is None else joined([p.inject for p in parts if p.inject is not None]),
+        vanilla=np.concatenate([part.vanilla for part in parts]),
+        groups=tuple(f"{number}:{group}" for number, part in enumerate(parts) for group in part.groups),
+    )
+
+
+def heat(records: Sequence[Record], visual_tokens: int, layers: int) -> Values:
+    """Where the most attended tokens lie: how often each visual token is among them, (layers, tokens), as a share.
+
+    Only of samples with one image of the model's own number of tokens; NaN where there is none.
+    """
+    counts, used = np.zeros((layers, visual_tokens)), 0
+    for record in records:
+        if record.get("probe") and record["visual_tokens"] == visual_tokens:
+            used += 1
+            for layer, top in enumerate(record["probe"]["top"]):
+                counts[layer, top] += 1
+    return counts / used if used else np.full_like(counts, np.nan)

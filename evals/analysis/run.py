@@ -1,0 +1,116 @@
+"""Probe a model on the samples of some tasks, resumably: a journal for each task, as for a cell of a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from evals import journal
+from evals.analysis.asking import Probing
+from evals.analysis.gather import curves_of, heat, pooled
+from evals.analysis.probing import Probes
+from evals.answering import Record
+from evals.engine import NUMERIC_VERSION
+from evals.tasks import PROTOCOL_VERSION, evaluation
+from evals.tasks.data import TaskSpec, data_digest
+from evals.tasks.protocol import decoding
+from hidrop.analysis.curves import Curves, Values
+from hidrop.models import Loaded
+
+# Raise when a change of the probes changes their numbers.
+PROBES_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which samples: of each task, `samples` of them behind the first `skip` (which stay for a search)."""
+
+    tasks: tuple[TaskSpec, ...]
+    samples: int
+    skip: int
+    batch_size: int
+    dtype: str
+    device: str
+    attention: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The curves over the samples of all tasks, where the most attended tokens lie, and how many samples failed."""
+
+    curves: Curves
+    heat: Values
+    failed: int
+    seconds: float
+
+
+def probe(
+    loaded: Loaded,
+    weights: str,
+    asked: Asked,
+    probes: Probes,
+    folder: Path,
+    *,
+    workers: int = 0,
+    progress: Callable[[str, int], None] = lambda task, count: None,
+) -> Found:
+    """Probe what an earlier run has not probed yet, and put all of it together. `progress`: samples of a task done.
+
+    Raises UserError for samples that say nothing (no image in them, fewer than two).
+    """
+    with journal.locked(folder):
+        parts = [_task(loaded, weights, asked, spec, probes, folder, workers, progress) for spec in asked.tasks]
+    records = [record for _, part in parts for record in part]
+    geometry = loaded.geometry
+    return Found(
+        pooled([curves for curves, _ in parts]),
+        heat(records, geometry.visual_tokens, geometry.layers),
+        sum(bool(record["error"]) for record in records),
+        sum(record["milliseconds"] for record in records) / 1000,
+    )
+
+
+def _task(
+    loaded: Loaded,
+    weights: str,
+    asked: Asked,
+    spec: TaskSpec,
+    probes: Probes,
+    folder: Path,
+    workers: int,
+    progress: Callable[[str, int], None],
+) -> tuple[Curves, list[dict[str, Any]]]:
+    identity = {
+        "probes": [PROBES_VERSION, asdict(probes)],
+        "weights": weights,
+        "data": data_digest(spec),
+        "task": spec.name,
+        "protocol": [spec.protocol, PROTOCOL_VERSION],
+        "decoding": decoding(spec.protocol, spec.name),
+        "samples": [asked.skip, asked.samples],
+        "batch_size": asked.batch_size,
+        "dtype": asked.dtype,
+        "attention": asked.attention,
+        "device": asked.device.split(":")[0],
+        "numeric": NUMERIC_VERSION,
+    }
+    path = journal.place(folder, f"probes/{spec.name}", journal.identity_hash(identity))
+    with journal.Journal(path, identity) as log:
+        progress(spec.name, len(log.answers))
+
+        def record(batch: list[Record]) -> None:
+            log.append(*({"kind": "answer", **sample} for sample in batch))
+            progress(spec.name, len(batch))
+
+        done = {(spec.name, doc_id): answer for doc_id, answer in log.answers.items()}
+        lm = Probing.on(loaded, probes, spec.protocol, asked.batch_size, record, done, workers)
+        with evaluation.quiet():
+            task, requests = evaluation.requests(lm, spec, limit=asked.samples, skip=asked.skip)
+            lm.generate_until(requests)
+            records = [log.answers[doc_id] for doc_id in sorted(log.answers)]
+            doc_ids = [record["doc_id"] for record in records]
+            docs = {doc_id: task.eval_docs_no_media[doc_id] for doc_id in doc_ids}
+            images = dict(zip(doc_ids, evaluation.image_names(task, doc_ids), strict=True))
+    return curves_of(loaded.geometry, spec, records, docs, images), records

@@ -1,0 +1,74 @@
+"""Trying a suggested schedule and its neighbours without training, on samples that the probes have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from evals.report.drawing import pareto
+from hidrop.analysis.suggest import counted
+from hidrop.geometry import Geometry
+from hidrop.hidrop import HiDrop
+
+HEADERS = ("schedule", "tokens", "right %", "of unreduced %", "GFLOP", "front")
+SUGGESTED, UNREDUCED = "suggested", "vanilla"
+
+
+def neighbours(found: HiDrop, geometry: Geometry, budget: float, most: int) -> dict[str, HiDrop]:
+    """The schedule and at most `most` others at the same budget: a layer of it moved by one, nearest changes first."""
+    chosen = {SUGGESTED: found}
+    for name, changed in _moved(found):
+        if len(chosen) > most:
+            break
+        try:
+            chosen[name] = counted(changed.inject, changed.filters, changed.exit, geometry, budget)
+        except ValueError:  # layers that do not fit, or a budget that they cannot meet
+            continue
+    return chosen
+
+
+def _moved(found: HiDrop) -> Iterator[tuple[str, HiDrop]]:
+    for step in (-1, 1):
+        yield f"inject-{found.inject + step}", replace(found, inject=found.inject + step)
+    for step in (1, -1):
+        yield f"exit-{found.exit + step}", replace(found, exit=found.exit + step)
+    for place, layer in enumerate(found.filters):
+        for step in (-1, 1):
+            filters = (*found.filters[:place], layer + step, *found.filters[place + 1 :])
+            if list(filters) == sorted(set(filters)):
+                yield f"filters-{'-'.join(map(str, filters))}", replace(found, filters=filters)
+
+
+def matrix(base: Mapping[str, Any], schedules: Mapping[str, HiDrop], limit: int) -> dict[str, Any]:
+    """The matrix that tries them; `base` is the one of the analysis."""
+    methods: dict[str, Any] = {UNREDUCED: {"name": "vanilla"}}
+    for name, one in schedules.items():
+        fields = {"inject": one.inject, "filters": list(one.filters), "keep": list(one.keep), "exit": one.exit}
+        methods[name] = {"name": "hidrop", **fields}
+    return {**base, "methods": methods, "limit": limit}
+
+
+def table(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A line for each schedule: mean score over the tasks, tokens, operations, and whether it is on the front."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in document["cells"]:
+        rows.setdefault(cell["label"], []).append(cell)
+    points = {label: (_mean(cells, "flops"), _mean(cells, "value")) for label, cells in rows.items()}
+    front = pareto(points.values())
+    whole = points[UNREDUCED][1] if UNREDUCED in points else 0.0
+    return [
+        (
+            label,
+            f"{_mean(cells, 'average_tokens'):.2f}",
+            f"{points[label][1]:.1f}",
+            f"{100 * points[label][1] / whole:.1f}" if whole else "-",
+            f"{points[label][0] / 1e9:.2f}",
+            "*" if points[label] in front else "",
+        )
+        for label, cells in rows.items()
+    ]
+
+
+def _mean(cells: list[Mapping[str, Any]], name: str) -> float:
+    return sum(float(cell[name]) for cell in cells) / len(cells)
