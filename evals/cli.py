@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evals import bench_command, folder_commands, packages
+from evals.ablations import command as ablations_command
 from evals.analysis import command as analysis_command
 from evals.arguments import chosen, device_of, failed_before, natural, out_of, positive, print_json, stream_of
 from hidrop.errors import UserError
@@ -98,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, metavar="DIR")
     train.set_defaults(action=train_command)
 
+    ablations_command.add(commands)
     analysis_command.add(commands)
 
     convert = commands.add_parser("convert", help="write a checkpoint of LLaVA's original layout in transformers'")

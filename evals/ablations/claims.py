@@ -1,0 +1,108 @@
+"""What the trained models say about a claim: the difference of two variants, seed by seed, and a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import Any, Literal
+
+from evals.ablations.runs import REFERENCE
+from evals.ablations.spec import Claim, Study
+
+LEVEL = 0.95
+Verdict = Literal["reproduced", "not reproduced", "not decidable"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One variant: its mean over tasks of % of the reference, for each seed; and each task's mean over seeds."""
+
+    name: str
+    average_tokens: float
+    by_seed: dict[int, float]
+    tasks: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        return mean(self.by_seed.values())
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the 95 % t-interval of the mean over seeds; None for a single one."""
+        return half_width(list(self.by_seed.values()))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with our numbers: `difference` is better - worse, `half_width` that of its 95 % interval."""
+
+    claim: Claim
+    better: float
+    worse: float
+    seeds: int
+    difference: float
+    half_width: float | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the interval's sign alone. With one seed, or an interval around 0, nothing is decided."""
+        if self.half_width is None or abs(self.difference) <= self.half_width:
+            return "not decidable"
+        return "reproduced" if self.difference > 0 else "not reproduced"
+
+    def record(self) -> dict[str, Any]:
+        return {**asdict(self), "claim": self.claim.model_dump(mode="json"), "verdict": self.verdict}
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """t times the standard error of the mean: what a mean of so few values may be off by, at LEVEL."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    return float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+
+
+def measured(study: Study, document: Mapping[str, Any]) -> dict[str, Measured]:
+    """The variants and untrained rows of which a result document has every task, by name."""
+    cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for cell in document["cells"]:
+        cells.setdefault((cell["model"], cell["label"]), {})[cell["task"]] = cell
+    whole = {key: found for key, found in cells.items() if found.keys() >= study.evaluation.tasks.keys()}
+    found = {}
+    for name in [*study.variants, *study.untrained]:
+        # What is not trained has no seeds: it is the same beside each.
+        keys = {
+            seed: (f"{name}-s{seed}", "trained") if name in study.variants else (REFERENCE, name)
+            for seed in study.seeds
+        }
+        rows = {seed: whole[key] for seed, key in keys.items() if key in whole}
+        if rows:
+            found[name] = _measured(name, rows, list(study.evaluation.tasks))
+    return found
+
+
+def _measured(name: str, rows: Mapping[int, Mapping[str, Mapping[str, Any]]], tasks: Sequence[str]) -> Measured:
+    return Measured(
+        name,
+        next(iter(next(iter(rows.values())).values()))["average_tokens"],
+        {seed: mean(row[task]["percent_of_vanilla"] for task in tasks) for seed, row in rows.items()},
+        {task: mean(row[task]["value"] for row in rows.values()) for task in tasks},
+    )
+
+
+def judged(study: Study, found: Mapping[str, Measured]) -> list[Judged]:
+    """The claims whose two sides have been measured, over the seeds that both have."""
+    verdicts = []
+    for claim in study.claims:
+        better, worse = found.get(claim.better), found.get(claim.worse)
+        seeds = [s for s in study.seeds if better and worse and s in better.by_seed and s in worse.by_seed]
+        if better is None or worse is None or not seeds:
+            continue
+        pairs = [(better.by_seed[seed], worse.by_seed[seed]) for seed in seeds]
+        apart = [a - b for a, b in pairs]
+        ours = mean(a for a, _ in pairs), mean(b for _, b in pairs)
+        verdicts.append(Judged(claim, *ours, len(seeds), mean(apart), half_width(apart)))
+    return verdicts

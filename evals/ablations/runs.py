@@ -1,0 +1,133 @@
+"""Training the models of a study, and the matrix that scores them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evals.ablations.spec import Study
+from evals.journal import locked
+from evals.method_fields import CHECKPOINT
+from hidrop.errors import UserError
+from hidrop.training.recipe import Recipe
+
+log = logging.getLogger("hidrop.training")
+MODEL = "model"  # the folder of the finished checkpoint within a run's
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to train: a start (no seed of the study's) or a variant with one seed, in a folder of its own."""
+
+    name: str
+    seed: int | None
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        return self.folder / MODEL
+
+    @property
+    def done(self) -> bool:
+        return (self.model / "training.json").is_file()  # the last file that a training writes
+
+    @property
+    def title(self) -> str:
+        """The model's name in the matrix."""
+        return self.name if self.seed is None else f"{self.name}-s{self.seed}"
+
+
+def runs_of(study: Study, work: Path) -> list[Run]:
+    """All variants with the first seed, then with the second, ...: a study that is cut short has fewer seeds."""
+    return [Run(name, seed, work / study.folder_of(name, seed)) for seed in study.seeds for name in study.variants]
+
+
+def starts_of(study: Study, work: Path) -> list[Run]:
+    """What is trained for variants to start from."""
+    return [Run(name, None, work / study.folder_of(name)) for name in study.starts]
+
+
+def missing(study: Study, work: Path) -> Iterator[Run]:
+    """The runs still to train in `work`, each start before the first variant that needs it."""
+    starts = {run.name: run for run in starts_of(study, work) if not run.done}
+    for run in runs_of(study, work):
+        if not run.done:
+            if start := starts.pop(study.recipe_of(run.name, run.seed).start or "", None):
+                yield start
+            yield run
+
+
+def train_missing(study: Study, work: Path, *, at_most: int | None = None) -> list[Run]:
+    """Train what is missing and no other process is at, `at_most` so many; returns what others are still at.
+
+    Every training goes on where an interruption left it. Start the same command twice to use two processors.
+    """
+    from hidrop.training import trainer
+
+    others, spent = [], 0
+    for run in missing(study, work):
+        if at_most is not None and spent >= at_most:
+            break
+        recipe = ready(study, run, work)
+        if recipe is None:
+            others.append(run)
+            continue
+        try:
+            with locked(run.folder):
+                if not run.done:  # another process may just have finished it
+                    log.info("%s", run.title)
+                    trainer.train(recipe, out=run.model, resume=True, work=run.folder / "progress")
+                    spent += 1
+        except UserError:
+            if not taken(run.folder):
+                raise
+            others.append(run)
+    return others
+
+
+def ready(study: Study, run: Run, work: Path) -> Recipe | None:
+    """The run's recipe with its start as a folder; None while the start is not trained yet."""
+    recipe = study.recipe_of(run.name, run.seed)
+    if recipe.start not in study.starts:
+        return recipe
+    start = next(start for start in starts_of(study, work) if start.name == recipe.start)
+    return recipe.model_copy(update={"start": str(start.model)}) if start.done else None
+
+
+def taken(folder: Path) -> bool:
+    """Whether a process holds the folder's lock."""
+    try:
+        with locked(folder):
+            return False
+    except UserError:
+        return True
+
+
+def matrix_of(study: Study, work: Path) -> dict[str, Any]:
+    """The matrix file that scores what is trained: a model for each finished run, and the reference with the rows
+    that need no training."""
+    done = [run for run in runs_of(study, work) if run.done]
+    rows: dict[str, Any] = {name: spec.model_dump(exclude_none=True) for name, spec in study.untrained.items()}
+    runs: list[dict[str, Any]] = [{"models": [REFERENCE], "methods": ["vanilla", *rows]}]
+    if done:
+        runs.append({"models": [run.title for run in done], "methods": ["trained"]})
+    evaluation = study.evaluation
+    return {
+        "name": study.name,
+        "protocol": "lmms-eval",
+        "dtype": "float32",
+        "batch_size": evaluation.batch_size,
+        "limit": evaluation.limit,
+        "models": {
+            REFERENCE: {"source": evaluation.reference},
+            **{run.title: {"source": str(run.model), "reference": REFERENCE} for run in done},
+        },
+        "methods": {"vanilla": {"name": "vanilla"}, "trained": {"name": CHECKPOINT}, **rows},
+        "tasks": {name: spec.model_dump() for name, spec in evaluation.tasks.items()},
+        "runs": runs,
+        "profile": None,
+    }

@@ -1,0 +1,159 @@
+"""The file of an ablation study: variants to train with several seeds, and the claims that they are to decide.
+
+    train:    {start: ..., lessons: [...]}             # what every variant is trained with, as in a recipe
+    method:   {name: hidrop, inject: 4, ...}           # what variants change
+    seeds:    [11, 12, 13]                             # every variant is trained with each
+    starts:   {window: {start: ..., method: ..., lessons: ...}}   # trained once, for variants to start from
+    variants: {base: {}, ste: {change: {topk: ste}}, pdrop: {method: {name: pdrop}, start: mini:vanilla}}
+    untrained: {fastv: {name: fastv, layer: 1, budget: "11%"}}    # rows of the reference, as in a matrix
+    claims:   [{say: ..., better: ste, worse: base, paper: [99.7, 97.7]}]
+
+Seeds draw other training samples, the same ones for all variants: two variants are compared seed by seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+from evals import strict_yaml
+from evals.matrix import MethodSpec, Name, Strict, TaskSpec, named
+from hidrop.errors import UserError
+from hidrop.training.recipe import Lesson, Recipe
+
+BUNDLED = Path(__file__).parent
+HASHED = 8  # digits of a recipe's hash in its folder's name
+
+
+class Training(Strict):
+    """A recipe without its method: where it starts (a model, or one of `starts`) and its lessons."""
+
+    start: str
+    lessons: tuple[Lesson, ...] = Field(min_length=1)
+
+
+class Start(Training):
+    """A model to start from, trained once with `method`."""
+
+    method: dict[str, Any]
+    seed: int = 0
+
+
+class Variant(Strict):
+    """What is different from the study's method and training: some fields (`change`), or all of the method."""
+
+    change: dict[str, Any] = Field(default_factory=dict)
+    method: dict[str, Any] | None = None
+    start: str | None = None
+    lessons: tuple[Lesson, ...] | None = None
+
+
+class Claim(Strict):
+    """That `better` scores higher than `worse`. `paper`: the two numbers it is published with, where there are any."""
+
+    say: str
+    better: str
+    worse: str
+    paper: tuple[float, float] | None = None
+
+
+class Evaluation(Strict):
+    """How the trained models are scored; each task's value is divided by the reference's."""
+
+    reference: str
+    tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
+    limit: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 1
+
+
+class Study(Strict):
+    name: Name
+    train: Training
+    method: dict[str, Any]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    evaluation: Evaluation
+    starts: dict[Name, Start] = Field(default_factory=dict)
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+    untrained: dict[Name, MethodSpec] = Field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    notes: tuple[str, ...] = ()  # lines that stand below the tables
+    _file: str = PrivateAttr(default="study")
+
+    @property
+    def file(self) -> str:
+        """What the user knows the study by, for messages."""
+        return self._file
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        wrong = [
+            f"{place}.start: '{start}' starts from one of the study's own starts; give it a model"
+            for place, start in ((f"starts.{name}", spec.start) for name, spec in self.starts.items())
+            if start in self.starts
+        ]
+        known = [*self.variants, *self.untrained]
+        wrong += [f"untrained.{name}: also the name of a variant" for name in self.untrained if name in self.variants]
+        for place, claim in enumerate(self.claims):
+            for side in ("better", "worse"):
+                if (name := getattr(claim, side)) not in known:
+                    wrong.append(f"claims[{place}].{side}: no '{name}' here.{strict_yaml.suggestion(name, known)}")
+        for name, variant in self.variants.items():
+            if variant.method is not None and variant.change:
+                wrong.append(f"variants.{name}: it has a method of its own, and `change` for the study's")
+        for name in () if wrong else [*self.starts, *self.variants]:
+            kind = "starts" if name in self.starts else "variants"
+            try:
+                self.recipe_of(name)
+            except ValueError as error:
+                message = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+                wrong.append(f"{kind}.{name}: {message.removeprefix('Value error, ')}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def recipe_of(self, name: str, seed: int | None = None) -> Recipe:
+        """The recipe of a start, or of a variant with one of the seeds (by default the first)."""
+        if name in self.starts:
+            spec = self.starts[name]
+            return Recipe(name=name, seed=spec.seed, method=spec.method, start=spec.start, lessons=spec.lessons)
+        variant = self.variants[name]
+        return Recipe(
+            name=name,
+            seed=self.seeds[0] if seed is None else seed,
+            method=variant.method or {**self.method, **variant.change},
+            start=variant.start or self.train.start,
+            lessons=variant.lessons or self.train.lessons,
+        )
+
+    def folder_of(self, name: str, seed: int | None = None) -> str:
+        """The folder of a trained model below the study's: with a hash of all that made it, so that a study that was
+        changed does not take up what another one left."""
+        recipe = self.recipe_of(name, seed)
+        start = self.folder_of(recipe.start) if recipe.start in self.starts else recipe.start
+        made_by = recipe.model_dump(mode="json", exclude={"name"}), start
+        digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
+        return f"{name}-s{recipe.seed}-{digest[:HASHED]}"
+
+
+def load_study(name: str | Path) -> Study:
+    """Read and check a study: a file, or the bundled `ablations`. Raises UserError with everything that is wrong."""
+    path = Path(name)
+    if not path.is_file():
+        path = BUNDLED / f"{path.name.removesuffix('.yaml')}.yaml"
+    if not path.is_file():
+        raise UserError(f"{name}: no such file, and not the bundled ablations.yaml")
+    data = strict_yaml.read(path, path.name)
+    data.setdefault("name", path.stem)
+    if isinstance(data.get("untrained"), dict):
+        data["untrained"] = {key: named(key, spec) for key, spec in data["untrained"].items()}
+    try:
+        study = Study.model_validate(data)
+    except ValidationError as error:
+        lines = [line for block in strict_yaml.problems(error, Study) for line in block.splitlines()]
+        raise UserError("\n".join(f"{path.name}: {line}" for line in lines)) from None
+    study._file = path.name
+    return study

@@ -1,0 +1,104 @@
+"""What a study found, as two tables (claims, variants) in markdown and for the terminal, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evals.ablations.claims import Judged, Measured, judged, measured
+from evals.ablations.spec import Study
+from evals.journal import write_atomically
+from evals.report.files import json_text
+from evals.report.sheet import Entry, Sheet, task_name
+from evals.report.text import escape, markdown_table, plain_table
+from evals.report.units import MISSING, fixed
+
+SCHEMA = 1
+NAME = "ablations"
+
+
+def build(study: Study, document: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """All that a study found, from the document of its matrix. `seconds`: training time, by model."""
+    found = measured(study, document)
+    return {
+        "schema": SCHEMA,
+        "study": study.name,
+        "seeds": list(study.seeds),
+        "limit": study.evaluation.limit,
+        "reference": study.evaluation.reference,
+        **{name: document[name] for name in ("hardware", "versions", "date", "commit") if name in document},
+        "training_seconds": dict(seconds),
+        "variants": {name: {**asdict(one), "half_width": one.half_width} for name, one in found.items()},
+        "claims": [one.record() for one in judged(study, found)],
+        "not_run": [name for name in study.variants if name not in found],
+    }
+
+
+def sheets(study: Study, document: Mapping[str, Any]) -> list[Sheet]:
+    """The claims with the paper's numbers beside ours, and what each variant scored."""
+    found = measured(study, document)
+    claims = tuple(_claim_line(one) for one in judged(study, found))
+    headers = ("Claim", "Verdict", "Paper", "Ours", "Difference", "Seeds")
+    scores = tuple(_variant_line(study, one) for one in found.values())
+    tasks = tuple(task_name(task) for task in study.evaluation.tasks)
+    return [
+        Sheet("Claims", headers, (("", claims),), text_columns=2),
+        Sheet("Variants", ("Variant", "Tokens", *tasks, "% of reference", "Seeds"), (("", scores),), text_columns=1),
+    ]
+
+
+def _claim_line(one: Judged) -> tuple[Entry, ...]:
+    paper = MISSING if one.claim.paper is None else " vs ".join(f"{value:g}" for value in one.claim.paper)
+    spread = MISSING if one.half_width is None else fixed(one.half_width)
+    difference = f"{one.difference:+.1f} ± {spread}"
+    ours = f"{fixed(one.better)} vs {fixed(one.worse)}"
+    return tuple(map(Entry, (one.claim.say, one.verdict, paper, ours, difference, str(one.seeds))))
+
+
+def _variant_line(study: Study, one: Measured) -> tuple[Entry, ...]:
+    trained = one.name in study.variants
+    spread = f" ± {fixed(one.half_width)}" if trained and one.half_width is not None else ""
+    scores = [fixed(one.tasks[task]) for task in study.evaluation.tasks]
+    seeds = str(len(one.by_seed)) if trained else "not trained"
+    return tuple(map(Entry, (one.name, fixed(one.average_tokens), *scores, fixed(one.mean) + spread, seeds)))
+
+
+def shown(study: Study, document: Mapping[str, Any]) -> str:
+    """The tables as aligned text."""
+    return "\n\n".join(map(plain_table, sheets(study, document)))
+
+
+def markdown(study: Study, document: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """The tables and what has to be known to read them."""
+    blocks = [f"# Ablations: {escape(study.name)}"]
+    blocks += [f"## {sheet.title}\n\n{markdown_table(sheet)}" for sheet in sheets(study, document)]
+    blocks.append("\n".join(f"- {line}" for line in [*_reading(study, record), *study.notes]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _reading(study: Study, record: Mapping[str, Any]) -> list[str]:
+    samples = f"the first {study.evaluation.limit} samples" if study.evaluation.limit else "all samples"
+    total = sum(record["training_seconds"].values()) / 3600
+    lines = [
+        f"Scores are of {samples} of each task, in % of {study.evaluation.reference} and averaged over the tasks; the "
+        "paper's are averages over its benchmarks in % of its vanilla model.",
+        f"Every variant is trained with up to {len(study.seeds)} seeds, which draw other training samples, the same "
+        "ones for all variants. Differences are taken seed by seed; ± is half of their 95 % t-interval.",
+        "A claim is *reproduced* when the whole interval has its sign, *not reproduced* when it has the other one, and "
+        "*not decidable* when 0 lies inside. The test samples are the same for all, and their own chance is not in it.",
+        f"Training took {total:.1f} hours of one core, with the scoring not counted.",
+    ]
+    if record["not_run"]:
+        lines.append(f"Not run: {', '.join(record['not_run'])}.")
+    return lines
+
+
+def write(study: Study, document: Mapping[str, Any], seconds: Mapping[str, float], out: Path) -> Sequence[Path]:
+    """`ablations.json` and `ablations.md` in `out`."""
+    record = build(study, document, seconds)
+    paths = out / f"{NAME}.json", out / f"{NAME}.md"
+    write_atomically(paths[0], json_text(record) + "\n")
+    write_atomically(paths[1], markdown(study, document, record))
+    return paths
