@@ -102,10 +102,12 @@ class Probing(HidropLlava):
             seeds = [prompt.request.doc_id for prompt in prompts]
             leaving = sweeps.Leaving(walk, decoding, self.probes.shares, seeds)
             measured = probes.measure(walk, top=self.probes.top, windows=self.probes.windows, at=leaving)
+            features = walk.features
+            del walk, leaving.walk  # with its keys and values
             cross = self._cross(prompts, pad, reduction)
             entered: list[sweeps.Answers] = []
             if self.probes.inject:
-                entered = sweeps.entering(Walk(reduction, inputs, features=walk.features, blind=True), decoding)
+                entered = sweeps.entering(Walk(reduction, inputs, features=features, blind=True), decoding)
 
         def texts(answers: Sequence[sweeps.Answers], row: int) -> list[str]:
             return [self._text(rows[row], settings) for rows in answers]

@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
     analyze.add_argument("--held-out", type=positive, default=100, metavar="N", help="first samples, only for --search")
     analyze.add_argument("--protocol", default="lmms-eval", choices=("llava", "lmms-eval"))
     analyze.add_argument("--batch", type=positive, default=32, metavar="N")
-    analyze.add_argument("--dtype", default="auto")
+    analyze.add_argument("--dtype", help="default: float32 on a CPU, else the checkpoint's own")
     analyze.add_argument("--attention", default="sdpa")
     analyze.add_argument("--device", default="auto", metavar="DEVICE")
     analyze.add_argument("--workers", type=int, default=1, metavar="N", help="threads that prepare images ahead")
@@ -55,17 +55,17 @@ def analyze_command(arguments: argparse.Namespace) -> int:
     """Exit code 1 when the evidence does not make a whole schedule."""
     from evals.analysis import document, figures, page
     from evals.analysis.probing import cost
-    from evals.arguments import device_of
     from evals.engine import load, weights_digest
     from evals.journal import write_atomically
     from evals.profiling.hardware import provenance
     from evals.report.files import json_text
-    from evals.validate import check
+    from evals.validate import check, pick_device
 
     name = model_name(arguments.model)
     out = arguments.out or Path("results") / "analysis" / name
+    device = pick_device(arguments.device)
+    arguments.dtype = arguments.dtype or ("float32" if device == "cpu" else "auto")
     matrix = matrix_of(arguments, name)
-    device = device_of(arguments, matrix)
     rows, problems = check(matrix, matrix.cells(), device=device, out=out)
     if problems:
         raise UserError("\n".join(problems))

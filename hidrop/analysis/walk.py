@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from hidrop.analysis.forked import forked
 from hidrop.reducer import build
 from hidrop.runtime.attach import Reduction
 from hidrop.runtime.cache import RaggedCache
@@ -104,9 +105,8 @@ class Walk:
 
         What the layers before hold is shared with the walk. `layer` past the last: the walk's own answers.
         """
-        cache, sequence = self.cache.forked(layer), self.decoder.placed(branch.sequence, self.run)
-        if layer > 1:  # the walk's layers all saw the same
-            cache.segments = [replace(cache.segments[0], last=layer - 1)]
+        cache = forked(self.cache, self.decoder.model.config, layer)
+        sequence = self.decoder.placed(branch.sequence, self.run)
         run, last = replace(self.run, cache=cache), len(self.decoder.layers)
         if layer <= last:
             self.decoder.through(sequence, layer, last, run, padded=self._padded(branch.counts, sequence))

@@ -6,8 +6,7 @@ that is derived from "the" cache length (as transformers does from layer 0) woul
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -92,18 +91,6 @@ class RaggedCache(DynamicCache):
             self.fixed = None
             for layer in self.layers:
                 layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
-
-    def forked(self, layer: int) -> RaggedCache:
-        """A cache of its own with what the layers before `layer` (1-based) hold; the others are empty.
-
-        Nothing is copied: a cache that grows takes new tensors.
-        """
-        self.release()
-        new = RaggedCache(self._config)
-        new.layers[: layer - 1] = [copy.copy(held) for held in self.layers[: layer - 1]]
-        new.segments = [replace(s, last=min(s.last, layer - 1)) for s in self.segments if s.first < layer]
-        new.input_length = self.input_length
-        return new
 
     def start_again(self) -> None:
         """Forget all keys, values and segments, as before the prefill."""
