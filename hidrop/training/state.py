@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,17 @@ from hidrop.training.optim import Pair
 
 @dataclass
 class Progress:
-    """The next step to take: `stage` counts the recipe's lessons from 0. `seconds` is training time so far."""
+    """The next step to take: `stage` counts the recipe's lessons from 0. `seconds` is training time so far.
+
+    `plan` is the recipe as it was when the state was written.
+    """
 
     recipe: str
     stage: int = 0
     step: int = 0
     seconds: float = 0.0
     loss: float = 0.0
+    plan: dict[str, Any] = field(default_factory=dict)
 
 
 def save(folder: Path, model: nn.Module, optimizer: Pair, progress: Progress) -> None:

@@ -57,8 +57,8 @@ def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: 
         way_out = "write its checkpoint again" if done else "go on"
         kind = "a finished" if done else "an unfinished"
         raise UserError(f"{work}: holds {kind} training; {way_out} with --resume, or remove the folder to start over")
-    if found and (found.stage >= len(plan.lessons) or found.step > plan.lessons[found.stage].steps):
-        raise UserError(f"{work}: is further than this recipe goes; it belongs to another one. Remove the folder")
+    if found and (changed := _changed(found, plan)):
+        raise UserError(f"{work}: belongs to another recipe: {changed}. Remove the folder, or give this one a new name")
     out = out or Path(__file__).parents[1] / "models" / "mini" / plan.name.removeprefix("mini-")
     tokenizer = corpus_tokenizer()
     model = make_model(tokenizer, plan.seed)
@@ -71,6 +71,22 @@ def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: 
     _export(model, tokenizer, processor, plan, reducer, progress, out)
     log.info("wrote %s", out)
     return out
+
+
+def _changed(found: state.Progress, plan: Recipe) -> str | None:
+    """What of a recipe is not as it was when the training began; lessons that are still to come may be."""
+    if found.stage >= len(plan.lessons) or found.step > plan.lessons[found.stage].steps:
+        return "it is further than this recipe goes"
+    if not found.plan:  # written before plans were kept
+        return None
+    begun = Recipe.model_validate(found.plan)
+    for name in ("seed", "method", "start", "tower", "align"):
+        if getattr(begun, name) != getattr(plan, name):
+            return f"{name}: {getattr(begun, name)}"
+    for number in range(found.stage + (found.step > 0)):
+        if begun.lessons[number] != plan.lessons[number]:
+            return f"lesson {number + 1}: {begun.lessons[number]}"
+    return None
 
 
 def corpus_tokenizer() -> PreTrainedTokenizerFast:
@@ -91,6 +107,7 @@ def _fit(
     from hidrop.runtime import reduce
 
     progress = state.peek(work) or state.Progress(plan.name)
+    progress.plan = plan.model_dump(mode="json")
     started = time.monotonic() - progress.seconds
     if progress.stage == 0 and progress.step == 0:
         foundation.lay(model, collator, plan, work.parent)

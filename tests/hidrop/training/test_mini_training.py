@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from evals.mini.scenes import PLACES, make_scene
 from hidrop.errors import UserError
 from hidrop.models import load
 from hidrop.reducer import build_entry
-from hidrop.training import state, train
+from hidrop.training import state, train, trainer
 from hidrop.training.collator import IGNORE, Collator
 from hidrop.training.data import batches
 from hidrop.training.drills import EVERYTHING, drill_sample, letters_sample, option_turns, row_turns, sign_turns
@@ -28,7 +29,7 @@ from hidrop.training.mini_data import (
 )
 from hidrop.training.optim import Pair, orthogonalise, warm_then_decay
 from hidrop.training.patches import HEADS, patch_targets
-from hidrop.training.recipe import RECIPES, load_recipe
+from hidrop.training.recipe import RECIPES, Recipe, load_recipe
 from hidrop.training.trainer import corpus_tokenizer
 
 
@@ -250,6 +251,24 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, mon
     assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
     assert json.loads((tmp_path / "whole" / "training.json").read_text())["recipe"]["name"] == "tiny"
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["hidrop"]["name"] == "hidrop"
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [({"seed": 5}, "seed: 0"), ({"method": {"name": "vanilla"}}, "method: "), ({"lessons": None}, "lesson 1: ")],
+)
+def test_a_training_that_was_begun_with_another_recipe_is_not_taken_up(
+    change: dict[str, Any], place: str, tmp_path: Path
+) -> None:
+    """Only lessons that have not begun may change."""
+    plan = load_recipe(str(_tiny(tmp_path)))
+    assert isinstance(plan, Recipe)
+    begun = state.Progress("tiny", stage=1, plan=plan.model_dump(mode="json"))
+    longer = plan.model_copy(update={"lessons": (*plan.lessons, plan.lessons[-1])})
+    assert trainer._changed(begun, longer) is None
+    if "lessons" in change:
+        change = {"lessons": tuple(lesson.model_copy(update={"lr": 0.5}) for lesson in plan.lessons)}
+    assert str(trainer._changed(begun, plan.model_copy(update=change))).startswith(place)
 
 
 @pytest.mark.parametrize(("stage", "step"), [(7, 0), (1, 5)])
