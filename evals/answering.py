@@ -71,6 +71,11 @@ class Prompt:
         return 0 if self.pixels is None else len(self.pixels["pixel_values"])
 
     @property
+    def facts(self) -> Record:
+        """What a sample's record says of its prompt."""
+        return {"prompt_hash": self.hash, "prompt_tokens": len(self.ids), "visual_tokens": self.visual_tokens}
+
+    @property
     def hash(self) -> str:
         """sha256 (16 digits) of the token ids: two runs with equal hashes asked the same."""
         return hashlib.sha256(" ".join(map(str, self.ids)).encode()).hexdigest()[:16]

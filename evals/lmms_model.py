@@ -209,28 +209,25 @@ class HidropLlava(lmms):
                 self.failures[request.key] = prompt
                 records[request.place] = record_of(batch, request, answer="", error=prompt)
         for prompts in by_images.values():
-            rows, milliseconds = self._generate(prompts)
-            reduction.check()
-            self.trace = reduction.trace
-            counted = self.trace.rows[:: len(self.trace.rows) // len(prompts)]  # with beams a prompt has several
-            kept = cuts_of(reduction, [prompt.visual_tokens for prompt in prompts])
-            for prompt, (answer, count), entering, cuts in zip(prompts, rows, counted, kept, strict=True):
-                request = prompt.request
-                answers[request.place] = GenerationResult(answer, TokenCounts(len(prompt.ids), count))
+            for prompt, made in zip(prompts, self._made(prompts, reduction), strict=True):
+                request, count = prompt.request, made["new_tokens"]
+                answers[request.place] = GenerationResult(made["answer"], TokenCounts(len(prompt.ids), count))
                 if not request.padding:
-                    records[request.place] = record_of(
-                        batch,
-                        request,
-                        prompt_hash=prompt.hash,
-                        prompt_tokens=len(prompt.ids),
-                        visual_tokens=prompt.visual_tokens,
-                        entering=None if entering == reduction.plan.entering else list(entering),
-                        kept=cuts,
-                        answer=answer,
-                        new_tokens=count,
-                        milliseconds=milliseconds,
-                    )
+                    records[request.place] = record_of(batch, request, **prompt.facts, **made)
         return answers, records
+
+    def _made(self, prompts: Sequence[Prompt], reduction: Any) -> list[Record]:
+        """What is made of prompts with equally many images: of each its answer, and what else its record says of it."""
+        rows, milliseconds = self._generate(prompts)
+        reduction.check()
+        self.trace = reduction.trace
+        counted = self.trace.rows[:: len(self.trace.rows) // len(prompts)]  # with beams a prompt has several
+        entered = [None if row == reduction.plan.entering else list(row) for row in counted]
+        kept = cuts_of(reduction, [prompt.visual_tokens for prompt in prompts])
+        return [
+            {"entering": entering, "kept": cuts, "answer": answer, "new_tokens": count, "milliseconds": milliseconds}
+            for (answer, count), entering, cuts in zip(rows, entered, kept, strict=True)
+        ]
 
     def _images(self, batch: Batch) -> list[Images | str]:
         """The images of each request, or what is wrong with its sample. Runs in a thread of its own."""

@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from hidrop.errors import UserError, did_you_mean
+
+Model = TypeVar("Model", bound=BaseModel)
 
 # A file of a few lines can stand for more than any memory holds.
 MOST_VALUES = 100_000
@@ -69,6 +71,15 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: " Did you mean 'x'?", or what is known, or nothing."""
     known = list(known)
     return did_you_mean(str(word), known) or (f" Known: {', '.join(known)}" if known else "")
+
+
+def checked(model: type[Model], data: Any, name: str) -> Model:
+    """What `data` says, by the schema `model`. Raises UserError with a line, `name` and place, for each mistake."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [line for block in problems(error, model) for line in block.splitlines()]
+        raise UserError("\n".join(f"{name}: {line}" for line in lines)) from None
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:

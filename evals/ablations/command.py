@@ -8,8 +8,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evals.arguments import natural, print_json, stream_of
 
 FINISHED, UNFINISHED = 0, 1
@@ -32,7 +30,7 @@ def ablate_command(arguments: argparse.Namespace) -> int:
     """Exit code 1 as long as models of the study are missing, or cells failed."""
     from evals.ablations import runs, table
     from evals.ablations.spec import load_study
-    from evals.cli import run_matrix
+    from evals.composed import run_content
 
     study = load_study(arguments.study)
     work = arguments.work or Path("runs") / study.name
@@ -47,15 +45,7 @@ def ablate_command(arguments: argparse.Namespace) -> int:
     left = [run for run in runs.runs_of(study, work) if not run.done]
     if left:
         print(f"{len(left)} models are not trained yet, {len(others)} of them wait for other processes", file=stream)
-    out.mkdir(parents=True, exist_ok=True)
-    matrix = out / "matrix.yaml"
-    matrix.write_text(yaml.safe_dump(runs.matrix_of(study, work), sort_keys=False), encoding="utf-8")
-    made = run_matrix(
-        argparse.Namespace(
-            matrix=str(matrix), only=None, json=False, out=out, device=None, limit=None, workers=None, quiet=False,
-            force=False, retry=False,
-        )
-    )  # fmt: skip
+    made = run_content(runs.matrix_of(study, work), out, json=arguments.json)
     if made is None:
         return FINISHED
     document, _ = made
@@ -64,8 +54,9 @@ def ablate_command(arguments: argparse.Namespace) -> int:
         for run in [*runs.starts_of(study, work), *runs.runs_of(study, work)]
         if run.done
     }
-    written = table.write(study, document, seconds, out)
+    record = table.build(study, document, seconds)
+    written = table.write(study, document, record, out)
     print(table.shown(study, document), file=stream)
     print(f"written: {', '.join(str(path) for path in written)}", file=stream)
-    print_json(arguments, table.build(study, document, seconds))
+    print_json(arguments, record)
     return UNFINISHED if left or document["failed"] else FINISHED

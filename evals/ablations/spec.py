@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from evals import strict_yaml
 from evals.matrix import MethodSpec, Name, Strict, TaskSpec, named
@@ -81,12 +81,6 @@ class Study(Strict):
     untrained: dict[Name, MethodSpec] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()  # lines that stand below the tables
-    _file: str = PrivateAttr(default="study")
-
-    @property
-    def file(self) -> str:
-        """What the user knows the study by, for messages."""
-        return self._file
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -150,10 +144,4 @@ def load_study(name: str | Path) -> Study:
     data.setdefault("name", path.stem)
     if isinstance(data.get("untrained"), dict):
         data["untrained"] = {key: named(key, spec) for key, spec in data["untrained"].items()}
-    try:
-        study = Study.model_validate(data)
-    except ValidationError as error:
-        lines = [line for block in strict_yaml.problems(error, Study) for line in block.splitlines()]
-        raise UserError("\n".join(f"{path.name}: {line}" for line in lines)) from None
-    study._file = path.name
-    return study
+    return strict_yaml.checked(Study, data, path.name)

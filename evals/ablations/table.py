@@ -95,9 +95,8 @@ def _reading(study: Study, record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def write(study: Study, document: Mapping[str, Any], seconds: Mapping[str, float], out: Path) -> Sequence[Path]:
-    """`ablations.json` and `ablations.md` in `out`."""
-    record = build(study, document, seconds)
+def write(study: Study, document: Mapping[str, Any], record: Mapping[str, Any], out: Path) -> Sequence[Path]:
+    """`ablations.json` and `ablations.md` in `out`; `record` is what `build` made of the document."""
     paths = out / f"{NAME}.json", out / f"{NAME}.md"
     write_atomically(paths[0], json_text(record) + "\n")
     write_atomically(paths[1], markdown(study, document, record))

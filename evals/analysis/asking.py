@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from lmms_eval.api.instance import GenerationResult, TokenCounts
+from lmms_eval.api.instance import GenerationResult
 
 from evals.analysis.probing import Probes
-from evals.answering import Batch, Images, Prompt, Record, Request, ends_of, inputs_of, record_of
+from evals.answering import Images, Prompt, Record, Request, ends_of, inputs_of
 from evals.lmms_model import HidropLlava
 
 if TYPE_CHECKING:
@@ -50,42 +50,22 @@ class Probing(HidropLlava):
         self._reference = next(self._different(0, frozenset()), None)
         return super().generate_until(requests)
 
-    def _answer(
-        self, batch: Batch, images: Sequence[Images | str], reduction: Any
-    ) -> tuple[dict[int, GenerationResult], dict[int, Record]]:
+    def _prompt(self, request: Request, images: Images) -> Prompt | str:
         """As the parent's, with one more thing that can be wrong with a sample: that it has no image."""
-        answers: dict[int, GenerationResult] = {}
-        records: dict[int, Record] = {}
-        ready: list[Prompt] = []
-        for request, shown in zip(batch.requests, images, strict=True):
-            prompt = shown if isinstance(shown, str) else self._prompt(request, shown)
-            if isinstance(prompt, Prompt) and prompt.images == 0:
-                prompt = "no image: there are no visual tokens to look at"
-            if isinstance(prompt, Prompt):
-                ready.append(prompt)
-                continue
-            answers[request.place] = GenerationResult("")
-            self.failures[request.key] = prompt
-            records[request.place] = record_of(batch, request, answer="", error=prompt, probe=None)
-        for count in dict.fromkeys(prompt.images for prompt in ready):
-            prompts = [prompt for prompt in ready if prompt.images == count]
-            started = time.perf_counter()
-            found = self._probe(prompts, reduction)
-            milliseconds = 1000 * (time.perf_counter() - started) / len(prompts)
-            for prompt, (answer, length, probe) in zip(prompts, found, strict=True):
-                answers[prompt.request.place] = GenerationResult(answer, TokenCounts(len(prompt.ids), length))
-                records[prompt.request.place] = record_of(
-                    batch,
-                    prompt.request,
-                    prompt_hash=prompt.hash,
-                    prompt_tokens=len(prompt.ids),
-                    visual_tokens=prompt.visual_tokens,
-                    answer=answer,
-                    new_tokens=length,
-                    milliseconds=milliseconds,
-                    probe=probe,
-                )
-        return answers, records
+        prompt = super()._prompt(request, images)
+        if isinstance(prompt, Prompt) and prompt.images == 0:
+            return "no image: there are no visual tokens to look at"
+        return prompt
+
+    def _made(self, prompts: Sequence[Prompt], reduction: Any) -> list[Record]:
+        """The unreduced answers, and the probes."""
+        started = time.perf_counter()
+        found = self._probe(prompts, reduction)
+        milliseconds = 1000 * (time.perf_counter() - started) / len(prompts)
+        return [
+            {"answer": answer, "new_tokens": length, "milliseconds": milliseconds, "probe": probe}
+            for answer, length, probe in found
+        ]
 
     def _probe(self, prompts: Sequence[Prompt], reduction: Any) -> list[tuple[str, int, Record]]:
         """Of each prompt: the unreduced answer, its tokens, and the probes."""

@@ -137,24 +137,14 @@ def searched(
     arguments: argparse.Namespace, base: Matrix, schedule: Any, geometry: Geometry, budget: float, out: Path
 ) -> dict[str, Any]:
     """What the suggestion and its neighbours score without training, on the samples that were held out."""
-    import yaml
-
     from evals.analysis import search
-    from evals.cli import run_matrix
+    from evals.composed import run_content
 
-    folder = out / "search"
-    folder.mkdir(parents=True, exist_ok=True)
     schedules = search.neighbours(schedule, geometry, budget, arguments.search)
     content = search.matrix(base.model_dump(mode="json", exclude_none=True), schedules, arguments.held_out)
-    path = folder / "matrix.yaml"
-    path.write_text(yaml.safe_dump({**content, "profile": None}, sort_keys=False), encoding="utf-8")
-    options: dict[str, Any] = {name: None for name in ("only", "limit", "workers")}
-    made = run_matrix(
-        argparse.Namespace(
-            matrix=str(path), out=folder, device=arguments.device, json=arguments.json, quiet=True, force=False,
-            retry=False, **options,
-        )
-    )  # fmt: skip
+    made = run_content(
+        {**content, "profile": None}, out / "search", json=arguments.json, device=arguments.device, quiet=True
+    )
     rows = search.table(made[0]) if made else []
     return {"samples": arguments.held_out, "headers": list(search.HEADERS), "rows": [list(row) for row in rows]}
 

@@ -67,24 +67,8 @@ def curves_of(
 
 def pooled(parts: Sequence[Curves]) -> Curves:
     """The samples of several tasks as one; images of different tasks are different ones."""
-    first = parts[0]
-
-    def joined(curves: Sequence[Curve]) -> Curve:
-        return Curve(curves[0].first, np.concatenate([curve.samples for curve in curves]))
-
-    return Curves(
-        layers=first.layers,
-        visual_tokens=first.visual_tokens,
-        intra={name: joined([part.intra[name] for part in parts]) for name in first.intra},
-        cross=joined([part.cross for part in parts]),
-        mass=joined([part.mass for part in parts]),
-        ilvas={n: joined([part.ilvas[n] for part in parts]) for n in first.ilvas},
-        exits={share: joined([part.exits[share] for part in parts]) for share in first.exits},
-        exit_agreement={share: joined([part.exit_agreement[share] for part in parts]) for share in first.exits},
-        inject=None if first.inject is None else joined([p.inject for p in parts if p.inject is not None]),
-        vanilla=np.concatenate([part.vanilla for part in parts]),
-        groups=tuple(f"{number}:{group}" for number, part in enumerate(parts) for group in part.groups),
-    )
+    groups = tuple(f"{number}:{group}" for number, part in enumerate(parts) for group in part.groups)
+    return Curves.made(parts, np.concatenate, groups)
 
 
 def heat(records: Sequence[Record], visual_tokens: int, layers: int) -> Values:

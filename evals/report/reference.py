@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evals import strict_yaml
 from hidrop.errors import UserError
@@ -134,8 +134,4 @@ def load_reference(name: str | Path) -> Reference:
     if not path.is_file():
         raise UserError(f"reference '{name}': no such file.{strict_yaml.suggestion(str(name), available())}")
     data = strict_yaml.read(path, path.name)
-    try:
-        return Reference.model_validate(data)
-    except ValidationError as error:
-        lines = [line for block in strict_yaml.problems(error, Reference) for line in block.splitlines()]
-        raise UserError("\n".join(f"{path.name}: {line}" for line in lines)) from None
+    return strict_yaml.checked(Reference, data, path.name)

@@ -6,7 +6,7 @@ A curve starts at layer `first` (1-based). NaN: the sample has nothing to say th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -115,20 +115,27 @@ class Curves:
     def weighted(self, weights: Values) -> Curves:
         """The curves of the samples repeated by whole-number weights, (samples,)."""
         index = np.repeat(np.arange(self.samples), weights.astype(int))
+        return Curves.made([self], lambda parts: parts[0][index], tuple(self.groups[i] for i in index))
 
-        def of(curve: Curve) -> Curve:
-            return Curve(curve.first, curve.samples[index])
+    @classmethod
+    def made(cls, parts: Sequence[Curves], change: Callable[[list[Values]], Values], groups: tuple[str, ...]) -> Curves:
+        """Each curve's samples from what `change` makes of those that the parts have in it."""
+        first = parts[0]
 
-        return Curves(
-            self.layers,
-            self.visual_tokens,
-            {name: of(curve) for name, curve in self.intra.items()},
-            of(self.cross),
-            of(self.mass),
-            {n: of(curve) for n, curve in self.ilvas.items()},
-            {share: of(curve) for share, curve in self.exits.items()},
-            {share: of(curve) for share, curve in self.exit_agreement.items()},
-            None if self.inject is None else of(self.inject),
-            self.vanilla[index],
-            tuple(self.groups[i] for i in index),
+        def of(curves: Iterable[Curve]) -> Curve:
+            given = list(curves)
+            return Curve(given[0].first, change([curve.samples for curve in given]))
+
+        return cls(
+            layers=first.layers,
+            visual_tokens=first.visual_tokens,
+            intra={name: of(part.intra[name] for part in parts) for name in first.intra},
+            cross=of(part.cross for part in parts),
+            mass=of(part.mass for part in parts),
+            ilvas={n: of(part.ilvas[n] for part in parts) for n in first.ilvas},
+            exits={share: of(part.exits[share] for part in parts) for share in first.exits},
+            exit_agreement={share: of(part.exit_agreement[share] for part in parts) for share in first.exit_agreement},
+            inject=None if first.inject is None else of(part.inject for part in parts if part.inject is not None),
+            vanilla=change([part.vanilla for part in parts]),
+            groups=groups,
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from evals.answering import new_tokens
 from hidrop.analysis.forked import forked
 from hidrop.reducer import build
 from hidrop.runtime.attach import Reduction
@@ -131,14 +132,9 @@ class Walk:
             if len(made) == longest or bool(finished.all()):
                 break
             hidden = self.decoder.step(self.model.get_input_embeddings()(token), None, cache)
-        return [_until(row, ends) for row in torch.cat(made, 1).tolist()]
+        return [new_tokens(row, ends) for row in torch.cat(made, 1).tolist()]
 
 
 def unreduced(model: Any) -> Reduction:
     """The runtime's way through `model` with all of its visual tokens."""
     return Reduction(model, build("vanilla"))
-
-
-def _until(ids: list[int], ends: SequenceOf[int]) -> list[int]:
-    place = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-    return ids[: place + 1]
