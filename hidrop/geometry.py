@@ -49,6 +49,19 @@ class Geometry:
             anyres=bool(pinpoints),
         )
 
+    def text_config(self) -> dict[str, int]:
+        """The decoder's sizes under transformers' names, for a config of one that is yet to be made."""
+        return {
+            "vocab_size": self.vocab,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "max_position_embeddings": self.max_positions,
+        }
+
     @property
     def layer_weights(self) -> int:
         """Weights of one layer's projections: q, k, v, o and the three of the MLP."""

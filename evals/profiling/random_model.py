@@ -36,16 +36,7 @@ def build(
         raise ValueError(f"{geometry.visual_tokens} visual tokens are no square of patches")
     hidden, intermediate, layers, heads, patch = tower
     config = LlavaConfig(
-        text_config=LlamaConfig(
-            vocab_size=geometry.vocab,
-            hidden_size=geometry.hidden,
-            intermediate_size=geometry.intermediate,
-            num_hidden_layers=geometry.layers,
-            num_attention_heads=geometry.heads,
-            num_key_value_heads=geometry.kv_heads,
-            head_dim=geometry.head_dim,
-            max_position_embeddings=geometry.max_positions,
-        ),
+        text_config=LlamaConfig(**geometry.text_config()),
         vision_config=CLIPVisionConfig(
             hidden_size=hidden,
             intermediate_size=intermediate,

@@ -86,13 +86,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditi
         patch_size=PATCH,
     )
     text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=GEOMETRY.hidden,
-        intermediate_size=GEOMETRY.intermediate,
-        num_hidden_layers=GEOMETRY.layers,
-        num_attention_heads=GEOMETRY.heads,
-        num_key_value_heads=GEOMETRY.kv_heads,
-        max_position_embeddings=GEOMETRY.max_positions,
+        **{**GEOMETRY.text_config(), "vocab_size": len(tokenizer)},
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
