@@ -90,7 +90,8 @@ class Study(Strict):
             if start in self.starts
         ]
         known = [*self.variants, *self.untrained]
-        wrong += [f"untrained.{name}: also the name of a variant" for name in self.untrained if name in self.variants]
+        for kind, names in (("starts", self.starts), ("untrained", self.untrained)):
+            wrong += [f"{kind}.{name}: also the name of a variant" for name in names if name in self.variants]
         for place, claim in enumerate(self.claims):
             for side in ("better", "worse"):
                 if (name := getattr(claim, side)) not in known:
