@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hidrop.runtime.layout import IGNORED
+from hidrop.training.batch import batch_of
 from hidrop.training.mini_data import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORE = -100
-
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample: `ids` and `labels` of the same length; labels are IGNORE outside the answers."""
+    """One sample: `ids` and `labels` of the same length; labels are IGNORED outside the answers."""
 
     ids: list[int]
     labels: list[int]
@@ -43,7 +43,7 @@ class Collator:
     def encode(self, sample: Sample) -> Encoded:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         ids: list[int] = [bos]
-        labels: list[int] = [IGNORE]
+        labels: list[int] = [IGNORED]
 
         def text(piece: str) -> list[int]:
             return self.tokenizer(piece, add_special_tokens=False).input_ids
@@ -52,7 +52,7 @@ class Collator:
 
         def say(tokens: list[int], supervised: bool) -> None:
             ids.extend(tokens)
-            labels.extend(token if supervised and (not only or token in only) else IGNORE for token in tokens)
+            labels.extend(token if supervised and (not only or token in only) else IGNORED for token in tokens)
 
         image = [self.image_token_id] * self.image_tokens
         for number, (question, answer) in enumerate(sample.turns):
@@ -71,17 +71,10 @@ class Collator:
         return Encoded(ids, labels, sample)
 
     def batch(self, encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask, labels (batch, length) and pixel_values (images, 3, height, width) float32."""
-        length = max(len(e.ids) for e in encoded)
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([e.ids + [pad] * (length - len(e.ids)) for e in encoded])
-        labels = torch.tensor([e.labels + [IGNORE] * (length - len(e.ids)) for e in encoded])
-        mask = torch.tensor([[1] * len(e.ids) + [0] * (length - len(e.ids)) for e in encoded])
-        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        """A batch, see `batch_of`; pixel_values float32."""
         images = [e.sample.pixels for e in encoded if e.sample.pixels is not None]
-        if images:
-            batch["pixel_values"] = self.normalise(images)
-        return batch
+        pixels = list(self.normalise(images)) if images else []
+        return batch_of([(e.ids, e.labels) for e in encoded], pixels, self.tokenizer.pad_token_id)
 
     def normalise(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """Images (height, width, 3) as the image processor would give them: (images, 3, height, width) float32."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from hidrop.conversation import PLACEHOLDER, SYSTEM
 from hidrop.errors import UserError
+from hidrop.runtime.layout import IGNORED
 
-IGNORED = -100
 Prompt = Literal["plain", "v1"]
 
 

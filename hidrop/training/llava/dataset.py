@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, Sampler
 
 from hidrop.conversation import pad_to_square
 from hidrop.errors import UserError
-from hidrop.training.llava.conversations import IGNORED, Conversations, Prompt, encode
+from hidrop.training.batch import batch_of
+from hidrop.training.llava.conversations import Conversations, Prompt, encode
 
 Example = dict[str, Any]
 # So many samples in a row that cannot be read are no accident.
@@ -89,25 +90,14 @@ class Samples(Dataset[Example]):
 
 
 class Collator:
-    """Examples to input_ids, attention_mask, labels (batch, length), and pixel_values (images, 3, height, width)."""
+    """Examples to a batch, see `batch_of`."""
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        length = max(len(example["ids"]) for example in examples)
-
-        def padded(values: list[int], fill: int) -> list[int]:
-            return values + [fill] * (length - len(values))
-
-        batch = {
-            "input_ids": torch.tensor([padded(e["ids"], self.pad_id) for e in examples]),
-            "attention_mask": torch.tensor([padded([1] * len(e["ids"]), 0) for e in examples]),
-            "labels": torch.tensor([padded(e["labels"], IGNORED) for e in examples]),
-        }
-        if images := [image for example in examples for image in example["images"]]:
-            batch["pixel_values"] = torch.stack(images)
-        return batch
+        images = [image for example in examples for image in example["images"]]
+        return batch_of([(example["ids"], example["labels"]) for example in examples], images, self.pad_id)
 
 
 class Order(Sampler[int]):

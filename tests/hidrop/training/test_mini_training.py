@@ -15,8 +15,9 @@ from evals.mini.scenes import PLACES, make_scene
 from hidrop.errors import UserError
 from hidrop.models import load
 from hidrop.reducer import build_entry
+from hidrop.runtime.layout import IGNORED
 from hidrop.training import state, train, trainer
-from hidrop.training.collator import IGNORE, Collator
+from hidrop.training.collator import Collator
 from hidrop.training.data import batches
 from hidrop.training.drills import EVERYTHING, drill_sample, letters_sample, option_turns, row_turns, sign_turns
 from hidrop.training.mini_data import (
@@ -42,7 +43,7 @@ def collator() -> Collator:
 def test_only_answers_and_their_end_are_labelled(collator: Collator) -> None:
     sample = Sample(caption_sample(0).pixels, (("What color is the 7?", "red"), ("Which digit is red?", "7")))
     encoded = collator.encode(sample)
-    labelled = [token for token in encoded.labels if token != IGNORE]
+    labelled = [token for token in encoded.labels if token != IGNORED]
     assert collator.tokenizer.decode(labelled) == " red</s> 7</s>"
     assert encoded.ids.count(collator.image_token_id) == 100
     text = collator.tokenizer.decode([t for t in encoded.ids if t != collator.image_token_id])
@@ -52,7 +53,7 @@ def test_only_answers_and_their_end_are_labelled(collator: Collator) -> None:
 def test_a_caption_follows_the_image_directly(collator: Collator) -> None:
     encoded = collator.encode(caption_sample(3))
     assert encoded.ids[1:101] == [collator.image_token_id] * 100
-    assert encoded.labels[:101] == [IGNORE] * 101 and IGNORE not in encoded.labels[101:]
+    assert encoded.labels[:101] == [IGNORED] * 101 and IGNORED not in encoded.labels[101:]
 
 
 def test_a_sample_without_an_image_is_plain_text(collator: Collator) -> None:
@@ -84,7 +85,7 @@ def test_of_a_list_of_options_only_the_letters_are_supervised(collator: Collator
         options = dict(re.findall(r"^([A-D])\. (.+)$", question, re.MULTILINE))
         pairs = re.findall(r"(\w+) ([A-D])", answer)
         assert len(pairs) == 12 and all(options[letter] == text for text, letter in pairs)
-        labelled = [token for token in collator.encode(sample).labels if token != IGNORE]
+        labelled = [token for token in collator.encode(sample).labels if token != IGNORED]
         assert collator.tokenizer.decode(labelled).split() == [letter for _, letter in pairs]
 
 

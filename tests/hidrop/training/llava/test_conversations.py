@@ -11,7 +11,8 @@ import pytest
 
 from hidrop.conversation import PLACEHOLDER, SYSTEM, piecewise
 from hidrop.errors import UserError
-from hidrop.training.llava.conversations import IGNORED, Conversations, Prompt, encode, text_of, turns_of
+from hidrop.runtime.layout import IGNORED
+from hidrop.training.llava.conversations import Conversations, Prompt, encode, text_of, turns_of
 from hidrop.training.llava.dataset import Collator, Order, Samples
 from tests.hidrop.training.llava.conftest import RECORDS, TOKENS, said
 
