@@ -55,12 +55,18 @@ class VisionZip(Encoded):
         import torch
 
         from hidrop.runtime.scoring import rows
+        from hidrop.runtime.sharded import within
 
         layer, before, features = vision.states()
         attention = layer.self_attn
-        normed = layer.layer_norm1(before)
-        keys = attention.k_proj(normed).unflatten(-1, (attention.num_heads, -1))  # (I, 1 + P, heads, size)
-        query = attention.q_proj(normed[:, 0]).unflatten(-1, (attention.num_heads, -1))
+
+        def queries_and_keys(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            normed = layer.layer_norm1(states)
+            return attention.q_proj(normed[:, 0]), attention.k_proj(normed)
+
+        made = within(layer, queries_and_keys, before)
+        # (I, heads, size) of the class token, (I, 1 + P, heads, size)
+        query, keys = (x.unflatten(-1, (attention.num_heads, -1)) for x in made)
         logits = torch.einsum("ihd,inhd->ihn", query, keys).float() * keys.shape[-1] ** -0.5
         seen = logits.softmax(-1).sum(1)[:, 1:]
         best = seen.argsort(dim=1, descending=True, stable=True)

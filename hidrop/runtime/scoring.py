@@ -16,6 +16,7 @@ from torch import nn
 from transformers.models.llama.modeling_llama import rotate_half
 
 from hidrop.runtime.layout import IGNORED, Layout, RowCuts
+from hidrop.runtime.sharded import within
 
 
 def rows(x_BN: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:
@@ -145,21 +146,20 @@ class View:
         size = attention.head_dim
         cos, sin = self.rope
 
-        def project(projection: nn.Module, normed: torch.Tensor) -> torch.Tensor:
+        def projected(states_BND: torch.Tensor) -> list[torch.Tensor]:
             # A layer may be on another device than the sequence: what it gives comes back here.
-            return projection(normed).to(cos.device).unflatten(-1, (-1, size)).transpose(1, 2)
+            normed = layer.input_layernorm(states_BND).to(cos.device)
+            if keys is not None:
+                return [attention.q_proj(normed).to(cos.device)]
+            made = attention.q_proj(rows(normed, slots)), attention.k_proj(normed)
+            return [x.to(cos.device) for x in made]
 
-        if keys is None:
-            normed = layer.input_layernorm(states).to(cos.device)
-            keys = rotated(project(attention.k_proj, normed), cos, sin)
-            normed = rows(normed, slots)
-        else:
-            keys = keys.to(cos.device)
-            normed = layer.input_layernorm(rows(states, slots))
-        query = project(attention.q_proj, normed)
+        made = within(layer, projected, states if keys is None else rows(states, slots))
+        query, *new = (x.unflatten(-1, (-1, size)).transpose(1, 2) for x in made)
         query = rotated(query, rows(cos, slots), rows(sin, slots))
-        query = query.unflatten(1, (keys.shape[1], -1)) * attention.scaling  # (B, G, H/G, Q, head)
-        logits = (query @ keys[:, :, None].transpose(-1, -2)).float()
+        key = rotated(new[0], cos, sin) if keys is None else keys.to(cos.device)
+        query = query.unflatten(1, (key.shape[1], -1)) * attention.scaling  # (B, G, H/G, Q, head)
+        logits = (query @ key[:, :, None].transpose(-1, -2)).float()
         seen = torch.arange(self.order_BN.shape[1], device=slots.device) <= slots[:, :, None]
         seen = seen & (self.order_BN >= 0)[:, None]
         logits = logits.masked_fill(~seen[:, None, None], torch.finfo(logits.dtype).min)

@@ -88,6 +88,9 @@ class LlavaRecipe(Strict):
             raise ValueError("lora: there is nothing for it to adapt when only the projector is trained")
         if self.lora and self.sharding:
             raise ValueError("lora: it is merged into whole weights at the end, so it cannot go with sharding")
+        if self.sharding and not self.grouped:
+            # A process whose samples have no image would not ask for the tower's weights, and the others would wait.
+            raise ValueError("sharding: it needs grouped: true, so that all processes run the same modules")
         return self
 
     def accumulation(self, processes: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,7 +100,7 @@ def test_lora_follows_the_seed_and_goes_with_no_sharding(recipe: Callable[..., P
         found.append(weights(train(str(path), out=tmp_path / f"o{number}", work=tmp_path / f"w{number}")))
     assert same(*found)
     with pytest.raises(UserError, match="cannot go with sharding"):
-        load_recipe(str(recipe(lora={"rank": 4, "alpha": 8}, sharding="zero3")))
+        load_recipe(str(recipe(lora={"rank": 4, "alpha": 8}, sharding="zero3", grouped=True)))
 
 
 def test_several_gpus_need_several_processes(
@@ -129,17 +130,10 @@ def test_accumulation_does_not_change_what_is_learnt(recipe: Callable[..., Path]
         torch.testing.assert_close(found[0][name], found[1][name], atol=2e-5, rtol=1e-3)
 
 
-def test_two_processes_learn_what_one_does(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    path = recipe(per_device=2, max_steps=3)
-    one = weights(train(str(path), out=tmp_path / "one", work=tmp_path / "a"))
-    code = (
-        "import sys; from pathlib import Path; from hidrop.training import train; "
-        "train(sys.argv[1], out=Path(sys.argv[2]), work=Path(sys.argv[3]))"
-    )
-    script = tmp_path / "two.py"
-    script.write_text(code)
+def in_two_processes(recipe: Path, out: Path, work: Path, *more: str) -> dict[str, torch.Tensor]:
+    """What two CPU processes make of a recipe."""
     done = subprocess.run(
-        [*TORCHRUN, str(script), str(path), str(tmp_path / "two"), str(tmp_path / "b")],
+        [*TORCHRUN, str(Path(__file__).with_name("in_processes.py")), str(recipe), str(out), str(work), *more],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
@@ -147,9 +141,36 @@ def test_two_processes_learn_what_one_does(recipe: Callable[..., Path], tmp_path
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    two = weights(tmp_path / "two")
+    return weights(out)
+
+
+def test_two_processes_learn_what_one_does(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    path = recipe(per_device=2, max_steps=3)
+    one = weights(train(str(path), out=tmp_path / "one", work=tmp_path / "a"))
+    two = in_two_processes(path, tmp_path / "two", tmp_path / "b")
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-2)
+
+
+@pytest.mark.parametrize("method", [{**METHOD, "topk": "ste"}, {"name": "visionzip", "dominant": 9, "contextual": 3}])
+def test_weights_divided_by_fsdp_learn_what_whole_ones_do_and_go_on(
+    method: dict[str, Any], recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Scores are made with projections of layers whose weights are not gathered at that time."""
+    settings = {"per_device": 2, "max_steps": 3, "grouped": True, "method": method}
+    whole = weights(train(str(recipe(**settings)), out=tmp_path / "whole", work=tmp_path / "a"))
+    path = recipe(sharding="fsdp", **settings)
+    divided = in_two_processes(path, tmp_path / "divided", tmp_path / "b")
+    for name in whole:
+        torch.testing.assert_close(whole[name], divided[name], atol=1e-4, rtol=1e-2)
+    shutil.rmtree(tmp_path / "b" / "checkpoint-3")
+    assert same(divided, in_two_processes(path, tmp_path / "again", tmp_path / "b", "resume"))
+
+
+def test_sharding_needs_batches_of_one_modality(recipe: Callable[..., Path]) -> None:
+    """Processes that run other modules than the rest would wait forever for their weights."""
+    with pytest.raises(UserError, match="grouped: true"):
+        load_recipe(str(recipe(sharding="zero3")))
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(
@@ -264,7 +285,7 @@ def test_what_is_missing_is_told_with_the_way_to_get_it(
 
 
 def test_shipped_sharding_is_what_the_trainer_takes(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    plan = load_recipe(str(recipe(sharding="fsdp")))
+    plan = load_recipe(str(recipe(sharding="fsdp", grouped=True)))
     arguments = llava.arguments_of(plan, tmp_path / "w")
     assert arguments.fsdp_config["transformer_layer_cls_to_wrap"] == ["LlamaDecoderLayer", "CLIPEncoderLayer"]
     config = json.loads((llava.CONFIGS / "zero3.json").read_text())
