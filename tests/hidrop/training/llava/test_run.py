@@ -157,7 +157,7 @@ def test_weights_divided_by_fsdp_learn_what_whole_ones_do_and_go_on(
     method: dict[str, Any], recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Scores are made with projections of layers whose weights are not gathered at that time."""
-    settings = {"per_device": 2, "max_steps": 3, "grouped": True, "method": method}
+    settings = {"per_device": 2, "max_steps": 3, "grouped": True, "gradient_checkpointing": True, "method": method}
     whole = weights(train(str(recipe(**settings)), out=tmp_path / "whole", work=tmp_path / "a"))
     path = recipe(sharding="fsdp", **settings)
     divided = in_two_processes(path, tmp_path / "divided", tmp_path / "b")
