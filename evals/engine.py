@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from evals.tasks import TaskResult
 
 # Raise this when a change of the code changes answers: cells that were finished before it are then run again.
-NUMERIC_VERSION = 2
+NUMERIC_VERSION = 3
 
 Record = dict[str, Any]
 Recorder = Callable[[list[Record]], None]

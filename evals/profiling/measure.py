@@ -162,7 +162,7 @@ def _time_once(model: Any, way: Way, prompt: Prompt, vision: Vision) -> _Timings
         marks.append(clock.mark())
         taken.ttft += clock.between(marks)
 
-    cuts: list[list[Any]] = []
+    cuts: list[Cut] = []
     # A graph cannot see that the tower is shadowed: it gets the features themselves.
     given = vision if way.graphs else None
     with reduce(model, way.reducer, features=given, graphs=way.graphs) as reduction:
@@ -172,7 +172,7 @@ def _time_once(model: Any, way: Way, prompt: Prompt, vision: Vision) -> _Timings
             marks.append(clock.mark())
             taken.prefill += clock.between(marks)
             without_vision = left_out()
-        taken.selection.append(sum(sum(clock.between(cut)) for cut in cuts))
+        taken.selection.append(sum(cut.milliseconds(clock) for cut in cuts))
         if not (without_vision or given):
             taken.vision += _time_vision(model, prompt, clock)
 
@@ -184,16 +184,41 @@ def _time_once(model: Any, way: Way, prompt: Prompt, vision: Vision) -> _Timings
     return taken
 
 
+@dataclass
+class Cut:
+    """Marks around a cut of a prefill, and around the projection to the next layer's keys in it, where there is one.
+
+    `stays`: the part of these keys that the next layer takes over instead of making it again. That is no overhead.
+    """
+
+    whole: list[Any]
+    keys: list[Any]
+    stays: float
+
+    def milliseconds(self, clock: Clock) -> float:
+        """The time of the selection alone."""
+        whole = sum(clock.between(self.whole))
+        return whole - self.stays * sum(clock.between(self.keys)) if self.stays else whole
+
+
 @contextmanager
-def _marked(decoder: Any, clock: Clock, cuts: list[list[Any]]) -> Iterator[None]:
-    """Inside the block, each cut of a prefill leaves two marks in `cuts`: before and after."""
+def _marked(decoder: Any, clock: Clock, cuts: list[Cut]) -> Iterator[None]:
+    """Inside the block, each cut of a prefill is added to `cuts`."""
     cut = decoder._cut
 
-    def marked(*args: Any) -> Any:
-        marks = [clock.mark()]
-        done = cut(*args)
-        cuts.append([*marks, clock.mark()])
-        return done
+    def marked(sequence: Any, before: Any, plan: Any, after: int, *more: Any) -> Any:
+        projection, keys = decoder.layers[min(after, len(decoder.layers) - 1)].self_attn.k_proj, []
+        hooks = [
+            projection.register_forward_pre_hook(lambda *_: keys.append(clock.mark())),
+            projection.register_forward_hook(lambda *_: keys.append(clock.mark())),
+        ]
+        tokens, start = sequence.order.shape[1], clock.mark()
+        left, plan = cut(sequence, before, plan, after, *more)
+        end = clock.mark()
+        for hook in hooks:
+            hook.remove()
+        cuts.append(Cut([start, end], keys[:2], left.order.shape[1] / tokens if left.keys is not None else 0.0))
+        return left, plan
 
     decoder._cut = marked
     try:

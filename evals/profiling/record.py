@@ -39,7 +39,7 @@ class Measurement:
     ttft_ms: Spread
     prefill_ms: Spread
     prefill_source: PrefillSource
-    # What choosing tokens takes of the prefill: scores, top-k, gathering.
+    # What choosing tokens takes of the prefill: scores, top-k, gathering; not the keys that the next layer takes over.
     selection_ms: Spread
     decode_ms: Spread
     entering: tuple[int, ...]

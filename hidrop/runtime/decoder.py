@@ -95,7 +95,7 @@ class Decoder:
             before = sequence.hidden
             with sequence.entering(self.layers[layer - 1]):
                 sequence.hidden = self._layer(layer, sequence.hidden, mask, sequence.rope, cache)
-            sequence.projected = None
+            sequence.entered()
         # The layers of a large model may be on several devices: its sequence is put together on the first one.
         sequence.hidden = sequence.hidden.to(device)
         return before.to(device)
@@ -190,6 +190,8 @@ class Decoder:
         order_BV, cut = sequence.order.gather(1, sequence.visual), plan.cuts[after]
         soft = self.reducer.topk != "released" and self.model.training and torch.is_grad_enabled()
         view = self.view(sequence, before, cut, run)
+        if self._hands_over(sequence, after):
+            view = replace(view, take_keys=lambda keys_BN: setattr(sequence, "keys", keys_BN))
         # A cut on the way in looks at the layer that comes next.
         with torch.set_grad_enabled(soft), sequence.entering(self.layers[min(after, len(self.layers) - 1)]):
             if self.reducer.adaptive:
@@ -220,6 +222,12 @@ class Decoder:
             hidden = self.reducer.merge(view, score, marked(index, order_BV.shape[1]), cut.merge)
             left = Tokens(hidden, self._merged_order(order_BV, run.layout, cut)).behind(left)
         return self.placed(Sequence(sequence.part(sequence.text), left), run), plan
+
+    def _hands_over(self, sequence: Sequence, after: int) -> bool:
+        """Whether the layer behind a cut can take keys that a score has made: as they would be its own."""
+        if torch.is_grad_enabled() or sequence.projected is not None or after == len(self.layers):
+            return False  # scores may be without a gradient
+        return bool(self.layers[after].self_attn.k_proj.weight.device == sequence.hidden.device)
 
     def view(self, sequence: Sequence, before: torch.Tensor | None, cut: RowCuts, run: Prefill) -> View:
         """The sequence behind layer `cut.after`, as methods see it. `before`: what that layer got."""

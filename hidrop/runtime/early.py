@@ -1,6 +1,8 @@
-"""Keys and values of the visual tokens in the layer where they enter, made ahead: beside the layers before it.
+"""What a layer need not compute because it was made ahead.
 
-They depend on nothing but the features and that layer's weights. A cut on the way in picks among them.
+Keys and values of the visual tokens in the layer where they enter are made beside the layers before it: they depend on
+nothing but the features and that layer's weights, and a cut on the way in picks among them. A score by the next layer's
+attention has made that layer's keys of all tokens: those of the tokens that stay are handed over.
 """
 
 from __future__ import annotations
@@ -39,6 +41,13 @@ class Projected:
             for projection, made in ((layer.self_attn.k_proj, self.keys), (layer.self_attn.v_proj, self.values)):
                 stack.enter_context(_replaced(projection, _joined(projection.forward, made, text_BT, place)))
             yield
+
+
+@contextmanager
+def with_keys(layer: Any, keys_BN: torch.Tensor) -> Iterator[None]:
+    """In the block the layer's k_proj gives these, (B, N, heads * head), of all tokens in their order."""
+    with _replaced(layer.self_attn.k_proj, lambda hidden_BND: keys_BN):
+        yield
 
 
 def _joined(

@@ -7,6 +7,7 @@ Shapes as in layout.py; H query heads, G key/value heads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -66,7 +67,8 @@ class View:
 
     `layer` (1-based) has just run: `input_BND` is what it got (None if no layer has seen the visual tokens yet),
     `hidden_BND` what came out. `visual_BV` and `text_BT` are slots in that sequence. `cut` holds, as host numbers,
-    how many tokens of each row are there, are kept and are merged.
+    how many tokens of each row are there, are kept and are merged. Attention "next" hands `take_keys` what that layer's
+    k_proj made of all tokens.
     """
 
     layer: int
@@ -82,6 +84,7 @@ class View:
     cut: RowCuts
     layout: Layout
     memory: Any
+    take_keys: Callable[[torch.Tensor], None] | None = None
 
     def detached(self) -> View:
         """The same without a gradient to what the layers before have made of the tokens."""
@@ -155,6 +158,8 @@ class View:
             return [x.to(cos.device) for x in made]
 
         made = within(layer, projected, states if keys is None else rows(states, slots))
+        if of == "next" and self.take_keys is not None:
+            self.take_keys(made[1])
         query, *new = (x.unflatten(-1, (-1, size)).transpose(1, 2) for x in made)
         query = rotated(query, rows(cos, slots), rows(sin, slots))
         key = rotated(new[0], cos, sin) if keys is None else keys.to(cos.device)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hidrop.runtime.early import Projected
+from hidrop.runtime.early import Projected, with_keys
 from hidrop.runtime.scoring import rows
 
 
@@ -34,9 +34,11 @@ class Sequence:
     """Text and visual tokens in the order of the prompt, fillers at the left.
 
     `text` and `visual` are slots in it. `rope` belongs to the slots, not to the layer: (cos, sin), (B, N, head).
+    `keys`: what the next layer's k_proj makes of it, (B, N, heads * head), where a score has needed that.
     """
 
     rope: tuple[torch.Tensor, torch.Tensor]
+    keys: torch.Tensor | None = None
 
     def __init__(self, text: Tokens, visual: Tokens | None) -> None:
         both = text if visual is None else visual.behind(text)
@@ -54,11 +56,18 @@ class Sequence:
         new.hidden, new.order = kept.hidden, kept.order
         new.text, new.visual = where[:, : self.text.shape[1]], where[:, self.text.shape[1] :]
         new.projected = None
+        new.keys = None if self.keys is None else rows(self.keys, slots)
         return new
 
     def entering(self, layer: Any) -> AbstractContextManager[None]:
-        """A block in which `layer`, which the visual tokens enter, takes what was made ahead for it."""
+        """A block in which `layer`, the next one, takes what was made ahead for it."""
+        if self.keys is not None:
+            return with_keys(layer, self.keys)
         return nullcontext() if self.projected is None else self.projected.inside(layer, self.text, self.visual)
+
+    def entered(self) -> None:
+        """Forget what was made for a layer that has run."""
+        self.projected = self.keys = None
 
     def part(self, slots: torch.Tensor) -> Tokens:
         """The tokens in these slots; a slot of -1 gives a filler."""
