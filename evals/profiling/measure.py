@@ -207,7 +207,7 @@ def _marked(decoder: Any, clock: Clock, cuts: list[Cut]) -> Iterator[None]:
     cut = decoder._cut
 
     def marked(sequence: Any, before: Any, plan: Any, after: int, *more: Any) -> Any:
-        projection, keys = decoder.layers[min(after, len(decoder.layers) - 1)].self_attn.k_proj, []
+        projection, keys = decoder.next_layer(after).self_attn.k_proj, []
         hooks = [
             projection.register_forward_pre_hook(lambda *_: keys.append(clock.mark())),
             projection.register_forward_hook(lambda *_: keys.append(clock.mark())),

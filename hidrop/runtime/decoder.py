@@ -193,7 +193,7 @@ class Decoder:
         if self._hands_over(sequence, after):
             view = replace(view, take_keys=lambda keys_BN: setattr(sequence, "keys", keys_BN))
         # A cut on the way in looks at the layer that comes next.
-        with torch.set_grad_enabled(soft), sequence.entering(self.layers[min(after, len(self.layers) - 1)]):
+        with torch.set_grad_enabled(soft), sequence.entering(self.next_layer(after)):
             if self.reducer.adaptive:
                 score, counts = self.reducer.choose(view)
                 plan = plan.chosen(counts)
@@ -223,11 +223,15 @@ class Decoder:
             left = Tokens(hidden, self._merged_order(order_BV, run.layout, cut)).behind(left)
         return self.placed(Sequence(sequence.part(sequence.text), left), run), plan
 
+    def next_layer(self, after: int) -> Any:
+        """The layer behind a cut; behind the last layer there is none, and that one stands in."""
+        return self.layers[min(after, len(self.layers) - 1)]
+
     def _hands_over(self, sequence: Sequence, after: int) -> bool:
         """Whether the layer behind a cut can take keys that a score has made: as they would be its own."""
         if torch.is_grad_enabled() or sequence.projected is not None or after == len(self.layers):
             return False  # scores may be without a gradient
-        return bool(self.layers[after].self_attn.k_proj.weight.device == sequence.hidden.device)
+        return bool(self.next_layer(after).self_attn.k_proj.weight.device == sequence.hidden.device)
 
     def view(self, sequence: Sequence, before: torch.Tensor | None, cut: RowCuts, run: Prefill) -> View:
         """The sequence behind layer `cut.after`, as methods see it. `before`: what that layer got."""
