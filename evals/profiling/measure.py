@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,15 +208,12 @@ def _marked(decoder: Any, clock: Clock, cuts: list[Cut]) -> Iterator[None]:
 
     def marked(sequence: Any, before: Any, plan: Any, after: int, *more: Any) -> Any:
         projection, keys = decoder.next_layer(after).self_attn.k_proj, []
-        hooks = [
-            projection.register_forward_pre_hook(lambda *_: keys.append(clock.mark())),
-            projection.register_forward_hook(lambda *_: keys.append(clock.mark())),
-        ]
-        tokens, start = sequence.order.shape[1], clock.mark()
-        left, plan = cut(sequence, before, plan, after, *more)
-        end = clock.mark()
-        for hook in hooks:
-            hook.remove()
+        with ExitStack() as hooks:
+            for register in (projection.register_forward_pre_hook, projection.register_forward_hook):
+                hooks.callback(register(lambda *_: keys.append(clock.mark())).remove)
+            tokens, start = sequence.order.shape[1], clock.mark()
+            left, plan = cut(sequence, before, plan, after, *more)
+            end = clock.mark()
         cuts.append(Cut([start, end], keys[:2], left.order.shape[1] / tokens if left.keys is not None else 0.0))
         return left, plan
 
