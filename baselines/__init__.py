@@ -1,0 +1,1 @@
+"""The methods that HiDrop is compared with, one file each."""

@@ -54,8 +54,8 @@ class VisionZip(Encoded):
     def compress(self, vision: Vision) -> torch.Tensor:
         import torch
 
+        from hidrop.runtime.fsdp import within
         from hidrop.runtime.scoring import rows
-        from hidrop.runtime.sharded import within
 
         layer, before, features = vision.states()
         attention = layer.self_attn

@@ -51,12 +51,6 @@ def test_no_file_names_a_machine() -> None:
     assert hits == []
 
 
-def test_no_module_is_longer_than_300_lines() -> None:
-    modules = [ROOT / "run.py", *(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))]
-    long = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in modules}
-    assert {name: lines for name, lines in long.items() if lines > 300} == {}
-
-
 @pytest.mark.parametrize(
     ("arguments", "shown", "avoided"),
     [
@@ -87,7 +81,14 @@ def test_data_next_to_the_code_is_packaged() -> None:
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
     data = [
         file
-        for folder in ("evals/matrices", "hidrop/training/recipes", "hidrop/models/mini", "results/reference")
+        for folder in (
+            "evals/matrix/bundled",
+            "hidrop/training/recipes",
+            "hidrop/training/configs",
+            "hidrop/mini/training/recipes",
+            "hidrop/mini/weights",
+            "results/reference",
+        )
         for file in (ROOT / folder).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     ]
@@ -153,8 +154,8 @@ def test_the_tables_of_the_readme_are_those_of_the_committed_results() -> None:
 
 
 def test_the_committed_tables_and_figures_are_what_the_committed_results_give(tmp_path: Path) -> None:
-    from evals.folders import read_document
     from evals.report import figures, files
+    from evals.store.folders import read_document
 
     listed = subprocess.run(["git", "ls-files", "results/mini"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from evals.ablations.spec import Study
-from evals.journal import locked
-from evals.method_fields import CHECKPOINT
+from evals.matrix.method_fields import CHECKPOINT
+from evals.store.journal import locked
 from hidrop.errors import UserError
-from hidrop.training.recipe import Recipe
+from hidrop.mini.training.recipe import Recipe
 
 log = logging.getLogger("hidrop.training")
 MODEL = "model"  # the folder of the finished checkpoint within a run's
@@ -66,7 +66,7 @@ def train_missing(study: Study, work: Path, *, at_most: int | None = None) -> li
 
     Every training goes on where an interruption left it. Start the same command twice to use two processors.
     """
-    from hidrop.training import trainer
+    from hidrop.mini.training import loop
 
     others, spent = [], 0
     for run in missing(study, work):
@@ -80,7 +80,7 @@ def train_missing(study: Study, work: Path, *, at_most: int | None = None) -> li
             with locked(run.folder):
                 if not run.done:  # another process may just have finished it
                     log.info("%s", run.title)
-                    trainer.train(recipe, out=run.model, resume=True, work=run.folder / "progress")
+                    loop.train(recipe, out=run.model, resume=True, work=run.folder / "progress")
                     spent += 1
         except UserError:
             if not taken(run.folder):

@@ -20,10 +20,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from evals import strict_yaml
-from evals.matrix import MethodSpec, Name, Strict, TaskSpec, named
+from evals.matrix.schema import MethodEntry, Name, Strict, TaskEntry, named
+from hidrop import strict_yaml
 from hidrop.errors import UserError
-from hidrop.training.recipe import Lesson, Recipe
+from hidrop.mini.training.recipe import Lesson, Recipe
 
 BUNDLED = Path(__file__).parent
 HASHED = 8  # digits of a recipe's hash in its folder's name
@@ -65,7 +65,7 @@ class Evaluation(Strict):
     """How the trained models are scored; each task's value is divided by the reference's."""
 
     reference: str
-    tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
+    tasks: Annotated[dict[str, TaskEntry], Field(min_length=1)]
     limit: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 1
 
@@ -78,7 +78,7 @@ class Study(Strict):
     evaluation: Evaluation
     starts: dict[Name, Start] = Field(default_factory=dict)
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
-    untrained: dict[Name, MethodSpec] = Field(default_factory=dict)
+    untrained: dict[Name, MethodEntry] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()  # lines that stand below the tables
 

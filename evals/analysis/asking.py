@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 from lmms_eval.api.instance import GenerationResult
 
 from evals.analysis.probing import Probes
-from evals.answering import Images, Prompt, Record, Request, ends_of, inputs_of
-from evals.lmms_model import HidropLlava
+from evals.model.lmms_model import HidropLlava
+from evals.model.requests import Images, Prompt, Record, Request, ends_of, inputs_of
 
 if TYPE_CHECKING:
     import torch

@@ -8,12 +8,12 @@ from typing import Any
 
 from evals.analysis import figures
 from evals.analysis.document import at, explained
-from evals.journal import write_atomically
 from evals.report.caption import facts
 from evals.report.page import ASSETS
 from evals.report.sheet import Entry, Sheet
 from evals.report.text import plain_table
 from evals.report.units import MISSING
+from evals.store.journal import write_atomically
 
 COLUMNS = {
     "visual": "intra_visual",

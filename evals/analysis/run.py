@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evals import journal
 from evals.analysis.asking import Probing
 from evals.analysis.gather import curves_of, heat, pooled
 from evals.analysis.probing import Probes
-from evals.answering import Record
-from evals.engine import NUMERIC_VERSION
+from evals.model.requests import Record
+from evals.run.engine import NUMERIC_VERSION
+from evals.store import journal
 from evals.tasks import PROTOCOL_VERSION, evaluation
 from evals.tasks.data import TaskSpec, data_digest
 from evals.tasks.protocol import decoding

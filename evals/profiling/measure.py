@@ -20,7 +20,7 @@ from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
 from hidrop.runtime import reduce
-from hidrop.runtime.capture import Graphs, Recorder
+from hidrop.runtime.cuda_graphs import Graphs, Recorder
 
 CAPTURED = " (captured)"
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from evals.profiling.settings import ProfileSettings
+from hidrop.backbones import llava_next as anyres
 from hidrop.geometry import Geometry
-from hidrop.models import anyres
 
 
 @dataclass(frozen=True)

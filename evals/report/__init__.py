@@ -3,7 +3,7 @@
     write(document, Path("results/mini"))     # leaderboard.md, leaderboard.csv, leaderboard.tex, leaderboard.json
     show(document)                            # rich tables on a terminal, plain aligned text in a pipe
 
-`document` is the result document that `evals.document.build` makes and `leaderboard.json` holds.
+`document` is the result document that `evals.store.document.build` makes and `leaderboard.json` holds.
 """
 
 from __future__ import annotations

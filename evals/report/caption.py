@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evals.document import cell_key
 from evals.report.differences import SIGNIFICANT
 from evals.report.published import OUTSIDE, citation, published_metrics, sources_used
 from evals.report.rows import ALPHA, label_of, rows_of, sizes_are_of_profile, tasks_of
 from evals.report.seeds import together
 from evals.report.sheet import task_name
-from evals.stats import RIGHT
+from evals.store.document import cell_key
+from evals.store.statistics import RIGHT
 
 # A message's first line is enough here; the whole of it stands in the JSON file.
 ERROR_LENGTH = 200

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evals.document import cell_key
-from evals.folders import samples_of
-from evals.journal import place
-from evals.records import parsed
-from evals.stats import RIGHT
+from evals.store.document import cell_key
+from evals.store.folders import samples_of
+from evals.store.journal import place
+from evals.store.records import parsed
+from evals.store.statistics import RIGHT
 from evals.tasks.data import TaskSpec, data_digest
 from evals.tasks.protocol import protocol
 from hidrop.errors import UserError

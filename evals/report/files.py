@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evals.journal import write_atomically
 from evals.report.latex import latex
 from evals.report.rows import Row, Score, rows_of, tasks_of
 from evals.report.text import markdown
+from evals.store.journal import write_atomically
 from hidrop.errors import UserError
 
 

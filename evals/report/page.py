@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.document import cell_key
-from evals.journal import write_atomically
 from evals.report.caption import caption
 from evals.report.drill import KINDS, drill
 from evals.report.files import finite
@@ -21,6 +19,8 @@ from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.report.sheet import main_sheets, task_name
 from evals.report.text import sheets_of
+from evals.store.document import cell_key
+from evals.store.journal import write_atomically
 
 ASSETS = Path(__file__).parent / "assets"
 SAMPLES = 48

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from evals.folders import read_document
 from evals.report.sheet import main_sheets
 from evals.report.text import markdown_table
+from evals.store.folders import read_document
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)

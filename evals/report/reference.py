@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evals import strict_yaml
+from hidrop import strict_yaml
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.reducer import METHODS

@@ -37,7 +37,7 @@ class Row:
     group: str
     seeds: int = 1
     spread: Mapping[str, float | None] = field(default_factory=dict)
-    # Of each task: the cell's `stats` (see evals.stats.task_stats), and what looks wrong about its answers.
+    # Of each task: the cell's `stats` (see evals.store.statistics.task_stats), and what looks wrong about its answers.
     stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reading: str = "average"  # what the document's budgets mean: see hidrop.budget.solve

@@ -130,7 +130,7 @@ def locate(spec: TaskSpec) -> Files:
     if spec.data == HUB:
         raise ValueError("the Hub's files are not local")
     if spec.data == MINI:
-        from evals.mini import ensure
+        from hidrop.mini import ensure
 
         root = Path(ensure())
     else:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from hidrop.conversation import PLACEHOLDER, SYSTEM, pad_to_square, piecewise
 from hidrop.errors import UserError
+from hidrop.prompts import LETTER_ANSWER, PLACEHOLDER, SHORT_ANSWER, SYSTEM, pad_to_square, piecewise
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 PROTOCOL_VERSION = "1"
 
 GREY = (122, 116, 104)  # CLIP's mean colour
-SHORT_ANSWER = "Answer the question using a single word or phrase."
-LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
 
 
 class Protocol:

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from evals.answering import new_tokens
-from hidrop.analysis.forked import forked
+from hidrop.analysis.forked_cache import forked
 from hidrop.reducer import build
 from hidrop.runtime.attach import Reduction
 from hidrop.runtime.cache import RaggedCache
+from hidrop.runtime.generation import new_tokens
 from hidrop.runtime.inputs import text_tokens, visual_tokens
 from hidrop.runtime.layout import RowCuts
 from hidrop.runtime.sequence import Sequence

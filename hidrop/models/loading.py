@@ -7,24 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hidrop.backbones import llava_next as anyres
+from hidrop.backbones.llava import Family, family_of, is_original
 from hidrop.errors import UserError, did_you_mean
 from hidrop.geometry import Geometry
-from hidrop.models import anyres
 from hidrop.models.digest import digest
-from hidrop.models.families import Family, family_of, is_original
 from hidrop.models.processing import processor_for, read_processing
 from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config, weight_files
-from hidrop.models.tensors import BUFFERS, listed
+from hidrop.models.weight_files import BUFFERS, listed
+from hidrop.numerics import ATTENTIONS, DEVICE_MAPS, DTYPES, QUANTIZATIONS
 from hidrop.reducer import Reducer, build_entry
 
 if TYPE_CHECKING:
-    from hidrop.runtime.features import FeatureCache
-
-DTYPES = ("float32", "float16", "bfloat16", "auto")
-ATTENTIONS = ("sdpa", "flash_attention_2", "eager")
-QUANTIZATIONS = ("4bit", "8bit")
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+    from hidrop.runtime.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)
@@ -91,14 +87,14 @@ def load(
     architecture, tensors that are missing, extra or of the wrong shape, a device or kernel that is not there.
     Remote code is never run, and .bin files are read as tensors only.
     """
-    from hidrop.runtime.features import FeatureCache
+    from hidrop.runtime.feature_cache import FeatureCache
 
     check_kernel(attention, device, dtype, quantization, device_map)
     path = find(source, allow_download=allow_download)
     raw = read_config(path)
     with quiet():
         if is_original(raw):
-            from hidrop.models import original
+            from hidrop.models.original import tensors as original
 
             for field, value in (("quantization", quantization), ("device_map", device_map)):
                 if value is not None:
@@ -143,7 +139,7 @@ def tensor_files(source: str | Path) -> tuple[Path, ...]:
     raw = read_config(path)
     if not is_original(raw):
         return weight_files(path)
-    from hidrop.models import original
+    from hidrop.models.original import tensors as original
 
     return original.files(path, raw)
 
@@ -157,7 +153,7 @@ def peek(source: str | Path, *, allow_download: bool = False) -> Peeked:
     raw = read_config(path)
     architecture = str(raw.get("model_type"))
     if is_original(raw):
-        from hidrop.models import original_config
+        from hidrop.models.original import config as original_config
 
         described = original_config.describe(path, raw, allow_download=allow_download)
         return Peeked(described.geometry, described.reducer, architecture)

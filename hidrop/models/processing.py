@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hidrop.backbones.llava import LLAVA, Family
 from hidrop.errors import UserError
-from hidrop.models.families import LLAVA, Family
 
 
 def read_processing(path: Path, config: Any, family: Family) -> tuple[Any, Any, Any]:

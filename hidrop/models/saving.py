@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hidrop.models.families import family_of
+from hidrop.backbones.llava import family_of
 from hidrop.models.processing import processor_for
 from hidrop.reducer import Reducer
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hidrop.errors import UserError
 
-MINI = Path(__file__).with_name("mini")
+MINI = Path(__file__).parents[1] / "mini" / "weights"
 MINI_NAMES = ("vanilla", "pdrop", "hidrop")
 
 # What a Hub repository may hold besides a checkpoint for torch; never fetched.

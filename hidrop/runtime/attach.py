@@ -18,18 +18,19 @@ from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
 from hidrop.geometry import Geometry
 from hidrop.reducer import Reducer
-from hidrop.runtime import graphed, outputs
+from hidrop.runtime import graph_forward as graphed
 from hidrop.runtime import layout as layouts
-from hidrop.runtime.beside import Beside, side_streams
-from hidrop.runtime.bound import bound, owner_of
+from hidrop.runtime import outputs
 from hidrop.runtime.cache import RaggedCache, Replay, cache_for
-from hidrop.runtime.capture import Graphs
-from hidrop.runtime.checks import check_empty, check_model
+from hidrop.runtime.cuda_graphs import Graphs
 from hidrop.runtime.decoder import Decoder
-from hidrop.runtime.features import Encoder
+from hidrop.runtime.feature_cache import Encoder
+from hidrop.runtime.forward_patch import bound, owner_of
 from hidrop.runtime.inputs import decoder_prompt, placed, text_tokens, visual_tokens
 from hidrop.runtime.layout import BatchPlan, Layout
 from hidrop.runtime.sequence import Sequence, Tokens
+from hidrop.runtime.side_stream import Beside, side_streams
+from hidrop.runtime.supported import check_empty, check_model
 from hidrop.runtime.trace import Kept, Record, Trace
 from hidrop.runtime.vision import Vision
 
@@ -120,7 +121,7 @@ class Reduction:
         if self.graphs and first_token and graphed.possible(self, use_cache, past_key_values):
             return graphed.prefill(self, self.graphs, input_ids, attention_mask, image, vision, return_dict)
         layout = self.layout_of(input_ids, attention_mask, image, labels)
-        plan = layouts.plan_batch(self.reducer, self.geometry, layout)
+        plan = layouts.plan_batch(self.reducer.schedule(self.geometry), self.geometry, layout)
         cache = cache_for(self.decoder.model, past_key_values, use_cache, labels is not None)
         (images, visual), sequence, record = self.whole(input_ids, layout, plan, vision, None, cache)
         self.keep(record)
@@ -236,7 +237,7 @@ class Reduction:
         layout = self.layout_of(replay.ids_BS, replay.mask_BS, replay.image_BS)
         text = text_tokens(self.model.get_input_embeddings(), replay.ids_BS, layout)
         visual = placed(replay.visual_BVD, layout.visual_BV)
-        plan = layouts.plan_batch(self.reducer, self.geometry, layout)
+        plan = layouts.plan_batch(self.reducer.schedule(self.geometry), self.geometry, layout)
         cache.start_again()
         sequence, record = self._prefill(replay.ids_BS, text, lambda: ([], visual), None, layout, plan, cache)
         self.keep(record)

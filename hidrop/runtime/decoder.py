@@ -16,8 +16,8 @@ from transformers.masking_utils import create_causal_mask
 
 from hidrop.reducer import Reducer
 from hidrop.runtime.cache import RaggedCache, Segment
-from hidrop.runtime.early import Projected
 from hidrop.runtime.layout import ROOM, BatchPlan, Layout, RowCuts, answer_starts, segments
+from hidrop.runtime.precomputed_keys import Projected
 from hidrop.runtime.scoring import Queries, View, rows
 from hidrop.runtime.sequence import Sequence, Tokens
 from hidrop.runtime.trace import Record

@@ -17,7 +17,6 @@ import torch
 
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule, TokenPlan
-from hidrop.reducer import Reducer
 
 IGNORED = -100
 # An `order` number is place * ROOM for a token of the input and place * ROOM + i for merged tokens put behind it.
@@ -203,9 +202,12 @@ class BatchPlan:
         return tuple(max(column) for column in zip(*(plan.entering for plan in self.plans), strict=True))
 
 
-def plan_batch(reducer: Reducer, geometry: Geometry, layout: Layout) -> BatchPlan:
-    """What happens where for this batch. Raises ValueError when a schedule does not fit a row."""
-    base, counts = reducer.schedule(geometry), layout.visual_counts
+def plan_batch(base: Schedule, geometry: Geometry, layout: Layout) -> BatchPlan:
+    """What happens where for this batch, by a schedule for `geometry.visual_tokens`, scaled to each row.
+
+    Raises ValueError when it does not fit a row.
+    """
+    counts = layout.visual_counts
     scaled = {count: base.scaled(geometry, count) for count in set(counts)}
     geometries = tuple(geometry.with_visual_tokens(count) for count in counts)
     return BatchPlan.of(tuple(scaled[count] for count in counts), geometries, layout.text_BT.device)

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import rotate_half
 
+from hidrop.runtime.fsdp import within
 from hidrop.runtime.layout import IGNORED, Layout, RowCuts
-from hidrop.runtime.sharded import within
 
 
 def rows(x_BN: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:

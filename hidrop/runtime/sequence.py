@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hidrop.runtime.early import Projected, with_keys
+from hidrop.runtime.precomputed_keys import Projected, with_keys
 from hidrop.runtime.scoring import rows
 
 

@@ -1,77 +1,102 @@
-"""A recipe: what is trained, with which reduction method, in which lessons. YAML files in `recipes/`, found by name."""
+"""A recipe of LLaVA's two stages as YAML: which weights, which data, which method, and the hyper-parameters."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hidrop.errors import UserError, did_you_mean
 from hidrop.reducer import build_entry
-from hidrop.training import RECIPES
-from hidrop.training.data import Kind
-from hidrop.training.llava.recipe import LlavaRecipe
-from hidrop.training.mini_model import GEOMETRY
+
+CONFIGS = Path(__file__).parent / "configs"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Stage(_Strict):
-    """`steps` updates of `batch` samples at peak learning rate `lr` (the schedule is in optim.py)."""
+class Parts(Strict):
+    """What a new LLaVA is put together from: a language model and a vision tower (folders or Hub ids)."""
 
-    steps: int = Field(gt=0, multiple_of=4)  # batches are drawn in groups of four, see data.py
-    batch: int = Field(gt=0)
-    lr: float = Field(gt=0)
-
-
-class Lesson(Stage):
-    """A stage on conversations, with the method active; `data` says of which kind (data.py)."""
-
-    data: Kind
+    language_model: str
+    vision_tower: str
 
 
-class Recipe(_Strict):
-    """Training of an embedded model: its foundations (foundation.py), then the lessons in their order.
+class Data(Strict):
+    """LLaVA's JSON file of conversations, the folder its image paths start from, and how to get them."""
 
-    With `start`, an embedded model or a folder with one, it goes on from that model instead of new foundations.
-    LLaVA's two stages (captions, instructions) come first, drills of single skills behind them.
+    conversations: Path
+    images: Path
+    get: str | None = None
+
+
+class Lora(Strict):
+    """PEFT's LoRA on the decoder's linear layers; the projector is trained as a whole beside it."""
+
+    rank: Count
+    alpha: Count
+    dropout: Share = 0.0
+
+
+class LlavaRecipe(Strict):
+    """One stage. `batch` is that of an optimiser step over all processes; what does not fit is accumulated.
+
+    model: a checkpoint, or parts of a new one. train: the projector alone, or all but the tower.
+    prompt: "plain" (the image, then its caption) or "v1" (vicuna's conversation). image: "pad" to a square, or its
+    middle, "square". lr falls as a cosine after `warmup`, a share of all steps. Lengths are in tokens, images included.
     """
 
     name: str
-    seed: int = 0
+    kind: Literal["llava"]
+    model: Parts | str
+    train: Literal["projector", "all"]
+    data: Data
+    prompt: Literal["plain", "v1"]
+    image: Literal["square", "pad"]
     method: dict[str, Any] = {"name": "vanilla"}
-    start: str | None = None
-    tower: Stage | None = None
-    align: Stage | None = None
-    lessons: tuple[Lesson, ...] = Field(min_length=1)
+    lora: Lora | None = None
+    batch: Count
+    per_device: Count
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    max_steps: Count | None = None  # fewer than the epochs have, for a trial
+    lr: Annotated[float, Field(gt=0)]
+    warmup: Share = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_length: Count = 2048
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    gradient_checkpointing: bool = True
+    attention: str = "sdpa"
+    grouped: bool = False  # batches of one modality, sorted by length
+    sharding: Literal["zero3", "fsdp"] | None = None
+    workers: Annotated[int, Field(ge=0)] = 4
+    save_steps: Count = 500
+    keep_checkpoints: Count = 2
+    log_steps: Count = 1
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    seed: int = 0
 
     @model_validator(mode="after")
-    def _fits(self) -> Recipe:
-        build_entry(self.method).plan(GEOMETRY)
-        if [self.start is None] * 2 != [self.tower is not None, self.align is not None]:
-            raise ValueError("a recipe has tower and align, or it has start")
+    def _fits(self) -> LlavaRecipe:
+        build_entry(self.method)
+        if self.batch % self.per_device:
+            raise ValueError(f"batch: {self.batch} is not a multiple of per_device ({self.per_device})")
+        if self.lora and self.train == "projector":
+            raise ValueError("lora: there is nothing for it to adapt when only the projector is trained")
+        if self.lora and self.sharding:
+            raise ValueError("lora: it is merged into whole weights at the end, so it cannot go with sharding")
+        if self.sharding and not self.grouped:
+            # A process whose samples have no image would not ask for the tower's weights, and the others would wait.
+            raise ValueError("sharding: it needs grouped: true, so that all processes run the same modules")
         return self
 
-
-def load_recipe(name: str) -> Recipe | LlavaRecipe:
-    """The recipe in file `name`, or the bundled one of that name. Raises UserError naming the field or the file."""
-    path = Path(name)
-    if not path.is_file():
-        path = RECIPES / f"{name.removesuffix('.yaml')}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
-        hint = did_you_mean(name, known)
-        raise UserError(f"recipe '{name}': no such file and no bundled recipe.{hint} Bundled: {', '.join(known)}")
-    try:
-        data = yaml.safe_load(path.read_text())
-        real = isinstance(data, dict) and data.get("kind") == "llava"
-        return LlavaRecipe.model_validate(data) if real else Recipe.model_validate(data)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    except ValidationError as error:
-        problems = [f"{path.name}: {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
-        raise UserError("\n".join(problems)) from None
+    def accumulation(self, processes: int) -> int:
+        """Micro-batches of an optimiser step. Raises ValueError when the batch cannot be divided so."""
+        if self.batch % (self.per_device * processes):
+            raise ValueError(
+                f"batch {self.batch} is not a multiple of {processes} processes x per_device {self.per_device}"
+            )
+        return self.batch // (self.per_device * processes)

@@ -55,7 +55,7 @@ def loaded(tiny_llava: Callable[..., Any], tokenizer: Any, image_processor: Any)
     from dataclasses import replace
 
     from hidrop.geometry import Geometry
-    from hidrop.runtime.features import FeatureCache
+    from hidrop.runtime.feature_cache import FeatureCache
 
     model = tiny_llava(layers=4, seed=3)
     geometry = replace(Geometry.from_config(model.config), max_positions=4096)

@@ -17,11 +17,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evals import doctor
-from evals.journal import Journal, canonical
-from evals.matrix import BUNDLED, load_matrix
-from evals.records import parsed
-from evals.resolve import resolve
+from evals.matrix.resolve import resolve
+from evals.matrix.schema import BUNDLED, load_matrix
+from evals.store import doctor
+from evals.store.journal import Journal, canonical
+from evals.store.records import parsed
 from hidrop.errors import UserError
 from hidrop.reducer import build
 from tests.evals.world import ANSWER, GEOMETRY, MATRIX, SCORE, World, result_of

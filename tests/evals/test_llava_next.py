@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from evals import bench, cli
+from evals import cli
+from evals.bench import inference as bench
 from evals.profiling import ProfileSettings, profile
 from evals.profiling.ceilings import Ceilings
 from hidrop.geometry import Geometry
@@ -56,7 +57,7 @@ def requests(docs: list[dict[str, Any]]) -> list[Any]:
 
 
 def ask(loaded: Any, docs: list[dict[str, Any]], **options: Any) -> tuple[list[str], list[dict[str, Any]]]:
-    from evals.lmms_model import HidropLlava
+    from evals.model.lmms_model import HidropLlava
 
     records: list[dict[str, Any]] = []
     lm = HidropLlava.from_loaded(loaded, record=records.extend, **options)
@@ -99,7 +100,7 @@ def test_the_prompt_is_that_of_transformers_own_processor(folder: Path) -> None:
 
 
 def test_timings_have_the_plan_of_the_largest_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evals.bench.measure_ceilings", lambda *_: Ceilings(1e9, 1e9))
+    monkeypatch.setattr("evals.bench.inference.measure_ceilings", lambda *_: Ceilings(1e9, 1e9))
     loaded = load(folder)
     reducer = build("hidrop", dict(inject=2, filters=[2], keep=[40], exit=4))
     settings = ProfileSettings(repeats=1, warmup=0, new_tokens=1, text_tokens=8, batch=(2,))

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from evals import runner
-from evals.engine import Engine
-from evals.matrix import load_matrix
-from evals.processes import ALONE
-from evals.progress import Progress
-from evals.resolve import resolve
+from evals.matrix.resolve import resolve
+from evals.matrix.schema import load_matrix
+from evals.run import runner
+from evals.run.engine import Engine
+from evals.run.processes import ALONE
+from evals.run.progress import Progress
 from hidrop.geometry import Geometry
 from hidrop.reducer import build
 

@@ -85,7 +85,7 @@ def test_answers_are_those_of_a_matrix(tmp_path: Path) -> None:
     """The walk's unreduced answers equal what `generate` gives, sample by sample."""
     from evals.analysis.asking import Probing
     from evals.analysis.probing import Probes
-    from evals.lmms_model import HidropLlava
+    from evals.model.lmms_model import HidropLlava
     from evals.tasks import evaluation
     from evals.tasks.data import TaskSpec
 

@@ -15,11 +15,11 @@ from torch import nn
 
 from evals.profiling import Measurement, ProfileSettings, Spread
 from evals.profiling.clock import Clock, no_collector
-from evals.profiling.hardware import cpu_name, describe, versions
 from evals.profiling.memory import peak_bytes, resident_bytes
 from evals.profiling.prompt import build_prompt
 from evals.profiling.vision import record_vision, replayed_vision
 from hidrop.geometry import Geometry
+from hidrop.provenance import cpu_name, describe, versions
 
 
 class Toy(nn.Module):
@@ -157,7 +157,7 @@ def test_cpu_name_is_read_from_cpuinfo_and_survives_its_absence(tmp_path: Path) 
 
 
 def test_versions_name_every_library_that_can_change_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    from evals.profiling import hardware
+    from hidrop import provenance as hardware
 
     monkeypatch.setitem(hardware.PACKAGES, "torch", "a-package-that-is-not-there")
     found = versions()

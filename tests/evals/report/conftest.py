@@ -63,7 +63,7 @@ def make_cell(
     base: float = 80.0,
     **fields: Any,
 ) -> dict[str, Any]:
-    """One cell of a document, as `evals.document.cell_entry` makes it."""
+    """One cell of a document, as `evals.store.document.cell_entry` makes it."""
     plan = schedule.plan(geometry)
     return {
         "model": model,

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.cli import main
-from evals.folders import read_document, samples_of
-from evals.kept import pack, unpack
 from evals.report import page
 from evals.report.drill import chosen, kind_of
+from evals.store.folders import read_document, samples_of
+from evals.store.kept_tokens import pack, unpack
 
 
 def data_of(text: str) -> dict[str, Any]:

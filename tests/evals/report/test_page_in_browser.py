@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from evals.folders import read_document
 from evals.report import page
+from evals.store.folders import read_document
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 DRIVER = shutil.which("chromedriver")

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hidrop.backbones import llava as families
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
-from hidrop.models import families, load, peek, save
+from hidrop.models import load, peek, save
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from hidrop.reducer import build
 from hidrop.runtime import RaggedCache, reduce
-from hidrop.runtime.tree import mapped
+from hidrop.runtime.tensor_tree import mapped
 from tests.baselines.test_every_method import METHODS, reducer_of
 
 STATIC = [row for row in METHODS if not reducer_of(row).adaptive]

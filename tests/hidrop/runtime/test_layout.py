@@ -72,7 +72,7 @@ def test_rows_get_the_schedule_of_their_own_image():
     geometry = Geometry(6, 32, 64, 4, 4, 8, 100, visual_tokens=4)
     method = build("hidrop", dict(inject=2, filters=[3, 4], keep=[2, 1], exit=6))
     ids = torch.tensor([[1] + [V] * 8 + [2], [0] * 4 + [1] + [V] * 4 + [2], [0] * 8 + [1, 2]])
-    plan = plan_batch(method, geometry, read(ids, (ids > 0).long(), ids == V))
+    plan = plan_batch(method.schedule(geometry), geometry, read(ids, (ids > 0).long(), ids == V))
     assert [p.entering for p in plan.plans] == [(0, 8, 8, 4, 2, 0), (0, 4, 4, 2, 1, 0), (0,) * 6]
     assert plan.entering == (0, 8, 8, 4, 2, 0)
     assert plan.cuts[3].keep_B.tolist() == [4, 2, 0]
@@ -83,7 +83,9 @@ def test_rows_get_the_schedule_of_their_own_image():
 def test_a_batch_of_text_is_one_segment():
     geometry = Geometry(6, 32, 64, 4, 4, 8, 100, visual_tokens=4)
     method = build("hidrop", dict(inject=2, filters=[3, 4], keep=[2, 1], exit=6))
-    plan = plan_batch(method, geometry, read(torch.tensor([[1, 2]]), None, torch.zeros(1, 2, dtype=torch.bool)))
+    plan = plan_batch(
+        method.schedule(geometry), geometry, read(torch.tensor([[1, 2]]), None, torch.zeros(1, 2, dtype=torch.bool))
+    )
     assert segments(plan, 6) == [(1, 6)]
     assert plan.entering == (0,) * 6
 

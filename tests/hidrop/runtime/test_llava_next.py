@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import LlavaNextConfig, LlavaNextModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+from hidrop.backbones.llava_next import image_tokens
 from hidrop.geometry import Geometry
-from hidrop.models.anyres import image_tokens
 from hidrop.reducer import build
 from hidrop.runtime import reduce
 from tests.baselines.test_every_method import METHODS, reducer_of

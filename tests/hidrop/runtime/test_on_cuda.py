@@ -9,10 +9,10 @@ import torch
 
 from hidrop.reducer import build
 from hidrop.runtime import attach, reduce
-from hidrop.runtime.capture import Graphs
+from hidrop.runtime.cuda_graphs import Graphs
 from tests.baselines.test_every_method import reducer_of
 from tests.conftest import make_llava
-from tests.hidrop.runtime.test_capture import ROWS, answers, batch
+from tests.hidrop.runtime.test_cuda_graphs import ROWS, answers, batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -63,7 +63,7 @@ def test_flash_attention_packs_prompts_of_unequal_lengths(row: str) -> None:
 @pytest.mark.slow
 def test_captured_and_eager_answer_the_embedded_questions_alike() -> None:
     """The fixed set: the first 200 of the embedded GQA, float32, with HiDrop's own checkpoint."""
-    from evals.lmms_model import HidropLlava
+    from evals.model.lmms_model import HidropLlava
     from evals.tasks import TaskSpec, ask
     from hidrop.models import load
 

@@ -1,0 +1,120 @@
+"""What a matrix will cost in hours of one device, from the ceilings that `run.py bench` measured on it.
+
+The least: each sample's prefill and decoding, layer by layer, as long as its operations or bytes take at the ceilings.
+What to expect: that divided by the part of the limit which the same bench reached. Loading, the vision tower (which
+works once for an image) and timings are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evals.matrix.resolve import Row
+from evals.matrix.schema import Cell, Matrix
+from evals.plain_table import aligned
+from hidrop.errors import UserError
+from hidrop.numerics import element_bytes
+
+if TYPE_CHECKING:
+    from evals.profiling.ceilings import Ceilings
+
+# The tasks are answered by a word, a letter, or yes and no; with the end token that is so many.
+ANSWER_TOKENS = 4
+HOUR = 3_600_000.0  # milliseconds
+HEADINGS = ("model", "method", "samples", "least hours", "expected hours")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a bench says of a device. `reached`: part of the physical limit, by method, of the smallest batch."""
+
+    device: str
+    ceilings: Ceilings
+    reached: dict[str, float]
+
+    def expected(self, method: str) -> float:
+        """That of a method; of vanilla for one that the bench did not time."""
+        return self.reached.get(method, self.reached["vanilla"])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One row of a matrix, over all its tasks."""
+
+    model: str
+    label: str
+    samples: int
+    least_hours: float
+    expected_hours: float
+
+    def cells(self) -> tuple[str, ...]:
+        return self.model, self.label, str(self.samples), _hours(self.least_hours), _hours(self.expected_hours)
+
+
+def read(path: Path) -> Speed:
+    """A file that `run.py bench` wrote. Raises UserError for anything else."""
+    from evals.profiling.ceilings import Ceilings
+
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        rows, hardware = document["rows"], document["hardware"]
+        first = min(row["batch"] for row in rows)
+        reached = {row["method"]: row["of_physical_limit"] for row in rows if row["batch"] == first}
+        name = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"
+        reached["vanilla"]  # `expected` needs it
+        return Speed(f"{name}, {document['dtype']}", Ceilings(**document["ceilings"]), reached)
+    except OSError as error:
+        raise UserError(f"--cost {path}: {error.strerror}. `run.py bench` writes such a file") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"--cost {path}: not a file that `run.py bench` wrote") from None
+
+
+def estimate(matrix: Matrix, cells: Iterable[Cell], rows: dict[tuple[str, str], Row], speed: Speed) -> list[Cost]:
+    """The cost of each row, in the matrix's order."""
+    samples: dict[tuple[str, str], int] = {}
+    batch: dict[tuple[str, str], int] = {}
+    for cell in cells:
+        key = cell.model, cell.label
+        if key in rows:
+            samples[key] = samples.get(key, 0) + cell.samples
+            batch[key] = cell.batch_size
+    found = []
+    for key, count in samples.items():
+        row, element = rows[key], element_bytes(matrix.models[key[0]].dtype or matrix.dtype)
+        least = count * sample_ms(row, speed.ceilings, batch[key], matrix.text_tokens, element) / HOUR
+        found.append(Cost(*key, count, least, least / speed.expected(row.method)))
+    return found
+
+
+def sample_ms(row: Row, ceilings: Ceilings, batch: int, text: int, element: int) -> float:
+    """The least milliseconds for one sample's answer, of a batch of `batch` such samples."""
+    from evals.profiling.ceilings import decode_ms, physical_ms
+
+    geometry, entering = row.plan.geometry, row.plan.entering
+    prefill = physical_ms(entering, geometry, ceilings, batch, text, element)
+    step = decode_ms(entering, geometry, ceilings, batch, text, element)
+    return (prefill + (ANSWER_TOKENS - 1) * step) / batch
+
+
+def text(found: list[Cost], speed: Speed) -> str:
+    """The estimate for a user, with what it stands on."""
+    least, expected = sum(cost.least_hours for cost in found), sum(cost.expected_hours for cost in found)
+    whole = Cost("all", "", sum(cost.samples for cost in found), least, expected)
+    c = speed.ceilings
+    return "\n".join(
+        [
+            *aligned([HEADINGS, *(cost.cells() for cost in [*found, whole])]),
+            f"Hours of one device ({speed.device}; {c.flops_per_second / 1e12:.3g} TFLOP/s and "
+            f"{c.bytes_per_second / 1e9:.3g} GB/s at best), {ANSWER_TOKENS} tokens an answer. Least: at these "
+            "ceilings. Expected: at the part of them that the same bench reached, a method's own or vanilla's. Several "
+            "processes divide it.",
+        ]
+    )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2f}" if hours >= 0.1 else f"{hours:.4f}"

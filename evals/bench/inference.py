@@ -1,0 +1,226 @@
+"""`run.py bench`: how fast methods are on this machine, and how far that is from what could be.
+
+Two ideals stand beside each speed-up. *Layerwise*: the sum, over the layers, of the time that transformers' own decoder
+layer takes at that layer's number of tokens, measured in the same rounds; a runtime without overhead would reach it.
+*Physical*: operations and bytes against the ceilings that this machine reached just before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from baselines.pdrop import quarters
+from evals.profiling.ceilings import Ceilings, measure_ceilings, physical_ms
+from evals.profiling.measure import CAPTURED, measure_beside
+from evals.profiling.prompt import Prompt
+from evals.profiling.record import Measurement, Spread
+from evals.profiling.settings import ProfileSettings
+from evals.profiling.vision import record_vision, replayed_vision
+from hidrop.budget import early_layer, solve, whole_layers
+from hidrop.errors import UserError
+from hidrop.geometry import Geometry
+from hidrop.plan import TokenPlan
+from hidrop.provenance import provenance
+from hidrop.reducer import Reducer, build, method_class
+from hidrop.runtime.cuda_graphs import Recorder
+
+SCHEMA = 1
+DEFAULT_METHODS = ("vanilla", "hidrop", "pdrop", "fastv", "random")
+PLAIN = "transformers"  # the name of transformers' own forward among the timings
+# So many layers, spread over the depth, stand for all in a timing: their weights differ, their sizes do not.
+TIMED_LAYERS = 6
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured: of each method at each batch size, and of the machine."""
+
+    sizes: Geometry
+    ceilings: Ceilings
+    settings: ProfileSettings
+    rows: list[dict[str, Any]]
+    # By batch size: vanilla's prefill over that of transformers' own forward.
+    overhead: dict[int, float]
+
+    def document(self, **facts: Any) -> dict[str, Any]:
+        """What is written to results/bench/; `facts` say which model it was and on what it ran."""
+        return {
+            "schema": SCHEMA,
+            **facts,
+            **provenance(facts["device"]),
+            "sizes": asdict(self.sizes),
+            "ceilings": asdict(self.ceilings),
+            "settings": self.settings.model_dump(mode="json"),
+            "vanilla_over_transformers": {str(batch): ratio for batch, ratio in self.overhead.items()},
+            "rows": self.rows,
+        }
+
+
+def methods(names: tuple[str, ...], budget: float, geometry: Geometry) -> dict[str, Reducer]:
+    """Each named method at `budget` visual tokens a layer; `vanilla` first, because all is compared with it.
+
+    HiDrop's layers are the published ones scaled to the depth; PDrop's first cut is early enough for the budget.
+    Raises UserError, naming the method, for one that is unknown or cannot meet the budget with these layers.
+    """
+    found: dict[str, Reducer] = {"vanilla": build("vanilla")}
+    for name in dict.fromkeys(names):
+        try:
+            settled = not fields(method_class(name))  # nothing in it for a budget to decide
+        except ValueError as error:
+            raise UserError(f"--methods {name}: {error}") from None
+        try:
+            found[name] = build(name) if settled else solve(name, _layers(name, budget, geometry), budget, geometry)
+        except ValueError as error:
+            way = "Give another --budget, or --methods without it"
+            raise UserError(f"--methods {name}: {error}. {way}") from None
+    return found
+
+
+def _layers(name: str, budget: float, geometry: Geometry) -> dict[str, Any]:
+    if name == "hidrop":
+        return published_layers(geometry.layers)
+    if name == "pdrop":
+        if whole_layers(budget, geometry) > quarters(geometry)[0]:
+            return {"layers": quarters(geometry)}
+        first = early_layer(budget, geometry)
+        second = max(first + 1, geometry.layers // 4)
+        return {"layers": (first, second, max(second + 1, geometry.layers // 2))}
+    return {}
+
+
+def published_layers(depth: int) -> dict[str, Any]:
+    """HiDrop's layers (inject 9, filters 10, 14, 16, 18, exit 25 of 32) at another depth, kept apart."""
+    inject, *filters, exit = (int(layer * depth / 32 + 0.5) for layer in (9, 10, 14, 16, 18, 25))
+    for i, layer in enumerate(filters):
+        filters[i] = max(layer, inject if i == 0 else filters[i - 1] + 1)
+    return {"inject": inject, "filters": tuple(filters), "exit": max(exit, filters[-1] + 2)}
+
+
+def bench(
+    loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings, recorder: Recorder | None = None
+) -> Bench:
+    """Measure the ceilings, then all methods in turns, with transformers' own forward and layers beside them.
+
+    With a `recorder` (on CUDA) each method is measured eagerly and captured, and the latter beside captured vanilla.
+    """
+    model, geometry = loaded.model, loaded.geometry
+    ceilings = measure_ceilings(model.device, model.dtype)
+    known = [reducer for reducer in reducers.values() if not reducer.adaptive]
+
+    def probes(prompt: Prompt) -> dict[str, Callable[[], Any]]:
+        batch, plans = len(prompt.input_ids_BS), [r.plan(geometry, prompt.visual_tokens) for r in known]
+        counts = {n + settings.text_tokens for plan in plans for n in plan.entering}
+        layers = {str(n): timed_layers(model, n, batch) for n in sorted(counts)}
+        return {PLAIN: plain_prefill(model, prompt), **layers}
+
+    profiles, beside = measure_beside(loaded, reducers, settings, probes, recorder)
+    rows, overhead = [], {}
+    for batch, spreads in beside.items():
+        found = {label: next(m for m in p.measurements if m.batch == batch) for label, p in profiles.items()}
+        for label, one in found.items():
+            own = label.removesuffix(CAPTURED)
+            vanilla = found["vanilla" + label[len(own) :]]
+            each = Rates(geometry, ceilings, settings, model.dtype.itemsize, spreads, vanilla)
+            rows.append(each.row(label, reducers[own], one))
+        overhead[batch] = found["vanilla"].prefill_ms.median / spreads[PLAIN].median
+    return Bench(geometry, ceilings, settings, rows, overhead)
+
+
+def plain_prefill(model: Any, prompt: Prompt) -> Callable[[], Any]:
+    """transformers' own forward on the prompt, its image's features computed beforehand as in the timed prefills."""
+    features = record_vision(model, lambda: model(**prompt.prefill_inputs()))
+
+    def run() -> None:
+        with replayed_vision(features):
+            model(**prompt.prefill_inputs())
+
+    return run
+
+
+def timed_layers(model: Any, tokens: int, batch: int) -> Callable[[], Any]:
+    """Some of transformers' own decoder layers on `tokens` tokens a row, as in a prefill."""
+    from transformers import DynamicCache
+    from transformers.masking_utils import create_causal_mask
+
+    decoder = model.model.language_model
+    config, device = decoder.config, model.device
+    hidden = torch.randn(batch, tokens, config.hidden_size, device=device, dtype=model.dtype)
+    rope = decoder.rotary_emb(hidden, position_ids=torch.arange(tokens, device=device)[None])
+    chosen = chosen_layers(config.num_hidden_layers)
+    # None for kernels that know a causal mask by themselves; eager attention needs one.
+    mask = create_causal_mask(
+        config=config, inputs_embeds=hidden, attention_mask=None, past_key_values=None, position_ids=None
+    )
+
+    def run() -> None:
+        cache, states = DynamicCache(config=config), hidden
+        for i in chosen:
+            states = decoder.layers[i](
+                states, attention_mask=mask, position_embeddings=rope, past_key_values=cache, use_cache=True
+            )
+
+    return run
+
+
+def chosen_layers(depth: int) -> list[int]:
+    """Indices of the layers that are timed for all."""
+    count = min(depth, TIMED_LAYERS)
+    return [i * depth // count for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A method's measurement beside vanilla's and beside what could be, at one batch size."""
+
+    geometry: Geometry
+    ceilings: Ceilings
+    settings: ProfileSettings
+    element_bytes: int
+    spreads: Mapping[str, Spread]
+    vanilla: Measurement
+
+    def layerwise_ms(self, entering: tuple[int, ...]) -> float | None:
+        """None for a method whose counts were not known before the run."""
+        names = [str(n + self.settings.text_tokens) for n in entering]
+        if not set(names) <= set(self.spreads):
+            return None
+        return sum(self.spreads[name].median for name in names) / len(chosen_layers(self.geometry.layers))
+
+    def physical_ms(self, entering: tuple[int, ...]) -> float:
+        text = self.settings.text_tokens
+        return physical_ms(entering, self.geometry, self.ceilings, self.vanilla.batch, text, self.element_bytes)
+
+    def row(self, label: str, reducer: Reducer, one: Measurement) -> dict[str, Any]:
+        """Everything of one method: what was measured, the speed-up, and what it is of each ideal."""
+        speed_up = self.vanilla.prefill_ms.median / one.prefill_ms.median
+        layerwise, whole = self.layerwise_ms(one.entering), self.layerwise_ms(self.vanilla.entering)
+        ideals = {
+            "layerwise": whole / layerwise if layerwise and whole else None,
+            "physical": self.physical_ms(self.vanilla.entering) / self.physical_ms(one.entering),
+            "flops": self.vanilla.flops / one.flops,
+        }
+        planned = TokenPlan(self.geometry, one.entering)
+        if not reducer.adaptive:
+            planned = reducer.plan(self.geometry, self.vanilla.entering[0])
+        return {
+            "label": label,
+            "method": reducer.name,
+            "captured": label.endswith(CAPTURED),
+            "fields": asdict(reducer),
+            **asdict(one),
+            "entering": list(one.entering),
+            "average_tokens": sum(one.entering) / len(one.entering),
+            "kv_bytes_planned": planned.kv_bytes(self.settings.text_tokens, self.element_bytes),
+            "tokens_per_second": one.tokens_per_second,
+            "selection_share": one.selection_ms.median / one.prefill_ms.median,
+            "speed_up": speed_up,
+            "ideal_speed_up": ideals,
+            "of_ideal": {name: ideal and speed_up / ideal for name, ideal in ideals.items()},
+            "layerwise_ms": layerwise,
+            "physical_ms": self.physical_ms(one.entering),
+            "of_physical_limit": self.physical_ms(one.entering) / one.prefill_ms.median,
+        }

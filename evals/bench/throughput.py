@@ -1,0 +1,109 @@
+"""Samples per second of a matrix's accuracy cells: as it runs, beside one sample at a time without any of that.
+
+Each cell is asked twice in a row, so that both ways share the machine's weather: at batch 1, every image decoded,
+preprocessed and encoded when its question comes; and as the matrix asks it, in batches, with images prepared ahead and
+the features of images that were seen before. Both give answers, which have to be the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evals.matrix.resolve import Row
+from evals.matrix.schema import Cell
+from evals.plain_table import aligned
+from evals.run.engine import Engine, Record
+from evals.run.processes import ALONE
+
+# How many times faster than one sample at a time the embedded matrix has to be.
+LEAST_RATIO = 4.0
+LIMIT = 128
+HEADINGS = ("cell", "samples", "one by one /s", "as it runs /s", "ratio", "other answers")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One cell asked both ways: seconds, samples, and how many answers differ."""
+
+    key: str
+    samples: int
+    single_seconds: float
+    seconds: float
+    different: int
+
+    @property
+    def ratio(self) -> float:
+        return self.single_seconds / self.seconds
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is as fast as promised, with the same answers."""
+        return self.ratio >= LEAST_RATIO and not self.different
+
+    def cells(self) -> tuple[str, ...]:
+        single, batched = self.samples / self.single_seconds, self.samples / self.seconds
+        numbers = f"{single:.1f}", f"{batched:.1f}", f"{self.ratio:.2f}x"
+        return self.key, str(self.samples), *numbers, str(self.different)
+
+
+def together(found: Iterable[Asked]) -> Asked:
+    """All of them as one."""
+    columns = zip(*((a.samples, a.single_seconds, a.seconds, a.different) for a in found), strict=True)
+    return Asked("all", *map(sum, columns))
+
+
+def measure(
+    cells: Iterable[Cell],
+    rows: Mapping[tuple[str, str], Row],
+    device: str,
+    engine: Engine,
+    alone: Engine,
+    say: Callable[[str], None],
+) -> list[Asked]:
+    """Ask every cell both ways: with `engine`, and one by one with `alone`. `say` gets a line for each cell.
+
+    Raises whatever a run's cell may fail with.
+    """
+    cells, found = list(cells), []
+    for model in dict.fromkeys(cell.model for cell in cells):
+        own = [cell for cell in cells if cell.model == model]
+        loaded = engine.load(own[0], device)
+        for task in dict.fromkeys(cell.task for cell in own):
+            first = next(cell for cell in own if cell.task == task)
+            _ask(engine, loaded, rows, replace(first, limit=1))  # converts the data, starts the kernels
+        loaded.features.clear()
+        for cell in own:
+            single, before = _ask(alone, without_reuse(loaded), rows, replace(cell, batch_size=1))
+            batched, seconds = _ask(engine, loaded, rows, cell)
+            different = sum(batched[doc_id] != answer for doc_id, answer in single.items())
+            found.append(Asked(cell.key, len(single), before, seconds, different))
+            say("  ".join(found[-1].cells()))
+        del loaded
+        engine.release()
+    return found
+
+
+def without_reuse(loaded: Any) -> Any:
+    from hidrop.runtime.feature_cache import FeatureCache
+
+    return replace(loaded, features=FeatureCache(0))
+
+
+def _ask(engine: Engine, loaded: Any, rows: Mapping[tuple[str, str], Row], cell: Cell) -> tuple[dict[int, str], float]:
+    """Answers by doc_id, and the seconds that asking and scoring took."""
+    records: list[Record] = []
+    started = time.perf_counter()
+    lm = engine.language_model(loaded, rows[cell.model, cell.label].reducer, cell, records.extend, {}, ALONE.mine)
+    engine.evaluate(lm, cell)
+    seconds = time.perf_counter() - started
+    return {record["doc_id"]: record["answer"] for record in records}, seconds
+
+
+def table(found: list[Asked]) -> str:
+    whole = together(found)
+    bar = f"{whole.ratio:.2f}x, {whole.different} other answers. At least {LEAST_RATIO:g}x and none: "
+    lines = aligned([HEADINGS, *(a.cells() for a in [*found, whole])])
+    return "\n".join([*lines, "", bar + ("holds" if whole.holds else "MISSED")])

@@ -1,0 +1,250 @@
+"""`run.py bench-train`: what a training step costs with fewer tokens, beside what transformers' own layers would take.
+
+A step is forward and backward of a batch of conversations with one image each: frozen tower, projector, decoder, loss.
+Its ideal is *layerwise*: the sum over the layers of the time that transformers' own decoder layer takes, forward and
+backward, at that layer's number of tokens, and whatever every method does alike (tower, projector, LM head).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from evals.bench.inference import chosen_layers
+from evals.bench.text import Bar
+from evals.plain_table import aligned
+from evals.profiling.clock import Clock, no_collector
+from evals.profiling.memory import peak_bytes
+from evals.profiling.record import Spread
+from hidrop.provenance import provenance
+from hidrop.reducer import Reducer
+from hidrop.runtime import reduce
+from hidrop.runtime.layout import IGNORED
+
+SCHEMA = 1
+CHECKPOINTED = " (checkpointing)"
+HEADINGS = (
+    "method", "tokens", "step ms (p95)", "samples/s", "speed-up", "layerwise", "of it", "activations MiB", "peak MiB",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """One method's step. `activation_bytes`: what autograd holds for the backward pass, weights left out."""
+
+    label: str
+    method: str
+    checkpointing: bool
+    entering: tuple[int, ...]
+    step_ms: Spread
+    speed_up: float
+    layerwise: float | None  # not known with checkpointing, which runs layers a second time
+    activation_bytes: int
+    peak_bytes: int
+
+    @property
+    def of_layerwise(self) -> float | None:
+        return None if self.layerwise is None else self.speed_up / self.layerwise
+
+
+def batch_of(model: Any, text: Sequence[int], visual: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A right-padded batch: as many rows as `text` has numbers of text tokens, each around one image of noise.
+
+    A quarter of each text stands before the image; of the rest the second half is the answer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    image, longest = model.config.image_token_id, max(text) + visual
+    ids = torch.zeros(len(text), longest, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+    for row, count in enumerate(text):
+        words = torch.randint(3, image, (count,), generator=generator)
+        before = max(1, count // 4)
+        whole = torch.cat([words[:before], torch.full((visual,), image), words[before:]])
+        answer = len(whole) - max(1, (count - before) // 2)
+        ids[row, : len(whole)], mask[row, : len(whole)] = whole, 1
+        labels[row, answer : len(whole)] = whole[answer:]
+    side = model.config.vision_config.image_size
+    pixels = torch.randn(len(text), 3, side, side, generator=generator).to(model.dtype)
+    found = {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": pixels}
+    if min(text) == max(text):
+        del found["attention_mask"]
+    return {name: tensor.to(model.device) for name, tensor in found.items()}
+
+
+def measure(
+    loaded: Any, reducers: Mapping[str, Reducer], text: Sequence[int], *, repeats: int, warmup: int
+) -> list[Step]:
+    """Steps of all methods in turns, without and with gradient checkpointing, and transformers' layers beside them.
+
+    The layers are timed at the longest text: with texts of one length the ideal is exact.
+    """
+    model, geometry = loaded.model, loaded.geometry
+    model.train()
+    model.model.vision_tower.requires_grad_(False)
+    inputs = batch_of(model, text, geometry.visual_tokens)
+    plans = {name: reducer.plan(geometry).entering for name, reducer in reducers.items()}
+    counts = sorted({n + max(text) for entering in plans.values() for n in entering})
+    probes = {n: layer_steps(model, n, len(text)) for n in counts}
+    rest = everything_else(model, inputs)
+    runs = [(name, way) for way in (False, True) for name in reducers]
+    times: dict[Any, list[float]] = {key: [] for key in [*runs, *counts, "rest"]}
+    clock = Clock(model.device)
+
+    def timed(key: Any, run: Callable[[], Any]) -> None:
+        model.zero_grad(set_to_none=True)
+        marks = [clock.start()]
+        run()
+        marks.append(clock.mark())
+        times[key] += clock.between(marks)
+
+    with no_collector():
+        for round_ in range(warmup + repeats):
+            for name, way in runs:
+                with checkpointing(model, way), reduce(model, reducers[name]):
+                    timed((name, way), lambda: step(model, inputs))
+            for count, probe in probes.items():
+                timed(count, probe)
+            timed("rest", rest)
+            if round_ < warmup:
+                times = {key: [] for key in times}
+    spread = {key: Spread.of(found) for key, found in times.items()}
+    share = len(chosen_layers(geometry.layers))
+    ideal = {
+        name: spread["rest"].median + sum(spread[n + max(text)].median for n in entering) / share
+        for name, entering in plans.items()
+    }
+    found = []
+    for name, way in runs:
+        with checkpointing(model, way), reduce(model, reducers[name]) as reduction:
+            activations = saved_bytes(model, inputs)
+            model.zero_grad(set_to_none=True)
+            peak = peak_bytes(model, lambda: step(model, inputs))
+            assert reduction.trace.entering == plans[name]
+        found.append(
+            Step(
+                label=name + CHECKPOINTED * way,
+                method=name,
+                checkpointing=way,
+                entering=plans[name],
+                step_ms=spread[name, way],
+                speed_up=spread["vanilla", way].median / spread[name, way].median,
+                layerwise=None if way else ideal["vanilla"] / ideal[name],
+                activation_bytes=activations,
+                peak_bytes=peak,
+            )
+        )
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def step(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
+    model(**inputs, use_cache=False).loss.backward()
+
+
+@contextmanager
+def checkpointing(model: Any, wanted: bool) -> Iterator[None]:
+    """Gradient checkpointing of the decoder's layers inside the block, where it is `wanted`."""
+    if wanted:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if wanted:
+            model.gradient_checkpointing_disable()
+
+
+def layer_steps(model: Any, tokens: int, batch: int) -> Callable[[], None]:
+    """Forward and backward of some of transformers' own decoder layers on `tokens` tokens a row."""
+    decoder = model.model.language_model
+    config, device = decoder.config, model.device
+    hidden = torch.randn(batch, tokens, config.hidden_size, device=device, dtype=model.dtype, requires_grad=True)
+    rope = decoder.rotary_emb(hidden, position_ids=torch.arange(tokens, device=device)[None])
+    chosen = chosen_layers(config.num_hidden_layers)
+
+    def run() -> None:
+        states: torch.Tensor = hidden
+        for i in chosen:
+            states = decoder.layers[i](states, attention_mask=None, position_embeddings=rope, use_cache=False)
+        states.backward(torch.ones_like(states))
+        hidden.grad = None
+
+    return run
+
+
+def everything_else(model: Any, inputs: Mapping[str, torch.Tensor]) -> Callable[[], None]:
+    """What each method does alike: tower and projector, embeddings, the last norm, the LM head on the answers."""
+    language, labels = model.model.language_model, inputs["labels"]
+    hidden = torch.randn(int((labels != IGNORED).sum()), language.config.hidden_size, device=model.device)
+    hidden, target = hidden.to(model.dtype).requires_grad_(), labels[labels != IGNORED]
+
+    def run() -> None:
+        features = torch.cat(list(model.get_image_features(inputs["pixel_values"]).pooler_output))
+        words = model.get_input_embeddings()(inputs["input_ids"])
+        loss = torch.nn.functional.cross_entropy(model.lm_head(language.norm(hidden)).float(), target)
+        (loss + features.mean() + words.mean()).backward()
+        hidden.grad = None
+
+    return run
+
+
+def saved_bytes(model: Any, inputs: Mapping[str, torch.Tensor]) -> int:
+    """Bytes of all memory that a forward keeps for its backward pass, parameters and inputs left out."""
+    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *inputs.values())}
+    held: dict[int, int] = {}
+    kept: list[Any] = []  # so that no address comes twice
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            held[storage.data_ptr()] = storage.nbytes()
+            kept.append(storage)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(**inputs, use_cache=False).loss
+    del loss
+    return sum(held.values())
+
+
+def document(steps: Sequence[Step], **facts: Any) -> dict[str, Any]:
+    """What is written to results/bench/."""
+    rows = [{**asdict(one), "of_layerwise": one.of_layerwise} for one in steps]
+    return {"schema": SCHEMA, "kind": "training", **facts, **provenance(facts["device"]), "rows": rows}
+
+
+def table(steps: Sequence[Step], batch: int) -> str:
+    lines = [HEADINGS]
+    for one in steps:
+        ideal = ("-", "-") if one.layerwise is None else (f"{one.layerwise:.2f}x", f"{one.of_layerwise:.3f}")
+        lines.append(
+            (
+                one.label,
+                f"{sum(one.entering) / len(one.entering):.1f}",
+                f"{one.step_ms.median:.0f} ({one.step_ms.p95:.0f})",
+                f"{1000 * batch / one.step_ms.median:.2f}",
+                f"{one.speed_up:.2f}x",
+                *ideal,
+                f"{one.activation_bytes / 2**20:.0f}",
+                f"{one.peak_bytes / 2**20:.0f}",
+            )
+        )
+    return "\n".join(aligned(lines))
+
+
+def bars(steps: Sequence[Step], *, cuda: bool) -> list[Bar]:
+    """What the runtime promises of a HiDrop step: on a CPU against layers and memory, on CUDA the paper's figure."""
+    own = {one.label: one for one in steps}
+    if "hidrop" not in own:
+        return []
+    hidrop, vanilla = own["hidrop"], own["vanilla"]
+    if cuda:
+        return [Bar("hidrop's samples a second / vanilla's", hidrop.speed_up, least=1.7)]
+    memory = hidrop.activation_bytes / vanilla.activation_bytes
+    return [
+        Bar("hidrop's step of layerwise", hidrop.of_layerwise or 0.0, least=0.9),
+        Bar("hidrop's activations / vanilla's", memory, most=0.45),
+    ]

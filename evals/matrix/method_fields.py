@@ -1,0 +1,80 @@
+"""The method entries of a matrix, checked against the fields of the methods themselves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from hidrop import strict_yaml
+from hidrop.reducer import METHODS, method_class
+
+CHECKPOINT = "checkpoint"  # the method that a checkpoint was trained with
+
+
+def method_problems(data: dict[str, Any]) -> list[str]:
+    """What is wrong with the names and fields of the methods, before any model is known."""
+    places: list[tuple[str, Any, bool]] = []
+    for section, inner in (("methods", None), ("models", "trained_with")):
+        entries = data.get(section)
+        for key, spec in entries.items() if isinstance(entries, dict) else ():
+            path = f"{section}.{key}" + (f".{inner}" if inner else "")
+            entry = spec.get(inner) if inner and isinstance(spec, dict) else spec if not inner else None
+            if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+                places.append((path, entry, inner is None))
+    return [line for path, entry, free in places for line in field_problems(path, entry, free)]
+
+
+def field_problems(path: str, entry: dict[str, Any], free: bool) -> list[str]:
+    """Wrong fields of one method entry. `free`: it may ask for the checkpoint's own method, budgets and seeds."""
+    name = entry["name"]
+    given = {k: v for k, v in entry.items() if k not in ("name", "budget")}
+    if name == CHECKPOINT and free:
+        return [f"{path}.{key}: the checkpoint decides; remove it" for key in entry if key != "name"]
+    if name not in METHODS:
+        known = [*METHODS, CHECKPOINT] if free else list(METHODS)
+        return [f"{path}.name: unknown method '{name}'.{strict_yaml.suggestion(name, known)}"]
+    cls = method_class(name)
+    types = field_types(cls)
+    budget = entry.get("budget") is not None
+    lines = []
+    for key, value in given.items():
+        if key not in types:
+            hint = strict_yaml.suggestion(str(key), [*types, "budget"] if free else types)
+            lines.append(f"{path}.{key}: unknown field.{hint}")
+            continue
+        several = key == "seed" and free and isinstance(value, list) and value
+        for one in value if several else [value]:
+            if reason := type_problem(one, types[key], open_counts=budget):
+                lines.append(f"{path}.{key}: {reason}, not {strict_yaml.shown(one)}")
+    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    lacking = [key for key in required if key not in given]
+    if budget and isinstance(given.get("keep"), int):
+        lines.append(f"{path}.keep: follows from the budget; give one of the two")
+    if budget and not free:
+        lines.append(f"{path}.budget: a checkpoint was trained with exact fields; give those")
+    if lacking and not budget:
+        way = ", or give a budget" if free else ""
+        lines.append(f"{path}: {', '.join(lacking)} missing{way}")
+    return lines
+
+
+def type_problem(value: Any, expected: Any, *, open_counts: bool) -> str | None:
+    """Why a value is not of a field's type. `open_counts`: null in a list is a count that the budget decides."""
+    if open_counts and isinstance(value, list):
+        value = [part for part in value if part is not None]
+    try:
+        # Strict JSON: a list may stand for a tuple, but "2" is not 2.
+        TypeAdapter(expected).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        message = error.errors(include_url=False)[0]["msg"]
+        return f"{message[0].lower()}{message[1:]}"
+    return None
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """The type of each field of a method's dataclass."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls)}

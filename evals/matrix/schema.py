@@ -1,0 +1,299 @@
+"""The matrix file: which models, methods and tasks to run, and with which settings. Its schema and its cells.
+
+    models:  {name: {source: folder, Hub id or mini:...}}
+    methods: {name: {name: fastv, layer: 2, budget: [64, "11%"]}}     # a list of budgets is one row each
+    tasks:   {gqa: {data: mini}}
+    runs:    [{models: [...], methods: [...], tasks: [...]}]          # left out: everything with everything
+
+A budget is the number of visual tokens that enter a layer, averaged over all layers, or its share of the image's
+tokens; with `budget_reading: kept` the number that is left after the last cut. `name: checkpoint` is the method that
+the checkpoint was trained with. Layers are 1-based.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from evals.matrix.budgets import optional_budgets
+from evals.matrix.method_fields import CHECKPOINT, method_problems
+from evals.profiling.settings import ProfileSettings
+from evals.tasks.data import NAMES, TaskSpec, rows_of
+from hidrop import strict_yaml
+from hidrop.budget import Reading
+from hidrop.errors import UserError
+from hidrop.geometry import PRESETS
+from hidrop.numerics import Attention, DeviceMap, Dtype, Quantization
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+-]*$", max_length=80)]
+Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MethodEntry(BaseModel):
+    """A method by name; what is not a field here is a field of the method itself, and checked against it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+    budget: Annotated[tuple[float | str, ...] | None, BeforeValidator(optional_budgets)] = None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class ModelEntry(Strict):
+    """A checkpoint. `geometry` (a preset) and `trained_with` say what it is where its files are not at hand."""
+
+    source: Annotated[str, StringConstraints(min_length=1)]
+    geometry: str | None = None
+    trained_with: MethodEntry | None = None
+    get: str | None = None  # command that provides the source, shown where it is missing
+    reference: str | None = None  # the model whose vanilla row is this one's 100 %; by default its own
+    dtype: Dtype | None = None
+    attention: Attention | None = None
+    quantization: Quantization | None = None  # of the decoder's layers, by bitsandbytes
+    device_map: DeviceMap | None = None  # how its layers are spread over the CUDA devices, by accelerate
+
+
+class TaskEntry(Strict):
+    data: Annotated[str, StringConstraints(min_length=1)]  # mini, hub, or a folder
+
+
+class RunEntry(Strict):
+    """Names that go together; what is left out means all."""
+
+    models: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+
+
+class Matrix(Strict):
+    name: Name
+    protocol: Literal["llava", "lmms-eval"]
+    models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
+    methods: Annotated[dict[Name, MethodEntry], Field(min_length=1)]
+    tasks: Annotated[dict[str, TaskEntry], Field(min_length=1)]
+    runs: tuple[RunEntry, ...] = (RunEntry(),)
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    attention: Attention = "sdpa"
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    limit: Annotated[int, Field(ge=1)] | None = None
+    budget_reading: Reading = "average"
+    profile: ProfileSettings | None = ProfileSettings()  # null: measure no time
+    _file: str = PrivateAttr(default="matrix")
+
+    @property
+    def file(self) -> str:
+        """What the user knows the matrix by, for messages."""
+        return self._file
+
+    @property
+    def text_tokens(self) -> int:
+        """Length of the text in a prompt, for FLOPs and KV bytes."""
+        return (self.profile or ProfileSettings()).text_tokens
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        wrong = []
+        for name, spec in self.models.items():
+            if spec.reference is not None and spec.reference not in self.models:
+                hint = strict_yaml.suggestion(spec.reference, self.models)
+                wrong.append(f"models.{name}.reference: no model '{spec.reference}' here.{hint}")
+            if spec.geometry is not None and spec.geometry not in PRESETS:
+                hint = strict_yaml.suggestion(spec.geometry, PRESETS)
+                wrong.append(f"models.{name}.geometry: unknown preset '{spec.geometry}'.{hint}")
+        for index, run in enumerate(self.runs):
+            for kind in ("models", "methods", "tasks"):
+                for name in getattr(run, kind) or ():
+                    if name not in getattr(self, kind):
+                        hint = strict_yaml.suggestion(name, getattr(self, kind))
+                        wrong.append(f"runs[{index}].{kind}: no '{name}' here.{hint}")
+        owner: dict[str, str] = {}
+        for entry, method in self.methods.items():
+            for variant in variants(entry, method):
+                if owner.setdefault(variant.label, entry) != entry:
+                    wrong.append(f"methods.{entry}: its row '{variant.label}' is also one of '{owner[variant.label]}'")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def cells(self, *, only: str | None = None) -> list[Cell]:
+        """One cell per model x method x budget x task, in the file's order, none twice.
+
+        `only` keeps those whose "model/label/task" matches it as a shell pattern or contains it.
+        """
+        found: dict[str, Cell] = {}
+        for run in self.runs:
+            for model in run.models or self.models:
+                for method in run.methods or self.methods:
+                    for variant in variants(method, self.methods[method]):
+                        for task in run.tasks or self.tasks:
+                            cell = self._cell(model, method, variant, task)
+                            found.setdefault(cell.key, cell)
+        chosen = [cell for cell in found.values() if only is None or matches(cell.key, only)]
+        if only is not None and not chosen:
+            raise UserError(f"--only {only}: matches no cell of {self.file}. The first one is {next(iter(found))}")
+        return chosen
+
+    def _cell(self, model: str, method: str, variant: Variant, task: str) -> Cell:
+        spec = self.models[model]
+        return Cell(
+            model=model,
+            spec=spec,
+            entry=method,
+            label=variant.label,
+            group=variant.group,
+            method=self.methods[method].name,
+            params=variant.params,
+            budget=variant.budget,
+            reading=self.budget_reading,
+            trained=self.methods[method].name == CHECKPOINT,
+            task=task,
+            data=self.tasks[task].data,
+            protocol=self.protocol,
+            dtype=spec.dtype or self.dtype,
+            attention=spec.attention or self.attention,
+            quantization=spec.quantization,
+            batch_size=self.batch_size,
+            limit=self.limit,
+        )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a method's entry: with one of its budgets, one of its seeds."""
+
+    label: str
+    params: dict[str, Any]
+    budget: float | str | None
+    group: str  # the label without its seed
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table, before anything about the model is known."""
+
+    model: str
+    spec: ModelEntry
+    entry: str  # the method's key in the file, for messages
+    label: str  # the same, with budget and seed where there are several
+    group: str  # the label without its seed
+    method: str
+    params: dict[str, Any]
+    budget: float | str | None
+    reading: Reading
+    trained: bool
+    task: str
+    data: str
+    protocol: str
+    dtype: str
+    attention: str
+    quantization: str | None
+    batch_size: int
+    limit: int | None
+
+    @property
+    def key(self) -> str:
+        """What `--only` matches and progress prints: model/label/task."""
+        return f"{self.model}/{self.label}/{self.task}"
+
+    @property
+    def task_spec(self) -> TaskSpec:
+        """The task as `evals.tasks` knows it, with its data and protocol."""
+        return TaskSpec(self.task, self.data, self.protocol)
+
+    @property
+    def samples(self) -> int:
+        """How many samples the cell asks, about: a limit may be rounded down to whole groups of questions."""
+        rows = rows_of(self.task_spec)
+        return rows if self.limit is None else min(rows, self.limit)
+
+
+def variants(entry: str, spec: MethodEntry) -> list[Variant]:
+    """The rows of one entry: one per budget and, for a method with seeds, per seed."""
+    several = len(spec.budget or ()) > 1
+    labels = [(f"{entry}-{short(b)}" if several else entry, b) for b in spec.budget] if spec.budget else [(entry, None)]
+    seeds = spec.params.get("seed")
+    if not isinstance(seeds, (list, tuple)):
+        return [Variant(label, spec.params, budget, label) for label, budget in labels]
+    return [
+        Variant(f"{label}-s{seed}", {**spec.params, "seed": seed}, budget, label)
+        for label, budget in labels
+        for seed in seeds
+    ]
+
+
+def short(budget: float | str) -> str:
+    return budget if isinstance(budget, str) else f"{budget:g}"
+
+
+def matches(key: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(key, pattern) or fnmatch.fnmatchcase(key, f"*{pattern}*")
+
+
+def load_matrix(name: str | Path, *, limit: int | None = None) -> Matrix:
+    """Read and check a matrix: a file, or one of the bundled ones by name. `limit` replaces the file's.
+
+    Raises UserError that lists everything that is wrong with it, each with its place in the file.
+    """
+    path = find(str(name))
+    data = strict_yaml.read(path, path.name)
+    data.setdefault("name", path.stem)
+    if limit is not None:
+        data["limit"] = limit
+    methods = data.get("methods")
+    if isinstance(methods, dict):
+        data["methods"] = {key: named(key, spec) for key, spec in methods.items()}
+    wrong = task_problems(data) + method_problems(data)
+    try:
+        matrix = Matrix.model_validate(data)
+    except ValidationError as error:
+        wrong = [line for block in strict_yaml.problems(error, Matrix) for line in block.splitlines()] + wrong
+    if wrong:
+        raise UserError("\n".join(f"{path.name}: {line}" for line in wrong))
+    matrix._file = path.name
+    return matrix
+
+
+def find(name: str) -> Path:
+    """The file a user means: a path, or else the name of a bundled matrix with or without its suffix."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    bundled = sorted(p.stem for p in BUNDLED.glob("*.yaml"))
+    if path.parent == Path(".") and path.name.removesuffix(".yaml") in bundled:
+        return BUNDLED / f"{path.name.removesuffix('.yaml')}.yaml"
+    raise UserError(f"{name}: no such file, and not a bundled matrix.{strict_yaml.suggestion(path.stem, bundled)}")
+
+
+def named(key: Any, spec: Any) -> Any:
+    """A method's entry whose name may be left out where its key says it: `vanilla: {}`."""
+    spec = {} if spec is None else spec
+    return {"name": key, **spec} if isinstance(spec, dict) else spec
+
+
+def task_problems(data: dict[str, Any]) -> list[str]:
+    """Unknown tasks; looked for apart from the schema, so that they are told together with its problems."""
+    tasks = data.get("tasks")
+    unknown = [str(name) for name in tasks if name not in NAMES] if isinstance(tasks, dict) else []
+    return [f"tasks.{name}: unknown task.{strict_yaml.suggestion(name, NAMES)}" for name in unknown]

@@ -1,0 +1,110 @@
+"""Everything that can be known to be wrong before expensive work starts, all of it at once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from evals.matrix import packages
+from evals.matrix.resolve import Peek, Row, absent, peek_files, resolve
+from evals.matrix.schema import Cell, Matrix
+from evals.tasks import missing
+from hidrop.errors import UserError
+
+
+def check(
+    matrix: Matrix, cells: Iterable[Cell], *, device: str, out: Path, peek: Peek = peek_files
+) -> tuple[dict[tuple[str, str], Row], list[str]]:
+    """The resolved rows of `cells`, and one line for each problem, naming its place and the way out.
+
+    Looks at: files of models and data, architectures, method settings, packages, the device, the results folder.
+    """
+    cells = list(cells)
+    rows, problems = resolve(matrix, cells, peek=peek)
+    problems += installed(matrix)
+    problems += models(matrix, cells)
+    problems += kernels(matrix, cells, device)
+    problems += data(matrix, cells)
+    problems += writable(out)
+    return rows, list(dict.fromkeys(problems))
+
+
+def installed(matrix: Matrix) -> list[str]:
+    """Packages that every run needs and that are not installed; `kernels` knows about flash-attn."""
+    needed = ("torch", "transformers", "datasets", "lmms_eval")
+    return [f"{matrix.file}: {packages.missing(name)}" for name in packages.lacking(needed)]
+
+
+def models(matrix: Matrix, cells: list[Cell]) -> list[str]:
+    """Checkpoints whose files are not all there."""
+    from hidrop.models.sources import find
+
+    problems = []
+    for name, spec in {cell.model: cell.spec for cell in cells}.items():
+        try:
+            find(spec.source)
+        except UserError as error:
+            problems.append(f"{matrix.file}: {absent(name, spec, error)}")
+    return problems
+
+
+def kernels(matrix: Matrix, cells: list[Cell], device: str) -> list[str]:
+    """Device, dtype, attention kernel and quantisation that this machine cannot run."""
+    if packages.lacking(["torch"]):
+        return []
+    from hidrop.models.loading import check_kernel
+
+    problems = []
+    for asked in dict.fromkeys(
+        (cell.attention, device, cell.dtype, cell.quantization, cell.spec.device_map) for cell in cells
+    ):
+        try:
+            check_kernel(*asked)
+        except UserError as error:
+            problems.append(f"{matrix.file}: {error}")
+    return problems
+
+
+def alone(matrix: Matrix, cells: Iterable[Cell], processes: int) -> None:
+    """Raises UserError for a model that is spread over all devices, when several processes would do so."""
+    for cell in cells:
+        if processes > 1 and cell.spec.device_map:
+            raise UserError(
+                f"{matrix.file}: models.{cell.model}.device_map: {cell.spec.device_map} spreads the model over all "
+                f"CUDA devices, but {processes} processes were started. Start one, or leave it out"
+            )
+
+
+def data(matrix: Matrix, cells: list[Cell]) -> list[str]:
+    """Data sets that are not where the matrix says, or are not what their task reads."""
+    if packages.lacking(["pyarrow"]):
+        return []
+    specs = dict.fromkeys(cell.task_spec for cell in cells)
+    return [f"{matrix.file}: tasks.{line}" for spec in specs for line in missing(spec)]
+
+
+def writable(out: Path) -> list[str]:
+    """A results folder that cannot be made or written."""
+    there = out
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        return [f"--out {out}: {there} is a file, not a folder"]
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        return [f"--out {out}: {there} cannot be written: {error.strerror}. Use another --out"]
+    return []
+
+
+def pick_device(asked: str) -> str:
+    """`auto` as a device: CUDA where there is one."""
+    if asked != "auto":
+        return asked
+    if packages.lacking(["torch"]):
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

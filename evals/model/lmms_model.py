@@ -1,0 +1,301 @@
+"""Our model as lmms-eval sees it: any checkpoint we can load, with any reduction method.
+
+The runner hands over a loaded model (`HidropLlava.from_loaded`); `lmms-eval --model hidrop` builds one from strings:
+
+    lmms-eval --model hidrop --model_args pretrained=mini:hidrop,protocol=llava --tasks ...
+    lmms-eval --model hidrop --model_args pretrained=llava-hf/llava-1.5-7b-hf,method=fastv,budget=64 --tasks pope
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from lmms_eval.api.instance import GenerationResult, TokenCounts
+from lmms_eval.api.model import lmms
+
+from evals.model import arguments
+from evals.model.prefetch import ahead
+from evals.model.requests import (
+    Batch,
+    Images,
+    Prompt,
+    Record,
+    Request,
+    batches,
+    cut,
+    decoding,
+    ends_of,
+    inputs_of,
+    record_of,
+)
+from evals.store.kept_tokens import cuts_of
+from evals.tasks.protocol import protocol as protocol_called
+from hidrop.errors import UserError
+from hidrop.runtime.generation import new_tokens
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.models import Loaded
+    from hidrop.reducer import Reducer
+    from hidrop.runtime.cuda_graphs import Graphs
+
+
+def every_batch(number: int) -> bool:
+    """The batches of a process that is alone: all."""
+    return True
+
+
+class HidropLlava(lmms):
+    """A LLaVA with visual-token reduction, for lmms-eval's simple (text and list of images) tasks.
+
+    Afterwards `failures` maps (task, doc_id) to the error of each sample that could not be prepared, and `trace` is
+    the realised trace of the last prefill.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "mini:vanilla",
+        method: str | None = None,
+        protocol: str = "lmms-eval",
+        dtype: str = "auto",
+        attention: str = "sdpa",
+        quantization: str | None = None,
+        device: str = "cpu",
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        budget: float | None = None,
+        max_new_tokens: int | None = None,
+        **fields: Any,
+    ) -> None:
+        """For lmms-eval's command line. `fields` are the method's own, as in a matrix: `layer=2,keep=64`.
+
+        Without `method` the checkpoint runs as it was trained, an ordinary one unreduced. Raises UserError.
+        """
+        from hidrop.models import load
+
+        if device == "cuda" and "LOCAL_RANK" in os.environ:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+        loaded = load(pretrained, dtype=dtype, attention=attention, quantization=quantization, device=device)
+        reducer = arguments.method(loaded, method, budget, fields)
+        self._set_up(loaded, reducer, protocol, int(batch_size), max_new_tokens=max_new_tokens)
+
+    @classmethod
+    def from_loaded(
+        cls,
+        loaded: Loaded,
+        reducer: Reducer | None = None,
+        protocol: str = "llava",
+        batch_size: int = 1,
+        record: Callable[[list[Record]], None] | None = None,
+        max_new_tokens: int | None = None,
+        *,
+        done: Mapping[tuple[str, int], str | Record] | None = None,
+        workers: int = 0,
+        mine: Callable[[int], bool] = every_batch,
+        graphs: Graphs | None = None,
+    ) -> Self:
+        """Wrap a model that is already there. `reducer` None: unreduced.
+
+        record: called with the records of each batch as soon as its answers are there, before the next batch.
+        max_new_tokens: overrides what the tasks say.
+        done: samples answered before, by (task, doc_id): the answer or the whole record. They are not recorded again.
+        workers: threads that decode and preprocess the images of the batches that come next.
+        mine: by a batch's number, whether it is to be answered here; the others' samples stay "" (another process has
+        them). By default all are.
+        graphs: prefills and steps are captured as CUDA graphs where that is possible.
+        """
+        model = cls.__new__(cls)
+        model._set_up(loaded, reducer, protocol, batch_size, record, max_new_tokens, done, workers, mine, graphs)
+        return model
+
+    def _set_up(
+        self,
+        loaded: Loaded,
+        reducer: Reducer | None,
+        protocol: str,
+        batch_size: int,
+        record: Callable[[list[Record]], None] | None = None,
+        max_new_tokens: int | None = None,
+        done: Mapping[tuple[str, int], str | Record] | None = None,
+        workers: int = 0,
+        mine: Callable[[int], bool] = every_batch,
+        graphs: Graphs | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"batch_size: {batch_size} is not a positive number")
+        from hidrop.reducer import build
+
+        self.loaded, self.reducer = loaded, reducer or build("vanilla")
+        self.protocol, self._batch_size = protocol_called(protocol), batch_size
+        self.max_new_tokens = max_new_tokens
+        self.failures: dict[tuple[str, int], str] = {}
+        self.trace: Any = None
+        self._record, self._done = record, dict(done or {})
+        self._workers, self._mine, self._graphs = workers, mine, graphs
+
+    @property
+    def batch_size(self) -> int:
+        return self._batch_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.loaded.model.device
+
+    def clean(self) -> None:
+        """Keep the model: lmms-eval would delete it after a task, and the next cell uses it again."""
+
+    def loglikelihood(self, requests: Any) -> Any:
+        raise NotImplementedError("hidrop answers generate_until tasks only, not log-likelihood tasks")
+
+    def generate_until_multi_round(self, requests: Any) -> Any:
+        raise NotImplementedError("hidrop answers generate_until tasks only, not multi-round tasks")
+
+    def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        """Answers in the order of the requests. See `_answer` for one batch.
+
+        Raises whatever generation raises, also TraceMismatch; only a sample that cannot be prepared (a broken image,
+        a prompt too long) is recorded as failed, with the answer "".
+        """
+        from hidrop.runtime import reduce
+
+        asked = [Request.of(place, instance) for place, instance in enumerate(requests)]
+        tokenizer = self.loaded.tokenizer
+        lengths = [len(tokenizer(request.context).input_ids) for request in asked]
+        known = {request.place: self._known(request) for request in asked}
+        answers = {place: earlier for place, earlier in known.items() if earlier is not None}
+        # A batch that an interruption cut short is made whole again, so that its numbers are the same.
+        todo = [
+            batch
+            for batch in batches(asked, lengths, self._batch_size)
+            if self._mine(batch.number) and any(request.place not in answers for request in batch.requests)
+        ]
+        with reduce(self.loaded.model, self.reducer, features=self.loaded.features, graphs=self._graphs) as reduction:
+            for batch, images in zip(todo, ahead(self._images, todo, self._workers), strict=True):
+                made, records = self._answer(batch, images, reduction)
+                answers = made | answers
+                new = [record for place, record in records.items() if known[place] is None]
+                if self._record and new:
+                    self._record(sorted(new, key=lambda record: record["doc_id"]))
+        return [answers.get(request.place, GenerationResult("")) for request in asked]
+
+    def _known(self, request: Request) -> GenerationResult | None:
+        """What an earlier run answered to a request, its failure included."""
+        earlier = self._done.get(request.key)
+        if earlier is None:
+            return None
+        if isinstance(earlier, str):
+            return GenerationResult(earlier)
+        if earlier.get("error"):
+            self.failures[request.key] = earlier["error"]
+        return GenerationResult(earlier["answer"])
+
+    def _answer(
+        self, batch: Batch, images: Sequence[Images | str], reduction: Any
+    ) -> tuple[dict[int, GenerationResult], dict[int, Record]]:
+        """Run one batch, rows with equally many images at a time: answers, and records but of padding, by place."""
+        answers: dict[int, GenerationResult] = {}
+        records: dict[int, Record] = {}
+        by_images: dict[int, list[Prompt]] = {}
+        for request, shown in zip(batch.requests, images, strict=True):
+            prompt = shown if isinstance(shown, str) else self._prompt(request, shown)
+            if isinstance(prompt, Prompt):
+                by_images.setdefault(prompt.images, []).append(prompt)
+                continue
+            answers[request.place] = GenerationResult("")
+            if not request.padding and request.key not in self._done:
+                self.failures[request.key] = prompt
+                records[request.place] = record_of(batch, request, answer="", error=prompt)
+        for prompts in by_images.values():
+            for prompt, made in zip(prompts, self._made(prompts, reduction), strict=True):
+                request, count = prompt.request, made["new_tokens"]
+                answers[request.place] = GenerationResult(made["answer"], TokenCounts(len(prompt.ids), count))
+                if not request.padding:
+                    records[request.place] = record_of(batch, request, **prompt.facts, **made)
+        return answers, records
+
+    def _made(self, prompts: Sequence[Prompt], reduction: Any) -> list[Record]:
+        """What is made of prompts with equally many images: of each its answer, and what else its record says of it."""
+        rows, milliseconds = self._generate(prompts)
+        reduction.check()
+        self.trace = reduction.trace
+        counted = self.trace.rows[:: len(self.trace.rows) // len(prompts)]  # with beams a prompt has several
+        entered = [None if row == reduction.plan.entering else list(row) for row in counted]
+        kept = cuts_of(reduction, [prompt.visual_tokens for prompt in prompts])
+        return [
+            {"entering": entering, "kept": cuts, "answer": answer, "new_tokens": count, "milliseconds": milliseconds}
+            for (answer, count), entering, cuts in zip(rows, entered, kept, strict=True)
+        ]
+
+    def _images(self, batch: Batch) -> list[Images | str]:
+        """The images of each request, or what is wrong with its sample. Runs in a thread of its own."""
+        return [self._images_of(request) for request in batch.requests]
+
+    def _images_of(self, request: Request) -> Images | str:
+        try:
+            doc = self.task_dict[request.task][request.split][request.doc_id]
+            images = [v.convert("RGB") for v in request.visuals(doc) or ()]
+            tokens = tuple(self.loaded.image_tokens(image.height, image.width) for image in images)
+            return Images(tokens, self.protocol.pixels(self.loaded.image_processor, images) if images else None)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # whatever a broken file makes PIL or the processor raise
+            return f"{type(error).__name__}: {error}"
+
+    def _prompt(self, request: Request, images: Images) -> Prompt | str:
+        """The prompt of a request, or what is wrong with its question."""
+        loaded, longest = self.loaded, self.loaded.geometry.max_positions
+        try:
+            ids = self.protocol.ids(
+                loaded.tokenizer, request.context, images.tokens, image_token_id=loaded.model.config.image_token_id
+            )
+        except ValueError as error:
+            return f"{type(error).__name__}: {error}"
+        if len(ids) >= longest:
+            return f"prompt of {len(ids)} tokens; the model's positions end at {longest}"
+        return Prompt(request, ids, images.pixels, sum(images.tokens))
+
+    def _generate(self, prompts: Sequence[Prompt]) -> tuple[list[tuple[str, int]], float]:
+        """(answer, generated tokens with the end token) of each prompt, and milliseconds a prompt.
+
+        All prompts have equally many images; shorter ones are padded on the left.
+        """
+        import torch
+        from transformers import GenerationConfig
+
+        from evals.model.nan_guard import Watch
+
+        model, settings = self.loaded.model, prompts[0].request.settings
+        ends, pad = ends_of(self.loaded)
+        inputs = inputs_of(prompts, pad, model)
+        width = inputs["input_ids"].shape[1]
+        config = GenerationConfig(
+            max_new_tokens=self._longest(settings, width),
+            pad_token_id=pad,
+            eos_token_id=ends or None,
+            **decoding(settings),
+        )
+        watch = Watch(model.device)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            out = model.generate(**inputs, generation_config=config, logits_processor=[watch])
+        watch.check(str(model.dtype).removeprefix("torch."))
+        rows = out[:, width:].tolist()  # waits for the device, so it belongs into the time
+        milliseconds = 1000 * (time.perf_counter() - started) / len(prompts)
+        made = [new_tokens(row, ends) for row in rows]
+        return [(self._text(ids, settings), len(ids)) for ids in made], milliseconds
+
+    def _longest(self, settings: Mapping[str, Any], width: int) -> int:
+        """How many tokens an answer to a prompt of `width` tokens may have."""
+        asked = self.max_new_tokens or settings.get("max_new_tokens") or self.protocol.max_new_tokens
+        return min(int(asked), self.loaded.geometry.max_positions - width)
+
+    def _text(self, ids: Sequence[int], settings: Mapping[str, Any]) -> str:
+        """What generated ids answer."""
+        return cut(self.loaded.tokenizer.decode(ids, skip_special_tokens=True), settings.get("until"))

@@ -1,0 +1,168 @@
+"""From lmms-eval requests to answers: what is decided before and after `generate`, without a model.
+
+Batches are composed from the requests alone, so that the same cell always runs the same batches: also when it is
+resumed, because the arithmetic of a padded batch depends (in the last bits) on who else is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from hidrop.models import Loaded
+
+Record = dict[str, Any]
+
+# A task's sampling settings that `generate` takes, with the values that stand for "off". `until` cuts the text
+# afterwards; what else a task says (image_aspect_ratio) is other models' business.
+SAMPLING: dict[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A simple lmms-eval request, its place in the list, and whether it only pads a process's list to others'."""
+
+    place: int
+    context: str
+    settings: Mapping[str, Any]
+    visuals: Any
+    doc_id: int
+    task: str
+    split: str
+    padding: bool = False
+
+    @classmethod
+    def of(cls, place: int, instance: Any) -> Request:
+        context, settings, visuals, doc_id, task, split = instance.args
+        padding = bool((instance.metadata or {}).get("__padding_only__"))
+        return cls(place, context, settings or {}, visuals, doc_id, task, split, padding)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies the sample: task and doc_id."""
+        return self.task, self.doc_id
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a request: visual tokens of each, and the model's inputs for them (see Protocol.pixels)."""
+
+    tokens: tuple[int, ...]
+    pixels: Mapping[str, torch.Tensor] | None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request made ready: token ids, and the model's inputs for its images, if any (see Protocol.pixels)."""
+
+    request: Request
+    ids: list[int]
+    pixels: Mapping[str, torch.Tensor] | None
+    visual_tokens: int
+
+    @property
+    def images(self) -> int:
+        return 0 if self.pixels is None else len(self.pixels["pixel_values"])
+
+    @property
+    def facts(self) -> Record:
+        """What a sample's record says of its prompt."""
+        return {"prompt_hash": self.hash, "prompt_tokens": len(self.ids), "visual_tokens": self.visual_tokens}
+
+    @property
+    def hash(self) -> str:
+        """sha256 (16 digits) of the token ids: two runs with equal hashes asked the same."""
+        return hashlib.sha256(" ".join(map(str, self.ids)).encode()).hexdigest()[:16]
+
+
+def images_of(prompts: Sequence[Prompt], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The images of a batch, row after row; with anyres those with fewer tiles are filled up with empty ones."""
+    import torch
+
+    found = [prompt.pixels for prompt in prompts if prompt.pixels is not None]
+    if not found:
+        return {}
+    pixels = [one["pixel_values"] for one in found]
+    if pixels[0].ndim == 5:
+        tiles = max(one.shape[1] for one in pixels)
+        pixels = [torch.nn.functional.pad(one, (0, 0) * 3 + (0, tiles - one.shape[1])) for one in pixels]
+    others = {name: torch.cat([one[name] for one in found]) for name in found[0] if name != "pixel_values"}
+    return {"pixel_values": torch.cat(pixels).to(dtype), **others}
+
+
+def inputs_of(prompts: Sequence[Prompt], pad: int, model: Any) -> dict[str, torch.Tensor]:
+    """The model's inputs for prompts that have equally many images, on its device; shorter ones are padded left."""
+    import torch
+
+    width = max(len(prompt.ids) for prompt in prompts)
+    inputs = {
+        "input_ids": torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts]),
+        "attention_mask": torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts]),
+        **images_of(prompts, model.dtype),
+    }
+    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+
+
+def ends_of(loaded: Loaded) -> tuple[list[int], int]:
+    """The ids that end an answer, and the one that fills up shorter rows."""
+    ends = loaded.model.generation_config.eos_token_id
+    ends = loaded.tokenizer.eos_token_id if ends is None else ends
+    ends = [ends] if isinstance(ends, int) else list(ends or ())
+    return ends, next((i for i in (loaded.tokenizer.pad_token_id, *ends) if i is not None), 0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that run together. `number` says which of the task's batches it is."""
+
+    number: int
+    requests: tuple[Request, ...]
+
+
+def batches(requests: Sequence[Request], lengths: Sequence[int], size: int) -> list[Batch]:
+    """Requests with equal settings, longest first, in batches of `size`. Ties keep the order of the requests."""
+
+    def order(request: Request) -> tuple[str, int, int]:
+        return _settings_key(request), -lengths[request.place], request.place
+
+    found: list[list[Request]] = []
+    for request in sorted(requests, key=order):
+        if found and len(found[-1]) < size and _settings_key(found[-1][0]) == _settings_key(request):
+            found[-1].append(request)
+        else:
+            found.append([request])
+    return [Batch(number, tuple(batch)) for number, batch in enumerate(found)]
+
+
+def _settings_key(request: Request) -> str:
+    return json.dumps(request.settings, sort_keys=True, default=str)
+
+
+def decoding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's settings as those of a GenerationConfig: greedy unless it asks for sampling at a temperature above 0."""
+    temperature = settings.get("temperature") or 0.0
+    sampling = bool(settings.get("do_sample", temperature > 0)) and temperature > 0
+    # All of them are said, because a checkpoint's own generation_config fills what is left open (LLaVA's samples).
+    values = {name: (settings.get(name) or off) if sampling else off for name, off in SAMPLING.items()}
+    return {"do_sample": sampling, "num_beams": int(settings.get("num_beams") or 1), **values}
+
+
+def cut(text: str, until: str | Sequence[str] | None) -> str:
+    """The answer up to the first of the strings in `until`, stripped."""
+    for stop in [until] if isinstance(until, str) else until or ():
+        if stop:
+            text = text.split(stop)[0]
+    return text.strip()
+
+
+def record_of(batch: Batch, request: Request, **values: Any) -> Record:
+    """What is kept of a sample. `milliseconds` is its share of its batch's generation."""
+    nothing: Record = {"prompt_hash": None, "prompt_tokens": 0, "visual_tokens": 0, "entering": None}
+    nothing |= {"kept": None, "new_tokens": 0, "milliseconds": 0.0, "error": None}
+    return {"task": request.task, "doc_id": request.doc_id, "batch": batch.number, **nothing, **values}

@@ -1,0 +1,297 @@
+"""A run's answers beside published ones: how far they agree, and what both score under LLaVA's own rule.
+
+The published side is LLaVA's answers file, one JSON object a line with `question_id`, `prompt` and `text`. A run is the
+journal of one cell. Answers are matched on the id and on the question's own words, never on their order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from evals.store.journal import Lines, slug
+from evals.tasks.data import HUB, IMAGE_COLUMNS, MINI, TaskSpec, data_digest, missing
+from evals.tasks.scoring import Answer, score
+from hidrop.errors import UserError
+
+# What a published `question_id` may be in the data. LLaVA's TextVQA file has the image's id there.
+ID_COLUMNS: dict[str, tuple[str, ...]] = {
+    "gqa": ("id",),
+    "mmbench_en_dev": ("index",),
+    "textvqa_val": ("image_id", "question_id"),
+    "pope": ("question_id",),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The answers of one cell by doc_id; None for a sample that failed."""
+
+    path: Path
+    task: str
+    data: str
+    answers: dict[int, str | None]
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A sample that one side has right and the other wrong, or both differently wrong."""
+
+    doc_id: int
+    question: str
+    target: str
+    published: str
+    ours: str
+    published_score: float
+    our_score: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """`matched` samples: how many have the same text, the same reading under LLaVA's rule, and the flips.
+
+    Scores are over the matched samples, 0-100; `gained` counts samples that the run has better, `lost` the others.
+    """
+
+    task: str
+    metric: str
+    matched: int
+    only_published: int
+    only_ours: int
+    same_text: int
+    same_reading: int
+    gained: int
+    lost: int
+    published_value: float
+    our_value: float
+    published_extra: dict[str, float]
+    our_extra: dict[str, float]
+    flips: tuple[Flip, ...]
+
+    def text(self, flips: int) -> str:
+        """The comparison in words, with the first `flips` samples on which the two sides differ."""
+        share = f"{100 * self.same_reading / self.matched:.1f} % read the same"
+        rows = [(self.metric, self.published_value, self.our_value)]
+        rows += [
+            (name, self.published_extra[name], self.our_extra[name])
+            for name in sorted(self.published_extra.keys() & self.our_extra.keys())
+            if name == "accuracy" or name.startswith(("f1_", "rotation", "l2_"))
+        ]
+        wide = max(len(name) for name, *_ in rows)
+        lines = [
+            f"{self.task}: {self.matched} samples in both ({self.only_published} only published, "
+            f"{self.only_ours} only in the run); scored by LLaVA's rule",
+            f"  {'':{wide}}  published     run",
+            *(f"  {name:{wide}}  {published:9.2f}  {ours:6.2f}" for name, published, ours in rows),
+        ]
+        lines.append(f"  {share}, {100 * self.same_text / self.matched:.1f} % to the letter")
+        lines.append(f"  {len(self.flips)} differ: {self.gained} better in the run, {self.lost} worse")
+        for flip in self.flips[:flips]:
+            said = f"published {flip.published!r}, run {flip.ours!r} (right: {flip.target})"
+            lines.append(f"    doc {flip.doc_id}: {flip.question}  {said}")
+        if len(self.flips) > flips:
+            lines.append(f"    ... and {len(self.flips) - flips} more (--flips {len(self.flips)} shows them)")
+        return "\n".join(lines)
+
+
+def agree(
+    run: Run, docs: Mapping[int, Mapping[str, Any]], published: Mapping[int, str], unmatched: int = 0
+) -> Agreement:
+    """Compare on the documents that both have; `unmatched` published answers had no document at all.
+
+    Raises UserError when there is nothing to compare.
+    """
+    both = sorted(run.answers.keys() & published.keys())
+    if not both:
+        raise UserError(f"{run.path}: no answer to a question of the published file (--limit too low, or another task)")
+    theirs = score(run.task, "llava", [Answer(docs[d], published[d]) for d in both])
+    answers = [Answer(docs[d], run.answers[d] or "", failed=run.answers[d] is None) for d in both]
+    ours = score(run.task, "llava", answers)
+    flips, same_text, same_reading = [], 0, 0
+    for i, (doc_id, answer) in enumerate(zip(both, answers, strict=True)):
+        same = theirs.readings[i] == ours.readings[i] and not answer.failed
+        same_text += answer.text.strip() == published[doc_id].strip() and not answer.failed
+        same_reading += same
+        if not same or theirs.samples[i] != ours.samples[i]:
+            doc = docs[doc_id]
+            target = Counter(doc["answers"]).most_common(1)[0][0] if "answers" in doc else str(doc["answer"])
+            said = (published[doc_id], answer.text, theirs.samples[i], ours.samples[i])
+            flips.append(Flip(doc_id, doc["question"], target, *said))
+    return Agreement(
+        task=run.task,
+        metric=theirs.metric,
+        matched=len(both),
+        only_published=len(published.keys() - run.answers.keys()) + unmatched,
+        only_ours=len(run.answers.keys() - published.keys()),
+        same_text=same_text,
+        same_reading=same_reading,
+        gained=sum(flip.our_score > flip.published_score for flip in flips),
+        lost=sum(flip.our_score < flip.published_score for flip in flips),
+        published_value=theirs.value,
+        our_value=ours.value,
+        published_extra=theirs.extra,
+        our_extra=ours.extra,
+        flips=tuple(flips),
+    )
+
+
+# ---- the run -------------------------------------------------------------------------------------------------------
+
+
+def find_run(place: Path, task: str | None, pattern: str | None) -> Path:
+    """The journal that `place` is, or the one in a results folder for the task and a pattern on model/method.
+
+    Raises UserError when there is none, or several, naming them.
+    """
+    if place.is_file():
+        return place
+    folder = place / "samples"
+    if not folder.is_dir():
+        raise UserError(f"{place}: neither a journal nor a results folder (it has no samples/)")
+    paths = sorted(folder.glob("*.jsonl"))
+    wanted = f"{slug_pattern(pattern or '*/*')}.{slug(task) if task else '*'}.*.jsonl"
+    found = [path for path in paths if fnmatchcase(path.name, wanted)]
+    names = ", ".join(path.name for path in found or paths)
+    if not found:
+        raise UserError(f"{folder}: no run matches '{pattern or '*'}' with task '{task or '*'}'. There is: {names}")
+    if len(found) > 1:
+        raise UserError(
+            f"{folder}: several runs match; narrow with --task and --cell MODEL/METHOD, or give one as --run: {names}"
+        )
+    return found[0]
+
+
+def slug_pattern(pattern: str) -> str:
+    """A pattern on model/method as one on the journals' file names."""
+    return "*".join(slug(part) for part in pattern.split("*"))
+
+
+def read_run(path: Path) -> Run:
+    """The answers in a journal, finished or not. Raises UserError for anything else."""
+    lines = Lines.of(path)
+    identity = lines.header["identity"]
+    answers = {r["doc_id"]: None if r["error"] else r["answer"] for r in lines.records if r["kind"] == "answer"}
+    return Run(path, identity["task"], identity["data"], answers)
+
+
+def read_docs(run: Run, data: str | None) -> dict[int, Mapping[str, Any]]:
+    """The run's documents by doc_id, without their images. Raises UserError when `data` is not what the run read."""
+    from evals.tasks.build import build, quiet
+
+    spec = TaskSpec(run.task, data or MINI, "llava")
+    if problems := missing(spec):
+        raise UserError("\n".join(problems))
+    if data_digest(spec) != run.data:
+        read = f"'{data}' is not the data that" if data else "name with --data the data that"
+        raise UserError(f"{run.path}: {read} this run read (a folder, or {HUB})")
+    with quiet():
+        docs = build(spec).eval_docs_no_media
+        return dict(enumerate(docs))
+
+
+# ---- the published answers -----------------------------------------------------------------------------------------
+
+
+def match(
+    answers: Path, questions: Path | None, task: str, docs: Mapping[int, Mapping[str, Any]]
+) -> tuple[dict[int, str], int]:
+    """The published texts by doc_id, and how many of them found no document.
+
+    `questions` is the benchmark's question file (question_id, image, text, perhaps category): with it a question is
+    found by its image, else by its id. Raises UserError for a file that is not in LLaVA's form, for an id that could
+    be several documents, and when nothing matches.
+    """
+    lines = [_fields(line, answers, ("question_id", "prompt", "text")) for line in _objects(answers)]
+    asked: dict[str, dict[str, Any]] = {}
+    if questions is not None:
+        rows = [_fields(line, questions, ("question_id", "image", "text")) for line in _objects(questions)]
+        for row in rows:
+            known = asked.setdefault(str(row["question_id"]), row)
+            if any(known.get(name) != row.get(name) for name in ("image", "category")):
+                raise UserError(f"{questions}: question {row['question_id']} is there twice, with different images")
+    index = _index(task, docs, by_image=questions is not None)
+    found: dict[int, str] = {}
+    lost = 0
+    for number, line in enumerate(lines, start=1):
+        by_id = (str(line["question_id"]), None)
+        key, category = by_id if questions is None else _key(line, asked, answers, number)
+        candidates = [d for d in index.get(key, ()) if _says(line["prompt"], docs[d])]
+        candidates = [d for d in candidates if category is None or docs[d].get("category") in (None, category)]
+        if len(candidates) > 1:
+            way = "" if questions else ". Give the benchmark's question file with --questions: it names the images"
+            raise UserError(f"{answers}: line {number}: question {line['question_id']} is several documents{way}")
+        if not candidates:
+            lost += 1
+        elif candidates[0] in found:
+            raise UserError(f"{answers}: line {number}: a second answer to question {line['question_id']}")
+        else:
+            found[candidates[0]] = str(line["text"])
+    if not found:
+        column = " or ".join(ID_COLUMNS[task])
+        sample = lines[0]["question_id"] if lines else "nothing in it"
+        raise UserError(
+            f"{answers}: none of its {len(lines)} answers belongs to a question of {task} (first question_id: "
+            f"{sample}; the data is searched by {'image' if questions else column} and by the question's words)"
+        )
+    return found, lost
+
+
+def _index(task: str, docs: Mapping[int, Mapping[str, Any]], by_image: bool) -> dict[str, list[int]]:
+    index: dict[str, list[int]] = {}
+    for doc_id, doc in docs.items():
+        columns = IMAGE_COLUMNS if by_image else ID_COLUMNS[task]
+        for key in {
+            Path(str(doc[column])).stem if by_image else str(doc[column]) for column in columns if column in doc
+        }:
+            index.setdefault(key, []).append(doc_id)
+    return index
+
+
+def _key(line: dict[str, Any], asked: Mapping[str, dict[str, Any]], path: Path, number: int) -> tuple[str, str | None]:
+    question = asked.get(str(line["question_id"]))
+    if question is None:
+        raise UserError(f"{path}: line {number}: question {line['question_id']} is not in the question file")
+    return Path(str(question["image"])).stem, question.get("category")
+
+
+def _says(prompt: str, doc: Mapping[str, Any]) -> bool:
+    """Whether the prompt asks the document's question, in lines of its own."""
+    said, asked = (
+        ["", *(line.strip().lower() for line in text.strip().splitlines()), ""]
+        for text in (prompt, str(doc["question"]))
+    )
+    return "\n".join(asked) in "\n".join(said)
+
+
+def _fields(line: dict[str, Any], path: Path, names: Sequence[str]) -> dict[str, Any]:
+    for name in names:
+        if name not in line:
+            raise UserError(f"{path}: a line has no '{name}': LLaVA's form is {{{', '.join(names)}}}. Line: {line}")
+    for name in ("prompt", "text"):
+        if not isinstance(line.get(name, ""), str):
+            raise UserError(f"{path}: '{name}' of question {line['question_id']} is not a text. Line: {line}")
+    return line
+
+
+def _objects(path: Path) -> Iterable[dict[str, Any]]:
+    """The file's JSON objects."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    lines = text.split("\n")  # not splitlines: an answer may hold other line breaks than this one
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            raise UserError(f"{path}: line {number} is not JSON") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{path}: line {number} is no JSON object")
+        yield value

@@ -1,0 +1,62 @@
+"""The samples and cells of a results folder as parquet files, for pandas, duckdb, or as a data set with a card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from evals.report.text import markdown
+from evals.store.folders import read_document, samples_of
+from hidrop.errors import UserError
+
+# What a sample's answer and its score say, in the order of the exported columns.
+ANSWER = ("prompt_hash", "prompt_tokens", "visual_tokens", "new_tokens", "milliseconds", "error", "batch", "answer")
+SCORE = ("reading", "target", "score", "image_key", "category", "group")
+
+
+def export(folder: Path, target: Path, *, card: bool) -> list[Path]:
+    """The samples of all finished cells as one parquet file and the cells as another; with `card` as a data set.
+
+    A field whose type differs between tasks (the target: a word, or ten answers) is written as JSON. Raises UserError
+    when there are no journals (only tables are kept of the committed results).
+    """
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    document = read_document(folder)
+    rows = []
+    for cell in document["cells"]:
+        for sample in samples_of(folder, cell) or ():
+            names = {name: cell[name] for name in ("model", "method", "label", "task")}
+            values = {name: sample.get(name) for name in ("doc_id", *ANSWER, *SCORE)}
+            for name in ("target", "group"):
+                values[name] = json.dumps(values[name], ensure_ascii=False)
+            rows.append({**names, **values})
+    if not rows:
+        raise UserError(f"{folder}: no finished journals in samples/: run the matrix, finished cells are not run twice")
+    target.mkdir(parents=True, exist_ok=True)
+    paths = [target / "samples.parquet", target / "cells.parquet"]
+    parquet.write_table(arrow.Table.from_pylist(rows), paths[0])
+    flat = [{k: v if isinstance(v, (str, int, float, type(None))) else json.dumps(v) for k, v in cell.items()}
+            for cell in document["cells"]]  # fmt: skip
+    parquet.write_table(arrow.Table.from_pylist(flat), paths[1])
+    if card:
+        paths.append(target / "README.md")
+        paths[2].write_text(_card(document), encoding="utf-8")
+    return paths
+
+
+def _card(document: dict[str, Any]) -> str:
+    return f"""---
+pretty_name: "hidrop: {document["matrix"]}"
+configs:
+- config_name: samples
+  data_files: samples.parquet
+- config_name: cells
+  data_files: cells.parquet
+---
+
+Answers and scores of visual-token reduction methods, sample by sample, as hidrop measured them.
+
+{markdown(document)}"""

@@ -1,0 +1,133 @@
+"""The parts a run is made of, bound late: importing this module loads neither torch nor lmms-eval.
+
+The runner only sees an Engine, so its own rules (what is skipped, what a failure does) are tested without a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from evals.matrix.schema import Cell
+from evals.profiling.settings import ProfileSettings
+from hidrop.provenance import usable_cores
+from hidrop.reducer import Reducer
+
+if TYPE_CHECKING:
+    from evals.tasks import TaskResult
+
+# Raise this when a change of the code changes answers: cells that were finished before it are then run again.
+NUMERIC_VERSION = 3
+
+Record = dict[str, Any]
+Recorder = Callable[[list[Record]], None]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Loading, answering, scoring, timing. `default()` is the real one."""
+
+    load: Callable[[Cell, str], Any]  # (cell, device) -> Loaded
+    weights_digest: Callable[[str], str]
+    data_digest: Callable[[Cell], str]
+    # (loaded, method, cell, called with the new records of each batch, records of an earlier run by doc_id, and which
+    # batches are this process's)
+    language_model: Callable[[Any, Reducer, Cell, Recorder, Mapping[int, Record], Callable[[int], bool]], Any]
+    ask: Callable[[Any, Cell], None]  # answers, and no score
+    evaluate: Callable[[Any, Cell], TaskResult]
+    profile: Callable[[Any, Mapping[str, Reducer], ProfileSettings], Mapping[str, Any]]
+    release: Callable[[], None]
+
+
+def default(workers: int | None = None) -> Engine:
+    """`workers`: threads that prepare images ahead; by default as many as there are cores to spare, 4 at most."""
+    threads = min(4, usable_cores() - 1) if workers is None else workers
+    answering = partial(language_model, workers=threads)
+    return Engine(load, weights_digest, data_digest, answering, ask, evaluate, profile, release)
+
+
+def load(cell: Cell, device: str) -> Any:
+    from evals.profiling.allocator import keep_memory
+    from hidrop.models import load as load_model
+
+    if device == "cpu":
+        keep_memory()
+    return load_model(
+        cell.spec.source,
+        dtype=cell.dtype,
+        device=device,
+        attention=cell.attention,
+        quantization=cell.quantization,
+        device_map=cell.spec.device_map,
+    )
+
+
+def weights_digest(source: str) -> str:
+    """sha256 over a checkpoint's weights and over the small files (config, tokenizer, processor) beside them."""
+    from hidrop.models import tensor_files
+    from hidrop.models.digest import digest
+    from hidrop.models.sources import find
+
+    folder = find(source)
+    small = [p for pattern in ("*.json", "*.model", "*.jinja") for p in folder.glob(pattern)]
+    return digest([*tensor_files(source), *small])
+
+
+def data_digest(cell: Cell) -> str:
+    from evals.tasks import data_digest as digest
+
+    return digest(cell.task_spec)
+
+
+def language_model(
+    loaded: Any,
+    reducer: Reducer,
+    cell: Cell,
+    record: Recorder,
+    done: Mapping[int, Record],
+    mine: Callable[[int], bool],
+    workers: int = 0,
+) -> Any:
+    from evals.model.lmms_model import HidropLlava
+
+    return HidropLlava.from_loaded(
+        loaded,
+        reducer,
+        protocol=cell.protocol,
+        batch_size=cell.batch_size,
+        record=record,
+        done={(cell.task, doc_id): answer for doc_id, answer in done.items()},
+        mine=mine,
+        workers=workers,
+    )
+
+
+def ask(lm: Any, cell: Cell) -> None:
+    from evals.tasks import ask as ask_task
+
+    ask_task(lm, cell.task_spec, limit=cell.limit)
+
+
+def evaluate(lm: Any, cell: Cell) -> TaskResult:
+    from evals.tasks import evaluate as evaluate_task
+
+    return evaluate_task(lm, cell.task_spec, limit=cell.limit)
+
+
+def profile(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings) -> Mapping[str, Any]:
+    from evals.profiling import profile as measure
+
+    return measure(loaded, reducers, settings)
+
+
+def release() -> None:
+    """Give a model's memory back before the next one is loaded."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,116 @@
+"""Run a whole matrix, from its file to its tables: what `run`, `retry`, `ablate` and `analyze --search` share."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from evals.matrix.schema import Cell, Matrix, load_matrix
+from evals.matrix.validate import pick_device
+from hidrop.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user decides about a run. Whatever is None is what the matrix says.
+
+    only: a pattern on model/method/task. workers: threads that prepare images. force: run finished cells again.
+    retry: run nothing but what failed in the last run. stream: where progress goes. command: the command line that is
+    noted in the result document.
+    """
+
+    matrix: str | Path
+    out: Path | None = None
+    only: str | None = None
+    limit: int | None = None
+    device: str | None = None
+    workers: int | None = None
+    force: bool = False
+    retry: bool = False
+    quiet: bool = False
+    stream: TextIO | None = None
+    command: str | None = None
+
+    def load(self) -> tuple[Matrix, list[Cell]]:
+        """The matrix, and those of its cells that are asked for. Raises UserError."""
+        matrix = load_matrix(self.matrix, limit=self.limit)
+        return matrix, matrix.cells(only=self.only)
+
+    def folder(self, matrix: Matrix) -> Path:
+        """The results folder."""
+        return self.out or Path("results") / matrix.name
+
+    def place(self, matrix: Matrix) -> str:
+        """The device, "auto" resolved."""
+        return pick_device(self.device or matrix.device)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The result document of a matrix that has run, and the files written from it."""
+
+    document: dict[str, Any]
+    written: list[Path]
+
+
+def run_matrix(options: RunOptions) -> Finished | None:
+    """Run a matrix and write its tables; None in a process that only helped another one.
+
+    Raises UserError for whatever the user has to change, before any expensive work.
+    """
+    from rich.console import Console
+
+    from evals import report
+    from evals.matrix.resolve import resolve
+    from evals.matrix.validate import alone, check
+    from evals.run import engine, runner
+    from evals.run.failures import failed_before
+    from evals.run.interrupt import gently
+    from evals.run.processes import Processes
+    from evals.run.progress import Progress
+
+    matrix, cells = options.load()
+    processes = Processes.join()
+    alone(matrix, cells, processes.count)
+    device, out = processes.device(options.place(matrix)), options.folder(matrix)
+    if options.retry:
+        cells = failed_before(cells, out)
+    with processes.main_first():
+        rows, problems = check(matrix, cells, device=device, out=out)
+        if problems:
+            raise UserError("\n".join(problems))
+    asked = {cell.key for cell in cells}
+    others = [cell for cell in matrix.cells() if cell.key not in asked]
+    rows |= resolve(matrix, others)[0]  # their problems are not this run's
+    console = Console(file=options.stream or sys.stdout, quiet=options.quiet or not processes.main)
+    with Progress(console, len(cells), {cell.key: cell.samples for cell in cells}) as progress, gently() as pause:
+        document = runner.run(
+            matrix,
+            cells,
+            rows,
+            out,
+            device=device,
+            engine=engine.default(options.workers),
+            progress=progress,
+            others=[cell for cell in others if (cell.model, cell.label) in rows],
+            processes=processes,
+            force=options.force,
+            pause=pause,
+        )
+    if not processes.main:
+        return None
+    if options.command:
+        document["command"] = options.command
+    return Finished(document, report.write(document, out))
+
+
+def write_matrix(content: dict[str, Any], out: Path) -> Path:
+    """Write a matrix that a command has put together as matrix.yaml of its results folder; returns the file."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "matrix.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path

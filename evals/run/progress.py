@@ -1,0 +1,85 @@
+"""What a user sees while a matrix runs: a live view on a terminal, plain lines in a pipe, never both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+
+from evals.run.live_view import View
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """How far a run is. `sizes`: samples of each cell, by its key, as far as they are known beforehand.
+
+    On a terminal what is done stands in the live view, which is gone at the end; in a pipe each cell that ends is a
+    line, and of long ones there is a line now and then.
+    """
+
+    every_seconds = 15.0
+
+    def __init__(self, console: Console, total: int, sizes: Mapping[str, int] | None = None):
+        self.console, self.total = console, total
+        self.view = View(total, dict(sizes or {}))
+        self._spoke = time.monotonic()
+        self._live: Live | None = None
+        if console.is_terminal and not console.quiet:
+            # Bars and rates move by themselves; what is drawn is looked up when it is drawn.
+            self._live = Live(console=console, get_renderable=lambda: self.view, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def model(self, name: str) -> None:
+        self.view.doing = f"loading {name}"
+
+    def timing(self, name: str, methods: int) -> None:
+        self.view.doing = f"timing {methods} methods on {name}"
+        self._say(self.view.doing)
+
+    def started(self, key: str, answered: int) -> None:
+        self._spoke = time.monotonic()
+        self.view.begin(key, answered)
+
+    def samples(self, key: str, count: int) -> None:
+        self.view.count(key, count)
+        if time.monotonic() - self._spoke > self.every_seconds:
+            self._spoke = time.monotonic()
+            self._say(f"{self._place(self.view.ended + 1)} {self.view.current()}")
+
+    def finished(self, key: str, entry: dict[str, Any], *, earlier: bool) -> None:
+        self.view.end(key, entry["value"])
+        kept = " (from an earlier run)" if earlier else ""
+        failed = f", {entry['n_failed']} failed" if entry["n_failed"] else ""
+        value = f"{entry['metric']} {entry['value']:.2f} on {entry['n']}{failed}"
+        self._say(f"{self._place(self.view.ended)} {key}: {value}{kept}")
+
+    def failed(self, key: str, reason: str) -> None:
+        self.view.end(key, None)
+        self._print(f"{self._place(self.view.ended)} {key}: failed: {reason}", style="red")
+
+    def timing_failed(self, model: str, reason: str) -> None:
+        self._print(f"timing of {model} failed: {reason}", style="red")
+
+    def _place(self, count: int) -> str:
+        return f"[{count}/{self.total}]"
+
+    def _say(self, text: str) -> None:
+        if self._live is None:
+            self._print(text)
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,286 @@
+"""Run the cells of a matrix: load each model once, skip what is finished, keep going when one fails.
+
+A results folder holds samples/<cell>.<id>.jsonl (the journals, the only truth), profiles/<model>.json,
+failures/<cell>.txt (tracebacks) and the tables that are rendered from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evals.matrix.resolve import Row
+from evals.matrix.schema import Cell, Matrix
+from evals.run.engine import NUMERIC_VERSION, Engine, Record
+from evals.run.failures import Failure, failure_file
+from evals.run.processes import ALONE, Processes
+from evals.run.progress import Progress
+from evals.run.timings import Timings
+from evals.store import document, journal
+from evals.store.journal import Journal
+from evals.tasks.protocol import PROTOCOL_VERSION, decoding
+
+
+def run(
+    matrix: Matrix,
+    cells: Iterable[Cell],
+    rows: Mapping[tuple[str, str], Row],
+    out: Path,
+    *,
+    device: str,
+    engine: Engine,
+    progress: Progress,
+    others: Iterable[Cell] = (),
+    processes: Processes = ALONE,
+    force: bool = False,
+    pause: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Run `cells` into the folder `out` and return the result document; `failed` lists what went wrong.
+
+    A cell, and a sample of a cell, that an earlier run finished under the same identity is not run again. `others`
+    are cells that were not asked for: they are in the document as far as an earlier run finished them. With several
+    `processes` all of them call this; the document of the first one counts. `force`: `cells` are run again, whatever
+    there is. `pause` is called between batches, cells and models, and may raise KeyboardInterrupt.
+    Raises UserError when another process works in `out`.
+    """
+    cells, others = list(cells), list(others)
+    with journal.locked(out) if processes.main else contextlib.nullcontext():
+        processes.wait()  # until the folder is ours
+        work = Run(matrix, rows, out, device, engine, progress, processes, pause)
+        for model in matrix.models:
+            own = [cell for cell in cells if cell.model == model]
+            if force:
+                work.begin_anew(own)
+            work.model(own, [cell for cell in others if cell.model == model])
+            processes.wait()  # nobody loads the next model while methods are timed on this one
+        places = {(c.model, c.label, c.task): place for place, c in enumerate(matrix.cells())}
+        work.done.sort(key=lambda entry: places[entry["model"], entry["label"], entry["task"]])
+        return document.build(matrix, out, device, work.done, work.profiles, work.failed, work.scores)
+
+
+class Run:
+    """One walk over the models of a matrix; `done`, `profiles` and `failed` fill up on the way, in the first process.
+
+    Of several processes each answers its part of the batches of all cells of a model; then the first one scores them.
+    """
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        rows: Mapping[tuple[str, str], Row],
+        out: Path,
+        device: str,
+        engine: Engine,
+        progress: Progress,
+        processes: Processes,
+        pause: Callable[[], None],
+    ):
+        self.matrix, self.rows, self.out, self.device = matrix, rows, out, device
+        self.engine, self.progress, self.processes, self.pause = engine, progress, processes, pause
+        self.done: list[dict[str, Any]] = []
+        self.profiles: list[dict[str, Any]] = []
+        self.failed: list[dict[str, Any]] = []
+        self.scores: document.Scores = {}
+
+    def begin_anew(self, cells: list[Cell]) -> None:
+        """Put aside what there is of `cells` of one model, and forget its timings. A cell that cannot be is no cell."""
+        if self.processes.main and cells:
+            with contextlib.suppress(Exception):  # `model` will say what is wrong
+                weights = self.engine.weights_digest(cells[0].spec.source)
+                for cell in cells:
+                    self._journal(cell, weights).set_aside()
+                if self.matrix.profile:
+                    self._timings(cells, weights).forget()
+        self.processes.wait()
+
+    def model(self, cells: list[Cell], others: list[Cell]) -> None:
+        """All cells of one model, its timings, and what is there of its other cells."""
+        weights, journals, failures = "", dict[str, Journal](), dict[str, Failure]()
+        for cell in cells + others:
+            try:
+                weights = weights or self.engine.weights_digest(cell.spec.source)
+                journals[cell.key] = self._journal(cell, weights)
+            except Exception as error:
+                failures[cell.key] = Failure.of(error)
+        pending = [cell for cell in cells if cell.key in journals and journals[cell.key].result is None]
+        others = [cell for cell in others if cell.key in journals and journals[cell.key].result is not None]
+        timed = [cell for cell in cells if cell.key in journals] if self.matrix.profile and self.processes.main else []
+        loaded: Any = None
+        if pending or (timed and self._timings(timed, weights).missing):
+            self.progress.model(cells[0].model)
+            try:
+                loaded = self.engine.load(cells[0], self.device)
+            except Exception as error:
+                failures |= {cell.key: Failure.of(error) for cell in pending}
+                if timed and not pending:
+                    self._fail_timing(self._timings(timed, weights), Failure.of(error))
+        if self.processes.count > 1:
+            failures |= self._share(pending if loaded is not None else [], weights, loaded)
+            for found in self.processes.gather(failures):
+                failures = {**found, **failures}
+            if self.processes.main:
+                journals |= {cell.key: self._journal(cell, weights) for cell in pending}
+        if self.processes.main:
+            self._finish(cells, journals, weights, loaded, failures)
+            self.done += [self._entry(cell, journals[cell.key]) for cell in others]
+            labels = {cell.label: cell for cell in cells + others if cell.key in journals}
+            if labels and self.matrix.profile is not None:
+                self.profiles += self._timings(list(labels.values()), weights).rows()
+        del loaded
+        self.engine.release()
+
+    def _share(self, cells: list[Cell], weights: str, loaded: Any) -> dict[str, Failure]:
+        """Let the model answer this process's batches of each cell, and say what went wrong."""
+        failures = {}
+        for place, cell in enumerate(cells):
+            # Cells of a batch or two are dealt out, too: each begins with another process.
+            def mine(batch: int, place: int = place) -> bool:
+                return self.processes.mine(batch + place)
+
+            with self._journal(cell, weights, self.processes.name) as log:
+                try:
+                    self.engine.ask(self._model(cell, log, loaded, mine), cell)
+                except Exception as error:
+                    failures[cell.key] = Failure.of(error)
+        return failures
+
+    def _finish(
+        self,
+        cells: list[Cell],
+        journals: Mapping[str, Journal],
+        weights: str,
+        loaded: Any,
+        failures: Mapping[str, Failure],
+    ) -> None:
+        """Score the cells (in a process that is alone, after it has asked them) and take the timings."""
+        done = []
+        for cell in cells:
+            if cell.key in failures:
+                self._fail(cell, failures[cell.key])
+            # A method that could not answer is not timed: it would take the others' timings down with it.
+            elif self._cell(cell, journals[cell.key], loaded):
+                done.append(cell)
+        if self.matrix.profile is not None and done and loaded is not None:
+            self._time(self._timings(done, weights), loaded)
+
+    def _time(self, timings: Timings, loaded: Any) -> None:
+        if not timings.missing:
+            return
+        self.pause()
+        self.progress.timing(timings.model, len(timings.methods))
+        try:
+            timings.measure(loaded, self.engine)
+            self._failure_file(f"{timings.model}/profile").unlink(missing_ok=True)
+        except Exception as error:
+            self._fail_timing(timings, Failure.of(error))
+
+    def _timings(self, cells: list[Cell], weights: str) -> Timings:
+        assert self.matrix.profile is not None
+        rows = {cell.label: self.rows[cell.model, cell.label] for cell in cells}
+        return Timings(self.out / "profiles", cells[0], rows, self.matrix.profile, self.device, weights)
+
+    def _identity(self, cell: Cell, weights: str) -> dict[str, Any]:
+        """Everything that changes a cell's numbers, and nothing that does not."""
+        row = self.rows[cell.model, cell.label]
+        return {
+            "method": row.method,
+            "fields": asdict(row.reducer),
+            "entering": list(row.plan.entering),
+            "weights": weights,
+            "data": self.engine.data_digest(cell),
+            "task": cell.task,
+            "protocol": [cell.protocol, PROTOCOL_VERSION],
+            "decoding": decoding(cell.protocol, cell.task),
+            "dtype": cell.dtype,
+            "attention": cell.attention,
+            "quantization": cell.quantization,
+            "batch_size": cell.batch_size,
+            "limit": cell.limit,
+            "device": self.device.split(":")[0],
+            "numeric": NUMERIC_VERSION,
+        }
+
+    def _journal(self, cell: Cell, weights: str, part: str | None = None) -> Journal:
+        """Raises UserError for a file that is damaged."""
+        identity = self._identity(cell, weights)
+        return Journal(journal.place(self.out, cell.key, journal.identity_hash(identity)), identity, part)
+
+    def _entry(self, cell: Cell, log: Journal) -> dict[str, Any]:
+        assert log.result is not None
+        self.scores[cell.model, cell.label, cell.task] = [
+            {name: score.get(name) for name in document.SCORE_FIELDS} for score in log.scores
+        ]
+        entry = document.cell_entry(cell, self.rows[cell.model, cell.label], log.result, self.matrix.text_tokens)
+        return {**entry, "id": log.id}
+
+    def _cell(self, cell: Cell, log: Journal, loaded: Any) -> bool:
+        """Run one cell unless it is finished, and put it into the document. False when it failed."""
+        earlier = log.result is not None
+        with log:
+            try:
+                if not earlier:
+                    self._answer(cell, log, loaded)
+                entry = self._entry(cell, log)
+            except Exception as error:
+                self._fail(cell, Failure.of(error))
+                return False
+        self.done.append(entry)
+        self._failure_file(cell.key).unlink(missing_ok=True)
+        self.progress.finished(cell.key, entry, earlier=earlier)
+        return True
+
+    def _answer(self, cell: Cell, log: Journal, loaded: Any) -> None:
+        """Let the model answer what is not answered yet, and score all of it."""
+        result = self.engine.evaluate(self._model(cell, log, loaded, ALONE.mine), cell)
+        log.finish(
+            [{k: v for k, v in sample.items() if k != "answer"} for sample in result.samples],
+            {
+                "metric": result.metric,
+                "value": result.value,
+                "extra": result.extra,
+                "n": result.n,
+                "n_failed": result.n_failed,
+                "n_empty": sum(not sample["answer"] and not sample["error"] for sample in log.answers.values()),
+                "n_distinct": len({sample["answer"] for sample in log.answers.values()}),
+                "prompts": document.asked(log.answers.values()),
+                "dtype": str(loaded.model.dtype).removeprefix("torch."),
+                "seconds": round(sum(r["milliseconds"] for r in log.answers.values()) / 1000, 3),
+            },
+        )
+
+    def _model(self, cell: Cell, log: Journal, loaded: Any, mine: Callable[[int], bool]) -> Any:
+        """The model with the cell's method, for the tasks to ask; it writes what it answers into `log`."""
+
+        def record(batch: list[Record]) -> None:
+            log.append(*({"kind": "answer", **sample} for sample in batch))
+            self.progress.samples(cell.key, len(batch))
+            self.pause()
+
+        self.pause()
+        self.progress.started(cell.key, len(log.answers))
+        reducer = self.rows[cell.model, cell.label].reducer
+        return self.engine.language_model(loaded, reducer, cell, record, dict(log.answers), mine)
+
+    def _fail(self, cell: Cell, failure: Failure) -> None:
+        self._note(cell.key, [self.rows[cell.model, cell.label]], cell.task, failure)
+        self.progress.failed(cell.key, failure.reason)
+
+    def _fail_timing(self, timings: Timings, failure: Failure) -> None:
+        self._note(f"{timings.model}/profile", timings.methods.values(), None, failure)
+        self.progress.timing_failed(timings.model, failure.reason)
+
+    def _note(self, key: str, rows: Iterable[Row], task: str | None, failure: Failure) -> None:
+        """Keep a failure for the document, with its traceback in a file of its own. No task: it was a timing."""
+        path = self._failure_file(key)
+        with contextlib.suppress(OSError):  # a full disk may be the very failure
+            path.parent.mkdir(parents=True, exist_ok=True)
+            journal.write_atomically(path, failure.traceback)
+        for row in rows:
+            names = document.row_entry(row)
+            self.failed.append({**names, "task": task, "error": failure.reason, "traceback": str(path)})
+
+    def _failure_file(self, key: str) -> Path:
+        return failure_file(self.out, key)

@@ -1,0 +1,87 @@
+"""Latency of a model's methods, kept between runs as long as nothing that it depends on has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evals.matrix.resolve import Row
+from evals.matrix.schema import Cell
+from evals.profiling.settings import ProfileSettings
+from evals.run.engine import Engine
+from evals.store import journal
+
+# Raise it when something changes that timings depend on, such as how memory is allocated.
+SCHEMA = 2
+
+
+class Timings:
+    """The methods of one model, by label. When one has no timing yet all are timed again, because the methods of a
+    run are interleaved to share the machine's weather.
+
+    Unlike answers, timings belong to a machine: hardware and library versions are part of their identity.
+    """
+
+    def __init__(
+        self, folder: Path, cell: Cell, methods: Mapping[str, Row], settings: ProfileSettings, device: str, weights: str
+    ):
+        from hidrop.provenance import describe, versions
+
+        self.model, self.methods, self.settings = cell.model, methods, settings
+        self.path = folder / f"{journal.slug(cell.model)}.json"
+        shared = {
+            "weights": weights,
+            "dtype": cell.dtype,
+            "attention": cell.attention,
+            "quantization": cell.quantization,
+            "device_map": cell.spec.device_map,
+            "settings": settings.model_dump(mode="json"),
+            "hardware": describe(device),
+            "versions": versions(),
+        }
+        self.ids = {
+            label: journal.identity_hash({"method": [row.method, asdict(row.reducer), row.plan.entering], **shared})
+            for label, row in methods.items()
+        }
+        self.stored = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            return stored["methods"] if stored["schema"] == SCHEMA else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}  # no file, or a damaged one: timings are cheap to take again
+
+    def _has(self, label: str) -> bool:
+        return self.stored.get(label, {}).get("id") == self.ids[label]
+
+    @property
+    def missing(self) -> bool:
+        """Whether some method has to be timed."""
+        return not all(map(self._has, self.methods))
+
+    def forget(self) -> None:
+        """Take all of them again."""
+        for label in self.methods:
+            self.stored.pop(label, None)
+        if self.path.exists():
+            self._write()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The document's `profiles` entries of the methods that have been timed."""
+        return [row for label in self.methods if self._has(label) for row in self.stored[label]["rows"]]
+
+    def measure(self, loaded: Any, engine: Engine) -> None:
+        """Time every method on the loaded model and keep the rows."""
+        profiles = engine.profile(loaded, {label: row.reducer for label, row in self.methods.items()}, self.settings)
+        for label, measured in profiles.items():
+            rows = measured.rows(model=self.model, method=self.methods[label].method)
+            self.stored[label] = {"id": self.ids[label], "rows": rows}
+        self._write()
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        journal.write_atomically(self.path, json.dumps({"schema": SCHEMA, "methods": self.stored}, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""What a run leaves behind: journals, the result document, statistics, and the repair of a damaged folder."""

@@ -1,0 +1,123 @@
+"""Results folders as a user keeps them: what is in one, which there are, and its samples as one table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evals.store.document import cell_key
+from evals.store.journal import Lines, place
+from hidrop.errors import UserError
+
+
+def read_document(place: str | Path) -> dict[str, Any]:
+    """leaderboard.json of a folder, or of a folder in a commit ("REV:results/mini"). Raises UserError."""
+    text = str(place)
+    if not Path(text).exists() and ":" in text:
+        return _parsed(_of_commit(*text.split(":", 1)), text)
+    path = Path(text) / "leaderboard.json"
+    try:
+        return _parsed(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}. It is written by `run.py --matrix`") from None
+
+
+def _parsed(text: str, place: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        raise UserError(f"{place}: not JSON. Run the matrix again: finished cells are not run twice") from None
+    if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
+        raise UserError(f"{place}: not a results document: it has no list of cells")
+    return document
+
+
+def _of_commit(revision: str, folder: str) -> str:
+    name = f"{revision}:{folder.rstrip('/')}/leaderboard.json"
+    done = subprocess.run(["git", "show", name], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{name}: git cannot show it: {done.stderr.strip()}")
+    return done.stdout
+
+
+def samples_of(folder: Path, cell: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Answer and score of each sample of a finished cell, in the order of doc_id; None where the journal is not there.
+
+    Raises UserError for a damaged journal.
+    """
+    path = place(folder, cell_key(cell), str(cell.get("id")))
+    if not path.exists():
+        return None
+    lines = Lines.of(path)
+    answers = {r["doc_id"]: r for r in lines.records if r["kind"] == "answer"}
+    scores = {r["doc_id"]: r for r in lines.records if r["kind"] == "score"}
+    return [{**answers[doc_id], **scores[doc_id]} for doc_id in sorted(scores) if doc_id in answers]
+
+
+@dataclass(frozen=True)
+class State:
+    """A results folder in a line. `failed` counts cells and timings; `begun`: cells that are not finished."""
+
+    folder: Path
+    matrix: str
+    date: str
+    done: int
+    begun: int
+    failed: int
+    hardware: str
+    busy: str
+
+    def cells(self) -> tuple[str, ...]:
+        numbers = str(self.done), str(self.begun), str(self.failed)
+        return str(self.folder), self.matrix, self.date, *numbers, self.hardware, self.busy
+
+
+HEADINGS = ("folder", "matrix", "written", "done", "begun", "failed", "hardware", "in use by")
+
+
+def states(base: Path) -> Iterator[State]:
+    """Every results folder at or below `base`, not deeper than two levels."""
+    for folder in sorted({base, *base.glob("*"), *base.glob("*/*")}):
+        if (folder / "samples").is_dir() or (folder / "leaderboard.json").is_file():
+            yield _state(folder)
+
+
+def _state(folder: Path) -> State:
+    journals = [*folder.glob("samples/*.jsonl")]
+    done = [path for path in journals if _finished(path)]
+    parts = {path.name.rsplit(".", 2)[0] for path in folder.glob("samples/parts/*.jsonl")}
+    unfinished = {path.stem for path in journals if path not in done} | parts
+    try:
+        document = read_document(folder)
+    except UserError:
+        document = {}
+    hardware = document.get("hardware", {})
+    return State(
+        folder,
+        str(document.get("matrix") or "-"),
+        str(document.get("date") or "-")[:16].replace("T", " "),
+        len(done) or len(document.get("cells", ())),
+        len(unfinished),
+        len([*folder.glob("failures/*.txt")]),
+        str(hardware.get("gpu") or hardware.get("cpu") or "-"),
+        _holder(folder),
+    )
+
+
+def _finished(path: Path) -> bool:
+    """Whether a journal's last line is its result; only the end of the file is read."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        last = file.read().rstrip(b"\n").rsplit(b"\n", 1)[-1]
+    return b'"kind":"result"' in last
+
+
+def _holder(folder: Path) -> str:
+    try:
+        return (folder / ".lock").read_text(encoding="utf-8").strip() or "-"
+    except OSError:
+        return "-"

@@ -1,0 +1,171 @@
+"""What LLaVA's recipe starts from, at mini scale: a tower that sees, and words for what is seen.
+
+- The tower's warm-up stands in for CLIP's pretraining: supervised, every patch learns what is in its cell and beside
+  it. It depends on no reduction method, so it is made once and shared by all recipes with the same settings.
+- The alignment stands in for CLIP's matching of images and words: the projector learns to give, for each patch, the
+  mean embedding of the words that name what is there, and to keep readable what the tower knows of the cells beside
+  it. The decoder itself starts from random weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from hidrop.errors import UserError
+from hidrop.mini.scenes import COLORS, PLACES, Scene, make_scene, render
+from hidrop.mini.training.collator import Collator
+from hidrop.mini.training.optimizer import Pair, warm_then_decay
+from hidrop.mini.training.patches import HEADS, WEIGHTS, PatchHeads, patch_targets
+from hidrop.mini.training.recipe import Recipe, Stage
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration
+
+log = logging.getLogger("hidrop.training")
+LOG_EVERY = 20
+# Raise when the data or the code of a foundation changes, so that an old one is not taken up.
+VERSION = 1
+
+
+def lay(model: LlavaForConditionalGeneration, collator: Collator, plan: Recipe, shared: Path) -> None:
+    """Give `model` its foundations; the tower is taken from the folder `shared` if one of its kind is there.
+
+    Of a recipe that goes on from another model, that model's weights. Raises UserError when it is of another kind.
+    """
+    if plan.start is not None:
+        take_over(model, collator, plan.start)
+        return
+    assert plan.tower is not None and plan.align is not None
+    tower = model.model.vision_tower
+    settings = [VERSION, plan.seed, plan.tower.model_dump(), WEIGHTS, tower.config.to_dict()]
+    identity = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    path = shared / f"tower-{identity[:12]}.safetensors"
+    if path.is_file():
+        log.info("tower: taken from %s", path)
+        tower.load_state_dict(load_file(path))
+    else:
+        _tower(tower, collator, plan.tower, plan.seed)
+        shared.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, path)
+    _align(model, collator, plan.align, plan.seed)
+
+
+def take_over(model: LlavaForConditionalGeneration, collator: Collator, source: str) -> None:
+    """Give `model` the weights of an embedded one."""
+    from hidrop.models import load
+
+    found = load(source)
+    if found.tokenizer.get_vocab() != collator.tokenizer.get_vocab():
+        raise UserError(f"start: {source} has another tokenizer than the embedded models")
+    try:
+        model.load_state_dict(found.model.state_dict())
+    except RuntimeError as error:
+        raise UserError(f"start: {source} has other sizes than the embedded models: {error}") from None
+
+
+def _scenes(kind: int, seed: int, step: int, count: int) -> list[Scene]:
+    rng = np.random.default_rng([seed, kind, step])
+    return [make_scene("train", int(number)) for number in rng.integers(1 << 40, size=count)]
+
+
+def _features(tower: Any, scenes: list[Scene], collator: Collator) -> torch.Tensor:
+    """What the tower says of each patch, (scenes, patches, hidden): the features that the projector gets."""
+    pixels = collator.normalise([render(scene) for scene in scenes])
+    return tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
+
+
+def _say(name: str, step: int, stage: Stage, losses: list[float], started: float, more: str = "") -> None:
+    if (step + 1) % LOG_EVERY == 0:
+        recent, spent = float(np.mean(losses[-LOG_EVERY:])), time.monotonic() - started
+        log.info("%s %d/%d  loss %.3f  %s%.0f s", name, step + 1, stage.steps, recent, more, spent)
+
+
+def _tower(tower: Any, collator: Collator, stage: Stage, seed: int) -> None:
+    torch.manual_seed(seed)
+    heads = PatchHeads(tower.config.hidden_size)
+    optimizer = Pair([*tower.named_parameters(), *heads.named_parameters()], stage.lr)
+    started, losses = time.monotonic(), []
+    for step in range(stage.steps):
+        scenes = _scenes(0, seed, step, stage.batch)
+        targets = torch.from_numpy(np.stack([patch_targets(scene) for scene in scenes]))
+        features = _features(tower, scenes, collator)
+        loss, accuracy = heads.loss(features, targets, WEIGHTS)
+        loss.backward()
+        optimizer.step(warm_then_decay(step, stage.steps))
+        losses.append(loss.item())
+        _say("tower", step, stage, losses, started, _shown(accuracy))
+
+
+def _shown(accuracy: dict[str, float]) -> str:
+    return "".join(f"{name} {accuracy[name]:.2f}  " for name in ("color", "digit", "digit_left", "word", "number_0"))
+
+
+def _align(model: LlavaForConditionalGeneration, collator: Collator, stage: Stage, seed: int) -> None:
+    """Regress the projector's output on the words' mean embedding; tower and embeddings stay as they are.
+
+    Words name what is in a patch's own cell. Without a second loss that reads all classes off the output, the
+    projector would drop the neighbours, and "left of the red 7" would take the decoder two look-ups instead of one.
+    """
+    table = model.get_input_embeddings().weight.detach()
+    words = _patch_words(collator)
+    projector = model.model.multi_modal_projector
+    torch.manual_seed(seed)  # whether the tower was trained just now or taken from a file
+    heads = PatchHeads(table.shape[1])
+    optimizer = Pair([*projector.named_parameters(), *heads.named_parameters()], stage.lr)
+    spread, started, losses = table.std(), time.monotonic(), []
+    for step in range(stage.steps):
+        scenes = _scenes(1, seed, step, stage.batch)
+        classes = [patch_targets(scene) for scene in scenes]
+        with torch.no_grad():
+            features = _features(model.model.vision_tower, scenes, collator)
+            target = torch.stack([_word_embedding(each, words, table) for each in classes])
+        given = projector(features)
+        distance = ((given - target) / spread).square().mean()
+        reading, accuracy = heads.loss(given, torch.from_numpy(np.stack(classes)), dict.fromkeys(HEADS, 1.0))
+        (distance + reading).backward()
+        optimizer.step(warm_then_decay(step, stage.steps))
+        losses.append(distance.item())
+        _say("align", step, stage, losses, started, _shown(accuracy))
+
+
+def _patch_words(collator: Collator) -> dict[str, list[list[int]]]:
+    """For the heads that have words: class -> token ids of the word (none for "nothing of the kind")."""
+    from hidrop.mini.glyphs import WORDS
+
+    def ids(text: str) -> list[int]:
+        return collator.tokenizer(text, add_special_tokens=False).input_ids
+
+    # As answers write them: a space before the first digit of a number and none before the others.
+    return {
+        "place": [ids(f" {place}") for place in PLACES],
+        "digit": [ids(" none"), *(ids(f" {value}") for value in range(10))],
+        "color": [[], *(ids(f" {color}") for color in COLORS)],
+        "word": [[], *(ids(f" word {word}") for word in WORDS)],
+        "number_0": [[], *(ids(f" number {value}") for value in range(10))],
+        **{f"number_{place}": [[], *(ids(str(value)) for value in range(10))] for place in (1, 2)},
+    }
+
+
+def _word_embedding(
+    targets_PH: NDArray[np.int64], words: dict[str, list[list[int]]], table: torch.Tensor
+) -> torch.Tensor:
+    """(patches, hidden): the mean over a patch's words of their embedding, times the root of their number.
+
+    The root keeps the sum of several words at the length of one, so that the decoder meets familiar sizes.
+    """
+    rows = []
+    columns = [(list(HEADS).index(name), classes) for name, classes in words.items()]
+    for patch in targets_PH:
+        ids = [token for column, classes in columns for token in classes[patch[column]]]
+        rows.append(table[ids].mean(0) * len(ids) ** 0.5)
+    return torch.stack(rows)

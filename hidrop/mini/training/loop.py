@@ -1,0 +1,171 @@
+"""Training of the embedded models: one loop for every recipe, the same runtime as evaluation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from hidrop.errors import UserError
+from hidrop.mini.training import foundations, state
+from hidrop.mini.training.collator import Collator
+from hidrop.mini.training.lessons import GROUP, Kind, batches
+from hidrop.mini.training.model import make_image_processor, make_model, make_tokenizer
+from hidrop.mini.training.optimizer import Pair, warm_then_decay
+from hidrop.mini.training.recipe import Lesson, Recipe
+from hidrop.mini.training.samples import caption_sample, instruction_sample
+from hidrop.models.sources import MINI
+from hidrop.provenance import describe, versions
+from hidrop.reducer import Reducer, build_entry
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+log = logging.getLogger("hidrop.training")
+
+# The projector's learning rate relative to the decoder's. The tower is frozen, as in LLaVA; letters have no image.
+PROJECTOR_RATE: dict[Kind, float] = {
+    "captions": 0.1, "instructions": 0.3, "signs": 0.3, "rows": 0.3, "letters": 0.0, "drills": 0.3,
+}  # fmt: skip
+# Where the learning rate starts to fall, as a part of the lesson. Those at 1 hand over at their peak; letters are soon
+# perfect, and an optimiser that normalises would then go on at full speed for nothing.
+DECAY_FROM: dict[Kind, float] = {
+    "captions": 1.0, "instructions": 0.5, "signs": 1.0, "rows": 1.0, "letters": 0.4, "drills": 0.3,
+}  # fmt: skip
+# A kind that comes back shows new samples: its seed is so much higher each time.
+AGAIN = 1000
+SAVE_EVERY = 100
+CORPUS = 1000  # samples of each of LLaVA's two stages that the tokenizer is trained on
+
+
+def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
+    """Train what the recipe says and write the checkpoint to `out`; returns `out`.
+
+    `out` defaults to the place where `mini:<name>` is looked up. Progress lies in `work` (default
+    runs/train/<recipe>) and is taken up again with `resume`. Raises UserError for a bad recipe, and when `work` holds
+    an unfinished training and `resume` is not given.
+    """
+    work = work or Path("runs") / "train" / plan.name
+    found = state.peek(work)
+    if found and not resume:
+        done = found.stage == len(plan.lessons) - 1 and found.step == plan.lessons[-1].steps
+        way_out = "write its checkpoint again" if done else "go on"
+        kind = "a finished" if done else "an unfinished"
+        raise UserError(f"{work}: holds {kind} training; {way_out} with --resume, or remove the folder to start over")
+    if found and (changed := _changed(found, plan)):
+        raise UserError(f"{work}: belongs to another recipe: {changed}. Remove the folder, or give this one a new name")
+    out = out or MINI / plan.name.removeprefix("mini-")
+    tokenizer = corpus_tokenizer()
+    model = make_model(tokenizer, plan.seed)
+    processor = make_image_processor()
+    collator = Collator(
+        tokenizer, model.config.image_token_id, model.config.image_seq_length, processor.image_mean, processor.image_std
+    )
+    reducer = build_entry(plan.method)
+    progress = _fit(model, reducer, collator, plan, work)
+    _export(model, tokenizer, processor, plan, reducer, progress, out)
+    log.info("wrote %s", out)
+    return out
+
+
+def _changed(found: state.Progress, plan: Recipe) -> str | None:
+    """What of a recipe is not as it was when the training began; lessons that are still to come may be."""
+    if found.stage >= len(plan.lessons) or found.step > plan.lessons[found.stage].steps:
+        return "it is further than this recipe goes"
+    if not found.plan:  # written before plans were kept
+        return None
+    begun = Recipe.model_validate(found.plan)
+    for name in ("seed", "method", "start", "tower", "align"):
+        if getattr(begun, name) != getattr(plan, name):
+            return f"{name}: {getattr(begun, name)}"
+    for number in range(found.stage + (found.step > 0)):
+        if begun.lessons[number] != plan.lessons[number]:
+            return f"lesson {number + 1}: {begun.lessons[number]}"
+    return None
+
+
+def corpus_tokenizer() -> PreTrainedTokenizerFast:
+    """The embedded models' tokenizer; the same for every recipe, as it depends on the grammar alone."""
+
+    def lines() -> Iterator[str]:
+        for index in range(CORPUS):
+            for sample in (caption_sample(index), instruction_sample(index)):
+                for question, answer in sample.turns:
+                    yield from (f"USER: {question} ASSISTANT: {answer}", f"\n{question}", answer)
+
+    return make_tokenizer(lines())
+
+
+def _fit(
+    model: LlavaForConditionalGeneration, reducer: Reducer, collator: Collator, plan: Recipe, work: Path
+) -> state.Progress:
+    from hidrop.runtime import reduce
+
+    progress = state.peek(work) or state.Progress(plan.name)
+    progress.plan = plan.model_dump(mode="json")
+    started = time.monotonic() - progress.seconds
+    if progress.stage == 0 and progress.step == 0:
+        foundations.lay(model, collator, plan, work.parent)
+    model.train()
+    model.model.vision_tower.requires_grad_(False)
+    with reduce(model, reducer):
+        for number, lesson in list(enumerate(plan.lessons))[progress.stage :]:
+            rates = {"vision_tower": 0.0, "multi_modal_projector": PROJECTOR_RATE[lesson.data]}
+            optimizer = Pair(model.named_parameters(), lesson.lr, rates)
+            seed = plan.seed + AGAIN * sum(earlier.data == lesson.data for earlier in plan.lessons[:number])
+            if progress.stage == number and progress.step:
+                state.load(work, model, optimizer)
+            else:
+                progress.stage, progress.step = number, 0
+            for batch in batches(collator, lesson.data, lesson.batch, seed, progress.step, lesson.steps):
+                loss = model(**batch, use_cache=False).loss
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step(warm_then_decay(progress.step, lesson.steps, decay_from=DECAY_FROM[lesson.data]))
+                value = loss.item()
+                progress.loss = value if progress.loss == 0 else 0.97 * progress.loss + 0.03 * value
+                progress.step += 1
+                progress.seconds = time.monotonic() - started
+                if progress.step % foundations.LOG_EVERY == 0:
+                    _say(lesson, progress)
+                if progress.step % SAVE_EVERY == 0 or progress.step == lesson.steps:
+                    state.save(work, model, optimizer, progress)
+    return progress
+
+
+def _say(lesson: Lesson, progress: state.Progress) -> None:
+    shown = f"loss {progress.loss:.4f}  {progress.seconds:.0f} s"
+    log.info("%s %d/%d  %s", lesson.data, progress.step, lesson.steps, shown)
+
+
+def _export(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    processor: CLIPImageProcessorPil,
+    plan: Recipe,
+    reducer: Reducer,
+    progress: state.Progress,
+    out: Path,
+) -> None:
+    from hidrop.models import save
+
+    save(model, tokenizer, processor, out, reducer=reducer, dtype="float16")
+    record = {
+        "recipe": plan.model_dump(),
+        "loss": round(progress.loss, 4),
+        "seconds": round(progress.seconds),
+        "hardware": describe(),
+        "versions": versions(),
+        "date": date.today().isoformat(),
+    }
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+assert SAVE_EVERY % GROUP == 0

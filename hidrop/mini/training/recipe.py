@@ -1,0 +1,52 @@
+"""A recipe: what is trained, with which reduction method, in which lessons. YAML files in `recipes/`, found by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hidrop.mini.training.lessons import Kind
+from hidrop.mini.training.model import GEOMETRY
+from hidrop.reducer import build_entry
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Stage(_Strict):
+    """`steps` updates of `batch` samples at peak learning rate `lr` (the schedule is in optimizer.py)."""
+
+    steps: int = Field(gt=0, multiple_of=4)  # batches are drawn in groups of four, see lessons.py
+    batch: int = Field(gt=0)
+    lr: float = Field(gt=0)
+
+
+class Lesson(Stage):
+    """A stage on conversations, with the method active; `data` says of which kind (lessons.py)."""
+
+    data: Kind
+
+
+class Recipe(_Strict):
+    """Training of an embedded model: its foundations (foundations.py), then the lessons in their order.
+
+    With `start`, an embedded model or a folder with one, it goes on from that model instead of new foundations.
+    LLaVA's two stages (captions, instructions) come first, drills of single skills behind them.
+    """
+
+    name: str
+    seed: int = 0
+    method: dict[str, Any] = {"name": "vanilla"}
+    start: str | None = None
+    tower: Stage | None = None
+    align: Stage | None = None
+    lessons: tuple[Lesson, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        build_entry(self.method).plan(GEOMETRY)
+        if [self.start is None] * 2 != [self.tower is not None, self.align is not None]:
+            raise ValueError("a recipe has tower and align, or it has start")
+        return self

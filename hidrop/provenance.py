@@ -1,0 +1,93 @@
+"""On what a number was taken: the machine's parts and the versions of the libraries."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = {"torch": "torch", "transformers": "transformers", "lmms_eval": "lmms-eval", "hidrop": "hidrop"}
+
+ROOT = Path(__file__).parents[1]
+CODE = ("hidrop", "evals", "baselines", "run.py")
+
+
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """Processor, cores, threads torch uses and memory; for a CUDA `device` also its name, memory and driver's CUDA."""
+    import torch
+
+    facts: dict[str, Any] = {
+        "device": device,
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": memory_bytes(),
+    }
+    if device.startswith("cuda") and torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {"gpu": properties.name, "gpu_memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+    return facts
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """What every file of results says of itself: on what it was made, with which versions and commit, and when."""
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"hardware": describe(device), "versions": versions(), "commit": commit(), "date": when}
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the libraries that can change a number; None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for key, package in PACKAGES.items():
+        try:
+            found[key] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[key] = None
+    return found
+
+
+def commit(folder: Path = ROOT) -> str | None:
+    """The commit that our code is at, with "+" behind it where files of it were changed since; None outside of git."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
+        except OSError:  # there is no git
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if not (folder / ".git").exists() or not (hash := git("rev-parse", "--short=12", "HEAD")):
+        return None
+    return hash + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", *CODE) else "")
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as the system gives it, else its architecture."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name" and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (fewer than the machine has inside a container or a job)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Bytes of main memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None

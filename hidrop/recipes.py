@@ -1,0 +1,95 @@
+"""Training recipes by name: those of the embedded models, and those of LLaVA's two stages on real data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from pydantic import ValidationError
+
+from hidrop.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from hidrop.mini.training.recipe import Recipe
+    from hidrop.training.recipe import LlavaRecipe
+
+FOLDERS = tuple(Path(__file__).parent / place / "recipes" for place in ("training", "mini/training"))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is wrong with a recipe on this machine, and otherwise what it does."""
+
+    name: str
+    problems: list[str]
+    summary: str
+
+
+def bundled() -> dict[str, Path]:
+    """The file of each recipe that ships with hidrop, by name."""
+    return {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.yaml"))}
+
+
+def is_recipe(name: str) -> bool:
+    """Whether a user means a training recipe: a bundled one, or a file that says which kind of training it is."""
+    path = Path(name)
+    if path.is_file():
+        return any(line.startswith(("kind:", "lessons:")) for line in path.read_text(errors="replace").splitlines())
+    return name.removesuffix(".yaml") in bundled()
+
+
+def load_recipe(name: str) -> Recipe | LlavaRecipe:
+    """The recipe in file `name`, or the bundled one of that name. Raises UserError naming the field or the file."""
+    from hidrop.mini.training.recipe import Recipe
+    from hidrop.training.recipe import LlavaRecipe
+
+    path = Path(name)
+    if not path.is_file():
+        known = bundled()
+        found = known.get(name.removesuffix(".yaml"))
+        if found is None:
+            hint = did_you_mean(name, known)
+            raise UserError(f"recipe '{name}': no such file and no bundled recipe.{hint} Bundled: {', '.join(known)}")
+        path = found
+    try:
+        data = yaml.safe_load(path.read_text())
+        real = isinstance(data, dict) and data.get("kind") == "llava"
+        return LlavaRecipe.model_validate(data) if real else Recipe.model_validate(data)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    except ValidationError as error:
+        problems = [f"{path.name}: {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
+        raise UserError("\n".join(problems)) from None
+
+
+def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
+    """Train what the recipe (a bundled name, or a file) says; returns the checkpoint's folder.
+
+    See `hidrop.training.run.train` for real data and `hidrop.mini.training.loop.train` for the embedded models, with
+    what they raise. Raises UserError for a bad recipe.
+    """
+    from hidrop.training.recipe import LlavaRecipe
+
+    plan = load_recipe(recipe)
+    if isinstance(plan, LlavaRecipe):
+        from hidrop.training import run
+
+        return run.train(plan, out=out, resume=resume, work=work)
+    from hidrop.mini.training import loop
+
+    return loop.train(plan, out=out, resume=resume, work=work)
+
+
+def check(recipe: str) -> Checked:
+    """All that keeps a recipe from being trained on this machine. Raises UserError for a file that is no recipe."""
+    from hidrop.training.recipe import LlavaRecipe
+
+    plan = load_recipe(recipe)
+    if isinstance(plan, LlavaRecipe):
+        from hidrop.training import validate
+
+        return Checked(plan.name, validate.problems(plan), validate.summary(plan))
+    steps = sum(lesson.steps for lesson in plan.lessons)
+    return Checked(plan.name, [], f"{len(plan.lessons)} lessons, {steps} steps, on data that it draws itself")

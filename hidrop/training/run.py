@@ -1,0 +1,252 @@
+"""Run a recipe: transformers' Trainer over our data, with the method's reduction around the model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from hidrop.errors import UserError
+from hidrop.geometry import Geometry
+from hidrop.reducer import build_entry
+from hidrop.training.conversations import Conversations
+from hidrop.training.dataset import Collator, Order, Samples
+from hidrop.training.recipe import CONFIGS, LlavaRecipe, Parts
+from hidrop.training.student import Student, student
+
+log = logging.getLogger("hidrop.training")
+RECORD = "recipe.json"
+# Fields that change no weight: a training may go on with others.
+KNOBS = {"workers", "save_steps", "keep_checkpoints", "log_steps", "report_to"}
+
+
+class Reduced(Trainer):
+    """Trainer with our order of samples, that can go on from its own checkpoints."""
+
+    def __init__(self, order: Order, learner: Student, **settings: Any) -> None:
+        super().__init__(model=learner.trained, **settings)
+        self.remove_callback(PrinterCallback)  # our own lines say it
+        self._order, self._learner = order, learner
+        self.waited = 0.0  # seconds that steps have waited for their samples
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        started = time.monotonic()
+        found = super().get_batch_samples(*args, **kwargs)
+        self.waited += time.monotonic() - started
+        return found
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        return self._order
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # Files have the published names of the tensors and the model others: the Trainer would load not one of them,
+        # and only warn. Sharded weights and adapters come back by other ways.
+        llava = self._learner.model
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self._learner.trained is not llava:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            saved = type(llava).from_pretrained(resume_from_checkpoint, dtype=llava.dtype)
+            llava.load_state_dict(saved.state_dict())
+
+
+def always_seeing(llava: Any) -> Callable[..., Any]:
+    """The model's forward, with an empty image where a batch has none and its features count for nothing.
+
+    Another process may have images in this step, and gradients and sharded weights are gathered by all or by none; and
+    where the projector alone is trained, nothing else has a gradient.
+    """
+    forward = llava.forward
+
+    @functools.wraps(forward)
+    def run(*args: Any, **inputs: Any) -> Any:
+        found = forward(*args, **inputs)
+        if found.loss is not None and inputs.get("pixel_values") is None:
+            side = llava.config.vision_config.image_size
+            empty = torch.zeros(1, 3, side, side, device=found.loss.device, dtype=llava.dtype)
+            found.loss = found.loss + 0.0 * torch.cat(list(llava.get_image_features(empty).pooler_output)).sum()
+        return found
+
+    return run
+
+
+class Say(TrainerCallback):
+    """The Trainer's numbers as lines of our log."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            shown = "  ".join(
+                f"{name} {logs[name]:.4g}" for name in ("loss", "grad_norm", "learning_rate") if name in logs
+            )
+            log.info("step %d/%d  %s", state.global_step, state.max_steps, shown)
+
+
+def accumulation_of(recipe: LlavaRecipe) -> int:
+    """Micro-batches of a step. Raises UserError where processes do not fit the batch, or the machine."""
+    cuda, processes = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1"))
+    if cuda and "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
+        count = torch.cuda.device_count()
+        raise UserError(
+            f"{count} GPUs and one process: start `torchrun --nproc_per_node={count} run.py train ...`, or choose one "
+            "with CUDA_VISIBLE_DEVICES"
+        )
+    try:
+        return recipe.accumulation(processes)
+    except ValueError as error:
+        raise UserError(f"{recipe.name}: {error}. Change per_device, or the number of processes") from None
+
+
+def arguments_of(recipe: LlavaRecipe, work: Path) -> TrainingArguments:
+    """The Trainer's settings. Raises UserError like `accumulation_of`."""
+    accumulation, cuda = accumulation_of(recipe), torch.cuda.is_available()
+    sharding: dict[str, Any] = {}
+    if recipe.sharding == "zero3":
+        sharding = {"deepspeed": str(CONFIGS / "zero3.json")}
+    elif recipe.sharding == "fsdp":
+        sharding = {"fsdp": "full_shard auto_wrap", "fsdp_config": json.loads((CONFIGS / "fsdp.json").read_text())}
+    return TrainingArguments(
+        output_dir=str(work),
+        per_device_train_batch_size=recipe.per_device,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
+        learning_rate=recipe.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        bf16=recipe.dtype == "bfloat16",
+        tf32=True if cuda else None,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        dataloader_num_workers=recipe.workers,
+        dataloader_drop_last=True,
+        remove_unused_columns=False,
+        logging_steps=recipe.log_steps,
+        save_steps=recipe.save_steps,
+        save_total_limit=recipe.keep_checkpoints,
+        report_to=list(recipe.report_to) or "none",
+        run_name=recipe.name,
+        disable_tqdm=True,
+        seed=recipe.seed,
+        use_cpu=not cuda,
+        **sharding,
+    )
+
+
+def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
+    """Train what the recipe says and write the checkpoint, with its method, to `out`; returns `out`.
+
+    Checkpoints of the way lie in `work` (default runs/train/<name>); `resume` goes on from the last one, to the same
+    weights on one process. Raises UserError for missing files, and when `work` holds a training and `resume` is not
+    given, or holds that of another recipe.
+    """
+    work = work or Path("runs") / "train" / recipe.name
+    out = out or work / "final"
+    last = _last(recipe, work, resume)
+    accumulation_of(recipe)  # for its refusals, before anything is loaded
+    master = torch.bfloat16 if recipe.dtype == "bfloat16" and recipe.sharding == "zero3" else torch.float32
+    # With ZeRO-3 a checkpoint's weights are divided as they are read, once there are arguments; a new model is put
+    # together of whole ones, and divided when training begins.
+    learner = student(recipe, master) if isinstance(recipe.model, Parts) else None
+    arguments = arguments_of(recipe, work)
+    learner = learner or student(recipe, master)
+    reducer = build_entry(recipe.method)
+    try:
+        reducer.plan(Geometry.from_config(learner.model.config))
+    except ValueError as error:
+        raise UserError(f"{recipe.name}: method: {error}") from None
+    conversations = Conversations(recipe.data.conversations)
+    if problems := conversations.problems():
+        log.warning("%s: left out: %s", recipe.data.conversations, problems)
+    config = learner.model.config
+    samples = Samples(
+        conversations,
+        recipe.data.images,
+        learner.tokenizer,
+        learner.image_processor,
+        config.image_token_id,
+        config.image_seq_length,
+        recipe.prompt,
+        recipe.image,
+        recipe.max_length,
+    )
+    order = Order(conversations.lengths, recipe.batch, recipe.seed, grouped=recipe.grouped)
+    from hidrop.runtime import reduce
+    from hidrop.runtime.forward_patch import bound
+
+    # The Trainer sees the reduced forward: it asks its signature what it may pass on.
+    with reduce(learner.model, reducer):
+        learner.model.forward = bound(learner.model, always_seeing(learner.model))
+        trainer = Reduced(
+            order,
+            learner,
+            args=arguments,
+            train_dataset=samples,
+            data_collator=Collator(learner.tokenizer.pad_token_id),
+            callbacks=[Say()],
+        )
+        done = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    facts = _session(trainer, int(last.name.rsplit("-", 1)[1]) if last else 0, done.metrics["train_runtime"], recipe)
+    replaced = sum(gather_object([samples.replaced]))  # of all processes
+    if replaced:
+        log.warning("%d samples could not be used, and others took their places", replaced)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all processes, where they are divided
+    if trainer.is_world_process_zero():
+        _export(recipe, learner, weights, reducer, out, {"replaced_samples": replaced, "session": facts})
+        log.info("wrote %s", out)
+    trainer.accelerator.wait_for_everyone()
+    return out
+
+
+def _session(trainer: Reduced, first: int, seconds: float, recipe: LlavaRecipe) -> dict[str, float | int]:
+    """What this process measured since it began or went on at step `first`: the Trainer's own numbers count from 0."""
+    steps = trainer.state.global_step - first
+    facts = {
+        "steps": steps,
+        "seconds": seconds,
+        "samples_per_second": steps * recipe.batch / seconds,
+        "waited_for_data": trainer.waited / seconds,
+    }
+    if steps:
+        speed, share = facts["samples_per_second"], 100 * facts["waited_for_data"]
+        log.info("%.2f samples a second, %.1f %% of the time waiting for data", speed, share)
+    return facts
+
+
+def _last(recipe: LlavaRecipe, work: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from. Leaves a record of the recipe, so that no other one goes on there."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    said = recipe.model_dump_json(indent=1, exclude=KNOBS)
+    record = work / RECORD
+    if record.exists() and record.read_text() != said and (resume or get_last_checkpoint(str(work))):
+        raise UserError(f"{work}: holds a training by another recipe (see {record}). Remove the folder, or rename one")
+    found = get_last_checkpoint(str(work)) if work.is_dir() else None
+    if found and not resume:
+        raise UserError(f"{work}: holds a training; go on with --resume, or remove the folder to start over")
+    work.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("RANK", "0") == "0" and (not record.exists() or record.read_text() != said):
+        record.write_text(said)
+    return Path(found) if found else None
+
+
+def _export(
+    recipe: LlavaRecipe, learner: Student, weights: dict[str, Any], reducer: Any, out: Path, facts: dict[str, Any]
+) -> None:
+    from hidrop.models import save
+
+    model = learner.model
+    if recipe.lora:
+        model, weights = learner.trained.merge_and_unload(), {}
+    dtype = recipe.dtype
+    save(model, learner.tokenizer, learner.image_processor, out, reducer=reducer, dtype=dtype, weights=weights or None)
+    record = {"recipe": json.loads(recipe.model_dump_json()), **facts}
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,111 @@
+"""The model that a recipe trains: a checkpoint, or a new LLaVA of a language model and a vision tower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hidrop.errors import UserError
+from hidrop.models.sources import find
+from hidrop.prompts import PLACEHOLDER
+from hidrop.training.recipe import LlavaRecipe, Lora, Parts
+
+# LLaVA-1.5 takes the features before the tower's last layer, without the class token.
+FEATURE_LAYER, FEATURE_STRATEGY = -2, "default"
+
+
+@dataclass(frozen=True)
+class Student:
+    """What is trained, with what belongs to it. `model` is the LLaVA itself, `trained` that or PEFT's wrapper."""
+
+    model: Any
+    trained: Any
+    tokenizer: Any
+    image_processor: Any
+
+
+def student(recipe: LlavaRecipe, dtype: torch.dtype) -> Student:
+    """Load or put together what the recipe names, and freeze what it does not train. Raises UserError."""
+    torch.manual_seed(recipe.seed)  # a new projector, LoRA's matrices
+    if isinstance(recipe.model, Parts):
+        model, tokenizer, image_processor = put_together(recipe.model, dtype, recipe.attention)
+    else:
+        from hidrop.models import load
+
+        name = str(dtype).removeprefix("torch.")
+        loaded = load(recipe.model, dtype=name, device="cpu", attention=recipe.attention)
+        model, tokenizer, image_processor = loaded.model, loaded.tokenizer, loaded.image_processor
+        if loaded.geometry.anyres:
+            raise UserError(f"{recipe.model}: images in tiles (LLaVA-NeXT) are not trained here")
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError("training needs a fast tokenizer (tokenizer.json): it says which character a token is of")
+    tokenizer.padding_side = "right"
+    freeze(model, recipe.train)
+    return Student(model, adapted(model, recipe.lora) if recipe.lora else model, tokenizer, image_processor)
+
+
+def put_together(parts: Parts, dtype: torch.dtype, attention: str) -> tuple[Any, Any, Any]:
+    """A LLaVA-1.5 with a new projector, its tokenizer and its image processor."""
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        CLIPImageProcessorPil,
+        CLIPVisionModel,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    language, tower = find(parts.language_model), find(parts.vision_tower)
+    tokenizer = AutoTokenizer.from_pretrained(language)
+    processor = CLIPImageProcessorPil.from_pretrained(tower)
+    vision = AutoConfig.from_pretrained(tower)
+    vision = getattr(vision, "vision_config", vision)
+    text = AutoConfig.from_pretrained(language)
+    tokenizer.add_tokens([PLACEHOLDER], special_tokens=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    config = LlavaConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_index=tokenizer.convert_tokens_to_ids(PLACEHOLDER),
+        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+        vision_feature_layer=FEATURE_LAYER,
+        vision_feature_select_strategy=FEATURE_STRATEGY,
+        attn_implementation=attention,
+    )
+    model = LlavaForConditionalGeneration(config).to(dtype)
+    decoder = AutoModelForCausalLM.from_pretrained(language, dtype=dtype)
+    model.model.language_model.load_state_dict(decoder.model.state_dict())
+    model.lm_head.load_state_dict(decoder.lm_head.state_dict())
+    model.model.vision_tower.load_state_dict(CLIPVisionModel.from_pretrained(tower, dtype=dtype).state_dict())
+    if len(tokenizer) > text.vocab_size:
+        # A row for the placeholder, which is never embedded. Multiples of 64 keep the matrices fast.
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
+    return model, tokenizer, processor
+
+
+def freeze(model: Any, train: str) -> None:
+    """The tower never learns; with "projector" nothing but the projector does."""
+    model.requires_grad_(train == "all")
+    model.model.vision_tower.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+
+
+def adapted(model: Any, lora: Lora) -> Any:
+    """The model with LoRA on the decoder's linear layers, its projector trained as a whole. Raises UserError."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise UserError("lora needs PEFT, which is not installed: pip install -c constraints.txt peft") from None
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=r".*language_model.*\.(?:q|k|v|o|gate|up|down)_proj",
+        modules_to_save=["multi_modal_projector"],
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)

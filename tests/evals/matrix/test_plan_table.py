@@ -1,0 +1,43 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from evals.matrix import plan_table as planning
+from evals.matrix.resolve import resolve
+from evals.matrix.schema import load_matrix
+
+
+@pytest.fixture(scope="module")
+def paper():
+    matrix = load_matrix("paper")
+    cells = matrix.cells(only="llava-1.5-7b/vanilla") + matrix.cells(only="hidrop-7b-64")
+    rows, _ = resolve(matrix, cells, trust_presets=True)
+    return matrix, [planning.entry(row, matrix) for row in rows.values()]
+
+
+def test_layers_with_the_same_count_are_one_run():
+    assert planning.run_lengths([0, 0, 576, 64, 64, 64]) == "2x0 1x576 3x64"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(3.82e12, "3.82 T"), (0.42e12, "0.42 T"), (5.1e9, "5.10 G"), (2e6, "2.00 M"), (7, "7")]
+)
+def test_large_numbers_get_a_unit(count, text):
+    assert planning.scaled(count) == text
+
+
+def test_the_plan_says_tokens_flops_and_cache_of_each_row(paper):
+    lines = planning.plain(*paper).splitlines()
+    assert len(lines) == 4
+    told = " ".join(lines[1].split())
+    assert told == "llava-1.5-7b vanilla 576.00 100.0 % 576 3.82 T 8.34 T 318.0 MiB 32x576"
+    assert "64.00" in lines[2] and "hidrop (trained)" in lines[2] and lines[2].endswith("6x1 8x0")
+
+
+def test_a_terminal_gets_the_same_rows(paper):
+    console = Console(file=io.StringIO(), width=200)
+    console.print(planning.table(*paper))
+    shown = console.file.getvalue()
+    for text in ("3.82 T", "hidrop (trained)", "8x0 2x576 4x215 2x10 2x5 6x1 8x0"):
+        assert text in shown

@@ -1,0 +1,269 @@
+from pathlib import Path
+
+import pytest
+
+from evals.matrix.resolve import resolve
+from evals.matrix.schema import Matrix, load_matrix
+from hidrop.errors import UserError
+from hidrop.geometry import PRESETS, Geometry
+from hidrop.reducer import METHODS, build
+
+SMALL = Geometry(
+    layers=12, hidden=128, intermediate=344, heads=4, kv_heads=4, head_dim=32, vocab=600, visual_tokens=100
+)
+
+BASE = """
+protocol: lmms-eval
+models:
+  a: {source: "mini:vanilla"}
+methods:
+  vanilla: {}
+  fastv: {layer: 2, budget: [30, "25%"]}
+tasks:
+  gqa: {data: mini}
+  pope: {data: mini}
+"""
+
+
+def write(folder: Path, text: str, name: str = "own.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load(folder: Path, text: str = BASE) -> Matrix:
+    return load_matrix(write(folder, text))
+
+
+def mistakes(folder: Path, text: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load(folder, text)
+    return str(caught.value)
+
+
+def plain(source):
+    return SMALL, None
+
+
+def test_a_matrix_expands_into_model_x_method_x_budget_x_task(tmp_path):
+    assert [cell.key for cell in load(tmp_path).cells()] == [
+        f"a/{label}/{task}" for label in ("vanilla", "fastv-30", "fastv-25%") for task in ("gqa", "pope")
+    ]
+
+
+def test_the_name_of_a_matrix_is_by_default_that_of_its_file(tmp_path):
+    assert load(tmp_path).name == "own"
+
+
+def test_a_single_budget_leaves_the_label_alone(tmp_path):
+    matrix = load(tmp_path, BASE.replace('[30, "25%"]', "30"))
+    assert {cell.label for cell in matrix.cells()} == {"vanilla", "fastv"}
+
+
+def test_runs_say_what_goes_together_and_no_cell_comes_twice(tmp_path):
+    matrix = load(tmp_path, BASE + "runs: [{methods: [vanilla], tasks: [gqa]}, {methods: [vanilla]}]")
+    assert [cell.key for cell in matrix.cells()] == ["a/vanilla/gqa", "a/vanilla/pope"]
+
+
+def test_a_list_of_seeds_makes_a_row_for_each(tmp_path):
+    matrix = load(tmp_path, BASE.replace("vanilla: {}", "random: {budget: [40, 30], seed: [0, 7]}"))
+    labels = list(dict.fromkeys(cell.label for cell in matrix.cells(only="random")))
+    assert labels == ["random-40-s0", "random-40-s7", "random-30-s0", "random-30-s7"]
+    rows, _ = resolve(matrix, matrix.cells(), peek=plain)
+    assert rows["a", "random-30-s7"].reducer.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"), [("gqa", 3), ("a/fastv*", 4), ("vanilla/pope", 1), ("a/fastv-30/gqa", 1)]
+)
+def test_only_chooses_cells_by_pattern_or_by_part_of_their_key(tmp_path, pattern, count):
+    assert len(load(tmp_path).cells(only=pattern)) == count
+
+
+def test_only_that_matches_nothing_is_a_users_mistake(tmp_path):
+    with pytest.raises(UserError, match=r"matches no cell of own\.yaml"):
+        load(tmp_path).cells(only="nothing")
+
+
+def test_limit_of_the_command_line_replaces_that_of_the_file(tmp_path):
+    path = write(tmp_path, BASE + "limit: 8")
+    assert load_matrix(path).limit == 8
+    assert load_matrix(path, limit=3).cells()[0].limit == 3
+
+
+def test_a_misspelt_field_of_a_method_is_named_with_its_place_and_the_right_spelling(tmp_path):
+    text = mistakes(tmp_path, BASE.replace("layer: 2", "layr: 2"))
+    assert text == "own.yaml: methods.fastv.layr: unknown field. Did you mean 'layer'?"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("protocol:", "protokol:", "own.yaml: protokol: unknown field. Did you mean 'protocol'?"),
+        ("source:", "sorce:", "own.yaml: models.a.sorce: unknown field. Did you mean 'source'?"),
+        ("gqa:", "gaq:", "own.yaml: tasks.gaq: unknown task. Did you mean 'gqa'?"),
+        ("fastv: {layer", "x: {name: fastvv, layer", "methods.x.name: unknown method 'fastvv'. Did you mean 'fastv'?"),
+        ("layer: 2", "layer: two", "methods.fastv.layer: input should be a valid integer"),
+        ("layer: 2", 'layer: "2"', "methods.fastv.layer: input should be a valid integer"),
+        ("lmms-eval", "llava2", "own.yaml: protocol: input should be 'llava' or 'lmms-eval', not 'llava2'"),
+        ('"25%"', '"125%"', "methods.fastv.budget: a budget is"),
+        ('"25%"', "-3", "methods.fastv.budget: a budget is"),
+        ('"25%"', "30", "methods.fastv.budget: a list of budgets"),
+        ("vanilla: {}", "fastv-30: {name: vanilla}", "its row 'fastv-30' is also one of 'fastv-30'"),
+        ("vanilla: {}", "vanilla: {name: checkpoint, layer: 2}", "methods.vanilla.layer: the checkpoint decides"),
+        ("vanilla: {}", "x: {name: fastv}", "methods.x: keep missing, or give a budget"),
+        ("budget: [", "keep: 3, budget: [", "methods.fastv.keep: follows from the budget"),
+        ('"mini:vanilla"', "x, geometry: llava-7b", "models.a.geometry: unknown preset 'llava-7b'. Did you mean"),
+        ('"mini:vanilla"', "x, reference: b", "models.a.reference: no model 'b' here"),
+    ],
+)
+def test_each_mistake_is_named_with_its_place(tmp_path, old, new, message):
+    assert old in BASE
+    assert message in mistakes(tmp_path, BASE.replace(old, new, 1))
+
+
+def test_all_mistakes_of_a_file_are_listed_at_once(tmp_path):
+    text = BASE.replace("layer", "layr").replace("source", "sorce").replace("protocol: lmms-eval", "")
+    lines = mistakes(tmp_path, text).splitlines()
+    assert {line.split(": ")[1] for line in lines} == {
+        "protocol",
+        "models.a.source",
+        "models.a.sorce",
+        "methods.fastv.layr",
+    }
+
+
+def test_a_name_in_runs_that_is_nowhere_is_a_mistake(tmp_path):
+    assert "runs[0].methods: no 'fast' here. Did you mean 'fastv'?" in mistakes(
+        tmp_path, BASE + "runs: [{methods: [fast]}]"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- 1", "a: [", "a: 1\na: 2", "\x00", "a: 2024-99-99", "[" * 3000, "? {a: b}\n: c"]
+)
+def test_what_is_not_a_mapping_in_yaml_is_a_users_mistake(tmp_path, text):
+    assert mistakes(tmp_path, text).startswith("own.yaml: ")
+
+
+def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
+    text = mistakes(tmp_path, BASE + "protocol: llava\n")
+    assert "(line 11" in text and "'protocol' is given twice" in text
+
+
+def test_a_yaml_file_cannot_make_objects(tmp_path):
+    assert "not valid YAML" in mistakes(tmp_path, 'x: !!python/object/apply:os.system ["true"]')
+
+
+def test_a_file_in_the_current_folder_comes_before_a_bundled_matrix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_matrix("mini").name == "mini"
+    write(tmp_path, "name: mine\n" + BASE, "mini.yaml")
+    assert load_matrix("mini.yaml").name == "mine"
+    assert load_matrix("mini").name == "mini"
+
+
+def test_an_unknown_matrix_is_answered_with_the_nearest_bundled_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"papr\.yaml: no such file.* Did you mean 'paper'"):
+        load_matrix("papr.yaml")
+
+
+def test_budgets_become_fields_and_averages_near_what_was_asked(tmp_path):
+    matrix = load(tmp_path)
+    rows, problems = resolve(matrix, matrix.cells(), peek=plain)
+    assert problems == []
+    assert rows["a", "fastv-30"].plan.average_tokens == pytest.approx(30, abs=0.5)
+    assert rows["a", "fastv-25%"].reducer == build("fastv", {"layer": 2, "keep": 10})
+    assert rows["a", "fastv-25%"].budget == "25%"
+    assert rows["a", "vanilla"].budget is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{layer: 2, budget: 5}", "methods.fastv.budget 5 on a: fastv: an average of 5 visual tokens is out of reach"),
+        (
+            "{layer: 12, keep: 5}",
+            "methods.fastv on a: cut after layer 12: visual tokens are there in layers 1..12 only",
+        ),
+        ("{layer: 2, keep: 101}", "methods.fastv on a: keep 101 after layer 2: only 100 visual tokens are there"),
+        ("{name: pdrop, layers: [4, 3, 5]}", "cuts must be in ascending order of layers"),
+    ],
+)
+def test_a_method_that_does_not_fit_the_model_says_what_would(tmp_path, entry, message):
+    matrix = load(tmp_path, BASE.replace('{layer: 2, budget: [30, "25%"]}', entry))
+    rows, problems = resolve(matrix, matrix.cells(), peek=plain)
+    assert len(problems) == 1 and problems[0].startswith("own.yaml: ") and message in problems[0]
+    assert ("a", "vanilla") in rows
+
+
+def test_a_row_is_trained_exactly_when_its_schedule_is_the_checkpoints(tmp_path):
+    text = BASE.replace("fastv: {", "own: {name: checkpoint}\n  same: {name: fastv, keep: 9}\n  fastv: {")
+    matrix = load(tmp_path, text)
+    rows, problems = resolve(matrix, matrix.cells(), peek=lambda source: (SMALL, build("fastv", {"keep": 9})))
+    assert problems == []
+    assert {label for (_, label), row in rows.items() if row.trained} == {"own", "same"}
+    assert rows["a", "own"].method == "fastv"
+
+
+def test_the_checkpoints_method_needs_a_checkpoint_with_one(tmp_path):
+    matrix = load(tmp_path, BASE.replace("vanilla: {}", "own: {name: checkpoint}"))
+    _, problems = resolve(matrix, matrix.cells(), peek=plain)
+    assert "methods.own on a: the checkpoint was trained without a reduction" in problems[0]
+
+
+def test_what_the_matrix_says_of_a_model_must_not_contradict_its_files(tmp_path):
+    said = "{source: x, geometry: llava-1.5-7b, trained_with: {name: fastv, keep: 3}}"
+    matrix = load(tmp_path, BASE.replace('{source: "mini:vanilla"}', said))
+    _, problems = resolve(matrix, matrix.cells(), peek=lambda source: (SMALL, build("fastv", {"keep": 9})))
+    assert [p.split(": ")[1] for p in problems] == ["models.a.geometry", "models.a.trained_with"]
+
+
+def test_a_stated_geometry_gives_a_plan_without_the_files(tmp_path):
+    matrix = load(
+        tmp_path, BASE.replace('"mini:vanilla"', "nowhere, geometry: llava-1.5-7b").replace('[30, "25%"]', "64")
+    )
+
+    def absent(source):
+        raise UserError("not there")
+
+    for trust in (False, True):
+        rows, problems = resolve(matrix, matrix.cells(), peek=absent, trust_presets=trust)
+        assert rows["a", "vanilla"].plan.geometry == PRESETS["llava-1.5-7b"]
+        assert [p.split(": ", 1)[1] for p in problems] == ([] if trust else ["models.a.source: not there"])
+
+
+@pytest.mark.parametrize("name", ["smoke", "mini", "paper"])
+def test_bundled_matrices_are_valid(name):
+    matrix = load_matrix(name)
+    assert matrix.name == name and matrix.cells()
+
+
+def test_the_paper_matrix_gives_the_papers_averages_and_flops():
+    matrix = load_matrix("paper")
+    rows, problems = resolve(matrix, matrix.cells(), trust_presets=True)
+    assert problems == []
+    averages = {key[0]: round(row.plan.average_tokens, 2) for key, row in rows.items() if row.trained}
+    assert averages == {"hidrop-7b-80": 80.03, "hidrop-7b-64": 64.00, "hidrop-7b-48": 48.00}
+    macs = {
+        "vanilla": rows["llava-1.5-7b", "vanilla"],
+        "pdrop": rows["llava-1.5-7b", "pdrop-default"],
+        "hidrop": rows["hidrop-7b-64", "trained"],
+    }
+    assert {k: round(row.plan.paper_macs() / 1e12, 2) for k, row in macs.items()} == {
+        "vanilla": 3.82,
+        "pdrop": 1.78,
+        "hidrop": 0.42,
+    }
+
+
+def test_the_mini_matrix_reaches_its_budgets_on_the_mini_geometry():
+    matrix = load_matrix("mini")
+    pdrop = build("pdrop", {"layers": (1, 2, 4), "ratio": 0.2})
+    rows, problems = resolve(matrix, matrix.cells(), peek=lambda source: (SMALL, pdrop))
+    assert problems == []
+    assert {row.method for row in rows.values()} == set(METHODS)
+    for row in rows.values():
+        if row.budget:
+            assert 100 * row.plan.share == pytest.approx(float(row.budget.rstrip("%")), abs=1.0)

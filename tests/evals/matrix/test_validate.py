@@ -1,0 +1,95 @@
+import os
+
+import pytest
+
+from evals.matrix import packages, validate
+from evals.matrix.schema import load_matrix
+from hidrop.errors import UserError
+from hidrop.geometry import Geometry
+
+GEOMETRY = Geometry(layers=4, hidden=32, intermediate=64, heads=4, kv_heads=4, head_dim=8, vocab=99, visual_tokens=16)
+
+
+@pytest.fixture
+def check(tmp_path, data_folder):
+    def run(*, source="mini:vanilla", data=data_folder, device="cpu", out=tmp_path / "out", more="", peek=None):
+        path = tmp_path / "own.yaml"
+        path.write_text(
+            f"protocol: llava\nmodels: {{a: {{source: '{source}'{more}}}}}\nmethods: {{fastv: {{layer: 9, keep: 1}}}}\n"
+            f"tasks: {{gqa: {{data: {data}}}}}\n"
+        )
+        matrix = load_matrix(path)
+        return validate.check(matrix, matrix.cells(), device=device, out=out, peek=peek or (lambda s: (GEOMETRY, None)))
+
+    return run
+
+
+def test_every_kind_of_problem_is_listed_in_one_go(check, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(packages, "lacking", lambda names: [n for n in names if n == "lmms_eval"])
+    (tmp_path / "file").write_text("")
+    _, problems = check(source="./nowhere", data="/nowhere", device="cuda", out=tmp_path / "file" / "out")
+    for part in (
+        "own.yaml: methods.fastv on a: cut after layer 9",
+        "own.yaml: package lmms_eval is not installed. Get it: pip install --no-deps lmms-eval==0.7.3",
+        "own.yaml: models.a.source: model './nowhere': no such folder",
+        "own.yaml: device: 'cuda' was asked for",
+        "own.yaml: tasks.gqa: no data in '/nowhere'",
+        "is a file, not a folder",
+    ):
+        assert any(part in line for line in problems), part
+    assert len(problems) == 6
+
+
+def test_a_missing_checkpoint_is_answered_with_the_matrix_own_command(check):
+    _, problems = check(source="./nowhere", more=", get: 'hf download someone/model'")
+    assert any(p.endswith("./nowhere is not there. Get it: hf download someone/model") for p in problems)
+
+
+def test_a_missing_checkpoint_is_told_once(check):
+    def peek(source):
+        from hidrop.models import peek as real
+
+        found = real(source)
+        return found.geometry, found.reducer
+
+    _, problems = check(source="./nowhere", peek=peek)
+    assert len([p for p in problems if "models.a.source" in p]) == 1
+
+
+def test_an_architecture_that_is_not_supported_is_told(check):
+    def peek(source):
+        raise UserError("config.json: architecture 'qwen9' is not supported")
+
+    _, problems = check(peek=peek, more=", geometry: llava-1.5-7b")
+    assert "own.yaml: models.a.source: config.json: architecture 'qwen9' is not supported" in problems
+
+
+def test_a_results_folder_is_not_made_by_the_check(tmp_path):
+    assert validate.writable(tmp_path / "a" / "b") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_results_folder_that_is_read_only_is_told(tmp_path):
+    tmp_path.chmod(0o500)
+    assert "cannot be written" in validate.writable(tmp_path / "out")[0]
+
+
+def test_a_folder_on_which_writing_fails_is_told(tmp_path, monkeypatch):
+    def refuse(**settings):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(validate.tempfile, "TemporaryFile", refuse)
+    assert validate.writable(tmp_path) == [
+        f"--out {tmp_path}: {tmp_path} cannot be written: Permission denied. Use another --out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "cuda", "device"),
+    [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu"), ("cuda:1", 0, "cuda:1")],
+)
+def test_auto_takes_cuda_where_there_is_one(monkeypatch, asked, cuda, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    assert validate.pick_device(asked) == device

@@ -1,0 +1,171 @@
+"""A run beside a published answers file: matched by id or by image, never by order, and scored by LLaVA's rule."""
+
+import json
+
+import pytest
+
+from evals import cli
+from evals.report.agreement import match
+from evals.store.journal import Journal, identity_hash, slug
+from evals.tasks.data import TaskSpec, data_digest
+from hidrop.errors import UserError
+from tests.evals.world import ANSWER
+
+SUFFIX = "\nAnswer the question using a single word or phrase."
+
+
+@pytest.fixture
+def journal(tmp_path, data_folder):
+    """Write the journal of a cell with the given answers (None: the sample failed); returns the results folder."""
+
+    def write(task, answers, cell="tiny/vanilla", out="out"):
+        identity = {"task": task, "data": data_digest(TaskSpec(task, str(data_folder))), "method": cell}
+        path = tmp_path / out / "samples" / f"{slug(f'{cell}/{task}')}.{identity_hash(identity)[:12]}.jsonl"
+        with Journal(path, identity) as log:
+            for doc_id, answer in enumerate(answers):
+                error = None if answer is not None else "broken image"
+                log.append({"kind": "answer", **ANSWER, "doc_id": doc_id, "answer": answer or "", "error": error})
+        return tmp_path / out
+
+    return write
+
+
+@pytest.fixture
+def lines(tmp_path):
+    def write(rows, name="answers.jsonl"):
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write
+
+
+def published(docs, texts, column):
+    return [
+        {"question_id": doc[column], "prompt": doc["question"] + SUFFIX, "text": text, "metadata": {}}
+        for doc, text in zip(docs, texts, strict=True)
+    ]
+
+
+def compare(capsys, *arguments):
+    assert cli.main(["agree", *map(str, arguments), "--json"]) == cli.DONE
+    out = capsys.readouterr().out
+    return json.loads(out.splitlines()[-1]), out
+
+
+def test_pope_is_scored_by_the_mean_f1_of_its_splits_and_flips_are_told(journal, lines, make_rows, data_folder, capsys):
+    docs = make_rows("pope")  # yes and no in each of adversarial, popular, random
+    out = journal("pope", ["yes", "yes", "Yes", "No.", "no", "no"])
+    theirs = published(docs, ["Yes", "No", "Yes", "No", "Yes", "No"], "question_id")
+    answers = lines(reversed(theirs))
+    found, text = compare(capsys, "--answers", answers, "--task", "pope", "--run", out, "--data", data_folder)
+    assert found["metric"] == "f1" and found["published_value"] == 100
+    # adversarial: one hit, one false alarm, F1 2/3; popular: 1; random: nothing found, 0.
+    assert found["our_value"] == pytest.approx(100 * (2 / 3 + 1 + 0) / 3)
+    assert (found["matched"], found["same_reading"], found["same_text"]) == (6, 4, 1)
+    assert [(flip["doc_id"], flip["published"], flip["ours"]) for flip in found["flips"]] == [
+        (1, "No", "yes"),
+        (4, "Yes", "no"),
+    ]
+    assert (found["gained"], found["lost"]) == (0, 2)
+    assert "66.7 % read the same" in text and "2 differ: 0 better in the run, 2 worse" in text
+
+
+def test_a_failed_sample_is_never_an_agreement(journal, lines, make_rows, data_folder, capsys):
+    out = journal("gqa", ["red", None, "2"])
+    answers = lines(published(make_rows("gqa"), ["red", "", "3"], "id"))
+    found, _ = compare(capsys, "--answers", answers, "--run", out, "--data", data_folder)
+    assert found["same_reading"] == found["same_text"] == 1
+    assert found["our_value"] == pytest.approx(200 / 3) and found["published_value"] == pytest.approx(100 / 3)
+    assert (found["gained"], found["lost"], len(found["flips"])) == (1, 0, 2)
+
+
+def test_only_what_both_have_is_compared(journal, lines, make_rows, data_folder, capsys):
+    out = journal("gqa", ["red", "no"])  # as after an interruption or with --limit
+    theirs = published(make_rows("gqa")[1:], ["no", "2"], "id")
+    theirs.append({"question_id": "77", "prompt": "Is it far?" + SUFFIX, "text": "no"})
+    found, _ = compare(capsys, "--answers", lines(theirs), "--run", out, "--data", data_folder)
+    assert (found["matched"], found["only_published"], found["only_ours"]) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("column", ["image_id", "question_id"])
+def test_textvqa_is_found_by_either_id(column, journal, lines, make_rows, data_folder, capsys):
+    out = journal("textvqa_val", ["nokia", "13"])
+    answers = lines(published(make_rows("textvqa_val"), ["Nokia.", "12"], column))
+    found, _ = compare(capsys, "--answers", answers, "--run", out, "--data", data_folder)
+    assert found["metric"] == "vqa_accuracy" and found["matched"] == 2 and found["same_reading"] == 1
+    assert found["flips"][0]["target"] == "13"
+
+
+def test_mmbench_copies_are_told_apart_by_their_index(journal, lines, make_rows, data_folder, capsys):
+    docs = make_rows("mmbench_en_dev")
+    theirs = [{**line, "text": doc["answer"]} for line, doc in zip(published(docs, docs, "index"), docs, strict=True)]
+    out = journal("mmbench_en_dev", ["A", "C", "B", "A", "B"])  # rotations of a question stand together
+    found, _ = compare(capsys, "--answers", lines(theirs), "--run", out, "--data", data_folder)
+    assert found["matched"] == 5 and found["published_value"] == 100 and found["lost"] == found["gained"] + 0 == 0
+
+
+def test_ids_that_mean_several_documents_need_the_question_file(tmp_path, lines, make_rows, write_parquet, capsys):
+    docs = make_rows("pope")
+    twice = [{**doc, "question_id": str(i % 2)} for i, doc in enumerate(docs)]  # the Hub's ids start anew per category
+    write_parquet(twice, tmp_path / "hub/pope/test.parquet")
+    identity = {"task": "pope", "data": data_digest(TaskSpec("pope", str(tmp_path / "hub")))}
+    with Journal(tmp_path / "run.jsonl", identity) as log:
+        for doc_id, doc in enumerate(twice):
+            log.append({"kind": "answer", **ANSWER, "doc_id": doc_id, "answer": doc["answer"]})
+    theirs = published([{**doc, "question_id": 100 + i} for i, doc in enumerate(docs)], ["yes"] * 6, "question_id")
+    arguments = ("--answers", lines(theirs), "--run", tmp_path / "run.jsonl", "--data", tmp_path / "hub")
+    assert cli.main(["agree", *map(str, arguments)]) == cli.USER
+    assert "none of its 6 answers belongs to a question of pope" in capsys.readouterr().err
+    ambiguous = lines(published(twice, ["yes"] * 6, "question_id"), "ambiguous.jsonl")
+    assert cli.main(["agree", "--answers", str(ambiguous), *map(str, arguments[2:])]) == cli.USER
+    assert "--questions: it names the images" in capsys.readouterr().err
+
+    asked = [
+        {"question_id": 100 + i, "image": f"{d['image_source']}.jpg", "text": d["question"], "category": d["category"]}
+        for i, d in enumerate(docs)
+    ]
+    found, _ = compare(capsys, *arguments, "--questions", lines(asked, "questions.jsonl"))
+    assert found["matched"] == 6 and found["our_value"] == 100
+    assert found["published_value"] == pytest.approx(200 / 3)
+
+
+def test_what_cannot_be_compared_says_why(journal, lines, make_rows, data_folder, tmp_path, capsys):
+    docs = make_rows("gqa")
+    out = journal("gqa", ["red"])
+    journal("gqa", ["red"], cell="tiny/fastv")
+    good = lines(published(docs, ["red", "no", "2"], "id"))
+
+    def refused(*arguments):
+        assert cli.main(["agree", *map(str, arguments)]) == cli.USER
+        return capsys.readouterr().err
+
+    assert "or give one as --run" in refused("--answers", good, "--run", out, "--task", "gqa")
+    one = ("--run", out, "--cell", "tiny/van*")
+    assert "no run matches 'tiny/hidrop'" in refused("--answers", good, "--run", out, "--cell", "tiny/hidrop")
+    assert "name with --data the data" in refused("--answers", good, *one)
+    assert "neither a journal nor a results folder" in refused("--answers", good, "--run", tmp_path / "nowhere")
+    data = ("--data", data_folder)
+    assert "cannot be read" in refused("--answers", tmp_path / "none.jsonl", *one, *data)
+    assert "not a run's journal" in refused("--answers", good, "--run", good, *data)
+    torn = tmp_path / "torn.jsonl"
+    torn.write_text('{"question_id": 1\n')
+    assert "line 1 is not JSON" in refused("--answers", torn, *one, *data)
+    assert "no 'prompt'" in refused("--answers", lines([{"question_id": 0, "answer": "x"}], "b.jsonl"), *one, *data)
+    double = lines(published(docs, ["red", "no", "2"], "id") * 2, "double.jsonl")
+    assert "line 4: a second answer to question 0" in refused("--answers", double, *one, *data)
+
+
+def test_a_question_of_several_lines_is_found_as_a_whole(tmp_path, lines, make_rows):
+    docs = {0: {**make_rows("gqa")[0], "id": "0", "question": "Look.\nWhat is it?"}}
+    rows = [{"question_id": "0", "prompt": f"<image>\nLook.\nWhat is it?{SUFFIX}", "text": "red"}]
+    assert match(lines(rows), None, "gqa", docs) == ({0: "red"}, 0)
+    with pytest.raises(UserError, match="'text' of question 0 is not a text"):
+        match(lines([{**rows[0], "text": None}]), None, "gqa", docs)
+
+
+def test_a_question_file_that_contradicts_itself_is_refused(tmp_path, lines, make_rows):
+    asked = [{"question_id": 1, "image": f"{name}.jpg", "text": "Is it?"} for name in ("COCO_0", "COCO_1")]
+    rows = [{"question_id": "1", "prompt": "Is there a cup in the image?", "text": "no"}]
+    with pytest.raises(UserError, match="question 1 is there twice, with different images"):
+        match(lines(rows), lines(asked, "questions.jsonl"), "pope", dict(enumerate(make_rows("pope"))))

@@ -1,0 +1,109 @@
+"""ls, compare and export: what users do with results folders."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals import report
+from evals.cli import main
+from evals.report.compare import compare
+from evals.store.folders import samples_of, states
+from hidrop.errors import UserError
+from tests.evals.world import SAMPLES, World
+
+
+@pytest.fixture
+def folder(go: Any, tmp_path: Path) -> Path:
+    report.write(go(World()), tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_a_list_says_what_is_done_begun_and_failed(go: Any, tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        go(World(stop_after=SAMPLES + 2), out="stopped")
+    report.write(go(World(broken={"evaluate plain/fastv/gqa": RuntimeError("x")}), out="failing"), tmp_path / "failing")
+    found = {state.folder.name: state for state in states(tmp_path)}
+    assert (found["out"].matrix, found["out"].done, found["out"].begun, found["out"].failed) == ("tiny", 6, 0, 0)
+    assert (found["stopped"].done, found["stopped"].begun) == (1, 1)
+    assert (found["failing"].done, found["failing"].failed) == (5, 1)
+    assert main(["ls", str(tmp_path), "--json"]) == 0
+    with pytest.raises(UserError, match="no results folders"):
+        main_or_raise(["ls", str(tmp_path / "out" / "samples")])
+
+
+def main_or_raise(arguments: list[str]) -> None:
+    from evals.cli import parser
+
+    parsed = parser().parse_args(arguments)
+    parsed.action(parsed)
+
+
+def test_two_runs_are_compared_sample_by_sample(
+    go: Any, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.write(go(World(weights={"plain": "other"}), out="other", only="plain"), tmp_path / "other")
+    found = compare(str(folder), str(tmp_path / "other"))
+    assert [cell.key for cell in found.cells] == [
+        f"plain/{m}/{t}" for m in ("vanilla", "fastv") for t in ("gqa", "pope")
+    ]
+    assert found.only_a == ["tuned/own/gqa", "tuned/own/pope"] and found.only_b == []
+    assert {(cell.low, cell.high, cell.p, cell.loyalty) for cell in found.cells} == {(0, 0, 1, 100)}
+    assert main(["compare", str(folder), str(tmp_path / "other"), "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert "4 cells in both, 4 of them sample by sample" in printed
+    assert len(json.loads(printed.splitlines()[-1])["cells"]) == 4
+
+
+def test_tables_without_samples_are_compared_by_their_values(tmp_path: Path, folder: Path) -> None:
+    table = tmp_path / "table"
+    table.mkdir()
+    (table / "leaderboard.json").write_bytes((folder / "leaderboard.json").read_bytes())
+    found = compare(str(folder), str(table))
+    assert len(found.cells) == 6 and all(cell.low is None for cell in found.cells)
+    assert "0 of them sample by sample" in found.text()
+
+
+def test_a_commit_is_a_place_too(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "-q")
+    git("add", "out/leaderboard.json")
+    git("commit", "-qm", "x")
+    monkeypatch.chdir(tmp_path)
+    assert len(compare("HEAD:out", "out").cells) == 6
+    with pytest.raises(UserError, match="git cannot show it"):
+        compare("HEAD:nowhere", "out")
+    with pytest.raises(UserError, match="cannot be read"):
+        compare("nowhere", "out")
+
+
+def test_samples_are_exported_as_a_table_and_as_a_data_set(folder: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as parquet
+
+    assert main(["export", str(folder), "--format", "hf", "--out", str(tmp_path / "data")]) == 0
+    table = parquet.read_table(tmp_path / "data/samples.parquet").to_pylist()
+    assert len(table) == 6 * SAMPLES
+    first = table[0]
+    assert (first["model"], first["label"], first["task"], first["doc_id"]) == ("plain", "vanilla", "gqa", 0)
+    assert first["answer"] == "vanilla 0" and json.loads(first["target"]) == "yes"
+    assert len(parquet.read_table(tmp_path / "data/cells.parquet")) == 6
+    card = (tmp_path / "data/README.md").read_text()
+    assert card.startswith("---\n") and "data_files: samples.parquet" in card
+    (folder / "samples").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="no finished journals"):
+        main_or_raise(["export", str(folder)])
+
+
+def test_a_cells_samples_are_those_of_its_own_run(go: Any, tmp_path: Path, folder: Path) -> None:
+    """Another limit leaves its journals in the same folder."""
+    document = go(World(), limit=2)
+    cell = document["cells"][0]
+    assert [s["doc_id"] for s in samples_of(folder, cell) or ()] == list(range(SAMPLES))
+    assert samples_of(folder, {**cell, "id": "somethingelse"}) is None
