@@ -18,7 +18,7 @@ from hidrop.reducer import BudgetError
 if TYPE_CHECKING:
     import torch
 
-    from hidrop.runtime.vision import Vision
+    from hidrop.backbones import Vision
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Downsample(Encoded):
     def compress(self, vision: Vision) -> torch.Tensor:
         import torch
 
-        pixels, patch = vision.pixel_values, vision.model.config.vision_config.patch_size
+        pixels, patch = vision.pixel_values, vision.backbone.patch_size
         size = (self.side * patch, self.side * patch)
         small = torch.nn.functional.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
-        return torch.stack(vision.features(small.to(pixels)))
+        return torch.stack(vision.with_pixels(small.to(pixels)).features())
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:

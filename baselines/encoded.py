@@ -17,8 +17,8 @@ from hidrop.reducer import Positions, Reducer
 if TYPE_CHECKING:
     import torch
 
+    from hidrop.backbones import Vision
     from hidrop.runtime.scoring import Prompt, View
-    from hidrop.runtime.vision import Vision
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Encoded(Reducer):
         import torch
 
         found = self.compress(vision)
-        whole = Geometry.from_config(vision.model.config).visual_tokens
+        whole = vision.backbone.geometry.visual_tokens
         return list(torch.nn.functional.pad(found, (0, 0, 0, whole - found.shape[1])))
 
     def prepare(self, prompt: Prompt) -> torch.Tensor:

@@ -20,7 +20,7 @@ from hidrop.reducer import BudgetError
 if TYPE_CHECKING:
     import torch
 
-    from hidrop.runtime.vision import Vision
+    from hidrop.backbones import Vision
 
 # Of the published settings' tokens (54 + 10, 108 + 20, 162 + 30), those that are merged.
 MERGED_SHARE = 10 / 64

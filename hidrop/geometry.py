@@ -27,26 +27,18 @@ class Geometry:
     anyres: bool = False
 
     @classmethod
-    def from_config(cls, config: Any) -> Geometry:
-        """Read the sizes off a transformers LLaVA-type config (`text_config`, `vision_config`)."""
-        text, vision = config.text_config, config.vision_config
-        side = vision.image_size // vision.patch_size
-        visual = side * side + (0 if config.vision_feature_select_strategy == "default" else 1)
-        if pinpoints := getattr(config, "image_grid_pinpoints", None):
-            # Anyres: the whole image and its tiles. 5 x 576 = 2880 for LLaVA-NeXT, as its tables count.
-            tiles = max((h // vision.image_size) * (w // vision.image_size) for h, w in pinpoints)
-            visual *= 1 + tiles
+    def of_decoder(cls, config: Any, visual_tokens: int) -> Geometry:
+        """Sizes of a decoder by its config of transformers, fed with `visual_tokens` an image."""
         return cls(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            intermediate=text.intermediate_size,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads or text.num_attention_heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-            vocab=text.vocab_size,
-            visual_tokens=visual,
-            max_positions=text.max_position_embeddings,
-            anyres=bool(pinpoints),
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads or config.num_attention_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            vocab=config.vocab_size,
+            visual_tokens=visual_tokens,
+            max_positions=config.max_position_embeddings,
         )
 
     def text_config(self) -> dict[str, int]:

@@ -19,8 +19,8 @@ from hidrop.plan import Cut, Schedule, TokenPlan
 if TYPE_CHECKING:
     import torch
 
+    from hidrop.backbones import Vision
     from hidrop.runtime.scoring import Prompt, View
-    from hidrop.runtime.vision import Vision
 
 # Where each method lives. Imported on demand, so that `--help` and plans stay fast.
 METHODS: dict[str, str] = {

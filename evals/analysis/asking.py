@@ -75,10 +75,10 @@ class Probing(HidropLlava):
         from hidrop.analysis.walk import Walk
 
         settings, (ends, pad) = prompts[0].request.settings, ends_of(self.loaded)
-        inputs = inputs_of(prompts, pad, self.loaded.model)
+        inputs = inputs_of(prompts, pad, self.loaded.backbone)
         decoding = sweeps.Decoding(self._longest(settings, inputs["input_ids"].shape[1]), ends)
         with torch.inference_mode():
-            walk = Walk(reduction, inputs)
+            walk = Walk(reduction.forward_pass, inputs)
             seeds = [prompt.request.doc_id for prompt in prompts]
             leaving = sweeps.Leaving(walk, decoding, self.probes.shares, seeds)
             measured = probes.measure(walk, top=self.probes.top, windows=self.probes.windows, at=leaving)
@@ -87,7 +87,7 @@ class Probing(HidropLlava):
             cross = self._cross(prompts, pad, reduction)
             entered: list[sweeps.Answers] = []
             if self.probes.inject:
-                entered = sweeps.entering(Walk(reduction, inputs, features=features, blind=True), decoding)
+                entered = sweeps.entering(Walk(reduction.forward_pass, inputs, features=features, blind=True), decoding)
 
         def texts(answers: Sequence[sweeps.Answers], row: int) -> list[str]:
             return [self._text(rows[row], settings) for rows in answers]
@@ -131,7 +131,10 @@ class Probing(HidropLlava):
             pairs.append([one for one in made if isinstance(one, Prompt)])
         if any(len(pair) < 2 for pair in pairs):
             return None
-        walks = [Walk(reduction, inputs_of(side, pad, self.loaded.model)) for side in zip(*pairs, strict=True)]
+        walks = [
+            Walk(reduction.forward_pass, inputs_of(side, pad, self.loaded.backbone))
+            for side in zip(*pairs, strict=True)
+        ]
         return cross_modal(*walks)
 
     def _different(self, first: int, known: frozenset[str]) -> Iterator[tuple[str, Images]]:

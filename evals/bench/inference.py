@@ -19,7 +19,8 @@ from evals.profiling.measure import CAPTURED, measure_beside
 from evals.profiling.prompt import Prompt
 from evals.profiling.record import Measurement, Spread
 from evals.profiling.settings import ProfileSettings
-from evals.profiling.vision import record_vision, replayed_vision
+from evals.profiling.vision import record_vision, replayed_vision, vision_modules
+from hidrop.backbones import backbone_of
 from hidrop.budget import early_layer, solve, whole_layers
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
@@ -132,7 +133,7 @@ def bench(
 
 def plain_prefill(model: Any, prompt: Prompt) -> Callable[[], Any]:
     """transformers' own forward on the prompt, its image's features computed beforehand as in the timed prefills."""
-    features = record_vision(model, lambda: model(**prompt.prefill_inputs()))
+    features = record_vision(vision_modules(model), lambda: model(**prompt.prefill_inputs()))
 
     def run() -> None:
         with replayed_vision(features):
@@ -144,17 +145,15 @@ def plain_prefill(model: Any, prompt: Prompt) -> Callable[[], Any]:
 def timed_layers(model: Any, tokens: int, batch: int) -> Callable[[], Any]:
     """Some of transformers' own decoder layers on `tokens` tokens a row, as in a prefill."""
     from transformers import DynamicCache
-    from transformers.masking_utils import create_causal_mask
 
-    decoder = model.model.language_model
+    backbone = backbone_of(model)
+    decoder = backbone.decoder
     config, device = decoder.config, model.device
     hidden = torch.randn(batch, tokens, config.hidden_size, device=device, dtype=model.dtype)
-    rope = decoder.rotary_emb(hidden, position_ids=torch.arange(tokens, device=device)[None])
+    rope = backbone.rope(hidden, torch.arange(tokens, device=device)[None, None])
     chosen = chosen_layers(config.num_hidden_layers)
     # None for kernels that know a causal mask by themselves; eager attention needs one.
-    mask = create_causal_mask(
-        config=config, inputs_embeds=hidden, attention_mask=None, past_key_values=None, position_ids=None
-    )
+    mask = backbone.mask(hidden, None, None, 1)
 
     def run() -> None:
         cache, states = DynamicCache(config=config), hidden

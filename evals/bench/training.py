@@ -20,6 +20,7 @@ from evals.plain_table import aligned
 from evals.profiling.clock import Clock, no_collector
 from evals.profiling.memory import peak_bytes
 from evals.profiling.record import Spread
+from hidrop.backbones import backbone_of
 from hidrop.provenance import provenance
 from hidrop.reducer import Reducer
 from hidrop.runtime import reduce
@@ -57,7 +58,8 @@ def batch_of(model: Any, text: Sequence[int], visual: int, seed: int = 0) -> dic
     A quarter of each text stands before the image; of the rest the second half is the answer.
     """
     generator = torch.Generator().manual_seed(seed)
-    image, longest = model.config.image_token_id, max(text) + visual
+    backbone = backbone_of(model)
+    image, longest = backbone.placeholder_id, max(text) + visual
     ids = torch.zeros(len(text), longest, dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
     for row, count in enumerate(text):
@@ -67,9 +69,8 @@ def batch_of(model: Any, text: Sequence[int], visual: int, seed: int = 0) -> dic
         answer = len(whole) - max(1, (count - before) // 2)
         ids[row, : len(whole)], mask[row, : len(whole)] = whole, 1
         labels[row, answer : len(whole)] = whole[answer:]
-    side = model.config.vision_config.image_size
-    pixels = torch.randn(len(text), 3, side, side, generator=generator).to(model.dtype)
-    found = {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": pixels}
+    pixels = torch.randn(len(text), *backbone.pixel_shape, generator=generator).to(model.dtype)
+    found = {"input_ids": ids, "attention_mask": mask, "labels": labels, **backbone.inputs_for(pixels)}
     if min(text) == max(text):
         del found["attention_mask"]
     return {name: tensor.to(model.device) for name, tensor in found.items()}
@@ -84,7 +85,7 @@ def measure(
     """
     model, geometry = loaded.model, loaded.geometry
     model.train()
-    model.model.vision_tower.requires_grad_(False)
+    backbone_of(model).tower.requires_grad_(False)
     inputs = batch_of(model, text, geometry.visual_tokens)
     plans = {name: reducer.plan(geometry).entering for name, reducer in reducers.items()}
     counts = sorted({n + max(text) for entering in plans.values() for n in entering})
@@ -159,10 +160,11 @@ def checkpointing(model: Any, wanted: bool) -> Iterator[None]:
 
 def layer_steps(model: Any, tokens: int, batch: int) -> Callable[[], None]:
     """Forward and backward of some of transformers' own decoder layers on `tokens` tokens a row."""
-    decoder = model.model.language_model
+    backbone = backbone_of(model)
+    decoder = backbone.decoder
     config, device = decoder.config, model.device
     hidden = torch.randn(batch, tokens, config.hidden_size, device=device, dtype=model.dtype, requires_grad=True)
-    rope = decoder.rotary_emb(hidden, position_ids=torch.arange(tokens, device=device)[None])
+    rope = backbone.rope(hidden, torch.arange(tokens, device=device)[None, None])
     chosen = chosen_layers(config.num_hidden_layers)
 
     def run() -> None:
@@ -177,14 +179,17 @@ def layer_steps(model: Any, tokens: int, batch: int) -> Callable[[], None]:
 
 def everything_else(model: Any, inputs: Mapping[str, torch.Tensor]) -> Callable[[], None]:
     """What each method does alike: tower and projector, embeddings, the last norm, the LM head on the answers."""
-    language, labels = model.model.language_model, inputs["labels"]
-    hidden = torch.randn(int((labels != IGNORED).sum()), language.config.hidden_size, device=model.device)
+    backbone, labels = backbone_of(model), inputs["labels"]
+    hidden = torch.randn(int((labels != IGNORED).sum()), backbone.geometry.hidden, device=model.device)
     hidden, target = hidden.to(model.dtype).requires_grad_(), labels[labels != IGNORED]
 
     def run() -> None:
-        features = torch.cat(list(model.get_image_features(inputs["pixel_values"]).pooler_output))
+        vision = backbone.vision(inputs)
+        assert vision is not None
+        features = torch.cat(vision.features())
         words = model.get_input_embeddings()(inputs["input_ids"])
-        loss = torch.nn.functional.cross_entropy(model.lm_head(language.norm(hidden)).float(), target)
+        logits = backbone.head(backbone.decoder.norm(hidden)).float()
+        loss = torch.nn.functional.cross_entropy(logits, target)
         (loss + features.mean() + words.mean()).backward()
         hidden.grad = None
 

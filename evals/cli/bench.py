@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.compile:
         from hidrop.runtime.compiled_layers import fuse
 
-        fuse(loaded.model)
+        fuse(loaded.backbone.decoder)
     found = inference.bench(loaded, reducers, settings, recorder_of(device, arguments.attention))
     facts = {"model": name, "device": device, "dtype": dtype, "attention": arguments.attention, "memory_kept": kept}
     facts["compiled"] = arguments.compile

@@ -253,13 +253,13 @@ class HidropLlava(lmms):
         loaded, longest = self.loaded, self.loaded.geometry.max_positions
         try:
             ids = self.protocol.ids(
-                loaded.tokenizer, request.context, images.tokens, image_token_id=loaded.model.config.image_token_id
+                loaded.tokenizer, request.context, images.tokens, image_token_id=loaded.backbone.placeholder_id
             )
         except ValueError as error:
             return f"{type(error).__name__}: {error}"
         if len(ids) >= longest:
             return f"prompt of {len(ids)} tokens; the model's positions end at {longest}"
-        return Prompt(request, ids, images.pixels, sum(images.tokens))
+        return Prompt(request, ids, images.pixels, images.tokens)
 
     def _generate(self, prompts: Sequence[Prompt]) -> tuple[list[tuple[str, int]], float]:
         """(answer, generated tokens with the end token) of each prompt, and milliseconds a prompt.
@@ -273,7 +273,7 @@ class HidropLlava(lmms):
 
         model, settings = self.loaded.model, prompts[0].request.settings
         ends, pad = ends_of(self.loaded)
-        inputs = inputs_of(prompts, pad, model)
+        inputs = inputs_of(prompts, pad, self.loaded.backbone)
         width = inputs["input_ids"].shape[1]
         config = GenerationConfig(
             max_new_tokens=self._longest(settings, width),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from hidrop.backbones import Backbone
     from hidrop.models import Loaded
 
 Record = dict[str, Any]
@@ -64,11 +65,15 @@ class Prompt:
     request: Request
     ids: list[int]
     pixels: Mapping[str, torch.Tensor] | None
-    visual_tokens: int
+    image_tokens: tuple[int, ...]  # of each image
 
     @property
     def images(self) -> int:
-        return 0 if self.pixels is None else len(self.pixels["pixel_values"])
+        return len(self.image_tokens)
+
+    @property
+    def visual_tokens(self) -> int:
+        return sum(self.image_tokens)
 
     @property
     def facts(self) -> Record:
@@ -81,30 +86,16 @@ class Prompt:
         return hashlib.sha256(" ".join(map(str, self.ids)).encode()).hexdigest()[:16]
 
 
-def images_of(prompts: Sequence[Prompt], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The images of a batch, row after row; with anyres those with fewer tiles are filled up with empty ones."""
-    import torch
-
-    found = [prompt.pixels for prompt in prompts if prompt.pixels is not None]
-    if not found:
-        return {}
-    pixels = [one["pixel_values"] for one in found]
-    if pixels[0].ndim == 5:
-        tiles = max(one.shape[1] for one in pixels)
-        pixels = [torch.nn.functional.pad(one, (0, 0) * 3 + (0, tiles - one.shape[1])) for one in pixels]
-    others = {name: torch.cat([one[name] for one in found]) for name in found[0] if name != "pixel_values"}
-    return {"pixel_values": torch.cat(pixels).to(dtype), **others}
-
-
-def inputs_of(prompts: Sequence[Prompt], pad: int, model: Any) -> dict[str, torch.Tensor]:
+def inputs_of(prompts: Sequence[Prompt], pad: int, backbone: Backbone) -> dict[str, torch.Tensor]:
     """The model's inputs for prompts that have equally many images, on its device; shorter ones are padded left."""
     import torch
 
-    width = max(len(prompt.ids) for prompt in prompts)
+    model, width = backbone.model, max(len(prompt.ids) for prompt in prompts)
+    images = backbone.joined([prompt.pixels for prompt in prompts if prompt.pixels is not None])
     inputs = {
         "input_ids": torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts]),
         "attention_mask": torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts]),
-        **images_of(prompts, model.dtype),
+        **{name: value.to(model.dtype) if value.is_floating_point() else value for name, value in images.items()},
     }
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 

@@ -16,6 +16,7 @@ from evals.profiling.prompt import Prompt, build_prompt
 from evals.profiling.record import Measurement, Profile, Spread
 from evals.profiling.settings import ProfileSettings
 from evals.profiling.vision import record_vision, replayed_vision, vision_modules
+from hidrop.backbones import backbone_of
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
@@ -148,7 +149,7 @@ def _vision_of(model: Any, reducer: Reducer, prompt: Prompt) -> Vision:
     """What tower and projector return for the prompt; no answers when the runtime does not call both as modules."""
     found = Vision()
     with reduce(model, reducer, features=found):
-        answers = record_vision(model, lambda: model(**prompt.prefill_inputs()))
+        answers = record_vision(vision_modules(model), lambda: model(**prompt.prefill_inputs()))
     found.answers = answers if set(answers) == set(vision_modules(model)) else {}
     return found
 
@@ -227,7 +228,9 @@ def _marked(decoder: Any, clock: Clock, cuts: list[Cut]) -> Iterator[None]:
 def _time_vision(model: Any, prompt: Prompt, clock: Clock) -> list[float]:
     """Milliseconds of vision tower and projector alone, for a runtime that does not call them as modules."""
     marks = [clock.start()]
-    model.model.get_image_features(**prompt.images)
+    vision = backbone_of(model).vision(prompt.images)
+    assert vision is not None
+    vision.features()
     marks.append(clock.mark())
     return clock.between(marks)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from evals.profiling.settings import ProfileSettings
-from hidrop.backbones import llava_next as anyres
+from hidrop.backbones import backbone_of
 from hidrop.geometry import Geometry
 
 
@@ -63,28 +63,22 @@ def build_prompt(model: Any, geometry: Geometry, settings: ProfileSettings, batc
     """
     config, device = model.config, model.device
     generator = torch.Generator().manual_seed(settings.seed)
-    forbidden = {config.image_token_id, getattr(config.text_config, "pad_token_id", None)}
+    backbone = backbone_of(model)
+    forbidden = {backbone.placeholder_id, getattr(config.text_config, "pad_token_id", None)}
     words = torch.tensor([i for i in range(geometry.vocab) if i not in forbidden])
 
     def text(count: int) -> torch.Tensor:
         return words[torch.randint(len(words), (batch, count), generator=generator)]
 
     before = settings.text_tokens // 2
-    side, channels = config.vision_config.image_size, config.vision_config.num_channels
-    shape: tuple[int, ...] = (channels, side, side)
-    visual, sizes = geometry.visual_tokens, {}
-    if geometry.anyres:
-        height, width = anyres.largest_image(config)
-        visual = anyres.image_tokens(config, height, width)
-        shape = (1 + (height // side) * (width // side), *shape)
-        sizes["image_sizes"] = torch.tensor([[height, width]] * batch, device=device)
-    image = torch.full((batch, visual), config.image_token_id)
+    visual = backbone.pixel_tokens
+    image = torch.full((batch, visual), backbone.placeholder_id)
     ids = torch.cat([text(before), image, text(settings.text_tokens - before)], dim=1).to(device)
-    pixels = torch.randn(batch, *shape, generator=generator)
+    pixels = torch.randn(batch, *backbone.pixel_shape, generator=generator)
     return Prompt(
         input_ids_BS=ids,
         attention_mask_BS=torch.ones_like(ids),
-        images={"pixel_values": pixels.to(device=device, dtype=model.dtype), **sizes},
+        images=backbone.inputs_for(pixels.to(device=device, dtype=model.dtype)),
         visual_tokens=visual,
         continuation_BN=text(settings.new_tokens).to(device),
     )

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
+from hidrop.backbones import backbone_of
+
 
 def vision_modules(model: Any) -> list[nn.Module]:
     """The modules between the pixels and the decoder's input: vision tower and projector."""
-    return [model.model.vision_tower, model.model.multi_modal_projector]
+    backbone = backbone_of(model)
+    return [backbone.tower, backbone.projector]
 
 
-def record_vision(model: Any, forward: Callable[[], Any]) -> dict[nn.Module, Any]:
-    """What tower and projector return during `forward()`. A module that is not called as one is missing."""
+def record_vision(modules: Sequence[nn.Module], forward: Callable[[], Any]) -> dict[nn.Module, Any]:
+    """What tower and projector (`modules`) return during `forward()`. One that is not called as a module is missing."""
     answers: dict[nn.Module, Any] = {}
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         answers[module] = output
 
-    handles = [module.register_forward_hook(keep) for module in vision_modules(model)]
+    handles = [module.register_forward_hook(keep) for module in modules]
     try:
         forward()
     finally:

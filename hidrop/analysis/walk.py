@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from hidrop.analysis.forked_cache import forked
+from hidrop.backbones import backbone_of
 from hidrop.reducer import build
-from hidrop.runtime.attach import Reduction
 from hidrop.runtime.cache import RaggedCache
+from hidrop.runtime.forward import ForwardPass
 from hidrop.runtime.generation import new_tokens
 from hidrop.runtime.inputs import text_tokens, visual_tokens
 from hidrop.runtime.layout import RowCuts
 from hidrop.runtime.sequence import Sequence
-from hidrop.runtime.vision import Vision
 from hidrop.topk import keep_top
 
 
@@ -42,22 +42,24 @@ class Walk:
 
     def __init__(
         self,
-        reduction: Reduction,
+        forward: ForwardPass,
         inputs: Mapping[str, torch.Tensor],
         *,
         features: list[torch.Tensor] | None = None,
         blind: bool = False,
     ) -> None:
-        self.decoder, self.model = reduction.decoder, reduction.model
+        self.forward, self.decoder = forward, forward.decoder
         ids = inputs["input_ids"]
-        self.layout = reduction.layout_of(ids, inputs.get("attention_mask"), ids == self.model.config.image_token_id)
+        self.layout = forward.layout_of(ids, inputs.get("attention_mask"), inputs=inputs)
         if min(self.layout.visual_counts) == 0:
             raise ValueError("a prompt without an image: there are no visual tokens to look at")
         if features is None:
-            vision = Vision.of(self.model, inputs["pixel_values"], image_sizes=inputs.get("image_sizes"))
-            features = reduction.encode(vision)
+            vision = forward.backbone.vision(inputs)
+            if vision is None:
+                raise ValueError("a prompt with an image, but no pixel_values among the inputs")
+            features = forward.encode(vision)
         self.features = features
-        text = text_tokens(self.model.get_input_embeddings(), ids, self.layout)
+        text = text_tokens(forward.embed, ids, self.layout)
         self.visual = visual_tokens(self.features, text, self.layout)
         self.cache = RaggedCache(self.decoder.model.config)
         self.cache.input_length = ids.shape[1]
@@ -126,15 +128,15 @@ class Walk:
         made: list[torch.Tensor] = []
         finished = torch.zeros(hidden.shape[0], dtype=torch.bool, device=hidden.device)
         while True:
-            token = self.model.lm_head(self.decoder.model.norm(hidden))[:, -1:].argmax(-1)
+            token = self.forward.logits_of(hidden)[:, -1:].argmax(-1)
             made.append(token)
             finished |= torch.isin(token[:, 0], stop)
             if len(made) == longest or bool(finished.all()):
                 break
-            hidden = self.decoder.step(self.model.get_input_embeddings()(token), None, cache)
+            hidden = self.decoder.step(self.forward.embed(token), None, cache)
         return [new_tokens(row, ends) for row in torch.cat(made, 1).tolist()]
 
 
-def unreduced(model: Any) -> Reduction:
+def unreduced(model: Any) -> ForwardPass:
     """The runtime's way through `model` with all of its visual tokens."""
-    return Reduction(model, build("vanilla"))
+    return ForwardPass(backbone_of(model), build("vanilla"))

@@ -1,1 +1,68 @@
-"""One file a model family."""
+"""Model families, one file each: see base.py for what a family has to answer.
+
+A new family is a file with a subclass of Backbone, a line in BACKBONES and a row in the tests' table.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from hidrop.backbones.base import Backbone, Places, Vision
+from hidrop.errors import UserError
+from hidrop.geometry import Geometry
+
+# By the model_type of a config. Imported on demand.
+BACKBONES: dict[str, str] = {
+    "llava": "hidrop.backbones.llava:Llava",
+    "llava_next": "hidrop.backbones.llava_next:LlavaNext",
+}
+
+
+def backbone_class(model_type: str) -> type[Backbone] | None:
+    """The family with this model type; None for one that is not supported."""
+    if model_type not in BACKBONES:
+        return None
+    module, name = BACKBONES[model_type].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def supported() -> str:
+    """What a user can bring, in words."""
+    kinds = [kind for name in BACKBONES if (kind := backbone_class(name))]
+    listed = "; ".join(
+        f"{kind.title} (model_type '{kind.model_type}', decoder {' or '.join(kind.decoders)}, tower "
+        f"{' or '.join(kind.towers)})"
+        for kind in kinds
+    )
+    return f"{listed}, in transformers' layout; and LLaVA-1.5 in its original layout (model_type 'llava_llama...')"
+
+
+def family_of(config: Mapping[str, Any], place: str) -> type[Backbone]:
+    """The family that a config in transformers' layout (a config.json) belongs to.
+
+    Raises UserError, naming `place` and what is supported, for any other architecture, decoder or tower.
+    """
+    kind = backbone_class(str(config.get("model_type")))
+    if kind is None:
+        found = config.get("model_type") or "/".join(config.get("architectures") or ["unknown"])
+        raise UserError(f"{place}: architecture '{found}' is not supported. Supported: {supported()}")
+    kind.check_config(config, place, supported())
+    return kind
+
+
+def backbone_of(model: Any) -> Backbone:
+    """The backbone of a loaded model. Raises TypeError for a model that cannot be reduced, with the reason."""
+    kind = backbone_class(str(getattr(getattr(model, "config", None), "model_type", None)))
+    if kind is None or kind.model_class not in {base.__name__ for base in type(model).__mro__}:
+        raise TypeError(f"{type(model).__name__} is not a model that hidrop can reduce. It reduces {supported()}")
+    return kind(model)
+
+
+def geometry_of(config: Any) -> Geometry:
+    """The sizes in a config of transformers. Raises UserError for an architecture that is not supported."""
+    return family_of(config.to_dict(), type(config).__name__).geometry_of(config)
+
+
+__all__ = ["BACKBONES", "Backbone", "Places", "Vision", "backbone_class", "backbone_of", "family_of", "geometry_of"]

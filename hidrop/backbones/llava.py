@@ -1,112 +1,124 @@
-"""What differs between model families: which architectures there are, and where their parts sit in a model."""
+"""LLaVA-1.5: a CLIP tower, a projector of two layers, a LLaMA decoder; every image is one square of patches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from math import isqrt
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from hidrop.errors import UserError
+from hidrop.backbones.base import Backbone, Vision
+from hidrop.geometry import Geometry
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The modules of one model. `decoder` has `layers`, `embed_tokens`, `norm` and `rotary_emb`."""
+class Tower:
+    """Sizes of a CLIP tower; `patch` in pixels."""
 
-    vision_tower: nn.Module
-    projector: nn.Module
-    decoder: nn.Module
-    head: nn.Module
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    patch: int
 
 
-@dataclass(frozen=True)
-class Family:
-    """An architecture in transformers' layout: its model types, its classes, and its parts as attribute paths.
+class Llava(Backbone):
+    """transformers' LlavaForConditionalGeneration."""
 
-    `config`, `model` and `processor` are names in transformers. `anyres`: an image has as many tokens as its shape
-    gives (anyres.py).
-    """
+    model_type: ClassVar[str] = "llava"
+    title: ClassVar[str] = "LLaVA"
+    config_class: ClassVar[str] = "LlavaConfig"
+    model_class: ClassVar[str] = "LlavaForConditionalGeneration"
+    processor_class: ClassVar[str] = "LlavaProcessor"
+    image_processor_class: ClassVar[str] = "CLIPImageProcessorPil"
+    decoders: ClassVar[tuple[str, ...]] = ("llama",)
+    towers: ClassVar[tuple[str, ...]] = ("clip_vision_model",)
 
-    model_type: str
-    config: str
-    model: str
-    processor: str
-    image_processor: str
-    anyres: bool
-    decoders: tuple[str, ...]
-    towers: tuple[str, ...]
-    vision_tower: str
-    projector: str
-    decoder: str
-    head: str
+    decoder_at: ClassVar[str] = "model.language_model"
+    head_at: ClassVar[str] = "lm_head"
+    tower_at: ClassVar[str] = "model.vision_tower"
+    projector_at: ClassVar[str] = "model.multi_modal_projector"
 
-    def parts(self, model: nn.Module) -> Parts:
-        """Tower, projector, decoder and head of a model of this family."""
-        return Parts(
-            *(attrgetter(where)(model) for where in (self.vision_tower, self.projector, self.decoder, self.head))
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
+    vision_settings: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
+
+    @classmethod
+    def geometry_of(cls, config: Any) -> Geometry:
+        return Geometry.of_decoder(config.text_config, cls.square_tokens(config))
+
+    @staticmethod
+    def square_tokens(config: Any) -> int:
+        """Visual tokens of one square of the tower's size; strategy "full" keeps the class token among them."""
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        return side * side + (0 if config.vision_feature_select_strategy == "default" else 1)
+
+    @classmethod
+    def image_tokens_of(cls, config: Any, height: int, width: int) -> int:
+        return cls.square_tokens(config)
+
+    @classmethod
+    def processor_of(cls, config: Any, tokenizer: Any, image_processor: Any) -> Any:
+        import transformers
+
+        return getattr(transformers, cls.processor_class)(
+            image_processor=image_processor,
+            tokenizer=tokenizer,
+            patch_size=config.vision_config.patch_size,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            chat_template=tokenizer.chat_template,
+            image_token=tokenizer.convert_ids_to_tokens(config.image_token_id),
+            num_additional_image_tokens=1,
         )
 
+    @staticmethod
+    def config_for(geometry: Geometry, tower: Tower) -> Any:
+        """A config of transformers with these sizes, for a model that is yet to be made.
 
-LLAVA = Family(
-    model_type="llava",
-    config="LlavaConfig",
-    model="LlavaForConditionalGeneration",
-    processor="LlavaProcessor",
-    image_processor="CLIPImageProcessorPil",
-    anyres=False,
-    decoders=("llama",),
-    towers=("clip_vision_model",),
-    vision_tower="model.vision_tower",
-    projector="model.multi_modal_projector",
-    decoder="model.language_model",
-    head="lm_head",
-)
-LLAVA_NEXT = replace(
-    LLAVA,
-    model_type="llava_next",
-    config="LlavaNextConfig",
-    model="LlavaNextForConditionalGeneration",
-    processor="LlavaNextProcessor",
-    image_processor="LlavaNextImageProcessorPil",
-    anyres=True,
-)
-# Another family is one more row here, plus what its images need (the Qwen-VL models keep tower and projector in one
-# `model.visual`).
-FAMILIES = {family.model_type: family for family in (LLAVA, LLAVA_NEXT)}
+        Raises ValueError for anyres, and for visual tokens that are not a square of patches.
+        """
+        from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-SUPPORTED = (
-    "LLaVA and LLaVA-NeXT (model_type 'llava' or 'llava_next' with a 'llama' decoder and a 'clip_vision_model' tower) "
-    "in transformers' layout, and LLaVA's original layout (model_type 'llava_llama', 'llava_llama_pdrop', "
-    "'llava_llama_exit_topk', ...)"
-)
+        side = isqrt(geometry.visual_tokens)
+        if side**2 != geometry.visual_tokens or geometry.anyres:
+            raise ValueError(f"{geometry.visual_tokens} visual tokens are not a square of patches")
+        return LlavaConfig(
+            text_config=LlamaConfig(**geometry.text_config()),
+            vision_config=CLIPVisionConfig(
+                hidden_size=tower.hidden,
+                intermediate_size=tower.intermediate,
+                num_hidden_layers=tower.layers,
+                num_attention_heads=tower.heads,
+                image_size=side * tower.patch,
+                patch_size=tower.patch,
+            ),
+            image_token_index=geometry.vocab - 1,
+            image_seq_length=geometry.visual_tokens,
+        )
 
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        vision = self.model.config.vision_config
+        return vision.num_channels, vision.image_size, vision.image_size
 
-def is_original(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is in LLaVA's original layout; its early releases called themselves 'llava', too."""
-    return "mm_vision_tower" in config or str(config.get("model_type")).startswith("llava_llama")
+    def features(self, vision: Vision) -> list[torch.Tensor]:
+        side = self.model.config.vision_config.image_size
+        other = vision.interpolated and vision.pixel_values.shape[-2:] != (side, side)
+        found = self.model.model.get_image_features(
+            **vision.inputs,
+            **vision.settings,
+            return_dict=True,
+            **({"interpolate_pos_encoding": True} if other else {}),
+        )
+        return list(found.pooler_output)
 
-
-def parts(model: Any) -> Parts:
-    """Tower, projector, decoder and head of a loaded model. Raises UserError for an unsupported architecture."""
-    return family_of(model.config.to_dict(), type(model).__name__).parts(model)
-
-
-def family_of(config: Mapping[str, Any], place: str) -> Family:
-    """The family that a config in transformers' layout (a config.json) belongs to.
-
-    Raises UserError, naming `place` and what is supported, for any other architecture.
-    """
-    family = FAMILIES.get(str(config.get("model_type")))
-    if family is None:
-        found = config.get("model_type") or "/".join(config.get("architectures") or ["unknown"])
-        raise UserError(f"{place}: architecture '{found}' is not supported. Supported: {SUPPORTED}")
-    decoder = (config.get("text_config") or {}).get("model_type", "llama")
-    tower = (config.get("vision_config") or {}).get("model_type", "clip_vision_model")
-    for part, found, known in (("decoder", decoder, family.decoders), ("tower", tower, family.towers)):
-        if found not in known:
-            raise UserError(f"{place}: LLaVA with a '{found}' {part} is not supported. Supported: {SUPPORTED}")
-    return family
+    def tower_states(self, vision: Vision) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        tower, layer = self.tower, vision.settings["vision_feature_layer"]
+        if not isinstance(layer, int) or not hasattr(tower.embeddings, "class_embedding"):
+            raise ValueError("this method needs a CLIP tower, with a class token, and features of one layer")
+        states = tower(vision.pixel_values, output_hidden_states=True, return_dict=True).hidden_states
+        place = layer % len(states)
+        if place == 0:
+            raise ValueError("this method needs features that a layer of the tower has made")
+        return tower.encoder.layers[place - 1], states[place - 1], states[place]

@@ -1,8 +1,79 @@
-"""How many visual tokens a LLaVA-NeXT image has: the whole image, then its tiles without the padding, row by row."""
+"""LLaVA-NeXT (1.6): LLaVA with anyres. An image is seen whole and in tiles, and its shape decides its tokens."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hidrop.backbones.base import Vision
+from hidrop.backbones.llava import Llava
+from hidrop.geometry import Geometry
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LlavaNext(Llava):
+    """transformers' LlavaNextForConditionalGeneration.
+
+    `pixel_values` are (I, tiles, 3, height, width), the whole image first; an image with fewer tiles than others of
+    the batch is filled up with empty ones. `image_sizes` (I, 2) are heights and widths in pixels.
+    """
+
+    model_type: ClassVar[str] = "llava_next"
+    title: ClassVar[str] = "LLaVA-NeXT"
+    config_class: ClassVar[str] = "LlavaNextConfig"
+    model_class: ClassVar[str] = "LlavaNextForConditionalGeneration"
+    processor_class: ClassVar[str] = "LlavaNextProcessor"
+    image_processor_class: ClassVar[str] = "LlavaNextImageProcessorPil"
+    shapes_images: ClassVar[bool] = True
+
+    @classmethod
+    def geometry_of(cls, config: Any) -> Geometry:
+        """The whole image and the most tiles, without line ends: 5 x 576 = 2880, as its tables count."""
+        tower = config.vision_config.image_size
+        tiles = 1 + max((height // tower) * (width // tower) for height, width in config.image_grid_pinpoints)
+        return replace(super().geometry_of(config), visual_tokens=cls.square_tokens(config) * tiles, anyres=True)
+
+    @classmethod
+    def image_tokens_of(cls, config: Any, height: int, width: int) -> int:
+        return image_tokens(config, height, width)
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        side = self.model.config.vision_config.image_size
+        height, width = largest_image(self.model.config)
+        return 1 + (height // side) * (width // side), *super().pixel_shape
+
+    @property
+    def pixel_tokens(self) -> int:
+        return image_tokens(self.model.config, *largest_image(self.model.config))
+
+    def inputs_for(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        import torch
+
+        size = largest_image(self.model.config)
+        sizes = torch.tensor([size] * len(pixel_values), device=pixel_values.device)
+        return {"pixel_values": pixel_values, "image_sizes": sizes}
+
+    def content(self, image: Vision) -> list[torch.Tensor]:
+        """Tiles that only fill up a batch are left out."""
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        config, size = self.model.config, image.inputs["image_sizes"][0].tolist()
+        tiles = image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
+        return [image.pixel_values[:, :tiles], image.inputs["image_sizes"]]
+
+    def joined(self, images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        import torch
+
+        most = max((one["pixel_values"].shape[1] for one in images), default=0)
+
+        def filled(pixels: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.pad(pixels, (0, 0) * 3 + (0, most - pixels.shape[1]))
+
+        return super().joined([{**one, "pixel_values": filled(one["pixel_values"])} for one in images])
 
 
 def image_tokens(config: Any, height: int, width: int) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hidrop.backbones.llava import is_original
 from hidrop.errors import UserError
 from hidrop.models.loading import load
+from hidrop.models.original import is_original
 from hidrop.models.saving import save
 from hidrop.models.sources import find, read_config
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hidrop.backbones import llava_next as anyres
-from hidrop.backbones.llava import Family, family_of, is_original
+from hidrop.backbones import Backbone, backbone_of, family_of
 from hidrop.errors import UserError, did_you_mean
 from hidrop.geometry import Geometry
 from hidrop.models.digest import digest
-from hidrop.models.processing import processor_for, read_processing
+from hidrop.models.original import is_original
 from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config, weight_files
 from hidrop.models.weight_files import BUFFERS, listed
@@ -42,6 +41,7 @@ class Loaded:
     """
 
     model: Any
+    backbone: Backbone
     tokenizer: Any
     image_processor: Any
     processor: Any
@@ -55,9 +55,7 @@ class Loaded:
 
     def image_tokens(self, height: int, width: int) -> int:
         """Visual tokens that an image of `height` x `width` pixels has in a prompt."""
-        if not self.geometry.anyres:
-            return self.geometry.visual_tokens
-        return anyres.image_tokens(self.model.config, height, width)
+        return self.backbone.image_tokens(height, width)
 
     def digest(self) -> str:
         """sha256 over the content of all weight files, a separate tower's included: the identity of the weights."""
@@ -94,33 +92,36 @@ def load(
     raw = read_config(path)
     with quiet():
         if is_original(raw):
-            from hidrop.models.original import tensors as original
+            from hidrop.models.original import tensors
 
             for field, value in (("quantization", quantization), ("device_map", device_map)):
                 if value is not None:
                     way = f"`run.py convert {source} DST` first, and use what it writes"
                     raise UserError(f"{field}: {path} is in LLaVA's original layout: {way}")
-            read = original.read(path, raw, dtype=dtype, attention=attention, allow_download=allow_download)
+            read = tensors.read(path, raw, dtype=dtype, attention=attention, allow_download=allow_download)
             model, tokenizer, image_processor, files = read.model, read.tokenizer, read.image_processor, read.files
-            processor = processor_for(model.config, tokenizer, image_processor)
+            backbone = backbone_of(model)
+            processor = backbone.processor_of(model.config, tokenizer, image_processor)
             reducer = read.reducer
         else:
             family = family_of(raw, f"{path}/config.json")
             placed = device_map if device_map and device == "cuda" else {"": device}
             model = _weights(path, family, dtype, attention, quantization, placed)
-            tokenizer, image_processor, processor = read_processing(path, model.config, family)
+            backbone = backbone_of(model)
+            tokenizer, image_processor, processor = family.read_processing(path, model.config)
             files = weight_files(path)
-            reducer = _trained_with(raw, path, Geometry.from_config(model.config))
+            reducer = _trained_with(raw, path, backbone.geometry)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return Loaded(
         # What quantises or spreads a model has put it in place.
         model=(model if quantization or device_map else model.to(device)).eval(),
+        backbone=backbone,
         tokenizer=tokenizer,
         image_processor=image_processor,
         processor=processor,
-        geometry=Geometry.from_config(model.config),
+        geometry=backbone.geometry,
         reducer=reducer,
         architecture=str(raw.get("model_type")),
         source=str(source),
@@ -139,9 +140,9 @@ def tensor_files(source: str | Path) -> tuple[Path, ...]:
     raw = read_config(path)
     if not is_original(raw):
         return weight_files(path)
-    from hidrop.models.original import tensors as original
+    from hidrop.models.original import tensors
 
-    return original.files(path, raw)
+    return tensors.files(path, raw)
 
 
 def peek(source: str | Path, *, allow_download: bool = False) -> Peeked:
@@ -153,12 +154,12 @@ def peek(source: str | Path, *, allow_download: bool = False) -> Peeked:
     raw = read_config(path)
     architecture = str(raw.get("model_type"))
     if is_original(raw):
-        from hidrop.models.original import config as original_config
+        from hidrop.models.original import config
 
-        described = original_config.describe(path, raw, allow_download=allow_download)
+        described = config.describe(path, raw, allow_download=allow_download)
         return Peeked(described.geometry, described.reducer, architecture)
     family = family_of(raw, f"{path}/config.json")
-    geometry = Geometry.from_config(_config(path, family))
+    geometry = family.geometry_of(family.read_config(path))
     return Peeked(geometry, _trained_with(raw, path, geometry), architecture)
 
 
@@ -207,29 +208,24 @@ def check_kernel(
         raise UserError("attention: flash_attention_2 has no float32 kernel. Use sdpa, or dtype float16 or bfloat16")
 
 
-def _config(path: Path, family: Family) -> Any:
-    import transformers
-
-    try:
-        return getattr(transformers, family.config).from_pretrained(path)
-    except Exception as error:  # transformers' strict configs raise their own types for a wrong field
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}/config.json: transformers cannot read it ({reason})") from None
-
-
 def _weights(
-    path: Path, family: Family, dtype: str, attention: str, quantization: str | None, placed: str | dict[str, str]
+    path: Path,
+    family: type[Backbone],
+    dtype: str,
+    attention: str,
+    quantization: str | None,
+    placed: str | dict[str, str],
 ) -> Any:
     import transformers
 
-    _config(path, family)
+    family.read_config(path)
     more: dict[str, Any] = {}
     if quantization is not None:
         more["quantization_config"] = _bits(quantization, dtype, family)
     if quantization is not None or isinstance(placed, str):
         more["device_map"] = placed
     try:
-        model, info = getattr(transformers, family.model).from_pretrained(
+        model, info = getattr(transformers, family.model_class).from_pretrained(
             path,
             dtype=dtype,
             attn_implementation=attention,
@@ -248,11 +244,11 @@ def _weights(
     return model
 
 
-def _bits(quantization: str, dtype: str, family: Family) -> Any:
+def _bits(quantization: str, dtype: str, family: type[Backbone]) -> Any:
     """The settings that LLaVA's own --load-4bit and --load-8bit use; only the decoder's layers are quantised."""
     from transformers import BitsAndBytesConfig
 
-    whole = [family.vision_tower, family.projector, family.head]
+    whole = [family.tower_at, family.projector_at, family.head_at]
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
     return BitsAndBytesConfig(

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hidrop.backbones.llava import family_of
-from hidrop.models.processing import processor_for
+from hidrop.backbones import family_of
 from hidrop.reducer import Reducer
 
 
@@ -34,7 +33,7 @@ def save(
     import torch
 
     path = Path(path)
-    family_of(model.config.to_dict(), type(model).__name__)
+    family = family_of(model.config.to_dict(), type(model).__name__)
     stored = model.dtype if dtype is None else getattr(torch, dtype)
     cast = {
         name: value.detach().to(stored) if value.is_floating_point() else value
@@ -50,7 +49,7 @@ def save(
     config.hidrop = {"name": reducer.name, **asdict(reducer)} if reducer is not None else None
     config.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    processor_for(model.config, tokenizer, image_processor).save_pretrained(path)
+    family.processor_of(model.config, tokenizer, image_processor).save_pretrained(path)
     return path
 
 

@@ -38,12 +38,12 @@ class Segment:
 class Replay:
     """The input so far, for methods that choose anew at each token: ids and masks (B, S), visual tokens (B, V, D).
 
-    `image_BS` tells placeholders from a generated token that happens to have their id, which is text.
+    `visual_BS` tells placeholders from a generated token that happens to have their id, which is text.
     """
 
     ids_BS: torch.Tensor
     mask_BS: torch.Tensor
-    image_BS: torch.Tensor
+    visual_BS: torch.Tensor
     visual_BVD: torch.Tensor
 
     def behind(self, ids_BQ: torch.Tensor, mask_BQ: torch.Tensor | None) -> Replay:
@@ -52,17 +52,17 @@ class Replay:
         return Replay(
             torch.cat([self.ids_BS, ids_BQ], 1),
             torch.cat([self.mask_BS, valid.to(self.mask_BS)], 1),
-            torch.cat([self.image_BS, torch.zeros_like(ids_BQ, dtype=torch.bool)], 1),
+            torch.cat([self.visual_BS, torch.zeros_like(ids_BQ, dtype=torch.bool)], 1),
             self.visual_BVD,
         )
 
     def without(self, removed: int) -> Replay:
         """Without the last `removed` tokens."""
-        ids, mask, image = (x[:, : x.shape[1] - removed] for x in (self.ids_BS, self.mask_BS, self.image_BS))
+        ids, mask, image = (x[:, : x.shape[1] - removed] for x in (self.ids_BS, self.mask_BS, self.visual_BS))
         return Replay(ids, mask, image, self.visual_BVD)
 
     def each_row(self, change: Any) -> Replay:
-        return Replay(*map(change, (self.ids_BS, self.mask_BS, self.image_BS, self.visual_BVD)))
+        return Replay(*map(change, (self.ids_BS, self.mask_BS, self.visual_BS, self.visual_BVD)))
 
 
 class RaggedCache(DynamicCache):
@@ -157,12 +157,23 @@ class RaggedCache(DynamicCache):
             self.replay = self.replay.each_row(change)
 
 
-def cache_for(language_model: Any, given: Cache | None, wanted: bool | None, labels: bool) -> RaggedCache | None:
+def cache_for(decoder: Any, given: Cache | None, wanted: bool | None, labels: bool) -> RaggedCache | None:
     """The cache that a forward fills: the caller's own, a new one, or none, as in training."""
-    config = language_model.config
-    checkpointing = language_model.training and getattr(language_model.layers[0], "gradient_checkpointing", False)
+    config = decoder.config
+    checkpointing = decoder.training and getattr(decoder.layers[0], "gradient_checkpointing", False)
     if labels or checkpointing:
         return None
     if given is None and not (config.use_cache if wanted is None else wanted):
         return None
     return given if isinstance(given, RaggedCache) else RaggedCache(config)
+
+
+def check_empty(cache: Cache | None) -> None:
+    """Raises ValueError for a cache that a first prefill cannot begin with."""
+    if cache is None or isinstance(cache, RaggedCache):
+        return
+    if type(cache) is not DynamicCache or cache.offloading:
+        kind = type(cache).__name__
+        raise ValueError(f"past_key_values: {kind} cannot hold layers of different lengths; use the default cache")
+    if cache.get_seq_length():
+        raise ValueError("past_key_values: this cache was filled without the reducer; start from the whole prompt")

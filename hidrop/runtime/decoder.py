@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers.masking_utils import create_causal_mask
 
+from hidrop.backbones.base import Backbone, Rope
 from hidrop.reducer import Reducer
 from hidrop.runtime.cache import RaggedCache, Segment
 from hidrop.runtime.layout import ROOM, BatchPlan, Layout, RowCuts, answer_starts, segments
@@ -26,21 +26,24 @@ from hidrop.topk import keep_top, marked, soft_mask
 
 @dataclass(frozen=True)
 class Prefill:
-    """What stays the same on the way through the layers. `rope`: (cos, sin) of each position, (positions, head)."""
+    """What stays the same on the way through the layers.
+
+    `rope`: (cos, sin), (B, S, head), of each place of the input; of each number 0 .. S - 1 where the method renumbers.
+    """
 
     layout: Layout
-    rope: tuple[torch.Tensor, torch.Tensor]
+    rope: Rope
     cache: RaggedCache | None
     memory: Any
 
 
 class Decoder:
-    """A transformers LLaMA-type decoder, run with a reducer. `layers` are 1-based in everything that is public."""
+    """A backbone's decoder, run with a reducer. `layers` are 1-based in everything that is public."""
 
-    def __init__(self, language_model: Any, reducer: Reducer) -> None:
-        self.model = language_model
+    def __init__(self, backbone: Backbone, reducer: Reducer) -> None:
+        self.backbone, self.model = backbone, backbone.decoder
         self.reducer = reducer
-        self.layers = language_model.layers[: language_model.config.num_hidden_layers]
+        self.layers = self.model.layers[: self.model.config.num_hidden_layers]
         self.persistent = reducer.positions != "compacted"
 
     def prefill(
@@ -76,9 +79,11 @@ class Decoder:
 
     def begin(self, text: Tokens, layout: Layout, cache: RaggedCache | None, memory: Any = None) -> Prefill:
         """What stays the same on the way of these prompts through the layers."""
-        position = torch.arange(layout.position_BS.shape[1], device=text.hidden.device)
-        cos, sin = self.model.rotary_emb(text.hidden, position_ids=position[None])
-        return Prefill(layout, (cos[0].to(position.device), sin[0].to(position.device)), cache, memory)
+        device, position_PBS = text.hidden.device, layout.position_PBS
+        if not self.persistent:
+            position_PBS = torch.arange(layout.length, device=device).expand(1, len(text.order), -1)
+        cos, sin = self.backbone.rope(text.hidden, position_PBS)
+        return Prefill(layout, (cos.to(device), sin.to(device)), cache, memory)
 
     def through(self, sequence: Sequence, first: int, last: int, run: Prefill, *, padded: bool) -> torch.Tensor:
         """The sequence through these layers, in place. `padded`: there are fillers in it.
@@ -88,9 +93,9 @@ class Decoder:
         device, cache = sequence.hidden.device, run.cache
         valid_BN = sequence.order >= 0 if padded else None
         if cache is not None:
-            following = run.layout.length_B if self.persistent else (sequence.order >= 0).sum(1)
+            following = run.layout.next_B if self.persistent else (sequence.order >= 0).sum(1)
             cache.segments.append(Segment(first, last, valid_BN, following))
-        mask, before = self._mask(sequence.hidden, valid_BN, cache, first), sequence.hidden
+        mask, before = self.backbone.mask(sequence.hidden, valid_BN, cache, first), sequence.hidden
         for layer in range(first, last + 1):
             before = sequence.hidden
             with sequence.entering(self.layers[layer - 1]):
@@ -120,7 +125,7 @@ class Decoder:
         for segment in cache.segments:
             position_BQ = segment.next_B[:, None] + offset
             segment.append(valid_BQ, cache.get_seq_length(segment.first - 1), batch, count)
-            mask = self._mask(hidden_BQD, segment.valid_BN, cache, segment.first)
+            mask = self.backbone.mask(hidden_BQD, segment.valid_BN, cache, segment.first)
             places.append((segment, position_BQ, mask))
         cache.input_length += count
         return self.behind(hidden_BQD, places, cache)
@@ -132,7 +137,7 @@ class Decoder:
         rope = None
         for segment, position_BQ, mask in places:
             if rope is None or not self.persistent:
-                rope = self.model.rotary_emb(hidden_BQD, position_ids=position_BQ)
+                rope = self.backbone.rope(hidden_BQD, position_BQ[None])
             for layer in range(segment.first, segment.last + 1):
                 hidden_BQD = self._layer(layer, hidden_BQD, mask, rope, cache)
         return hidden_BQD
@@ -142,7 +147,7 @@ class Decoder:
         layer: int,
         hidden: torch.Tensor,
         mask: torch.Tensor | None,
-        rope: tuple[torch.Tensor, torch.Tensor],
+        rope: Rope,
         cache: RaggedCache | None,
     ) -> torch.Tensor:
         # No position_ids: flash attention would take gaps in them for packed sequences.
@@ -150,28 +155,14 @@ class Decoder:
             hidden, attention_mask=mask, position_embeddings=rope, past_key_values=cache, use_cache=cache is not None
         )
 
-    def _mask(
-        self, hidden: torch.Tensor, valid_BN: torch.Tensor | None, cache: RaggedCache | None, layer: int
-    ) -> torch.Tensor | None:
-        """The mask of one segment. With fillers no shortcut is looked for: that would wait for the device."""
-        return create_causal_mask(
-            config=self.model.config,
-            inputs_embeds=hidden,
-            attention_mask=valid_BN,
-            past_key_values=cache,
-            position_ids=None,
-            layer_idx=layer - 1,
-            allow_is_causal_skip=valid_BN is None,
-        )
-
     def placed(self, sequence: Sequence, run: Prefill) -> Sequence:
         """The sequence with the positions that the method gives its tokens."""
         if self.persistent:
-            position = run.layout.positions(sequence.order)
+            index = run.layout.places(sequence.order)
         else:
-            position = ((sequence.order >= 0).long().cumsum(1) - 1).clamp(min=0)
-        cos, sin = (table.index_select(0, position.flatten()).unflatten(0, position.shape) for table in run.rope)
-        sequence.rope = cos, sin
+            index = ((sequence.order >= 0).long().cumsum(1) - 1).clamp(min=0)
+        cos, sin = run.rope
+        sequence.rope = rows(cos, index), rows(sin, index)
         return sequence
 
     def _cut(

@@ -9,15 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
-from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+from hidrop.backbones.base import Vision
 from hidrop.reducer import Reducer
-
-if TYPE_CHECKING:
-    from hidrop.runtime.vision import Vision
 
 # Of LLaVA-1.5-7B in half precision: all 500 images of POPE, or the 398 of GQA twice over.
 LIMIT_BYTES = 4 << 30
@@ -48,11 +45,10 @@ class FeatureCache:
     def encode(self, reducer: Reducer, vision: Vision) -> list[torch.Tensor]:
         """What `reducer.encode(vision)` gives, (tokens, D) of each image, as one image at a time gives it."""
         own = reducer if reducer.encodes else None
-        return [self._of(reducer, vision.only(image), own) for image in range(len(vision.pixel_values))]
+        return [self._of(reducer, vision.only(image), own) for image in range(vision.count)]
 
     def _of(self, reducer: Reducer, image: Vision, own: Reducer | None) -> torch.Tensor:
-        layer = tuple(image.layer) if isinstance(image.layer, list) else image.layer
-        key = (own, layer, image.strategy, _content(image))
+        key = (own, image.key, _content(image))
         kept = self._kept.get(key)
         if kept is not None:
             self.hits += 1
@@ -68,13 +64,12 @@ class FeatureCache:
         return made
 
 
-def _content(image: Vision) -> tuple[bytes, tuple[int, ...]]:
-    """What tells one image's pixels from another's; waits for the device. Tiles that only fill up a batch are none."""
-    pixels, size = image.pixel_values, tuple[int, ...]()
-    if image.image_sizes is not None:
-        config = image.model.config
-        size = tuple(image.image_sizes[0].tolist())
-        tiles = image_size_to_num_patches(list(size), config.image_grid_pinpoints, config.vision_config.image_size)
-        pixels = pixels[:, :tiles]
-    data = pixels.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.blake2b(data.numpy().data, digest_size=16).digest(), size
+def _content(image: Vision) -> tuple[bytes, ...]:
+    """What tells one image from another: a hash of each tensor that its features depend on. Waits for the device."""
+    return tuple(_hashed(tensor) for tensor in image.backbone.content(image))
+
+
+def _hashed(tensor: torch.Tensor) -> bytes:
+    digest = hashlib.blake2b(str(tuple(tensor.shape)).encode(), digest_size=16)
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.digest()

@@ -8,14 +8,20 @@ from types import MethodType
 from typing import Any
 
 
-def bound(model: Any, forward: Callable[..., Any], owner: Any = None) -> MethodType:
-    """`forward` as a method of `model` with its own signature: for mixed precision accelerate takes a method's function
-    and binds it to the model again, and the Trainer asks the signature what it may pass on. See `owner_of`."""
+def bound(
+    model: Any, forward: Callable[..., Any], owner: Any = None, signature: inspect.Signature | None = None
+) -> MethodType:
+    """`forward` as a method of `model` with a signature: its own, or the one given (`forward` then gets everything by
+    name). For mixed precision accelerate takes a method's function and binds it to the model again; generate() and the
+    Trainer ask the signature what they may pass on. See `owner_of`."""
+    own = signature or inspect.signature(forward)
+    names = list(own.parameters)
 
     def method(model: Any, *args: Any, **kwargs: Any) -> Any:
-        return forward(*args, **kwargs)
+        if signature is None:
+            return forward(*args, **kwargs)
+        return forward(**dict(zip(names, args, strict=False)), **kwargs)
 
-    own = inspect.signature(forward)
     first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     known: Any = method
     # A method's own signature may show its `self`, where it was made by this very function.

@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import torch
 
+from hidrop.backbones.base import Places
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule, TokenPlan
 
@@ -29,14 +30,19 @@ class Layout:
 
     text_BT: torch.Tensor
     visual_BV: torch.Tensor
-    position_BS: torch.Tensor
+    position_PBS: torch.Tensor
     rank_BS: torch.Tensor
     feature_BV: torch.Tensor
-    length_B: torch.Tensor
+    next_B: torch.Tensor
     label_BS: torch.Tensor | None
     text_counts: tuple[int, ...]
     visual_counts: tuple[int, ...]
     answers: int
+
+    @property
+    def length(self) -> int:
+        """Places of the input, padding included."""
+        return self.rank_BS.shape[1]
 
     @property
     def text_slots(self) -> int:
@@ -46,9 +52,10 @@ class Layout:
     def text_padded(self) -> bool:
         return min(self.text_counts) < self.text_slots
 
-    def positions(self, order_BN: torch.Tensor) -> torch.Tensor:
-        """RoPE positions as if the whole prompt were there; a merged token has that of the token it stands behind."""
-        return self.position_BS.gather(1, order_BN.clamp(min=0) // ROOM)
+    @staticmethod
+    def places(order_BN: torch.Tensor) -> torch.Tensor:
+        """The place in the input whose RoPE position a slot has. A merged token has that of the token before it."""
+        return order_BN.clamp(min=0) // ROOM
 
     def sources(self, order_BN: torch.Tensor) -> torch.Tensor:
         """Place in the input of each slot; -1 for fillers and merged tokens."""
@@ -63,28 +70,19 @@ class Layout:
 
 
 def read(
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    image_BS: torch.Tensor,
+    valid: torch.Tensor,
+    visual: torch.Tensor,
+    places: Places,
     labels: torch.Tensor | None = None,
     *,
-    grouped: bool = False,
     multiple: int = 1,
 ) -> Layout:
-    """Lay out a batch of prompts, padded left or right: `input_ids` and masks are (B, S); `image_BS`: placeholders.
+    """Lay out a batch of prompts, padded left or right. `valid` (B, S): no padding; `visual` (B, S): placeholders.
 
-    Positions count all tokens in their order; `grouped`: visual tokens 0, 1, ..., and the text behind them.
-    `multiple`: text slots are filled up to a multiple of it.
-
-    Raises ValueError for a mask of another shape and for a prompt without any text.
+    `places`: the RoPE position of each place. `multiple`: text slots are filled up to a multiple of it.
+    Raises ValueError for a prompt without any text.
     """
-    if attention_mask is not None and attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"attention_mask: shape {tuple(attention_mask.shape)} does not match input_ids {tuple(input_ids.shape)}; "
-            "a reduced model takes the padding mask, (batch, tokens), and builds the rest itself"
-        )
-    valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    visual, text = valid & image_BS, valid & ~image_BS
+    visual, text = valid & visual, valid & ~visual
     counts = [text.sum(1), visual.sum(1)]
     if labels is not None:
         labels = torch.where(text, labels, IGNORED)
@@ -93,25 +91,41 @@ def read(
     if min(text_counts) == 0:
         raise ValueError("a prompt needs at least one token of text")
     rank_BS = visual.long().cumsum(1) - 1
-    position_BS = valid.long().cumsum(1) - 1
-    if grouped:
-        behind = visual.sum(1, keepdim=True) + text.long().cumsum(1) - 1
-        position_BS = torch.where(visual, rank_BS, behind)
     visual_BV = _places(visual, max(visual_counts))
     first_B = visual.sum(1).cumsum(0) - visual.sum(1)
     feature_BV = first_B[:, None] + rank_BS.gather(1, visual_BV.clamp(min=0))
     return Layout(
         text_BT=_places(text, -(-max(text_counts) // multiple) * multiple),
         visual_BV=visual_BV,
-        position_BS=position_BS.clamp(min=0),
+        position_PBS=places.position_PBS,
         rank_BS=rank_BS,
         feature_BV=torch.where(visual_BV >= 0, feature_BV, -1),
-        length_B=valid.sum(1),
+        next_B=places.next_B,
         label_BS=labels,
         text_counts=tuple(text_counts),
         visual_counts=tuple(visual_counts),
         answers=max([1, *(spans[0] if spans else [])]),
     )
+
+
+def valid_places(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Which places hold a token, (B, S) bool. Raises ValueError for a mask of another shape."""
+    if attention_mask is None:
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask: shape {tuple(attention_mask.shape)} does not match input_ids {tuple(input_ids.shape)}; "
+            "a reduced model takes the padding mask, (batch, tokens), and builds the rest itself"
+        )
+    return attention_mask.bool()
+
+
+def grouped_places(valid: torch.Tensor, visual: torch.Tensor) -> Places:
+    """Positions of the scheme `group`: visual tokens 0, 1, ..., then all text after them, whatever their order."""
+    image, text = valid & visual, valid & ~visual
+    after = image.sum(1, keepdim=True) + text.long().cumsum(1) - 1
+    position_BS = torch.where(image, image.long().cumsum(1) - 1, after)
+    return Places(position_BS.clamp(min=0)[None], valid.sum(1))
 
 
 def _places(flags: torch.Tensor, slots: int) -> torch.Tensor:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
-from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from hidrop.runtime.layout import IGNORED, Layout
 from hidrop.runtime.sequence import Sequence
+
+
+@dataclass
+class ReducedOutput(CausalLMOutputWithPast):
+    """What a reduced model returns. `image_hidden_states`: features of all images, (tokens, D); None where none ran."""
+
+    image_hidden_states: torch.Tensor | None = None
 
 
 def returned(
@@ -18,10 +27,10 @@ def returned(
     images: list[torch.Tensor],
     return_dict: bool | None,
     loss: torch.Tensor | None = None,
-) -> tuple | LlavaCausalLMOutputWithPast:
+) -> tuple | ReducedOutput:
     """As transformers' models give it back; `images`: features of each, where some were made."""
     hidden = torch.cat(images) if images else None
-    output = LlavaCausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache, image_hidden_states=hidden)
+    output = ReducedOutput(loss=loss, logits=logits, past_key_values=cache, image_hidden_states=hidden)
     return output.to_tuple() if return_dict is False else output
 
 

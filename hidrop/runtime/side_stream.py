@@ -1,4 +1,4 @@
-"""Work on a side stream: with late injection the vision tower runs beside the layers that see only text."""
+"""Work on a side stream: with late injection the vision tower runs while the first layers see only text."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 def side_streams(device: torch.device) -> bool:
-    """Whether anything can run beside something else there."""
+    """Whether a device can run two things at the same time."""
     return device.type == "cuda"
 
 
-class Beside(Generic[T]):
+class SideStream(Generic[T]):
     """What `make` gives. On CUDA it is made on a stream of its own, and waited for when it is first asked for.
 
-    On a CPU, and without `apart`, it is made at once. Either way `beside()` may be called any number of times.
+    On a CPU, and without `apart`, it is made at once. Either way `made()` may be called any number of times.
     """
 
     def __init__(self, make: Callable[[], T], device: torch.device, *, apart: bool) -> None:

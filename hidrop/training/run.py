@@ -15,8 +15,8 @@ import torch
 from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
-from hidrop.geometry import Geometry
 from hidrop.reducer import build_entry
 from hidrop.training.conversations import Conversations
 from hidrop.training.dataset import Collator, Order, Samples
@@ -64,15 +64,16 @@ def always_seeing(llava: Any) -> Callable[..., Any]:
     Another process may have images in this step, and gradients and sharded weights are gathered by all or by none; and
     where the projector alone is trained, nothing else has a gradient.
     """
-    forward = llava.forward
+    forward, backbone = llava.forward, backbone_of(llava)
 
     @functools.wraps(forward)
     def run(*args: Any, **inputs: Any) -> Any:
         found = forward(*args, **inputs)
         if found.loss is not None and inputs.get("pixel_values") is None:
-            side = llava.config.vision_config.image_size
-            empty = torch.zeros(1, 3, side, side, device=found.loss.device, dtype=llava.dtype)
-            found.loss = found.loss + 0.0 * torch.cat(list(llava.get_image_features(empty).pooler_output)).sum()
+            empty = torch.zeros(1, *backbone.pixel_shape, device=found.loss.device, dtype=llava.dtype)
+            vision = backbone.vision(backbone.inputs_for(empty))
+            assert vision is not None
+            found.loss = found.loss + 0.0 * torch.cat(vision.features()).sum()
         return found
 
     return run
@@ -158,22 +159,21 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
     learner = student(recipe, master) if isinstance(recipe.model, Parts) else None
     arguments = arguments_of(recipe, work)
     learner = learner or student(recipe, master)
-    reducer = build_entry(recipe.method)
+    reducer, backbone = build_entry(recipe.method), backbone_of(learner.model)
     try:
-        reducer.plan(Geometry.from_config(learner.model.config))
+        reducer.plan(backbone.geometry)
     except ValueError as error:
         raise UserError(f"{recipe.name}: method: {error}") from None
     conversations = Conversations(recipe.data.conversations)
     if problems := conversations.problems():
         log.warning("%s: left out: %s", recipe.data.conversations, problems)
-    config = learner.model.config
     samples = Samples(
         conversations,
         recipe.data.images,
         learner.tokenizer,
         learner.image_processor,
-        config.image_token_id,
-        config.image_seq_length,
+        backbone.placeholder_id,
+        backbone.pixel_tokens,
         recipe.prompt,
         recipe.image,
         recipe.max_length,

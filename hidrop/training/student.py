@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
 from hidrop.models.sources import find
 from hidrop.prompts import PLACEHOLDER
@@ -78,9 +79,10 @@ def put_together(parts: Parts, dtype: torch.dtype, attention: str) -> tuple[Any,
     )
     model = LlavaForConditionalGeneration(config).to(dtype)
     decoder = AutoModelForCausalLM.from_pretrained(language, dtype=dtype)
-    model.model.language_model.load_state_dict(decoder.model.state_dict())
-    model.lm_head.load_state_dict(decoder.lm_head.state_dict())
-    model.model.vision_tower.load_state_dict(CLIPVisionModel.from_pretrained(tower, dtype=dtype).state_dict())
+    backbone = backbone_of(model)
+    backbone.decoder.load_state_dict(decoder.model.state_dict())
+    backbone.head.load_state_dict(decoder.lm_head.state_dict())
+    backbone.tower.load_state_dict(CLIPVisionModel.from_pretrained(tower, dtype=dtype).state_dict())
     if len(tokenizer) > text.vocab_size:
         # A row for the placeholder, which is never embedded. Multiples of 64 keep the matrices fast.
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
@@ -89,9 +91,10 @@ def put_together(parts: Parts, dtype: torch.dtype, attention: str) -> tuple[Any,
 
 def freeze(model: Any, train: str) -> None:
     """The tower never learns; with "projector" nothing but the projector does."""
+    backbone = backbone_of(model)
     model.requires_grad_(train == "all")
-    model.model.vision_tower.requires_grad_(False)
-    model.model.multi_modal_projector.requires_grad_(True)
+    backbone.tower.requires_grad_(False)
+    backbone.projector.requires_grad_(True)
 
 
 def adapted(model: Any, lora: Lora) -> Any:
@@ -100,12 +103,14 @@ def adapted(model: Any, lora: Lora) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise UserError("lora needs PEFT, which is not installed: pip install -c constraints.txt peft") from None
+    kind = type(backbone_of(model))
+    decoder, projector = (path.rsplit(".", 1)[-1] for path in (kind.decoder_at, kind.projector_at))
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=r".*language_model.*\.(?:q|k|v|o|gate|up|down)_proj",
-        modules_to_save=["multi_modal_projector"],
+        target_modules=rf".*{decoder}.*\.(?:q|k|v|o|gate|up|down)_proj",
+        modules_to_save=[projector],
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)

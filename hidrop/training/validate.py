@@ -7,6 +7,7 @@ import os
 from dataclasses import fields
 from pathlib import Path
 
+from hidrop.backbones import geometry_of
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.reducer import build_entry
@@ -64,7 +65,7 @@ def parts_geometry(parts: Parts) -> Geometry:
     text, vision = (AutoConfig.from_pretrained(find(name)) for name in (parts.language_model, parts.vision_tower))
     vision = getattr(vision, "vision_config", vision)
     side = vision.image_size // vision.patch_size
-    return Geometry.from_config(LlavaConfig(text_config=text, vision_config=vision, image_seq_length=side**2))
+    return geometry_of(LlavaConfig(text_config=text, vision_config=vision, image_seq_length=side**2))
 
 
 def _earlier(model: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hidrop.geometry import Geometry
+from hidrop.backbones import geometry_of
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer, build
 from hidrop.runtime import reduce
@@ -91,7 +91,7 @@ def test_generation_equals_the_slow_reference(row, kv_heads, tiny_llava, slow_ll
 
 @every_method
 def test_plan_is_what_the_method_says(row, tiny_llava):
-    geometry = Geometry.from_config(tiny_llava().config)
+    geometry = geometry_of(tiny_llava().config)
     assert reducer_of(row).plan(geometry).entering == METHODS[row][2]
 
 

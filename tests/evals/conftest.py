@@ -54,13 +54,14 @@ def loaded(tiny_llava: Callable[..., Any], tokenizer: Any, image_processor: Any)
     """A tiny random LLaVA with what `hidrop.models.load` puts beside it."""
     from dataclasses import replace
 
-    from hidrop.geometry import Geometry
+    from hidrop.backbones import backbone_of
     from hidrop.runtime.feature_cache import FeatureCache
 
     model = tiny_llava(layers=4, seed=3)
-    geometry = replace(Geometry.from_config(model.config), max_positions=4096)
+    geometry = replace(backbone_of(model).geometry, max_positions=4096)
     return SimpleNamespace(
         model=model,
+        backbone=backbone_of(model),
         tokenizer=tokenizer,
         image_processor=image_processor,
         geometry=geometry,

@@ -13,7 +13,7 @@ from evals import cli
 from evals.bench import inference as bench
 from evals.profiling import ProfileSettings, profile
 from evals.profiling.ceilings import Ceilings
-from hidrop.geometry import Geometry
+from hidrop.backbones import geometry_of
 from hidrop.models import load
 from hidrop.reducer import build
 from tests.conftest import PINPOINTS, make_llava_next
@@ -167,5 +167,5 @@ def test_the_preset_is_the_published_one() -> None:
     from hidrop.geometry import PRESETS
 
     config = LlavaNextConfig(image_grid_pinpoints=[[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]])
-    found, preset = Geometry.from_config(config), PRESETS["llava-next-7b"]
+    found, preset = geometry_of(config), PRESETS["llava-next-7b"]
     assert (found.visual_tokens, found.anyres) == (preset.visual_tokens, preset.anyres) == (2880, True)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from hidrop.backbones import geometry_of
 from hidrop.geometry import PRESETS, Geometry
 
 
 def test_sizes_are_read_off_the_config(tiny_llava):
-    assert Geometry.from_config(tiny_llava(kv_heads=2).config) == Geometry(
+    assert geometry_of(tiny_llava(kv_heads=2).config) == Geometry(
         layers=6,
         hidden=32,
         intermediate=64,
@@ -20,7 +21,7 @@ def test_sizes_are_read_off_the_config(tiny_llava):
 def test_a_tower_that_keeps_its_class_token_gives_one_more(tiny_llava):
     config = tiny_llava().config
     config.vision_feature_select_strategy = "full"
-    assert Geometry.from_config(config).visual_tokens == 17
+    assert geometry_of(config).visual_tokens == 17
 
 
 def test_presets_have_consistent_heads():

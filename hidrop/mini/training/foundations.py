@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
 from hidrop.mini.scenes import COLORS, PLACES, Scene, make_scene, render
 from hidrop.mini.training.collator import Collator
@@ -46,7 +47,7 @@ def lay(model: LlavaForConditionalGeneration, collator: Collator, plan: Recipe, 
         take_over(model, collator, plan.start)
         return
     assert plan.tower is not None and plan.align is not None
-    tower = model.model.vision_tower
+    tower = backbone_of(model).tower
     settings = [VERSION, plan.seed, plan.tower.model_dump(), WEIGHTS, tower.config.to_dict()]
     identity = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     path = shared / f"tower-{identity[:12]}.safetensors"
@@ -118,7 +119,8 @@ def _align(model: LlavaForConditionalGeneration, collator: Collator, stage: Stag
     """
     table = model.get_input_embeddings().weight.detach()
     words = _patch_words(collator)
-    projector = model.model.multi_modal_projector
+    backbone = backbone_of(model)
+    projector = backbone.projector
     torch.manual_seed(seed)  # whether the tower was trained just now or taken from a file
     heads = PatchHeads(table.shape[1])
     optimizer = Pair([*projector.named_parameters(), *heads.named_parameters()], stage.lr)
@@ -127,7 +129,7 @@ def _align(model: LlavaForConditionalGeneration, collator: Collator, stage: Stag
         scenes = _scenes(1, seed, step, stage.batch)
         classes = [patch_targets(scene) for scene in scenes]
         with torch.no_grad():
-            features = _features(model.model.vision_tower, scenes, collator)
+            features = _features(backbone.tower, scenes, collator)
             target = torch.stack([_word_embedding(each, words, table) for each in classes])
         given = projector(features)
         distance = ((given - target) / spread).square().mean()

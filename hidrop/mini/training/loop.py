@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
 from hidrop.mini.training import foundations, state
 from hidrop.mini.training.collator import Collator
@@ -66,7 +67,11 @@ def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: 
     model = make_model(tokenizer, plan.seed)
     processor = make_image_processor()
     collator = Collator(
-        tokenizer, model.config.image_token_id, model.config.image_seq_length, processor.image_mean, processor.image_std
+        tokenizer,
+        backbone_of(model).placeholder_id,
+        model.config.image_seq_length,
+        processor.image_mean,
+        processor.image_std,
     )
     reducer = build_entry(plan.method)
     progress = _fit(model, reducer, collator, plan, work)
@@ -114,10 +119,12 @@ def _fit(
     if progress.stage == 0 and progress.step == 0:
         foundations.lay(model, collator, plan, work.parent)
     model.train()
-    model.model.vision_tower.requires_grad_(False)
+    backbone = backbone_of(model)
+    backbone.tower.requires_grad_(False)
+    tower, projector = (path.rsplit(".", 1)[-1] for path in (backbone.tower_at, backbone.projector_at))
     with reduce(model, reducer):
         for number, lesson in list(enumerate(plan.lessons))[progress.stage :]:
-            rates = {"vision_tower": 0.0, "multi_modal_projector": PROJECTOR_RATE[lesson.data]}
+            rates = {tower: 0.0, projector: PROJECTOR_RATE[lesson.data]}
             optimizer = Pair(model.named_parameters(), lesson.lr, rates)
             seed = plan.seed + AGAIN * sum(earlier.data == lesson.data for earlier in plan.lessons[:number])
             if progress.stage == number and progress.step:

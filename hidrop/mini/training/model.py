@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from hidrop.backbones import backbone_of
 from hidrop.geometry import Geometry
 from hidrop.mini.scenes import SIDE
 
@@ -116,9 +117,9 @@ def _start_decoder(model: LlavaForConditionalGeneration) -> None:
     import torch
     from torch import nn
 
-    embedding = model.get_input_embeddings().weight
+    embedding, backbone = model.get_input_embeddings().weight, backbone_of(model)
     nn.init.normal_(embedding, std=0.3)
-    for layer in model.model.language_model.layers:
+    for layer in backbone.decoder.layers:
         attention, block = layer.self_attn, layer.mlp
         for linear in (attention.q_proj, attention.v_proj, block.gate_proj, block.up_proj):
             nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
@@ -127,4 +128,4 @@ def _start_decoder(model: LlavaForConditionalGeneration) -> None:
         with torch.no_grad():
             attention.k_proj.weight.copy_(attention.q_proj.weight)
     with torch.no_grad():
-        model.lm_head.weight.copy_(0.3 * embedding)
+        backbone.head.weight.copy_(0.3 * embedding)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hidrop.backbones.llava import SUPPORTED
+from hidrop.backbones import geometry_of, supported
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.models.sources import find, read_config, weight_files
@@ -65,7 +65,7 @@ def describe(folder: Path, raw: dict[str, Any], *, allow_download: bool = False)
         vision_feature_select_strategy="full" if raw.get("mm_vision_select_feature") == "cls_patch" else "default",
         tie_word_embeddings=text.tie_word_embeddings,
     )
-    geometry = Geometry.from_config(config)
+    geometry = geometry_of(config)
     config.image_seq_length = geometry.visual_tokens
     return Described(config, geometry, _schedule(raw, place, geometry), tower, rows)
 
@@ -78,7 +78,7 @@ def grown(rows: int) -> int:
 def _check(raw: dict[str, Any], place: str) -> None:
     model_type = str(raw.get("model_type"))
     if model_type != "llava" and not model_type.startswith("llava_llama"):
-        raise UserError(f"{place}: architecture '{model_type}' is not supported. Supported: {SUPPORTED}")
+        raise UserError(f"{place}: architecture '{model_type}' is not supported. Supported: {supported()}")
     expected: dict[str, tuple[Any, ...]] = {
         "mm_projector_type": ("mlp2x_gelu",),
         "mm_patch_merge_type": ("flat", None),
@@ -120,7 +120,7 @@ def _clip(tower: Path) -> Any:
 
     model_type = read_config(tower).get("model_type")
     if model_type not in ("clip", "clip_vision_model"):
-        raise UserError(f"{tower}/config.json: a '{model_type}' tower is not supported. Supported: {SUPPORTED}")
+        raise UserError(f"{tower}/config.json: a '{model_type}' tower is not supported. Supported: {supported()}")
     return CLIPVisionConfig.from_pretrained(tower)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hidrop.backbones.llava import Llava
 from hidrop.errors import UserError
 from hidrop.models.original.config import TOWER, Described, describe, grown
 from hidrop.models.sources import find, weight_files
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Original prefix -> name in memory, most specific first: the last rule takes what is left under "model.".
 RENAMES = (
-    (TOWER, "model.vision_tower."),
-    ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
-    ("model.mm_projector.2.", "model.multi_modal_projector.linear_2."),
-    ("lm_head.", "lm_head."),
-    ("model.", "model.language_model."),
+    (TOWER, f"{Llava.tower_at}."),
+    ("model.mm_projector.0.", f"{Llava.projector_at}.linear_1."),
+    ("model.mm_projector.2.", f"{Llava.projector_at}.linear_2."),
+    ("lm_head.", f"{Llava.head_at}."),
+    ("model.", f"{Llava.decoder_at}."),
 )
 
 

@@ -18,6 +18,8 @@ from evals.profiling.ceilings import Ceilings, measure_ceilings, physical_ms
 from evals.profiling.random_model import build
 from evals.profiling.record import Measurement, Spread
 from evals.profiling.settings import ProfileSettings
+from hidrop.backbones import geometry_of
+from hidrop.backbones.llava import Tower
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.reducer import build as build_method
@@ -26,7 +28,7 @@ from tests.hidrop.runtime.test_cuda_graphs import FxRecorder
 TINY = Geometry(
     layers=6, hidden=32, intermediate=48, heads=4, kv_heads=2, head_dim=8, vocab=99, visual_tokens=16, max_positions=512
 )
-TOWER = (24, 48, 2, 2, 8)
+TOWER = Tower(hidden=24, intermediate=48, layers=2, heads=2, patch=8)
 # Unreduced, with known counts, and with counts that depend on the data.
 REDUCERS = {
     "vanilla": build_method("vanilla"),
@@ -44,7 +46,7 @@ def small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_random_model_has_the_sizes_that_were_asked_for() -> None:
     loaded = build(TINY, TOWER, dtype=torch.bfloat16, device=torch.device("cpu"))
-    assert Geometry.from_config(loaded.model.config) == TINY
+    assert geometry_of(loaded.model.config) == TINY
     assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
     assert torch.get_default_dtype() == torch.float32
     with pytest.raises(ValueError, match="15 visual tokens are no square"):

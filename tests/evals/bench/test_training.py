@@ -13,7 +13,7 @@ import torch
 from evals.bench import training as bench_train
 from evals.cli import bench as bench_command
 from evals.cli import main
-from hidrop.geometry import Geometry
+from hidrop.backbones import geometry_of
 from hidrop.reducer import build
 from hidrop.runtime import reduce
 
@@ -26,7 +26,7 @@ METHODS = {
 @pytest.fixture
 def loaded(tiny_llava: Any) -> Any:
     model = tiny_llava(kv_heads=2)
-    return SimpleNamespace(model=model, geometry=Geometry.from_config(model.config))
+    return SimpleNamespace(model=model, geometry=geometry_of(model.config))
 
 
 def test_a_batch_has_its_texts_around_an_image_and_answers_at_their_ends(loaded: Any) -> None:

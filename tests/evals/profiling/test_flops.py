@@ -15,8 +15,8 @@ from baselines.vanilla import Vanilla
 from evals.profiling import ProfileSettings
 from evals.profiling.flops import counted_flops
 from evals.profiling.prompt import Prompt, build_prompt
-from evals.profiling.vision import record_vision, replayed_vision
-from hidrop.geometry import Geometry
+from evals.profiling.vision import record_vision, replayed_vision, vision_modules
+from hidrop.backbones import geometry_of
 from hidrop.hidrop import HiDrop
 from hidrop.reducer import Reducer
 from hidrop.runtime import reduce
@@ -27,7 +27,7 @@ TEXT = 12
 @pytest.fixture(params=[4, 2], ids=["mha", "gqa"])
 def case(request: Any, tiny_llava: Callable[..., Any]) -> SimpleNamespace:
     model = tiny_llava(kv_heads=request.param)
-    geometry = Geometry.from_config(model.config)
+    geometry = geometry_of(model.config)
     prompt = build_prompt(model, geometry, ProfileSettings(text_tokens=TEXT), batch=1)
     return SimpleNamespace(model=model, geometry=geometry, prompt=prompt)
 
@@ -40,7 +40,7 @@ def decoder_flops(model: Any, reducer: Reducer, prompt: Prompt) -> int:
             model(**prompt.prefill_inputs())
 
     with reduce(model, reducer):
-        with replayed_vision(record_vision(model, forward)) as left_out:
+        with replayed_vision(record_vision(vision_modules(model), forward)) as left_out:
             count = counted_flops(forward)
         assert left_out()
     return count

@@ -15,7 +15,7 @@ from baselines.visionzip import VisionZip
 from evals.profiling import Profile, ProfileSettings, profile
 from evals.profiling.memory import kv_bytes
 from evals.profiling.prompt import build_prompt
-from hidrop.geometry import Geometry
+from hidrop.backbones import geometry_of
 from hidrop.hidrop import HiDrop
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
@@ -36,7 +36,7 @@ SETTINGS = ProfileSettings(repeats=3, warmup=1, batch=(1, 2), text_tokens=12, ne
 @pytest.fixture
 def loaded(tiny_llava: Callable[..., Any]) -> SimpleNamespace:
     model = tiny_llava(kv_heads=2)
-    return SimpleNamespace(model=model, geometry=Geometry.from_config(model.config))
+    return SimpleNamespace(model=model, geometry=geometry_of(model.config))
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_rows_are_ready_for_the_document(profiles: dict[str, Profile]) -> None:
 @pytest.mark.cuda
 def test_profile_on_a_gpu_uses_its_clock_and_its_allocator(tiny_llava: Callable[..., Any]) -> None:
     model = tiny_llava().to("cuda", torch.bfloat16)
-    loaded = SimpleNamespace(model=model, geometry=Geometry.from_config(model.config))
+    loaded = SimpleNamespace(model=model, geometry=geometry_of(model.config))
     found = profile(loaded, METHODS, SETTINGS)["hidrop"].measurements[0]
     assert found.prefill_ms.min > 0 and found.decode_ms.min > 0
     assert found.kv_bytes == HIDROP.plan(loaded.geometry).kv_bytes(SETTINGS.text_tokens, element_bytes=2)

@@ -18,7 +18,7 @@ from evals.profiling.clock import Clock, no_collector
 from evals.profiling.memory import peak_bytes, resident_bytes
 from evals.profiling.prompt import build_prompt
 from evals.profiling.vision import record_vision, replayed_vision
-from hidrop.geometry import Geometry
+from hidrop.backbones import geometry_of
 from hidrop.provenance import cpu_name, describe, versions
 
 
@@ -68,7 +68,7 @@ def test_settings_refuse_what_cannot_be_measured(wrong: dict[str, Any]) -> None:
 
 def test_prompt_holds_one_image_between_text_and_no_other_placeholder(tiny_llava: Callable[..., Any]) -> None:
     model = tiny_llava()
-    geometry = Geometry.from_config(model.config)
+    geometry = geometry_of(model.config)
     prompt = build_prompt(model, geometry, ProfileSettings(text_tokens=9, new_tokens=50), batch=3)
     visual = prompt.input_ids_BS == model.config.image_token_id
     assert visual.sum(1).tolist() == [geometry.visual_tokens] * 3
@@ -81,7 +81,7 @@ def test_prompt_holds_one_image_between_text_and_no_other_placeholder(tiny_llava
 
 def test_prompt_is_the_same_for_the_same_seed(tiny_llava: Callable[..., Any]) -> None:
     model = tiny_llava()
-    geometry = Geometry.from_config(model.config)
+    geometry = geometry_of(model.config)
     one, same, other = (build_prompt(model, geometry, ProfileSettings(seed=seed), batch=2) for seed in (0, 0, 1))
     assert torch.equal(one.images["pixel_values"], same.images["pixel_values"]) and torch.equal(
         one.input_ids_BS, same.input_ids_BS
@@ -92,7 +92,7 @@ def test_prompt_is_the_same_for_the_same_seed(tiny_llava: Callable[..., Any]) ->
 def test_replayed_vision_answers_from_memory_and_restores_the_modules() -> None:
     toy, pixels = Toy(), torch.randn(1, 2)
     expected = toy(pixels)
-    answers = record_vision(toy, lambda: toy(pixels))
+    answers = record_vision([toy.model.vision_tower, toy.model.multi_modal_projector], lambda: toy(pixels))
     with replayed_vision(answers) as left_out:
         assert not left_out()
         assert torch.equal(toy(torch.zeros(1, 2)), expected)
@@ -103,7 +103,7 @@ def test_replayed_vision_answers_from_memory_and_restores_the_modules() -> None:
 
 def test_replayed_vision_says_when_the_tower_is_passed_by() -> None:
     toy, pixels = Toy(around=True), torch.randn(1, 2)
-    answers = record_vision(toy, lambda: toy(pixels))
+    answers = record_vision([toy.model.vision_tower, toy.model.multi_modal_projector], lambda: toy(pixels))
     assert toy.model.vision_tower not in answers
     with replayed_vision({}) as left_out:
         toy(pixels)
@@ -181,7 +181,7 @@ def test_time_of_the_vision_side_is_taken_off_where_features_cannot_be_put_in(
     from evals.profiling import measure, profile
 
     model = tiny_llava(layers=2)
-    loaded = SimpleNamespace(model=model, geometry=Geometry.from_config(model.config))
+    loaded = SimpleNamespace(model=model, geometry=geometry_of(model.config))
     monkeypatch.setattr(measure, "record_vision", lambda model, forward: {})
     monkeypatch.setattr(Clock, "between", lambda self, marks: [10.0] * (len(marks) - 1))
     monkeypatch.setattr(measure, "_time_vision", lambda *args: [4.0])

@@ -11,9 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hidrop.backbones import llava as families
+from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
-from hidrop.geometry import Geometry
 from hidrop.models import load, peek, save
 
 
@@ -32,7 +31,7 @@ def test_saved_model_comes_back_the_same(saved: Path, model: Any, logits: Any) -
     loaded = load(saved)
     assert torch.equal(logits(loaded.model), logits(model))
     assert not loaded.model.training
-    assert loaded.geometry == Geometry.from_config(model.config)
+    assert loaded.geometry == backbone_of(model).geometry
     assert loaded.reducer is None
     assert (loaded.source, loaded.path, loaded.architecture) == (str(saved), saved, "llava")
 
@@ -96,11 +95,11 @@ def test_folder_without_a_processor_config_works_too(saved: Path, image_processo
 
 
 def test_parts_are_where_the_runtime_looks_for_them(model: Any) -> None:
-    parts = families.parts(model)
-    assert parts.decoder is model.model.language_model
-    assert parts.vision_tower is model.model.vision_tower
-    assert parts.projector is model.model.multi_modal_projector
-    assert parts.head is model.lm_head
+    backbone = backbone_of(model)
+    assert backbone.decoder is model.model.language_model
+    assert backbone.tower is model.model.vision_tower
+    assert backbone.projector is model.model.multi_modal_projector
+    assert backbone.head is model.lm_head
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_fused_norms_and_mlps_give_the_same_answers_without_a_graph_break(backen
     model, inputs = tiny_llava(kv_heads=2), {"input_ids": prompt(3, 7), "pixel_values": pixels()}
     with torch.no_grad(), reduce(model, hidrop):
         wanted = model(**inputs).logits
-    fuse(model, backend)
+    fuse(model.model.language_model, backend)
     with torch.no_grad(), reduce(model, hidrop):
         torch.testing.assert_close(model(**inputs).logits, wanted, atol=1e-5, rtol=1e-5)
     shorter = prompt(2, 3)

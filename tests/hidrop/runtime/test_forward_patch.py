@@ -45,10 +45,16 @@ def test_mixed_precision_by_accelerate_runs_the_reduced_forward_and_leaves_it(
     assert torch.equal(model(**inputs).logits, plain)
 
 
-def test_the_bound_forward_has_the_signature_of_the_function(tiny_llava: Any) -> None:
-    from hidrop.runtime.attach import Reduction
-
+def test_the_reduced_forward_has_the_signature_of_the_models_own(tiny_llava: Any) -> None:
     model = tiny_llava()
+    wanted = inspect.signature(model.forward)
     with reduce(model, reducer_of("hidrop")):
-        shown = inspect.signature(model.forward)
-        assert list(shown.parameters) == list(inspect.signature(Reduction.forward).parameters)[1:]
+        assert inspect.signature(model.forward) == wanted
+
+
+def test_arguments_by_place_mean_what_they_mean_to_the_model(tiny_llava: Any, prompt: Any, pixels: Any) -> None:
+    model, ids, image = tiny_llava(kv_heads=2), prompt(3, 6), pixels()
+    mask = torch.ones_like(ids)
+    with torch.no_grad(), reduce(model, reducer_of("hidrop")):
+        named = model(input_ids=ids, pixel_values=image, attention_mask=mask).logits
+        assert torch.equal(model(ids, image, mask).logits, named)

@@ -1,43 +1,57 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from hidrop.backbones.base import counted_places
 from hidrop.geometry import Geometry
 from hidrop.reducer import build
-from hidrop.runtime.layout import ROOM, answer_starts, plan_batch, read, segments
+from hidrop.runtime.layout import ROOM, Layout, answer_starts, plan_batch, read, segments, valid_places
 
 V = 99
 IDS = torch.tensor([[0, 1, 5, V, V, 6], [1, V, V, V, 7, 8], [0, 0, 0, 1, 2, 3]])
 MASK = torch.tensor([[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1]])
 
 
+def laid(ids: torch.Tensor, mask: torch.Tensor | None, visual: torch.Tensor, **more: Any) -> Layout:
+    """A layout with the positions of a family that counts its tokens."""
+    valid = valid_places(ids, mask)
+    return read(valid, visual, counted_places(valid), **more)
+
+
+def positions(layout: Layout, order_BN: torch.Tensor) -> torch.Tensor:
+    """The RoPE position of each slot."""
+    return layout.position_PBS[0].gather(1, layout.places(order_BN))
+
+
 def test_places_of_text_and_image_with_fillers_at_the_left():
-    layout = read(IDS, MASK, IDS == V)
+    layout = laid(IDS, MASK, IDS == V)
     assert layout.text_BT.tolist() == [[1, 2, 5], [0, 4, 5], [3, 4, 5]]
     assert layout.visual_BV.tolist() == [[-1, 3, 4], [1, 2, 3], [-1, -1, -1]]
     assert layout.feature_BV.tolist() == [[-1, 0, 1], [2, 3, 4], [-1, -1, -1]]
     assert (layout.text_counts, layout.visual_counts) == ((3, 3, 3), (2, 3, 0))
-    assert layout.length_B.tolist() == [5, 6, 3]
+    assert layout.next_B.tolist() == [5, 6, 3]
     assert not layout.text_padded
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_positions_count_tokens_not_padding(side):
     ids, mask = (IDS, MASK) if side == "left" else (IDS.roll(-3, 1), MASK.roll(-3, 1))
-    layout = read(ids[2:], mask[2:], ids[2:] == V)
-    assert layout.positions(layout.text_BT * ROOM).tolist() == [[0, 1, 2]]
+    layout = laid(ids[2:], mask[2:], ids[2:] == V)
+    assert positions(layout, layout.text_BT * ROOM).tolist() == [[0, 1, 2]]
 
 
 def test_padding_that_looks_like_an_image_token_is_padding():
-    layout = read(
+    layout = laid(
         torch.tensor([[V, 1, V, 3]]), torch.tensor([[0, 1, 1, 1]]), torch.tensor([[True, False, True, False]])
     )
     assert layout.visual_BV.tolist() == [[2]]
 
 
 def test_labels_of_padding_and_image_do_not_count():
-    layout = read(IDS, MASK, IDS == V, labels=torch.full_like(IDS, 4))
+    layout = laid(IDS, MASK, IDS == V, labels=torch.full_like(IDS, 4))
     assert layout.label_BS.tolist()[0] == [-100, 4, 4, -100, -100, 4]
     order = torch.tensor([[-1, 1, 2, 3]] * 3) * ROOM
     order[order < 0] = -1
@@ -45,10 +59,10 @@ def test_labels_of_padding_and_image_do_not_count():
 
 
 def test_merged_tokens_have_an_order_but_no_source():
-    layout = read(IDS, MASK, IDS == V)
+    layout = laid(IDS, MASK, IDS == V)
     order = torch.tensor([[3 * ROOM, 4 * ROOM, 4 * ROOM + 1, 5 * ROOM]] * 3)
     assert layout.sources(order)[0].tolist() == [3, 4, -1, 5]
-    assert layout.positions(order)[0].tolist() == [2, 3, 3, 4]
+    assert positions(layout, order)[0].tolist() == [2, 3, 3, 4]
 
 
 def test_queries_stand_before_answers_and_weigh_the_same():
@@ -72,7 +86,7 @@ def test_rows_get_the_schedule_of_their_own_image():
     geometry = Geometry(6, 32, 64, 4, 4, 8, 100, visual_tokens=4)
     method = build("hidrop", dict(inject=2, filters=[3, 4], keep=[2, 1], exit=6))
     ids = torch.tensor([[1] + [V] * 8 + [2], [0] * 4 + [1] + [V] * 4 + [2], [0] * 8 + [1, 2]])
-    plan = plan_batch(method.schedule(geometry), geometry, read(ids, (ids > 0).long(), ids == V))
+    plan = plan_batch(method.schedule(geometry), geometry, laid(ids, (ids > 0).long(), ids == V))
     assert [p.entering for p in plan.plans] == [(0, 8, 8, 4, 2, 0), (0, 4, 4, 2, 1, 0), (0,) * 6]
     assert plan.entering == (0, 8, 8, 4, 2, 0)
     assert plan.cuts[3].keep_B.tolist() == [4, 2, 0]
@@ -84,7 +98,7 @@ def test_a_batch_of_text_is_one_segment():
     geometry = Geometry(6, 32, 64, 4, 4, 8, 100, visual_tokens=4)
     method = build("hidrop", dict(inject=2, filters=[3, 4], keep=[2, 1], exit=6))
     plan = plan_batch(
-        method.schedule(geometry), geometry, read(torch.tensor([[1, 2]]), None, torch.zeros(1, 2, dtype=torch.bool))
+        method.schedule(geometry), geometry, laid(torch.tensor([[1, 2]]), None, torch.zeros(1, 2, dtype=torch.bool))
     )
     assert segments(plan, 6) == [(1, 6)]
     assert plan.entering == (0,) * 6
@@ -92,4 +106,4 @@ def test_a_batch_of_text_is_one_segment():
 
 def test_a_prompt_needs_text():
     with pytest.raises(ValueError, match="at least one token of text"):
-        read(torch.tensor([[V, V]]), None, V)
+        laid(torch.tensor([[V, V]]), None, torch.ones(1, 2, dtype=torch.bool))

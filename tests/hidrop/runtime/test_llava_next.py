@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import LlavaNextConfig, LlavaNextModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+from hidrop.backbones import geometry_of
 from hidrop.backbones.llava_next import image_tokens
-from hidrop.geometry import Geometry
 from hidrop.reducer import build
 from hidrop.runtime import reduce
 from tests.baselines.test_every_method import METHODS, reducer_of
@@ -64,11 +64,11 @@ def generate(model: Any, **batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_sizes_are_those_of_the_image_with_the_most_tiles(model: Any) -> None:
-    assert Geometry.from_config(model.config).visual_tokens == 5 * 16
+    assert geometry_of(model.config).visual_tokens == 5 * 16
     published = LlavaNextConfig(
         image_grid_pinpoints=[[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
     )
-    assert Geometry.from_config(published).visual_tokens == 2880
+    assert geometry_of(published).visual_tokens == 2880
 
 
 def test_vanilla_equals_transformers(model: Any) -> None:

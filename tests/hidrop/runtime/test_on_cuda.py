@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hidrop.reducer import build
-from hidrop.runtime import attach, reduce
+from hidrop.runtime import forward, reduce
 from hidrop.runtime.cuda_graphs import Graphs
 from tests.baselines.test_every_method import reducer_of
 from tests.conftest import make_llava
@@ -39,8 +39,8 @@ def test_the_tower_beside_the_text_layers_races_with_nothing(captured: bool, mon
             return torch.stack([model(**inputs, logits_to_keep=1).logits for _ in range(100)])
 
     beside = run()
-    whole = attach.Beside
-    monkeypatch.setattr(attach, "Beside", lambda make, device, apart: whole(make, device, apart=False))
+    whole = forward.SideStream
+    monkeypatch.setattr(forward, "SideStream", lambda make, device, apart: whole(make, device, apart=False))
     serial = run()
     assert (beside == beside[0]).all() and torch.equal(beside, serial)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hidrop.runtime import attach, reduce
+from hidrop.runtime import forward, reduce
 from hidrop.runtime.cuda_graphs import Graphs
 from hidrop.runtime.decoder import Decoder
 from tests.baselines.test_every_method import reducer_of
@@ -20,7 +20,7 @@ ROWS = ["hidrop", "hidrop-cut-on-entry", "hidrop-group", "hidrop-compacted", "hi
 @pytest.fixture
 def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a device with side streams."""
-    monkeypatch.setattr(attach, "side_streams", lambda device: True)
+    monkeypatch.setattr(forward, "side_streams", lambda device: True)
 
 
 @pytest.mark.parametrize("captured", [False, True])
@@ -28,7 +28,7 @@ def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_answers_are_those_of_the_whole_layer(row: str, captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = make_llava(kv_heads=2), batch((3, 18), (5, 9))
     plain = answers(model, reducer_of(row), inputs, None)
-    monkeypatch.setattr(attach, "side_streams", lambda device: True)
+    monkeypatch.setattr(forward, "side_streams", lambda device: True)
     made = answers(model, reducer_of(row), inputs, Graphs(FxRecorder(), bucket=4) if captured else None)
     assert torch.equal(made[0], plain[0]) and made[2] == plain[2]
     torch.testing.assert_close(made[1], plain[1], atol=2e-5, rtol=2e-5)

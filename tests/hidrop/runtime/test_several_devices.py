@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from hidrop.backbones import backbone_of
 from hidrop.runtime import reduce
 from hidrop.runtime.decoder import Decoder
 from tests.hidrop.runtime.test_capturable import STATIC, changed, reducer_of
@@ -67,7 +68,7 @@ def test_prefill_and_decoding_go_through_layers_on_several_devices(row, tiny_lla
         inner = reduction.decoder.prefill
         reduction.decoder.prefill = lambda *args: arguments.append(args) or inner(*args)
         model(**inputs)
-    decoder = Decoder(copy.deepcopy(model.model.language_model), reducer)
+    decoder = Decoder(backbone_of(copy.deepcopy(model)), reducer)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, WithoutCuda(), torch.no_grad():
         spread(decoder.model, mode)
         empty = changed(lambda tensor: mode.from_tensor(tensor).to(FIRST), arguments[0])

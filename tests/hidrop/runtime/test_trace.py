@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hidrop.runtime import TraceMismatch, reduce
-from hidrop.runtime import attach as attach_module
 from hidrop.runtime import decoder as decoder_module
+from hidrop.runtime import forward as forward_module
 from tests.hidrop.runtime.test_attach import HIDROP
 
 
@@ -49,9 +49,9 @@ def test_an_earlier_mismatch_is_not_forgotten_and_reported_once(monkeypatch, tin
 
 
 def test_counts_that_wait_for_a_check_do_not_pile_up(monkeypatch, tiny_llava, prompt, pixels):
-    monkeypatch.setattr(attach_module, "PENDING", 3)
+    monkeypatch.setattr(forward_module, "PENDING", 3)
     model = tiny_llava()
     with reduce(model, HIDROP) as reduction, torch.no_grad():
         for _ in range(10):
             model(input_ids=prompt(), pixel_values=pixels())
-            assert len(reduction._pending) <= 3
+            assert len(reduction.forward_pass._pending) <= 3

@@ -1,0 +1,317 @@
+"""What the project asks of a model family. A family is one subclass in one file; everything else is shared.
+
+Class attributes and class methods need no weights: they answer for a checkpoint's config. An instance answers for one
+loaded model. Nothing outside of this package asks for a model's type or for the path of one of its parts.
+
+Shapes: B batch, S input length, N slots of the sequence in a layer, P axes of a RoPE position (1, or more with M-RoPE),
+I images, D hidden size of the decoder.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hidrop.errors import UserError
+from hidrop.geometry import Geometry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Rope = tuple["torch.Tensor", "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """RoPE positions of all places of an input, (P, B, S), and the position that follows the last token, (B,)."""
+
+    position_PBS: torch.Tensor
+    next_B: torch.Tensor
+
+
+def counted_places(valid_BS: torch.Tensor) -> Places:
+    """Positions 0, 1, 2, ... of the tokens in their order. Places of padding get some position; nothing reads it."""
+    return Places((valid_BS.long().cumsum(1) - 1).clamp(min=0)[None], valid_BS.sum(1))
+
+
+@dataclass(frozen=True)
+class Vision:
+    """The images of a batch on their way to the decoder.
+
+    `inputs` are the model's own inputs for them, by name; the first axis of each is the image (LLaVA: `pixel_values`,
+    (I, 3, height, width)). `settings` say how features are read off the tower (LLaVA: layer and strategy).
+    `interpolated`: the pixels may have another size than the tower's, whose position embeddings are then interpolated.
+    """
+
+    backbone: Backbone
+    inputs: dict[str, torch.Tensor]
+    settings: dict[str, Any]
+    interpolated: bool = False
+
+    @property
+    def pixel_values(self) -> torch.Tensor:
+        return self.inputs["pixel_values"]
+
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return len(self.pixel_values)
+
+    @property
+    def key(self) -> tuple[tuple[str, str], ...]:
+        """The settings as something that can be looked up by."""
+        return tuple(sorted((name, str(value)) for name, value in self.settings.items()))
+
+    def only(self, image: int) -> Vision:
+        """The same with one of its images, by number."""
+        return replace(self, inputs={name: value[image : image + 1] for name, value in self.inputs.items()})
+
+    def pixels_only(self) -> Vision:
+        """The same without sizes and the like: what is left to look at once the features are made."""
+        return replace(self, inputs={"pixel_values": self.pixel_values})
+
+    def with_pixels(self, pixel_values: torch.Tensor) -> Vision:
+        """The same images at another size (bicubic position embeddings, by transformers itself)."""
+        return replace(self, inputs={**self.inputs, "pixel_values": pixel_values}, interpolated=True)
+
+    def features(self) -> list[torch.Tensor]:
+        """Projected features of each image, (tokens, D): what the decoder gets in the place of its placeholders."""
+        return self.backbone.features(self)
+
+    def states(self) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """See `Backbone.tower_states`."""
+        return self.backbone.tower_states(self)
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Through the projector: (..., hidden size of the tower) to (..., D)."""
+        return self.backbone.projector(features)
+
+
+class Backbone(ABC):
+    """One family (class) and one loaded model of it (instance).
+
+    Names with `_class` are classes of transformers; those with `_at` are attribute paths of a model's parts.
+    """
+
+    model_type: ClassVar[str]  # as in config.json
+    title: ClassVar[str]  # as its authors call it
+    config_class: ClassVar[str]
+    model_class: ClassVar[str]
+    processor_class: ClassVar[str]
+    image_processor_class: ClassVar[str]
+    decoders: ClassVar[tuple[str, ...]]  # model types of decoders that are supported
+    towers: ClassVar[tuple[str, ...]]  # and of vision towers
+
+    decoder_at: ClassVar[str]  # has `layers`, `embed_tokens`, `norm` and `rotary_emb`
+    head_at: ClassVar[str]
+    tower_at: ClassVar[str]
+    projector_at: ClassVar[str]
+
+    # What the model's forward takes for images, and how features are read off the tower.
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    vision_settings: ClassVar[tuple[str, ...]] = ()
+    # Whether methods may renumber positions (`compacted`, `group`): only where a token's position is one number.
+    renumbers: ClassVar[bool] = True
+    # Whether the image processor brings an image to a shape of its own choice, so that no protocol pads it before.
+    shapes_images: ClassVar[bool] = False
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+
+    # ---- a checkpoint's config, without weights ---------------------------------------------------------------------
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any], place: str, supported: str) -> None:
+        """Raises UserError, naming `place` and what is `supported`, for a decoder or a tower of another kind."""
+        decoder = (config.get("text_config") or {}).get("model_type", cls.decoders[0])
+        tower = (config.get("vision_config") or {}).get("model_type", cls.towers[0])
+        for part, found, known in (("decoder", decoder, cls.decoders), ("tower", tower, cls.towers)):
+            if found not in known:
+                raise UserError(
+                    f"{place}: {cls.title} with a '{found}' {part} is not supported. Supported: {supported}"
+                )
+
+    @classmethod
+    @abstractmethod
+    def geometry_of(cls, config: Any) -> Geometry:
+        """The sizes in a config of transformers."""
+
+    @classmethod
+    @abstractmethod
+    def image_tokens_of(cls, config: Any, height: int, width: int) -> int:
+        """Visual tokens of an image of `height` x `width` pixels, as many as it has placeholders in a prompt."""
+
+    @classmethod
+    @abstractmethod
+    def processor_of(cls, config: Any, tokenizer: Any, image_processor: Any) -> Any:
+        """transformers' processor: it writes one placeholder for each visual token."""
+
+    @classmethod
+    def read_config(cls, path: Path) -> Any:
+        """The config in a folder. Raises UserError for one that transformers refuses."""
+        import transformers
+
+        try:
+            return getattr(transformers, cls.config_class).from_pretrained(path)
+        except Exception as error:  # transformers' strict configs raise their own types for a wrong field
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}/config.json: transformers cannot read it ({reason})") from None
+
+    @classmethod
+    def read_processing(cls, path: Path, config: Any) -> tuple[Any, Any, Any]:
+        """Tokenizer, image processor and processor out of a folder in transformers' layout.
+
+        torchvision may be absent, broken or present: images go through PIL everywhere, so that pixels are the same.
+        Raises UserError when the folder lacks one of them.
+        """
+        import transformers
+        from transformers import AutoProcessor, AutoTokenizer
+
+        try:
+            if (path / "processor_config.json").is_file():
+                processor = AutoProcessor.from_pretrained(path, backend="pil")
+                return processor.tokenizer, processor.image_processor, processor
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            image_processor = getattr(transformers, cls.image_processor_class).from_pretrained(path)
+        except (OSError, ValueError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: tokenizer or image processor cannot be loaded ({reason})") from None
+        return tokenizer, image_processor, cls.processor_of(config, tokenizer, image_processor)
+
+    # ---- a model's parts --------------------------------------------------------------------------------------------
+
+    @property
+    def decoder(self) -> Any:
+        return attrgetter(self.decoder_at)(self.model)
+
+    @property
+    def head(self) -> Any:
+        return attrgetter(self.head_at)(self.model)
+
+    @property
+    def tower(self) -> Any:
+        return attrgetter(self.tower_at)(self.model)
+
+    @property
+    def projector(self) -> Any:
+        return attrgetter(self.projector_at)(self.model)
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.geometry_of(self.model.config)
+
+    def unsupported(self) -> str | None:
+        """Why this very model cannot be reduced, in words; None when it can."""
+        text, layer = self.decoder.config, self.decoder.layers[0]
+        needed = [getattr(layer, "input_layernorm", None)]
+        needed += [getattr(layer.self_attn, name, None) for name in ("q_proj", "k_proj")]
+        kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+        window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+        if None in needed or hasattr(layer.self_attn, "q_norm") or kinds != {"full_attention"} or window:
+            return f"decoder '{text.model_type}' is not supported: it needs LLaMA's layers with full attention"
+        return None
+
+    def signature(self) -> inspect.Signature:
+        """The signature of the model's own forward, without `self`."""
+        own = inspect.signature(type(self.model).forward)
+        return own.replace(parameters=[p for name, p in own.parameters.items() if name != "self"])
+
+    # ---- images -----------------------------------------------------------------------------------------------------
+
+    @property
+    def placeholder_id(self) -> int:
+        """The token id that stands for one visual token in a prompt."""
+        return self.model.config.image_token_id
+
+    def is_visual(self, ids_BS: torch.Tensor) -> torch.Tensor:
+        """Which places of the input are visual tokens, (B, S) bool."""
+        return ids_BS == self.placeholder_id
+
+    def image_tokens(self, height: int, width: int) -> int:
+        """Visual tokens of an image of `height` x `width` pixels."""
+        return self.image_tokens_of(self.model.config, height, width)
+
+    def vision(self, inputs: Mapping[str, Any]) -> Vision | None:
+        """The images among the arguments of a forward; None where there are none."""
+        images = {name: inputs[name] for name in self.image_inputs if inputs.get(name) is not None}
+        if "pixel_values" not in images:
+            return None
+        config = self.model.config
+        asked = {name: inputs.get(name) for name in self.vision_settings}
+        settings = {name: getattr(config, name) if value is None else value for name, value in asked.items()}
+        return Vision(self, images, settings)
+
+    @abstractmethod
+    def features(self, vision: Vision) -> list[torch.Tensor]:
+        """See `Vision.features`."""
+
+    def tower_states(self, vision: Vision) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """The tower's layer whose output the features are, its input and its output: (I, 1 + patches, hidden).
+
+        Raises ValueError for a tower without a class token.
+        """
+        raise ValueError(f"this method needs a vision tower with a class token, which {self.title} does not have")
+
+    def content(self, image: Vision) -> list[torch.Tensor]:
+        """What tells one image from another: tensors that are equal for equal images, padding of a batch left out."""
+        return list(image.inputs.values())
+
+    def joined(self, images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The inputs of several prompts' images as one batch, image after image."""
+        import torch
+
+        return {name: torch.cat([one[name] for one in images]) for name in images[0]} if images else {}
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels on a side of one of the tower's patches."""
+        return self.model.config.vision_config.patch_size
+
+    @property
+    @abstractmethod
+    def pixel_shape(self) -> tuple[int, ...]:
+        """The shape of one image in `pixel_values`, of the most tiles where the number depends on the image."""
+
+    def inputs_for(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The model's inputs for images of `pixel_shape`: with random pixels for timings, empty ones in training."""
+        return {"pixel_values": pixel_values}
+
+    @property
+    def pixel_tokens(self) -> int:
+        """Visual tokens of an image of `pixel_shape`."""
+        return self.geometry.visual_tokens
+
+    # ---- the decoder's input ----------------------------------------------------------------------------------------
+
+    def places(self, ids_BS: torch.Tensor, valid_BS: torch.Tensor, inputs: Mapping[str, Any]) -> Places:
+        """RoPE positions of the whole input; `inputs` are the images' (a family may need their sizes)."""
+        return counted_places(valid_BS)
+
+    def rope(self, hidden: torch.Tensor, position_PBN: torch.Tensor) -> Rope:
+        """cos and sin of positions, (B, N, head size); type and device are those of `hidden`."""
+        return self.decoder.rotary_emb(hidden, position_ids=position_PBN[0])
+
+    def mask(
+        self, hidden_BND: torch.Tensor, valid_BN: torch.Tensor | None, cache: Any | None, layer: int
+    ) -> torch.Tensor | None:
+        """The attention mask of layers that see this sequence from `layer` (1-based) on; None: plainly causal.
+
+        With fillers (`valid_BN`) no shortcut is looked for: that would wait for the device.
+        """
+        from transformers.masking_utils import create_causal_mask
+
+        return create_causal_mask(
+            config=self.decoder.config,
+            inputs_embeds=hidden_BND,
+            attention_mask=valid_BN,
+            past_key_values=cache,
+            position_ids=None,
+            layer_idx=layer - 1,
+            allow_is_causal_skip=valid_BN is None,
+        )
