@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hidrop.backbones.base import Backbone, Vision
 from hidrop.geometry import Geometry
+from hidrop.prompts import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,8 @@ class Llava(Backbone):
             tokenizer=tokenizer,
             patch_size=config.vision_config.patch_size,
             vision_feature_select_strategy=config.vision_feature_select_strategy,
-            chat_template=tokenizer.chat_template,
+            # Vicuna's tokenizer brings no template, or one that knows no images.
+            chat_template=tokenizer.chat_template or CHAT_TEMPLATE,
             image_token=tokenizer.convert_ids_to_tokens(config.image_token_id),
             num_additional_image_tokens=1,
         )

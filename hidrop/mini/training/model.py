@@ -8,22 +8,14 @@ from typing import TYPE_CHECKING
 from hidrop.backbones import backbone_of
 from hidrop.geometry import Geometry
 from hidrop.mini.scenes import SIDE
+from hidrop.prompts import CHAT_TEMPLATE, PLACEHOLDER
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-IMAGE_TOKEN = "<image>"
 PATCH, VOCABULARY = 8, 768
 GEOMETRY = Geometry(12, 128, 352, 4, 4, 32, VOCABULARY, (SIDE // PATCH) ** 2, max_positions=2048)
-# The text around the turns is the one that transformers' LLaVA-1.5 template uses, without a system sentence.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}USER: {{ message['content'] }} "
-    "{% else %}ASSISTANT: {{ message['content'] }}{{ eos_token }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
 
 
 def make_tokenizer(corpus: Iterable[str], vocab_size: int = VOCABULARY) -> PreTrainedTokenizerFast:
@@ -40,7 +32,7 @@ def make_tokenizer(corpus: Iterable[str], vocab_size: int = VOCABULARY) -> PreTr
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN]
+    special = ["<unk>", "<s>", "</s>", "<pad>", PLACEHOLDER]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=special,
@@ -57,7 +49,7 @@ def make_tokenizer(corpus: Iterable[str], vocab_size: int = VOCABULARY) -> PreTr
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
-        extra_special_tokens={"image_token": IMAGE_TOKEN},
+        extra_special_tokens={"image_token": PLACEHOLDER},
         padding_side="left",
     )
     fast.chat_template = CHAT_TEMPLATE
@@ -95,7 +87,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditi
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_token_index=tokenizer.convert_tokens_to_ids(PLACEHOLDER),
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
