@@ -1,7 +1,9 @@
-"""From "64 visual tokens a layer on average" to a method's own parameters."""
+"""From "64 visual tokens per layer on average", or "11%" of the image's, to a method's own parameters."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,6 +11,29 @@ from hidrop.geometry import Geometry
 from hidrop.reducer import BudgetError, Reducer, check_params, method_class
 
 Reading = Literal["average", "kept"]
+# A number of visual tokens, or a share of the image's visual tokens, such as "11%".
+Budget = float | str
+
+
+def parse_budget(value: object) -> Budget:
+    """A budget as users write it: `64`, `64.0`, `"64"` or `"11%"`. A share keeps its text, which labels rows.
+
+    Matrices, command lines, lmms-eval's model arguments and reports all read budgets here. Raises ValueError.
+    """
+    text = value.strip() if isinstance(value, str) else ""
+    share = text.endswith("%")
+    number = math.nan
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(text[:-1] if share else value)
+    if not (math.isfinite(number) and number > 0) or (share and number > 100):
+        raise ValueError(f'a budget is a number of visual tokens (64) or a share of them ("11%"), not {value!r}')
+    return text if share else number
+
+
+def budget_tokens(budget: Budget, visual_tokens: int) -> float:
+    """A parsed budget as a number of visual tokens, for an image that has `visual_tokens` of them."""
+    return float(budget[:-1]) / 100 * visual_tokens if isinstance(budget, str) else budget
 
 
 def solve(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.cli.arguments import positive, print_json, stream_of
+from evals.cli.arguments import budget_of, positive, print_json, stream_of
 from hidrop.errors import UserError
 
 if TYPE_CHECKING:
@@ -205,17 +205,6 @@ def fixed_of(arguments: argparse.Namespace, geometry: Geometry) -> Fixed:
         first, last = f"--inject {inject or 1}", f"--exit {exit or geometry.layers}"
         raise UserError(f"--filters {shown}: each has to be at {first} or later, and two layers before {last}")
     return Fixed(inject, exit, filters)
-
-
-def budget_of(text: str, geometry: Geometry) -> float:
-    """A budget as tokens. Raises UserError."""
-    from evals.matrix.budgets import budget_tokens, budgets
-
-    try:
-        (budget,) = budgets(text if text.endswith("%") else float(text))
-    except ValueError:
-        raise UserError(f'--budget: an average number of tokens (64) or a share ("11%"), not {text!r}') from None
-    return budget_tokens(budget, geometry)
 
 
 def model_name(source: str) -> str:

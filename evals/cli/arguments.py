@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from hidrop.errors import UserError
+
 if TYPE_CHECKING:
     from evals.matrix.schema import Cell, Matrix
+    from hidrop.geometry import Geometry
 
 
 def positive(text: str) -> int:
@@ -39,6 +42,16 @@ def device_of(arguments: argparse.Namespace, matrix: Matrix) -> str:
 
 def out_of(arguments: argparse.Namespace, matrix: Matrix) -> Path:
     return arguments.out or Path("results") / matrix.name
+
+
+def budget_of(text: str, geometry: Geometry) -> float:
+    """The value of --budget as a number of visual tokens. Raises UserError."""
+    from hidrop.budget import budget_tokens, parse_budget
+
+    try:
+        return budget_tokens(parse_budget(text), geometry.visual_tokens)
+    except ValueError as error:
+        raise UserError(f"--budget: {error}") from None
 
 
 def stream_of(arguments: argparse.Namespace) -> TextIO:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from evals.cli.arguments import positive, print_json, stream_of
+from evals.cli.arguments import budget_of, positive, print_json, stream_of
 from evals.store import journal
 from hidrop.errors import UserError, did_you_mean
 from hidrop.numerics import COMPUTE_DTYPES
@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
     what.add_argument("--geometry", default="bench-400m", metavar="NAME", help="sizes of a known model, random weights")
     what.add_argument("--model", metavar="SOURCE", help="a checkpoint instead: mini:hidrop, a folder, a Hub id")
     bench.add_argument("--methods", default=None, metavar="A,B", help="default: vanilla, hidrop, pdrop, fastv, random")
-    bench.add_argument("--budget", type=float, default=64.0, metavar="N", help="visual tokens a layer, on average")
+    bench.add_argument("--budget", default="64", metavar="N", help="visual tokens a layer on average, or a share")
     bench.add_argument("--batch", default="1", metavar="1,4,16")
     bench.add_argument("--text", type=int, default=60, metavar="N", help="text tokens of the prompt")
     bench.add_argument("--new", type=int, default=8, metavar="N", help="tokens to decode")
@@ -125,10 +125,11 @@ def run(arguments: argparse.Namespace) -> int:
     dtype = arguments.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     check_kernel(arguments.attention, device, dtype)
     name, geometry = sized(arguments)
+    budget = budget_of(arguments.budget, geometry)
     names = (
         inference.DEFAULT_METHODS if arguments.methods is None else tuple(map(str.strip, arguments.methods.split(",")))
     )
-    reducers = inference.methods(names, arguments.budget, geometry)
+    reducers = inference.methods(names, budget, geometry)
     stream = stream_of(arguments)
     element = getattr(torch, dtype).itemsize
 
@@ -145,7 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = inference.bench(loaded, reducers, settings, recorder_of(device, arguments.attention))
     facts = {"model": name, "device": device, "dtype": dtype, "attention": arguments.attention, "memory_kept": kept}
     facts["compiled"] = arguments.compile
-    document = found.document(**facts, budget=arguments.budget)
+    document = found.document(**facts, budget=budget)
     overhead = document["vanilla_over_transformers"]
     say(bench_text.ceilings(found.ceilings))
     say(bench_text.tables(found.rows, overhead))
@@ -153,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
     bars = []
     if arguments.bars:
         gpu = str(document["hardware"].get("gpu", ""))
-        bars = bench_text.targets(found.rows, name, gpu, arguments.budget) or bench_text.bars(found.rows, overhead)
+        bars = bench_text.targets(found.rows, name, gpu, budget) or bench_text.bars(found.rows, overhead)
     if bars:
         say(bench_text.bars_text(bars))
     print_json(arguments, document)

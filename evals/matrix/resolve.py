@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.matrix.budgets import budget_tokens
 from evals.matrix.schema import Cell, Matrix, MethodEntry, ModelEntry, short
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
@@ -123,10 +122,10 @@ def method_of(cell: Cell, geometry: Geometry, trained: Reducer | None) -> Reduce
         return trained
     if cell.budget is None:
         return build(cell.method, cell.params)
-    from hidrop.budget import solve
+    from hidrop.budget import budget_tokens, solve
 
     params: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in cell.params.items()}
-    return solve(cell.method, params, budget_tokens(cell.budget, geometry), geometry, cell.reading)
+    return solve(cell.method, params, budget_tokens(cell.budget, geometry.visual_tokens), geometry, cell.reading)
 
 
 def place(cell: Cell) -> str:

@@ -28,12 +28,11 @@ from pydantic import (
     model_validator,
 )
 
-from evals.matrix.budgets import optional_budgets
 from evals.matrix.method_fields import CHECKPOINT, method_problems
 from evals.profiling.settings import ProfileSettings
 from evals.tasks.data import NAMES, TaskSpec, rows_of
 from hidrop import strict_yaml
-from hidrop.budget import Reading
+from hidrop.budget import Budget, Reading, parse_budget
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
 from hidrop.numerics import Attention, DeviceMap, Dtype, Quantization
@@ -48,12 +47,22 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def budgets(value: Any) -> tuple[Budget, ...] | None:
+    """One budget, or a list of them. Raises ValueError for a bad one, an empty list, and one that is listed twice."""
+    if value is None:
+        return None
+    found = tuple(parse_budget(one) for one in (value if isinstance(value, (list, tuple)) else [value]))
+    if not found or len(set(found)) < len(found):
+        raise ValueError("a list of budgets needs at least one budget, and none of them twice")
+    return found
+
+
 class MethodEntry(BaseModel):
     """A method by name; what is not a field here is a field of the method itself, and checked against it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
-    budget: Annotated[tuple[float | str, ...] | None, BeforeValidator(optional_budgets)] = None
+    budget: Annotated[tuple[Budget, ...] | None, BeforeValidator(budgets)] = None
 
     @property
     def params(self) -> dict[str, Any]:
@@ -185,7 +194,7 @@ class Variant:
 
     label: str
     params: dict[str, Any]
-    budget: float | str | None
+    budget: Budget | None
     group: str  # the label without its seed
 
 
@@ -200,7 +209,7 @@ class Cell:
     group: str  # the label without its seed
     method: str
     params: dict[str, Any]
-    budget: float | str | None
+    budget: Budget | None
     reading: Reading
     trained: bool
     task: str
@@ -243,7 +252,7 @@ def variants(entry: str, spec: MethodEntry) -> list[Variant]:
     ]
 
 
-def short(budget: float | str) -> str:
+def short(budget: Budget) -> str:
     return budget if isinstance(budget, str) else f"{budget:g}"
 
 

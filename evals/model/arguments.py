@@ -10,13 +10,14 @@ import yaml
 from hidrop.errors import UserError
 
 if TYPE_CHECKING:
+    from hidrop.budget import Budget
     from hidrop.models import Loaded
     from hidrop.reducer import Reducer
 
 
-def method(loaded: Loaded, name: str | None, budget: float | None, fields: Mapping[str, Any]) -> Reducer | None:
+def method(loaded: Loaded, name: str | None, budget: Budget | None, fields: Mapping[str, Any]) -> Reducer | None:
     """The method that model arguments ask for; strings in `fields` are read as YAML. Raises UserError."""
-    from hidrop.budget import solve
+    from hidrop.budget import budget_tokens, parse_budget, solve
     from hidrop.reducer import build
 
     params = {name: yaml.safe_load(value) if isinstance(value, str) else value for name, value in fields.items()}
@@ -27,7 +28,8 @@ def method(loaded: Loaded, name: str | None, budget: float | None, fields: Mappi
         return trained
     try:
         if budget is not None:
-            reducer = solve(name, params, float(budget), loaded.geometry)
+            tokens = budget_tokens(parse_budget(budget), loaded.geometry.visual_tokens)
+            reducer = solve(name, params, tokens, loaded.geometry)
         elif trained is not None and trained.name == name and not params:
             reducer = trained
         else:

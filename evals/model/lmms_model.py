@@ -69,7 +69,7 @@ class HidropLlava(lmms):
         device: str = "cpu",
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
-        budget: float | None = None,
+        budget: float | str | None = None,
         max_new_tokens: int | None = None,
         **fields: Any,
     ) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hidrop.budget import budget_tokens, parse_budget
+
 # A difference with a smaller p-value, corrected for all of a table's, is called significant.
 ALPHA = 0.05
 Score = float | Literal["failed"] | None
@@ -63,8 +65,7 @@ class Row:
         """The budget as a number of visual tokens; without a stated one what the row has of them."""
         if self.budget is None or self.visual_tokens is None:
             return self.average_tokens if self.reading == "average" or self.kept is None else self.kept
-        text = str(self.budget)
-        return float(text[:-1]) / 100 * self.visual_tokens if text.endswith("%") else float(text)
+        return budget_tokens(parse_budget(self.budget), self.visual_tokens)
 
     def significant(self, task: str) -> bool:
         """Whether the row differs from vanilla by more than chance, all comparisons of the table considered."""

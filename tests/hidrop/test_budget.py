@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hidrop.budget import solve
+from hidrop.budget import budget_tokens, parse_budget, solve
 from hidrop.geometry import PRESETS
 from hidrop.reducer import BudgetError, build
 
@@ -129,3 +129,20 @@ def test_vanilla_has_one_budget_only():
 def test_wrong_names_and_fields_are_pointed_out(name, params, message):
     with pytest.raises(ValueError, match=message):
         solve(name, params, 64, LLAVA)
+
+
+@pytest.mark.parametrize(
+    ("written", "budget", "tokens"),
+    [(64, 64.0, 64.0), (64.0, 64.0, 64.0), ("64", 64.0, 64.0), (" 12.5 ", 12.5, 12.5), ("25%", "25%", 144.0)],
+)
+def test_a_budget_is_read_alike_from_a_number_and_from_a_text(written, budget, tokens):
+    assert parse_budget(written) == budget and type(parse_budget(written)) is type(budget)
+    assert budget_tokens(parse_budget(written), LLAVA.visual_tokens) == tokens
+
+
+@pytest.mark.parametrize(
+    "written", [0, -3, "-3", "0%", "100.1%", "%", "", "x", "1e999", 10**400, float("nan"), "nan%", True, None, [64]]
+)
+def test_what_is_no_budget_is_refused_with_an_example_of_each_kind(written):
+    with pytest.raises(ValueError, match=r'a number of visual tokens \(64\) or a share of them \("11%"\), not'):
+        parse_budget(written)

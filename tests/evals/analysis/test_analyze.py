@@ -168,7 +168,7 @@ def test_a_search_tries_the_suggestion_and_its_neighbours_on_other_samples(
     [
         (("--model", "mini:vanila"), "Did you mean 'mini:vanilla'"),
         (("--model", "mini:vanilla", "--task", "gqq"), "unknown task.*'gqa'"),
-        (("--model", "mini:vanilla", "--budget", "many"), "--budget: an average number"),
+        (("--model", "mini:vanilla", "--budget", "many"), "--budget: a budget is a number of visual tokens"),
         (("--model", "mini:vanilla", "--windows", "12"), "--windows: 12 is not below the model's 12 layers"),
         (("--model", "mini:vanilla", "--top", "0"), "--top: 0 is not a share"),
         (("--model", "mini:vanilla", "--data", "nowhere"), "no data in 'nowhere'"),
