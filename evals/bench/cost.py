@@ -18,6 +18,7 @@ from evals.matrix.schema import Cell, Matrix
 from evals.plain_table import aligned
 from hidrop.errors import UserError
 from hidrop.numerics import element_bytes
+from hidrop.program import program
 
 if TYPE_CHECKING:
     from evals.profiling.ceilings import Ceilings
@@ -68,9 +69,9 @@ def read(path: Path) -> Speed:
         reached["vanilla"]  # `expected` needs it
         return Speed(f"{name}, {document['dtype']}", Ceilings(**document["ceilings"]), reached)
     except OSError as error:
-        raise UserError(f"--cost {path}: {error.strerror}. `run.py bench` writes such a file") from None
+        raise UserError(f"--cost {path}: {error.strerror}. `{program()} bench` writes such a file") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"--cost {path}: not a file that `run.py bench` wrote") from None
+        raise UserError(f"--cost {path}: not a file that `{program()} bench` wrote") from None
 
 
 def estimate(matrix: Matrix, cells: Iterable[Cell], rows: dict[tuple[str, str], Row], speed: Speed) -> list[Cost]:

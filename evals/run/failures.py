@@ -9,6 +9,7 @@ from pathlib import Path
 from evals.matrix.schema import Cell
 from evals.store.journal import slug
 from hidrop.errors import UserError
+from hidrop.program import program
 
 
 @dataclass(frozen=True)
@@ -41,5 +42,5 @@ def failed_before(cells: list[Cell], out: Path) -> list[Cell]:
         if failure_file(out, cell.key).exists() or failure_file(out, f"{cell.model}/profile").exists()
     ]
     if not found:
-        raise UserError(f"{out}: nothing failed there. `run.py --matrix` finishes what is missing")
+        raise UserError(f"{out}: nothing failed there. `{program()} --matrix` finishes what is missing")
     return found

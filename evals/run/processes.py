@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hidrop.errors import UserError
+from hidrop.program import torchrun
 
 # What a launcher says to its processes.
 RANK, COUNT, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
@@ -44,7 +45,7 @@ class Processes:
         except (KeyError, ValueError):
             raise UserError(
                 f"{COUNT} is {os.environ[COUNT]}, but {RANK} is {os.environ.get(RANK, 'not set')}: start the processes "
-                "with `torchrun --nproc_per_node=N run.py ...`, or unset both"
+                f"with `{torchrun('N')} ...`, or unset both"
             ) from None
         import torch.distributed as dist
 

@@ -12,6 +12,7 @@ from typing import Any
 from evals.store.document import cell_key
 from evals.store.journal import Lines, place
 from hidrop.errors import UserError
+from hidrop.program import program
 
 
 def read_document(place: str | Path) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def read_document(place: str | Path) -> dict[str, Any]:
     try:
         return _parsed(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}. It is written by `run.py --matrix`") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}. `{program()} --matrix` writes it") from None
 
 
 def _parsed(text: str, place: str) -> dict[str, Any]:

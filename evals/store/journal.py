@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from evals.store import records
 from hidrop.errors import UserError
+from hidrop.program import program
 
 SCHEMA = 2
 
@@ -76,7 +77,8 @@ class Lines:
             raise self._damaged(problem)
 
     def _damaged(self, problem: str) -> UserError:
-        return UserError(f"{self.path}: {problem}. `run.py doctor` repairs it; without the file the cell runs again")
+        way = f"`{program()} doctor` repairs it; without the file the cell runs again"
+        return UserError(f"{self.path}: {problem}. {way}")
 
     def _check_header(self, record: dict[str, Any]) -> None:
         if record["schema"] != SCHEMA:

@@ -16,6 +16,7 @@ from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config, weight_files
 from hidrop.models.weight_files import BUFFERS, listed
 from hidrop.numerics import ATTENTIONS, DEVICE_MAPS, DTYPES, QUANTIZATIONS
+from hidrop.program import program
 from hidrop.reducer import Reducer, build_entry
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def load(
 
             for field, value in (("quantization", quantization), ("device_map", device_map)):
                 if value is not None:
-                    way = f"`run.py convert {source} DST` first, and use what it writes"
+                    way = f"`{program()} convert {source} DST` first, and use what it writes"
                     raise UserError(f"{field}: {path} is in LLaVA's original layout: {way}")
             read = tensors.read(path, raw, dtype=dtype, attention=attention, allow_download=allow_download)
             model, tokenizer, image_processor, files = read.model, read.tokenizer, read.image_processor, read.files

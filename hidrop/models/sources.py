@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hidrop.errors import UserError
+from hidrop.program import program
 
 MINI = Path(__file__).parents[1] / "mini" / "weights"
 MINI_NAMES = ("vanilla", "pdrop", "hidrop")
@@ -84,7 +85,7 @@ def _mini(text: str) -> Path:
         raise UserError(f"model '{text}': unknown.{hint} Embedded models: {', '.join(f'mini:{n}' for n in MINI_NAMES)}")
     folder = MINI / name
     if not (folder / "config.json").is_file() or not weight_files(folder):
-        raise UserError(f"model '{text}': its checkpoint is missing. Train it: python run.py train mini-{name}")
+        raise UserError(f"model '{text}': its checkpoint is missing. Train it: `{program()} train mini-{name}`")
     return folder
 
 

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
+from hidrop.program import torchrun
 from hidrop.reducer import build_entry
 from hidrop.training.conversations import Conversations
 from hidrop.training.dataset import Collator, Order, Samples
@@ -96,7 +97,7 @@ def accumulation_of(recipe: LlavaRecipe) -> int:
     if cuda and "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
         count = torch.cuda.device_count()
         raise UserError(
-            f"{count} GPUs and one process: start `torchrun --nproc_per_node={count} run.py train ...`, or choose one "
+            f"{count} GPUs and one process: start `{torchrun(count)} train ...`, or choose one "
             "with CUDA_VISIBLE_DEVICES"
         )
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from hidrop.backbones import geometry_of
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
+from hidrop.program import program
 from hidrop.reducer import build_entry
 from hidrop.training.recipe import LlavaRecipe, Parts
 
@@ -73,7 +74,7 @@ def _earlier(model: str) -> str | None:
     path = Path(model)
     if path.name != "final" or path.parent.parent != Path("runs/train"):
         return None
-    return f"{model} is not there: `run.py train {path.parent.name}` writes it"
+    return f"{model} is not there: `{program()} train {path.parent.name}` writes it"
 
 
 def _data(recipe: LlavaRecipe) -> list[str]:
