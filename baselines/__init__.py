@@ -1,1 +1,2 @@
+# part of hidrop
 """The methods that HiDrop is compared with, one file each."""

@@ -47,7 +47,7 @@ def solve(
     """
     cls = method_class(name)
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in (params or {}).items()}
-    check_params(cls, given)
+    check_params(cls, given, open_counts=True)
 
     def with_average(average: float) -> Reducer:
         try:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from hidrop.errors import did_you_mean
 from hidrop.geometry import Geometry
+from hidrop.own_packages import check_own_packages
 from hidrop.plan import Cut, Schedule, TokenPlan
 
 if TYPE_CHECKING:
@@ -170,7 +172,11 @@ def method_class(name: str) -> type[Reducer]:
         hint = did_you_mean(name, METHODS)
         raise ValueError(f"unknown method '{name}'.{hint} Known: {', '.join(METHODS)}")
     module, cls = METHODS[name].split(":")
-    return getattr(importlib.import_module(module), cls)
+    try:
+        return getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError):
+        check_own_packages()  # another project's package of the same name may be in the way
+        raise
 
 
 def build(name: str, params: dict[str, Any] | None = None) -> Reducer:
@@ -192,10 +198,37 @@ def build_entry(entry: Mapping[str, Any]) -> Reducer:
     return build(str(entry.get("name", "")), {key: value for key, value in entry.items() if key != "name"})
 
 
-def check_params(cls: type[Reducer], params: dict[str, Any]) -> None:
-    """Raise ValueError for a field that the method does not have, with the nearest one it has."""
-    known = [f.name for f in fields(cls)]
-    for key in params:
-        if key not in known:
-            hint = did_you_mean(key, known)
-            raise ValueError(f"{key}: unknown field of {cls.name}.{hint} It has: {', '.join(known) or 'none'}")
+def check_params(cls: type[Reducer], params: Mapping[str, Any], *, open_counts: bool = False) -> None:
+    """Check names and types of a method's fields. `open_counts`: None in a list is a count that a budget decides.
+
+    Raises ValueError for a field that the method does not have, with the nearest one, and for a value of another type.
+    """
+    types = field_types(cls)  # type: ignore[arg-type]  # a class can be hashed
+    for key, value in params.items():
+        if key not in types:
+            hint = did_you_mean(key, types)
+            raise ValueError(f"{key}: unknown field of {cls.name}.{hint} It has: {', '.join(types) or 'none'}")
+        if reason := type_problem(value, types[key], open_counts=open_counts):
+            raise ValueError(f"{cls.name}: {key}: {reason}, not {value!r}")
+
+
+@functools.cache
+def field_types(cls: type[Reducer]) -> dict[str, Any]:
+    """The type of each field of a method's dataclass."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def type_problem(value: Any, expected: Any, *, open_counts: bool = False) -> str | None:
+    """Why a value is not of a field's type; None when it is. See `check_params`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if open_counts and isinstance(value, (list, tuple)):
+        value = [part for part in value if part is not None]
+    try:
+        # Strict JSON: a list may stand for a tuple, but "2" is not 2.
+        TypeAdapter(expected).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        message = error.errors(include_url=False)[0]["msg"]
+        return f"{message[0].lower()}{message[1:]}"
+    return None

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import MISSING, fields
-from typing import Any, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any
 
 from hidrop import strict_yaml
-from hidrop.reducer import METHODS, method_class
+from hidrop.reducer import METHODS, field_types, method_class, type_problem
 
 CHECKPOINT = "checkpoint"  # the method that a checkpoint was trained with
 
@@ -37,7 +34,7 @@ def field_problems(path: str, entry: dict[str, Any], free: bool) -> list[str]:
         known = [*METHODS, CHECKPOINT] if free else list(METHODS)
         return [f"{path}.name: unknown method '{name}'.{strict_yaml.suggestion(name, known)}"]
     cls = method_class(name)
-    types = field_types(cls)
+    types = field_types(cls)  # type: ignore[arg-type]  # a class can be hashed
     budget = entry.get("budget") is not None
     lines = []
     for key, value in given.items():
@@ -59,22 +56,3 @@ def field_problems(path: str, entry: dict[str, Any], free: bool) -> list[str]:
         way = ", or give a budget" if free else ""
         lines.append(f"{path}: {', '.join(lacking)} missing{way}")
     return lines
-
-
-def type_problem(value: Any, expected: Any, *, open_counts: bool) -> str | None:
-    """Why a value is not of a field's type. `open_counts`: null in a list is a count that the budget decides."""
-    if open_counts and isinstance(value, list):
-        value = [part for part in value if part is not None]
-    try:
-        # Strict JSON: a list may stand for a tuple, but "2" is not 2.
-        TypeAdapter(expected).validate_json(json.dumps(value, default=str), strict=True)
-    except ValidationError as error:
-        message = error.errors(include_url=False)[0]["msg"]
-        return f"{message[0].lower()}{message[1:]}"
-    return None
-
-
-def field_types(cls: type) -> dict[str, Any]:
-    """The type of each field of a method's dataclass."""
-    hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in fields(cls)}

@@ -56,7 +56,12 @@ def backbone_of(model: Any) -> Backbone:
     """The backbone of a loaded model. Raises TypeError for a model that cannot be reduced, with the reason."""
     kind = backbone_class(str(getattr(getattr(model, "config", None), "model_type", None)))
     if kind is None or kind.model_class not in {base.__name__ for base in type(model).__mro__}:
-        raise TypeError(f"{type(model).__name__} is not a model that hidrop can reduce. It reduces {supported()}")
+        way = ""
+        if hasattr(model, "get_base_model"):  # PEFT's wrapper
+            way = " Give it the model inside: get_base_model()."
+        elif hasattr(model, "model") and hasattr(model, "tokenizer"):  # what `load` returns
+            way = " Give it the model itself: its attribute `model`."
+        raise TypeError(f"{type(model).__name__} is not a model that hidrop can reduce.{way} It reduces {supported()}")
     return kind(model)
 
 

@@ -1,4 +1,4 @@
-"""`reduce(model, reducer)` turns one multimodal model of transformers into a reduced one, and back.
+"""`reduce(model, method)` turns one multimodal model of transformers into a reduced one, and back.
 
 Only the instance's `forward` is replaced. `generate()` (greedy, sampling, beams), `model(...)`, labels and gradient
 checkpointing go on working; modules, weights and config stay what they are.
@@ -15,9 +15,10 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from hidrop.backbones import Backbone, backbone_of
+from hidrop.budget import Reading, budget_tokens, parse_budget, solve
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
-from hidrop.reducer import Reducer
+from hidrop.reducer import Reducer, build
 from hidrop.runtime import graph_forward, outputs
 from hidrop.runtime.cache import RaggedCache, Replay, cache_for, check_empty
 from hidrop.runtime.cuda_graphs import Graphs
@@ -232,24 +233,60 @@ class Reduction:
 
 
 def reduce(
-    model: nn.Module, reducer: Reducer, *, features: Encoder | None = None, graphs: Graphs | None = None
+    model: nn.Module,
+    method: Reducer | str,
+    *,
+    budget: float | str | None = None,
+    reading: Reading = "average",
+    features: Encoder | None = None,
+    graphs: Graphs | None = None,
+    **fields: Any,
 ) -> Reduction:
-    """Reduce `model`: from now on `generate()` and `model(...)` run with `reducer`.
+    """Reduce `model`: from now on `generate()` and `model(...)` run with fewer visual tokens.
 
-        with reduce(model, build("fastv", {"keep": 64})) as reduction:  # on leaving, the model is as before
+        with reduce(model, "fastv", keep=64) as reduction:  # on leaving, the model is as before
             model.generate(**inputs)
+        print(reduction.trace.entering)  # visual tokens that entered each layer, counted
 
-    `features`: images that this model has seen before are taken from it, without the tower, and new ones put into it.
-    It is for evaluation: it waits for the device, and no gradient passes.
-    `graphs`: prefills and decoding steps are captured as CUDA graphs where that is possible, and kept in it. A cache
-    is valid until the next prefill of its shape.
+        reduction = reduce(model, "hidrop", inject=9, filters=[10, 14, 16, 18], exit=25, budget=64)
+        ...
+        reduction.remove()  # the same without a block
+
+    method: a reducer, or a method's name with its fields as further arguments (as in a matrix).
+    budget: visual tokens a layer, on average (64), or a share of the image's ("11%"), solved into the method's fields;
+    `reading="kept"` means the tokens after the last cut instead.
+    features: images that this model has seen before are taken from it, without the tower, and new ones put into it. It
+    is for evaluation: it waits for the device, and no gradient passes.
+    graphs: prefills and decoding steps are captured as CUDA graphs where that is possible, and kept in it. A cache is
+    valid until the next prefill of its shape.
 
     On leaving the block (or in `remove()`), every prefill's counted tokens are compared with the plan.
 
-    Raises TypeError for another architecture, ValueError for a reducer that does not fit the model's depth, image size
-    or positions, RuntimeError when the model is reduced already, TraceMismatch when a run did not follow its plan.
+    Raises TypeError for another architecture or something that is not a method, ValueError for an unknown method or
+    field or a method that does not fit the model's depth, image size or positions (BudgetError: a budget that it
+    cannot meet), RuntimeError when the model is reduced already, TraceMismatch when a run did not follow its plan.
     """
     backbone = backbone_of(model)
     if (why := backbone.unsupported()) is not None:
         raise TypeError(why)
+    reducer = _method(method, budget, reading, fields, backbone.geometry)
     return Reduction(backbone, reducer, features, graphs).attach()
+
+
+def _method(
+    method: Reducer | str, budget: float | str | None, reading: Reading, fields: dict[str, Any], geometry: Geometry
+) -> Reducer:
+    """The method that `reduce` was asked for. Raises TypeError and ValueError like it."""
+    if isinstance(method, str):
+        if budget is None:
+            return build(method, fields)
+        return solve(method, fields, budget_tokens(parse_budget(budget), geometry.visual_tokens), geometry, reading)
+    if not isinstance(method, Reducer):
+        found = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
+        raise TypeError(
+            f"method: a Reducer such as FastV(keep=64), or a name such as 'fastv', was expected, not {found}"
+        )
+    given = [*fields, *([] if budget is None else ["budget"])]
+    if given:
+        raise TypeError(f"{', '.join(given)}: goes with a method's name; {method} has all its fields already")
+    return method
