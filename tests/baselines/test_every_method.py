@@ -1,4 +1,7 @@
-"""What holds for every method. A new method is a row in METHODS, and a rule of the same name in slow_rules.py."""
+"""What holds for every method. A new method is a row in METHODS.
+
+A rule of the row's name in slow_rules.py, a second implementation in plain Python, adds the tests that compare with it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ import torch
 
 from hidrop.backbones import geometry_of
 from hidrop.plan import TokenPlan
+from hidrop.reducer import METHODS as REGISTRY
 from hidrop.reducer import Reducer, build
 from hidrop.runtime import reduce
+from tests.baselines.slow_rules import RULES
 
 HIDROP = dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6)
 S2 = dict(version="2.0", heads=3)
@@ -53,6 +58,12 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 STEPS = 5
 
 every_method = pytest.mark.parametrize("row", METHODS)
+every_method_with_a_rule = pytest.mark.parametrize("row", [row for row in METHODS if row in RULES])
+# Methods whose numbers are compared with papers: each of their rows has a rule.
+WITH_A_RULE = {
+    "vanilla", "hidrop", "fastv", "pdrop", "sparsevlm", "divprune", "visionzip",
+    "random", "uniform", "pool", "downsample", "text_only",
+}  # fmt: skip
 heads = pytest.mark.parametrize("kv_heads", [4, 2], ids=["MHA", "GQA"])
 
 
@@ -76,7 +87,13 @@ def generate(model: Any, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor, Any
     return out.sequences[:, inputs["input_ids"].shape[1] :], torch.stack(out.logits, 1), out.past_key_values
 
 
-@every_method
+def test_every_published_method_has_a_second_implementation():
+    rows = {row for row, (name, _, _) in METHODS.items() if name in WITH_A_RULE}
+    assert rows <= RULES.keys()
+    assert {name for name, _, _ in METHODS.values()} == set(REGISTRY)
+
+
+@every_method_with_a_rule
 @heads
 def test_generation_equals_the_slow_reference(row, kv_heads, tiny_llava, slow_llava, prompt, pixels):
     model = tiny_llava(kv_heads=kv_heads, seed=1)
@@ -111,7 +128,7 @@ def test_every_layer_holds_what_the_plan_says(row, kv_heads, tiny_llava, prompt,
     assert cache.lengths == tuple(n + 9 + STEPS - 1 for n in trace.entering)
 
 
-@every_method
+@every_method_with_a_rule
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_kept_names_the_tokens_that_the_slow_reference_keeps(row, side, tiny_llava, slow_llava, prompt, pixels, padded):
     if reducer_of(row).encodes:
@@ -244,7 +261,7 @@ def test_training_sees_the_same_model_as_generation(row, tiny_llava, prompt, pix
     torch.testing.assert_close(loss, torch.stack(terms).mean(), atol=1e-5, rtol=1e-5)
 
 
-@every_method
+@every_method_with_a_rule
 @pytest.mark.parametrize("shape", ["turns", "caption"])
 def test_loss_equals_the_slow_reference(row, shape, tiny_llava, slow_llava, prompt, pixels):
     """Two turns with an answer each; and pretraining's prompt: nothing but the image and its caption."""
