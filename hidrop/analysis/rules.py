@@ -27,6 +27,7 @@ ALPHA, LEAST = 0.05, 0.05
 # What an exit costs is known well enough when it is, at most, so many times the tolerance.
 RESOLUTION = 5
 DRAWS = 200
+OTHER_TASKS = ("task", "TASK,TASK")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Reading:
     """What a rule found: `layers` (none: the evidence is insufficient), and why in words.
 
     `range`: for each of `layers`, between which the nearest that the rule finds in bootstrapped samples lies in 95 % of
-    them; `support`: in which share of them it finds exactly `layers`.
+    them; `support`: in which share of them it finds exactly `layers`. `way`: of an empty reading, what would decide it,
+    each as an option of `analyze` with a value ("LAYER" where the user has to choose one).
     """
 
     layers: tuple[int, ...]
@@ -51,6 +53,7 @@ class Reading:
     evidence: str
     range: tuple[tuple[int, int], ...] = ()
     support: float = 0.0
+    way: tuple[tuple[str, str], ...] = ()
 
     @property
     def layer(self) -> int | None:
@@ -107,7 +110,8 @@ def injection(curves: Curves, exit: int | None) -> Reading:
     last = (exit or curves.layers) - 1
     found = extrema(curves.intra["visual"], lowest=True, first=1, last=last)
     if not found:
-        return Reading((), rule, f"the curve has no minimum in layers 1 to {last} that stands out against chance")
+        why = f"the curve has no minimum in layers 1 to {last} that stands out against chance"
+        return Reading((), rule, why, way=(more_samples(curves), ("inject", "LAYER")))
     best, curve = found[0], curves.intra["visual"]
     sides = " and ".join(f"{curve.at(layer):.3f} in layer {layer}" for layer in best.bases)
     evidence = f"similarity {curve.at(best.layer):.3f} in layer {best.layer}, against {sides}"
@@ -132,20 +136,29 @@ def leaving(curves: Curves, tolerance: float) -> Reading:
     lost = curves.vanilla[:, None] - curve.samples  # of each sample, when its tokens leave before each layer
     if not t_value(lost[:, 0]) > critical(curves.samples, 2):
         why = f"the score without the image ({curve.mean[0]:.3f}) is not below {whole:.3f} by more than chance"
-        return Reading((), rule, f"{why}: these samples do not need the image")
+        return Reading((), rule, f"{why}: these samples do not need the image", way=(OTHER_TASKS, more_samples(curves)))
     mean, error = lost.mean(0) / whole, lost.std(0, ddof=1) / len(lost) ** 0.5 / whole
     reach = critical(curves.samples, 2) * error
     needed = [layer for layer, low in zip(curve.layers, mean - error, strict=True) if low > tolerance]
     if needed[-1] == curve.layers[-1]:
-        return Reading((), rule, f"leaving before the last layer still costs {100 * mean[-1]:.1f} %")
+        enough = max(float(mean[-1] - error[-1]), float(mean[-1] + reach[-1]) / RESOLUTION)
+        way = (("tolerance", f"{100 * enough + 0.05:.1f}"), OTHER_TASKS, ("exit", "LAYER"))  # rounded up
+        return Reading((), rule, f"leaving before the last layer still costs {100 * mean[-1]:.1f} %", way=way)
     layer = needed[-1] + 1
     at = layer - curve.first
     before = f"before layer {layer - 1} {100 * mean[at - 1]:.1f} %"
     evidence = f"leaving before layer {layer} costs {_loss(mean, reach, at)}, {before}"
     if mean[at] + reach[at] > RESOLUTION * tolerance:
         more = curves.samples * (reach[at] / ((RESOLUTION - 1) * tolerance)) ** 2
-        return Reading((), rule, f"{evidence}: too uncertain to tell. About {more:.0f} samples would do")
+        enough_samples = ("samples", f"{more:.0f}")
+        why = f"{evidence}: too uncertain to tell. About {more:.0f} samples would do"
+        return Reading((), rule, why, way=(enough_samples, ("exit", "LAYER")))
     return Reading((layer,), rule, evidence)
+
+
+def more_samples(curves: Curves) -> tuple[str, str]:
+    """Four times the samples: half of the standard error."""
+    return "samples", str(4 * curves.samples)
 
 
 def _loss(mean: Values, reach: Values, at: int) -> str:
@@ -159,7 +172,8 @@ def filtering(curves: Curves, inject: int, exit: int, most: int) -> Reading:
     last = min(exit - 2, curve.layers[-1])
     found = extrema(curve, lowest=False, first=inject - 1, last=last + 1)
     if not found:
-        return Reading((), rule, f"ILVAS has no maximum between layers {inject} and {last} that stands out")
+        why = f"ILVAS has no maximum between layers {inject} and {last} that stands out"
+        return Reading((), rule, why, way=(more_samples(curves), ("windows", "A,B"), ("filters", "LAYERS")))
     chosen = sorted(one.layer for one in found[:most])
     shown = ", ".join(f"{curve.at(layer):.3f} behind layer {layer}" for layer in chosen)
     more = f"; {len(found) - len(chosen)} less prominent ones left out" if len(found) > len(chosen) else ""

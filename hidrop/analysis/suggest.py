@@ -26,7 +26,10 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The readings, and the schedule where all of them say something and the budget can be met (else `problem`)."""
+    """The readings, and the schedule where all of them say something and the budget can be met.
+
+    Else `problem` says what is missing, and `way` what would decide it (see `Reading`).
+    """
 
     inject: Reading
     exit: Reading
@@ -35,6 +38,15 @@ class Suggestion:
     schedule: HiDrop | None
     problem: str | None
     budget: float
+    way: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def advice(self) -> str:
+        """What would decide it, as options of `analyze`; "" where there is a schedule."""
+        if not self.way:
+            return ""
+        *others, last = [f"--{name} {value}" for name, value in self.way]
+        return f"What would decide it: {', '.join(others)}{' or ' if others else ''}{last}"
 
     def yaml(self) -> str:
         """The method as an entry of a matrix. Raises ValueError where there is no schedule."""
@@ -69,12 +81,13 @@ def suggest(
     rule = "falling by one factor from filter to filter, so that the cuts get smaller; the first one meets the budget"
     for name, reading in (("injection", inject), ("exit", exit), ("filters", filters)):
         if not reading.layers:
-            return Suggestion(inject, exit, filters, rule, None, f"no {name}: {reading.evidence}", budget)
+            return Suggestion(inject, exit, filters, rule, None, f"no {name}: {reading.evidence}", budget, reading.way)
     assert inject.layer is not None and exit.layer is not None
     try:
         schedule = counted(inject.layer, filters.layers, exit.layer, geometry, budget)
     except (BudgetError, ValueError) as error:
-        return Suggestion(inject, exit, filters, rule, None, str(error), budget)
+        way = (("budget", "TOKENS"), ("filters", "LAYERS"))
+        return Suggestion(inject, exit, filters, rule, None, str(error), budget, way)
     return Suggestion(inject, exit, filters, rule, schedule, None, budget)
 
 

@@ -139,14 +139,34 @@ def test_a_task_that_needs_no_image_says_nothing_about_the_exit() -> None:
 
 
 def test_an_image_that_is_needed_to_the_last_layer_gives_no_exit() -> None:
-    found = rules.leaving(paper(exits={1.0: answers(np.linspace(0.1, 0.5, 32), 0)}), 0.01)
+    curves = paper(exits={1.0: answers(np.linspace(0.1, 0.5, 32), 0)})
+    found = rules.leaving(curves, 0.01)
     assert found.layers == () and "last layer still costs" in found.evidence
+    said = dict(found.way)
+    assert said.keys() == {"tolerance", "task", "exit"}
+    assert rules.leaving(curves, float(said["tolerance"]) / 100).layers != ()
+    assert rules.leaving(curves, 0.9 * float(said["tolerance"]) / 100).layers == ()
+
+
+def test_a_declined_suggestion_says_what_would_decide_it() -> None:
+    flat = paper(intra={"visual": noisy(np.full(31, 0.9), 0.05, 0)})
+    assert suggest(flat, LLAVA, 64).advice == (f"What would decide it: --samples {4 * flat.samples} or --inject LAYER")
+    blind = suggest(paper(exits={1.0: answers(np.full(32, 0.62), 0)}), LLAVA, 64)
+    assert blind.advice == f"What would decide it: --task TASK,TASK or --samples {4 * flat.samples}"
+    rising = suggest(paper(ilvas={4: noisy(np.linspace(0.2, 0.8, 28), 0.001, 0)}), LLAVA, 64)
+    assert rising.advice.endswith(", --windows A,B or --filters LAYERS")
+    assert suggest(paper(peaks=(20, 22)), LLAVA, 64).advice == (
+        "What would decide it: --budget TOKENS or --filters LAYERS"
+    )
+    assert suggest(paper(), LLAVA, 64).advice == ""
 
 
 def test_too_few_samples_are_told_with_how_many_would_do() -> None:
     few = paper(samples=60)
     found = rules.leaving(replace(few, exits={1.0: answers(plateau(32, 25, blind=0.1), 7, 60)}), 0.01)
     assert found.layers == () and found.evidence.endswith("samples would do")
+    samples = dict(found.way)["samples"]
+    assert int(samples) > 60 and f"About {samples} samples would do" in found.evidence
 
 
 def test_a_budget_that_the_layers_cannot_meet_is_a_problem_with_the_range() -> None:
