@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from evals.tasks.base import Answer
 from evals.tasks.data import TaskSpec
-from evals.tasks.scoring import Answer, score
 from hidrop.analysis.curves import MODALITIES, Curve, Curves, Values
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
@@ -36,7 +36,7 @@ def curves_of(
 
     def scored(texts: Sequence[str]) -> list[float]:
         answers = [Answer(docs[record["doc_id"]], text) for record, text in zip(good, texts, strict=True)]
-        return list(score(spec.name, spec.protocol, answers).samples)
+        return list(spec.task.score(answers, spec.protocol).samples)
 
     def right(answers: Sequence[Sequence[str]]) -> Curve:
         return Curve(1, np.array([scored(texts) for texts in zip(*answers, strict=True)]).T)

@@ -112,5 +112,5 @@ def _task(
             records = [log.answers[doc_id] for doc_id in sorted(log.answers)]
             doc_ids = [record["doc_id"] for record in records]
             docs = {doc_id: task.eval_docs_no_media[doc_id] for doc_id in doc_ids}
-            images = dict(zip(doc_ids, evaluation.image_names(task, doc_ids), strict=True))
+            images = dict(zip(doc_ids, evaluation.image_names(task, spec, doc_ids), strict=True))
     return curves_of(loaded.geometry, spec, records, docs, images), records

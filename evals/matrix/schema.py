@@ -30,7 +30,8 @@ from pydantic import (
 
 from evals.matrix.method_fields import CHECKPOINT, method_problems
 from evals.profiling.settings import ProfileSettings
-from evals.tasks.data import NAMES, TaskSpec, rows_of
+from evals.tasks.data import TaskSpec, rows_of
+from evals.tasks.registry import TASKS
 from hidrop import strict_yaml
 from hidrop.budget import Budget, Reading, parse_budget
 from hidrop.errors import UserError
@@ -304,5 +305,5 @@ def named(key: Any, spec: Any) -> Any:
 def task_problems(data: dict[str, Any]) -> list[str]:
     """Unknown tasks; looked for apart from the schema, so that they are told together with its problems."""
     tasks = data.get("tasks")
-    unknown = [str(name) for name in tasks if name not in NAMES] if isinstance(tasks, dict) else []
-    return [f"tasks.{name}: unknown task.{strict_yaml.suggestion(name, NAMES)}" for name in unknown]
+    unknown = [str(name) for name in tasks if name not in TASKS] if isinstance(tasks, dict) else []
+    return [f"tasks.{name}: unknown task.{strict_yaml.suggestion(name, TASKS)}" for name in unknown]

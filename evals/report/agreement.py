@@ -1,7 +1,7 @@
-"""A run's answers beside published ones: how far they agree, and what both score under LLaVA's own rule.
+"""Compare a run's answers with published ones: how often they agree, and both scores under LLaVA's own rule.
 
-The published side is LLaVA's answers file, one JSON object a line with `question_id`, `prompt` and `text`. A run is the
-journal of one cell. Answers are matched on the id and on the question's own words, never on their order.
+The published side is LLaVA's answers file: one JSON object per line with `question_id`, `prompt` and `text`. A run is
+the journal of one cell. Answers are matched by the id and the words of the question, never by their order.
 """
 
 from __future__ import annotations
@@ -15,17 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from evals.store.journal import Lines, slug
-from evals.tasks.data import HUB, IMAGE_COLUMNS, MINI, TaskSpec, data_digest, missing
-from evals.tasks.scoring import Answer, score
+from evals.tasks.base import LLAVA, Answer
+from evals.tasks.data import HUB, MINI, TaskSpec, data_digest, missing
+from evals.tasks.registry import get_task
 from hidrop.errors import UserError
-
-# What a published `question_id` may be in the data. LLaVA's TextVQA file has the image's id there.
-ID_COLUMNS: dict[str, tuple[str, ...]] = {
-    "gqa": ("id",),
-    "mmbench_en_dev": ("index",),
-    "textvqa_val": ("image_id", "question_id"),
-    "pope": ("question_id",),
-}
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Flip:
-    """A sample that one side has right and the other wrong, or both differently wrong."""
+    """A sample that is right on one side only, or wrong on both in different ways."""
 
     doc_id: int
     question: str
@@ -53,9 +46,9 @@ class Flip:
 
 @dataclass(frozen=True)
 class Agreement:
-    """`matched` samples: how many have the same text, the same reading under LLaVA's rule, and the flips.
+    """The `matched` samples: how many have the same text, how many the same reading under LLaVA's rule, and the flips.
 
-    Scores are over the matched samples, 0-100; `gained` counts samples that the run has better, `lost` the others.
+    Scores are over the matched samples, 0-100. `gained` counts the samples that score higher in the run, `lost` lower.
     """
 
     task: str
@@ -80,7 +73,7 @@ class Agreement:
         rows += [
             (name, self.published_extra[name], self.our_extra[name])
             for name in sorted(self.published_extra.keys() & self.our_extra.keys())
-            if name == "accuracy" or name.startswith(("f1_", "rotation", "l2_"))
+            if any(fnmatchcase(name, pattern) for pattern in get_task(self.task).details)
         ]
         wide = max(len(name) for name, *_ in rows)
         lines = [
@@ -102,26 +95,25 @@ class Agreement:
 def agree(
     run: Run, docs: Mapping[int, Mapping[str, Any]], published: Mapping[int, str], unmatched: int = 0
 ) -> Agreement:
-    """Compare on the documents that both have; `unmatched` published answers had no document at all.
+    """Compare the documents that both sides have. `unmatched` is the number of published answers without a document.
 
     Raises UserError when there is nothing to compare.
     """
     both = sorted(run.answers.keys() & published.keys())
     if not both:
         raise UserError(f"{run.path}: no answer to a question of the published file (--limit too low, or another task)")
-    theirs = score(run.task, "llava", [Answer(docs[d], published[d]) for d in both])
+    task = get_task(run.task)
+    theirs = task.score([Answer(docs[d], published[d]) for d in both], LLAVA)
     answers = [Answer(docs[d], run.answers[d] or "", failed=run.answers[d] is None) for d in both]
-    ours = score(run.task, "llava", answers)
+    ours = task.score(answers, LLAVA)
     flips, same_text, same_reading = [], 0, 0
     for i, (doc_id, answer) in enumerate(zip(both, answers, strict=True)):
         same = theirs.readings[i] == ours.readings[i] and not answer.failed
         same_text += answer.text.strip() == published[doc_id].strip() and not answer.failed
         same_reading += same
         if not same or theirs.samples[i] != ours.samples[i]:
-            doc = docs[doc_id]
-            target = Counter(doc["answers"]).most_common(1)[0][0] if "answers" in doc else str(doc["answer"])
             said = (published[doc_id], answer.text, theirs.samples[i], ours.samples[i])
-            flips.append(Flip(doc_id, doc["question"], target, *said))
+            flips.append(Flip(doc_id, docs[doc_id]["question"], _target(task.target(docs[doc_id])), *said))
     return Agreement(
         task=run.task,
         metric=theirs.metric,
@@ -140,13 +132,18 @@ def agree(
     )
 
 
+def _target(target: Any) -> str:
+    """The right answer; of several people's the most frequent one."""
+    return Counter(target).most_common(1)[0][0] if isinstance(target, list) else str(target)
+
+
 # ---- the run -------------------------------------------------------------------------------------------------------
 
 
 def find_run(place: Path, task: str | None, pattern: str | None) -> Path:
-    """The journal that `place` is, or the one in a results folder for the task and a pattern on model/method.
+    """`place` itself if it is a journal, else the journal in a results folder for a task and a pattern on model/method.
 
-    Raises UserError when there is none, or several, naming them.
+    Raises UserError when there is no such journal, or several; the message names them.
     """
     if place.is_file():
         return place
@@ -167,7 +164,7 @@ def find_run(place: Path, task: str | None, pattern: str | None) -> Path:
 
 
 def slug_pattern(pattern: str) -> str:
-    """A pattern on model/method as one on the journals' file names."""
+    """A pattern on the journals' file names, from one on model/method."""
     return "*".join(slug(part) for part in pattern.split("*"))
 
 
@@ -180,10 +177,10 @@ def read_run(path: Path) -> Run:
 
 
 def read_docs(run: Run, data: str | None) -> dict[int, Mapping[str, Any]]:
-    """The run's documents by doc_id, without their images. Raises UserError when `data` is not what the run read."""
+    """The run's documents by doc_id, without images. Raises UserError when `data` is not the data that the run read."""
     from evals.tasks.build import build, quiet
 
-    spec = TaskSpec(run.task, data or MINI, "llava")
+    spec = TaskSpec(run.task, data or MINI, LLAVA)
     if problems := missing(spec):
         raise UserError("\n".join(problems))
     if data_digest(spec) != run.data:
@@ -200,11 +197,11 @@ def read_docs(run: Run, data: str | None) -> dict[int, Mapping[str, Any]]:
 def match(
     answers: Path, questions: Path | None, task: str, docs: Mapping[int, Mapping[str, Any]]
 ) -> tuple[dict[int, str], int]:
-    """The published texts by doc_id, and how many of them found no document.
+    """The published texts by doc_id, and the number of published answers without a document.
 
     `questions` is the benchmark's question file (question_id, image, text, perhaps category): with it a question is
-    found by its image, else by its id. Raises UserError for a file that is not in LLaVA's form, for an id that could
-    be several documents, and when nothing matches.
+    found by its image, without it by its id. Raises UserError for a file that is not in LLaVA's form, for an id that
+    fits several documents, and when nothing matches.
     """
     lines = [_fields(line, answers, ("question_id", "prompt", "text")) for line in _objects(answers)]
     asked: dict[str, dict[str, Any]] = {}
@@ -232,7 +229,7 @@ def match(
         else:
             found[candidates[0]] = str(line["text"])
     if not found:
-        column = " or ".join(ID_COLUMNS[task])
+        column = " or ".join(get_task(task).id_columns)
         sample = lines[0]["question_id"] if lines else "nothing in it"
         raise UserError(
             f"{answers}: none of its {len(lines)} answers belongs to a question of {task} (first question_id: "
@@ -244,7 +241,7 @@ def match(
 def _index(task: str, docs: Mapping[int, Mapping[str, Any]], by_image: bool) -> dict[str, list[int]]:
     index: dict[str, list[int]] = {}
     for doc_id, doc in docs.items():
-        columns = IMAGE_COLUMNS if by_image else ID_COLUMNS[task]
+        columns = get_task(task).image_columns if by_image else get_task(task).id_columns
         for key in {
             Path(str(doc[column])).stem if by_image else str(doc[column]) for column in columns if column in doc
         }:
@@ -260,7 +257,7 @@ def _key(line: dict[str, Any], asked: Mapping[str, dict[str, Any]], path: Path, 
 
 
 def _says(prompt: str, doc: Mapping[str, Any]) -> bool:
-    """Whether the prompt asks the document's question, in lines of its own."""
+    """Whether the prompt contains the document's question, as whole lines."""
     said, asked = (
         ["", *(line.strip().lower() for line in text.strip().splitlines()), ""]
         for text in (prompt, str(doc["question"]))

@@ -11,7 +11,8 @@ from evals.report.rows import ALPHA, label_of, rows_of, sizes_are_of_profile, ta
 from evals.report.seeds import together
 from evals.report.sheet import task_name
 from evals.store.document import cell_key
-from evals.store.statistics import RIGHT
+from evals.tasks.base import RIGHT, Task
+from evals.tasks.registry import known_tasks
 
 # A message's first line is enough here; the whole of it stands in the JSON file.
 ERROR_LENGTH = 200
@@ -151,11 +152,15 @@ def _statistics(document: Mapping[str, Any]) -> str:
     compared = sum("against" in one for one in stats)
     if not compared:
         return ""
+    tasks = known_tasks(tasks_of(document))
+    units = "; ".join(f"{task.title}: {task.unit}" for task in tasks if task.unit != Task.unit)
+    soft = ", ".join(f"{task.title}'s" for task in tasks if task.soft)
     return (
         f"differences from vanilla are on the same samples, with 95 % intervals by a bootstrap over images. "
         f"{SIGNIFICANT.strip()}: exact McNemar test, p < {ALPHA:g} after Holm's correction for {compared} comparisons. "
-        "Flips: samples (MMBench: questions with all their rotations) that went from wrong to right, from right to "
-        f"wrong (TextVQA's soft score: right from {RIGHT:g} on), and the share of answers read as vanilla's is"
+        f"Flips: samples{f' ({units})' if units else ''} that went from wrong to right, from right to "
+        f"wrong{f' ({soft} soft score: right from {RIGHT:g} on)' if soft else ''}, and the share of answers read as "
+        "vanilla's is"
     )
 
 

@@ -1,4 +1,4 @@
-"""Rows beside vanilla on the same samples: differences with their intervals, and which samples flipped."""
+"""Rows compared with vanilla on the same samples: differences with their intervals, and how many samples flipped."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from typing import Any
 from evals.report.rows import Row, rows_of, tasks_of
 from evals.report.sheet import Entry, Sheet, task_name
 from evals.report.units import MISSING, fixed
+from evals.tasks.registry import known_tasks
 
-# Behind a difference that is not chance.
+# After a difference that is not chance.
 SIGNIFICANT = " *"
 
 
 def difference_sheet(document: Mapping[str, Any]) -> Sheet | None:
-    """Of each row and task the difference from vanilla; None when nothing was compared."""
+    """The difference of each row from vanilla in each task; None when nothing was compared."""
     return _sheet(document, "Differences from vanilla, with 95 % intervals", difference, ())
 
 
 def flip_sheet(document: Mapping[str, Any]) -> Sheet | None:
-    """Of each row and task how many samples were gained and lost, and how many answers stayed; POPE's yes-ratio."""
-    extra = (("POPE yes %", _yes),) if "pope" in tasks_of(document) else ()
+    """The samples gained and lost by each row in each task, the share of equal answers, and tasks' own statistics."""
+    extra = tuple(
+        (f"{task.title} {heading}", _stat(task.name, name))
+        for task in known_tasks(tasks_of(document))
+        for name, heading in task.stat_titles
+    )
     return _sheet(document, "Flips against vanilla: gained, lost, same answer", flips, extra)
 
 
@@ -40,8 +45,8 @@ def flips(row: Row, task: str) -> str:
     return f"+{against['gained']} -{against['lost']}, {against['loyalty']:.0f} %" if against else MISSING
 
 
-def _yes(row: Row) -> str:
-    return fixed(row.stats.get("pope", {}).get("yes_ratio"))
+def _stat(task: str, name: str) -> Callable[[Row], str]:
+    return lambda row: fixed(row.stats.get(task, {}).get(name))
 
 
 def _sheet(

@@ -19,7 +19,7 @@ from evals.store.document import cell_key
 from evals.store.folders import samples_of
 from evals.store.journal import place
 from evals.store.records import parsed
-from evals.store.statistics import RIGHT
+from evals.tasks.base import RIGHT
 from evals.tasks.data import TaskSpec, data_digest
 from evals.tasks.protocol import protocol
 from hidrop.errors import UserError

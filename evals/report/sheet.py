@@ -9,10 +9,10 @@ from typing import Any
 from evals.report.rows import Row, Score, number, tasks_of
 from evals.report.sections import Board, Section, boards
 from evals.report.units import BYTES, COUNTS, MISSING, fixed, millis, unit_for
+from evals.tasks.registry import TASKS, get_task
 
 # Behind a score whose answers look wrong as a whole; the caption says why.
 WARNED = " (!)"
-TASK_NAMES = {"gqa": "GQA", "mmbench_en_dev": "MMBench", "textvqa_val": "TextVQA", "pope": "POPE"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Column:
 
 
 def task_name(task: str) -> str:
-    """A task as tables name it."""
-    return TASK_NAMES.get(task, task)
+    """A task as tables name it; an unknown one keeps its name."""
+    return get_task(task).title if task in TASKS else task
 
 
 def main_sheets(document: Mapping[str, Any], *, split: bool = False) -> list[Sheet]:

@@ -16,7 +16,7 @@ from hidrop.provenance import usable_cores
 from hidrop.reducer import Reducer
 
 if TYPE_CHECKING:
-    from evals.tasks import TaskResult
+    from evals.tasks.evaluation import TaskResult
 
 # Raise this when a change of the code changes answers: cells that were finished before it are then run again.
 NUMERIC_VERSION = 3

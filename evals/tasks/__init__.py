@@ -1,31 +1,33 @@
-"""The four official tasks (gqa, mmbench_en_dev, textvqa_val, pope): data, prompts and scores.
+"""The tasks (benchmarks), one file each: their data, their questions, their scores.
 
-    missing(TaskSpec("pope", data="data"))       what is not there, and the command that gets it
+    missing(TaskSpec("pope", data="data"))       what is missing, and the command that gets it
     evaluate(lm, TaskSpec("gqa"), limit=100)     a TaskResult
-    ask(lm, TaskSpec("gqa"), limit=100)          the same questions, no score
+    ask(lm, TaskSpec("gqa"), limit=100)          the same questions, without scores
 
-`python -m evals.tasks export DIR` writes the same tasks as YAML files for the command line of lmms-eval.
+`base` is the interface of a task, `registry` the list of them. `python -m evals.tasks export DIR` writes the tasks as
+YAML files for the command line of lmms-eval.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evals.tasks.data import NAMES, TaskSpec, data_digest, missing
+from evals.tasks.data import TaskSpec, data_digest, missing
 from evals.tasks.protocol import PROTOCOL_VERSION, PROTOCOLS
+from evals.tasks.registry import TASKS, get_task
 
 if TYPE_CHECKING:
     from evals.tasks.evaluation import TaskResult
 
 __all__ = [
-    "NAMES",
     "PROTOCOLS",
     "PROTOCOL_VERSION",
-    "TaskResult",
+    "TASKS",
     "TaskSpec",
     "ask",
     "data_digest",
     "evaluate",
+    "get_task",
     "missing",
 ]
 
@@ -42,11 +44,3 @@ def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bo
     from evals.tasks import evaluation
 
     return evaluation.evaluate(lm, spec, limit=limit, bootstrap=bootstrap)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "TaskResult":
-        from evals.tasks.evaluation import TaskResult
-
-        return TaskResult
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

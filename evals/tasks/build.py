@@ -1,8 +1,8 @@
-"""The official tasks as lmms-eval's own Task objects, pointed at our data and protocol.
+"""A task as lmms-eval's own task object, with our data and protocol.
 
-The registered configuration is kept (question texts, decoding, metrics); replaced are where the data comes from,
-MMBench's aggregation (the static one, which needs no network), and, under the llava protocol, the question texts and
-decoding. Images stay undecoded until a sample is asked, so that one broken file cannot stop a run.
+lmms-eval's configuration is kept (question texts, decoding, metrics). Three things are replaced: where the data comes
+from, the metrics that a task changes (`Task.metrics`), and under the llava protocol the question texts and decoding.
+Images are decoded when their sample is asked, so that a broken file cannot stop a run.
 """
 
 from __future__ import annotations
@@ -10,58 +10,60 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import importlib
 import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from evals.tasks.base import IMAGE, Task
 from evals.tasks.data import HUB, Files, TaskSpec, locate
 from evals.tasks.protocol import protocol
-from evals.tasks.scoring import group
 
 
-@functools.cache  # some forty YAML files for each cell of a matrix
-def _official(name: str) -> dict[str, Any]:
+def lmms_folder(task: Task) -> Path:
+    """The folder of lmms-eval's own files of a task."""
     import lmms_eval
+
+    return Path(lmms_eval.__path__[0]) / "tasks" / task.lmms_folder
+
+
+@functools.cache  # about forty YAML files for each cell of a matrix
+def _official(task: Task) -> dict[str, Any]:
     from lmms_eval.tasks import TaskManager
 
     # Only this task's folder: indexing all of lmms-eval's two thousand tasks takes seconds.
-    folder = Path(lmms_eval.__path__[0]) / "tasks" / name.split("_")[0]
-    manager = TaskManager(include_defaults=False, include_path=[str(folder)])
-    return {**manager._get_config(name), "task": name}
+    manager = TaskManager(include_defaults=False, include_path=[str(lmms_folder(task))])
+    return {**manager._get_config(task.name), "task": task.name}
 
 
-def official(name: str) -> dict[str, Any]:
-    """The configuration that lmms-eval registers for a task, its functions resolved. The caller may change it."""
-    return copy.deepcopy(_official(name))
+def official(task: Task) -> dict[str, Any]:
+    """lmms-eval's own configuration of a task, with its functions resolved. The caller may change it."""
+    return copy.deepcopy(_official(task))
 
 
 def build(spec: TaskSpec) -> Any:
-    """lmms-eval's task for `spec`. Only a spec whose data is "hub" touches the network."""
+    """lmms-eval's task for `spec`. The network is only used if the spec's data is "hub"."""
     from lmms_eval.api.task import ConfigurableTask
 
-    config, files = official(spec.name), None if spec.data == HUB else locate(spec)
+    config, files = official(spec.task), None if spec.data == HUB else locate(spec)
     config["doc_to_visual"] = _visual(config["doc_to_visual"], _images(spec, files))
-    config["process_docs"] = _prepare(spec)
-    config["metric_list"] = [_static(m) for m in config["metric_list"] if m["metric"] != "submission"]
+    config["process_docs"] = _prepare(spec.task)
+    config["metric_list"] = spec.task.metrics(config["metric_list"], spec.protocol)
     if files is None:
         config["dataset_kwargs"] = {}  # the official one asks for a login
     else:
         paths = [str(path.resolve()) for path in files.questions]
         config |= {"dataset_path": "parquet", "dataset_name": None}
         config["dataset_kwargs"] = {"data_files": {spec.source.split: paths}}
-    if generation := protocol(spec.protocol).generation(spec.name):
+    if generation := protocol(spec.protocol).generation(spec.task):
         config["generation_kwargs"] = generation
-        config["doc_to_text"] = _question(spec)
+        config["doc_to_text"] = spec.task.question
         config["lmms_eval_specific_kwargs"] = config["model_specific_generation_kwargs"] = None
-        if spec.name == "mmbench_en_dev":
-            config["metric_list"] = []  # takes seconds, and this protocol's value is not lmms-eval's anyway
     return ConfigurableTask(config=config)
 
 
 def rows_within(task: Any, spec: TaskSpec, limit: int | None) -> int:
-    """How many of the first documents a limit lets through: whole circular groups for MMBench, at least one.
+    """The number of documents within a limit, rounded down to whole groups (`Task.group`), but at least one group.
 
     Raises ValueError for a limit below 1.
     """
@@ -69,33 +71,33 @@ def rows_within(task: Any, spec: TaskSpec, limit: int | None) -> int:
         raise ValueError(f"limit: {limit} is not a positive number of samples")
     docs = task.eval_docs_no_media
     total = len(docs) if limit is None else min(limit, len(docs))
-    if spec.name != "mmbench_en_dev" or total == len(docs):
+    if spec.task.group_column is None or total == len(docs):
         return total
-    of = [group({"index": index}) for index in docs["index"]]
+    of = _groups(spec.task, docs)
     ends = [place + 1 for place in range(len(of)) if place + 1 == len(of) or of[place + 1] != of[place]]
     return max((end for end in ends if end <= total), default=ends[0])
 
 
-def _question(spec: TaskSpec) -> Callable[[Mapping[str, Any]], str | None]:
-    def text(doc: Mapping[str, Any]) -> str | None:
-        return protocol(spec.protocol).question(spec.name, doc)
+def _groups(task: Task, docs: Any) -> list[Any]:
+    """The group of each document, read from one column, because whole documents are slow to read."""
+    column = task.group_column
+    assert column is not None
+    return [task.group({column: value}) for value in docs[column]]
 
-    return text
 
-
-def _prepare(spec: TaskSpec) -> Callable[[Any], Any]:
-    """Leave images undecoded; put the rotations of an MMBench question next to each other (for limits)."""
+def _prepare(task: Task) -> Callable[[Any], Any]:
+    """Leave images undecoded, and put the documents of a group next to each other, so that a limit can cut there."""
 
     def prepare(dataset: Any) -> Any:
         from datasets import Image
 
-        if "image" in dataset.column_names:
-            dataset = dataset.cast_column("image", Image(decode=False))
-        if spec.name == "mmbench_en_dev":
-            first: dict[int, int] = {}
-            groups = [group({"index": index}) for index in dataset["index"]]
-            for place, question in enumerate(groups):
-                first.setdefault(question, place)
+        if IMAGE in dataset.column_names:
+            dataset = dataset.cast_column(IMAGE, Image(decode=False))
+        if task.group_column is not None:
+            first: dict[Any, int] = {}
+            groups = _groups(task, dataset)
+            for place, group in enumerate(groups):
+                first.setdefault(group, place)
             dataset = dataset.select(sorted(range(len(groups)), key=lambda place: (first[groups[place]], place)))
         return dataset
 
@@ -103,33 +105,33 @@ def _prepare(spec: TaskSpec) -> Callable[[Any], Any]:
 
 
 def _images(spec: TaskSpec, files: Files | None) -> Callable[[Mapping[str, Any]], Any]:
-    """A function from a document to its undecoded image; GQA keeps them apart, found by imageId."""
+    """A function from a document to its undecoded image."""
     import datasets
 
-    source = spec.source
-    if source.images is None or (files is not None and not files.images):
-        return lambda doc: doc["image"]
+    source, joined = spec.source, spec.source.images
+    if joined is None or (files is not None and not files.images):
+        return lambda doc: doc[IMAGE]
     if files is None:
-        images = datasets.load_dataset(source.repository, source.images.split("/")[0], split=source.split)
+        images = datasets.load_dataset(source.repository, joined.files.split("/")[0], split=source.split)
     else:
         paths = [str(path.resolve()) for path in files.images]
         images = datasets.load_dataset("parquet", data_files={"images": paths}, split="images")
-    images = images.cast_column("image", datasets.Image(decode=False))
-    place = {name: row for row, name in enumerate(images["id"])}
-    return lambda doc: images[place[doc["imageId"]]]["image"]
+    images = images.cast_column(IMAGE, datasets.Image(decode=False))
+    place = {name: row for row, name in enumerate(images[joined.id])}
+    return lambda doc: images[place[doc[joined.key]]][IMAGE]
 
 
 def _visual(official: Callable[[Mapping[str, Any]], Any], image: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """The task's own doc_to_visual, fed with an image decoded at the last moment. Raises PIL's errors."""
+    """The task's own doc_to_visual, given an image that is decoded at the last moment. Raises PIL's errors."""
 
     def visual(doc: Mapping[str, Any]) -> Any:
-        return official({**doc, "image": decode(image(doc))})
+        return official({**doc, IMAGE: decode(image(doc))})
 
     return visual
 
 
 def decode(image: Any) -> Any:
-    """A PIL image from what a datasets.Image column holds undecoded (bytes or a path), or the PIL image itself."""
+    """A PIL image from an undecoded entry of a datasets.Image column (bytes or a path), or the PIL image itself."""
     from PIL import Image
 
     if not isinstance(image, Mapping):
@@ -137,22 +139,9 @@ def decode(image: Any) -> Any:
     return Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"])
 
 
-def _static(metric: dict[str, Any]) -> dict[str, Any]:
-    """MMBench's score by the static aggregation (no OpenAI call), without its printing; other metrics as they are."""
-    if metric["metric"] != "gpt_eval_score":
-        return metric
-    utils = importlib.import_module("lmms_eval.tasks.mmbench.en_utils")
-
-    def aggregate(results: list[dict[str, Any]], args: Any) -> float:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return float(utils.mmbench_aggregate_dev_results_static(results, args))
-
-    return {**metric, "aggregation": aggregate}
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No log lines and progress bars of lmms-eval and datasets in the block; a caller shows progress itself."""
+    """Silence lmms-eval's and datasets' log lines and progress bars; the caller shows progress itself."""
     import datasets
     import lmms_eval.api.task
     import lmms_eval.evaluator
@@ -178,7 +167,7 @@ def quiet() -> Iterator[None]:
 
 
 class _NoBar:
-    """Stands in for a progress bar: iterates, and swallows updates."""
+    """Replaces a progress bar: it iterates and ignores updates."""
 
     def __init__(self, items: Any) -> None:
         self._items = items

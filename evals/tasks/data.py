@@ -1,15 +1,8 @@
-"""Where the four tasks' data lives: the embedded benchmark, a local folder, or the Hub.
+"""Where a task's data is: the embedded benchmark, a local folder, or the Hub.
 
 A local folder holds the parquet files of the Hub's dataset repositories as they are, so that one `hf download` makes
-it. For `data: data` or `data: data/pope` these are all found:
-
-    data/gqa/testdev_balanced_instructions/testdev-*.parquet   questions (lmms-lab-encoder/GQA)
-    data/gqa/testdev_balanced_images/testdev-*.parquet         their images, joined by imageId
-    data/mmbench/en/dev-*.parquet                              lmms-lab-encoder/MMBench
-    data/textvqa/data/validation-*.parquet                     lmms-lab-encoder/textvqa
-    data/pope/data/test-*.parquet                              lmms-lab-encoder/POPE
-
-The embedded benchmark's own layout (gqa/testdev.parquet, which holds its images, and so on) is found the same way.
+it. For POPE `data: data` and `data: data/pope` both find data/pope/data/test-*.parquet. The embedded benchmark's own
+layout (pope/test.parquet; GQA's file there holds its images) is found the same way.
 """
 
 from __future__ import annotations
@@ -19,113 +12,50 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from hidrop.errors import UserError, did_you_mean
+from evals.tasks.base import IMAGE, LLAVA, Source, Task
+from evals.tasks.registry import get_task
+from hidrop.errors import UserError
 
 MINI, HUB = "mini", "hub"
-
-
-@dataclass(frozen=True)
-class Source:
-    """An official task's data: its repository on the Hub, the files in it, and the columns that are read."""
-
-    repository: str
-    config: str | None
-    split: str
-    folder: str
-    files: str
-    columns: tuple[str, ...]
-    rows: int  # of the official file, for estimates where it is not at hand
-    images: str | None = None
-
-    @property
-    def plain(self) -> str:
-        """The file's name in the embedded benchmark's layout."""
-        return f"{self.split}.parquet"
-
-    @property
-    def command(self) -> str:
-        """The command that puts the official files where they are looked for, under data/."""
-        wanted = " ".join(f'--include "{pattern}"' for pattern in (self.files, self.images) if pattern)
-        return f"hf download --repo-type dataset {self.repository} {wanted} --local-dir data/{self.folder}"
-
-
-SOURCES: dict[str, Source] = {
-    "gqa": Source(
-        "lmms-lab-encoder/GQA",
-        "testdev_balanced_instructions",
-        "testdev",
-        "gqa",
-        "testdev_balanced_instructions/*.parquet",
-        ("question", "answer"),
-        12578,
-        images="testdev_balanced_images/*.parquet",
-    ),
-    "mmbench_en_dev": Source(
-        "lmms-lab-encoder/MMBench",
-        "en",
-        "dev",
-        "mmbench",
-        "en/dev-*.parquet",
-        ("index", "question", "hint", "answer", *"ABCD", "category", "L2-category", "image", "source", "split"),
-        4329,
-    ),
-    "textvqa_val": Source(
-        "lmms-lab-encoder/textvqa",
-        None,
-        "validation",
-        "textvqa",
-        "data/validation-*.parquet",
-        ("question", "question_id", "answers", "ocr_tokens", "image"),
-        5000,
-    ),
-    "pope": Source(
-        "lmms-lab-encoder/POPE",
-        None,
-        "test",
-        "pope",
-        "data/test-*.parquet",
-        ("question", "question_id", "answer", "category", "image"),
-        9000,
-    ),
-}
-NAMES = tuple(SOURCES)
-# Where a document may say which image it is about.
-IMAGE_COLUMNS = ("imageId", "image_id", "image_source")
 
 
 @dataclass(frozen=True)
 class TaskSpec:
     """One task, its data ("mini", "hub", or a folder) and the protocol it is asked under.
 
-    Raises UserError for an unknown task.
+    Raises UserError for an unknown task, and for a protocol that the task does not have.
     """
 
     name: str
     data: str = MINI
-    protocol: str = "llava"
+    protocol: str = LLAVA
 
     def __post_init__(self) -> None:
-        if self.name not in SOURCES:
-            hint = did_you_mean(self.name, NAMES)
-            raise UserError(f"unknown task '{self.name}'.{hint} Known: {', '.join(NAMES)}")
+        known = self.task.protocols
+        if self.protocol not in known:
+            raise UserError(f"{self.name}: cannot be asked under protocol '{self.protocol}'. Use {' or '.join(known)}")
+
+    @property
+    def task(self) -> Task:
+        return get_task(self.name)
 
     @property
     def source(self) -> Source:
-        return SOURCES[self.name]
+        return self.task.source
 
 
 @dataclass(frozen=True)
 class Files:
-    """The parquet files of a task; `images` only where they are kept apart from the questions (GQA)."""
+    """The parquet files of a task; `images` only if they are not in the same files as the questions (GQA)."""
 
     questions: tuple[Path, ...]
     images: tuple[Path, ...] = ()
 
 
 def locate(spec: TaskSpec) -> Files:
-    """The files behind a spec whose data is local; the embedded benchmark is built on first use.
+    """The files of a spec whose data is local. The embedded benchmark is built on first use.
 
-    What is not there is left empty: `missing` says it in words.
+    No files if they are not there; `missing` says why in words.
     """
     if spec.data == HUB:
         raise ValueError("the Hub's files are not local")
@@ -138,7 +68,7 @@ def locate(spec: TaskSpec) -> Files:
     source = spec.source
     for place in (root / source.folder, root / source.repository.split("/")[1], root):
         if questions := tuple(sorted(place.glob(source.files))):
-            return Files(questions, tuple(sorted(place.glob(source.images))) if source.images else ())
+            return Files(questions, tuple(sorted(place.glob(source.images.files))) if source.images else ())
         if (place / source.plain).is_file():
             return Files((place / source.plain,))
     return Files(())
@@ -147,7 +77,7 @@ def locate(spec: TaskSpec) -> Files:
 def missing(spec: TaskSpec) -> list[str]:
     """What keeps a task from running, each with the command or path that provides it; empty if nothing does.
 
-    Reads file footers only. For the Hub nothing is checked, because that would already need the network.
+    Reads file footers only. The Hub is not checked, because that would already need the network.
     """
     import pyarrow.parquet as parquet
 
@@ -166,18 +96,25 @@ def missing(spec: TaskSpec) -> list[str]:
         except (OSError, ValueError) as error:  # pyarrow's own errors derive from ValueError
             problems.append(f"{spec.name}: cannot read {path}: {error}. Get it again with: {source.command}")
             continue
-        wanted = {"id", "image"} if path in files.images else set(source.columns)
-        if source.images and path in files.questions:
-            wanted |= {"imageId"} if files.images else {"image"}
-        for column in sorted(wanted - there):
-            apart = column == "image" and source.images
-            way = f" and {source.folder}/{source.images} is not there. Get it with: {source.command}" if apart else ""
+        for column in sorted(_wanted(source, files, path) - there):
+            way = ""
+            if column == IMAGE and source.images:
+                way = f" and {source.folder}/{source.images.files} is not there. Get it with: {source.command}"
             problems.append(f"{spec.name}: {path} has no column '{column}'{way}")
     return problems
 
 
+def _wanted(source: Source, files: Files, path: Path) -> set[str]:
+    """The columns that one of a task's files must have."""
+    if source.images is None:
+        return set(source.columns)
+    if path in files.images:
+        return {source.images.id, IMAGE}
+    return {*source.columns, source.images.key if files.images else IMAGE}
+
+
 def rows_of(spec: TaskSpec) -> int:
-    """How many documents a task has, by the footers of its files; where they are not there, the official number."""
+    """How many documents a task has, from the footers of its files; the official number if it has no files."""
     import pyarrow.parquet as parquet
 
     files = () if spec.data == HUB else locate(spec).questions
@@ -199,6 +136,6 @@ def data_digest(spec: TaskSpec) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _content(path: Path, size: int, changed: int) -> str:
-    """sha256 of a file. `size` and `changed` are the cache's key: a file that was replaced is read again."""
+    """sha256 of a file. `size` and `changed` are part of the cache's key, so a file that was replaced is read again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,19 +1,20 @@
 """The two evaluation protocols: how a question and its images become token ids and pixels.
 
-`llava` is the evaluation behind LLaVA-1.5's published numbers (its `vicuna_v1` conversation, square padding, OCR
-tokens, its own question texts). `lmms-eval` is that toolkit's defaults (its question texts, the tokenizer's chat
-template, CLIP preprocessing with a centre crop). The same model scores differently under the two, so every table
-names its own.
+`llava` is the evaluation that gave LLaVA-1.5's published numbers (its `vicuna_v1` conversation, square padding, its
+own question texts). `lmms-eval` is that toolkit's defaults (its question texts, the tokenizer's chat template, CLIP
+preprocessing with a centre crop). The same model scores differently under the two, so every table names its protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from evals.tasks.base import LLAVA, LMMS_EVAL, Task
+from evals.tasks.registry import get_task
 from hidrop.errors import UserError
-from hidrop.prompts import LETTER_ANSWER, PLACEHOLDER, SHORT_ANSWER, SYSTEM, pad_to_square, piecewise
+from hidrop.prompts import PLACEHOLDER, SYSTEM, pad_to_square, piecewise
 
 if TYPE_CHECKING:
     import torch
@@ -29,15 +30,14 @@ class Protocol:
     """Base of the two protocols. An instance has no state; get one with `protocol(name)`."""
 
     name: str
-    # Used when neither the task nor the caller says how long an answer may be.
+    # The longest answer if neither the task nor the caller sets one.
     max_new_tokens: int
 
-    def question(self, task: str, doc: Mapping[str, Any]) -> str | None:
-        """The question text of a document, or None to use the text that lmms-eval's task builds."""
-        return None
+    def generation(self, task: Task) -> dict[str, Any] | None:
+        """The decoding settings of a task whose question text is `task.question`.
 
-    def generation(self, task: str) -> dict[str, Any] | None:
-        """Decoding settings of a task, or None to use those of lmms-eval's task."""
+        None: lmms-eval's own question text and decoding.
+        """
         return None
 
     def text(self, tokenizer: Any, question: str, images: int) -> str:
@@ -45,7 +45,7 @@ class Protocol:
         raise NotImplementedError
 
     def ids(self, tokenizer: Any, question: str, images: Sequence[int], *, image_token_id: int) -> list[int]:
-        """Token ids of the prompt; each image stands as so many copies of `image_token_id` as `images` says of it.
+        """Token ids of the prompt. `images` gives the number of copies of `image_token_id` for each image.
 
         Raises ValueError when the question itself contains the placeholder.
         """
@@ -59,21 +59,18 @@ class Protocol:
         return dict(image_processor(images=list(images), return_tensors="pt"))
 
     def seen(self, image: Image.Image) -> Image.Image:
-        """What the model's square of patches lies over, of an RGB image and without anyres: for people to look at."""
+        """The part of an RGB image that the model's square of patches covers without anyres, for people to see."""
         raise NotImplementedError
 
 
 class LlavaProtocol(Protocol):
     """LLaVA's own evaluation: `vicuna_v1` with its system sentence, images padded to a square (LLaVA-NeXT: tiles)."""
 
-    name = "llava"
+    name = LLAVA
     max_new_tokens = 128
 
-    def question(self, task: str, doc: Mapping[str, Any]) -> str:
-        return LLAVA_QUESTIONS[task](doc)
-
-    def generation(self, task: str) -> dict[str, Any]:
-        longest = 1024 if task == "mmbench_en_dev" else self.max_new_tokens
+    def generation(self, task: Task) -> dict[str, Any]:
+        longest = task.max_new_tokens or self.max_new_tokens
         return {"max_new_tokens": longest, "do_sample": False, "num_beams": 1, "temperature": 0.0, "until": []}
 
     def text(self, tokenizer: Any, question: str, images: int) -> str:
@@ -83,7 +80,7 @@ class LlavaProtocol(Protocol):
         return piecewise(tokenizer, self.text(tokenizer, question, len(images)), images, image_token_id)
 
     def pixels(self, image_processor: Any, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        if hasattr(image_processor, "image_grid_pinpoints"):  # anyres pads each image to a shape near its own
+        if hasattr(image_processor, "image_grid_pinpoints"):  # anyres pads each image to one of its own shapes
             return super().pixels(image_processor, images)
         fill = tuple(int(255 * mean) for mean in image_processor.image_mean)
         return super().pixels(image_processor, [pad_to_square(image, fill) for image in images])
@@ -93,9 +90,9 @@ class LlavaProtocol(Protocol):
 
 
 class LmmsEvalProtocol(Protocol):
-    """lmms-eval's defaults: the tokenizer's chat template where it has one, plain CLIP preprocessing."""
+    """lmms-eval's defaults: the tokenizer's chat template if it has one, plain CLIP preprocessing."""
 
-    name = "lmms-eval"
+    name = LMMS_EVAL
     max_new_tokens = 1024
 
     def text(self, tokenizer: Any, question: str, images: int) -> str:
@@ -107,7 +104,7 @@ class LmmsEvalProtocol(Protocol):
             raise ValueError(f"the question itself contains {PLACEHOLDER}")
         if not getattr(tokenizer, "chat_template", None):
             return f"USER: {_with_images(question, images)} ASSISTANT:"
-        # Some templates take a list of parts, older ones a string; the one that keeps an image is right.
+        # Some templates take a list of parts, older ones a string. The form that keeps an image is the right one.
         for parts in (True, False):
             probe = _templated(tokenizer, "probe", 1, parts)
             if probe.count(PLACEHOLDER) == 1 and "probe" in probe:
@@ -143,8 +140,8 @@ def protocol(name: str) -> Protocol:
 
 
 def decoding(name: str, task: str) -> dict[str, Any] | str:
-    """A protocol's decoding settings of a task, as part of a cell's identity; lmms-eval's are those of its version."""
-    settings = protocol(name).generation(task)
+    """A task's decoding settings under a protocol, for a cell's identity. lmms-eval's follow from its version."""
+    settings = protocol(name).generation(get_task(task))
     if settings is not None:
         return settings
     try:
@@ -167,40 +164,3 @@ def _templated(tokenizer: Any, question: str, images: int, parts: bool) -> str:
         return tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
     except (TypeError, ValueError, TemplateError):
         return ""
-
-
-def absent(value: Any) -> bool:
-    """Whether a hint or an option of MMBench is missing: None, NaN, or a word that a CSV left for it."""
-    return value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan", "none"))
-
-
-def options(doc: Mapping[str, Any]) -> dict[str, str]:
-    """MMBench's options by letter, up to the first missing one of A to D."""
-    found: dict[str, str] = {}
-    for letter in "ABCD":
-        if absent(doc.get(letter)):
-            break
-        found[letter] = str(doc[letter])
-    return found
-
-
-def _short(doc: Mapping[str, Any]) -> str:
-    return f"{doc['question']}\n{SHORT_ANSWER}"
-
-
-def _textvqa(doc: Mapping[str, Any]) -> str:
-    return f"{doc['question']}\nReference OCR token: {', '.join(doc['ocr_tokens'] or ())}\n{SHORT_ANSWER}"
-
-
-def _mmbench(doc: Mapping[str, Any]) -> str:
-    hint = [] if absent(doc.get("hint")) else [str(doc["hint"])]
-    lines = [f"{letter}. {text}" for letter, text in options(doc).items()]
-    return "\n".join([*hint, str(doc["question"]), *lines, LETTER_ANSWER])
-
-
-LLAVA_QUESTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "gqa": _short,
-    "mmbench_en_dev": _mmbench,
-    "textvqa_val": _textvqa,
-    "pope": _short,
-}

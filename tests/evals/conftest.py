@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from evals.tasks import get_task
+from tests.evals.tasks.table import CASES
 
 IMAGE_ID = 99
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?'-()\n▁"
@@ -71,84 +73,6 @@ def loaded(tiny_llava: Callable[..., Any], tokenizer: Any, image_processor: Any)
     )
 
 
-def png(colour: tuple[int, int, int], size: tuple[int, int] = (40, 32)) -> dict[str, Any]:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
-PICTURES = [png((40 * i, 200 - 30 * i, 90)) for i in range(4)]
-
-
-def rows(task: str) -> list[dict[str, Any]]:
-    """A few documents with the official columns."""
-    if task == "gqa":
-        return [
-            {"id": str(i), "imageId": f"n{i // 2}", "question": q, "answer": a, "image": PICTURES[i // 2]}
-            for i, (q, a) in enumerate([("What colour is it?", "red"), ("Is it big?", "no"), ("How many?", "2")])
-        ]
-    if task == "pope":
-        return [
-            {
-                "question_id": str(i),
-                "question": "Is there a cup in the image?",
-                "answer": answer,
-                "category": category,
-                "image_source": f"COCO_{i % 2}",
-                "image": PICTURES[i % 2],
-            }
-            for i, (category, answer) in enumerate(
-                (c, a) for c in ("adversarial", "popular", "random") for a in ("yes", "no")
-            )
-        ]
-    if task == "textvqa_val":
-        answers = [["nokia"] * 8 + ["the nokia", "sony"], ["12"] * 2 + ["13"] * 8]
-        return [
-            {
-                "question_id": i,
-                "image_id": f"t{i}",
-                "question": "What does IT say?",
-                "answers": said,
-                "ocr_tokens": ["NOKIA", "12"],
-                "image": PICTURES[i],
-            }
-            for i, said in enumerate(answers)
-        ]
-    # Two MMBench questions; as in the official file the copies come after all questions.
-    texts = {7: ["red", "blue", "green"], 9: ["cat", "dog"]}
-    found = []
-    for turn in range(3):
-        for index, options in texts.items():
-            if turn >= len(options):
-                continue
-            turned = options[turn:] + options[:turn]
-            found.append(
-                {
-                    "index": index + turn * 1_000_000,
-                    "question": "Which one?",
-                    "hint": "look closely" if index == 7 else "nan",
-                    "answer": "ABCD"[turned.index(options[0])],
-                    **{letter: (turned[n] if n < len(turned) else None) for n, letter in enumerate("ABCD")},
-                    "category": "colour" if index == 7 else "animal",
-                    "L2-category": "attribute" if index == 7 else "object",
-                    "source": "test",
-                    "split": "dev",
-                    "image": PICTURES[index % 4],
-                }
-            )
-    return found
-
-
-MINI_FILES = {
-    "gqa": "gqa/testdev.parquet",
-    "mmbench_en_dev": "mmbench/dev.parquet",
-    "textvqa_val": "textvqa/validation.parquet",
-    "pope": "pope/test.parquet",
-}
-
-
 def write(documents: list[dict[str, Any]], path: Path) -> None:
     """Documents as a parquet file whose `image` is a datasets.Image; bytes are stored as they are, broken or not."""
     import datasets
@@ -162,7 +86,8 @@ def write(documents: list[dict[str, Any]], path: Path) -> None:
 
 @pytest.fixture
 def make_rows() -> Callable[[str], list[dict[str, Any]]]:
-    return rows
+    """A few documents of a task, with the official columns: see `tests.evals.tasks.table`."""
+    return lambda task: [dict(document) for document in CASES[task].documents]
 
 
 @pytest.fixture
@@ -178,27 +103,29 @@ def own_dataset_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All four tasks in the embedded benchmark's layout."""
+    """All tasks in the embedded benchmark's layout."""
     folder = tmp_path_factory.mktemp("data")
-    for task, name in MINI_FILES.items():
-        write(rows(task), folder / name)
+    for task, case in CASES.items():
+        source = get_task(task).source
+        write(case.documents, folder / source.folder / source.plain)
     return folder
 
 
 @pytest.fixture
 def oracle() -> Callable[..., Any]:
-    """oracle(say): an lmms-eval model that answers `say(doc, context)`; by default what the document says."""
+    """oracle(say): an lmms-eval model that answers `say(doc, context)`; by default it is right."""
     from lmms_eval.api.model import lmms
 
-    def right(doc: dict[str, Any], context: str) -> str:
-        return str(doc["answers"][0] if "answers" in doc else doc["answer"])
+    def right(task: str, doc: dict[str, Any]) -> str:
+        # An exported task is called hidrop_<data>_<task>.
+        return next(case.right(doc) for name, case in CASES.items() if task.endswith(name))
 
     class Oracle(lmms):
         is_simple = True
 
-        def __init__(self, say: Callable[[dict[str, Any], str], str] = right) -> None:
+        def __init__(self, say: Callable[[dict[str, Any], str], str] | None = None) -> None:
             super().__init__()
-            self.say, self.contexts, self.sizes = say, [], []
+            self.say, self.contexts, self.colours = say, [], []
 
         def clean(self) -> None: ...
 
@@ -215,8 +142,8 @@ def oracle() -> Callable[..., Any]:
                 doc = self.task_dict[task][split][doc_id]
                 self.settings = settings
                 self.contexts.append(context)
-                self.sizes += [image.size for image in visuals(doc)]
-                answers.append(self.say(doc, context))
+                self.colours += [image.getpixel((0, 0)) for image in visuals(doc)]
+                answers.append(self.say(doc, context) if self.say else right(task, doc))
             return answers
 
     return Oracle

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Any
 
 import pytest
 
-from evals.tasks.protocol import absent, options, protocol
+from evals.tasks.protocol import decoding, protocol
 from hidrop.errors import UserError
 from hidrop.prompts import SYSTEM, pad_to_square, piecewise
 
@@ -145,22 +146,11 @@ def test_fill_colour_is_the_one_llava_uses_with_clip(image_processor: Any) -> No
     assert tuple(int(255 * mean) for mean in image_processor.image_mean) == (122, 116, 104)
 
 
-def test_question_texts_of_llava() -> None:
-    asked = protocol("llava")
-    short = "\nAnswer the question using a single word or phrase."
-    assert asked.question("gqa", {"question": "Is it RED?"}) == "Is it RED?" + short
-    doc = {"question": "what Brand?", "ocr_tokens": ["NOKIA", "5"]}
-    assert asked.question("textvqa_val", doc) == "what Brand?\nReference OCR token: NOKIA, 5" + short
-    choices = {"hint": "Look.", "question": "Which?", "A": "x", "B": "y", "C": None, "D": "never"}
-    letter = "\nAnswer with the option's letter from the given choices directly."
-    assert asked.question("mmbench_en_dev", choices) == "Look.\nWhich?\nA. x\nB. y" + letter
-    assert asked.question("mmbench_en_dev", {**choices, "hint": "nan"}) == "Which?\nA. x\nB. y" + letter
-
-
-@pytest.mark.parametrize("value", [None, float("nan"), "nan", "NaN", "None", ""])
-def test_absent_values(value: Any) -> None:
-    assert absent(value)
-    assert options({"A": "x", "B": value, "C": "z"}) == {"A": "x"}
+def test_decoding_settings_are_part_of_a_cells_identity() -> None:
+    greedy = {"do_sample": False, "num_beams": 1, "temperature": 0.0, "until": []}
+    assert decoding("llava", "gqa") == {"max_new_tokens": 128, **greedy}
+    assert decoding("llava", "mmbench_en_dev") == {"max_new_tokens": 1024, **greedy}
+    assert decoding("lmms-eval", "gqa") == f"lmms-eval {metadata.version('lmms-eval')}"
 
 
 def test_unknown_protocol_names_the_known_ones() -> None:

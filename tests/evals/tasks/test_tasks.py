@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from evals import tasks
-from evals.tasks import NAMES, TaskSpec, data_digest, evaluate, missing
-from evals.tasks.data import SOURCES, locate
-from hidrop.errors import UserError
+from evals.tasks import PROTOCOLS, TASKS, TaskSpec, data_digest, evaluate, missing
+from tests.evals.tasks.table import CASES
 
-PROTOCOLS = ("llava", "lmms-eval")
 Write = Callable[[list[dict[str, Any]], Path], None]
 Rows = Callable[[str], list[dict[str, Any]]]
 
@@ -24,16 +22,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("name", NAMES)
-def test_an_oracle_gets_everything_right(name: str, protocol: str, data_folder: Path, oracle: Any) -> None:
-    result = evaluate(oracle(), TaskSpec(name, str(data_folder), protocol))
-    # TextVQA: nine of ten agree with "nokia" (1.0), two of ten with "12" (0.6).
-    assert result.value == pytest.approx(80 if name == "textvqa_val" else 100)
-    assert result.n == len(result.samples) > 1
-    assert result.n_failed == 0
 
 
 def sometimes(doc: dict[str, Any], context: str) -> str:
@@ -49,21 +37,6 @@ def sometimes(doc: dict[str, Any], context: str) -> str:
     return f"{doc['answer'].upper()}!" if doc["id"] != "1" else "a no"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_our_scores_agree_with_lmms_evals_aggregate(name: str, data_folder: Path, oracle: Any) -> None:
-    from evals.tasks.scoring import Answer, score
-
-    result = evaluate(oracle(sometimes), TaskSpec(name, str(data_folder), "lmms-eval"))
-    docs = {row["doc_id"]: row for row in result.samples}
-    from evals.tasks.build import build
-
-    data = build(TaskSpec(name, str(data_folder), "lmms-eval")).eval_docs_no_media
-    ours = score(name, "lmms-eval", [Answer(data[i], docs[i]["answer"]) for i in sorted(docs)])
-    assert result.value == pytest.approx(ours.value)
-    assert result.metric == ours.metric
-    assert 0 < sum(ours.samples) < len(ours.samples)
-
-
 def test_the_protocols_read_the_same_answers_differently(data_folder: Path, oracle: Any) -> None:
     values = {
         protocol: evaluate(oracle(sometimes), TaskSpec("pope", str(data_folder), protocol)).value
@@ -73,18 +46,6 @@ def test_the_protocols_read_the_same_answers_differently(data_folder: Path, orac
     # lmms-eval lowers the case, but "yes." and "no, none" are neither: only the popular ones count.
     assert values["llava"] == pytest.approx(100 * (2 / 3 + 2 / 3 + 0) / 3)
     assert values["lmms-eval"] == pytest.approx(100)
-
-
-def test_each_protocol_asks_its_own_question(data_folder: Path, oracle: Any) -> None:
-    asked = {}
-    for protocol in PROTOCOLS:
-        lm = oracle()
-        evaluate(lm, TaskSpec("textvqa_val", str(data_folder), protocol), limit=1)
-        asked[protocol], settings = lm.contexts[0], lm.settings
-        assert settings.get("max_new_tokens") == (128 if protocol == "llava" else None)
-    suffix = "\nAnswer the question using a single word or phrase."
-    assert asked["llava"] == f"What does IT say?\nReference OCR token: NOKIA, 12{suffix}"
-    assert asked["lmms-eval"] == f"What does it say?{suffix}"
 
 
 def test_samples_carry_what_paired_statistics_need(data_folder: Path, oracle: Any) -> None:
@@ -115,55 +76,12 @@ def test_bootstrap_adds_a_standard_error(data_folder: Path, oracle: Any) -> None
     assert result.extra["stderr"] > 0
 
 
-def test_official_gqa_joins_the_images_by_id(
-    tmp_path: Path, make_rows: Rows, write_parquet: Write, oracle: Any
-) -> None:
-    rows = make_rows("gqa")
-    write_parquet([{k: v for k, v in row.items() if k != "image"} for row in rows], tmp_path / FILES["gqa"])
-    images = {row["imageId"]: row["image"] for row in rows}
-    pictures = [{"id": key, "image": image} for key, image in reversed(images.items())]
-    write_parquet(pictures, tmp_path / "testdev_balanced_images/testdev-00000-of-00001.parquet")
-    lm = oracle()
-    result = evaluate(lm, TaskSpec("gqa", str(tmp_path)))
-    assert result.value == 100 and len(lm.sizes) == 3
-
-
-FILES = {
-    "gqa": "testdev_balanced_instructions/testdev-00000-of-00001.parquet",
-    "mmbench_en_dev": "en/dev-00000-of-00001.parquet",
-    "textvqa_val": "data/validation-00000-of-00002.parquet",
-    "pope": "data/test-00000-of-00003.parquet",
-}
-
-
-@pytest.mark.parametrize("name", ["mmbench_en_dev", "textvqa_val", "pope"])
-def test_a_hub_snapshot_is_found_under_its_folder_or_directly(
-    name: str, tmp_path: Path, make_rows: Rows, write_parquet: Write
-) -> None:
-    folder = tmp_path / SOURCES[name].folder
-    write_parquet(make_rows(name), folder / FILES[name])
-    for data in (tmp_path, folder):
-        spec = TaskSpec(name, str(data))
-        assert missing(spec) == []
-        assert locate(spec).questions == (folder / FILES[name],)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_missing_data_names_the_command_that_gets_it(name: str, tmp_path: Path, oracle: Any) -> None:
-    [problem] = missing(TaskSpec(name, str(tmp_path)))
-    source = SOURCES[name]
-    assert f"hf download --repo-type dataset {source.repository}" in problem
-    assert f"--local-dir data/{source.folder}" in problem
-    with pytest.raises(UserError, match="hf download"):
-        evaluate(oracle(), TaskSpec(name, str(tmp_path)))
-
-
 def test_missing_says_which_columns_and_images_are_not_there(
     tmp_path: Path, make_rows: Rows, write_parquet: Write
 ) -> None:
     write_parquet([{"question": "q", "answer": "no"}], tmp_path / "pope/test.parquet")
     assert {p.split("'")[1] for p in missing(TaskSpec("pope", str(tmp_path)))} == {"category", "image", "question_id"}
-    write_parquet([{"question": "q", "answer": "a", "imageId": "1"}], tmp_path / "gqa" / FILES["gqa"])
+    write_parquet([{"question": "q", "answer": "a", "imageId": "1"}], tmp_path / "gqa" / CASES["gqa"].file)
     [problem] = missing(TaskSpec("gqa", str(tmp_path)))
     assert "testdev_balanced_images" in problem and "hf download" in problem
 
@@ -182,11 +100,6 @@ def test_data_digest_follows_the_content(tmp_path: Path, make_rows: Rows, write_
     assert before == data_digest(spec) and len(before) == 64
     write_parquet(make_rows("pope")[:-1], path)
     assert data_digest(spec) != before
-
-
-def test_unknown_task_is_suggested() -> None:
-    with pytest.raises(UserError, match="Did you mean 'pope'"):
-        TaskSpec("poep")
 
 
 def test_importing_the_tasks_loads_nothing_heavy() -> None:
@@ -208,7 +121,7 @@ def test_exported_tasks_are_official_ones_on_local_data(data_folder: Path, tmp_p
     from evals.tasks.export import export
 
     names = export(tmp_path / "tasks", str(data_folder))
-    assert names == [f"hidrop_{data_folder.name}_{name}" for name in NAMES]
+    assert names == [f"hidrop_{data_folder.name}_{name}" for name in TASKS]
     manager = TaskManager(include_defaults=False, include_path=[str(tmp_path / "tasks")])
     results = simple_evaluate(
         model=oracle(),

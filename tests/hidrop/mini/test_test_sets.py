@@ -8,11 +8,19 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from evals.tasks.scoring import ROTATION
 from hidrop.mini.glyphs import WORDS, _digits, glyph_ids, word_mask
 from hidrop.mini.questions import KINDS, options
 from hidrop.mini.scenes import CELL, COLORS, PLACES, Scene, make_scene, render
-from hidrop.mini.test_sets import GQA_KINDS, MMBENCH_KINDS, SETS, gqa_rows, mmbench_rows, pope_rows, textvqa_rows
+from hidrop.mini.test_sets import (
+    GQA_KINDS,
+    MMBENCH_KINDS,
+    ROTATION,
+    SETS,
+    gqa_rows,
+    mmbench_rows,
+    pope_rows,
+    textvqa_rows,
+)
 
 
 def test_no_test_glyph_is_in_training_not_even_as_a_copy() -> None:

@@ -1,0 +1,215 @@
+"""The interface of a task (a benchmark), and the data classes that it exchanges with the harness.
+
+A task is one class in one file. It answers every question that differs between benchmarks: where its data is, what it
+asks, how an answer is read and scored, which samples belong together, and what its column is called. No other module
+compares a task's name.
+
+The defaults describe the simplest task: lmms-eval's own question and decoding, a sample is right when its answer is
+the document's, the value is the mean over samples, and samples are independent of each other. Such a task sets `name`,
+`title` and `source`, and adds one line to `evals.tasks.registry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# The two protocols by name; `evals.tasks.protocol` defines them.
+LLAVA, LMMS_EVAL = "llava", "lmms-eval"
+# The column of the images, in the documents or in files of their own.
+IMAGE = "image"
+# A sample counts as right from this score on. It matters for scores between 0 and 1 only.
+RIGHT = 0.5
+
+Doc = Mapping[str, Any]  # a row of the task's data
+Sample = Mapping[str, Any]  # a scored sample: see `evals.tasks.evaluation.TaskResult`
+
+
+@dataclass(frozen=True)
+class JoinedImages:
+    """Images in files of their own: the document's column `key` holds the `id` of its image."""
+
+    files: str  # a glob, as in `Source`
+    id: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task's data: its repository on the Hub, the files in it, and the columns that are read."""
+
+    repository: str
+    split: str
+    folder: str  # below a data folder
+    files: str  # a glob in the repository, and in the folder
+    columns: tuple[str, ...]
+    rows: int  # of the official files; used for estimates when they have not been downloaded
+    images: JoinedImages | None = None  # None: the column `image` holds them
+
+    @property
+    def plain(self) -> str:
+        """The file's name in the embedded benchmark's layout."""
+        return f"{self.split}.parquet"
+
+    @property
+    def command(self) -> str:
+        """The command that downloads the official files to where they are looked for, below data/."""
+        globs = (self.files, self.images.files) if self.images else (self.files,)
+        wanted = " ".join(f'--include "{pattern}"' for pattern in globs)
+        return f"hf download --repo-type dataset {self.repository} {wanted} --local-dir data/{self.folder}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer to a document. A failed sample (no answer could be made) counts as wrong everywhere."""
+
+    doc: Doc
+    text: str
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`value` (0-100) of `metric`, each sample's score (0-1) and reading in order, and further metrics (0-100)."""
+
+    metric: str
+    value: float
+    samples: tuple[float, ...]
+    readings: tuple[str, ...]
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A task's value (0-100) as a function of sums over its units, so that a bootstrap only has to draw sums.
+
+    unit: the key of the unit that a sample belongs to. counts: a unit's numbers, from its samples. value: the value
+    from their sums, (..., numbers) to (...).
+    """
+
+    unit: Callable[[Sample], Hashable]
+    counts: Callable[[Sequence[Sample]], Sequence[float]]
+    value: Callable[[np.ndarray], np.ndarray]
+
+
+class Task:
+    """A benchmark. A subclass sets the attributes and overrides the methods in which it differs. It has no state."""
+
+    name: str  # in a matrix, and in lmms-eval
+    title: str  # of its column in tables
+    source: Source
+
+    # The longest answer under LLaVA's protocol. None: that protocol's default.
+    max_new_tokens: int | None = None
+    # What the value is called under LLaVA's protocol.
+    metric = "accuracy"
+    # Under lmms-eval's protocol the value is this metric of lmms-eval's, times `scale` to make it 0-100.
+    official = "exact_match"
+    scale = 100.0
+    # The further metrics to show next to the value when two runs are compared: shell patterns.
+    details: tuple[str, ...] = ()
+
+    # The columns that a published answers file may call `question_id`.
+    id_columns: tuple[str, ...] = ("question_id",)
+    # The columns that may say which image a document is about; the first one in the data is used.
+    image_columns: tuple[str, ...] = ("imageId", "image_id", "image_source")
+    # The column that `group` reads. None: every document is asked and counted by itself.
+    group_column: str | None = None
+
+    # For captions: what a unit of the statistics is called, and whether scores between 0 and 1 exist.
+    unit = "samples"
+    soft = False
+    # The name and the column heading of each of the task's `row_stats`.
+    stat_titles: tuple[tuple[str, str], ...] = ()
+    # YAML that an exported task needs in addition to lmms-eval's own file.
+    export_yaml = ""
+
+    # ---- what it asks ----------------------------------------------------------------------------------------------
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The protocols that the task has: LLaVA's only if the task overrides `question`."""
+        return (LMMS_EVAL,) if type(self).question is Task.question else (LLAVA, LMMS_EVAL)
+
+    def question(self, doc: Doc) -> str:
+        """The question as LLaVA's own evaluation words it, without the conversation around it."""
+        raise NotImplementedError
+
+    def group(self, doc: Doc) -> str | int | None:
+        """The group of a document. Groups are asked completely or not at all, and can be units of the statistics."""
+        return None if self.group_column is None else doc[self.group_column]
+
+    # ---- how answers are scored ------------------------------------------------------------------------------------
+
+    def target(self, doc: Doc) -> Any:
+        """The right answer, or a list of answers that people gave."""
+        return doc["answer"]
+
+    def category(self, doc: Doc) -> str | None:
+        """The document's category, for reports and for values that are means over categories."""
+        return doc.get("category")
+
+    def reading(self, answer: Answer, protocol: str) -> str:
+        """The answer as the task understands it."""
+        return answer.text.strip().lower()
+
+    def sample_score(self, answer: Answer, reading: str, protocol: str) -> float:
+        """The score (0-1) of an answer that did not fail."""
+        return float(reading == self.reading(Answer(answer.doc, str(self.target(answer.doc))), protocol))
+
+    def value(
+        self, answers: Sequence[Answer], readings: Sequence[str], scores: Sequence[float], protocol: str
+    ) -> tuple[float, dict[str, float]]:
+        """The task's value (0-100), and further metrics."""
+        return 100 * fmean(scores), {}
+
+    def score(self, answers: Sequence[Answer], protocol: str) -> Scores:
+        """Score a task's answers. Raises ValueError when there are none.
+
+        lmms-eval keeps no per-sample scores for some tasks, and paired statistics need them. So both are computed
+        here, and tests compare the value with lmms-eval's.
+        """
+        if not answers:
+            raise ValueError(f"{self.name}: no answers to score")
+        readings = tuple(self.reading(answer, protocol) for answer in answers)
+        scores = tuple(
+            0.0 if answer.failed else self.sample_score(answer, reading, protocol)
+            for answer, reading in zip(answers, readings, strict=True)
+        )
+        value, extra = self.value(answers, readings, scores, protocol)
+        return Scores(self.metric if protocol == LLAVA else self.official, value, scores, readings, extra)
+
+    # ---- statistics ------------------------------------------------------------------------------------------------
+
+    def statistic(self, protocol: str, samples: Sequence[Sample]) -> Statistic:
+        """How the value follows from sums over units. `samples` are all samples of a row."""
+        return Statistic(
+            lambda sample: sample["doc_id"],
+            lambda rows: (sum(float(row["score"]) for row in rows), float(len(rows))),
+            mean_of_sums,
+        )
+
+    def row_stats(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """Further statistics of a row's samples, under the names of `stat_titles`."""
+        return {}
+
+    # ---- lmms-eval's side ------------------------------------------------------------------------------------------
+
+    @property
+    def lmms_folder(self) -> str:
+        """The folder of the task below lmms-eval's own tasks."""
+        return self.name.split("_")[0]
+
+    def metrics(self, official: Sequence[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
+        """The metrics that lmms-eval shall compute, from those in its own file; files for a server are not written."""
+        return [metric for metric in official if metric["metric"] != "submission"]
+
+
+def mean_of_sums(sums: np.ndarray) -> np.ndarray:
+    """100 x first number / second number; 0 where the second one is 0."""
+    return 100 * sums[..., 0] / sums[..., 1].clip(min=1e-9)

@@ -1,0 +1,146 @@
+"""MMBench, English dev: questions with up to four options, each asked in several rotations (CircularEval)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from evals.tasks.base import LLAVA, RIGHT, Answer, Doc, Sample, Source, Statistic, Task, mean_of_sums
+from hidrop.prompts import LETTER_ANSWER
+
+# The rotations of a question carry its index plus a multiple of this.
+ROTATION = 1_000_000
+LETTERS = "ABCD"
+# The official metric asks an OpenAI model; this aggregation reads the letters by rules and needs no network.
+UTILS, STATIC = "lmms_eval.tasks.mmbench.en_utils", "mmbench_aggregate_dev_results_static"
+
+
+class MMBench(Task):
+    """4,329 rotations. A question counts as right when all its rotations are."""
+
+    name = "mmbench_en_dev"
+    title = "MMBench"
+    source = Source(
+        repository="lmms-lab-encoder/MMBench",
+        split="dev",
+        folder="mmbench",
+        files="en/dev-*.parquet",
+        columns=(
+            *("index", "question", "hint", "answer", *LETTERS),
+            *("category", "L2-category", "image", "source", "split"),
+        ),
+        rows=4329,
+    )
+    max_new_tokens = 1024
+    metric = "circular_accuracy"
+    official = "gpt_eval_score"
+    scale = 1.0
+    details = ("rotation_accuracy", "l2_*")
+    id_columns = ("index",)
+    group_column = "index"
+    unit = "questions with all their rotations"
+    export_yaml = (
+        f"metric_list:\n  - {{metric: {official}, aggregation: !function {UTILS}.{STATIC}, higher_is_better: true}}\n"
+    )
+
+    def question(self, doc: Doc) -> str:
+        hint = [] if absent(doc.get("hint")) else [str(doc["hint"])]
+        lines = [f"{letter}. {text}" for letter, text in options(doc).items()]
+        return "\n".join([*hint, str(doc["question"]), *lines, LETTER_ANSWER])
+
+    def group(self, doc: Doc) -> int:
+        """The question that a document is a rotation of."""
+        return int(doc["index"]) % ROTATION
+
+    def category(self, doc: Doc) -> str | None:
+        return doc.get("L2-category") or doc.get("category")
+
+    def reading(self, answer: Answer, protocol: str) -> str:
+        """The letter of the option that an answer names, "" if it is unclear."""
+        if protocol == LLAVA:
+            return option_letter(answer.text, options(answer.doc))
+        return _static_letter(answer.text, answer.doc)
+
+    def sample_score(self, answer: Answer, reading: str, protocol: str) -> float:
+        return float(reading == answer.doc["answer"])
+
+    def value(
+        self, answers: Sequence[Answer], readings: Sequence[str], scores: Sequence[float], protocol: str
+    ) -> tuple[float, dict[str, float]]:
+        questions: dict[int, float] = {}
+        level2: dict[str, dict[int, float]] = {}
+        for score, answer in zip(scores, answers, strict=True):
+            question = self.group(answer.doc)
+            questions[question] = min(questions.get(question, 1.0), score)
+            level2.setdefault(str(answer.doc["L2-category"]), {})[question] = questions[question]
+        extra = {"rotation_accuracy": 100 * fmean(scores), "questions": float(len(questions))}
+        extra |= {f"l2_{name}": 100 * fmean(of.values()) for name, of in sorted(level2.items())}
+        return 100 * fmean(questions.values()), extra
+
+    def statistic(self, protocol: str, samples: Sequence[Sample]) -> Statistic:
+        """The unit is a question, and the value the share of questions that are right."""
+        return Statistic(
+            lambda sample: sample["group"],
+            lambda rows: (float(all(row["score"] >= RIGHT for row in rows)), 1.0),
+            mean_of_sums,
+        )
+
+    def metrics(self, official: Sequence[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
+        """Under LLaVA's protocol none: they take seconds, and the value is not lmms-eval's there."""
+        if protocol == LLAVA:
+            return []
+        return [
+            {**metric, "aggregation": _static_aggregate} if metric["metric"] == self.official else metric
+            for metric in super().metrics(official, protocol)
+        ]
+
+
+def absent(value: Any) -> bool:
+    """Whether a hint or an option is missing: None, NaN, or the word that a CSV file has for it."""
+    return value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan", "none"))
+
+
+def options(doc: Doc) -> dict[str, str]:
+    """The options by letter, up to the first missing one of A to D."""
+    found: dict[str, str] = {}
+    for letter in LETTERS:
+        if absent(doc.get(letter)):
+            break
+        found[letter] = str(doc[letter])
+    return found
+
+
+def option_letter(text: str, choices: Mapping[str, str]) -> str:
+    """The option that an answer names: its one letter, else the one option whose text it contains; "" if unclear.
+
+    A bare "A" in a sentence of more than three words is an article, not a letter.
+    """
+    words = text.split()
+    named = {word.strip("().,:;*'\"") for word in words} & set(choices)
+    if len(words) > 3 and "A" in words:
+        named.discard("A")
+    if len(named) == 1:
+        return named.pop()
+    said = text.lower().strip(" .")
+    held = [letter for letter, option in choices.items() if option.lower() == said]
+    held = held or [letter for letter, option in choices.items() if option.lower() in said]
+    return held[0] if len(held) == 1 else ""
+
+
+def _static_letter(text: str, doc: Doc) -> str:
+    """The option that lmms-eval's static evaluation reads, by its own functions."""
+    from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
+    from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+
+    judge, item = MMBench_Evaluator(), {**{c: doc.get(c) for c in LETTERS}, "prediction": text.strip()}
+    return judge.prefetch_answer(item) or extract_mcq_answer(item["prediction"], sorted(judge.build_choices(item)))
+
+
+def _static_aggregate(results: list[dict[str, Any]], args: Any) -> float:
+    """The official score by rules, without what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return float(getattr(importlib.import_module(UTILS), STATIC)(results, args))

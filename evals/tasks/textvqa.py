@@ -1,0 +1,61 @@
+"""TextVQA, validation: questions about text in images, with ten people's answers to each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+from evals.tasks.base import Answer, Doc, Source, Task
+from hidrop.prompts import SHORT_ANSWER
+
+
+class TextVQA(Task):
+    """5,000 questions, scored by VQA's soft accuracy. Under LLaVA's protocol the prompt lists the image's OCR words."""
+
+    name = "textvqa_val"
+    title = "TextVQA"
+    source = Source(
+        repository="lmms-lab-encoder/textvqa",
+        split="validation",
+        folder="textvqa",
+        files="data/validation-*.parquet",
+        columns=("question", "question_id", "answers", "ocr_tokens", "image"),
+        rows=5000,
+    )
+    metric = "vqa_accuracy"
+    id_columns = ("image_id", "question_id")  # LLaVA's answers file has the image's id there
+    soft = True
+    export_yaml = "metric_list:\n  - {metric: exact_match, aggregation: mean, higher_is_better: true}\n"
+
+    def question(self, doc: Doc) -> str:
+        return f"{doc['question']}\nReference OCR token: {', '.join(doc['ocr_tokens'] or ())}\n{SHORT_ANSWER}"
+
+    def target(self, doc: Doc) -> Any:
+        return doc["answers"]
+
+    def reading(self, answer: Answer, protocol: str) -> str:
+        return _evalai()(answer.text)
+
+    def sample_score(self, answer: Answer, reading: str, protocol: str) -> float:
+        return vqa_accuracy(answer.text, self.target(answer.doc))
+
+
+@functools.cache
+def _evalai() -> Callable[[str], str]:
+    # The normalisation is a table of contractions and number words; lmms-eval ships the one everybody uses.
+    from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
+
+    # Cached, because the ten people often agree and every row of a matrix is compared with the same ten answers.
+    return functools.lru_cache(1 << 16)(EvalAIAnswerProcessor())
+
+
+def vqa_accuracy(text: str, references: Sequence[str]) -> float:
+    """VQA's soft accuracy: the mean over all ways to leave one reference out of min(1, agreeing others / 3).
+
+    EvalAI's normalisation (case, articles, number words, contractions, punctuation) is applied to both sides.
+    """
+    reading, said = _evalai()(text), [_evalai()(r) for r in references]
+    agreeing = said.count(reading)
+    return fmean(min(1.0, (agreeing - (other == reading)) / 3) for other in said)

@@ -1,0 +1,50 @@
+"""TextVQA's soft accuracy, worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from evals.tasks.base import Answer
+from evals.tasks.textvqa import TextVQA, vqa_accuracy
+
+TASK = TextVQA()
+
+
+def test_vqa_accuracy_leaves_each_reference_out_once() -> None:
+    two_of_ten = ["yes"] * 2 + ["no"] * 8
+    # The two that say "yes" see one other, eight see two: (2 * 1/3 + 8 * 2/3) / 10.
+    assert vqa_accuracy("yes", two_of_ten) == pytest.approx(0.6)
+    # Three of ten: (3 * 2/3 + 7 * 1) / 10.
+    assert vqa_accuracy("yes", ["yes"] * 3 + ["no"] * 7) == pytest.approx(0.9)
+    assert vqa_accuracy("yes", ["yes"] + ["no"] * 9) == pytest.approx(0.3)
+    assert vqa_accuracy("yes", ["yes"] * 4 + ["no"] * 6) == 1.0
+    assert vqa_accuracy("maybe", two_of_ten) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("The Nokia.", "nokia"),
+        ("Two", "2"),
+        ("1,000", "1000"),
+        ("dont", "don't"),
+        ("a cat", "the cat"),
+        ("x-ray", "x ray"),
+    ],
+)
+def test_vqa_accuracy_normalises_as_evalai(text: str, reference: str) -> None:
+    assert vqa_accuracy(text, [reference] * 10) == 1.0
+
+
+def test_the_value_is_the_mean_and_readings_are_normalised() -> None:
+    people = {"answers": ["yes"] * 2 + ["no"] * 8}
+    said = [Answer(people, "Yes."), Answer(people, "The no"), Answer(people, "no", failed=True)]
+    for protocol, metric in (("llava", "vqa_accuracy"), ("lmms-eval", "exact_match")):
+        result = TASK.score(said, protocol)
+        assert result.samples == pytest.approx((0.6, 1.0, 0.0)) and result.value == pytest.approx(160 / 3)
+        assert result.readings == ("yes", "no", "no") and result.metric == metric
+
+
+def test_an_image_without_text_has_an_empty_list_of_ocr_tokens() -> None:
+    asked = TASK.question({"question": "what Brand?", "ocr_tokens": None})
+    assert asked == "what Brand?\nReference OCR token: \nAnswer the question using a single word or phrase."
