@@ -1,0 +1,114 @@
+"""Rows that differ only in the seed are joined: which row stays, what is averaged, and what is dropped."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from evals.report.rows import Row, rows_of
+from evals.report.seeds import together
+
+STATS = {"interval": [1.0, 2.0]}
+
+
+def rows(*values: tuple[str, str, float | None, float | None], **document: Any) -> list[Row]:
+    """A row for each (label, group, gqa, pope)."""
+    cells = [
+        {
+            "model": "m",
+            "label": label,
+            "method": "random",
+            "group": group,
+            "task": task,
+            "value": value,
+            "percent_of_vanilla": None if value is None else value + 10,
+            "kept": 10 * place,
+            "average_tokens": 20.0 * place,
+            "stats": STATS,
+        }
+        for place, (label, group, *scores) in enumerate(values, start=1)
+        for task, value in zip(("gqa", "pope"), scores, strict=True)
+    ]
+    return rows_of({"cells": cells, **document})
+
+
+def test_two_seeds_are_one_row_with_their_mean_and_half_of_their_range() -> None:
+    [row] = together(rows(("random-s0", "random", 60.0, 70.0), ("random-s1", "random", 66.0, 80.0)))
+    assert (row.label, row.seeds) == ("random", 2)
+    assert row.scores == {"gqa": 63.0, "pope": 75.0}
+    assert row.spread == {"gqa": 3.0, "pope": 5.0}
+    assert row.percent_of_vanilla == pytest.approx(
+        (75 + 83) / 2
+    )  # of each seed the mean of its tasks
+
+
+def test_the_spread_is_half_of_the_range_not_a_deviation() -> None:
+    three = rows(("s0", "random", 60.0, 1.0), ("s1", "random", 66.0, 2.0), ("s2", "random", 63.3, 3.0))
+    [row] = together(three)
+    assert row.seeds == 3 and row.scores["gqa"] == pytest.approx(63.1) and row.spread["gqa"] == pytest.approx(3.0)
+
+
+def test_the_first_seed_supplies_whatever_is_not_averaged() -> None:
+    first, second = rows(("random-s0", "random", 60.0, 70.0), ("random-s1", "random", 66.0, 80.0))
+    [joined] = together([first, second])
+    averaged = {"label", "seeds", "scores", "spread", "stats", "warnings", "percent_of_vanilla", "timing_failed"}
+    for field in fields(Row):
+        if field.name not in averaged:
+            assert getattr(joined, field.name) == getattr(first, field.name), field.name
+    assert (joined.kept, joined.average_tokens) == (10, 20.0) != (second.kept, second.average_tokens)
+    [joined] = together([second, first])
+    assert (joined.kept, joined.average_tokens) == (20, 40.0)
+
+
+def test_a_lone_row_keeps_its_label_and_statistics() -> None:
+    [row] = together(rows(("random-s0", "random", 60.0, 70.0)))
+    assert (row.label, row.seeds, row.spread) == ("random-s0", 1, {})
+    assert row.stats == {"gqa": STATS, "pope": STATS}
+
+
+def test_joined_rows_have_no_statistics_because_those_are_of_one_seed() -> None:
+    [row] = together(rows(("s0", "random", 60.0, 70.0), ("s1", "random", 66.0, 80.0)))
+    assert row.stats == {}
+
+
+def test_a_joined_row_takes_the_place_of_its_first_seed_and_others_stay_apart() -> None:
+    found = together(
+        rows(
+            ("a", "a", 1.0, 1.0),
+            ("random-s0", "random", 60.0, 70.0),
+            ("b", "b", 2.0, 2.0),
+            ("random-s1", "random", 66.0, 80.0),
+        )
+    )
+    assert [(row.label, row.seeds) for row in found] == [("a", 1), ("random", 2), ("b", 1)]
+    cells = [
+        {"model": model, "label": f"s{seed}", "group": "random", "task": "gqa", "value": 1.0}
+        for model in ("m", "n")
+        for seed in (0, 1)
+    ]
+    assert [(row.model, row.seeds) for row in together(rows_of({"cells": cells}))] == [("m", 2), ("n", 2)]
+
+
+def test_a_seed_without_a_score_leaves_the_joined_row_without_one() -> None:
+    [row] = together(rows(("s0", "random", 60.0, 70.0), ("s1", "random", None, 80.0)))
+    assert row.scores == {"gqa": None, "pope": 75.0} and row.spread == {"gqa": None, "pope": 5.0}
+    assert row.percent_of_vanilla is None
+
+
+def test_a_seed_that_failed_fails_the_joined_row() -> None:
+    failed = [{"model": "m", "label": "s1", "group": "random", "task": "gqa", "error": "x"}]
+    [row] = together(rows(("s0", "random", 60.0, 70.0), failed=failed))
+    assert row.scores == {"gqa": "failed", "pope": None} and row.spread == {"gqa": None, "pope": None}
+    assert not row.timing_failed
+    timing = [{"model": "m", "label": "s1", "group": "random", "task": None, "error": "x"}]
+    [row] = together(rows(("s0", "random", 60.0, 70.0), ("s1", "random", 66.0, 80.0), failed=timing))
+    assert row.timing_failed and row.scores["gqa"] == 63.0
+
+
+def test_warnings_of_any_seed_are_those_of_the_joined_row() -> None:
+    first, second = rows(("s0", "random", 60.0, 70.0), ("s1", "random", 66.0, 80.0))
+    first.warnings["gqa"] = ("one",)  # type: ignore[index]
+    second.warnings["pope"] = ("two",)  # type: ignore[index]
+    assert together([first, second])[0].warnings == {"gqa": ("one",), "pope": ("two",)}
