@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from evals.store.document import cell_key
 from evals.store.journal import Lines, place
 from hidrop.errors import UserError
 from hidrop.program import program
+
+BLOCK = 1 << 16  # bytes
 
 
 def read_document(place: str | Path) -> dict[str, Any]:
@@ -110,11 +113,24 @@ def _state(folder: Path) -> State:
 
 
 def _finished(path: Path) -> bool:
-    """Whether a journal's last line is its result; only the end of the file is read."""
+    """Whether a journal's last whole line is its result. Only the end of the file is read."""
+    return b'"kind":"result"' in last_line(path)
+
+
+def last_line(path: Path) -> bytes:
+    """The last line of a file that ends with a line break, however long the line is; what follows it was torn off.
+
+    Read backwards in blocks, so that a long file costs no more than its last line.
+    """
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - (1 << 16)))
-        last = file.read().rstrip(b"\n").rsplit(b"\n", 1)[-1]
-    return b'"kind":"result"' in last
+        start, found = file.seek(0, os.SEEK_END), b""
+        while start and found.count(b"\n") < 2:
+            size = min(BLOCK, start)
+            start -= size
+            file.seek(start)
+            found = file.read(size) + found
+    *whole, _torn = found.split(b"\n")
+    return whole[-1] if whole else b""
 
 
 def _holder(folder: Path) -> str:

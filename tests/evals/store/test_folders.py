@@ -12,7 +12,8 @@ import pytest
 from evals import report
 from evals.cli import main
 from evals.report.compare import compare
-from evals.store.folders import samples_of, states
+from evals.store.folders import BLOCK, last_line, samples_of, states
+from evals.store.journal import canonical
 from hidrop.errors import UserError
 from tests.evals.world import SAMPLES, World
 
@@ -34,6 +35,29 @@ def test_a_list_says_what_is_done_begun_and_failed(go: Any, tmp_path: Path, fold
     assert main(["ls", str(tmp_path), "--json"]) == 0
     with pytest.raises(UserError, match="no results folders"):
         main_or_raise(["ls", str(tmp_path / "out" / "samples")])
+
+
+def test_a_cell_with_a_very_long_result_line_is_finished(go: Any, tmp_path: Path, folder: Path) -> None:
+    path = sorted((folder / "samples").glob("*.jsonl"))[0]
+    *lines, result = path.read_bytes().splitlines()
+    prompts = [{"text": n, "visual": 16, "entering": None, "count": 1} for n in range(3000)]
+    long = canonical({**json.loads(result), "prompts": prompts}).encode()
+    assert len(long) > 2 * BLOCK
+    path.write_bytes(b"\n".join([*lines, long, b""]))
+    (state,) = states(folder)
+    assert (state.done, state.begun) == (6, 0)
+    path.write_bytes(path.read_bytes()[:-1])  # torn: the result counts as not written
+    (state,) = states(folder)
+    assert (state.done, state.begun) == (5, 1)
+
+
+def test_the_last_line_of_a_file_is_that_of_splitting_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    one_block = (BLOCK - 1,), (BLOCK,), (BLOCK + 1,)
+    for lengths in [(), (0,), (5,), *one_block, (3, BLOCK - 1), (3, 2 * BLOCK + 7, 0), (9, 4)]:
+        for torn in (b"", b"torn"):
+            path.write_bytes(b"".join(bytes([65 + i]) * n + b"\n" for i, n in enumerate(lengths)) + torn)
+            assert last_line(path) == (path.read_bytes().split(b"\n")[:-1] or [b""])[-1], (lengths, torn)
 
 
 def main_or_raise(arguments: list[str]) -> None:
