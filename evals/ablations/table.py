@@ -9,8 +9,9 @@ from typing import Any
 
 from evals.ablations.claims import Judged, Measured, judged, measured
 from evals.ablations.spec import Study
+from evals.report.columns import task_name
 from evals.report.files import json_text
-from evals.report.sheet import Entry, Sheet, task_name
+from evals.report.sheet import Entry, Sheet
 from evals.report.text import escape, markdown_table, plain_table
 from evals.report.units import MISSING, fixed
 from evals.store.journal import write_atomically

@@ -7,28 +7,32 @@ from typing import Any
 
 import numpy as np
 
+from evals.store.records import AnswerRecord
 from evals.tasks.base import Answer
 from evals.tasks.data import TaskSpec
 from hidrop.analysis.curves import MODALITIES, Curve, Curves, Values
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 
-Record = Mapping[str, Any]
 LEAST_SAMPLES = 2
 
 
 def curves_of(
-    geometry: Geometry, spec: TaskSpec, records: Sequence[Record], docs: Mapping[int, Any], images: Mapping[int, str]
+    geometry: Geometry,
+    spec: TaskSpec,
+    records: Sequence[AnswerRecord],
+    docs: Mapping[int, Any],
+    images: Mapping[int, str],
 ) -> Curves:
     """The curves of one task's samples; those that failed are left out. `docs` and `images` by doc_id.
 
     Raises UserError when fewer than two samples are left.
     """
-    good = [record for record in records if record.get("probe")]
+    probed = [(record, probe) for record in records if (probe := record.get("probe"))]
+    good, probes = [record for record, _ in probed], [probe for _, probe in probed]
     if len(good) < LEAST_SAMPLES:
         why = next((f" The first one failed: {r['error']}" for r in records if r.get("error")), "")
         raise UserError(f"{spec.name}: {len(good)} of {len(records)} samples could be probed, two are needed.{why}")
-    probes = [record["probe"] for record in good]
 
     def table(values: Sequence[Sequence[float | None] | None]) -> Values:
         width = max((len(row) for row in values if row), default=0)
@@ -59,7 +63,7 @@ def curves_of(
         ilvas={int(n): Curve(1, table([probe["ilvas"][n] for probe in probes])) for n in windows},
         exits={share: right(answers) for share, answers in exits.items()},
         exit_agreement={share: same(answers) for share, answers in exits.items()},
-        inject=right([probe["inject"] for probe in probes]) if first["inject"] else None,
+        inject=right([probe["inject"] or [] for probe in probes]) if first["inject"] else None,
         vanilla=np.array(scored([record["answer"] for record in good])),
         groups=tuple(images[record["doc_id"]] for record in good),
     )
@@ -71,15 +75,16 @@ def pooled(parts: Sequence[Curves]) -> Curves:
     return Curves.made(parts, np.concatenate, groups)
 
 
-def heat(records: Sequence[Record], visual_tokens: int, layers: int) -> Values:
+def heat(records: Sequence[AnswerRecord], visual_tokens: int, layers: int) -> Values:
     """Where the most attended tokens lie: how often each visual token is among them, (layers, tokens), as a share.
 
     Only of samples with one image of the model's own number of tokens; NaN where there is none.
     """
     counts, used = np.zeros((layers, visual_tokens)), 0
     for record in records:
-        if record.get("probe") and record["visual_tokens"] == visual_tokens:
+        probe = record.get("probe")
+        if probe and record["visual_tokens"] == visual_tokens:
             used += 1
-            for layer, top in enumerate(record["probe"]["top"]):
+            for layer, top in enumerate(probe["top"]):
                 counts[layer, top] += 1
     return counts / used if used else np.full_like(counts, np.nan)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evals.analysis.asking import Probing
 from evals.analysis.gather import curves_of, heat, pooled
 from evals.analysis.probing import Probes
-from evals.model.requests import Record
 from evals.run.engine import NUMERIC_VERSION
 from evals.store import journal
+from evals.store.records import AnswerRecord
 from evals.tasks import PROTOCOL_VERSION, evaluation
 from evals.tasks.data import TaskSpec, data_digest
 from evals.tasks.protocol import decoding
@@ -81,7 +81,7 @@ def _task(
     folder: Path,
     workers: int,
     progress: Callable[[str, int], None],
-) -> tuple[Curves, list[dict[str, Any]]]:
+) -> tuple[Curves, list[AnswerRecord]]:
     identity = {
         "probes": [PROBES_VERSION, asdict(probes)],
         "weights": weights,
@@ -100,11 +100,11 @@ def _task(
     with journal.Journal(path, identity) as log:
         progress(spec.name, len(log.answers))
 
-        def record(batch: list[Record]) -> None:
-            log.append(*({"kind": "answer", **sample} for sample in batch))
+        def record(batch: list[dict[str, Any]]) -> None:
+            log.append(*batch)
             progress(spec.name, len(batch))
 
-        done = {(spec.name, doc_id): answer for doc_id, answer in log.answers.items()}
+        done = {(spec.name, doc_id): cast("dict[str, Any]", answer) for doc_id, answer in log.answers.items()}
         lm = Probing.on(loaded, probes, spec.protocol, asked.batch_size, record, done, workers)
         with evaluation.quiet():
             task, requests = evaluation.requests(lm, spec, limit=asked.samples, skip=asked.skip)

@@ -15,7 +15,7 @@ from typing import Any
 from evals.matrix.resolve import Row
 from evals.matrix.schema import Cell
 from evals.plain_table import aligned
-from evals.run.engine import Engine, Record
+from evals.run.engine import Engine
 from evals.run.processes import ALONE
 
 # How many times faster than one sample at a time the embedded matrix has to be.
@@ -94,7 +94,7 @@ def without_reuse(loaded: Any) -> Any:
 
 def _ask(engine: Engine, loaded: Any, rows: Mapping[tuple[str, str], Row], cell: Cell) -> tuple[dict[int, str], float]:
     """Answers by doc_id, and the seconds that asking and scoring took."""
-    records: list[Record] = []
+    records: list[dict[str, Any]] = []
     started = time.perf_counter()
     lm = engine.language_model(loaded, rows[cell.model, cell.label].reducer, cell, records.extend, {}, ALONE.mine)
     engine.evaluate(lm, cell)

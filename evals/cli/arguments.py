@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -59,6 +60,6 @@ def stream_of(arguments: argparse.Namespace) -> TextIO:
     return sys.stderr if arguments.json else sys.stdout
 
 
-def print_json(arguments: argparse.Namespace, document: dict[str, Any]) -> None:
+def print_json(arguments: argparse.Namespace, document: Mapping[str, Any]) -> None:
     if arguments.json:
         print(json.dumps(document, ensure_ascii=False), flush=True)

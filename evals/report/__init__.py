@@ -8,38 +8,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from evals.store.result_document import ResultDocument
+
 __all__ = ["plain", "render_table", "show", "write"]
 
 
-def write(document: Mapping[str, Any], out: Path) -> list[Path]:
+def write(document: ResultDocument, out: Path) -> list[Path]:
     """Write leaderboard.md, .csv, .tex and .json into `out` and return their paths; see `evals.report.files.write`."""
     from evals.report.files import write as write_files
 
     return write_files(document, out)
 
 
-def render_table(document: Mapping[str, Any]) -> RenderableType:
+def render_table(document: ResultDocument) -> RenderableType:
     """The document as something rich can print: tables that fit the console's width, then the caption."""
     from evals.report.terminal import Leaderboard
 
     return Leaderboard(document)
 
 
-def plain(document: Mapping[str, Any]) -> str:
+def plain(document: ResultDocument) -> str:
     """The document as aligned plain text of any width, for a pipe or a log."""
     from evals.report.text import plain_text
 
     return plain_text(document)
 
 
-def show(document: Mapping[str, Any], file: TextIO | None = None) -> None:
+def show(document: ResultDocument, file: TextIO | None = None) -> None:
     """Print the document to `file` (standard output): rich tables on a terminal, plain text elsewhere."""
     from rich.console import Console
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evals.plain_table import aligned
-from evals.report.units import MISSING
+from evals.report.units import MISSING, fixed
 from evals.store import statistics
-from evals.store.document import cell_key
 from evals.store.folders import read_document, samples_of
+from evals.store.result_document import CellEntry, cell_key
 
 HEADINGS = ("cell", "A", "B", "B - A", "95 % interval", "p", "gained", "lost", "same answer")
 
@@ -20,8 +19,8 @@ class Compared:
     """A cell in both. The rest is None where the samples of one side are not at hand, or are not the same."""
 
     key: str
-    a: float
-    b: float
+    a: float | None
+    b: float | None
     low: float | None = None
     high: float | None = None
     p: float | None = None
@@ -33,9 +32,9 @@ class Compared:
         known = self.low is not None
         return (
             self.key,
-            f"{self.a:.2f}",
-            f"{self.b:.2f}",
-            f"{self.b - self.a:+.2f}",
+            fixed(self.a, 2),
+            fixed(self.b, 2),
+            MISSING if self.a is None or self.b is None else f"{self.b - self.a:+.2f}",
             f"[{self.low:+.2f}, {self.high:+.2f}]" if known else MISSING,
             f"{self.p:.3g}" if known else MISSING,
             f"+{self.gained}" if known else MISSING,
@@ -77,7 +76,7 @@ def compare(a: str, b: str) -> Comparison:
     return Comparison(found, [k for k in ours if k not in theirs], [k for k in theirs if k not in ours], differing)
 
 
-def _compared(key: str, a: Path, ours: dict[str, Any], b: Path, theirs: dict[str, Any], protocol: str) -> Compared:
+def _compared(key: str, a: Path, ours: CellEntry, b: Path, theirs: CellEntry, protocol: str) -> Compared:
     mine, other = (samples_of(folder, cell) for folder, cell in ((a, ours), (b, theirs)))
     if not mine or not other:
         return Compared(key, ours["value"], theirs["value"])

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from evals.report.columns import task_name
 from evals.report.rows import Row, rows_of, tasks_of
-from evals.report.sheet import Entry, Sheet, task_name
+from evals.report.sheet import Entry, Sheet
 from evals.report.units import MISSING, fixed
+from evals.store.result_document import ResultDocument
 from evals.tasks.registry import known_tasks
 
 # After a difference that is not chance.
 SIGNIFICANT = " *"
 
 
-def difference_sheet(document: Mapping[str, Any]) -> Sheet | None:
+def difference_sheet(document: ResultDocument) -> Sheet | None:
     """The difference of each row from vanilla in each task; None when nothing was compared."""
     return _sheet(document, "Differences from vanilla, with 95 % intervals", difference, ())
 
 
-def flip_sheet(document: Mapping[str, Any]) -> Sheet | None:
+def flip_sheet(document: ResultDocument) -> Sheet | None:
     """The samples gained and lost by each row in each task, the share of equal answers, and tasks' own statistics."""
     extra = tuple(
         (f"{task.title} {heading}", _stat(task.name, name))
@@ -31,7 +33,7 @@ def flip_sheet(document: Mapping[str, Any]) -> Sheet | None:
 
 def difference(row: Row, task: str) -> str:
     """-4.2 [-6.8, -1.6] *"""
-    against = row.stats.get(task, {}).get("against")
+    against = row.against(task)
     if not against:
         return MISSING
     low, high = against["interval"]
@@ -41,22 +43,26 @@ def difference(row: Row, task: str) -> str:
 
 def flips(row: Row, task: str) -> str:
     """+12 -33, 94 %"""
-    against = row.stats.get(task, {}).get("against")
+    against = row.against(task)
     return f"+{against['gained']} -{against['lost']}, {against['loyalty']:.0f} %" if against else MISSING
 
 
 def _stat(task: str, name: str) -> Callable[[Row], str]:
-    return lambda row: fixed(row.stats.get(task, {}).get(name))
+    def shown(row: Row) -> str:
+        stats: Mapping[str, Any] = row.stats.get(task) or {}
+        return fixed(stats.get(name))
+
+    return shown
 
 
 def _sheet(
-    document: Mapping[str, Any],
+    document: ResultDocument,
     title: str,
     show: Callable[[Row, str], str],
     extra: tuple[tuple[str, Callable[[Row], str]], ...],
 ) -> Sheet | None:
     rows, tasks = [row for row in rows_of(document) if row.stats], tasks_of(document)
-    if not any(stats.get("against") for row in rows for stats in row.stats.values()):
+    if not any("against" in stats for row in rows for stats in row.stats.values()):
         return None
     sections: dict[str, list[tuple[Entry, ...]]] = {}
     for row in rows:

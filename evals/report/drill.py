@@ -15,16 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evals.store.document import cell_key
 from evals.store.folders import samples_of
-from evals.store.journal import place
-from evals.store.records import parsed
+from evals.store.journal import header_of, place
+from evals.store.records import ScoredAnswer
+from evals.store.result_document import CellEntry, ResultDocument, cell_key
 from evals.tasks.base import RIGHT
 from evals.tasks.data import TaskSpec, data_digest
 from evals.tasks.protocol import protocol
 from hidrop.errors import UserError
 
-Sample = Mapping[str, Any]
 # What became of an answer against vanilla's, the most telling first.
 KINDS = ("lost", "gained", "changed", "same", "uncompared")
 SIDE = 192  # pixels of an image on the page
@@ -49,7 +48,7 @@ class Drill:
     notes: list[str] = field(default_factory=list)
 
 
-def drill(document: Mapping[str, Any], folder: Path, *, samples: int, room: int) -> Drill:
+def drill(document: ResultDocument, folder: Path, *, samples: int, room: int) -> Drill:
     """`samples` of each task at most, with images of `room` bytes in all. Raises UserError for a damaged journal."""
     found = Drill()
     cells = {cell_key(cell): cell for cell in document["cells"]}
@@ -60,7 +59,7 @@ def drill(document: Mapping[str, Any], folder: Path, *, samples: int, room: int)
         if not answers:
             continue
         found.identities |= {key: _identity(folder, own[key]) for key in answers}
-        kinds = {key: _kinds(rows, answers.get(str(own[key].get("base")), ())) for key, rows in answers.items()}
+        kinds = {key: _kinds(rows, answers.get(str(own[key]["base"]), ())) for key, rows in answers.items()}
         docs = chosen(kinds, samples)
         asked = _asked(document, task, found.identities, answers, docs, found.notes)
         found.tasks[task] = _listed(docs, answers, kinds, asked, found, room // len(tasks))
@@ -87,7 +86,7 @@ def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
     return list(found)
 
 
-def kind_of(own: Sample, base: Sample) -> str:
+def kind_of(own: ScoredAnswer, base: ScoredAnswer) -> str:
     """What became of a sample against vanilla's."""
     hit, before = own["score"] >= RIGHT, base["score"] >= RIGHT
     if hit != before:
@@ -95,29 +94,28 @@ def kind_of(own: Sample, base: Sample) -> str:
     return "same" if own["reading"] == base["reading"] else "changed"
 
 
-def _kinds(rows: Sequence[Sample], base: Sequence[Sample]) -> dict[int, str]:
+def _kinds(rows: Sequence[ScoredAnswer], base: Sequence[ScoredAnswer]) -> dict[int, str]:
     before = {row["doc_id"]: row for row in base}
     return {r["doc_id"]: kind_of(r, before[r["doc_id"]]) if r["doc_id"] in before else KINDS[-1] for r in rows}
 
 
-def _identity(folder: Path, cell: Mapping[str, Any]) -> dict[str, Any]:
-    """What its journal, which was read and checked before, says in its first line."""
-    with place(folder, cell_key(cell), str(cell["id"])).open("rb") as file:
-        header = parsed(file.readline())
+def _identity(folder: Path, cell: CellEntry) -> dict[str, Any]:
+    """The identity in the first line of its journal, with the id that is the identity's hash."""
+    header = header_of(place(folder, cell_key(cell), str(cell["id"])))
     return {"id": header["id"], **header["identity"]}
 
 
 def _asked(
-    document: Mapping[str, Any],
+    document: ResultDocument,
     task: str,
     identities: Mapping[str, Mapping[str, Any]],
-    answers: Mapping[str, Sequence[Sample]],
+    answers: Mapping[str, Sequence[ScoredAnswer]],
     docs: Sequence[int],
     notes: list[str],
 ) -> dict[int, Asked]:
     """Question and image of each sample, from the data that was asked; empty, with a note, where it is not there."""
     digests = {str(identities[key]["data"]) for key in answers}
-    spec = TaskSpec(task, str(document.get("data", {}).get(task)), str(document["protocol"]))
+    spec = TaskSpec(task, str(document["data"].get(task)), document["protocol"])
     try:
         if spec.data == "None":
             raise UserError("the document does not say which data was asked")
@@ -157,7 +155,7 @@ def _short(text: str) -> str:
 
 def _listed(
     docs: Sequence[int],
-    answers: Mapping[str, Sequence[Sample]],
+    answers: Mapping[str, Sequence[ScoredAnswer]],
     kinds: Mapping[str, Mapping[int, str]],
     asked: Mapping[int, Asked],
     found: Drill,
@@ -182,7 +180,7 @@ def _listed(
                 "question": shown.question,
                 "image": found.images.index(shown.image) if shown.image else None,
                 "target": _target(one["target"]),
-                "category": one.get("category"),
+                "category": one["category"],
                 "answers": {key: _answer(row, kinds[key][doc]) for key, row in rows.items()},
             }
         )
@@ -193,14 +191,14 @@ def _target(target: Any) -> str:
     return _short(", ".join(dict.fromkeys(map(str, target))) if isinstance(target, list) else str(target))
 
 
-def _answer(row: Sample, kind: str) -> dict[str, Any]:
+def _answer(row: ScoredAnswer, kind: str) -> dict[str, Any]:
     side = math.isqrt(row["visual_tokens"])
     square = side**2 == row["visual_tokens"]
     return {
         "text": _short(row["answer"]),
         "score": row["score"],
         "kind": kind,
-        "error": row.get("error"),
+        "error": row["error"],
         "side": side if square else None,
         "kept": row.get("kept") if square else None,
     }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from evals.report.text import markdown
 from evals.store.folders import read_document, samples_of
+from evals.store.result_document import ResultDocument
 from hidrop.errors import UserError
 
 # What a sample's answer and its score say, in the order of the exported columns.
@@ -47,7 +47,7 @@ def export(folder: Path, target: Path, *, card: bool) -> list[Path]:
     return paths
 
 
-def _card(document: dict[str, Any]) -> str:
+def _card(document: ResultDocument) -> str:
     return f"""---
 pretty_name: "hidrop: {document["matrix"]}"
 configs:

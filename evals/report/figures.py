@@ -10,14 +10,15 @@ Drawn from the document alone, and the same document gives the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.report.columns import task_name
 from evals.report.drawing import COLOURS, MARKERS, legend, panels_of, pareto, saved, styled
 from evals.report.rows import Row, number, tasks_of
 from evals.report.sections import VANILLA, Board, boards
-from evals.report.sheet import task_name
+from evals.store.result_document import ResultDocument
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 MAX_PANELS = 4
 
 
-def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
+def write(document: ResultDocument, folder: Path) -> list[Path]:
     """Every figure that the document has the numbers for, into `folder`; their paths.
 
     With several architectures each has figures of its own, numbered.
@@ -33,7 +34,7 @@ def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
     return saved(drawn(document), folder)
 
 
-def drawn(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+def drawn(document: ResultDocument) -> Iterator[tuple[str, Figure]]:
     """The figures with their names, one at a time: each is gone when the next is drawn."""
     found = boards(document)
     with styled():
@@ -46,12 +47,12 @@ def drawn(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
                     figure.clear()
 
 
-def accuracy(board: Board, document: Mapping[str, Any]) -> Figure | None:
+def accuracy(board: Board, document: ResultDocument) -> Figure | None:
     tasks, looks = tasks_of(document), _looks(board)
     axes_of: list[tuple[str, Callable[[Row], float | None]]] = [
         ("visual tokens a layer, on average", lambda row: row.average_tokens),
         ("operations of a prefill", lambda row: row.flops),
-        ("prefill, ms (median)", lambda row: row.millis("prefill")),
+        ("prefill, ms (median)", lambda row: row.millis("prefill_ms")),
     ]
     rows = [row for row in board.rows if row.percent_of_vanilla is not None]
     axes_of = [(label, x) for label, x in axes_of if any(x(row) is not None for row in rows)]
@@ -77,7 +78,7 @@ def accuracy(board: Board, document: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-def tokens(board: Board, document: Mapping[str, Any]) -> Figure | None:
+def tokens(board: Board, document: ResultDocument) -> Figure | None:
     sections = [s for s in board.sections if any(r.entering for r in s.rows) and s.rows[0].method != VANILLA]
     # The largest sections say the most; in the order of the table.
     chosen = sorted(sections, key=lambda section: -len(section.rows))[:MAX_PANELS]
@@ -99,15 +100,15 @@ def tokens(board: Board, document: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-def speed(board: Board, document: Mapping[str, Any]) -> Figure | None:
-    whole = {row.model: row for row in board.rows if row.method == VANILLA and row.millis("prefill") and row.flops}
+def speed(board: Board, document: ResultDocument) -> Figure | None:
+    whole = {row.model: row for row in board.rows if row.method == VANILLA and row.millis("prefill_ms") and row.flops}
     first = next(iter(whole.values()), None)
     looks, points = _looks(board), []
     for row in board.rows:
         base = whole.get(row.model, first)
-        time = row.millis("prefill")
+        time = row.millis("prefill_ms")
         if base and time and row.flops and base.flops:
-            points.append((row, base.flops / row.flops, (base.millis("prefill") or 0) / time))
+            points.append((row, base.flops / row.flops, (base.millis("prefill_ms") or 0) / time))
     if len(points) < 2:
         return None
     figure, (axes,) = panels_of(1)
@@ -123,7 +124,7 @@ def speed(board: Board, document: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-def retention(board: Board, document: Mapping[str, Any]) -> Figure | None:
+def retention(board: Board, document: ResultDocument) -> Figure | None:
     tasks = tasks_of(document)
     vanilla = next((row for row in board.rows if row.method == VANILLA), None)
     rows = [row for row in board.rows if row.method != VANILLA]
@@ -147,7 +148,7 @@ def retention(board: Board, document: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-DRAWN: dict[str, Callable[[Board, Mapping[str, Any]], Figure | None]] = {
+DRAWN: dict[str, Callable[[Board, ResultDocument], Figure | None]] = {
     "accuracy": accuracy,
     "tokens": tokens,
     "speed": speed,
@@ -159,7 +160,7 @@ def half_width(row: Row, tasks: Sequence[str]) -> float | None:
     """Half of the 95 % interval of the mean % of vanilla, the tasks' differences taken as independent."""
     squares = []
     for task in tasks:
-        against, score = row.stats.get(task, {}).get("against"), number(row.scores.get(task))
+        against, score = row.against(task), number(row.scores.get(task))
         if not against or score is None or score == against["difference"]:
             return None
         low, high = against["interval"]

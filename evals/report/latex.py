@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from evals.report.caption import caption
 from evals.report.sheet import Entry, Sheet, main_sheets
+from evals.store.result_document import ResultDocument
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
@@ -14,13 +14,13 @@ SPECIAL = {
 }  # fmt: skip
 
 
-def latex(document: Mapping[str, Any]) -> str:
+def latex(document: ResultDocument) -> str:
     """All main tables, to be put into a paper with \\input. They need the package booktabs, and nothing else."""
     notes = dict(caption(document))
-    head = [f"% hidrop: {document.get('matrix')}, {document.get('date')}", "% needs \\usepackage{booktabs}"]
+    head = [f"% hidrop: {document['matrix']}, {document['date']}", "% needs \\usepackage{booktabs}"]
     head += [f"% {topic}: {notes[topic]}" for topic in notes]
     sheets = main_sheets(document, split=True)
-    name = "".join(c if c.isalnum() else "-" for c in str(document.get("matrix") or "results"))
+    name = "".join(c if c.isalnum() else "-" for c in document["matrix"])
     tables = [table(sheet, f"tab:{name}-{number}", notes) for number, sheet in enumerate(sheets, start=1)]
     return "\n\n".join(["\n".join(line.replace("\n", " ") for line in head), *tables]) + "\n"
 

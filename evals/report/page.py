@@ -7,20 +7,20 @@ sent by mail, and will look the same in ten years. Without scripts its tables an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from evals.report.caption import caption
+from evals.report.columns import task_name
 from evals.report.drill import KINDS, drill
 from evals.report.files import finite
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
-from evals.report.sheet import main_sheets, task_name
+from evals.report.sheet import main_sheets
 from evals.report.text import sheets_of
-from evals.store.document import cell_key
 from evals.store.journal import write_atomically
+from evals.store.result_document import ResultDocument, cell_key
 
 ASSETS = Path(__file__).parent / "assets"
 SAMPLES = 48
@@ -33,14 +33,14 @@ FIGURES = {
 }
 
 
-def write(document: Mapping[str, Any], folder: Path, *, samples: int = SAMPLES) -> Path:
+def write(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> Path:
     """Write report.html into `folder`, whose journals it shows: `samples` of each task. Raises UserError."""
     path = folder / "report.html"
     write_atomically(path, html(document, folder, samples=samples))
     return path
 
 
-def html(document: Mapping[str, Any], folder: Path, *, samples: int = SAMPLES) -> str:
+def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> str:
     """The page. The same folder gives the same text."""
     from jinja2 import Environment, FileSystemLoader
 
@@ -66,7 +66,7 @@ def html(document: Mapping[str, Any], folder: Path, *, samples: int = SAMPLES) -
     )
 
 
-def _keys(document: Mapping[str, Any]) -> dict[tuple[str, str, str], list[str]]:
+def _keys(document: ResultDocument) -> dict[tuple[str, str, str], list[str]]:
     """By model, label and header of a main table's field: the keys of the cells that it stands for (seeds: several)."""
     cells = {cell_key(cell) for cell in document["cells"]}
     labels: dict[tuple[str, str], list[str]] = {}
@@ -80,7 +80,7 @@ def _keys(document: Mapping[str, Any]) -> dict[tuple[str, str, str], list[str]]:
     return found
 
 
-def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(document: ResultDocument) -> dict[str, Any]:
     """What stands behind every number: the cells as the document has them, and where and how it was made."""
     names = ("matrix", "protocol", "command", "date", "commit", "hardware", "versions", "sources", "data")
     return {

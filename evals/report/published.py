@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from evals.report.columns import score_text, task_name
 from evals.report.reference import Published, Reference, Source, available, load_reference
 from evals.report.rows import Row, number, rows_of, tasks_of
 from evals.report.sections import NEAR_SHARE, NEAR_TOKENS, VANILLA
-from evals.report.sheet import Entry, Sheet, score_text, task_name
+from evals.report.sheet import Entry, Sheet
 from evals.report.units import MISSING, fixed
+from evals.store.result_document import ResultDocument
 from hidrop.plan import TokenPlan
 
 MEASURED = "measured here"
 OUTSIDE = " !"
 
 
-def references_of(document: Mapping[str, Any]) -> list[Reference]:
+def references_of(document: ResultDocument) -> list[Reference]:
     """What the document is to be compared with: the files it names under "reference"; for the paper's matrix all."""
     named = document.get("reference")
     if named is None:
-        named = available() if document.get("matrix") == "paper" else []
+        named = available() if document["matrix"] == "paper" else []
     return [load_reference(name) for name in ([named] if isinstance(named, str) else named)]
 
 
-def published_sheet(document: Mapping[str, Any]) -> Sheet | None:
+def published_sheet(document: ResultDocument) -> Sheet | None:
     """Our row, then what was published for the same method and budget; None without anything to compare.
 
     Only rows of the very architecture the numbers are of take part. The tokens are the true average where it is known:
@@ -64,10 +65,10 @@ def corresponds(row: Row, entry: Published) -> bool:
         return False
     tokens = row.nominal_tokens
     near = max(NEAR_TOKENS, NEAR_SHARE * entry.tokens)
-    return row.method == VANILLA or (tokens is not None and abs(tokens - entry.tokens) <= near)
+    return row.method == VANILLA or abs(tokens - entry.tokens) <= near
 
 
-def sources_used(document: Mapping[str, Any]) -> list[Source]:
+def sources_used(document: ResultDocument) -> list[Source]:
     """The sources of the lines in `published_sheet`, in the order of the reference file."""
     used: dict[str, Source] = {}
     for reference, entries in _comparable(document):
@@ -76,7 +77,7 @@ def sources_used(document: Mapping[str, Any]) -> list[Source]:
     return list(used.values())
 
 
-def published_metrics(document: Mapping[str, Any]) -> dict[str, str]:
+def published_metrics(document: ResultDocument) -> dict[str, str]:
     """What the published score of each of the document's tasks is."""
     kinds = {task: kind.metric for reference, _ in _comparable(document) for task, kind in reference.scores.items()}
     return {task: kinds[task] for task in tasks_of(document) if task in kinds}
@@ -89,7 +90,7 @@ def citation(source: Source) -> str:
     return f"{source.title}, {source.where}{link}{note}"
 
 
-def _comparable(document: Mapping[str, Any]) -> list[tuple[Reference, list[Published]]]:
+def _comparable(document: ResultDocument) -> list[tuple[Reference, list[Published]]]:
     """Each reference with its entries for methods and tasks that the document has on the same architecture."""
     rows, tasks, found = rows_of(document), set(tasks_of(document)), []
     for reference in references_of(document):
@@ -125,7 +126,7 @@ def _score(published: float, ours: Row | None, task: str) -> str:
     measured = None if ours is None else number(ours.scores.get(task))
     if ours is None or measured is None:
         return _printed(published)
-    low, high = ours.stats.get(task, {}).get("interval") or (-math.inf, math.inf)
+    low, high = ours.stats[task]["interval"] if task in ours.stats else (-math.inf, math.inf)
     return f"{_printed(published)} ({measured - published:+.1f}{'' if low <= published <= high else OUTSIDE})"
 
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from evals.store.result_document import (
+    CellEntry,
+    CellStats,
+    FailureEntry,
+    ProfileEntry,
+    ResultDocument,
+    VanillaComparison,
+)
 from hidrop.budget import budget_tokens, parse_budget
 
 # A difference with a smaller p-value, corrected for all of a table's, is called significant.
 ALPHA = 0.05
 Score = float | Literal["failed"] | None
+Time = Literal["ttft_ms", "prefill_ms", "decode_ms"]
+Statistic = Literal["median", "p95", "min"]
+Entry = TypeVar("Entry", CellEntry, ProfileEntry, FailureEntry)
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,7 @@ class Row:
     label: str
     trained: bool
     budget: str | None
-    average_tokens: float | None
+    average_tokens: float
     share: float | None
     kept: int | None
     entering: tuple[int, ...]
@@ -32,133 +43,130 @@ class Row:
     flops: float | None
     paper_macs: float | None
     kv_bytes: float | None
-    # The smallest batch's entry of the document's `profiles`, empty when nothing was timed.
-    profile: Mapping[str, Any]
+    # The smallest batch's entry of the document's `profiles`; None when nothing was timed.
+    profile: ProfileEntry | None
     timing_failed: bool
     # The label without its seed: rows that share it differ in nothing else. See seeds.py for the two below.
     group: str
     seeds: int = 1
     spread: Mapping[str, float | None] = field(default_factory=dict)
-    # Of each task: the cell's `stats` (see evals.store.statistics.task_stats), and what looks wrong about its answers.
-    stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # Of each task: the cell's `stats`, and what looks wrong about its answers.
+    stats: Mapping[str, CellStats] = field(default_factory=dict)
     warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reading: str = "average"  # what the document's budgets mean: see hidrop.budget.solve
     image_tokens: int | None = None
 
     @property
-    def visual_tokens(self) -> int | None:
+    def visual_tokens(self) -> int:
         """Visual tokens of one image without reduction; with anyres of the largest."""
         if self.image_tokens:
             return self.image_tokens
-        if not self.average_tokens or not self.share:
-            return max(self.entering, default=None)
-        return round(self.average_tokens / self.share)
+        return round(self.average_tokens / self.share) if self.share else max(self.entering)
 
     @property
-    def architecture(self) -> tuple[int, int] | None:
-        """Layers and visual tokens: rows that differ in them do not belong in one table. None: unknown."""
-        visual = self.visual_tokens
-        return (len(self.entering), visual) if self.entering and visual else None
+    def architecture(self) -> tuple[int, int]:
+        """Layers and visual tokens: rows that differ in them do not belong in one table."""
+        return len(self.entering), self.visual_tokens
 
     @property
-    def nominal_tokens(self) -> float | None:
+    def nominal_tokens(self) -> float:
         """The budget as a number of visual tokens; without a stated one what the row has of them."""
-        if self.budget is None or self.visual_tokens is None:
+        if self.budget is None:
             return self.average_tokens if self.reading == "average" or self.kept is None else self.kept
         return budget_tokens(parse_budget(self.budget), self.visual_tokens)
 
     def significant(self, task: str) -> bool:
-        """Whether the row differs from vanilla by more than chance, all comparisons of the table considered."""
-        against = self.stats.get(task, {}).get("against") or {}
-        return against.get("p_holm", 1.0) < ALPHA
+        """Whether the row differs from vanilla by more than chance, corrected for all comparisons of the table."""
+        against = self.against(task)
+        return against is not None and against["p_holm"] < ALPHA
 
-    def millis(self, what: str, statistic: str = "median") -> float | None:
-        """A timing of this row in milliseconds: `what` is ttft, prefill or decode."""
-        return number((self.profile.get(f"{what}_ms") or {}).get(statistic))
+    def against(self, task: str) -> VanillaComparison | None:
+        """The row compared with vanilla in a task; None where it was not compared."""
+        stats = self.stats.get(task)
+        return None if stats is None else stats.get("against")
+
+    def millis(self, time: Time, statistic: Statistic = "median") -> float | None:
+        """A timing of this row in milliseconds; None when it was not timed."""
+        return None if self.profile is None else number(self.profile[time][statistic])
 
 
-def tasks_of(document: Mapping[str, Any]) -> list[str]:
+def tasks_of(document: ResultDocument) -> list[str]:
     """The tasks that appear in the document, in the order of their first appearance."""
-    entries = [*document.get("cells", ()), *document.get("failed", ())]
-    return list(dict.fromkeys(entry["task"] for entry in entries if entry.get("task")))
+    tasks = [cell["task"] for cell in document["cells"]] + [failure["task"] for failure in document["failed"]]
+    return [task for task in dict.fromkeys(tasks) if task is not None]
 
 
-def rows_of(document: Mapping[str, Any]) -> list[Row]:
-    """Every row of the document, in the order of its first appearance. What failed makes rows as well."""
+def rows_of(document: ResultDocument) -> list[Row]:
+    """Every row of the document, in the order of its first appearance. A row may have failed, or only been timed."""
     tasks, at_profile = tasks_of(document), sizes_are_of_profile(document)
-    cells, profiles, failed = (_by_row(document, kind) for kind in ("cells", "profiles", "failed"))
+    cells, profiles, failed = (
+        _by_row(document["cells"]),
+        _by_row(document["profiles"]),
+        _by_row(document["failed"]),
+    )
     rows = []
-    for key in {**cells, **profiles, **failed}:
+    for key in dict.fromkeys([*cells, *profiles, *failed]):
         own, errors = cells.get(key, []), failed.get(key, [])
-        profile = min(profiles.get(key, []), key=lambda p: p["batch"], default={})
-        # What a row is, from whichever knows it: a failed row has no cell, a row without tasks only a profile.
+        profile = min(profiles.get(key, []), key=lambda p: p["batch"], default=None)
+        # What is known of a row, from all its entries: a failed row has no cell, and a timed one perhaps neither.
         known: dict[str, Any] = {}
-        for entry in (*reversed(errors), profile, *reversed(own)):
+        entries: list[Any] = [*reversed(errors), profile or {}, *reversed(own)]
+        for entry in entries:
             known |= entry
-        failed_tasks = {entry.get("task") for entry in errors}
+        failed_tasks = {failure["task"] for failure in errors}
         scores: dict[str, Score] = {task: "failed" if task in failed_tasks else None for task in tasks}
-        scores |= {cell["task"]: number(cell.get("value")) for cell in own}
-        percents = {cell["task"]: number(cell.get("percent_of_vanilla")) for cell in own}
+        scores |= {cell["task"]: number(cell["value"]) for cell in own}
+        percents = {cell["task"]: number(cell["percent_of_vanilla"]) for cell in own}
         source = [profile] if profile and (at_profile or not own) else own
         rows.append(
             Row(
                 model=key[0],
-                method=known.get("method", key[1]),
+                method=known["method"],
                 label=key[1],
                 trained=bool(known.get("trained")),
                 budget=known.get("budget"),
-                average_tokens=_counted(own, known, "average_tokens", _average(known)),
-                share=_counted(own, known, "share"),
+                average_tokens=_average_tokens(own, known),
+                share=sum(cell["share"] for cell in own) / len(own) if own else known.get("share"),
                 kept=known.get("kept"),
-                entering=tuple(known.get("entering") or ()),
+                entering=tuple(known["entering"]),
                 scores=scores,
                 percent_of_vanilla=mean(percents.get(task) for task in tasks),
-                flops=mean(number(entry.get("flops")) for entry in source),
+                flops=mean(number(entry["flops"]) for entry in source),
                 paper_macs=number(known.get("paper_macs")),
-                kv_bytes=mean(number(entry.get("kv_bytes")) for entry in source),
+                kv_bytes=mean(number(entry["kv_bytes"]) for entry in source),
                 profile=profile,
                 timing_failed=None in failed_tasks,
                 group=known.get("group") or key[1],
-                stats={cell["task"]: cell["stats"] for cell in own if cell.get("stats")},
-                warnings={cell["task"]: tuple(cell["warnings"]) for cell in own if cell.get("warnings")},
-                reading=document.get("budget_reading") or "average",
+                stats={cell["task"]: cell["stats"] for cell in own if "stats" in cell},
+                warnings={cell["task"]: tuple(cell["warnings"]) for cell in own if cell["warnings"]},
+                reading=document["budget_reading"],
                 image_tokens=known.get("image_tokens"),
             )
         )
     return rows
 
 
-def sizes_are_of_profile(document: Mapping[str, Any]) -> bool:
+def sizes_are_of_profile(document: ResultDocument) -> bool:
     """Whether operations and KV bytes are for the profile's prompt: where every row has one, so that rows compare.
 
     Otherwise they are the mean over the tasks' prompts.
     """
-    profiles = _by_row(document, "profiles")
-    return bool(profiles) and set(_by_row(document, "cells")) <= set(profiles)
+    profiles = _by_row(document["profiles"])
+    return bool(profiles) and set(_by_row(document["cells"])) <= set(profiles)
 
 
-def _by_row(document: Mapping[str, Any], kind: str) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for entry in document.get(kind, ()):
-        found.setdefault((entry["model"], label_of(entry)), []).append(entry)
+def _by_row(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        found.setdefault((entry["model"], entry["label"]), []).append(entry)
     return found
 
 
-def label_of(entry: Mapping[str, Any]) -> str:
-    """The row an entry belongs to: its label where it has one, else its method's name."""
-    return entry.get("label") or entry.get("method") or "?"
-
-
-def _counted(
-    own: list[Mapping[str, Any]], known: Mapping[str, Any], key: str, otherwise: float | None = None
-) -> float | None:
+def _average_tokens(own: list[CellEntry], known: Mapping[str, Any]) -> float:
     """The mean over the tasks, whose prompts may differ in it; without any, what is known of the row."""
-    return mean(number(cell.get(key)) for cell in own) if own else number(known.get(key, otherwise))
-
-
-def _average(entry: Mapping[str, Any]) -> float | None:
-    entering = entry.get("entering")
-    return sum(entering) / len(entering) if entering else None
+    if own:
+        return sum(cell["average_tokens"] for cell in own) / len(own)
+    return known.get("average_tokens", sum(known["entering"]) / len(known["entering"]))
 
 
 def number(value: Any) -> float | None:

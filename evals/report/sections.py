@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from evals.report.rows import Row, rows_of
 from evals.report.seeds import together
+from evals.store.result_document import ResultDocument
 
 VANILLA = "vanilla"
 READINGS = {"average": "on average", "kept": "kept after the last cut"}
@@ -36,48 +35,35 @@ class Board:
         return tuple(row for section in self.sections for row in section.rows)
 
 
-def boards(document: Mapping[str, Any]) -> list[Board]:
+def boards(document: ResultDocument) -> list[Board]:
     """The document's rows by architecture, then by budget (largest first), training-free before trained.
 
     The seeds of a method are one row.
     """
-    by_architecture: dict[Any, list[Row]] = {}
+    by_architecture: dict[tuple[int, int], list[Row]] = {}
     for row in together(rows_of(document)):
         by_architecture.setdefault(row.architecture, []).append(row)
-    unknown = by_architecture.pop(None, [])
-    if len(by_architecture) == 1:
-        next(iter(by_architecture.values())).extend(unknown)
-    elif unknown:
-        by_architecture[None] = unknown
-    found = []
-    for architecture, rows in by_architecture.items():
-        title = f"{architecture[0]} layers, {architecture[1]} visual tokens" if architecture else "unknown architecture"
-        found.append(Board(title, tuple(_sections(rows))))
-    return found
+    return [
+        Board(f"{layers} layers, {visual} visual tokens", tuple(_sections(rows)))
+        for (layers, visual), rows in by_architecture.items()
+    ]
 
 
 def _sections(rows: list[Row]) -> list[Section]:
     whole = [row for row in rows if row.method == VANILLA]
-    reduced = [row for row in rows if row.method != VANILLA and row.nominal_tokens is not None]
-    unknown = [row for row in rows if row.method != VANILLA and row.nominal_tokens is None]
+    reduced = [row for row in rows if row.method != VANILLA]
     anchors: list[float] = []
     for row in sorted(reduced, key=lambda row: row.budget is None):  # stated budgets name the sections
-        tokens = _tokens(row)
-        if _anchor(tokens, anchors) is None:
-            anchors.append(tokens)
+        if _anchor(row.nominal_tokens, anchors) is None:
+            anchors.append(row.nominal_tokens)
     sections = [Section("All visual tokens", tuple(whole))] if whole else []
     for anchor in sorted(anchors, reverse=True):
-        here = [row for row in reduced if _anchor(_tokens(row), anchors) == anchor]
+        here = [row for row in reduced if _anchor(row.nominal_tokens, anchors) == anchor]
         for trained, kind in ((False, "training-free"), (True, "trained")):
             some = tuple(row for row in here if row.trained is trained)
             if some:
                 sections.append(Section(f"{anchor:.4g} tokens {READINGS[some[0].reading]}, {kind}", some))
-    return [*sections, Section("Not measured", tuple(unknown))] if unknown else sections
-
-
-def _tokens(row: Row) -> float:
-    assert row.nominal_tokens is not None
-    return row.nominal_tokens
+    return sections
 
 
 def _anchor(tokens: float, anchors: list[float]) -> float | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from evals.report.caption import caption
 from evals.report.sheet import Entry, Sheet
 from evals.report.text import Kind, layout, plain_table, sheets_of
+from evals.store.result_document import ResultDocument
 
 STYLES: dict[Kind, str] = {"title": "bold", "header": "bold underline", "section": "italic cyan", "row": ""}
 
@@ -22,7 +20,7 @@ class Leaderboard:
     does) and only coloured here. Names are `Text`, so they are never read as markup.
     """
 
-    def __init__(self, document: Mapping[str, Any]) -> None:
+    def __init__(self, document: ResultDocument) -> None:
         self.document = document
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

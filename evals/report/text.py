@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -10,11 +10,12 @@ from evals.report.caption import caption
 from evals.report.differences import difference_sheet, flip_sheet
 from evals.report.published import published_sheet
 from evals.report.sheet import Entry, Sheet, batch_sheet, main_sheets
+from evals.store.result_document import ResultDocument
 
 Kind = Literal["title", "header", "section", "row"]
 
 
-def sheets_of(document: Mapping[str, Any], *, split: bool = False) -> list[Sheet]:
+def sheets_of(document: ResultDocument, *, split: bool = False) -> list[Sheet]:
     """All tables of a document: results, timings by batch size, published numbers."""
     extra = (
         difference_sheet(document),
@@ -25,9 +26,9 @@ def sheets_of(document: Mapping[str, Any], *, split: bool = False) -> list[Sheet
     return [*main_sheets(document, split=split), *(sheet for sheet in extra if sheet)]
 
 
-def markdown(document: Mapping[str, Any]) -> str:
+def markdown(document: ResultDocument) -> str:
     """The document as GitHub markdown; the tables can be pasted into a README as they are."""
-    blocks = [f"# Results: {escape(str(document.get('matrix') or 'unnamed'))}"]
+    blocks = [f"# Results: {escape(document['matrix'])}"]
     for sheet in sheets_of(document):
         blocks.append(markdown_table(sheet) if not sheet.title else f"## {sheet.title}\n\n{markdown_table(sheet)}")
     blocks.append("\n".join(f"- **{topic}**: {escape(text)}." for topic, text in caption(document)))
@@ -46,9 +47,9 @@ def markdown_table(sheet: Sheet) -> str:
     return "\n".join(lines)
 
 
-def plain_text(document: Mapping[str, Any]) -> str:
+def plain_text(document: ResultDocument) -> str:
     """The document as aligned text without any markup."""
-    blocks = [f"Results: {document.get('matrix') or 'unnamed'}"]
+    blocks = [f"Results: {document['matrix']}"]
     blocks += [plain_table(sheet) for sheet in sheets_of(document)]
     blocks.append("\n".join(f"{topic}: {text}." for topic, text in caption(document)))
     return "\n\n".join(blocks) + "\n"

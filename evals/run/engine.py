@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from evals.matrix.schema import Cell
 from evals.profiling.settings import ProfileSettings
+from evals.store.records import AnswerRecord
 from hidrop.provenance import usable_cores
 from hidrop.reducer import Reducer
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 # Raise this when a change of the code changes answers: cells that were finished before it are then run again.
 NUMERIC_VERSION = 3
 
-Record = dict[str, Any]
-Recorder = Callable[[list[Record]], None]
+# Called with the records of a batch as soon as it is answered. `Journal.append` checks them.
+Recorder = Callable[[list[dict[str, Any]]], None]
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Engine:
     load: Callable[[Cell, str], Any]  # (cell, device) -> Loaded
     weights_digest: Callable[[str], str]
     data_digest: Callable[[Cell], str]
-    # (loaded, method, cell, called with the new records of each batch, records of an earlier run by doc_id, and which
+    # (loaded, method, cell, called with the new records of each batch, answers of an earlier run by doc_id, and which
     # batches are this process's)
-    language_model: Callable[[Any, Reducer, Cell, Recorder, Mapping[int, Record], Callable[[int], bool]], Any]
+    language_model: Callable[[Any, Reducer, Cell, Recorder, Mapping[int, AnswerRecord], Callable[[int], bool]], Any]
     ask: Callable[[Any, Cell], None]  # answers, and no score
     evaluate: Callable[[Any, Cell], TaskResult]
     profile: Callable[[Any, Mapping[str, Reducer], ProfileSettings], Mapping[str, Any]]
@@ -86,7 +87,7 @@ def language_model(
     reducer: Reducer,
     cell: Cell,
     record: Recorder,
-    done: Mapping[int, Record],
+    done: Mapping[int, AnswerRecord],
     mine: Callable[[int], bool],
     workers: int = 0,
 ) -> Any:
@@ -98,7 +99,7 @@ def language_model(
         protocol=cell.protocol,
         batch_size=cell.batch_size,
         record=record,
-        done={(cell.task, doc_id): answer for doc_id, answer in done.items()},
+        done={(cell.task, doc_id): cast("dict[str, Any]", answer) for doc_id, answer in done.items()},
         mine=mine,
         workers=workers,
     )

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from evals.report.sheet import task_name
+from evals.report.columns import task_name
 from evals.report.units import MISSING, fixed
 
 # Lines of the view beside the table's rows: bar, current cell, an empty one, headings, and the prompt below.

@@ -11,6 +11,7 @@ import yaml
 
 from evals.matrix.schema import Cell, Matrix, load_matrix
 from evals.matrix.validate import pick_device
+from evals.store.result_document import ResultDocument
 from hidrop.errors import UserError
 
 
@@ -53,7 +54,7 @@ class RunOptions:
 class Finished:
     """The result document of a matrix that has run, and the files written from it."""
 
-    document: dict[str, Any]
+    document: ResultDocument
     written: list[Path]
 
 

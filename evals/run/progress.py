@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
 
 from evals.run.live_view import View
+from evals.store.result_document import CellEntry
 
 
 class Progress(AbstractContextManager["Progress"]):
@@ -60,7 +61,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._spoke = time.monotonic()
             self._say(f"{self._place(self.view.ended + 1)} {self.view.current()}")
 
-    def finished(self, key: str, entry: dict[str, Any], *, earlier: bool) -> None:
+    def finished(self, key: str, entry: CellEntry, *, earlier: bool) -> None:
         self.view.end(key, entry["value"])
         kept = " (from an earlier run)" if earlier else ""
         failed = f", {entry['n_failed']} failed" if entry["n_failed"] else ""

@@ -14,13 +14,14 @@ from typing import Any
 
 from evals.matrix.resolve import Row
 from evals.matrix.schema import Cell, Matrix
-from evals.run.engine import NUMERIC_VERSION, Engine, Record
+from evals.run.engine import NUMERIC_VERSION, Engine
 from evals.run.failures import Failure, failure_file
 from evals.run.processes import ALONE, Processes
 from evals.run.progress import Progress
 from evals.run.timings import Timings
 from evals.store import document, journal
 from evals.store.journal import Journal
+from evals.store.result_document import CellEntry, FailureEntry, ProfileEntry, ResultDocument
 from evals.tasks.protocol import PROTOCOL_VERSION, decoding
 
 
@@ -37,7 +38,7 @@ def run(
     processes: Processes = ALONE,
     force: bool = False,
     pause: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> ResultDocument:
     """Run `cells` into the folder `out` and return the result document; `failed` lists what went wrong.
 
     A cell, and a sample of a cell, that an earlier run finished under the same identity is not run again. `others`
@@ -80,10 +81,10 @@ class Run:
     ):
         self.matrix, self.rows, self.out, self.device = matrix, rows, out, device
         self.engine, self.progress, self.processes, self.pause = engine, progress, processes, pause
-        self.done: list[dict[str, Any]] = []
-        self.profiles: list[dict[str, Any]] = []
-        self.failed: list[dict[str, Any]] = []
-        self.scores: document.Scores = {}
+        self.done: list[CellEntry] = []
+        self.profiles: list[ProfileEntry] = []
+        self.failed: list[FailureEntry] = []
+        self.scores: document.CellScores = {}
 
     def begin_anew(self, cells: list[Cell]) -> None:
         """Put aside what there is of `cells` of one model, and forget its timings. A cell that cannot be is no cell."""
@@ -208,13 +209,11 @@ class Run:
         identity = self._identity(cell, weights)
         return Journal(journal.place(self.out, cell.key, journal.identity_hash(identity)), identity, part)
 
-    def _entry(self, cell: Cell, log: Journal) -> dict[str, Any]:
+    def _entry(self, cell: Cell, log: Journal) -> CellEntry:
         assert log.result is not None
-        self.scores[cell.model, cell.label, cell.task] = [
-            {name: score.get(name) for name in document.SCORE_FIELDS} for score in log.scores
-        ]
-        entry = document.cell_entry(cell, self.rows[cell.model, cell.label], log.result, self.matrix.text_tokens)
-        return {**entry, "id": log.id}
+        self.scores[cell.model, cell.label, cell.task] = log.scores
+        row = self.rows[cell.model, cell.label]
+        return document.cell_entry(cell, row, log.result, self.matrix.text_tokens, log.id)
 
     def _cell(self, cell: Cell, log: Journal, loaded: Any) -> bool:
         """Run one cell unless it is finished, and put it into the document. False when it failed."""
@@ -245,7 +244,7 @@ class Run:
                 "n_failed": result.n_failed,
                 "n_empty": sum(not sample["answer"] and not sample["error"] for sample in log.answers.values()),
                 "n_distinct": len({sample["answer"] for sample in log.answers.values()}),
-                "prompts": document.asked(log.answers.values()),
+                "prompts": document.prompt_groups(log.answers.values()),
                 "dtype": str(loaded.model.dtype).removeprefix("torch."),
                 "seconds": round(sum(r["milliseconds"] for r in log.answers.values()) / 1000, 3),
             },
@@ -254,8 +253,8 @@ class Run:
     def _model(self, cell: Cell, log: Journal, loaded: Any, mine: Callable[[int], bool]) -> Any:
         """The model with the cell's method, for the tasks to ask; it writes what it answers into `log`."""
 
-        def record(batch: list[Record]) -> None:
-            log.append(*({"kind": "answer", **sample} for sample in batch))
+        def record(batch: list[dict[str, Any]]) -> None:
+            log.append(*batch)
             self.progress.samples(cell.key, len(batch))
             self.pause()
 

@@ -13,14 +13,14 @@ from evals.matrix.schema import Cell
 from evals.profiling.settings import ProfileSettings
 from evals.run.engine import Engine
 from evals.store import journal
-
-# Raise it when something changes that timings depend on, such as how memory is allocated.
-SCHEMA = 2
+from evals.store.result_document import ProfileEntry
+from evals.store.timings_document import SCHEMA, TIMINGS, StoredTiming, TimingsDocument
+from hidrop.errors import UserError
 
 
 class Timings:
-    """The methods of one model, by label. When one has no timing yet all are timed again, because the methods of a
-    run are interleaved to share the machine's weather.
+    """The methods of one model, by label. If one has no timing yet, all are timed again: the methods of a run are
+    interleaved, so that background load affects all of them equally.
 
     Unlike answers, timings belong to a machine: hardware and library versions are part of their identity.
     """
@@ -48,15 +48,15 @@ class Timings:
         }
         self.stored = self._read()
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, StoredTiming]:
+        """What the file holds. Nothing for a damaged file or one of another version: timings are cheap to repeat."""
         try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))
-            return stored["methods"] if stored["schema"] == SCHEMA else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}  # no file, or a damaged one: timings are cheap to take again
+            return TIMINGS.read(self.path)["methods"]
+        except UserError:
+            return {}
 
     def _has(self, label: str) -> bool:
-        return self.stored.get(label, {}).get("id") == self.ids[label]
+        return label in self.stored and self.stored[label]["id"] == self.ids[label]
 
     @property
     def missing(self) -> bool:
@@ -70,7 +70,7 @@ class Timings:
         if self.path.exists():
             self._write()
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[ProfileEntry]:
         """The document's `profiles` entries of the methods that have been timed."""
         return [row for label in self.methods if self._has(label) for row in self.stored[label]["rows"]]
 
@@ -84,4 +84,5 @@ class Timings:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        journal.write_atomically(self.path, json.dumps({"schema": SCHEMA, "methods": self.stored}, indent=1) + "\n")
+        content: TimingsDocument = {"schema": SCHEMA, "methods": self.stored}
+        journal.write_atomically(self.path, json.dumps(content, indent=1) + "\n")

@@ -1,26 +1,31 @@
 """`run.py doctor`: what is damaged in a results folder, and what a repair would drop.
 
-A torn last line is no damage: whoever writes next cuts it off. A damaged line elsewhere costs its own record; a cell
-that had been scored is then scored again, so its scores and result are dropped with it. Samples that lose their answer
-are asked again by the next run. The damaged file is kept beside the repaired one, as NAME.damaged.
+A torn last line is not damage: the next writer cuts it off. A damaged line elsewhere costs its own record. If its cell
+was scored already, the scores and the result are dropped too, and the next run makes them again. It also asks the
+samples again that lost their answer. The damaged file is kept next to the repaired one, as NAME.damaged.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evals.store import records
 from evals.store.journal import SCHEMA, canonical, identity_hash, write_atomically
+from evals.store.json_files import FileKind
+from evals.store.result_document import RESULTS
+from evals.store.timings_document import TIMINGS
 from hidrop.errors import UserError
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with a file. `kept`: the lines of its repaired state; None: it is put away whole."""
+    """Something wrong with a file. `kept`: the lines of the repaired file; None if the whole file is set aside."""
 
     path: Path
     problem: str
@@ -28,7 +33,7 @@ class Finding:
     kept: tuple[str, ...] | None
 
     def repair(self) -> None:
-        """Put the damaged file aside and, where something can be kept, a good one in its place."""
+        """Set the damaged file aside and, if something can be kept, write a good one in its place."""
         aside = self.path.with_name(self.path.name + ".damaged")
         number = 1
         while aside.exists():
@@ -45,38 +50,41 @@ class Finding:
 
 
 def examine(folder: Path) -> list[Finding]:
-    """Everything that is damaged in a results folder. Raises UserError when it is none."""
+    """Everything that is damaged in a results folder. Raises UserError if `folder` is not a results folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     journals = sorted([*folder.glob("samples/*.jsonl"), *folder.glob("samples/parts/*.jsonl")])
-    documents = sorted([*folder.glob("leaderboard.json"), *folder.glob("profiles/*.json")])
+    documents: list[tuple[FileKind[Any], Path]] = [(RESULTS, path) for path in folder.glob("leaderboard.json")]
+    documents += [(TIMINGS, path) for path in sorted(folder.glob("profiles/*.json"))]
     if not journals and not documents:
         raise UserError(f"{folder}: not a results folder (no samples/, no leaderboard.json)")
-    found = [_journal(path) for path in journals] + [_document(path) for path in documents]
+    found = [_journal(path) for path in journals] + [_document(kind, path) for kind, path in documents]
     return [finding for finding in found if finding]
 
 
-def _document(path: Path) -> Finding | None:
+def _document(kind: FileKind[Any], path: Path) -> Finding | None:
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return Finding(path, "not JSON", "nothing that the next run does not make again", None)
+        kind.read(path)
+    except UserError as error:
+        problem = str(error).removeprefix(f"{path}: ").removesuffix(f". {kind.remedy}")
+        return Finding(path, problem, "nothing that the next run does not make again", None)
     return None
 
 
 def _journal(path: Path) -> Finding | None:
-    lines = path.read_bytes().split(b"\n")[:-1]  # behind the last line break is a torn line, or nothing
+    lines = path.read_bytes().split(b"\n")[:-1]  # after the last line break follows a torn line, or nothing
     if not lines:
         return None
-    header, *found = [_record(line) for line in lines]
-    if header is None or header["kind"] != "cell":
-        return Finding(path, "its first line is damaged: nobody knows which cell it is", "all of it", None)
+    header = _read(records.header, lines[0])
+    if header is None:
+        return Finding(path, "its first line is damaged, so its cell is unknown", "all of it", None)
     if header["schema"] != SCHEMA:
         return Finding(path, f"written by another version (schema {header['schema']})", "all of it", None)
     if header["id"] != identity_hash(header["identity"]):
-        return Finding(path, "its first line does not fit together", "all of it", None)
-    good = [record for record in found if record is not None and record["kind"] != "cell"]
-    bad = [number for number, record in enumerate(found, start=2) if record is None or record["kind"] == "cell"]
+        return Finding(path, "its first line contradicts itself", "all of it", None)
+    found = [_read(records.sample, line) for line in lines[1:]]
+    good = [record for record in found if record is not None]
+    bad = [number for number, record in enumerate(found, start=2) if record is None]
     problem = records.unfinished(good)
     if not bad and not problem:
         return None
@@ -90,9 +98,9 @@ def _journal(path: Path) -> Finding | None:
     )
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    """A journal's record, or None for a line that is none."""
+def _read(kind: Callable[[bytes], Found], line: bytes) -> Found | None:
+    """A journal's record, or None for a line that is damaged."""
     try:
-        return records.parsed(line)
+        return kind(line)
     except ValueError:
         return None

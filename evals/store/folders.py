@@ -1,43 +1,28 @@
-"""Results folders as a user keeps them: what is in one, which there are, and its samples as one table."""
+"""Results folders as a user keeps them: the document and the samples in one, and a list of them with their state."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from evals.store.document import cell_key
 from evals.store.journal import Lines, place
+from evals.store.records import ScoredAnswer
+from evals.store.result_document import RESULTS, CellEntry, ResultDocument, cell_key
 from hidrop.errors import UserError
-from hidrop.program import program
 
 BLOCK = 1 << 16  # bytes
 
 
-def read_document(place: str | Path) -> dict[str, Any]:
+def read_document(place: str | Path) -> ResultDocument:
     """leaderboard.json of a folder, or of a folder in a commit ("REV:results/mini"). Raises UserError."""
     text = str(place)
     if not Path(text).exists() and ":" in text:
-        return _parsed(_of_commit(*text.split(":", 1)), text)
-    path = Path(text) / "leaderboard.json"
-    try:
-        return _parsed(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}. `{program()} --matrix` writes it") from None
-
-
-def _parsed(text: str, place: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except ValueError:
-        raise UserError(f"{place}: not JSON. Run the matrix again: finished cells are not run twice") from None
-    if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
-        raise UserError(f"{place}: not a results document: it has no list of cells")
-    return document
+        return RESULTS.parsed(_of_commit(*text.split(":", 1)), text)
+    return RESULTS.read(Path(text) / "leaderboard.json")
 
 
 def _of_commit(revision: str, folder: str) -> str:
@@ -48,23 +33,23 @@ def _of_commit(revision: str, folder: str) -> str:
     return done.stdout
 
 
-def samples_of(folder: Path, cell: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Answer and score of each sample of a finished cell, in the order of doc_id; None where the journal is not there.
+def samples_of(folder: Path, cell: CellEntry) -> list[ScoredAnswer] | None:
+    """Answer and score of each sample of a finished cell, in the order of doc_id; None if its journal is missing.
 
     Raises UserError for a damaged journal.
     """
-    path = place(folder, cell_key(cell), str(cell.get("id")))
+    path = place(folder, cell_key(cell), str(cell["id"]))
     if not path.exists():
         return None
     lines = Lines.of(path)
-    answers = {r["doc_id"]: r for r in lines.records if r["kind"] == "answer"}
-    scores = {r["doc_id"]: r for r in lines.records if r["kind"] == "score"}
-    return [{**answers[doc_id], **scores[doc_id]} for doc_id in sorted(scores) if doc_id in answers]
+    answers, scores = lines.answers, {record["doc_id"]: record for record in lines.scores}
+    merged = [{**answers[doc_id], **scores[doc_id]} for doc_id in sorted(scores) if doc_id in answers]
+    return cast("list[ScoredAnswer]", merged)
 
 
 @dataclass(frozen=True)
 class State:
-    """A results folder in a line. `failed` counts cells and timings; `begun`: cells that are not finished."""
+    """A results folder as a line of a list. `failed` counts cells and timings, `begun` unfinished cells."""
 
     folder: Path
     matrix: str
@@ -95,19 +80,20 @@ def _state(folder: Path) -> State:
     done = [path for path in journals if _finished(path)]
     parts = {path.name.rsplit(".", 2)[0] for path in folder.glob("samples/parts/*.jsonl")}
     unfinished = {path.stem for path in journals if path not in done} | parts
+    begun, failed = len(unfinished), len([*folder.glob("failures/*.txt")])
     try:
         document = read_document(folder)
-    except UserError:
-        document = {}
-    hardware = document.get("hardware", {})
+    except UserError:  # none yet, or one that `doctor` has to look at
+        return State(folder, "-", "-", len(done), begun, failed, "-", _holder(folder))
+    hardware = document["hardware"]
     return State(
         folder,
-        str(document.get("matrix") or "-"),
-        str(document.get("date") or "-")[:16].replace("T", " "),
-        len(done) or len(document.get("cells", ())),
-        len(unfinished),
-        len([*folder.glob("failures/*.txt")]),
-        str(hardware.get("gpu") or hardware.get("cpu") or "-"),
+        document["matrix"],
+        document["date"][:16].replace("T", " "),
+        len(done) or len(document["cells"]),
+        begun,
+        failed,
+        hardware.get("gpu") or hardware["cpu"],
         _holder(folder),
     )
 

@@ -1,9 +1,10 @@
-"""What a run leaves behind while it runs: one append-only JSON-lines file per cell, and who is writing there.
+"""What a run writes while it runs: one append-only JSON-lines file per cell, and a lock on the folder.
 
-The first line of a journal is its header {"schema": 2, "kind": "cell", "id", "identity"}; then come, in the order in
+The first line of a journal is its header {"schema": 2, "kind": "cell", "id", "identity"}. Then follow, in the order in
 which they were made, {"kind": "answer", "doc_id", ...} for each sample, {"kind": "score", "doc_id", ...} once the task
-has been scored, and {"kind": "result", ...} as the last line of a finished cell. A torn last line (the machine went
-down while it was written) is cut off when the file is opened again; damage anywhere else is an error.
+has been scored, and {"kind": "result", ...} as the last line of a finished cell. `evals.store.records` has their types.
+A torn last line (the machine went down while it was written) is cut off when the file is opened again; damage anywhere
+else is an error.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from evals.store import records
+from evals.store.records import AnswerRecord, CellHeader, ResultRecord, SampleRecord, ScoreRecord
 from hidrop.errors import UserError
 from hidrop.program import program
 
@@ -31,9 +33,19 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def identity_hash(identity: dict[str, Any]) -> str:
+def identity_hash(identity: Mapping[str, Any]) -> str:
     """sha256 of everything that changes a cell's numbers; a cell with another hash is another cell."""
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def header_of(path: Path) -> CellHeader:
+    """The first line of a journal. Raises UserError when it is damaged, or the file is not a journal."""
+    with path.open("rb") as file:
+        first = file.readline()
+    try:
+        return records.header(first)
+    except ValueError:
+        raise UserError(f"{path}: not a run's journal, or its first line is damaged") from None
 
 
 class Lines:
@@ -41,34 +53,40 @@ class Lines:
 
     @classmethod
     def of(cls, path: Path) -> Lines:
-        """A file that is there, whatever cell it is of. Raises UserError when it is damaged, or no journal."""
-        with path.open("rb") as file:
-            first = file.readline()
-        try:
-            identity = records.parsed(first)["identity"]
-        except (ValueError, KeyError):
-            raise UserError(f"{path}: not a run's journal, or its first line is damaged") from None
-        return cls(path, identity)
+        """A file that exists, of whatever cell. Raises UserError when it is damaged, or not a journal."""
+        return cls(path, header_of(path)["identity"])
 
     def __init__(self, path: Path, identity: dict[str, Any]):
         self.path = path
         self.id = identity_hash(identity)
-        self.header: records.Record = {"schema": SCHEMA, "kind": "cell", "id": self.id, "identity": identity}
-        self.records: list[dict[str, Any]] = []
+        self.header: CellHeader = {"schema": SCHEMA, "kind": "cell", "id": self.id, "identity": identity}
+        self.records: list[SampleRecord] = []
         self._file: Any = None
         self._good_bytes = 0
         if path.exists():
             self._read()
 
+    @property
+    def answers(self) -> dict[int, AnswerRecord]:
+        """The answers by doc_id."""
+        return {record["doc_id"]: record for record in self.records if record["kind"] == "answer"}
+
+    @property
+    def scores(self) -> list[ScoreRecord]:
+        return [record for record in self.records if record["kind"] == "score"]
+
+    @property
+    def result(self) -> ResultRecord | None:
+        """The result of a finished cell."""
+        return next((record for record in self.records if record["kind"] == "result"), None)
+
     def _read(self) -> None:
         for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
             try:
-                record = records.parsed(line)
-                if (record["kind"] == "cell") != (number == 1):
-                    raise ValueError
-            except ValueError:
-                raise self._damaged(f"line {number} is damaged") from None
-            if number == 1:
+                record = records.header(line) if number == 1 else records.sample(line)
+            except ValueError as error:
+                raise self._damaged(f"line {number} is damaged ({error})") from None
+            if record["kind"] == "cell":
                 self._check_header(record)
             else:
                 self.records.append(record)
@@ -80,17 +98,26 @@ class Lines:
         way = f"`{program()} doctor` repairs it; without the file the cell runs again"
         return UserError(f"{self.path}: {problem}. {way}")
 
-    def _check_header(self, record: dict[str, Any]) -> None:
-        if record["schema"] != SCHEMA:
-            raise UserError(f"{self.path}: written by another version (schema {record['schema']}, not {SCHEMA})")
-        if record["id"] != identity_hash(record["identity"]):
-            raise self._damaged("its first line does not fit together")
-        if record["id"] != self.id:
-            raise UserError(f"{self.path}: holds another cell than its name says. Move it away")
+    def _check_header(self, header: CellHeader) -> None:
+        if header["schema"] != SCHEMA:
+            raise UserError(
+                f"{self.path}: written by another version of hidrop (schema {header['schema']}, this version reads "
+                f"{SCHEMA}). Read it with that version, or move it away: without it the cell runs again"
+            )
+        if header["id"] != identity_hash(header["identity"]):
+            raise self._damaged("its first line contradicts itself: the id is not the hash of the identity")
+        if header["id"] != self.id:
+            raise UserError(
+                f"{self.path}: the file name belongs to a different cell than its contents. Move or delete it"
+            )
 
-    def append(self, *made: dict[str, Any]) -> None:
-        """Write the records, all in one go. They outlive this process from now on, and a crash of the machine."""
-        text = "".join(canonical(records.checked(record)) + "\n" for record in made)
+    def append(self, *made: Mapping[str, Any]) -> None:
+        """Write the records, all at once. From then on they outlive this process, and a crash of the machine.
+
+        Raises ValueError, before anything is written, for a record that would be refused when it is read.
+        """
+        lines = [canonical(records.checked(record)) for record in made]
+        text = "".join(line + "\n" for line in lines)
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Without a buffer: what could not be written must not be written later, when the file is closed.
@@ -112,10 +139,10 @@ class Lines:
                 f"{self.path}: cannot be written ({error.strerror}). What it holds so far is kept"
             ) from None
         self._good_bytes += len(data)
-        self.records += made
+        self.records += cast("tuple[SampleRecord, ...]", made)
 
-    def replace(self, made: Iterable[dict[str, Any]]) -> None:
-        """Write these records in the place of all that is there, in one step."""
+    def replace(self, made: Iterable[SampleRecord]) -> None:
+        """Write these records in place of all that the file holds, in one step."""
         self.close()
         self.records = list(made)
         text = "".join(canonical(record) + "\n" for record in (self.header, *self.records))
@@ -147,28 +174,27 @@ class Journal:
         if part is not None:
             own = folder / f"{path.stem}.{part}.jsonl"
             self._own = next((lines for lines in self._parts if lines.path == own), None) or Lines(own, identity)
-        self.answers = {
-            record["doc_id"]: record
-            for lines in (*self._parts, whole)
-            for record in lines.records
-            if record["kind"] == "answer"
-        }
-        self.result = next((record for record in whole.records if record["kind"] == "result"), None)
+        self.answers: dict[int, AnswerRecord] = {}
+        for lines in (*self._parts, whole):
+            self.answers |= lines.answers
+        self.result = whole.result
 
     @property
-    def scores(self) -> list[dict[str, Any]]:
-        """The scores of all samples, of a cell that is done."""
-        return [record for record in self._whole.records if record["kind"] == "score"]
+    def scores(self) -> list[ScoreRecord]:
+        """The scores of all samples, of a finished cell."""
+        return self._whole.scores
 
-    def append(self, *records: dict[str, Any]) -> None:
-        """Write the records, all in one go. They outlive this process from now on, and a crash of the machine."""
-        self.answers |= {record["doc_id"]: record for record in records if record["kind"] == "answer"}
-        self._own.append(*records)
+    def append(self, *answers: Mapping[str, Any]) -> None:
+        """Write answers; see `Lines.append`. `kind` is added to each."""
+        made = [cast("AnswerRecord", {"kind": "answer", **answer}) for answer in answers]
+        self._own.append(*made)
+        self.answers |= {answer["doc_id"]: answer for answer in made}
 
-    def finish(self, scores: Iterable[dict[str, Any]], result: dict[str, Any]) -> None:
-        """The scores of all samples and the cell's result: from now on the cell is done."""
-        self.result = {"kind": "result", **result}
-        closing = [*({"kind": "score", **score} for score in scores), self.result]
+    def finish(self, scores: Iterable[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+        """Write the scores of all samples and the cell's result, each without its `kind`: the cell is finished."""
+        self.result = cast("ResultRecord", {"kind": "result", **result})
+        closing: list[SampleRecord] = [cast("ScoreRecord", {"kind": "score", **score}) for score in scores]
+        closing.append(self.result)
         if self._parts:
             answers = sorted(self.answers.values(), key=lambda record: (record["batch"], record["doc_id"]))
             self._whole.replace([*answers, *closing])

@@ -1,60 +1,134 @@
-"""What the lines of a journal may be: the fields that others rely on, each with its type. See docs/guarantees.md."""
+"""The lines of a journal: the types that others rely on, and the check of a line against them. See docs/guarantees.md.
+
+A field that a type does not name is kept, so that a later version may add some.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
-from types import NoneType
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NoReturn,
+    NotRequired,  # before Python 3.12 pydantic cannot read typing's TypedDict
+    cast,
+)
+
+from typing_extensions import TypedDict
 
 from evals.store.kept_tokens import unpack
 
-Record = dict[str, Any]
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
-NUMBER = (int, float)
-NAME = (str, int, NoneType)
-FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "cell": {"schema": int, "id": str, "identity": dict},
-    "answer": {
-        "doc_id": int,
-        "answer": str,
-        "batch": int,
-        "prompt_tokens": int,
-        "visual_tokens": int,
-        "milliseconds": NUMBER,
-        "error": (str, NoneType),
-    },
-    "score": {
-        "doc_id": int,
-        "reading": (str, NoneType),
-        "target": object,
-        "score": NUMBER,
-        "image_key": NAME,
-        "category": NAME,
-        "group": NAME,
-    },
-    "result": {
-        "metric": str,
-        "value": NUMBER,
-        "extra": dict,
-        "n": int,
-        "n_failed": int,
-        "prompts": list,
-        "dtype": str,
-        "seconds": NUMBER,
-    },
-}
-PROMPT: dict[str, type | tuple[type, ...]] = {
-    "text": int,
-    "visual": int,
-    "entering": (list, tuple, NoneType),
-    "count": int,
-}
+Name = str | int | None
 
 
-def parsed(line: bytes) -> Record:
-    """The record in a line. Raises ValueError for what is none: no JSON, of no known kind, a field lacking or odd."""
+class CellHeader(TypedDict):
+    """The first line: which cell it is, by everything that changes its numbers. `id`: the identity's hash."""
+
+    kind: Literal["cell"]
+    schema: int
+    id: str
+    identity: dict[str, Any]
+
+
+LayerNumbers = list[float | None]  # a number for each layer; None: not defined there
+
+
+class ProbeRecord(TypedDict):
+    """What an analysis measured on one sample; see `evals.analysis`.
+
+    intra: by kind of token. ilvas: by the number of layers between the two. top: the most attended visual tokens of
+    each layer. exits: the answers when a share (the key) of the visual tokens leaves before each layer.
+    inject: the answers when they enter before each layer.
+    """
+
+    intra: dict[str, LayerNumbers]
+    cross: LayerNumbers | None
+    mass: LayerNumbers
+    ilvas: dict[str, LayerNumbers]
+    top: list[list[int]]
+    exits: dict[str, list[str]]
+    inject: list[str] | None
+
+
+class AnswerRecord(TypedDict):
+    """What the model answered to a sample. `milliseconds`: the sample's share of its batch's generation.
+
+    error: why there is no answer; None if there is one.
+    entering: visual tokens of each layer, where they were not those of the row's plan.
+    kept: the tokens that stayed after each cut, as `evals.store.kept_tokens.Cuts`.
+    probe: what an analysis measured on the sample.
+    """
+
+    kind: Literal["answer"]
+    doc_id: int
+    answer: str
+    batch: int
+    prompt_tokens: int
+    visual_tokens: int
+    milliseconds: float
+    error: str | None
+    task: NotRequired[str]
+    prompt_hash: NotRequired[str | None]
+    new_tokens: NotRequired[int]
+    entering: NotRequired[list[int] | None]
+    kept: NotRequired[list[Any] | None]
+    probe: NotRequired[ProbeRecord | None]
+
+
+class ScoreRecord(TypedDict):
+    """How a sample's answer was read and scored (0-1). `group`: samples that count together (MMBench's rotations)."""
+
+    kind: Literal["score"]
+    doc_id: int
+    reading: str | None
+    target: Any
+    score: float
+    image_key: Name
+    category: Name
+    group: Name
+
+
+class PromptGroup(TypedDict):
+    """Prompts of a cell that are alike: text and visual tokens, and `entering` where it was not the row's plan."""
+
+    text: int
+    visual: int
+    entering: list[int] | None
+    count: int
+
+
+class ResultRecord(TypedDict):
+    """The last line of a finished cell. `n_empty`, `n_distinct`: answers without text, and different answers."""
+
+    kind: Literal["result"]
+    metric: str
+    value: float
+    extra: dict[str, Any]
+    n: int
+    n_failed: int
+    n_empty: NotRequired[int]
+    n_distinct: NotRequired[int]
+    prompts: list[PromptGroup]
+    dtype: str
+    seconds: float
+
+
+SampleRecord = AnswerRecord | ScoreRecord | ResultRecord
+KINDS: dict[str, Any] = {"cell": CellHeader, "answer": AnswerRecord, "score": ScoreRecord, "result": ResultRecord}
+
+
+class ScoredAnswer(AnswerRecord, ScoreRecord):  # type: ignore[misc]  # both have a `kind`, which says nothing here
+    """A sample's answer with its score."""
+
+
+def parsed(line: bytes) -> CellHeader | SampleRecord:
+    """The record in a line. Raises ValueError, naming the field, for a line that is not a record."""
     try:
         record = json.loads(line, parse_constant=_no_number)
         if b"\\ud" in line.lower():  # half a character cannot be written again
@@ -64,22 +138,67 @@ def parsed(line: bytes) -> Record:
         raise ValueError("nested too deeply") from None
 
 
-def checked(record: Any) -> Record:
-    """The record itself, if it is one. Raises ValueError like `parsed`."""
-    kind = record.get("kind") if isinstance(record, dict) else None
-    if not isinstance(kind, str) or kind not in FIELDS:
-        raise ValueError("no record")
-    _check(record, FIELDS[kind])
-    if kind == "answer":
-        _check_counts(record.get("entering"))
-        _check_kept(record.get("kept"), record["visual_tokens"])
-    for prompt in record["prompts"] if kind == "result" else ():
-        _check(prompt, PROMPT)
-        _check_counts(prompt["entering"])
+def header(line: bytes) -> CellHeader:
+    """The header in a journal's first line. Raises ValueError for any other line."""
+    record = parsed(line)
+    if record["kind"] != "cell":
+        raise ValueError(f"not a journal's first line: its kind is {record['kind']!r}")
     return record
 
 
-def unfinished(records: Sequence[Record]) -> str | None:
+def sample(line: bytes) -> SampleRecord:
+    """The record in any other line. Raises ValueError for a header, and for a line that is not a record."""
+    record = parsed(line)
+    if record["kind"] == "cell":
+        raise ValueError("a second header")
+    return record
+
+
+def checked(record: Mapping[str, Any]) -> CellHeader | SampleRecord:
+    """The record itself, if it is one. Raises ValueError like `parsed`."""
+    from pydantic import ValidationError
+
+    kind = record.get("kind") if isinstance(record, Mapping) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"not a record of a journal: its kind is {kind!r}")
+    try:
+        _adapter(kind).validate_python(record, strict=True)
+    except ValidationError as error:
+        from evals.store.json_files import problems
+
+        raise ValueError(problems(error)) from None
+    known = cast("CellHeader | SampleRecord", record)
+    if known["kind"] == "answer":
+        _check_counts(known.get("entering"))
+        _check_kept(known.get("kept"), known["visual_tokens"])
+    elif known["kind"] == "result":
+        for prompts in known["prompts"]:
+            _check_counts(prompts["entering"])
+    return known
+
+
+@cache
+def _adapter(kind: str) -> TypeAdapter[Any]:
+    """The check of a kind of record. pydantic is imported with the first record: `--help` does without it."""
+    from pydantic import ConfigDict, TypeAdapter, with_config
+
+    return TypeAdapter(with_config(ConfigDict(allow_inf_nan=False))(KINDS[kind]))
+
+
+def _check_counts(entering: list[int] | None) -> None:
+    if any(count < 0 for count in entering or ()):
+        raise ValueError(f"entering is {entering!r}: a number of tokens is below 0")
+
+
+def _check_kept(kept: list[Any] | None, tokens: int) -> None:
+    """Pairs of a layer and, in base64, a bit for each visual token: see `evals.store.kept_tokens`."""
+    for pair in kept or ():
+        if not isinstance(pair, (list, tuple)) or [type(part) for part in pair] != [int, str]:
+            raise ValueError(f"kept holds {pair!r}, which is not a layer and its tokens")
+        unpack(pair[1], tokens)
+
+
+def unfinished(records: Sequence[SampleRecord]) -> str | None:
     """What contradicts the result at the end of a cell's records, in words. None: nothing, or there is no result."""
     results = [record for record in records if record["kind"] == "result"]
     if not results:
@@ -93,35 +212,5 @@ def unfinished(records: Sequence[Record]) -> str | None:
     return None if answered >= set(scored) else "samples are scored that have no answer"
 
 
-def _check(record: Any, fields: dict[str, type | tuple[type, ...]]) -> None:
-    if not isinstance(record, dict):
-        raise ValueError("no record")
-    for name, kind in fields.items():
-        value = record[name] if name in record else _lacking(name)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
-            raise ValueError(f"{name} is {value!r}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} is not finite")
-
-
-def _check_counts(entering: Any) -> None:
-    if entering is not None and not (
-        isinstance(entering, (list, tuple)) and all(type(n) is int and n >= 0 for n in entering)
-    ):
-        raise ValueError(f"entering is {entering!r}")
-
-
-def _check_kept(kept: Any, tokens: int) -> None:
-    """See evals.store.kept_tokens: pairs of a layer and, in base64, a bit for each visual token."""
-    for pair in () if kept is None else kept if isinstance(kept, (list, tuple)) else (kept,):
-        if not isinstance(pair, (list, tuple)) or [type(part) for part in pair] != [int, str]:
-            raise ValueError(f"kept holds {pair!r}")
-        unpack(pair[1], tokens)
-
-
-def _lacking(name: str) -> NoReturn:
-    raise ValueError(f"{name} is missing")
-
-
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")

@@ -192,7 +192,7 @@ def reads(content: bytes, folder: Path) -> None:
         log = Journal(path, IDENTITY)
     except UserError as error:
         assert str(path) in str(error)
-        other = "holds another cell" in str(error)  # a sound journal, at another one's place
+        other = "belongs to a different cell" in str(error)  # a sound journal, at another one's place
         assert found or other, "what a run refuses, the doctor finds"
         for finding in found:
             assert finding.text()

@@ -46,6 +46,15 @@ SCORE = {"reading": "x", "score": 1.0, "target": "yes", "image_key": "a", "categ
 RESULT = {"metric": "accuracy", "value": 100.0, "extra": {}, "n_failed": 0, "dtype": "float32", "seconds": 1.0}
 
 
+# What a profile says of a method.
+MS = {"median": 2.0, "p95": 3.0, "min": 1.0}
+TIMING = {
+    "batch": 1, "text_tokens": 10, "new_tokens": 4, "repeats": 1, "ttft_ms": MS, "prefill_ms": MS,
+    "prefill_source": "features", "selection_ms": MS, "decode_ms": MS, "entering": [16] * 4, "flops": 1,
+    "paper_macs": 1, "kv_bytes": 1, "peak_bytes": 1,
+}  # fmt: skip
+
+
 def result_of(n, **values):
     prompt = {"text": 10, "visual": 16, "entering": None, "count": n}
     return {**RESULT, "n": n, "prompts": [prompt], **values}
@@ -110,7 +119,7 @@ class World:
 
     @staticmethod
     def rows(label):
-        return lambda model, method: [{"model": model, "method": method, "label": label, "batch": 1}]
+        return lambda model, method: [{"model": model, "method": method, "label": label, **TIMING}]
 
     def happens(self, what):
         self.calls.append(what)

@@ -66,27 +66,51 @@ def make_cell(
     """One cell of a document, as `evals.store.document.cell_entry` makes it."""
     plan = schedule.plan(geometry)
     return {
-        "model": model,
-        "method": label.split("-")[0],
-        "label": label,
-        "trained": False,
+        **make_row(model, label, schedule, geometry),
         "task": task,
         "metric": "exact_match",
         "value": value,
+        "extra": {},
         "n": 500,
         "n_failed": 0,
+        "warnings": [],
+        "percent_of_vanilla": None if value is None else 100 * value / base,
+        "flops": plan.flops(12),
+        "paper_macs": plan.paper_macs(),
+        "kv_bytes": plan.kv_bytes(12, 4),
+        "text_tokens": 12.0,
+        "seconds": 1.5,
+        "id": "0123456789abcdef",
+        "base": None,
+        **fields,
+    }
+
+
+def make_row(model: str, label: str, schedule: Schedule, geometry: Geometry) -> dict[str, Any]:
+    """What is known of a row before it runs, as `evals.store.document.row_entry` makes it."""
+    plan = schedule.plan(geometry)
+    return {
+        "model": model,
+        "method": label.split("-")[0],
+        "label": label,
+        "group": label,
+        "trained": False,
+        "adaptive": False,
         "average_tokens": plan.average_tokens,
         "share": plan.share,
         "kept": plan.kept,
         "budget": None,
-        "percent_of_vanilla": None if value is None else 100 * value / base,
         "entering": list(plan.entering),
-        "flops": plan.flops(12),
-        "paper_macs": plan.paper_macs(),
-        "kv_bytes": plan.kv_bytes(12, 4),
-        "seconds": 1.5,
-        **fields,
+        "image_tokens": geometry.visual_tokens,
     }
+
+
+def make_failure(
+    model: str, label: str, task: str | None, error: str, schedule: Schedule | None = None, **fields: Any
+) -> dict[str, Any]:
+    """A failed cell of a small model, or (without a task) a failed timing."""
+    row = make_row(model, label, schedule or FREE, SMALL)
+    return {**row, "task": task, "error": error, "traceback": "runs/mini/failures/a.txt", **fields}
 
 
 def make_profile(cell: dict[str, Any], milliseconds: float, batch: int = 1) -> dict[str, Any]:
@@ -101,10 +125,14 @@ def make_profile(cell: dict[str, Any], milliseconds: float, batch: int = 1) -> d
         "label": cell["label"],
         "batch": batch,
         "text_tokens": 12,
+        "new_tokens": 4,
         "repeats": 10,
         "prefill_ms": spread(milliseconds),
         "decode_ms": spread(milliseconds / 10),
         "ttft_ms": spread(2 * milliseconds),
+        "prefill_source": "features",
+        "selection_ms": spread(milliseconds / 50),
+        "entering": cell["entering"],
         "peak_bytes": 3 * 1024**2,
         "kv_bytes": cell["kv_bytes"],
         "flops": cell["flops"],
@@ -130,20 +158,19 @@ def make_document(**fields: Any) -> dict[str, Any]:
         "out": "runs/mini",
         "protocol": "llava",
         "limit": None,
+        "budget_reading": "average",
+        "dtype": "float32",
+        "attention": "sdpa",
+        "batch_size": 8,
+        "sources": {"mini": "mini:vanilla", "mini-hidrop": "mini:hidrop"},
+        "data": {"gqa": "mini", "pope": "mini"},
         "hardware": {"device": "cpu", "cpu": "Some CPU", "cores": 2, "threads": 1, "memory_bytes": 8 * 1024**3},
         "versions": {"python": "3.11.7", "torch": "2.13.0", "lmms_eval": None},
+        "commit": None,
         "date": "2026-01-02T03:04:05+00:00",
         "cells": cells,
         "profiles": [make_profile(cell, 10.0 * cell["share"]) for cell in reversed(rows.values())],
-        "failed": [
-            {
-                "model": "mini-hidrop",
-                "method": "hidrop",
-                "label": "hidrop",
-                "task": "pope",
-                "error": "RuntimeError: no | luck",
-            }
-        ],
+        "failed": [make_failure("mini-hidrop", "hidrop", "pope", "RuntimeError: no | luck", TRAINED, trained=True)],
         **fields,
     }
 
@@ -156,6 +183,21 @@ def document() -> dict[str, Any]:
 @pytest.fixture
 def cell() -> Callable[..., dict[str, Any]]:
     return make_cell
+
+
+@pytest.fixture
+def failure() -> Callable[..., dict[str, Any]]:
+    return make_failure
+
+
+@pytest.fixture
+def document_of() -> Callable[..., dict[str, Any]]:
+    """document_of(cells=[...]): a document of these cells alone."""
+
+    def made(**fields: Any) -> dict[str, Any]:
+        return make_document(**{"cells": [], "profiles": [], "failed": [], **fields})
+
+    return made
 
 
 @pytest.fixture

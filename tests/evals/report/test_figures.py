@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,12 @@ def test_text_in_a_figure_stays_text(document: dict[str, Any], tmp_path: Path) -
     assert "operations of a prefill" in (tmp_path / "accuracy.svg").read_text()
 
 
-def test_what_a_document_has_no_numbers_for_is_not_drawn(document: dict[str, Any], tmp_path: Path) -> None:
+def test_what_a_document_has_no_numbers_for_is_not_drawn(
+    document: dict[str, Any], document_of: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
     document["profiles"] = []
     document["cells"] = [cell for cell in document["cells"] if cell["method"] != "vanilla"]
     for cell in document["cells"]:
         cell["percent_of_vanilla"] = None
     assert [path.name for path in write(document, tmp_path)] == ["tokens.svg", "tokens.pdf"]
-    empty = {"cells": [], "profiles": [], "failed": []}
-    assert write(empty, tmp_path / "empty") == []
+    assert write(document_of(), tmp_path / "empty") == []

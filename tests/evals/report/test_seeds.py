@@ -13,25 +13,39 @@ from evals.report.seeds import together
 STATS = {"interval": [1.0, 2.0]}
 
 
+def cell(model: str, place: int, label: str, group: str, task: str, value: float | None) -> dict[str, Any]:
+    return {
+        "model": model,
+        "label": label,
+        "method": "random",
+        "group": group,
+        "task": task,
+        "value": value,
+        "percent_of_vanilla": None if value is None else value + 10,
+        "kept": 10 * place,
+        "average_tokens": 20.0 * place,
+        "share": 0.2 * place,
+        "entering": [20 * place],
+        "flops": 100.0,
+        "kv_bytes": 1000.0,
+        "stats": STATS,
+        "warnings": [],
+    }
+
+
 def rows(*values: tuple[str, str, float | None, float | None], **document: Any) -> list[Row]:
     """A row for each (label, group, gqa, pope)."""
     cells = [
-        {
-            "model": "m",
-            "label": label,
-            "method": "random",
-            "group": group,
-            "task": task,
-            "value": value,
-            "percent_of_vanilla": None if value is None else value + 10,
-            "kept": 10 * place,
-            "average_tokens": 20.0 * place,
-            "stats": STATS,
-        }
+        cell("m", place, label, group, task, value)
         for place, (label, group, *scores) in enumerate(values, start=1)
         for task, value in zip(("gqa", "pope"), scores, strict=True)
     ]
-    return rows_of({"cells": cells, **document})
+    return rows_of(document_of(cells=cells, **document))
+
+
+def document_of(**parts: Any) -> Any:
+    """A result document with these parts; the others are empty."""
+    return {"cells": [], "profiles": [], "failed": [], "budget_reading": "average", **parts}
 
 
 def test_two_seeds_are_one_row_with_their_mean_and_half_of_their_range() -> None:
@@ -39,9 +53,7 @@ def test_two_seeds_are_one_row_with_their_mean_and_half_of_their_range() -> None
     assert (row.label, row.seeds) == ("random", 2)
     assert row.scores == {"gqa": 63.0, "pope": 75.0}
     assert row.spread == {"gqa": 3.0, "pope": 5.0}
-    assert row.percent_of_vanilla == pytest.approx(
-        (75 + 83) / 2
-    )  # of each seed the mean of its tasks
+    assert row.percent_of_vanilla == pytest.approx((75 + 83) / 2)  # of each seed the mean of its tasks
 
 
 def test_the_spread_is_half_of_the_range_not_a_deviation() -> None:
@@ -83,12 +95,8 @@ def test_a_joined_row_takes_the_place_of_its_first_seed_and_others_stay_apart() 
         )
     )
     assert [(row.label, row.seeds) for row in found] == [("a", 1), ("random", 2), ("b", 1)]
-    cells = [
-        {"model": model, "label": f"s{seed}", "group": "random", "task": "gqa", "value": 1.0}
-        for model in ("m", "n")
-        for seed in (0, 1)
-    ]
-    assert [(row.model, row.seeds) for row in together(rows_of({"cells": cells}))] == [("m", 2), ("n", 2)]
+    cells = [cell(model, 1, f"s{seed}", "random", "gqa", 1.0) for model in ("m", "n") for seed in (0, 1)]
+    assert [(row.model, row.seeds) for row in together(rows_of(document_of(cells=cells)))] == [("m", 2), ("n", 2)]
 
 
 def test_a_seed_without_a_score_leaves_the_joined_row_without_one() -> None:
@@ -98,11 +106,12 @@ def test_a_seed_without_a_score_leaves_the_joined_row_without_one() -> None:
 
 
 def test_a_seed_that_failed_fails_the_joined_row() -> None:
-    failed = [{"model": "m", "label": "s1", "group": "random", "task": "gqa", "error": "x"}]
+    names = {"model": "m", "label": "s1", "method": "random", "group": "random", "entering": [40], "error": "x"}
+    failed = [{**names, "task": "gqa"}]
     [row] = together(rows(("s0", "random", 60.0, 70.0), failed=failed))
     assert row.scores == {"gqa": "failed", "pope": None} and row.spread == {"gqa": None, "pope": None}
     assert not row.timing_failed
-    timing = [{"model": "m", "label": "s1", "group": "random", "task": None, "error": "x"}]
+    timing = [{**names, "task": None}]
     [row] = together(rows(("s0", "random", 60.0, 70.0), ("s1", "random", 66.0, 80.0), failed=timing))
     assert row.timing_failed and row.scores["gqa"] == 63.0
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from evals import report
+from evals.report.files import csv_text
 from evals.report.rows import rows_of
 from evals.report.sections import boards
 from evals.report.sheet import batch_sheet, main_sheets
@@ -54,7 +55,7 @@ def test_sections_go_from_all_tokens_down_with_trained_apart(cell: Cell, documen
     ]
 
 
-def test_a_row_without_a_budget_joins_the_budget_its_average_is_near(cell: Cell) -> None:
+def test_a_row_without_a_budget_joins_the_budget_its_average_is_near(cell: Cell, document_of: Cell) -> None:
     from hidrop.geometry import PRESETS
     from hidrop.plan import Cut, Schedule
 
@@ -65,17 +66,18 @@ def test_a_row_without_a_budget_joins_the_budget_its_average_is_near(cell: Cell)
         cell("b", "hidrop", hidrop, "gqa", 60.0, geometry=geometry, trained=True),
         cell("a", "fastv", fastv, "gqa", 50.0, geometry=geometry, budget="80"),
     ]
-    assert titles({"cells": cells}) == ["80 tokens on average, training-free", "80 tokens on average, trained"]
+    assert titles(document_of(cells=cells)) == ["80 tokens on average, training-free", "80 tokens on average, trained"]
 
 
-def test_a_budget_in_percent_is_one_of_tokens(cell: Cell) -> None:
+def test_a_budget_in_percent_is_one_of_tokens(cell: Cell, document_of: Cell) -> None:
     from hidrop.plan import Cut, Schedule
 
-    rows = rows_of({"cells": [cell("a", "fastv", Schedule(cuts=(Cut(1, 4),)), "gqa", 50.0, budget="43.75%")]})
+    fastv = cell("a", "fastv", Schedule(cuts=(Cut(1, 4),)), "gqa", 50.0, budget="43.75%")
+    rows = rows_of(document_of(cells=[fastv]))
     assert rows[0].nominal_tokens == pytest.approx(7.0)
 
 
-def test_seeds_are_one_row_with_their_mean_and_spread(cell: Cell, document: dict[str, Any]) -> None:
+def test_seeds_are_one_row_with_their_mean_and_spread(cell: Cell, document: dict[str, Any], failure: Cell) -> None:
     from hidrop.plan import Cut, Schedule
 
     schedule = Schedule(cuts=(Cut(1, 4),))
@@ -91,9 +93,7 @@ def test_seeds_are_one_row_with_their_mean_and_spread(cell: Cell, document: dict
     assert "**63.1" not in report.text.markdown(document)
     assert {row.label for row in rows_of(document)} >= {"random-9-s0", "random-9-s1", "random-9-s2"}
     document["cells"].pop()
-    document["failed"].append(
-        {"model": "mini", "label": "random-9-s2", "task": "gqa", "group": "random-9", "error": "x"}
-    )
+    document["failed"].append(failure("mini", "random-9-s2", "gqa", "x", group="random-9"))
     (line,) = (line for line in report.plain(document).splitlines() if "random-9" in line and line.startswith("mini"))
     assert "failed" in line and "±" not in line
 
@@ -132,16 +132,16 @@ def test_nan_counts_as_missing(document: dict[str, Any]) -> None:
     assert "nan" not in report.plain(document)
 
 
-def test_a_method_of_which_everything_failed_has_a_row(document: dict[str, Any]) -> None:
-    document["failed"].append({"model": "mini", "method": "pdrop", "label": "pdrop-5", "task": "gqa", "error": "boom"})
-    assert titles(document)[-1] == "Not measured"
+def test_a_method_of_which_everything_failed_has_a_row_in_its_section(document: dict[str, Any], failure: Cell) -> None:
+    document["failed"].append(failure("mini", "pdrop-5", "gqa", "boom"))
+    assert "pdrop-5" in [row.label for row in boards(document)[0].sections[1].rows]
     row = rows_of(document)[-1]
     assert (row.label, row.scores) == ("pdrop-5", {"gqa": "failed", "pope": None})
 
 
-def test_a_failed_timing_is_shown_where_the_timing_would_be(document: dict[str, Any]) -> None:
+def test_a_failed_timing_is_shown_where_the_timing_would_be(document: dict[str, Any], failure: Cell) -> None:
     document["profiles"] = []
-    document["failed"] = [{"model": "mini", "method": "vanilla", "label": "vanilla", "task": None, "error": "no time"}]
+    document["failed"] = [failure("mini", "vanilla", None, "no time")]
     sheet = main_sheets(document)[0]
     place = sheet.headers.index("Prefill ms")
     shown = [row[place].text for _, rows in sheet.sections for row in rows]
@@ -160,15 +160,15 @@ def test_the_best_of_a_section_is_bold_and_a_lone_row_is_not(document: dict[str,
     assert "**80.0**" not in text and "**78.0**" not in text
 
 
-def test_units_are_chosen_for_a_whole_column(cell: Cell, document: dict[str, Any]) -> None:
+def test_units_are_chosen_for_a_whole_column(cell: Cell, document: dict[str, Any], document_of: Cell) -> None:
     assert {"kFLOP", "MFLOP"} & set(main_sheets(document)[0].headers)
     from hidrop.geometry import PRESETS
     from hidrop.plan import Schedule
 
     big = cell("7b", "vanilla", Schedule(), "gqa", 60.0, geometry=PRESETS["llava-1.5-7b"])
-    headers = main_sheets({"cells": [big]})[0].headers
+    headers = main_sheets(document_of(cells=[big]))[0].headers
     assert {"TFLOP", "Paper TMAC", "KV MiB"} <= set(headers)
-    assert "3.82" in report.plain({"cells": [big]})
+    assert "3.82" in report.plain(document_of(cells=[big]))
 
 
 def test_operations_are_for_the_timed_prompt_only_where_every_row_was_timed(document: dict[str, Any]) -> None:
@@ -185,7 +185,7 @@ def test_the_main_table_has_the_smallest_batch_and_another_table_all(
 ) -> None:
     assert batch_sheet(document) is None
     document["profiles"].insert(0, timing(document["cells"][0], 400.0, batch=4))
-    assert rows_of(document)[0].millis("prefill") == 10.0
+    assert rows_of(document)[0].millis("prefill_ms") == 10.0
     sheet = batch_sheet(document)
     assert sheet is not None
     assert [title for title, _ in sheet.sections] == ["Batch 1", "Batch 4"]
@@ -238,9 +238,10 @@ def test_names_are_not_read_as_markup(document: dict[str, Any]) -> None:
     assert "[red]mini[/red]" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_an_empty_document_has_a_report() -> None:
-    assert report.plain({"matrix": "mini", "cells": []}).startswith("Results: mini")
-    assert markdown({}).startswith("# Results: unnamed")
+def test_an_empty_document_has_a_report(document_of: Cell) -> None:
+    assert report.plain(document_of()).startswith("Results: mini")
+    assert markdown(document_of()).startswith("# Results: mini")
+    assert csv_text(document_of()).startswith("model,method,label,trained,budget")
 
 
 def test_columns_of_plain_tables_are_aligned(document: dict[str, Any]) -> None:

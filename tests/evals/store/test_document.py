@@ -24,9 +24,10 @@ def record(prompt: int, visual: int, entering: list[int] | None, error: str | No
 
 
 def entry(*records: dict[str, Any]) -> dict[str, Any]:
-    stored = json.loads(json.dumps(document.asked(records)))
+    stored = json.loads(json.dumps(document.prompt_groups(records)))
     result = {"metric": "accuracy", "value": 1.0, "extra": {}, "n": 1, "n_failed": 0, "dtype": "float32"}
-    return document.cell_entry(SimpleNamespace(task="gqa"), ROW, {**result, "seconds": 1.0, "prompts": stored}, 60)
+    whole = {**result, "seconds": 1.0, "prompts": stored}
+    return document.cell_entry(SimpleNamespace(task="gqa"), ROW, whole, 60, "an id")
 
 
 def test_prompts_that_followed_the_plan_have_the_plans_numbers():

@@ -134,7 +134,7 @@ def test_damage_in_the_middle_is_named_with_its_line(tmp_path, damage):
 
 def test_a_journal_of_another_cell_is_not_taken_for_this_one(tmp_path):
     path = filled(tmp_path / "a.jsonl")
-    with pytest.raises(UserError, match="holds another cell"):
+    with pytest.raises(UserError, match="belongs to a different cell"):
         Journal(path, {**IDENTITY, "weights": "other"})
 
 

@@ -1,0 +1,309 @@
+"""The columns of the results table. Tables, CSV file and caption are made from this list, so a new column is one entry.
+
+Column("Peak MiB", "cost", show=..., fields={"peak_bytes": ...}, topic="Memory", note=lambda document: "...")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from evals.report.rows import Row, Score, Statistic, Time, number, rows_of, sizes_are_of_profile
+from evals.report.units import BYTES, COUNTS, MISSING, fixed, millis, unit_for
+from evals.store.result_document import ResultDocument
+from evals.tasks.registry import TASKS, get_task
+
+# After a score whose answers look wrong as a whole; the caption says why.
+WARNED = " (!)"
+
+Part = Literal["name", "accuracy", "cost"]
+Value = str | float | None
+Fields = Mapping[str, Callable[[Row], Value]]
+
+
+def no_note(document: ResultDocument) -> str:
+    """The note of a column that needs none, or that another column's note explains."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column, and everything that is made of it.
+
+    part: where narrow tables put it, which show accuracy and cost apart.
+    show: its text for a row; narrow: a shorter one for narrow tables.
+    fields: what it is in the CSV file, by name: plain units (operations, bytes, milliseconds), None if not measured.
+    topic, note: the topic of the caption that explains the column, and what to say about it there.
+    best: the number whose largest value in a section is marked. significant: whether the entry gets a mark.
+    tabulated: False keeps it out of tables, for what only a CSV file has the width for.
+    """
+
+    header: str
+    part: Part
+    show: Callable[[Row], str]
+    fields: Fields
+    topic: str = ""
+    note: Callable[[ResultDocument], str] = no_note
+    best: Callable[[Row], float | None] | None = None
+    significant: Callable[[Row], bool] | None = None
+    narrow: Callable[[Row], str] | None = None
+    tabulated: bool = True
+
+
+def columns_of(rows: Sequence[Row], tasks: Iterable[str]) -> list[Column]:
+    """All columns, from left to right. `rows` share their units."""
+    tasks = list(tasks)
+    return [*naming_columns(), *score_columns(tasks), *size_columns(rows), *time_columns(rows)]
+
+
+def only_in_csv(part: Part, fields: Fields) -> Column:
+    """Fields of the CSV file that tables show elsewhere, or not at all."""
+    return Column("", part, lambda row: "", fields, tabulated=False)
+
+
+# ---- which row -----------------------------------------------------------------------------------------------------
+
+
+def naming_columns() -> list[Column]:
+    """Model, method, and the tokens that say how much is left."""
+    method: Fields = {
+        "method": lambda row: row.method,
+        "label": lambda row: row.label,
+        "trained": lambda row: str(row.trained).lower(),
+        "budget": lambda row: row.budget,
+    }
+    tokens: Fields = {
+        "average_tokens": lambda row: rounded(row.average_tokens),
+        "share": lambda row: rounded(row.share),
+        "kept": lambda row: row.kept,
+    }
+    return [
+        Column("Model", "name", lambda row: row.model, {"model": lambda row: row.model}),
+        Column("Method", "name", lambda row: row.label, method),
+        Column(
+            "Tokens",
+            "accuracy",
+            _tokens,
+            tokens,
+            topic="Tokens",
+            note=_tokens_note,
+            narrow=lambda row: fixed(row.average_tokens),
+        ),
+    ]
+
+
+def _tokens(row: Row) -> str:
+    share = "" if row.share is None else f" ({100 * row.share:.1f} %)"
+    return f"{row.average_tokens:.1f}{share}"
+
+
+def _tokens_note(document: ResultDocument) -> str:
+    if not rows_of(document):
+        return ""
+    text = "visual tokens that enter a layer, averaged over all layers, and their share of the image's tokens"
+    kept = "; a budget here is the number left after the last cut, as in tables of other papers"
+    budget = kept if document["budget_reading"] == "kept" else "; a budget is this average"
+    adaptive = dict.fromkeys(cell["label"] for cell in document["cells"] if cell["adaptive"])
+    by_sample = f"; counted in the run, because they depend on the sample: {', '.join(adaptive)}" if adaptive else ""
+    return text + budget + by_sample
+
+
+# ---- accuracy ------------------------------------------------------------------------------------------------------
+
+
+def task_name(task: str) -> str:
+    """A task as tables name it; an unknown one keeps its name."""
+    return get_task(task).title if task in TASKS else task
+
+
+def score_columns(tasks: Sequence[str]) -> list[Column]:
+    """Each task's score, then the mean over the tasks. Intervals and flips have tables of their own."""
+    if not tasks:
+        return []
+    statistics: dict[str, Callable[[Row], Value]] = {}
+    for task in tasks:
+        statistics |= {f"{task}_{name}": partial(_statistic, task, name) for name in STATISTICS}
+    mean = Column(
+        "% of vanilla",
+        "accuracy",
+        lambda row: fixed(row.percent_of_vanilla),
+        {"percent_of_vanilla": lambda row: rounded(row.percent_of_vanilla)},
+        topic="Scores",
+        best=lambda row: row.percent_of_vanilla,
+    )
+    return [*map(_score_column, tasks), only_in_csv("accuracy", statistics), mean]
+
+
+def _score_column(task: str) -> Column:
+    def value(row: Row) -> Value:
+        score = row.scores[task]
+        return score if isinstance(score, str) else rounded(score)
+
+    return Column(
+        task_name(task),
+        "accuracy",
+        lambda row: row_score(row, task),
+        {task: value},
+        topic="Scores",
+        best=lambda row: number(row.scores.get(task)),
+        significant=lambda row: row.significant(task),
+    )
+
+
+def score_text(score: Score) -> str:
+    """A task's score with one decimal, "failed", or "-" where it was not run."""
+    return score if isinstance(score, str) else fixed(score)
+
+
+def row_score(row: Row, task: str) -> str:
+    """A row's score in a task; of several seeds the mean, with half of their range."""
+    spread = row.spread.get(task)
+    warned = WARNED if row.warnings.get(task) else ""
+    return score_text(row.scores.get(task)) + ("" if spread is None else f" ± {fixed(spread)}") + warned
+
+
+STATISTICS = (
+    "low", "high", "difference", "difference_low", "difference_high", "p_holm", "gained", "lost", "loyalty",
+)  # fmt: skip
+
+
+def _statistic(task: str, name: str, row: Row) -> Value:
+    """A number of the row's `stats` in a task: its interval, or from the comparison with vanilla."""
+    stats, against = row.stats.get(task), row.against(task)
+    if name in ("low", "high"):
+        return None if stats is None else rounded(stats["interval"][name == "high"])
+    if against is None:
+        return None
+    if name in ("difference_low", "difference_high"):
+        return rounded(against["interval"][name == "difference_high"])
+    numbers: dict[str, Value] = {
+        "difference": rounded(against["difference"]),
+        "p_holm": rounded(against["p_holm"]),
+        "gained": against["gained"],
+        "lost": against["lost"],
+        "loyalty": rounded(against["loyalty"]),
+    }
+    return numbers[name]
+
+
+# ---- cost ----------------------------------------------------------------------------------------------------------
+
+
+def size_columns(rows: Sequence[Row]) -> list[Column]:
+    """Operations and bytes of a prefill, which follow from the plan or from the counted tokens."""
+    flops = unit_for((row.flops for row in rows), COUNTS)
+    macs = unit_for((row.paper_macs for row in rows), COUNTS)
+    cache = unit_for((row.kv_bytes for row in rows), BYTES)
+    return [
+        Column(
+            f"{flops.prefix}FLOP",
+            "cost",
+            lambda row: flops.show(row.flops),
+            {"flops": lambda row: whole(row.flops)},
+            topic="Operations",
+            note=_operations_note,
+        ),
+        Column(
+            f"Paper {macs.prefix}MAC",
+            "cost",
+            lambda row: macs.show(row.paper_macs),
+            {"paper_macs": lambda row: whole(row.paper_macs)},
+            topic="Operations",
+            note=_macs_note,
+        ),
+        Column(
+            f"KV {cache.prefix}B",
+            "cost",
+            lambda row: cache.show(row.kv_bytes),
+            {"kv_bytes": lambda row: whole(row.kv_bytes)},
+            topic="Operations",
+        ),
+    ]
+
+
+def _operations_note(document: ResultDocument) -> str:
+    if all(row.flops is None for row in rows_of(document)):
+        return ""
+    texts = sorted({profile["text_tokens"] for profile in document["profiles"]})
+    prompt = f"with {' or '.join(map(str, texts))} text tokens"
+    length = prompt if texts and sizes_are_of_profile(document) else "mean over the tasks' prompts"
+    return (
+        f"FLOP and KV: one prefill of one sequence in the decoder, {length}; a multiply-accumulate is two operations, "
+        "attention is causal, vision tower and LM head are left out"
+    )
+
+
+def _macs_note(document: ResultDocument) -> str:
+    if all(row.paper_macs is None for row in rows_of(document)):
+        return ""
+    return (
+        "Paper MAC: multiply-accumulates of the visual tokens alone, 4nd^2 + 2n^2d + 3ndm a layer, which PDrop and "
+        "HiDrop print as FLOPs"
+    )
+
+
+def time_columns(rows: Sequence[Row]) -> list[Column]:
+    """Measured times; in tables only where a row was timed, or failed to be."""
+    timed = any(row.profile or row.timing_failed for row in rows)
+
+    def column(header: str, time: Time, show: Callable[[Row], str], note: Callable[[ResultDocument], str]) -> Column:
+        statistics: tuple[Statistic, ...] = ("median", "p95", "min")
+        fields: Fields = {f"{time}_{statistic}": partial(_millis, time, statistic) for statistic in statistics}
+        shown = partial(_unless_failed, show)
+        return Column(header, "cost", shown, fields, topic="Time", note=note, tabulated=timed)
+
+    return [
+        only_in_csv("cost", {"batch": partial(_profiled, "batch"), "text_tokens": partial(_profiled, "text_tokens")}),
+        column("Prefill ms", "prefill_ms", _prefill, _times_note),
+        column("Decode ms", "decode_ms", lambda row: millis(row.millis("decode_ms")), no_note),
+        column("TTFT ms", "ttft_ms", lambda row: millis(row.millis("ttft_ms")), no_note),
+        only_in_csv("cost", {"peak_bytes": partial(_profiled, "peak_bytes")}),
+    ]
+
+
+def _profiled(name: Literal["batch", "text_tokens", "peak_bytes"], row: Row) -> Value:
+    return None if row.profile is None else row.profile[name]
+
+
+def _millis(time: Time, statistic: Statistic, row: Row) -> Value:
+    return rounded(row.millis(time, statistic))
+
+
+def _prefill(row: Row) -> str:
+    return with_p95(row.millis("prefill_ms"), row.millis("prefill_ms", "p95"))
+
+
+def _unless_failed(show: Callable[[Row], str], row: Row) -> str:
+    return "failed" if row.timing_failed and not row.profile else show(row)
+
+
+def with_p95(median: float | None, p95: float | None) -> str:
+    """A timing as "median (p95)"."""
+    return MISSING if median is None else f"{millis(median)} ({millis(p95)})"
+
+
+def _times_note(document: ResultDocument) -> str:
+    profiles = document["profiles"]
+    if not profiles:
+        return ""
+    repeats = " or ".join(map(str, sorted({profile["repeats"] for profile in profiles})))
+    text = (
+        f"batch {min(p['batch'] for p in profiles)}, median (95th percentile) of {repeats} runs, methods taking turns. "
+        "Prefill: decoder and LM head, the choice of tokens included; "
+        "TTFT (time to first token): vision tower and projector as well; decode: each further token"
+    )
+    if any(profile["prefill_source"] == "difference" for profile in profiles):
+        text += "; prefill is the whole forward minus the time of tower and projector measured alone"
+    return text
+
+
+def rounded(value: float | None) -> float | None:
+    """A number of the CSV file."""
+    return None if value is None else round(float(value), 4)
+
+
+def whole(value: float | None) -> int | None:
+    """A count of the CSV file."""
+    return None if value is None else round(value)

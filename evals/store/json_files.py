@@ -1,0 +1,119 @@
+"""JSON files of a known kind, checked when they are read, so that no other module meets a missing or odd field.
+
+    document = RESULTS.read(Path("results/mini/leaderboard.json"))     # a typed dict, or a UserError
+
+A kind is a TypedDict and a schema number. A field that the TypedDict does not name is kept as it is: a later version
+may add fields without raising the number, and this version reads such a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from hidrop.errors import UserError
+from hidrop.strict_yaml import dotted, shown
+
+Content = TypeVar("Content")
+MOST_PROBLEMS = 3  # named in a message; a file with one odd cell mostly has many
+
+
+@dataclass(frozen=True)
+class FileKind(Generic[Content]):
+    """A kind of JSON file.
+
+    name: what messages call it, with its article. content: the TypedDict of what it holds.
+    schema: the number that is written today; oldest: the smallest number that is still read.
+    remedy: what a user can do about a file that cannot be read.
+    complete: adds, in place, the fields that earlier files with a readable number lack.
+    """
+
+    name: str
+    content: type[Content]
+    schema: int
+    oldest: int
+    remedy: str
+    complete: Callable[[dict[str, Any]], None] | None = None
+
+    def read(self, path: Path) -> Content:
+        """The content of a file. Raises UserError, with the file, the field and the way out."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}. {self.remedy}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: not JSON: not UTF-8 text. {self.remedy}") from None
+        return self.parsed(text, str(path))
+
+    def parsed(self, text: str, place: str) -> Content:
+        """The content of a file's text. Raises UserError like `read`; `place` names the file in its message."""
+        try:
+            data = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place}: not JSON: {error}. {self.remedy}") from None
+        return self.checked(data, place)
+
+    def checked(self, data: Any, place: str) -> Content:
+        """`data` itself, if it is of this kind, with what an earlier version left out. Raises UserError like `read`."""
+        if not isinstance(data, dict) or type(data.get("schema")) is not int:
+            raise UserError(f"{place}: not {self.name}: it has no schema number. {self.remedy}")
+        if data["schema"] > self.schema:
+            raise UserError(
+                f"{place}: {self.name} of a newer version (schema {data['schema']}, this version reads up to "
+                f"{self.schema}). Update hidrop"
+            )
+        if data["schema"] < self.oldest:
+            raise UserError(
+                f"{place}: {self.name} of an older version (schema {data['schema']}, this version reads from "
+                f"{self.oldest} on). {self.remedy}"
+            )
+        try:
+            if self.complete:
+                self.complete(data)
+            self._adapter.validate_python(data, strict=True)
+        except ValidationError as error:
+            raise UserError(f"{place}: not {self.name}: {problems(error)}. {self.remedy}") from None
+        return data  # type: ignore[return-value]  # the adapter has just checked it
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Content]:
+        return TypeAdapter(self.content)
+
+
+def add(data: dict[str, Any], /, **fields: Any) -> None:
+    """Add the fields that `data` lacks."""
+    for name, value in fields.items():
+        data.setdefault(name, value)
+
+
+def entries(data: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The objects in a list of not yet checked data; none where it has no such list."""
+    found = data.get(name)
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def problems(error: ValidationError) -> str:
+    """What is wrong with checked data, by field, in one line."""
+    lines = []
+    for item in error.errors(include_url=False):
+        place = dotted(item["loc"])
+        message = f"{item['msg'][0].lower()}{item['msg'][1:]}, not {shown(item['input'])}"
+        lines.append(f"{place} is missing" if item["type"] == "missing" else f"{place}: {message}")
+    more = len(lines) - MOST_PROBLEMS
+    return "; ".join(lines[:MOST_PROBLEMS]) + (f"; and {more} more problems" if more > 0 else "")
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)

@@ -1,0 +1,190 @@
+"""The result document: the types of what `leaderboard.json` holds and `--json` prints, and how it is read.
+
+`evals.store.document` builds it, and every reader gets it from `RESULTS`, which checks it against these types.
+A percentage is 0-100, a time is in the unit of its name, and None stands for what was not measured or is not finite.
+"""
+
+from __future__ import annotations
+
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,  # before Python 3.12 pydantic cannot read typing's TypedDict
+)
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from evals.store.json_files import FileKind, add, entries
+
+SCHEMA = 1
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(ge=0)]
+Budget = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(e[+-]?\d+)?%?$")]  # "64" or "11%", as a matrix states it
+Layers = Annotated[list[Count], Field(min_length=1)]  # a number of visual tokens for each layer
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Hardware(TypedDict):
+    """See `hidrop.provenance.describe`. The fields of a GPU are absent for a run on a CPU."""
+
+    device: str
+    cpu: str
+    cores: Count
+    threads: Count
+    memory_bytes: Count | None
+    gpu: NotRequired[str]
+    gpu_memory_bytes: NotRequired[Count]
+    cuda: NotRequired[str | None]
+
+
+class Provenance(TypedDict):
+    """Where and when a file of results was made, and with which code and libraries."""
+
+    hardware: Hardware
+    versions: dict[str, str | None]
+    commit: str | None
+    date: str
+
+
+class RowEntry(TypedDict):
+    """What is known of a row before it runs, equal for all its cells. `group`: its label without a seed."""
+
+    model: str
+    method: str
+    label: str
+    group: str
+    trained: bool
+    adaptive: bool
+    average_tokens: float
+    share: Share
+    kept: Count | None
+    budget: Budget | None
+    entering: Layers
+    image_tokens: Count | None  # of one image without reduction; None in files from before it was written
+
+
+class VanillaComparison(TypedDict):
+    """A cell against its model's vanilla, on the same samples; see `evals.store.statistics`."""
+
+    difference: float
+    interval: Interval
+    p: float
+    p_holm: float
+    gained: Count
+    lost: Count
+    loyalty: float
+
+
+class CellStats(TypedDict):
+    """The 95 % interval of a cell's value, and its comparison. `yes_ratio`: of yes-or-no tasks only."""
+
+    interval: Interval
+    yes_ratio: NotRequired[float]
+    against: NotRequired[VanillaComparison]
+
+
+class CellEntry(RowEntry):
+    """One number of the table: a row in a task. `base`: the key of the vanilla cell that it is compared with."""
+
+    task: str
+    metric: str
+    value: float | None
+    extra: dict[str, float | None]
+    n: Count
+    n_failed: Count
+    warnings: list[str]
+    percent_of_vanilla: float | None
+    flops: Count
+    paper_macs: Count
+    kv_bytes: Count
+    text_tokens: float | None
+    seconds: float
+    id: str | None  # the identity hash of its journal
+    base: str | None
+    stats: NotRequired[CellStats]
+
+
+class Milliseconds(TypedDict):
+    """Repeated timings: median, 95th percentile and minimum."""
+
+    median: float
+    p95: float
+    min: float
+
+
+class ProfileEntry(TypedDict):
+    """The timing of a row at one batch size; see `evals.profiling.record.Measurement`."""
+
+    model: str
+    method: str
+    label: str
+    batch: Annotated[int, Field(ge=1, lt=2**63)]
+    text_tokens: Count
+    new_tokens: Count
+    repeats: Count
+    ttft_ms: Milliseconds
+    prefill_ms: Milliseconds
+    prefill_source: Literal["features", "difference"]
+    selection_ms: NotRequired[Milliseconds]
+    decode_ms: Milliseconds
+    entering: Layers
+    flops: Count
+    paper_macs: Count
+    kv_bytes: Count
+    peak_bytes: Count
+
+
+class FailureEntry(RowEntry):
+    """A cell that failed, or (`task` None) a timing. `traceback`: the file that holds it."""
+
+    task: str | None
+    error: str
+    traceback: str
+
+
+class ResultDocument(Provenance):
+    """Everything that a run of a matrix found. `reference`: files of published numbers to print next to it."""
+
+    schema: int
+    matrix: str
+    out: str
+    protocol: str
+    limit: Count | None
+    budget_reading: Literal["average", "kept"]
+    dtype: str
+    attention: str
+    batch_size: Count
+    sources: dict[str, str]
+    data: dict[str, str]
+    cells: list[CellEntry]
+    profiles: list[ProfileEntry]
+    failed: list[FailureEntry]
+    command: NotRequired[str]
+    reference: NotRequired[str | list[str]]
+
+
+def _complete(document: dict[str, Any]) -> None:
+    """Add what the first files of schema 1 lack, with the value that it had then."""
+    add(document, budget_reading="average", sources={}, data={}, commit=None)
+    for entry in (*entries(document, "cells"), *entries(document, "failed")):
+        add(entry, group=entry.get("label"), adaptive=False, image_tokens=None)
+    for cell in entries(document, "cells"):
+        add(cell, warnings=[], id=None, base=None, text_tokens=None)
+
+
+RESULTS = FileKind(
+    "a result document",
+    ResultDocument,
+    schema=SCHEMA,
+    oldest=1,
+    remedy="`run.py --matrix` writes it; run the matrix again, finished cells are not run twice",
+    complete=_complete,
+)
+
+
+def cell_key(entry: CellEntry) -> str:
+    """model/label/task of a cell, like `Cell.key` of a matrix."""
+    return f"{entry['model']}/{entry['label']}/{entry['task']}"

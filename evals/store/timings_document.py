@@ -1,0 +1,34 @@
+"""The timings of one model, as `profiles/<model>.json` keeps them between runs."""
+
+from __future__ import annotations
+
+from typing_extensions import TypedDict
+
+from evals.store.json_files import FileKind
+from evals.store.result_document import ProfileEntry
+
+# Raise it when something changes that timings depend on, such as how memory is allocated.
+SCHEMA = 2
+
+
+class StoredTiming(TypedDict):
+    """One method's timings. `id`: the hash of everything that they depend on."""
+
+    id: str
+    rows: list[ProfileEntry]
+
+
+class TimingsDocument(TypedDict):
+    """The methods of one model, by label."""
+
+    schema: int
+    methods: dict[str, StoredTiming]
+
+
+TIMINGS = FileKind(
+    "a file of timings",
+    TimingsDocument,
+    schema=SCHEMA,
+    oldest=SCHEMA,
+    remedy="`run.py --matrix` writes it; the next run times its methods again",
+)
