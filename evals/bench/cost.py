@@ -7,18 +7,17 @@ works once for an image) and timings are left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evals.bench.document import BENCH
 from evals.matrix.resolve import Row
 from evals.matrix.schema import Cell, Matrix
 from evals.plain_table import aligned
 from hidrop.errors import UserError
 from hidrop.numerics import element_bytes
-from hidrop.program import program
 
 if TYPE_CHECKING:
     from evals.profiling.ceilings import Ceilings
@@ -31,14 +30,14 @@ HEADINGS = ("model", "method", "samples", "least hours", "expected hours")
 
 @dataclass(frozen=True)
 class Speed:
-    """What a bench says of a device. `reached`: part of the physical limit, by method, of the smallest batch."""
+    """A device's speed by a bench. `reached`: the part of the physical limit, by method, at the smallest batch."""
 
     device: str
     ceilings: Ceilings
     reached: dict[str, float]
 
     def expected(self, method: str) -> float:
-        """That of a method; of vanilla for one that the bench did not time."""
+        """The part that a method reaches; vanilla's for a method that the bench did not time."""
         return self.reached.get(method, self.reached["vanilla"])
 
 
@@ -57,21 +56,20 @@ class Cost:
 
 
 def read(path: Path) -> Speed:
-    """A file that `run.py bench` wrote. Raises UserError for anything else."""
+    """What a file of `run.py bench` says. Raises UserError for another file, and for one without vanilla."""
     from evals.profiling.ceilings import Ceilings
 
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        rows, hardware = document["rows"], document["hardware"]
-        first = min(row["batch"] for row in rows)
-        reached = {row["method"]: row["of_physical_limit"] for row in rows if row["batch"] == first}
-        name = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"
-        reached["vanilla"]  # `expected` needs it
-        return Speed(f"{name}, {document['dtype']}", Ceilings(**document["ceilings"]), reached)
-    except OSError as error:
-        raise UserError(f"--cost {path}: {error.strerror}. `{program()} bench` writes such a file") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"--cost {path}: not a file that `{program()} bench` wrote") from None
+        document = BENCH.read(path)
+    except UserError as error:
+        raise UserError(f"--cost {error}") from None
+    rows, hardware = document["rows"], document["hardware"]
+    first = min((row["batch"] for row in rows), default=0)
+    reached = {row["method"]: row["of_physical_limit"] for row in rows if row["batch"] == first}
+    if "vanilla" not in reached:
+        raise UserError(f"--cost {path}: it has no timing of vanilla. {BENCH.remedy}")
+    name = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"
+    return Speed(f"{name}, {document['dtype']}", Ceilings(**document["ceilings"]), reached)
 
 
 def estimate(matrix: Matrix, cells: Iterable[Cell], rows: dict[tuple[str, str], Row], speed: Speed) -> list[Cost]:

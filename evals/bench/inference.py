@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from baselines.pdrop import quarters
+from evals.bench.document import SCHEMA, BenchDocument, BenchRow
 from evals.profiling.ceilings import Ceilings, measure_ceilings, physical_ms
 from evals.profiling.measure import CAPTURED, measure_beside
 from evals.profiling.prompt import Prompt
@@ -29,7 +30,6 @@ from hidrop.provenance import provenance
 from hidrop.reducer import Reducer, build, method_class
 from hidrop.runtime.cuda_graphs import Recorder
 
-SCHEMA = 1
 DEFAULT_METHODS = ("vanilla", "hidrop", "pdrop", "fastv", "random")
 PLAIN = "transformers"  # the name of transformers' own forward among the timings
 # So many layers, spread over the depth, stand for all in a timing: their weights differ, their sizes do not.
@@ -43,13 +43,13 @@ class Bench:
     sizes: Geometry
     ceilings: Ceilings
     settings: ProfileSettings
-    rows: list[dict[str, Any]]
+    rows: list[BenchRow]
     # By batch size: vanilla's prefill over that of transformers' own forward.
     overhead: dict[int, float]
 
-    def document(self, **facts: Any) -> dict[str, Any]:
-        """What is written to results/bench/; `facts` say which model it was and on what it ran."""
-        return {
+    def document(self, **facts: Any) -> BenchDocument:
+        """What is written to results/bench/. `facts`: the fields of BenchDocument from `model` to `budget`."""
+        made = {
             "schema": SCHEMA,
             **facts,
             **provenance(facts["device"]),
@@ -59,6 +59,7 @@ class Bench:
             "vanilla_over_transformers": {str(batch): ratio for batch, ratio in self.overhead.items()},
             "rows": self.rows,
         }
+        return cast(BenchDocument, made)
 
 
 def methods(names: tuple[str, ...], budget: float, geometry: Geometry) -> dict[str, Reducer]:
@@ -193,8 +194,8 @@ class Rates:
         text = self.settings.text_tokens
         return physical_ms(entering, self.geometry, self.ceilings, self.vanilla.batch, text, self.element_bytes)
 
-    def row(self, label: str, reducer: Reducer, one: Measurement) -> dict[str, Any]:
-        """Everything of one method: what was measured, the speed-up, and what it is of each ideal."""
+    def row(self, label: str, reducer: Reducer, one: Measurement) -> BenchRow:
+        """All numbers of one method: the measurement, the speed-up, and its part of each ideal speed-up."""
         speed_up = self.vanilla.prefill_ms.median / one.prefill_ms.median
         layerwise, whole = self.layerwise_ms(one.entering), self.layerwise_ms(self.vanilla.entering)
         ideals = {
@@ -205,7 +206,7 @@ class Rates:
         planned = TokenPlan(self.geometry, one.entering)
         if not reducer.adaptive:
             planned = reducer.plan(self.geometry, self.vanilla.entering[0])
-        return {
+        row = {
             "label": label,
             "method": reducer.name,
             "captured": label.endswith(CAPTURED),
@@ -223,3 +224,4 @@ class Rates:
             "physical_ms": self.physical_ms(one.entering),
             "of_physical_limit": self.physical_ms(one.entering) / one.prefill_ms.median,
         }
+        return cast(BenchRow, row)

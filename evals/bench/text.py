@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from evals.bench.document import BenchRow
 from evals.matrix.plan_table import run_lengths, scaled
 from evals.plain_table import aligned
 from evals.profiling.ceilings import Ceilings
@@ -58,7 +58,7 @@ def ceilings(found: Ceilings) -> str:
     )
 
 
-def tables(rows: list[dict[str, Any]], overhead: Mapping[str, float]) -> str:
+def tables(rows: list[BenchRow], overhead: Mapping[str, float]) -> str:
     """One table a batch size."""
     parts = []
     for batch in dict.fromkeys(row["batch"] for row in rows):
@@ -71,7 +71,7 @@ def tables(rows: list[dict[str, Any]], overhead: Mapping[str, float]) -> str:
     return "\n".join([*parts, EXPLAINED])
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _cells(row: BenchRow) -> tuple[str, ...]:
     prefill, ideals, reached = row["prefill_ms"], row["ideal_speed_up"], row["of_ideal"]
     pairs = [
         text
@@ -116,7 +116,7 @@ class Bar:
         return self.what, f"{self.value:.3f}", bound, "holds" if self.holds else "MISSED"
 
 
-def bars(rows: list[dict[str, Any]], overhead: Mapping[str, float]) -> list[Bar]:
+def bars(rows: list[BenchRow], overhead: Mapping[str, float]) -> list[Bar]:
     """What the runtime promises at each batch size: against transformers, against the ideals, and in bytes."""
     found = []
     for batch in dict.fromkeys(row["batch"] for row in rows):
@@ -124,7 +124,8 @@ def bars(rows: list[dict[str, Any]], overhead: Mapping[str, float]) -> list[Bar]
         found.append(Bar(f"batch {batch}: vanilla / transformers' own forward", overhead[str(batch)], most=1.02))
         for name in ("hidrop", "pdrop", "fastv"):
             if name in own:
-                found.append(Bar(f"batch {batch}: {name} of layerwise", own[name]["of_ideal"]["layerwise"], least=0.95))
+                layerwise = own[name]["of_ideal"]["layerwise"] or 0.0
+                found.append(Bar(f"batch {batch}: {name} of layerwise", layerwise, least=0.95))
         if "hidrop" in own:
             hidrop, decode = own["hidrop"], own["vanilla"]["decode_ms"]["median"]
             found += [
@@ -137,7 +138,7 @@ def bars(rows: list[dict[str, Any]], overhead: Mapping[str, float]) -> list[Bar]
     return found
 
 
-def targets(rows: list[dict[str, Any]], model: str, gpu: str, budget: float) -> list[Bar]:
+def targets(rows: list[BenchRow], model: str, gpu: str, budget: float) -> list[Bar]:
     """What captured forwards have to reach on an H200 with LLaVA-1.5-7B's sizes, 576 + 60 tokens, in bfloat16."""
     if model != "llava-1.5-7b" or "H200" not in gpu:
         return []

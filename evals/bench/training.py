@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from evals.bench.document import TRAINING_SCHEMA, TrainingDocument
 from evals.bench.inference import chosen_layers
 from evals.bench.text import Bar
 from evals.plain_table import aligned
@@ -26,7 +27,6 @@ from hidrop.reducer import Reducer
 from hidrop.runtime import reduce
 from hidrop.runtime.layout import IGNORED
 
-SCHEMA = 1
 CHECKPOINTED = " (checkpointing)"
 HEADINGS = (
     "method", "tokens", "step ms (p95)", "samples/s", "speed-up", "layerwise", "of it", "activations MiB", "peak MiB",
@@ -215,10 +215,11 @@ def saved_bytes(model: Any, inputs: Mapping[str, torch.Tensor]) -> int:
     return sum(held.values())
 
 
-def document(steps: Sequence[Step], **facts: Any) -> dict[str, Any]:
-    """What is written to results/bench/."""
-    rows = [{**asdict(one), "of_layerwise": one.of_layerwise} for one in steps]
-    return {"schema": SCHEMA, "kind": "training", **facts, **provenance(facts["device"]), "rows": rows}
+def document(steps: Sequence[Step], **facts: Any) -> TrainingDocument:
+    """What is written to results/bench/. `facts`: the fields of TrainingDocument from `model` to `memory_kept`."""
+    rows = [{**asdict(one), "entering": list(one.entering), "of_layerwise": one.of_layerwise} for one in steps]
+    made = {"schema": TRAINING_SCHEMA, "kind": "training", **facts, **provenance(facts["device"]), "rows": rows}
+    return cast(TrainingDocument, made)
 
 
 def table(steps: Sequence[Step], batch: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ def model_of(arguments: argparse.Namespace, device: str, dtype: str) -> Any:
     return random_model(arguments.geometry, dtype=kind, device=place, attention=arguments.attention)
 
 
-def write(document: dict[str, Any], out: Path) -> Path:
+def write(document: Mapping[str, Any], out: Path) -> Path:
     """One file for a model, a type, compiled or not, and a machine: a later run on the same takes its place."""
     hardware = document["hardware"]
     machine = re.sub(r"[^a-z0-9]+", "-", str(hardware.get("gpu") or hardware["cpu"]).lower()).strip("-")

@@ -19,6 +19,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from hidrop.errors import UserError
+from hidrop.program import program
 from hidrop.strict_yaml import dotted, shown
 
 Content = TypeVar("Content")
@@ -31,7 +32,7 @@ class FileKind(Generic[Content]):
 
     name: what messages call it, with its article. content: the TypedDict of what it holds.
     schema: the number that is written today; oldest: the smallest number that is still read.
-    remedy: what a user can do about a file that cannot be read.
+    command, then: the command that writes such a file, and what else to know about it, for `remedy`.
     complete: adds, in place, the fields that earlier files with a readable number lack.
     """
 
@@ -39,8 +40,14 @@ class FileKind(Generic[Content]):
     content: type[Content]
     schema: int
     oldest: int
-    remedy: str
+    command: str
+    then: str = ""
     complete: Callable[[dict[str, Any]], None] | None = None
+
+    @property
+    def remedy(self) -> str:
+        """What a user can do about a file that cannot be read."""
+        return f"`{program()} {self.command}` writes {'it; ' + self.then if self.then else 'one'}"
 
     def read(self, path: Path) -> Content:
         """The content of a file. Raises UserError, with the file, the field and the way out."""

@@ -180,7 +180,8 @@ RESULTS = FileKind(
     ResultDocument,
     schema=SCHEMA,
     oldest=1,
-    remedy="`run.py --matrix` writes it; run the matrix again, finished cells are not run twice",
+    command="--matrix",
+    then="run the matrix again, finished cells are not run twice",
     complete=_complete,
 )
 

@@ -30,5 +30,6 @@ TIMINGS = FileKind(
     TimingsDocument,
     schema=SCHEMA,
     oldest=SCHEMA,
-    remedy="`run.py --matrix` writes it; the next run times its methods again",
+    command="--matrix",
+    then="the next run times its methods again",
 )

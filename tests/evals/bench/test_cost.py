@@ -7,20 +7,26 @@ from typing import Any
 import pytest
 
 from evals.bench import cost
+from evals.bench.document import BENCH as BENCH_FILE
+from evals.bench.document import TRAINING
 from evals.cli import main
 from evals.matrix.resolve import resolve
 from evals.matrix.schema import load_matrix
 from evals.profiling.ceilings import Ceilings
 from evals.tasks import TaskSpec
 from evals.tasks.data import rows_of
+from hidrop.errors import UserError
 
+COMMITTED = json.loads(Path("results/bench/bench-400m-float32-amd-epyc-2-threads.json").read_text())
+ROW = COMMITTED["rows"][0]
 BENCH = {
+    **COMMITTED,
     "rows": [
-        {"method": "vanilla", "batch": 1, "of_physical_limit": 0.5},
-        {"method": "vanilla", "batch": 8, "of_physical_limit": 0.9},
-        {"method": "fastv", "batch": 1, "of_physical_limit": 0.25},
+        {**ROW, "method": "vanilla", "batch": 1, "of_physical_limit": 0.5},
+        {**ROW, "method": "vanilla", "batch": 8, "of_physical_limit": 0.9},
+        {**ROW, "method": "fastv", "batch": 1, "of_physical_limit": 0.25},
     ],
-    "hardware": {"gpu": "H200"},
+    "hardware": {**COMMITTED["hardware"], "gpu": "H200"},
     "dtype": "float16",
     "ceilings": {"bytes_per_second": 4.3e12, "flops_per_second": 790e12},
 }
@@ -81,14 +87,50 @@ def test_the_plan_prints_the_hours(bench: Path, capsys: pytest.CaptureFixture[st
     assert entry["expected_hours"] == 2 * entry["least_hours"]
 
 
+def without(name: str) -> dict[str, Any]:
+    return {**BENCH, "rows": [{key: value for key, value in ROW.items() if key != name}]}
+
+
 @pytest.mark.parametrize(
-    "content", [None, "", "[]", "{}", '{"rows": [], "hardware": {}}', json.dumps({**BENCH, "rows": []})]
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("", "not JSON"),
+        ("[]", "not a file of the command bench: it has no schema number"),
+        ("{}", "it has no schema number"),
+        ({"schema": 1, "rows": []}, "hardware is missing; versions is missing; date is missing; and 10 more problems"),
+        ({**BENCH, "rows": []}, "it has no timing of vanilla"),
+        ({**BENCH, "schema": 7}, "of a newer version (schema 7, this version reads up to 1). Update hidrop"),
+        (without("of_physical_limit"), "rows[0].of_physical_limit is missing"),
+        ({**BENCH, "ceilings": {"bytes_per_second": "fast", "flops_per_second": 1}}, "ceilings.bytes_per_second: "),
+    ],
 )
 def test_another_file_is_refused_in_words(
-    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[Any]
+    content: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[Any]
 ) -> None:
     path = tmp_path / "other.json"
     if content is not None:
-        path.write_text(content)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
     assert main(["plan", "paper", "--cost", str(path)]) == 2
-    assert "bench" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said and f"--cost {path}" in said
+    assert "Update hidrop" in said or "`run.py bench` writes one" in said
+
+
+def test_a_file_of_bench_train_is_not_one_of_bench(tmp_path: Path) -> None:
+    training = next(Path("results/bench").glob("train-*.json"))
+    assert len(TRAINING.read(training)["rows"]) == 6
+    with pytest.raises(UserError, match="attention is missing"):
+        BENCH_FILE.read(training)
+    (tmp_path / "bench.json").write_text(json.dumps(COMMITTED))
+    with pytest.raises(UserError, match="not a file of the command bench-train: kind is missing; text is missing"):
+        TRAINING.read(tmp_path / "bench.json")
+
+
+def test_an_early_file_knew_no_cuda_graphs(tmp_path: Path) -> None:
+    early = {name: value for name, value in COMMITTED.items() if name not in ("compiled", "commit")}
+    early["rows"] = [{name: value for name, value in row.items() if name != "captured"} for row in COMMITTED["rows"]]
+    (tmp_path / "bench.json").write_text(json.dumps(early))
+    document = BENCH_FILE.read(tmp_path / "bench.json")
+    assert document["compiled"] is False and document["commit"] is None
+    assert [row["captured"] for row in document["rows"]] == [False] * 5

@@ -13,6 +13,7 @@ import torch
 from evals import cli
 from evals.bench import inference as bench
 from evals.bench import text as bench_text
+from evals.bench.document import BENCH
 from evals.profiling import ceilings as ceilings_module
 from evals.profiling.ceilings import Ceilings, measure_ceilings, physical_ms
 from evals.profiling.random_model import build
@@ -49,7 +50,7 @@ def test_a_random_model_has_the_sizes_that_were_asked_for() -> None:
     assert geometry_of(loaded.model.config) == TINY
     assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
     assert torch.get_default_dtype() == torch.float32
-    with pytest.raises(ValueError, match="15 visual tokens are no square"):
+    with pytest.raises(ValueError, match="15 visual tokens are not a square"):
         build(TINY.with_visual_tokens(15), TOWER, dtype=torch.float32, device=torch.device("cpu"))
 
 
@@ -254,9 +255,7 @@ def test_the_command_prints_measures_and_writes(
     assert cli.main([*command, "--text", "8", "--new", "1", "--out", str(tmp_path), "--json"]) == 0
     printed = capsys.readouterr()
     (path,) = tmp_path.glob("tiny-float32-*.json")
-    document: dict[str, Any] = json.loads(path.read_text())
-    assert json.loads(printed.out) == document
-    assert {"hardware", "versions", "date", "ceilings", "settings", "budget"} <= set(document)
+    assert json.loads(printed.out) == BENCH.read(path)
     assert "Ceilings measured" in printed.err and "layerwise" in printed.err
     monkeypatch.setattr(bench_text, "bars", lambda *_: [bench_text.Bar("never", 1.0, most=0)])
     assert cli.main([*command, "--text", "8", "--new", "1", "--out", str(tmp_path), "--bars"]) == 1

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from evals.bench import training as bench_train
+from evals.bench.document import TRAINING
 from evals.cli import bench as bench_command
 from evals.cli import main
 from hidrop.backbones import geometry_of
@@ -94,7 +95,7 @@ def test_the_command_writes_what_it_measured(
     assert main(["bench-train", "--batch", "2", "--repeats", "1", "--out", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     (path,) = tmp_path.iterdir()
-    assert path.name.startswith("train-tiny-float32") and json.loads(path.read_text())["rows"] == document["rows"]
+    assert path.name.startswith("train-tiny-float32") and TRAINING.read(path) == document
     assert document["text"] == [60, 60] and document["kind"] == "training"
 
 

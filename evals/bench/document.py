@@ -1,0 +1,138 @@
+"""The files in results/bench/: what `bench` and `bench-train` write, with their types.
+
+A time is in milliseconds, a size in bytes. A speed-up is vanilla's time over the method's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from typing_extensions import TypedDict  # before Python 3.12 pydantic cannot read typing's TypedDict
+
+from evals.store.json_files import FileKind, add, entries
+from evals.store.result_document import Layers, Milliseconds, Provenance
+
+SCHEMA = 1
+TRAINING_SCHEMA = 1
+
+
+class CeilingsEntry(TypedDict):
+    """See `evals.profiling.ceilings.Ceilings`."""
+
+    bytes_per_second: float
+    flops_per_second: float
+
+
+class IdealSpeedUps(TypedDict):
+    """Speed-ups that could be reached, see `evals.bench.inference`; also the parts of them that were reached."""
+
+    layerwise: float | None
+    physical: float
+    flops: float
+
+
+class BenchRow(TypedDict):
+    """One method at one batch size. `captured`: by CUDA graphs. `fields`: the method's own.
+
+    kv_bytes_planned: what the method's plan says, next to the measured kv_bytes.
+    selection_share, of_physical_limit: 0-1.
+    """
+
+    label: str
+    method: str
+    captured: bool
+    fields: dict[str, Any]
+    batch: int
+    text_tokens: int
+    new_tokens: int
+    repeats: int
+    ttft_ms: Milliseconds
+    prefill_ms: Milliseconds
+    prefill_source: Literal["features", "difference"]
+    selection_ms: Milliseconds
+    decode_ms: Milliseconds
+    entering: Layers
+    flops: int
+    paper_macs: int
+    kv_bytes: int
+    peak_bytes: int
+    average_tokens: float
+    kv_bytes_planned: int
+    tokens_per_second: float
+    selection_share: float
+    speed_up: float
+    ideal_speed_up: IdealSpeedUps
+    of_ideal: IdealSpeedUps
+    layerwise_ms: float | None
+    physical_ms: float
+    of_physical_limit: float
+
+
+class BenchDocument(Provenance):
+    """A file of `bench`. `vanilla_over_transformers`: vanilla's prefill over transformers' own, by batch size."""
+
+    schema: int
+    model: str
+    device: str
+    dtype: str
+    attention: str
+    memory_kept: bool
+    compiled: bool
+    budget: float
+    sizes: dict[str, Any]
+    ceilings: CeilingsEntry
+    settings: dict[str, Any]
+    vanilla_over_transformers: dict[str, float]
+    rows: list[BenchRow]
+
+
+class StepRow(TypedDict):
+    """One method's training step; see `evals.bench.training.Step`."""
+
+    label: str
+    method: str
+    checkpointing: bool
+    entering: Layers
+    step_ms: Milliseconds
+    speed_up: float
+    layerwise: float | None
+    activation_bytes: int
+    peak_bytes: int
+    of_layerwise: float | None
+
+
+class TrainingDocument(Provenance):
+    """A file of `bench-train`. `text`: text tokens of each sample of the batch."""
+
+    schema: int
+    kind: Literal["training"]
+    model: str
+    device: str
+    dtype: str
+    text: list[int]
+    memory_kept: bool
+    rows: list[StepRow]
+
+
+def _complete(document: dict[str, Any]) -> None:
+    """Add what the first files of `bench` lack: it knew neither compiled layers nor CUDA graphs."""
+    add(document, compiled=False, commit=None)
+    for row in entries(document, "rows"):
+        add(row, captured=False)
+
+
+BENCH = FileKind(
+    "a file of the command bench",
+    BenchDocument,
+    schema=SCHEMA,
+    oldest=1,
+    command="bench",
+    complete=_complete,
+)
+TRAINING = FileKind(
+    "a file of the command bench-train",
+    TrainingDocument,
+    schema=TRAINING_SCHEMA,
+    oldest=1,
+    command="bench-train",
+)
