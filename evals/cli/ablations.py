@@ -1,63 +1,66 @@
-"""`run.py ablate`: train, score, judge."""
+"""The command `ablate`: train the variants of a study, score them, judge its claims."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from evals.cli.arguments import natural, print_json, stream_of
+from evals.cli.command import Group
+from evals.cli.exit_codes import DONE, SOME_FAILED
+from evals.cli.options import Options, argument, flag, option, written
 
-FINISHED, UNFINISHED = 0, 1
-
-
-def add(commands: Any) -> None:
-    ablate = commands.add_parser(
-        "ablate", help="train the variants of a study with several seeds, score them and say which claims hold"
-    )
-    ablate.add_argument("study", metavar="FILE", nargs="?", default="ablations", help="default: the bundled study")
-    ablate.add_argument("--work", type=Path, metavar="DIR", help="trained models (default: runs/<study>)")
-    ablate.add_argument("--out", type=Path, metavar="DIR", help="results folder (default: results/<study>)")
-    ablate.add_argument("--train", type=natural, metavar="N", help="train at most N models now; 0: only score")
-    ablate.add_argument("--dry-run", action="store_true", help="list what is trained and what is missing")
-    ablate.add_argument("--json", action="store_true", help="last line of stdout: what was found, as one JSON document")
-    ablate.set_defaults(action=ablate_command)
+COMMANDS = Group("Analyze")
 
 
-def ablate_command(arguments: argparse.Namespace) -> int:
-    """Exit code 1 as long as models of the study are missing, or cells failed."""
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(Options):
+    study: Annotated[str, argument("STUDY", "A study file, or a bundled study: ablations, suggested.")] = "ablations"
+    work: Annotated[Path | None, option("--work", "DIR", "Folder of trained models (default: runs/<study>).")] = None
+    out: Annotated[Path | None, option("--out", "DIR", "Results folder (default: results/<study>).")] = None
+    train: Annotated[int | None, option("--train", "N", "Train at most N models now; 0 only scores.", min=0)] = None
+    dry_run: Annotated[bool, flag("--dry-run", "Only list which models are trained and which are missing.")] = False
+
+
+@COMMANDS.command("ablate", example="ablations --train 2")
+def ablate(options: AblateOptions) -> int:
+    """Train and score the variants of a study, and check its claims.
+
+    Trains every variant with several seeds. Run it again to continue. Exits with 1 while models of the study are
+    missing, or when cells failed.
+    """
+    options.loading(f"{options.study}: loading libraries")
     from evals.ablations import runs, table
     from evals.ablations.spec import load_study
     from evals.run.matrix_run import RunOptions, run_matrix, write_matrix
 
-    study = load_study(arguments.study)
-    work = arguments.work or Path("runs") / study.name
-    out = arguments.out or Path("results") / study.name
-    stream = stream_of(arguments)
-    if arguments.dry_run:
-        for run in runs.runs_of(study, work):
-            print(f"{'trained' if run.done else 'missing'}  {run.folder}", file=stream)
-        return FINISHED
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    others = runs.train_missing(study, work, at_most=arguments.train)
+    study = load_study(options.study)
+    work = options.work or Path("runs") / study.name
+    out = options.out or Path("results") / study.name
+    if options.dry_run:
+        listed = runs.runs_of(study, work)
+        options.say("\n".join(f"{'trained' if run.done else 'missing'}  {run.folder}" for run in listed))
+        options.document({"models": [{"folder": str(run.folder), "trained": run.done} for run in listed]})
+        return DONE
+    options.show_log()
+    others = runs.train_missing(study, work, at_most=options.train)
     left = [run for run in runs.runs_of(study, work) if not run.done]
     if left:
-        print(f"{len(left)} models are not trained yet, {len(others)} of them wait for other processes", file=stream)
+        options.say(f"{len(left)} models are not trained yet; other processes train {len(others)} of them")
     matrix = write_matrix(runs.matrix_of(study, work), out)
-    made = run_matrix(RunOptions(matrix, out, stream=stream))
-    if made is None:
-        return FINISHED
-    document = made.document
+    finished = run_matrix(RunOptions(matrix, out, quiet=options.quiet, stream=options.stream))
+    if finished is None:  # this process only helped another one
+        return DONE
+    document = finished.document
     seconds = {
         run.title: json.loads((run.model / "training.json").read_text())["seconds"]
         for run in [*runs.starts_of(study, work), *runs.runs_of(study, work)]
         if run.done
     }
     record = table.build(study, document, seconds)
-    written = table.write(study, document, record, out)
-    print(table.shown(study, document), file=stream)
-    print(f"written: {', '.join(str(path) for path in written)}", file=stream)
-    print_json(arguments, record)
-    return UNFINISHED if left or document["failed"] else FINISHED
+    paths = table.write(study, document, record, out)
+    options.say(table.shown(study, document))
+    options.say(written(*paths))
+    options.document(record)
+    return SOME_FAILED if left or document["failed"] else DONE

@@ -1,58 +1,93 @@
-"""`run.py analyze`: probe a model, read its curves, suggest a schedule, and try it and its neighbours."""
+"""The command `analyze`: probe a model, read its curves, suggest a schedule, and try it and its neighbours."""
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from evals.cli.arguments import budget_of, positive, print_json, stream_of
+from evals.cli.command import Group
+from evals.cli.exit_codes import DONE, SOME_FAILED
+from evals.cli.options import (
+    Budget,
+    Device,
+    Kernel,
+    Options,
+    average_tokens,
+    command_line,
+    flag,
+    integers,
+    option,
+    written,
+)
 from hidrop.errors import UserError
+from hidrop.numerics import DTYPES, Dtype
 
 if TYPE_CHECKING:
+    from evals.analysis.probing import Probes
     from evals.matrix.schema import Matrix
     from hidrop.analysis.suggest import Fixed
     from hidrop.geometry import Geometry
 
-DONE, NO_SCHEDULE = 0, 1
+COMMANDS = Group("Analyze")
+SCHEDULE, PROBES = "Decide parts of the schedule yourself", "Probes"
 
 
-def add(commands: Any) -> None:
-    analyze = commands.add_parser("analyze", help="probe a model and suggest a HiDrop schedule for it")
-    analyze.add_argument("--model", required=True, metavar="SOURCE", help="mini:vanilla, a folder, a Hub id")
-    analyze.add_argument("--task", default="gqa", metavar="A,B", help="tasks whose samples are probed (default: gqa)")
-    analyze.add_argument("--data", metavar="DATA", help="mini, hub or a folder (default: mini for an embedded model)")
-    analyze.add_argument("--samples", type=positive, default=200, metavar="N", help="of each task (default: 200)")
-    analyze.add_argument("--budget", default="11.11%", metavar="N", help="tokens a layer on average, or a share")
-    analyze.add_argument("--tolerance", type=float, default=1.0, metavar="PERCENT", help="what an exit may cost")
-    analyze.add_argument("--most-filters", type=positive, default=4, metavar="N")
-    analyze.add_argument("--inject", type=positive, metavar="LAYER", help="decided, not read off")
-    analyze.add_argument("--exit", type=positive, metavar="LAYER", help="decided, not read off")
-    analyze.add_argument("--filters", type=_layers, metavar="A,B", help="decided, not read off")
-    analyze.add_argument("--windows", type=_layers, metavar="A,B", help="n of ILVAS (default: 1/8, 1/4 of the depth)")
-    analyze.add_argument("--top", type=float, default=100 / 9, metavar="PERCENT", help="tokens that ILVAS looks at")
-    analyze.add_argument("--shares", type=_shares, default=(1.0, 0.9, 0.5), metavar="A,B", help="of tokens that leave")
-    analyze.add_argument("--no-inject-sweep", action="store_true", help="the costliest probe is left out")
-    analyze.add_argument("--search", type=positive, metavar="N", help="try the suggestion and N neighbours, untrained")
-    analyze.add_argument("--held-out", type=positive, default=100, metavar="N", help="first samples, only for --search")
-    analyze.add_argument("--protocol", default="lmms-eval", choices=("llava", "lmms-eval"))
-    analyze.add_argument("--batch", type=positive, default=32, metavar="N")
-    analyze.add_argument("--dtype", help="default: float32 on a CPU, else the checkpoint's own")
-    analyze.add_argument("--attention", default="sdpa")
-    analyze.add_argument("--device", default="auto", metavar="DEVICE")
-    analyze.add_argument("--workers", type=int, default=1, metavar="N", help="threads that prepare images ahead")
-    analyze.add_argument("--out", type=Path, metavar="DIR", help="default: results/analysis/<model>")
-    analyze.add_argument("--explain", action="store_true", help="print how each part of the schedule was found")
-    analyze.add_argument("--json", action="store_true", help="last line of stdout: the result as one JSON document")
-    analyze.set_defaults(action=analyze_command)
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions(Options):
+    model: Annotated[str, option("--model", "SOURCE", "mini:vanilla, a folder, or a Hub id.")]
+    task: Annotated[str, option("--task", "A,B", "Tasks whose samples are probed.")] = "gqa"
+    data: Annotated[
+        str | None, option("--data", "DATA", "mini, hub or a folder (default: mini for an embedded model).")
+    ] = None
+    samples: Annotated[int, option("--samples", "N", "Samples of each task.", min=1)] = 200
+    budget: Budget = "11.11%"
+    explain: Annotated[bool, flag("--explain", "Print how each part of the schedule was found.")] = False
+    search: Annotated[
+        int | None, option("--search", "N", "Score the suggestion and N neighbours, without training.", min=1)
+    ] = None
+    held_out: Annotated[int, option("--held-out", "N", "First samples of each task, used only by --search.", min=1)] = (
+        100
+    )
+    protocol: Annotated[Literal["llava", "lmms-eval"], option("--protocol", None, "How questions are asked.")] = (
+        "lmms-eval"
+    )
+    batch: Annotated[int, option("--batch", "N", "Batch size.", min=1)] = 32
+    dtype: Annotated[
+        Dtype | None, option("--dtype", "TYPE", f"{', '.join(DTYPES)} (default: float32 on a CPU, else auto).")
+    ] = None
+    attention: Kernel = "sdpa"
+    device: Device = "auto"
+    workers: Annotated[int, option("--workers", "N", "Threads that load and prepare images.", min=0)] = 1
+    out: Annotated[Path | None, option("--out", "DIR", "Default: results/analysis/<model>.")] = None
+    inject: Annotated[int | None, option("--inject", "LAYER", "Injection layer.", min=1, panel=SCHEDULE)] = None
+    exit: Annotated[int | None, option("--exit", "LAYER", "Exit layer.", min=1, panel=SCHEDULE)] = None
+    filters: Annotated[str | None, option("--filters", "A,B", "Layers of the filters.", panel=SCHEDULE)] = None
+    most_filters: Annotated[int, option("--most-filters", "N", "At most N filters.", min=1, panel=SCHEDULE)] = 4
+    tolerance: Annotated[
+        float, option("--tolerance", "PERCENT", "Loss that an exit may cause, in percent.", panel=SCHEDULE)
+    ] = 1.0
+    windows: Annotated[
+        str | None, option("--windows", "A,B", "n of ILVAS (default: 1/8 and 1/4 of the depth).", panel=PROBES)
+    ] = None
+    top: Annotated[
+        float, option("--top", "PERCENT", "Share of tokens in ILVAS (default: 11.1).", panel=PROBES, show_default=False)
+    ] = 100 / 9
+    shares: Annotated[str, option("--shares", "A,B", "Shares of tokens that leave, 1 included.", panel=PROBES)] = (
+        "1,0.9,0.5"
+    )
+    no_inject_sweep: Annotated[bool, flag("--no-inject-sweep", "Skip the most expensive probe.", panel=PROBES)] = False
 
 
-def analyze_command(arguments: argparse.Namespace) -> int:
-    """Exit code 1 when the evidence does not make a whole schedule."""
+@COMMANDS.command("analyze", example="--model mini:vanilla --samples 200 --budget 20% --explain")
+def analyze(options: AnalyzeOptions) -> int:
+    """Probe a model, and suggest a HiDrop schedule for it.
+
+    Run it again to continue. Exits with 1 when the probes do not decide the whole schedule.
+    """
+    options.loading(f"{options.model}: loading libraries")
     from evals.analysis import document, figures, page
     from evals.analysis.probing import cost
     from evals.matrix.validate import check, pick_device
@@ -61,110 +96,115 @@ def analyze_command(arguments: argparse.Namespace) -> int:
     from evals.store.journal import write_atomically
     from hidrop.provenance import provenance
 
-    name = model_name(arguments.model)
-    out = arguments.out or Path("results") / "analysis" / name
-    device = pick_device(arguments.device)
-    arguments.dtype = arguments.dtype or ("float32" if device == "cpu" else "auto")
-    matrix = matrix_of(arguments, name)
+    name = model_name(options.model)
+    out = options.out or Path("results") / "analysis" / name
+    device = pick_device(options.device)
+    dtype = options.dtype or ("float32" if device == "cpu" else "auto")
+    matrix = matrix_of(options, name, dtype)
     rows, problems = check(matrix, matrix.cells(), device=device, out=out)
     if problems:
         raise UserError("\n".join(problems))
     geometry = next(iter(rows.values())).plan.geometry
-    budget, fixed = budget_of(arguments.budget, geometry), fixed_of(arguments, geometry)
-    probes = probes_of(arguments, geometry)
-    stream = stream_of(arguments)
-
-    print(cost(geometry, probes, matrix.text_tokens, arguments.samples * len(matrix.tasks)), file=stream, flush=True)
+    budget, fixed = average_tokens(options.budget, geometry), fixed_of(options, geometry)
+    probes = probes_of(options, geometry)
+    options.say(cost(geometry, probes, matrix.text_tokens, options.samples * len(matrix.tasks)))
     from evals.analysis import run  # lmms-eval takes seconds to load
     from hidrop.analysis.suggest import suggest
 
     cells = matrix.cells()
     asked = run.Asked(
         tuple(cell.task_spec for cell in cells),
-        arguments.samples,
-        arguments.held_out,
-        arguments.batch,
-        arguments.dtype,
+        options.samples,
+        options.held_out,
+        options.batch,
+        dtype,
         device,
-        arguments.attention,
+        options.attention,
     )
     loaded = load(cells[0], device)
-    weights = weights_digest(arguments.model)
+    weights = weights_digest(options.model)
     found = run.probe(
-        loaded, weights, asked, probes, out, workers=arguments.workers, progress=_telling(arguments.samples, stream)
+        loaded,
+        weights,
+        asked,
+        probes,
+        out,
+        workers=options.workers,
+        progress=telling(options.samples, options.say),
     )
     suggestion = suggest(
-        found.curves, geometry, budget, tolerance=arguments.tolerance / 100, most=arguments.most_filters, fixed=fixed
+        found.curves, geometry, budget, tolerance=options.tolerance / 100, most=options.most_filters, fixed=fixed
     )
     made = {
         "model": name,
-        "source": arguments.model,
+        "source": options.model,
         "weights": weights,
         "tasks": [cell.task for cell in cells],
         "data": cells[0].data,
-        "protocol": arguments.protocol,
-        "samples": arguments.samples,
-        "skipped": arguments.held_out,
+        "protocol": options.protocol,
+        "samples": options.samples,
+        "skipped": options.held_out,
         "seconds": round(found.seconds, 1),
         "probes": {"top": probes.top, "windows": list(probes.windows), "shares": list(probes.shares)},
-        "command": shlex.join(["run.py", *sys.argv[1:]]),
+        "command": command_line(),
         **provenance(device),
     }
     result = document.build(found, suggestion, made)
     result["yaml"] = suggestion.yaml() if suggestion.schedule else None
-    if arguments.search and suggestion.schedule:
-        result["search"] = searched(arguments, matrix, suggestion.schedule, geometry, budget, out)
+    if options.search and suggestion.schedule:
+        result["search"] = searched(options, matrix, suggestion.schedule, geometry, budget, out)
     write_atomically(out / "analysis.json", json_text(result) + "\n")
     write_atomically(out / "curves.csv", document.csv_text(result))
-    written = [out / "analysis.json", out / "curves.csv", *figures.write(result, out / "figures")]
-    written.append(page.write(result, out))
-    print(page.text(result), file=stream)
-    if arguments.explain:
-        print("\n" + "\n".join(document.explained(result)), file=stream)
+    paths = [out / "analysis.json", out / "curves.csv", *figures.write(result, out / "figures")]
+    paths.append(page.write(result, out))
+    options.say(page.text(result))
+    if options.explain:
+        options.say("\n" + "\n".join(document.explained(result)))
     if result.get("search"):
-        print("\n" + page.searched(result["search"]), file=stream)
+        options.say("\n" + page.searched(result["search"]))
     if suggestion.schedule:
-        print(f"\nmethods:\n{result['yaml']}", file=stream)
+        options.say(f"\nmethods:\n{result['yaml']}")
     else:
-        print(f"\nno schedule: {suggestion.problem}", file=stream)
-    print(f"written: {', '.join(str(path) for path in written)}", file=stream)
-    print_json(arguments, result)
-    return DONE if suggestion.schedule else NO_SCHEDULE
+        options.say(f"\nno schedule: {suggestion.problem}\n{suggestion.advice}")
+    options.say(written(*paths))
+    options.document(result)
+    return DONE if suggestion.schedule else SOME_FAILED
 
 
 def searched(
-    arguments: argparse.Namespace, base: Matrix, schedule: Any, geometry: Geometry, budget: float, out: Path
+    options: AnalyzeOptions, base: Matrix, schedule: Any, geometry: Geometry, budget: float, out: Path
 ) -> dict[str, Any]:
     """What the suggestion and its neighbours score without training, on the samples that were held out."""
     from evals.analysis import search
     from evals.run.matrix_run import RunOptions, run_matrix, write_matrix
 
-    schedules = search.neighbours(schedule, geometry, budget, arguments.search)
-    content = search.matrix(base.model_dump(mode="json", exclude_none=True), schedules, arguments.held_out)
+    assert options.search is not None
+    schedules = search.neighbours(schedule, geometry, budget, options.search)
+    content = search.matrix(base.model_dump(mode="json", exclude_none=True), schedules, options.held_out)
     matrix = write_matrix({**content, "profile": None}, out / "search")
-    made = run_matrix(RunOptions(matrix, out / "search", device=arguments.device, quiet=True))
-    rows = search.table(made.document) if made else []
-    return {"samples": arguments.held_out, "headers": list(search.HEADERS), "rows": [list(row) for row in rows]}
+    finished = run_matrix(RunOptions(matrix, out / "search", device=options.device, quiet=True))
+    rows = search.table(finished.document) if finished else []
+    return {"samples": options.held_out, "headers": list(search.HEADERS), "rows": [list(row) for row in rows]}
 
 
-def matrix_of(arguments: argparse.Namespace, name: str) -> Matrix:
+def matrix_of(options: AnalyzeOptions, name: str, dtype: str) -> Matrix:
     """What is asked, as a matrix of the unreduced model. Raises UserError for words that a matrix does not know."""
     from pydantic import ValidationError
 
     from evals.matrix.schema import Matrix, task_problems
     from hidrop import strict_yaml
 
-    data = arguments.data or ("mini" if arguments.model.startswith("mini:") else "data")
+    data = options.data or ("mini" if options.model.startswith("mini:") else "data")
     content: dict[str, Any] = {
         "name": name,
-        "protocol": arguments.protocol,
-        "models": {name: {"source": arguments.model}},
+        "protocol": options.protocol,
+        "models": {name: {"source": options.model}},
         "methods": {"vanilla": {"name": "vanilla"}},
-        "tasks": {task.strip(): {"data": data} for task in arguments.task.split(",")},
-        "dtype": arguments.dtype,
-        "attention": arguments.attention,
-        "batch_size": arguments.batch,
-        "device": arguments.device,
+        "tasks": {task.strip(): {"data": data} for task in options.task.split(",")},
+        "dtype": dtype,
+        "attention": options.attention,
+        "batch_size": options.batch,
+        "device": options.device,
     }
     problems = task_problems(content)
     try:
@@ -177,33 +217,36 @@ def matrix_of(arguments: argparse.Namespace, name: str) -> Matrix:
     return matrix
 
 
-def probes_of(arguments: argparse.Namespace, geometry: Geometry) -> Any:
-    """The probes' settings. Raises UserError for windows that the depth does not hold."""
+def probes_of(options: AnalyzeOptions, geometry: Geometry) -> Probes:
+    """The probes' settings. Raises UserError for windows as wide as the model, and for shares that are none."""
     from evals.analysis.probing import Probes
 
     depth = geometry.layers
-    windows = arguments.windows or tuple(dict.fromkeys(max(1, round(depth / part)) for part in (8, 4)))
+    windows = tuple(dict.fromkeys(max(1, round(depth / part)) for part in (8, 4)))
+    if options.windows is not None:
+        windows = layers("--windows", options.windows)
     if max(windows) >= depth:
-        raise UserError(f"--windows: {max(windows)} is not below the model's {depth} layers")
-    if not 0 < arguments.top <= 100:
-        raise UserError(f"--top: {arguments.top:g} is not a share between 0 and 100 %")
-    return Probes(arguments.top / 100, windows, arguments.shares, not arguments.no_inject_sweep)
+        raise UserError(f"--windows must be less than the model's {depth} layers (got {max(windows)})")
+    if not 0 < options.top <= 100:
+        raise UserError(f"--top must be above 0 and at most 100 percent (got {options.top:g})")
+    return Probes(options.top / 100, windows, shares(options.shares), not options.no_inject_sweep)
 
 
-def fixed_of(arguments: argparse.Namespace, geometry: Geometry) -> Fixed:
+def fixed_of(options: AnalyzeOptions, geometry: Geometry) -> Fixed:
     """What the user has decided. Raises UserError for layers that no schedule of the model can have."""
     from hidrop.analysis.suggest import Fixed
 
-    inject, exit, filters = arguments.inject, arguments.exit, arguments.filters
+    inject, exit = options.inject, options.exit
+    filters = None if options.filters is None else layers("--filters", options.filters)
     for name, layer in (("--inject", inject), ("--exit", exit), ("--filters", max(filters or (0,)))):
         if layer is not None and layer > geometry.layers:
-            raise UserError(f"{name} {layer}: the model has {geometry.layers} layers")
+            raise UserError(f"{name} must be a layer of the model, which has {geometry.layers} (got {layer})")
     if inject is not None and exit is not None and exit <= inject:
-        raise UserError(f"--exit {exit} is not behind --inject {inject}")
-    if filters is not None and (min(filters) < (inject or 1) or max(filters) > (exit or geometry.layers) - 2):
-        shown = ",".join(map(str, filters))
-        first, last = f"--inject {inject or 1}", f"--exit {exit or geometry.layers}"
-        raise UserError(f"--filters {shown}: each has to be at {first} or later, and two layers before {last}")
+        raise UserError(f"--exit must be greater than --inject (got {exit} and {inject})")
+    first, last = inject or 1, (exit or geometry.layers) - 2
+    if filters is not None and (min(filters) < first or max(filters) > last):
+        place = f"from {first} (the injection layer) to {last} (two layers before the exit)"
+        raise UserError(f"--filters must be layers {place} (got {options.filters})")
     return Fixed(inject, exit, filters)
 
 
@@ -212,8 +255,8 @@ def model_name(source: str) -> str:
     return source.replace(":", "-").rstrip("/").rsplit("/", 1)[-1]
 
 
-def _telling(samples: int, stream: Any) -> Callable[[str, int], None]:
-    """Lines of progress, one for each batch, with the time that is left of the task."""
+def telling(samples: int, say: Callable[[str], None]) -> Callable[[str, int], None]:
+    """Lines of progress, one for each batch, with the seconds that are left of the task."""
     began: dict[str, tuple[float, int]] = {}
     done: dict[str, int] = {}
 
@@ -222,25 +265,32 @@ def _telling(samples: int, stream: Any) -> Callable[[str, int], None]:
         if task not in began:
             began[task] = time.monotonic(), count
             if count:
-                print(f"{task}: {count} samples of an earlier run", file=stream, flush=True)
+                say(f"{task}: {count} samples of an earlier run")
             return
         started, earlier = began[task]
         rate = (time.monotonic() - started) / max(1, done[task] - earlier)
         left = max(0, samples - done[task]) * rate
-        print(f"{task}: {done[task]} of {samples}, {left:.0f} s left", file=stream, flush=True)
+        say(f"{task}: {done[task]} of {samples}, {left:.0f} s left")
 
     return tell
 
 
-def _layers(text: str) -> tuple[int, ...]:
-    layers = tuple(int(part) for part in text.split(","))
-    if min(layers) < 1 or list(layers) != sorted(set(layers)):
-        raise argparse.ArgumentTypeError("layers in ascending order, such as 4,8")
-    return layers
+def layers(option: str, text: str) -> tuple[int, ...]:
+    """Layers in ascending order. Raises UserError."""
+    found = integers(option, text, "4,8")
+    if list(found) != sorted(set(found)):
+        raise UserError(f"{option} takes layers in ascending order, such as 4,8 (got {text})")
+    return found
 
 
-def _shares(text: str) -> tuple[float, ...]:
-    shares = tuple(float(part) for part in text.split(","))
-    if not all(0 < share <= 1 for share in shares) or 1.0 not in shares:
-        raise argparse.ArgumentTypeError("shares above 0 up to 1, with 1 among them, such as 1,0.9,0.5")
-    return shares
+def shares(text: str) -> tuple[float, ...]:
+    """The value of --shares. Raises UserError."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not all(0 < share <= 1 for share in found) or 1.0 not in found:
+        raise UserError(
+            f"--shares takes numbers above 0 and up to 1, with 1 among them, such as 1,0.9,0.5 (got {text})"
+        )
+    return found

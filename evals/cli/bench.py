@@ -1,118 +1,70 @@
-"""The `bench` command: sizes or a checkpoint, some methods, and where the result goes."""
+"""Commands that time this machine: bench for inference, bench-train for training steps."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from evals.cli.arguments import budget_of, positive, print_json, stream_of
-from evals.store import journal
+from evals.cli.command import Group
+from evals.cli.exit_codes import DONE, SOME_FAILED
+from evals.cli.options import Budget, Device, Kernel, Options, average_tokens, flag, integers, option, written
 from hidrop.errors import UserError, did_you_mean
-from hidrop.numerics import COMPUTE_DTYPES
+from hidrop.numerics import COMPUTE_DTYPES, ComputeDtype
+
+if TYPE_CHECKING:
+    from evals.profiling.settings import ProfileSettings
+    from hidrop.geometry import Geometry
+
+COMMANDS = Group("Measure speed")
+GEOMETRY = "bench-400m"
+# No benchmark asks with less text.
+LEAST_TEXT = 8
+
+Dtype = Annotated[
+    ComputeDtype | None,
+    option("--dtype", "TYPE", f"{', '.join(COMPUTE_DTYPES)} (default: float32 on a CPU, bfloat16 on CUDA)."),
+]
+Out = Annotated[Path, option("--out", "DIR", "Folder of the result file.")]
+Bars = Annotated[bool, flag("--bars", "Check the speed that the runtime promises. Exit with 1 when it is missed.")]
 
 
-def add(commands: Any) -> None:
-    bench = commands.add_parser("bench", help="time methods on this machine beside what could be reached")
-    what = bench.add_mutually_exclusive_group()
-    what.add_argument("--geometry", default="bench-400m", metavar="NAME", help="sizes of a known model, random weights")
-    what.add_argument("--model", metavar="SOURCE", help="a checkpoint instead: mini:hidrop, a folder, a Hub id")
-    bench.add_argument("--methods", default=None, metavar="A,B", help="default: vanilla, hidrop, pdrop, fastv, random")
-    bench.add_argument("--budget", default="64", metavar="N", help="visual tokens a layer on average, or a share")
-    bench.add_argument("--batch", default="1", metavar="1,4,16")
-    bench.add_argument("--text", type=int, default=60, metavar="N", help="text tokens of the prompt")
-    bench.add_argument("--new", type=int, default=8, metavar="N", help="tokens to decode")
-    bench.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds that count")
-    bench.add_argument("--warmup", type=int, default=2, metavar="N", help="rounds that do not")
-    bench.add_argument(
-        "--dtype", choices=COMPUTE_DTYPES, default=None, help="default: float32 on a CPU, bfloat16 on CUDA"
-    )
-    bench.add_argument("--attention", default="sdpa", metavar="KERNEL")
-    bench.add_argument("--compile", action="store_true", help="compile norms and MLPs of the decoder's layers")
-    bench.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 ...")
-    bench.add_argument("--out", type=Path, default=Path("results/bench"), metavar="DIR")
-    bench.add_argument("--bars", action="store_true", help="print what the runtime promises; exit 1 if it is missed")
-    bench.add_argument("--json", action="store_true", help="last line of stdout: the result as one JSON document")
-    bench.set_defaults(action=run)
-
-    train = commands.add_parser(
-        "bench-train", help="time training steps with fewer tokens, and what they keep in memory"
-    )
-    train.add_argument("--geometry", default="bench-400m", metavar="NAME", help="sizes of a known model")
-    train.add_argument("--text", default="60", metavar="A,B", help="text tokens of each sample of the batch")
-    train.add_argument(
-        "--conversations", type=Path, metavar="FILE", help="text lengths by LLaVA's file (by its quantiles)"
-    )
-    train.add_argument("--batch", type=positive, default=1, metavar="N", help="samples, where --text is one number")
-    train.add_argument("--repeats", type=positive, default=4, metavar="N")
-    train.add_argument("--warmup", type=positive, default=1, metavar="N")
-    train.add_argument(
-        "--dtype", choices=COMPUTE_DTYPES, default=None, help="default: float32 on a CPU, bfloat16 on CUDA"
-    )
-    train.add_argument("--device", default="auto", metavar="DEVICE")
-    train.add_argument("--out", type=Path, default=Path("results/bench"), metavar="DIR")
-    train.add_argument("--bars", action="store_true", help="print what the runtime promises; exit 1 if it is missed")
-    train.add_argument("--json", action="store_true", help="last line of stdout: the result as one JSON document")
-    train.set_defaults(action=run_train, model=None, attention="sdpa")
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Options):
+    geometry: Annotated[
+        str | None, option("--geometry", "NAME", f"Sizes of a known model, with random weights (default: {GEOMETRY}).")
+    ] = None
+    model: Annotated[
+        str | None, option("--model", "SOURCE", "A checkpoint instead: mini:hidrop, a folder, or a Hub id.")
+    ] = None
+    methods: Annotated[
+        str | None, option("--methods", "A,B", "Methods to time (default: vanilla, hidrop, pdrop, fastv, random).")
+    ] = None
+    budget: Budget = "64"
+    batch: Annotated[str, option("--batch", "A,B", "Batch sizes.")] = "1"
+    text: Annotated[int, option("--text", "N", "Text tokens of the prompt.")] = 60
+    new: Annotated[int, option("--new", "N", "Tokens to decode.")] = 8
+    repeats: Annotated[int, option("--repeats", "N", "Rounds that count.")] = 10
+    warmup: Annotated[int, option("--warmup", "N", "Rounds before them that do not count.")] = 2
+    dtype: Dtype = None
+    attention: Kernel = "sdpa"
+    compile: Annotated[bool, flag("--compile", "Compile norms and MLPs of the decoder's layers.")] = False
+    device: Device = "auto"
+    out: Out = Path("results/bench")
+    bars: Bars = False
 
 
-def run_train(arguments: argparse.Namespace) -> int:
-    import torch
+@COMMANDS.command("bench", example="--geometry llava-1.5-7b --budget 11% --batch 1,4")
+def bench(options: BenchOptions) -> int:
+    """Time methods on this machine, next to the theoretical limits.
 
-    from evals.bench import inference
-    from evals.bench import text as bench_text
-    from evals.bench import training as bench_train
-    from evals.matrix.validate import pick_device
-    from evals.profiling.allocator import keep_memory
-    from hidrop.reducer import build
-
-    device = pick_device(arguments.device)
-    dtype = arguments.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    name, geometry = sized(arguments)
-    text = lengths_of(arguments)
-    hidrop = inference.methods(("hidrop",), 64, geometry)["hidrop"]
-    reducers = {"vanilla": build("vanilla"), "pdrop": build("pdrop"), "hidrop": hidrop}
-    kept = keep_memory() if device == "cpu" else False
-    stream = stream_of(arguments)
-    print(f"{name}: {len(text)} samples of {text} text tokens, {dtype}\n", file=stream, flush=True)
-    steps = bench_train.measure(
-        model := model_of(arguments, device, dtype), reducers, text, repeats=arguments.repeats, warmup=arguments.warmup
-    )
-    del model
-    facts = {"model": f"train-{name}", "device": device, "dtype": dtype, "text": list(text), "memory_kept": kept}
-    document = bench_train.document(steps, **facts)
-    print(bench_train.table(steps, len(text)) + "\n", file=stream)
-    print(f"written: {write(document, arguments.out)}\n", file=stream)
-    bars = bench_train.bars(steps, cuda=torch.device(device).type == "cuda") if arguments.bars else []
-    if bars:
-        print(bench_text.bars_text(bars), file=stream)
-    print_json(arguments, document)
-    return int(not all(bar.holds for bar in bars))
-
-
-def lengths_of(arguments: argparse.Namespace) -> tuple[int, ...]:
-    """Text tokens of each sample. From a file: as many quantiles of its lengths as the batch has, 1.3 tokens a word."""
-    if arguments.conversations:
-        import numpy as np
-
-        from hidrop.training.conversations import Conversations
-
-        words = np.abs(Conversations(arguments.conversations).lengths)
-        places = (np.arange(arguments.batch) + 0.5) / arguments.batch
-        return tuple(max(8, int(1.3 * n)) for n in np.quantile(words, places))
-    try:
-        found = tuple(int(part) for part in arguments.text.split(","))
-    except ValueError:
-        found = (0,)
-    if min(found) < 8:
-        raise UserError(f"--text {arguments.text}: give numbers from 8 on, with commas between them, such as 60,200")
-    return found * arguments.batch if len(found) == 1 else found
-
-
-def run(arguments: argparse.Namespace) -> int:
+    Prints the theoretical cost, then this machine's peak bandwidth and matmul rate, then timings. Methods,
+    transformers' own forward and its decoder layers are interleaved in every round.
+    """
+    options.loading("bench: loading libraries")
     import torch
 
     from evals.bench import inference
@@ -121,49 +73,117 @@ def run(arguments: argparse.Namespace) -> int:
     from evals.profiling.allocator import keep_memory
     from hidrop.models.loading import check_kernel
 
-    settings = settings_of(arguments)
-    device = pick_device(arguments.device)
-    dtype = arguments.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    check_kernel(arguments.attention, device, dtype)
-    name, geometry = sized(arguments)
-    budget = budget_of(arguments.budget, geometry)
-    names = (
-        inference.DEFAULT_METHODS if arguments.methods is None else tuple(map(str.strip, arguments.methods.split(",")))
-    )
-    reducers = inference.methods(names, budget, geometry)
-    stream = stream_of(arguments)
+    settings = settings_of(options)
+    device = pick_device(options.device)
+    dtype = options.dtype or default_dtype(device)
+    check_kernel(options.attention, device, dtype)
+    name, geometry = sized(options.geometry, options.model)
+    tokens = average_tokens(options.budget, geometry)
+    names = tuple(map(str.strip, options.methods.split(","))) if options.methods else inference.DEFAULT_METHODS
+    reducers = inference.methods(names, tokens, geometry)
     element = getattr(torch, dtype).itemsize
-
-    def say(text: str) -> None:
-        print(text + "\n", file=stream, flush=True)
-
-    say(f"{name}: " + bench_text.implied(geometry, reducers, settings.text_tokens, element))
+    options.say(f"{name}: {bench_text.implied(geometry, reducers, settings.text_tokens, element)}\n")
     kept = keep_memory() if device == "cpu" else False
-    loaded = model_of(arguments, device, dtype)
-    if arguments.compile:
+    loaded = model_of(name, options.model, device, dtype, options.attention)
+    if options.compile:
         from hidrop.runtime.compiled_layers import fuse
 
         fuse(loaded.backbone.decoder)
-    found = inference.bench(loaded, reducers, settings, recorder_of(device, arguments.attention))
-    facts = {"model": name, "device": device, "dtype": dtype, "attention": arguments.attention, "memory_kept": kept}
-    facts["compiled"] = arguments.compile
-    document = found.document(**facts, budget=budget)
+    found = inference.bench(loaded, reducers, settings, recorder_of(device, options.attention))
+    facts = {"model": name, "device": device, "dtype": dtype, "attention": options.attention, "memory_kept": kept}
+    facts["compiled"] = options.compile
+    document = found.document(**facts, budget=tokens)
     overhead = document["vanilla_over_transformers"]
-    say(bench_text.ceilings(found.ceilings))
-    say(bench_text.tables(found.rows, overhead))
-    print(f"written: {write(document, arguments.out)}\n", file=stream)
+    options.say(bench_text.ceilings(found.ceilings) + "\n")
+    options.say(bench_text.tables(found.rows, overhead) + "\n")
+    options.say(written(write(document, options.out)) + "\n")
     bars = []
-    if arguments.bars:
+    if options.bars:
         gpu = str(document["hardware"].get("gpu", ""))
-        bars = bench_text.targets(found.rows, name, gpu, budget) or bench_text.bars(found.rows, overhead)
+        bars = bench_text.targets(found.rows, name, gpu, tokens) or bench_text.bars(found.rows, overhead)
+    return judged(options, bars, document)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTrainOptions(Options):
+    geometry: Annotated[str, option("--geometry", "NAME", "Sizes of a known model.")] = GEOMETRY
+    text: Annotated[str, option("--text", "A,B", "Text tokens of each sample of the batch.")] = "60"
+    conversations: Annotated[
+        Path | None, option("--conversations", "FILE", "Take text lengths from LLaVA's file (its quantiles).")
+    ] = None
+    batch: Annotated[int, option("--batch", "N", "Samples, where --text is a single number.", min=1)] = 1
+    repeats: Annotated[int, option("--repeats", "N", "Rounds that count.", min=1)] = 4
+    warmup: Annotated[int, option("--warmup", "N", "Rounds before them.", min=1)] = 1
+    dtype: Dtype = None
+    device: Device = "auto"
+    out: Out = Path("results/bench")
+    bars: Bars = False
+
+
+@COMMANDS.command("bench-train", example="--geometry llava-1.5-7b --batch 16")
+def bench_train(options: BenchTrainOptions) -> int:
+    """Time training steps with fewer visual tokens.
+
+    Also measures what the steps keep in memory, with and without gradient checkpointing.
+    """
+    options.loading("bench-train: loading libraries")
+    import torch
+
+    from evals.bench import inference, training
+    from evals.matrix.validate import pick_device
+    from evals.profiling.allocator import keep_memory
+    from hidrop.reducer import build
+
+    device = pick_device(options.device)
+    dtype = options.dtype or default_dtype(device)
+    name, geometry = sized(options.geometry)
+    text = lengths_of(options.text, options.batch, options.conversations)
+    hidrop = inference.methods(("hidrop",), 64, geometry)["hidrop"]
+    reducers = {"vanilla": build("vanilla"), "pdrop": build("pdrop"), "hidrop": hidrop}
+    kept = keep_memory() if device == "cpu" else False
+    options.say(f"{name}: {len(text)} samples of {text} text tokens, {dtype}\n")
+    steps = training.measure(
+        model := model_of(name, None, device, dtype), reducers, text, repeats=options.repeats, warmup=options.warmup
+    )
+    del model
+    facts = {"model": f"train-{name}", "device": device, "dtype": dtype, "text": list(text), "memory_kept": kept}
+    document = training.document(steps, **facts)
+    options.say(training.table(steps, len(text)) + "\n")
+    options.say(written(write(document, options.out)) + "\n")
+    bars = training.bars(steps, cuda=torch.device(device).type == "cuda") if options.bars else []
+    return judged(options, bars, document)
+
+
+def judged(options: Options, bars: list[Any], document: Mapping[str, Any]) -> int:
+    """Print which of the runtime's promises hold, then the document."""
+    from evals.bench import text
+
     if bars:
-        say(bench_text.bars_text(bars))
-    print_json(arguments, document)
-    return int(not all(bar.holds for bar in bars))
+        options.say(text.bars_text(bars))
+    options.document(document)
+    return DONE if all(bar.holds for bar in bars) else SOME_FAILED
+
+
+def default_dtype(device: str) -> str:
+    return "bfloat16" if device.startswith("cuda") else "float32"
+
+
+def lengths_of(text: str, batch: int, conversations: Path | None = None) -> tuple[int, ...]:
+    """Text tokens of each sample. From a file: as many quantiles of its lengths as the batch has, 1.3 tokens a word."""
+    if conversations:
+        import numpy as np
+
+        from hidrop.training.conversations import Conversations
+
+        words = np.abs(Conversations(conversations).lengths)
+        places = (np.arange(batch) + 0.5) / batch
+        return tuple(max(LEAST_TEXT, int(1.3 * n)) for n in np.quantile(words, places))
+    found = integers("--text", text, "60,200", least=LEAST_TEXT)
+    return found * batch if len(found) == 1 else found
 
 
 def recorder_of(device: str, attention: str) -> Any:
-    """CUDA graphs, where there are any."""
+    """What captures CUDA graphs; None where they cannot be captured."""
     if not device.startswith("cuda") or attention != "sdpa":
         return None
     from hidrop.runtime.cuda_graphs import CudaRecorder
@@ -171,63 +191,63 @@ def recorder_of(device: str, attention: str) -> Any:
     return CudaRecorder()
 
 
-def settings_of(arguments: argparse.Namespace) -> Any:
-    """Raises UserError for a number that is none, or out of range."""
+def settings_of(options: BenchOptions) -> ProfileSettings:
+    """Raises UserError for a number out of range."""
     from pydantic import ValidationError
 
     from evals.profiling.settings import ProfileSettings
 
-    options = {"text_tokens": "text", "new_tokens": "new"}
-    try:
-        batch = tuple(int(part) for part in arguments.batch.split(","))
-    except ValueError:
-        raise UserError(f"--batch {arguments.batch}: give numbers with commas between them, such as 1,4") from None
     try:
         return ProfileSettings(
-            repeats=arguments.repeats,
-            warmup=arguments.warmup,
-            batch=batch,
-            text_tokens=arguments.text,
-            new_tokens=arguments.new,
+            repeats=options.repeats,
+            warmup=options.warmup,
+            batch=integers("--batch", options.batch, "1,4"),
+            text_tokens=options.text,
+            new_tokens=options.new,
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = str(first["loc"][0])
-        raise UserError(f"--{options.get(field, field)}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        option = {"text_tokens": "text", "new_tokens": "new"}.get(field, field)
+        raise UserError(f"--{option}: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']})") from None
 
 
-def sized(arguments: argparse.Namespace) -> tuple[str, Any]:
-    """The model's name and sizes, before any weight is made or read. Raises UserError."""
+def sized(geometry: str | None, model: str | None = None) -> tuple[str, Geometry]:
+    """The name and sizes of what is timed, before any weight is made or read. Raises UserError."""
     from hidrop.geometry import PRESETS
 
-    if arguments.model:
+    if geometry and model:
+        raise UserError(f"give --geometry or --model, not both (got {geometry} and {model})")
+    if model:
         from hidrop.models import peek
 
-        return arguments.model, peek(arguments.model).geometry
+        return model, peek(model).geometry
+    name = geometry or GEOMETRY
     # LLaVA-NeXT's images are no square of patches: it is timed from a checkpoint.
-    known = [name for name, geometry in PRESETS.items() if not geometry.anyres]
-    if arguments.geometry not in known:
-        hint = did_you_mean(arguments.geometry, known)
-        raise UserError(f"--geometry {arguments.geometry}: unknown.{hint} Known: {', '.join(known)}")
-    return arguments.geometry, PRESETS[arguments.geometry]
+    known = [preset for preset, sizes in PRESETS.items() if not sizes.anyres]
+    if name not in known:
+        raise UserError(f"--geometry {name}: unknown.{did_you_mean(name, known)} Known: {', '.join(known)}")
+    return name, PRESETS[name]
 
 
-def model_of(arguments: argparse.Namespace, device: str, dtype: str) -> Any:
+def model_of(name: str, source: str | None, device: str, dtype: str, attention: str = "sdpa") -> Any:
+    """The checkpoint `source`, or a model with the sizes of preset `name` and random weights."""
     import torch
 
-    if arguments.model:
+    if source:
         from hidrop.models import load
 
-        return load(arguments.model, dtype=dtype, device=device, attention=arguments.attention)
+        return load(source, dtype=dtype, device=device, attention=attention)
     from evals.profiling.random_model import random_model
 
     torch.manual_seed(0)
-    place, kind = torch.device(device), getattr(torch, dtype)
-    return random_model(arguments.geometry, dtype=kind, device=place, attention=arguments.attention)
+    return random_model(name, dtype=getattr(torch, dtype), device=torch.device(device), attention=attention)
 
 
 def write(document: Mapping[str, Any], out: Path) -> Path:
-    """One file for a model, a type, compiled or not, and a machine: a later run on the same takes its place."""
+    """One file for a model, a type, compiled or not, and a machine: a later run on the same replaces it."""
+    from evals.store import journal
+
     hardware = document["hardware"]
     machine = re.sub(r"[^a-z0-9]+", "-", str(hardware.get("gpu") or hardware["cpu"]).lower()).strip("-")
     cores = "" if hardware.get("gpu") else f"-{hardware['threads']}-threads"

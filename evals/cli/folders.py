@@ -1,111 +1,175 @@
-"""Commands on results folders: report, ls, compare, export, doctor."""
+"""Commands on results folders: report, ls, compare, export, doctor, agree."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from evals.cli.arguments import natural, print_json, stream_of
+from evals.cli.command import Group
+from evals.cli.exit_codes import DONE, SOME_FAILED
+from evals.cli.options import Options, argument, flag, option, written
 from hidrop.errors import UserError
 
+COMMANDS = Group("Use results")
 
-def add(commands: Any) -> None:
-    report = commands.add_parser(
-        "report", help="write tables, figures and an HTML page of a results folder from what is in it"
-    )
-    report.add_argument("folder", type=Path, metavar="DIR")
-    report.add_argument("--tables", action="store_true", help="tables only, no figures and no page")
-    report.add_argument("--samples", type=natural, metavar="N", help="samples of each task on the page (default: 48)")
-    report.set_defaults(action=report_command)
-
-    listing = commands.add_parser("ls", help="list results folders and their state")
-    listing.add_argument("folder", type=Path, metavar="DIR", nargs="?", default=Path("results"))
-    listing.set_defaults(action=list_command)
-
-    compare = commands.add_parser("compare", help="two results folders cell by cell, with intervals")
-    compare.add_argument("a", metavar="A", help="a results folder, or one in a commit: REV:results/mini")
-    compare.add_argument("b", metavar="B")
-    compare.set_defaults(action=compare_command)
-
-    export = commands.add_parser("export", help="samples and cells of a results folder for pandas, duckdb, the Hub")
-    export.add_argument("folder", type=Path, metavar="DIR")
-    export.add_argument("--format", choices=("parquet", "hf"), default="parquet", help="hf: with a data set card")
-    export.add_argument("--out", type=Path, metavar="DIR", help="default: DIR/export")
-    export.set_defaults(action=export_command)
-
-    doctor = commands.add_parser("doctor", help="say what is damaged in a results folder, and what a repair would drop")
-    doctor.add_argument("folder", type=Path, metavar="DIR")
-    doctor.add_argument("--repair", action="store_true", help="do it; damaged files are kept as NAME.damaged")
-    doctor.set_defaults(action=doctor_command)
-
-    for command in (report, listing, compare, doctor):
-        command.add_argument("--json", action="store_true", help="last line of stdout: the result as one JSON document")
+Folder = Annotated[Path, argument("DIR", "A results folder.")]
 
 
-def report_command(arguments: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Options):
+    folder: Folder
+    tables: Annotated[bool, flag("--tables", "Write tables only, no figures and no page.")] = False
+    samples: Annotated[
+        int | None, option("--samples", "N", "Samples of each task on the page (default: 48).", min=0)
+    ] = None
+
+
+@COMMANDS.command("report", example="results/mini")
+def report(options: ReportOptions) -> int:
+    """Write tables, figures and an HTML page from a results folder."""
+    options.loading(f"{options.folder}: loading libraries")
     from evals import report
     from evals.report import figures, page
     from evals.store.folders import read_document
 
-    document = read_document(arguments.folder)
-    written = report.write(document, arguments.folder)
-    if not arguments.tables:
-        samples = page.SAMPLES if arguments.samples is None else arguments.samples
-        written += figures.write(document, arguments.folder / "figures")
-        written.append(page.write(document, arguments.folder, samples=samples))
-    stream = stream_of(arguments)
-    report.show(document, stream)
-    print(f"written: {', '.join(str(path) for path in written)}", file=stream)
-    print_json(arguments, document)
-    return 0
+    document = read_document(options.folder)
+    paths = report.write(document, options.folder)
+    if not options.tables:
+        samples = page.SAMPLES if options.samples is None else options.samples
+        paths += figures.write(document, options.folder / "figures")
+        paths.append(page.write(document, options.folder, samples=samples))
+    report.show(document, options.stream)
+    options.say(written(*paths))
+    options.document(document)
+    return DONE
 
 
-def list_command(arguments: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(Options):
+    folder: Annotated[Path, argument("DIR", "The folder to look into.")] = Path("results")
+
+
+@COMMANDS.command("ls", example="results")
+def list_folders(options: ListOptions) -> int:
+    """List results folders and their state."""
     from evals.plain_table import aligned
     from evals.store.folders import HEADINGS, states
 
-    found = list(states(arguments.folder))
+    found = list(states(options.folder))
     if not found:
-        raise UserError(f"{arguments.folder}: no results folders here")
-    print("\n".join(aligned([HEADINGS, *(state.cells() for state in found)])))
-    print_json(arguments, {"folders": [{**dataclasses.asdict(s), "folder": str(s.folder)} for s in found]})
-    return 0
+        raise UserError(f"{options.folder}: no results folders here")
+    options.say("\n".join(aligned([HEADINGS, *(state.cells() for state in found)])))
+    options.document({"folders": [{**dataclasses.asdict(state), "folder": str(state.folder)} for state in found]})
+    return DONE
 
 
-def compare_command(arguments: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Options):
+    a: Annotated[str, argument("A", "A results folder, or one in a commit: HEAD~3:results/mini.")]
+    b: Annotated[str, argument("B", "The other one.")]
+
+
+@COMMANDS.command("compare", example="HEAD:results/mini results/mini")
+def compare(options: CompareOptions) -> int:
+    """Compare two results folders cell by cell.
+
+    Where both have the samples, the differences are paired and have confidence intervals.
+    """
+    options.loading(f"comparing {options.a} with {options.b}")
     from evals.report.compare import compare
 
-    found = compare(arguments.a, arguments.b)
-    print(found.text())
-    print_json(arguments, dataclasses.asdict(found))
-    return 0
+    found = compare(options.a, options.b)
+    options.say(found.text())
+    options.document(dataclasses.asdict(found))
+    return DONE
 
 
-def export_command(arguments: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    folder: Folder
+    format: Annotated[
+        Literal["parquet", "hf"], option("--format", None, "hf adds the card of a Hugging Face data set.")
+    ] = "parquet"
+    out: Annotated[Path | None, option("--out", "DIR", "Default: DIR/export.")] = None
+
+
+@COMMANDS.command("export", example="results/mini --format hf")
+def export(options: ExportOptions) -> int:
+    """Export samples and cells as parquet.
+
+    For pandas, duckdb, or as a data set of the Hugging Face Hub.
+    """
+    options.loading(f"{options.folder}: loading libraries")
     from evals.report.export import export
 
-    out = arguments.out or arguments.folder / "export"
-    paths = export(arguments.folder, out, card=arguments.format == "hf")
-    print(f"written: {', '.join(map(str, paths))}")
-    return 0
+    paths = export(options.folder, options.out or options.folder / "export", card=options.format == "hf")
+    options.say(written(*paths))
+    options.document({"written": [str(path) for path in paths]})
+    return DONE
 
 
-def doctor_command(arguments: argparse.Namespace) -> int:
-    """Exit code 1: something is damaged, and was not repaired."""
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(Options):
+    folder: Folder
+    repair: Annotated[bool, flag("--repair", "Repair. Damaged files are kept as NAME.damaged.")] = False
+
+
+@COMMANDS.command("doctor", example="results/mini --repair")
+def doctor(options: DoctorOptions) -> int:
+    """Find and repair damaged files in a results folder.
+
+    Without --repair it only says what a repair would drop. Exits with 1 when something is damaged and was not repaired.
+    """
+    options.loading(f"{options.folder}: reading journals")
     from evals.store.doctor import examine
     from evals.store.journal import locked
 
-    found = examine(arguments.folder)
+    found = examine(options.folder)
     for finding in found:
-        print(finding.text())
-    if found and arguments.repair:
-        with locked(arguments.folder):
+        options.say(finding.text())
+    if found and options.repair:
+        with locked(options.folder):
             for finding in found:
                 finding.repair()
-        print(f"{len(found)} files repaired; the next run makes again what was dropped")
+        options.say(f"{len(found)} files repaired; the next run makes again what was dropped")
     if not found:
-        print(f"{arguments.folder}: nothing is damaged")
-    print_json(arguments, {"damaged": [{"path": str(f.path), "problem": f.problem, "drops": f.drops} for f in found]})
-    return int(bool(found) and not arguments.repair)
+        options.say(f"{options.folder}: nothing is damaged")
+    options.document({"damaged": [{"path": str(f.path), "problem": f.problem, "drops": f.drops} for f in found]})
+    return SOME_FAILED if found and not options.repair else DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreeOptions(Options):
+    answers: Annotated[Path, option("--answers", "FILE", "LLaVA's answers file, in JSON lines.", show_default=False)]
+    run: Annotated[Path, option("--run", "DIR", "A results folder, or one journal in it.")]
+    task: Annotated[str | None, option("--task", "TASK", "The task of the answers, such as pope.")] = None
+    cell: Annotated[str | None, option("--cell", "PATTERN", "The row of the folder, as model/method.")] = None
+    questions: Annotated[
+        Path | None, option("--questions", "FILE", "The benchmark's question file, to match samples by image.")
+    ] = None
+    data: Annotated[
+        str | None, option("--data", "DIR", "The data that the run read (default: the embedded benchmark).")
+    ] = None
+    flips: Annotated[int, option("--flips", "N", "How many differing samples to print.")] = 10
+
+
+@COMMANDS.command("agree", example="--answers llava-1.5-7b.jsonl --run results/paper --task pope")
+def agree(options: AgreeOptions) -> int:
+    """Compare a run's answers with a published answers file.
+
+    Compares sample by sample, and scores both sides by LLaVA's own rule.
+    """
+    options.loading(f"{options.run}: loading libraries")
+    from evals.report import agreement
+
+    run = agreement.read_run(agreement.find_run(options.run, options.task, options.cell))
+    if options.task not in (None, run.task):
+        raise UserError(f"--task {options.task}: {run.path} is a run of {run.task}")
+    docs = agreement.read_docs(run, options.data)
+    published, unmatched = agreement.match(options.answers, options.questions, run.task, docs)
+    found = agreement.agree(run, docs, published, unmatched)
+    options.say(found.text(options.flips))
+    options.document(dataclasses.asdict(found))
+    return DONE

@@ -13,6 +13,7 @@ COMMANDS = {
     "pydantic": "pip install pydantic",
     "yaml": "pip install pyyaml",
     "rich": "pip install rich",
+    "typer": "pip install 'typer>=0.28'",
     # Its own dependencies would bring in another torch.
     "lmms_eval": "pip install --no-deps lmms-eval==0.7.3",
 }

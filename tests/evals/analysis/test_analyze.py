@@ -169,13 +169,19 @@ def test_a_search_tries_the_suggestion_and_its_neighbours_on_other_samples(
         (("--model", "mini:vanila"), "Did you mean 'mini:vanilla'"),
         (("--model", "mini:vanilla", "--task", "gqq"), "unknown task.*'gqa'"),
         (("--model", "mini:vanilla", "--budget", "many"), "--budget: a budget is a number of visual tokens"),
-        (("--model", "mini:vanilla", "--windows", "12"), "--windows: 12 is not below the model's 12 layers"),
-        (("--model", "mini:vanilla", "--top", "0"), "--top: 0 is not a share"),
+        (("--model", "mini:vanilla", "--windows", "12"), "--windows must be less than the model's 12 layers .got 12"),
+        (("--model", "mini:vanilla", "--top", "0"), "--top must be above 0 and at most 100 percent .got 0"),
         (("--model", "mini:vanilla", "--data", "nowhere"), "no data in 'nowhere'"),
         (("--model", "mini:vanilla", "--samples", "1"), "1 of 1 samples could be probed, two are needed"),
-        (("--model", "mini:vanilla", "--exit", "3", "--inject", "5"), "--exit 3 is not behind --inject 5"),
-        (("--model", "mini:vanilla", "--exit", "13"), "--exit 13: the model has 12 layers"),
-        (("--model", "mini:vanilla", "--exit", "6", "--filters", "3,6"), "--filters 3,6.*before --exit 6"),
+        (
+            ("--model", "mini:vanilla", "--exit", "3", "--inject", "5"),
+            "--exit must be greater than --inject",
+        ),
+        (("--model", "mini:vanilla", "--exit", "13"), "--exit must be a layer of the model, which has 12 .got 13"),
+        (
+            ("--model", "mini:vanilla", "--exit", "6", "--filters", "3,6"),
+            "--filters must be layers from 1 .* to 4 ",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_in_words(arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: Any) -> None:

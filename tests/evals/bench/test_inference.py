@@ -72,13 +72,15 @@ def test_hidrops_layers_are_the_published_ones_at_their_depth() -> None:
     ("arguments", "message"),
     [
         (["--geometry", "llava-1.5-7c"], "Did you mean 'llava-1.5-7b'"),
-        (["--batch", "1,x"], "--batch 1,x: give numbers"),
-        (["--batch", "0"], "--batch: input should be greater"),
+        (["--batch", "1,x"], "--batch takes whole numbers of 1 or more, such as 1,4 (got 1,x)"),
+        (["--batch", "0"], "--batch takes whole numbers of 1 or more, such as 1,4 (got 0)"),
         (["--text", "2"], "--text: input should be greater than or equal to 4"),
         (["--methods", "hidrp"], "--methods hidrp: unknown method 'hidrp'. Did you mean 'hidrop'"),
         (["--budget", "600"], "--methods hidrop: hidrop: an average of 600 visual tokens is out of reach"),
         (["--attention", "sdp"], "attention: unknown value 'sdp'. Did you mean 'sdpa'"),
         (["--model", "mini:vanila"], "mini:vanila"),
+        (["--model", "mini:vanilla", "--geometry", "bench-400m"], "give --geometry or --model, not both"),
+        (["--budget", "101%"], "--budget: a budget is a number of visual tokens (64) or a share"),
     ],
 )
 def test_bad_arguments_name_themselves_before_anything_is_measured(
@@ -251,11 +253,13 @@ def test_the_command_prints_measures_and_writes(
         "hidrop.models.load", lambda *_, **__: build(TINY, TOWER, dtype=torch.float32, device=torch.device("cpu"))
     )
     monkeypatch.setattr("hidrop.models.peek", lambda source: SimpleNamespace(geometry=TINY))
-    command = ["bench", "--model", "tiny", "--methods", "fastv", "--budget", "8", "--repeats", "1", "--warmup", "0"]
+    command = ["bench", "--model", "tiny", "--methods", "fastv", "--budget", "50%", "--repeats", "1", "--warmup", "0"]
     assert cli.main([*command, "--text", "8", "--new", "1", "--out", str(tmp_path), "--json"]) == 0
     printed = capsys.readouterr()
     (path,) = tmp_path.glob("tiny-float32-*.json")
-    assert json.loads(printed.out) == BENCH.read(path)
+    document = BENCH.read(path)
+    assert json.loads(printed.out) == document
+    assert document["budget"] == TINY.visual_tokens / 2
     assert "Ceilings measured" in printed.err and "layerwise" in printed.err
     monkeypatch.setattr(bench_text, "bars", lambda *_: [bench_text.Bar("never", 1.0, most=0)])
     assert cli.main([*command, "--text", "8", "--new", "1", "--out", str(tmp_path), "--bars"]) == 1

@@ -90,7 +90,7 @@ def test_the_command_writes_what_it_measured(
     loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench_command, "model_of", lambda *args: loaded)
-    monkeypatch.setattr(bench_command, "sized", lambda arguments: ("tiny", loaded.geometry))
+    monkeypatch.setattr(bench_command, "sized", lambda name: ("tiny", loaded.geometry))
     monkeypatch.setattr("evals.bench.inference.methods", lambda *args: METHODS)
     assert main(["bench-train", "--batch", "2", "--repeats", "1", "--out", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -100,16 +100,13 @@ def test_the_command_writes_what_it_measured(
 
 
 def test_text_lengths_come_from_the_option_or_a_file_of_conversations(tmp_path: Path) -> None:
-    def lengths(**options: Any) -> tuple[int, ...]:
-        return bench_command.lengths_of(SimpleNamespace(**{"conversations": None, "batch": 1, **options}))
-
-    assert lengths(text="60", batch=3) == (60, 60, 60)
-    assert lengths(text="60,200", batch=1) == (60, 200)
+    assert bench_command.lengths_of("60", 3) == (60, 60, 60)
+    assert bench_command.lengths_of("60,200", 1) == (60, 200)
     answer = {"from": "gpt", "value": "yes"}
     said = [{"conversations": [{"from": "human", "value": "w " * n}, answer]} for n in range(9, 109)]
     path = tmp_path / "c.json"
     path.write_text(json.dumps(said))
-    found = lengths(text="60", conversations=path, batch=4)
+    found = bench_command.lengths_of("60", 4, path)
     # 10 to 109 words: their quantiles at an eighth, three eighths and so on.
     assert found == tuple(int(1.3 * (10 + 99 * place / 8)) for place in (1, 3, 5, 7))
     assert main(["bench-train", "--text", "3"]) == 2

@@ -49,8 +49,8 @@ def published(docs, texts, column):
 
 def compare(capsys, *arguments):
     assert cli.main(["agree", *map(str, arguments), "--json"]) == cli.DONE
-    out = capsys.readouterr().out
-    return json.loads(out.splitlines()[-1]), out
+    printed = capsys.readouterr()
+    return json.loads(printed.out), printed.err
 
 
 def test_pope_is_scored_by_the_mean_f1_of_its_splits_and_flips_are_told(journal, lines, make_rows, data_folder, capsys):

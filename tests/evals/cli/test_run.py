@@ -1,55 +1,11 @@
+"""run, retry, plan, validate: from a matrix file to tables, and what is wrong with a matrix in words."""
+
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from evals import cli
-
-ROOT = Path(__file__).parents[3]
-METHODS = """
-  vanilla: {}
-  fastv: {layer: 1, keep: 4}
-  hidrop: {inject: 2, filters: [2], keep: [3], exit: 4}
-"""
-
-
-@pytest.fixture
-def checkpoint(tmp_path, tiny_llava, tokenizer, image_processor):
-    """A tiny random LLaVA on disk, as a user's own checkpoint would be."""
-    from hidrop.models import save
-
-    model = tiny_llava(layers=4, seed=3)
-    model.config.text_config.max_position_embeddings = 2048  # the test's tokenizer makes a token of each letter
-    return save(model, tokenizer, image_processor, tmp_path / "checkpoint")
-
-
-@pytest.fixture
-def matrix(tmp_path, checkpoint, data_folder):
-    """A matrix file on the tiny checkpoint and the tiny data; `methods` and fields can be replaced."""
-
-    timed = "{repeats: 1, warmup: 0, new_tokens: 2, text_tokens: 8}"
-
-    def write(methods=METHODS, source=checkpoint, data=data_folder, tasks=("gqa", "pope"), profile=timed, more=""):
-        path = tmp_path / "tiny.yaml"
-        lines = [
-            "name: tiny",
-            "protocol: lmms-eval",
-            "dtype: float32",
-            "device: cpu",
-            "batch_size: 2",
-            f"models: {{tiny: {{source: {source}}}}}",
-            f"methods: {methods}",
-            "tasks:",
-            *(f"  {task}: {{data: {data}}}" for task in tasks),
-            f"profile: {profile}",
-            more,
-        ]
-        path.write_text("\n".join(lines))
-        return str(path)
-
-    return write
+from evals.cli.exit_codes import SOME_FAILED
 
 
 def run(*arguments):
@@ -100,7 +56,7 @@ def test_a_failed_cell_makes_exit_code_1_and_is_told_without_hiding_the_others(m
 
     monkeypatch.setattr(FastV, "score", broken)
     path = matrix(tasks=("gqa",), profile="null")
-    assert run("--matrix", path, "--out", tmp_path / "out", "--json") == cli.SOME_FAILED
+    assert run("--matrix", path, "--out", tmp_path / "out", "--json") == SOME_FAILED
     captured = capsys.readouterr()
     document = json.loads(captured.out.splitlines()[-1])
     assert {c["label"] for c in document["cells"]} == {"vanilla", "hidrop"}
@@ -146,10 +102,22 @@ def test_a_results_folder_that_cannot_be_made_is_the_users_to_change(matrix, tmp
 
 def test_validate_lists_all_problems_and_exits_with_2(matrix, capsys):
     path = matrix("{fastv: {layer: 9, keep: 2}}", data="/nowhere")
+    assert run("validate", path) == cli.USER
+    problems = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1].split(" ")[0] for line in problems] == ["methods.fastv", "tasks.gqa", "tasks.pope"]
     assert run("validate", path, "--json") == cli.USER
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and json.loads(lines[-1])["problems"] == lines[:3]
-    assert [line.split(": ")[1].split(" ")[0] for line in lines[:3]] == ["methods.fastv", "tasks.gqa", "tasks.pope"]
+    assert json.loads(capsys.readouterr().out)["problems"] == problems
+    assert run("validate", path, "--quiet") == cli.USER
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.splitlines() == problems, "problems are errors"
+
+
+def test_validate_gives_the_problems_that_the_schema_finds_as_json(matrix, capsys):
+    assert run("validate", matrix("{fastv: {layr: 1}}", tasks=("gaq",)), "--json") == cli.USER
+    printed = capsys.readouterr()
+    problems = json.loads(printed.out)["problems"]
+    assert [line.split(": ")[1] for line in problems] == ["tasks.gaq", "methods.fastv.layr", "methods.fastv"]
+    assert printed.err.splitlines()[1:] == problems
 
 
 def test_validate_says_ok_for_a_matrix_that_can_run(matrix, capsys):
@@ -158,11 +126,48 @@ def test_validate_says_ok_for_a_matrix_that_can_run(matrix, capsys):
 
 
 def test_plan_prints_every_row_and_its_costs(matrix, capsys):
-    assert run("plan", matrix(), "--json") == cli.DONE
+    assert run("plan", matrix()) == cli.DONE
     lines = capsys.readouterr().out.splitlines()
-    rows = {row["label"]: row for row in json.loads(lines[-1])["rows"]}
-    assert rows["hidrop"]["entering"] == [0, 16, 3, 0] and rows["fastv"]["average_tokens"] == 7
     assert next(line for line in lines if " fastv " in line).endswith("1x16 3x4")
+    assert run("plan", matrix(), "--json") == cli.DONE
+    printed = capsys.readouterr()
+    rows = {row["label"]: row for row in json.loads(printed.out)["rows"]}
+    assert rows["hidrop"]["entering"] == [0, 16, 3, 0] and rows["fastv"]["average_tokens"] == 7
+    assert "1x16 3x4" in printed.err
+
+
+def test_the_matrix_may_be_an_argument_or_an_option_of_each_verb(matrix, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("evals.run.matrix_run.run_matrix", lambda options: asked.append(options))
+    options = ("--only", "vanilla/pope", "--limit", 2, "--out", tmp_path / "out", "--device", "cpu", "--workers", 1)
+    for line in ([matrix()], ["--matrix", matrix()]):
+        for verb in ("run", "retry", "plan", "validate"):
+            assert run(verb, *line, *options, "--force", "--quiet") == cli.DONE, verb
+    assert run("--matrix", matrix(), *options, "--force", "--quiet") == cli.DONE
+    assert [one.retry for one in asked] == [False, True, False, True, False]
+    for one in asked:
+        given = (one.matrix, one.only, one.limit, one.out, one.device, one.workers, one.force, one.quiet)
+        assert given == (matrix(), "vanilla/pope", 2, tmp_path / "out", "cpu", 1, True, True)
+
+
+def test_validate_checks_the_folder_and_the_cells_that_the_run_would_use(matrix, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run("validate", matrix(), "--out", tmp_path / "file" / "out") == cli.USER
+    assert "is a file, not a folder" in capsys.readouterr().out
+    assert run("validate", matrix(), "--only", "fastv/gqa") == cli.DONE
+    assert "1 cells in 1 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["plan"], "MATRIX is missing: give a file, or one of smoke, mini, paper. Example: run.py --matrix mini"),
+        (["plan", "mini", "--matrix", "paper"], "give one matrix, not two (got mini and --matrix paper)"),
+    ],
+)
+def test_no_matrix_and_two_matrices_are_refused(line, message, capsys):
+    assert run(*line) == cli.USER
+    assert message in capsys.readouterr().err
 
 
 def test_plan_of_the_paper_needs_no_checkpoint(capsys):
@@ -177,47 +182,12 @@ def test_limit_asks_only_the_first_samples(matrix, tmp_path, capsys):
     assert cell["n"] == 2
 
 
-def test_an_interrupt_says_how_to_go_on(matrix, monkeypatch, capsys):
-    def interrupted(*arguments, **settings):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("evals.run.runner.run", interrupted)
-    assert run("--matrix", matrix()) == cli.INTERRUPTED
-    assert "Run the same command again" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("text", [None, "no json"])
 def test_report_of_a_folder_without_a_document_is_the_users_to_change(tmp_path, capsys, text):
     if text:
         (tmp_path / "leaderboard.json").write_text(text)
     assert run("report", tmp_path) == cli.USER
     assert "leaderboard.json" in capsys.readouterr().err
-
-
-def test_train_hands_recipe_and_options_over(monkeypatch, tmp_path):
-    given = {}
-    monkeypatch.setattr(
-        "hidrop.recipes.train", lambda recipe, **options: given.update(options, recipe=recipe), raising=False
-    )
-    assert run("train", "mini-hidrop", "--resume", "--out", tmp_path) == cli.DONE
-    assert given == {"recipe": "mini-hidrop", "resume": True, "out": tmp_path}
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], []])
-def test_help_loads_no_heavy_library(arguments):
-    code = (
-        "import sys\nfrom evals import cli\ntry:\n    cli.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'lmms_eval', 'pydantic'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=ROOT, capture_output=True)
-
-
-@pytest.mark.parametrize("arguments", [["--limit", "0"], ["--limit", "x"], ["unknown"], []])
-def test_wrong_usage_exits_with_2(arguments):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == cli.USER
 
 
 def test_retry_runs_what_failed_and_nothing_else(matrix, tmp_path, monkeypatch, capsys):
@@ -233,7 +203,9 @@ def test_retry_runs_what_failed_and_nothing_else(matrix, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(engine, "evaluate", failing)
     assert run("run", "--matrix", file, "--out", out, "--quiet") == 1
-    assert "[1/6]" not in capsys.readouterr().out, "quiet is quiet"
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("failed: tiny/fastv/pope: RuntimeError: out of memory")
+    assert len(printed.err.splitlines()) == 1, "nothing but errors"
     asked = []
     monkeypatch.setattr(engine, "evaluate", lambda lm, cell: asked.append(cell.key) or inner(lm, cell))
     assert run("retry", file, "--out", out, "--json") == 0

@@ -1,0 +1,203 @@
+"""Commands on a matrix: run, retry, plan, validate, throughput. They take the same options."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from evals.cli.command import Group
+from evals.cli.exit_codes import DONE, SOME_FAILED, USER
+from evals.cli.options import BUNDLED, Options, Workers, argument, command_line, flag, option, written
+from hidrop.errors import UserError
+from hidrop.program import program
+
+if TYPE_CHECKING:
+    from evals.run.matrix_run import RunOptions
+
+COMMANDS = Group("Run a matrix")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixOptions(Options):
+    """A matrix and what to change about it."""
+
+    file: Annotated[str | None, argument("MATRIX", f"A matrix file, or a bundled matrix: {', '.join(BUNDLED)}.")] = None
+    matrix: Annotated[str | None, option("--matrix", "MATRIX", "The same matrix, given as an option.")] = None
+    only: Annotated[
+        str | None, option("--only", "PATTERN", "Only cells whose model/method/task matches the pattern.")
+    ] = None
+    limit: Annotated[int | None, option("--limit", "N", "Only the first N samples of each task.", min=1)] = None
+    device: Annotated[
+        str | None, option("--device", "DEVICE", "auto, cpu, cuda, cuda:1 ... instead of the matrix's device.")
+    ] = None
+    workers: Workers = None
+    out: Annotated[Path | None, option("--out", "DIR", "Results folder (default: results/<matrix>).")] = None
+    force: Annotated[bool, flag("--force", "Run finished cells again. Their old files are moved, not deleted.")] = False
+
+    @property
+    def name(self) -> str:
+        """The matrix, from the argument or the option. Raises UserError for none and for two different ones."""
+        if self.file and self.matrix and self.file != self.matrix:
+            raise UserError(f"give one matrix, not two (got {self.file} and --matrix {self.matrix})")
+        name = self.file or self.matrix
+        if not name:
+            known = ", ".join(BUNDLED)
+            raise UserError(f"MATRIX is missing: give a file, or one of {known}. Example: {program()} --matrix mini")
+        return name
+
+    def run_options(self) -> RunOptions:
+        from evals.run.matrix_run import RunOptions
+
+        return RunOptions(
+            matrix=self.name,
+            out=self.out,
+            only=self.only,
+            limit=self.limit,
+            device=self.device,
+            workers=self.workers,
+            force=self.force,
+            quiet=self.quiet,
+            stream=self.stream,
+            command=command_line(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(MatrixOptions):
+    cost: Annotated[
+        Path | None, option("--cost", "BENCH", "Estimate the hours of a run from a file that `bench` wrote.")
+    ] = None
+
+
+@COMMANDS.command("run", example="mini --limit 8")
+def run(options: MatrixOptions) -> int:
+    """Run a matrix and write its tables.
+
+    Run it again to finish what is missing. Exits with 1 when cells failed; the others are in the table.
+    """
+    return run_matrix(options)
+
+
+@COMMANDS.command("retry", example="mini")
+def retry(options: MatrixOptions) -> int:
+    """Run only the cells that failed in the last run.
+
+    Takes the options of `run`.
+    """
+    return run_matrix(options, retry=True)
+
+
+def run_matrix(options: MatrixOptions, *, retry: bool = False) -> int:
+    options.loading(f"{options.name}: loading libraries")
+    from evals import report
+    from evals.run import matrix_run
+
+    finished = matrix_run.run_matrix(dataclasses.replace(options.run_options(), retry=retry))
+    if finished is None:  # this process only helped another one
+        return DONE
+    document = finished.document
+    report.show(document, options.stream)
+    for failure in document["failed"]:
+        where = "/".join(part for part in (failure["model"], failure["label"], failure["task"]) if part)
+        print(f"failed: {where}: {failure['error']} (traceback: {failure['traceback']})", file=sys.stderr)
+    options.say(written(*finished.written))
+    options.document(document)
+    return SOME_FAILED if document["failed"] else DONE
+
+
+@COMMANDS.command("plan", example="paper --only fastv")
+def plan(options: PlanOptions) -> int:
+    """Print tokens, FLOPs and KV bytes of every row.
+
+    Needs no checkpoint for models whose sizes are known, and loads no weights. Takes the options of `run`, so that you
+    can paste its command line; --device, --workers, --out and --force change nothing here.
+    """
+    options.loading(f"{options.name}: reading models")
+    from rich.console import Console
+
+    from evals.bench import cost
+    from evals.matrix import plan_table
+    from evals.matrix.resolve import resolve
+
+    matrix, cells = options.run_options().load()
+    speed = cost.read(options.cost) if options.cost else None
+    rows, problems = resolve(matrix, cells, trust_presets=True)
+    entries = [plan_table.entry(row, matrix) for row in rows.values()]
+    console = Console(file=options.stream)
+    if entries and console.is_terminal:
+        console.print(plan_table.table(matrix, entries))
+    elif entries:
+        console.file.write(plan_table.plain(matrix, entries))
+    costs = cost.estimate(matrix, cells, rows, speed) if speed else []
+    if speed:
+        options.say("\n" + cost.text(costs, speed))
+    if problems:
+        raise UserError("\n".join(problems))
+    document = {"matrix": matrix.name, "rows": entries}
+    options.document(document | ({"cost": list(map(dataclasses.asdict, costs))} if speed else {}))
+    return DONE
+
+
+@COMMANDS.command("validate", example="paper")
+def validate(options: MatrixOptions) -> int:
+    """List every problem that would stop a matrix or a recipe.
+
+    Takes the options of `run`, so that you can paste its command line; --workers and --force change nothing here.
+    MATRIX may also be a recipe of `train`. Exits with 2 when there are problems.
+    """
+    options.loading(f"{options.name}: checking files, data and packages")
+    from evals.matrix.validate import check
+    from hidrop.recipes import is_recipe
+
+    if is_recipe(options.name):
+        return validate_recipe(options)
+    asked = options.run_options()
+    matrix, cells = asked.load()
+    rows, problems = check(matrix, cells, device=asked.place(matrix), out=asked.folder(matrix))
+    verdict = f"{matrix.file}: ok, {len(cells)} cells in {len(rows)} rows"
+    return told(options, problems, verdict, {"matrix": matrix.name, "cells": len(cells), "problems": problems})
+
+
+def validate_recipe(options: MatrixOptions) -> int:
+    from hidrop.recipes import check
+
+    found = check(options.name)
+    document = {"recipe": found.name, "problems": found.problems}
+    return told(options, found.problems, f"{found.name}: ok, {found.summary}", document)
+
+
+def told(options: Options, problems: list[str], verdict: str, document: dict[str, Any]) -> int:
+    """Print the problems, which are errors even with --quiet, or else the verdict."""
+    if problems and options.quiet:
+        print("\n".join(problems), file=sys.stderr)
+    options.say("\n".join(problems) or verdict)
+    options.document(document)
+    return USER if problems else DONE
+
+
+@COMMANDS.command("throughput", example="mini --limit 32")
+def throughput(options: MatrixOptions) -> int:
+    """Compare a matrix's speed with one sample at a time.
+
+    Takes the options of `run`; --out and --force change nothing here. --limit defaults to 128 samples. Exits with 1
+    when the matrix is less than 4 times as fast, or gives other answers.
+    """
+    options.loading(f"{options.name}: loading libraries")
+    from evals.bench import throughput as timing
+    from evals.matrix.validate import check
+    from evals.run import engine
+
+    asked = dataclasses.replace(options.run_options(), limit=options.limit or timing.LIMIT)
+    matrix, cells = asked.load()
+    device = asked.place(matrix)
+    rows, problems = check(matrix, cells, device=device, out=Path("."))
+    if problems:
+        raise UserError("\n".join(problems))
+    own, alone = engine.default(options.workers), engine.default(0)
+    found = timing.measure(cells, rows, device, own, alone, options.say)
+    options.say(timing.table(found))
+    options.document({"matrix": matrix.name, "cells": [dataclasses.asdict(one) for one in found]})
+    return DONE if timing.together(found).holds else SOME_FAILED
