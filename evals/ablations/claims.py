@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import NamedTuple, cast
 
+from evals.ablations.document import ClaimEntry, JudgedEntry, VariantEntry, Verdict
 from evals.ablations.runs import REFERENCE
 from evals.ablations.spec import Claim, Study
+from evals.store.result_document import ResultDocument
 
 LEVEL = 0.95
-Verdict = Literal["reproduced", "not reproduced", "not decidable"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,24 @@ class Measured:
         """Half of the 95 % t-interval of the mean over seeds; None for a single one."""
         return half_width(list(self.by_seed.values()))
 
+    def entry(self) -> VariantEntry:
+        """What ablations.json says of it."""
+        return {
+            "name": self.name,
+            "average_tokens": self.average_tokens,
+            "by_seed": {str(seed): mean for seed, mean in self.by_seed.items()},
+            "tasks": self.tasks,
+            "half_width": self.half_width,
+        }
+
+
+class TaskScore(NamedTuple):
+    """A cell's value, and what it is in % of the reference's."""
+
+    value: float
+    percent: float
+    average_tokens: float
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -52,8 +71,17 @@ class Judged:
             return "not decidable"
         return "reproduced" if self.difference > 0 else "not reproduced"
 
-    def record(self) -> dict[str, Any]:
-        return {**asdict(self), "claim": self.claim.model_dump(mode="json"), "verdict": self.verdict}
+    def entry(self) -> JudgedEntry:
+        """What ablations.json says of it."""
+        return {
+            "claim": cast(ClaimEntry, self.claim.model_dump(mode="json")),
+            "better": self.better,
+            "worse": self.worse,
+            "seeds": self.seeds,
+            "difference": self.difference,
+            "half_width": self.half_width,
+            "verdict": self.verdict,
+        }
 
 
 def half_width(values: Sequence[float]) -> float | None:
@@ -65,11 +93,14 @@ def half_width(values: Sequence[float]) -> float | None:
     return float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 
-def measured(study: Study, document: Mapping[str, Any]) -> dict[str, Measured]:
+def measured(study: Study, document: ResultDocument) -> dict[str, Measured]:
     """The variants and untrained rows of which a result document has every task, by name."""
-    cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    cells: dict[tuple[str, str], dict[str, TaskScore]] = {}
     for cell in document["cells"]:
-        cells.setdefault((cell["model"], cell["label"]), {})[cell["task"]] = cell
+        value, percent = cell["value"], cell["percent_of_vanilla"]
+        if value is not None and percent is not None:
+            score = TaskScore(value, percent, cell["average_tokens"])
+            cells.setdefault((cell["model"], cell["label"]), {})[cell["task"]] = score
     whole = {key: found for key, found in cells.items() if found.keys() >= study.evaluation.tasks.keys()}
     found = {}
     for name in [*study.variants, *study.untrained]:
@@ -84,12 +115,12 @@ def measured(study: Study, document: Mapping[str, Any]) -> dict[str, Measured]:
     return found
 
 
-def _measured(name: str, rows: Mapping[int, Mapping[str, Mapping[str, Any]]], tasks: Sequence[str]) -> Measured:
+def _measured(name: str, rows: Mapping[int, Mapping[str, TaskScore]], tasks: Sequence[str]) -> Measured:
     return Measured(
         name,
-        next(iter(next(iter(rows.values())).values()))["average_tokens"],
-        {seed: mean(row[task]["percent_of_vanilla"] for task in tasks) for seed, row in rows.items()},
-        {task: mean(row[task]["value"] for row in rows.values()) for task in tasks},
+        next(iter(next(iter(rows.values())).values())).average_tokens,
+        {seed: mean(row[task].percent for task in tasks) for seed, row in rows.items()},
+        {task: mean(row[task].value for row in rows.values()) for task in tasks},
     )
 
 

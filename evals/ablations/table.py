@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from evals.ablations.claims import Judged, Measured, judged, measured
+from evals.ablations.document import SCHEMA, AblationsDocument
 from evals.ablations.spec import Study
 from evals.report.columns import task_name
 from evals.report.files import json_text
@@ -15,12 +14,12 @@ from evals.report.sheet import Entry, Sheet
 from evals.report.text import escape, markdown_table, plain_table
 from evals.report.units import MISSING, fixed
 from evals.store.journal import write_atomically
+from evals.store.result_document import ResultDocument
 
-SCHEMA = 1
 NAME = "ablations"
 
 
-def build(study: Study, document: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
+def build(study: Study, document: ResultDocument, seconds: Mapping[str, float]) -> AblationsDocument:
     """All that a study found, from the document of its matrix. `seconds`: training time, by model."""
     found = measured(study, document)
     return {
@@ -29,15 +28,18 @@ def build(study: Study, document: Mapping[str, Any], seconds: Mapping[str, float
         "seeds": list(study.seeds),
         "limit": study.evaluation.limit,
         "reference": study.evaluation.reference,
-        **{name: document[name] for name in ("hardware", "versions", "date", "commit") if name in document},
+        "hardware": document["hardware"],
+        "versions": document["versions"],
+        "date": document["date"],
+        "commit": document["commit"],
         "training_seconds": dict(seconds),
-        "variants": {name: {**asdict(one), "half_width": one.half_width} for name, one in found.items()},
-        "claims": [one.record() for one in judged(study, found)],
+        "variants": {name: one.entry() for name, one in found.items()},
+        "claims": [one.entry() for one in judged(study, found)],
         "not_run": [name for name in study.variants if name not in found],
     }
 
 
-def sheets(study: Study, document: Mapping[str, Any]) -> list[Sheet]:
+def sheets(study: Study, document: ResultDocument) -> list[Sheet]:
     """The claims with the paper's numbers beside ours, and what each variant scored."""
     found = measured(study, document)
     claims = tuple(_claim_line(one) for one in judged(study, found))
@@ -66,12 +68,12 @@ def _variant_line(study: Study, one: Measured) -> tuple[Entry, ...]:
     return tuple(map(Entry, (one.name, fixed(one.average_tokens), *scores, fixed(one.mean) + spread, seeds)))
 
 
-def shown(study: Study, document: Mapping[str, Any]) -> str:
+def shown(study: Study, document: ResultDocument) -> str:
     """The tables as aligned text."""
     return "\n\n".join(map(plain_table, sheets(study, document)))
 
 
-def markdown(study: Study, document: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+def markdown(study: Study, document: ResultDocument, record: AblationsDocument) -> str:
     """The tables and what has to be known to read them."""
     blocks = [f"# Ablations: {escape(study.name)}"]
     blocks += [f"## {sheet.title}\n\n{markdown_table(sheet)}" for sheet in sheets(study, document)]
@@ -79,7 +81,7 @@ def markdown(study: Study, document: Mapping[str, Any], record: Mapping[str, Any
     return "\n\n".join(blocks) + "\n"
 
 
-def _reading(study: Study, record: Mapping[str, Any]) -> list[str]:
+def _reading(study: Study, record: AblationsDocument) -> list[str]:
     samples = f"the first {study.evaluation.limit} samples" if study.evaluation.limit else "all samples"
     total = sum(record["training_seconds"].values()) / 3600
     lines = [
@@ -96,7 +98,7 @@ def _reading(study: Study, record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def write(study: Study, document: Mapping[str, Any], record: Mapping[str, Any], out: Path) -> Sequence[Path]:
+def write(study: Study, document: ResultDocument, record: AblationsDocument, out: Path) -> Sequence[Path]:
     """`ablations.json` and `ablations.md` in `out`; `record` is what `build` made of the document."""
     paths = out / f"{NAME}.json", out / f"{NAME}.md"
     write_atomically(paths[0], json_text(record) + "\n")

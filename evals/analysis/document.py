@@ -1,14 +1,23 @@
-"""What an analysis found, as plain data: `analysis.json`, and the table and text that are made from it."""
+"""What an analysis found: the types of `analysis.json`, how it is built, and the table and text made from it."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NotRequired,  # before Python 3.12 pydantic cannot read typing's TypedDict
+    cast,
+)
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from evals.store.json_files import FileKind
+from evals.store.result_document import Interval, Provenance
 from hidrop.analysis import rules
 from hidrop.analysis.curves import Curve, Values
 from hidrop.analysis.rules import Reading
@@ -19,14 +28,104 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 DIGITS = 5
+LayerPart = Literal["exit", "inject", "filters"]
 
 
-def build(found: Found, suggestion: Suggestion, made: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole document. `made`: what was asked, where and with what."""
+class CurveEntry(TypedDict):
+    """A number for each layer from `first` on, with its 95 % interval. None: not defined in that layer."""
+
+    first: int
+    mean: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+
+
+class ReadingEntry(TypedDict):
+    """The layers that were read off the curves, and how. `support`: the share of bootstrap draws that agree."""
+
+    layers: list[int]
+    rule: str
+    evidence: str
+    range: list[Interval]
+    support: float
+
+
+class ScheduleEntry(TypedDict):
+    """The fields of a HiDrop method."""
+
+    name: str
+    inject: int
+    filters: list[int]
+    keep: list[int]
+    exit: int
+
+
+class SuggestionEntry(TypedDict):
+    """A schedule with its reasons, or the problem that prevents one. `budget`: visual tokens, layer average."""
+
+    budget: float
+    inject: ReadingEntry
+    exit: ReadingEntry
+    filters: ReadingEntry
+    keep_rule: str
+    problem: str | None
+    schedule: ScheduleEntry | None
+
+
+class SearchEntry(TypedDict):
+    """What the suggestion and its neighbours score without training, as a table."""
+
+    samples: int
+    headers: list[str]
+    rows: list[list[str]]
+
+
+class AnalysisDocument(Provenance):
+    """Everything that an analysis found. `heat`: by layer, how often each visual token is among the most attended.
+
+    samples: asked of each task, after the first `skipped`; probed: of all tasks, without those that `failed`.
+    yaml: the suggested schedule as a matrix states it.
+    """
+
+    schema: int
+    model: str
+    source: str
+    weights: str
+    tasks: list[str]
+    data: str
+    protocol: str
+    samples: int
+    skipped: int
+    seconds: float
+    probes: dict[str, Any]
+    command: str
+    probed: int
+    failed: int
+    layers: int
+    visual_tokens: int
+    vanilla: float
+    curves: dict[str, CurveEntry]
+    heat: list[list[float | None]]
+    suggestion: SuggestionEntry
+    yaml: str | None
+    search: NotRequired[SearchEntry]
+
+
+ANALYSIS = FileKind(
+    "a file of `run.py analyze`",
+    AnalysisDocument,
+    schema=SCHEMA,
+    oldest=1,
+    remedy="`run.py analyze` writes it; run it again, samples are not probed twice",
+)
+
+
+def build(found: Found, suggestion: Suggestion, made: Mapping[str, Any]) -> AnalysisDocument:
+    """The whole document. `made`: its fields from `model` to `command`, and those of Provenance."""
     curves = found.curves
     draws = curves.draws()
     named = {name: _curve(curve, draws) for name, curve in listed(found)}
-    return {
+    document = {
         "schema": SCHEMA,
         **made,
         "probed": curves.samples,
@@ -43,7 +142,9 @@ def build(found: Found, suggestion: Suggestion, made: Mapping[str, Any]) -> dict
             "problem": suggestion.problem,
             "schedule": None if suggestion.schedule is None else _schedule(suggestion),
         },
+        "yaml": suggestion.yaml() if suggestion.schedule else None,
     }
+    return cast(AnalysisDocument, document)
 
 
 def listed(found: Found) -> Iterator[tuple[str, Curve]]:
@@ -71,7 +172,7 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), DIGITS)
 
 
-def _reading(reading: Reading) -> dict[str, Any]:
+def _reading(reading: Reading) -> ReadingEntry:
     return {
         "layers": list(reading.layers),
         "rule": reading.rule,
@@ -81,7 +182,7 @@ def _reading(reading: Reading) -> dict[str, Any]:
     }
 
 
-def _schedule(suggestion: Suggestion) -> dict[str, Any]:
+def _schedule(suggestion: Suggestion) -> ScheduleEntry:
     assert suggestion.schedule is not None
     found = suggestion.schedule
     return {
@@ -93,7 +194,7 @@ def _schedule(suggestion: Suggestion) -> dict[str, Any]:
     }
 
 
-def csv_text(document: Mapping[str, Any]) -> str:
+def csv_text(document: AnalysisDocument) -> str:
     """Every curve in every layer: curve, layer, mean and its 95 % interval."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -104,17 +205,18 @@ def csv_text(document: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def at(document: Mapping[str, Any], name: str, layer: int) -> float | None:
+def at(document: AnalysisDocument, name: str, layer: int) -> float | None:
     """The mean of a curve in a layer; None outside of it."""
     curve = document["curves"].get(name)
     place = -1 if curve is None else layer - curve["first"]
     return curve["mean"][place] if curve is not None and 0 <= place < len(curve["mean"]) else None
 
 
-def explained(document: Mapping[str, Any]) -> list[str]:
+def explained(document: AnalysisDocument) -> list[str]:
     """The reasoning, a line or two for each part of the schedule."""
     found, lines = document["suggestion"], []
-    for name, title in (("exit", "exit"), ("inject", "injection"), ("filters", "filters")):
+    titles: dict[LayerPart, str] = {"exit": "exit", "inject": "injection", "filters": "filters"}
+    for name, title in titles.items():
         reading = found[name]
         layers = ", ".join(map(str, reading["layers"])) or "not found"
         lines.append(f"{title}: {layers}. Rule: {reading['rule']}. {_sentence(reading['evidence'])}")

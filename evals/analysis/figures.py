@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evals.analysis.document import AnalysisDocument, LayerPart
 from evals.report.drawing import COLOURS, legend, panels_of, saved, styled
 
 if TYPE_CHECKING:
@@ -21,15 +22,15 @@ TITLES = {
     "attention": "What the last token attends to, and where in the image the most attended tokens lie",
 }
 HEAT_MAPS = 4
-MARKS = {"inject": "0.25", "exit": COLOURS[3], "filters": "0.6"}
+MARKS: dict[LayerPart, str] = {"inject": "0.25", "exit": COLOURS[3], "filters": "0.6"}
 
 
-def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
+def write(document: AnalysisDocument, folder: Path) -> list[Path]:
     """All figures into `folder`; their paths."""
     return saved(drawn(document), folder)
 
 
-def drawn(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+def drawn(document: AnalysisDocument) -> Iterator[tuple[str, Figure]]:
     """The figures with their names, one at a time: each is gone when the next is drawn."""
     with styled():
         for name, draw in {
@@ -40,7 +41,7 @@ def drawn(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
             figure.clear()
 
 
-def similarity(document: Mapping[str, Any]) -> Figure:
+def similarity(document: AnalysisDocument) -> Figure:
     figure, (intra, cross) = panels_of(2)
     for place, name in enumerate(("system", "visual", "text")):
         _line(intra, document, f"intra_{name}", COLOURS[place], label=f"{name} tokens")
@@ -53,7 +54,7 @@ def similarity(document: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def masking(document: Mapping[str, Any]) -> Figure:
+def masking(document: AnalysisDocument) -> Figure:
     figure, (leave, agree, enter) = panels_of(3, share_y=True)
     shares = [name.removeprefix("exit_") for name in document["curves"] if name.startswith("exit_")]
     for place, share in enumerate(name for name in shares if not name.startswith("agreement")):
@@ -74,7 +75,7 @@ def masking(document: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def ilvas(document: Mapping[str, Any]) -> Figure:
+def ilvas(document: AnalysisDocument) -> Figure:
     figure, (axes,) = panels_of(1)
     windows = [name for name in document["curves"] if name.startswith("ilvas_")]
     for place, name in enumerate(windows):
@@ -89,7 +90,7 @@ def ilvas(document: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def attention(document: Mapping[str, Any]) -> Figure:
+def attention(document: AnalysisDocument) -> Figure:
     side = round(document["visual_tokens"] ** 0.5)
     heat = np.array([[np.nan if x is None else x for x in row] for row in document["heat"]])
     square = side * side == document["visual_tokens"] and not np.isnan(heat).any()
@@ -105,7 +106,7 @@ def attention(document: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _shown(document: Mapping[str, Any]) -> Sequence[int]:
+def _shown(document: AnalysisDocument) -> Sequence[int]:
     """Layers whose choice is mapped: those behind the filters, or else some that are spread over the depth."""
     filters = [layer + 1 for layer in document["suggestion"]["filters"]["layers"]]
     spread = np.linspace(1, document["layers"], HEAT_MAPS).round().astype(int).tolist()
@@ -113,22 +114,23 @@ def _shown(document: Mapping[str, Any]) -> Sequence[int]:
     return sorted(chosen[:HEAT_MAPS])
 
 
-def _line(axes: Axes, document: Mapping[str, Any], name: str, colour: str, *, label: str, faint: bool = False) -> None:
+def _line(axes: Axes, document: AnalysisDocument, name: str, colour: str, *, label: str, faint: bool = False) -> None:
     """A curve with its interval."""
     from matplotlib.ticker import MaxNLocator
 
     curve = document["curves"].get(name)
     if curve is None:
         return
-    values = {part: np.array([np.nan if x is None else x for x in curve[part]]) for part in ("mean", "low", "high")}
-    layers = np.arange(curve["first"], curve["first"] + len(values["mean"]))
+    parts = curve["mean"], curve["low"], curve["high"]
+    mean, low, high = (np.array([np.nan if x is None else x for x in values]) for values in parts)
+    layers = np.arange(curve["first"], curve["first"] + len(mean))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     alpha = 0.45 if faint else 1.0
-    axes.plot(layers, values["mean"], color=colour, linewidth=1.2, marker=".", markersize=3, alpha=alpha, label=label)
-    axes.fill_between(layers, values["low"], values["high"], color=colour, alpha=0.15 * alpha, linewidth=0)
+    axes.plot(layers, mean, color=colour, linewidth=1.2, marker=".", markersize=3, alpha=alpha, label=label)
+    axes.fill_between(layers, low, high, color=colour, alpha=0.15 * alpha, linewidth=0)
 
 
-def _marks(axes: Axes, document: Mapping[str, Any], name: str) -> None:
+def _marks(axes: Axes, document: AnalysisDocument, name: LayerPart) -> None:
     """A vertical line at each layer that was read off."""
     layers = document["suggestion"][name]["layers"]
     label = f"suggested {name}: {', '.join(map(str, layers))}"

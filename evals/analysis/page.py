@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from evals.analysis import figures
-from evals.analysis.document import at, explained
+from evals.analysis.document import AnalysisDocument, LayerPart, SearchEntry, at, explained
 from evals.report.caption import facts
 from evals.report.page import ASSETS
 from evals.report.sheet import Entry, Sheet
@@ -42,11 +40,12 @@ NOTES = (
 )  # fmt: skip
 
 
-def layers_table(document: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def layers_table(document: AnalysisDocument) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headers and rows: a row for each layer, what was read off marked behind its number."""
     shown = {title: name for title, name in COLUMNS.items() if name in document["curves"]}
     marks: dict[int, list[str]] = {}
-    for name, mark in (("inject", "inject"), ("filters", "filter"), ("exit", "exit")):
+    parts: dict[LayerPart, str] = {"inject": "inject", "filters": "filter", "exit": "exit"}
+    for name, mark in parts.items():
         for layer in document["suggestion"][name]["layers"]:
             marks.setdefault(layer, []).append(mark)
     rows = []
@@ -57,20 +56,20 @@ def layers_table(document: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tup
     return ("layer", *shown, "suggested"), rows
 
 
-def text(document: Mapping[str, Any]) -> str:
+def text(document: AnalysisDocument) -> str:
     """The table as aligned text."""
     headers, rows = layers_table(document)
     return plain_table(Sheet("", headers, (("", tuple(tuple(map(Entry, row)) for row in rows)),), text_columns=0))
 
 
-def searched(found: Mapping[str, Any]) -> str:
+def searched(found: SearchEntry) -> str:
     """What a search found, as aligned text."""
     rows = tuple(tuple(map(Entry, row)) for row in found["rows"])
     title = f"without training, on {found['samples']} other samples of each task; *: on the Pareto front"
     return plain_table(Sheet(title, tuple(found["headers"]), (("", rows),), text_columns=1))
 
 
-def write(document: Mapping[str, Any], folder: Path) -> Path:
+def write(document: AnalysisDocument, folder: Path) -> Path:
     """report.html in `folder`."""
     from jinja2 import Environment, FileSystemLoader
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from evals.report.drawing import pareto
+from evals.store.result_document import CellEntry, ResultDocument
 from hidrop.analysis.suggest import counted
 from hidrop.geometry import Geometry
 from hidrop.hidrop import HiDrop
@@ -49,18 +50,21 @@ def matrix(base: Mapping[str, Any], schedules: Mapping[str, HiDrop], limit: int)
     return {**base, "methods": methods, "limit": limit}
 
 
-def table(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def table(document: ResultDocument) -> list[tuple[str, ...]]:
     """A line for each schedule: mean score over the tasks, tokens, operations, and whether it is on the front."""
-    rows: dict[str, list[Mapping[str, Any]]] = {}
+    rows: dict[str, list[CellEntry]] = {}
     for cell in document["cells"]:
         rows.setdefault(cell["label"], []).append(cell)
-    points = {label: (_mean(cells, "flops"), _mean(cells, "value")) for label, cells in rows.items()}
+    points = {
+        label: (_mean(cell["flops"] for cell in cells), _mean(cell["value"] or 0.0 for cell in cells))
+        for label, cells in rows.items()
+    }
     front = pareto(points.values())
     whole = points[UNREDUCED][1] if UNREDUCED in points else 0.0
     return [
         (
             label,
-            f"{_mean(cells, 'average_tokens'):.2f}",
+            f"{_mean(cell['average_tokens'] for cell in cells):.2f}",
             f"{points[label][1]:.1f}",
             f"{100 * points[label][1] / whole:.1f}" if whole else "-",
             f"{points[label][0] / 1e9:.2f}",
@@ -70,5 +74,6 @@ def table(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def _mean(cells: list[Mapping[str, Any]], name: str) -> float:
-    return sum(float(cell[name]) for cell in cells) / len(cells)
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)

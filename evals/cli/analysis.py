@@ -26,6 +26,7 @@ from hidrop.errors import UserError
 from hidrop.numerics import DTYPES, Dtype
 
 if TYPE_CHECKING:
+    from evals.analysis.document import SearchEntry
     from evals.analysis.probing import Probes
     from evals.matrix.schema import Matrix
     from hidrop.analysis.suggest import Fixed
@@ -150,7 +151,6 @@ def analyze(options: AnalyzeOptions) -> int:
         **provenance(device),
     }
     result = document.build(found, suggestion, made)
-    result["yaml"] = suggestion.yaml() if suggestion.schedule else None
     if options.search and suggestion.schedule:
         result["search"] = searched(options, matrix, suggestion.schedule, geometry, budget, out)
     write_atomically(out / "analysis.json", json_text(result) + "\n")
@@ -173,7 +173,7 @@ def analyze(options: AnalyzeOptions) -> int:
 
 def searched(
     options: AnalyzeOptions, base: Matrix, schedule: Any, geometry: Geometry, budget: float, out: Path
-) -> dict[str, Any]:
+) -> SearchEntry:
     """What the suggestion and its neighbours score without training, on the samples that were held out."""
     from evals.analysis import search
     from evals.run.matrix_run import RunOptions, run_matrix, write_matrix

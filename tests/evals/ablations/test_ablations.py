@@ -11,6 +11,7 @@ import yaml
 
 from evals import cli
 from evals.ablations import claims, runs, table
+from evals.ablations.document import ABLATIONS
 from evals.ablations.spec import Claim, Study, load_study
 from hidrop.errors import UserError
 
@@ -48,7 +49,7 @@ def test_a_study_is_trained_scored_and_judged(tmp_path: Path, capsys: Any) -> No
     assert "3 models are not trained yet" in capsys.readouterr().err
     assert cli.main(list(again)) == 0
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert record == json.loads((out / "ablations.json").read_text())
+    assert record == ABLATIONS.read(out / "ablations.json")
     assert record["not_run"] == [] and set(record["training_seconds"]) == {
         "window", "base-s1", "base-s2", "early-s1", "early-s2"
     }  # fmt: skip
@@ -129,7 +130,8 @@ def document(scores: dict[str, float]) -> dict[str, Any]:
         }  # fmt: skip
 
     trained = [cell(model, "trained", value) for model, value in scores.items()]
-    return {"cells": [*trained, cell(runs.REFERENCE, "grid", 50.0)]}
+    made = {"hardware": {}, "versions": {}, "date": "2026-01-02", "commit": None}
+    return {**made, "cells": [*trained, cell(runs.REFERENCE, "grid", 50.0)]}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from evals import cli
+from evals.analysis.document import ANALYSIS
 from hidrop.models import load
 from tests.conftest import PINPOINTS, make_llava_next
 
@@ -54,7 +55,7 @@ def test_a_model_is_probed_and_what_is_found_is_written(checkpoint: Path, tmp_pa
     code = analyze(*asked, "--out", out, "--explain", "--json")
     printed = capsys.readouterr()
     found = json.loads(printed.out.splitlines()[-1])
-    assert code == 0 and found == json.loads((out / "analysis.json").read_text())
+    assert code == 0 and found == ANALYSIS.read(out / "analysis.json")
     assert found["probed"] == 9 and found["failed"] == 0 and found["layers"] == 4
     assert found["suggestion"]["schedule"]["inject"] == 2 and "hidrop-suggested" in found["yaml"]
     assert "FLOP" in printed.err and "exit: 4. Rule: given" in printed.err

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 WRONG = {
     "run": (["nowhere.yaml"], "nowhere.yaml: no such file"),
     "retry": (["smoke", "--out", "nowhere"], "nothing failed there"),
-    "plan": (["smoke", "--cost", "nowhere"], "`run.py bench` writes such a file"),
+    "plan": (["smoke", "--cost", "nowhere"], "`run.py bench` writes one"),
     "validate": (["smoke", "--only", "nothing"], "--only nothing: matches no cell"),
     "throughput": (["nowhere.yaml"], "nowhere.yaml: no such file"),
     "bench": (["--geometry", "nowhere"], "--geometry nowhere: unknown"),

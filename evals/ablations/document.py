@@ -1,0 +1,67 @@
+"""The types of `ablations.json`, and how it is read. Percentages are 0-100, half widths those of 95 % intervals."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from typing_extensions import TypedDict  # before Python 3.12 pydantic cannot read typing's TypedDict
+
+from evals.store.json_files import FileKind
+from evals.store.result_document import Provenance
+
+SCHEMA = 1
+Verdict = Literal["reproduced", "not reproduced", "not decidable"]
+
+
+class VariantEntry(TypedDict):
+    """See `evals.ablations.claims.Measured`. `by_seed`: % of the reference, by the seed of the training."""
+
+    name: str
+    average_tokens: float
+    by_seed: dict[str, float]
+    tasks: dict[str, float]
+    half_width: float | None
+
+
+class ClaimEntry(TypedDict):
+    """A claim as the study's file states it. `paper`: the two numbers that it is published with."""
+
+    say: str
+    better: str
+    worse: str
+    paper: list[float] | None
+
+
+class JudgedEntry(TypedDict):
+    """See `evals.ablations.claims.Judged`."""
+
+    claim: ClaimEntry
+    better: float
+    worse: float
+    seeds: int
+    difference: float
+    half_width: float | None
+    verdict: Verdict
+
+
+class AblationsDocument(Provenance):
+    """What a study found. `training_seconds`: by trained model. `not_run`: variants without any result."""
+
+    schema: int
+    study: str
+    seeds: list[int]
+    limit: int | None
+    reference: str
+    training_seconds: dict[str, float]
+    variants: dict[str, VariantEntry]
+    claims: list[JudgedEntry]
+    not_run: list[str]
+
+
+ABLATIONS = FileKind(
+    "a file of `run.py ablate`",
+    AblationsDocument,
+    schema=SCHEMA,
+    oldest=1,
+    remedy="`run.py ablate` writes it; run it again, trained models are not trained twice",
+)
