@@ -14,7 +14,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
-	@echo "make readme  make tables and figures of the committed results anew, README.md included"
+	@echo "make readme  regenerate tables, figures and pages from the committed results, README.md included"
 
 setup: $(READY)
 
@@ -52,4 +52,4 @@ format: setup
 	$(BIN)/ruff format .
 
 readme: setup
-	$(BIN)/python -m evals.report.readme
+	$(BIN)/python -m evals.committed_results

@@ -7,13 +7,14 @@ sent by mail, and will look the same in ten years. Without scripts its tables an
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from evals.report.caption import caption
 from evals.report.columns import task_name
-from evals.report.drill import KINDS, drill
+from evals.report.drill import KINDS, Drill, drill
 from evals.report.files import finite
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
@@ -22,6 +23,8 @@ from evals.report.text import sheets_of
 from evals.store.journal import write_atomically
 from evals.store.result_document import ResultDocument, cell_key
 
+NAME = "report.html"
+DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 ASSETS = Path(__file__).parent / "assets"
 SAMPLES = 48
 IMAGE_BYTES = 2_500_000  # of all images together, so that a page stays below 5 MB
@@ -34,20 +37,25 @@ FIGURES = {
 
 
 def write(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> Path:
-    """Write report.html into `folder`, whose journals it shows: `samples` of each task. Raises UserError."""
-    path = folder / "report.html"
+    """Write report.html into `folder`, with `samples` of each task from its journals. Raises UserError.
+
+    Where the journals are missing (only tables are committed), the page keeps the samples that it shows already.
+    """
+    path = folder / NAME
     write_atomically(path, html(document, folder, samples=samples))
     return path
 
 
 def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> str:
-    """The page. The same folder gives the same text."""
+    """The text of `write`'s page. The same folder gives the same text."""
     from jinja2 import Environment, FileSystemLoader
 
     from evals.report import drawing, figures
 
     document, mains = finite(document), main_sheets(document)
     found = drill(document, folder, samples=samples, room=IMAGE_BYTES)
+    if not found.tasks:
+        found = shown_before(document, folder / NAME) or found
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     drawn = [(name, FIGURES[name.split("-")[0]], drawing.svg(figure)) for name, figure in figures.drawn(document)]
     return environment.get_template("page.html.jinja").render(
@@ -64,6 +72,21 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> s
         tasks={task: task_name(task) for task in found.tasks},
         kinds=KINDS,
     )
+
+
+def shown_before(document: ResultDocument, path: Path) -> Drill | None:
+    """The samples that an earlier page of the same cells shows; None where there is no such page."""
+    found = DATA.search(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if found is None:
+        return None
+    try:
+        data = json.loads(found[1])
+        ids = {cell_key(cell): cell["id"] for cell in document["cells"]}
+        if not data["tasks"] or any(ids[key] != identity["id"] for key, identity in data["identities"].items()):
+            return None
+        return Drill(**{field.name: data[field.name] for field in fields(Drill)})
+    except (ValueError, KeyError, TypeError):  # a page of another version
+        return None
 
 
 def _keys(document: ResultDocument) -> dict[tuple[str, str, str], list[str]]:

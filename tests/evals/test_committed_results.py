@@ -1,0 +1,97 @@
+"""What is committed below results/ can be read, and every file made from it is up to date."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.ablations.document import ABLATIONS
+from evals.analysis.document import ANALYSIS
+from evals.bench.document import BENCH, TRAINING
+from evals.committed_results import regenerate
+from evals.report.readme import BLOCK, rendered
+from evals.store.json_files import FileKind
+from evals.store.result_document import RESULTS
+
+ROOT = Path(__file__).parents[2]
+
+
+def git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("no git repository: nothing is committed")
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """results/ and the README as they are committed or staged: a run of one's own may have changed them since."""
+    folder = tmp_path_factory.mktemp("committed")
+    git("checkout-index", f"--prefix={folder}/", "--", "README.md", *git("ls-files", "results").splitlines())
+    return folder
+
+
+def rounded(text: str) -> str:
+    """Numbers of a drawing to a hundredth: the last digits of a place are the machine's."""
+    return re.sub(r"(\d+\.\d\d)\d+", r"\1", text)
+
+
+def kinds(folder: Path) -> Iterator[tuple[Path, FileKind[Any]]]:
+    """Every committed JSON file, with the kind that its name says."""
+    by_name = {"leaderboard.json": RESULTS, "ablations.json": ABLATIONS, "analysis.json": ANALYSIS}
+    for path in sorted(folder.glob("results/**/*.json")):
+        bench = TRAINING if path.name.startswith("train-") else BENCH
+        yield path, bench if path.parent.name == "bench" else by_name[path.name]
+
+
+def test_every_committed_document_is_read_as_it_is(committed: Path) -> None:
+    found = list(kinds(committed))
+    assert {kind.name for _, kind in found} == {kind.name for kind in (RESULTS, ABLATIONS, ANALYSIS, BENCH, TRAINING)}
+    for path, kind in found:
+        assert kind.read(path) == json.loads(path.read_text(encoding="utf-8")), path
+
+
+def test_the_tables_of_the_readme_are_those_of_the_committed_results(committed: Path) -> None:
+    text = (committed / "README.md").read_text(encoding="utf-8")
+    assert BLOCK.search(text)
+    assert rendered(text, f"{committed}/") == text, "run `make readme`"
+
+
+def test_every_file_that_follows_from_committed_documents_is_up_to_date(committed: Path) -> None:
+    before = {path: path.read_bytes() for path in sorted(committed.rglob("*")) if path.is_file()}
+    written = regenerate(committed, git("ls-files", "results").splitlines())
+    assert set(written) <= set(before), "a file is made that is not committed"
+    names = {path.relative_to(committed).as_posix() for path in written}
+    for folder in ("mini", "ablations", "suggested", "analysis/mini-vanilla"):
+        made = {name for name in git("ls-files", f"results/{folder}").splitlines() if "matrix.yaml" not in name}
+        assert made <= names, folder
+    for path in written:
+        if path.suffix != ".pdf":
+            text = path.read_text(encoding="utf-8")
+            assert rounded(text) == rounded(before[path].decode()), f"run `make readme`: {path.name}"
+
+
+def test_a_page_without_journals_keeps_the_samples_of_its_own_cells(committed: Path, tmp_path: Path) -> None:
+    from evals.report import page
+    from evals.store.folders import read_document
+
+    document = read_document(committed / "results/mini")
+    folder = tmp_path / "mini"
+    folder.mkdir()
+    assert "no samples" in page.html(document, folder), "without an earlier page there is nothing to keep"
+    whole = (committed / "results/mini/report.html").read_text(encoding="utf-8")
+    (folder / page.NAME).write_text(whole, encoding="utf-8")
+    assert 'id="samples"' in page.html(document, folder)
+    document["cells"][5]["id"] = "another run's"
+    text = page.html(document, folder)
+    assert "no samples" in text and 'id="samples"' not in text
+    broken = whole.replace('"identities"', '"other"'), whole.replace('id="data">{', 'id="data">')
+    for other in ("<html></html>", *broken):
+        (folder / page.NAME).write_text(other, encoding="utf-8")
+        assert "no samples" in page.html(read_document(committed / "results/mini"), folder)
