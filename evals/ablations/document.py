@@ -59,9 +59,10 @@ class AblationsDocument(Provenance):
 
 
 ABLATIONS = FileKind(
-    "a file of `run.py ablate`",
+    "a file of the command ablate",
     AblationsDocument,
     schema=SCHEMA,
     oldest=1,
-    remedy="`run.py ablate` writes it; run it again, trained models are not trained twice",
+    command="ablate",
+    then="run it again, trained models are not trained twice",
 )

@@ -112,11 +112,12 @@ class AnalysisDocument(Provenance):
 
 
 ANALYSIS = FileKind(
-    "a file of `run.py analyze`",
+    "a file of the command analyze",
     AnalysisDocument,
     schema=SCHEMA,
     oldest=1,
-    remedy="`run.py analyze` writes it; run it again, samples are not probed twice",
+    command="analyze",
+    then="run it again, samples are not probed twice",
 )
 
 
