@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hidrop.errors import UserError, did_you_mean
 
@@ -17,6 +17,12 @@ Model = TypeVar("Model", bound=BaseModel)
 
 # A file of a few lines can stand for more than any memory holds.
 MOST_VALUES = 100_000
+
+
+class StrictModel(BaseModel):
+    """Base of every schema of a file: no unknown field passes, and nobody changes what was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class StrictLoader(yaml.SafeLoader):

@@ -20,16 +20,17 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from evals.matrix.schema import MethodEntry, Name, Strict, TaskEntry, named
+from evals.matrix.schema import MethodEntry, Name, TaskEntry, named
 from hidrop import strict_yaml
 from hidrop.errors import UserError
 from hidrop.mini.training.recipe import Lesson, Recipe
+from hidrop.strict_yaml import StrictModel
 
 BUNDLED = Path(__file__).parent
 HASHED = 8  # digits of a recipe's hash in its folder's name
 
 
-class Training(Strict):
+class Training(StrictModel):
     """A recipe without its method: where it starts (a model, or one of `starts`) and its lessons."""
 
     start: str
@@ -43,7 +44,7 @@ class Start(Training):
     seed: int = 0
 
 
-class Variant(Strict):
+class Variant(StrictModel):
     """What is different from the study's method and training: some fields (`change`), or all of the method."""
 
     change: dict[str, Any] = Field(default_factory=dict)
@@ -52,7 +53,7 @@ class Variant(Strict):
     lessons: tuple[Lesson, ...] | None = None
 
 
-class Claim(Strict):
+class Claim(StrictModel):
     """That `better` scores higher than `worse`. `paper`: the two numbers it is published with, where there are any."""
 
     say: str
@@ -61,7 +62,7 @@ class Claim(Strict):
     paper: tuple[float, float] | None = None
 
 
-class Evaluation(Strict):
+class Evaluation(StrictModel):
     """How the trained models are scored; each task's value is divided by the reference's."""
 
     reference: str
@@ -70,7 +71,7 @@ class Evaluation(Strict):
     batch_size: Annotated[int, Field(ge=1)] = 1
 
 
-class Study(Strict):
+class Study(StrictModel):
     name: Name
     train: Training
     method: dict[str, Any]

@@ -12,7 +12,7 @@ from lmms_eval.api.instance import GenerationResult
 
 from evals.analysis.probing import Probes
 from evals.model.lmms_model import HidropLlava
-from evals.model.requests import Images, Prompt, Record, Request, ends_of, inputs_of
+from evals.model.requests import Images, Record, Request, TokenizedPrompt, ends_of, inputs_of
 
 if TYPE_CHECKING:
     import torch
@@ -50,14 +50,14 @@ class Probing(HidropLlava):
         self._reference = next(self._different(0, frozenset()), None)
         return super().generate_until(requests)
 
-    def _prompt(self, request: Request, images: Images) -> Prompt | str:
+    def _prompt(self, request: Request, images: Images) -> TokenizedPrompt | str:
         """As the parent's, with one more thing that can be wrong with a sample: that it has no image."""
         prompt = super()._prompt(request, images)
-        if isinstance(prompt, Prompt) and prompt.images == 0:
+        if isinstance(prompt, TokenizedPrompt) and prompt.images == 0:
             return "no image: there are no visual tokens to look at"
         return prompt
 
-    def _made(self, prompts: Sequence[Prompt], reduction: Any) -> list[Record]:
+    def _made(self, prompts: Sequence[TokenizedPrompt], reduction: Any) -> list[Record]:
         """The unreduced answers, and the probes."""
         started = time.perf_counter()
         found = self._probe(prompts, reduction)
@@ -67,7 +67,7 @@ class Probing(HidropLlava):
             for answer, length, probe in found
         ]
 
-    def _probe(self, prompts: Sequence[Prompt], reduction: Any) -> list[tuple[str, int, Record]]:
+    def _probe(self, prompts: Sequence[TokenizedPrompt], reduction: Any) -> list[tuple[str, int, Record]]:
         """Of each prompt: the unreduced answer, its tokens, and the probes."""
         import torch
 
@@ -109,7 +109,7 @@ class Probing(HidropLlava):
             for row in range(len(prompts))
         ]
 
-    def _cross(self, prompts: Sequence[Prompt], pad: int, reduction: Any) -> torch.Tensor | None:
+    def _cross(self, prompts: Sequence[TokenizedPrompt], pad: int, reduction: Any) -> torch.Tensor | None:
         """Cross-modal similarity (B, L) between each prompt with an image that is not its own and with the reference.
 
         None for prompts with several images (which of them to exchange is not defined), and where the samples have
@@ -128,7 +128,7 @@ class Probing(HidropLlava):
             if other is None:  # fewer than three different images: there is nothing to compare
                 return None
             made = [self._prompt(prompt.request, images) for _, images in (other, self._reference)]
-            pairs.append([one for one in made if isinstance(one, Prompt)])
+            pairs.append([one for one in made if isinstance(one, TokenizedPrompt)])
         if any(len(pair) < 2 for pair in pairs):
             return None
         walks = [

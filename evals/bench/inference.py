@@ -17,7 +17,7 @@ from baselines.pdrop import quarters
 from evals.bench.document import SCHEMA, BenchDocument, BenchRow
 from evals.profiling.ceilings import Ceilings, measure_ceilings, physical_ms
 from evals.profiling.measure import CAPTURED, measure_beside
-from evals.profiling.prompt import Prompt
+from evals.profiling.prompt import SyntheticRequest
 from evals.profiling.record import Measurement, Spread
 from evals.profiling.settings import ProfileSettings
 from evals.profiling.vision import record_vision, replayed_vision, vision_modules
@@ -113,7 +113,7 @@ def bench(
     ceilings = measure_ceilings(model.device, model.dtype)
     known = [reducer for reducer in reducers.values() if not reducer.adaptive]
 
-    def probes(prompt: Prompt) -> dict[str, Callable[[], Any]]:
+    def probes(prompt: SyntheticRequest) -> dict[str, Callable[[], Any]]:
         batch, plans = len(prompt.input_ids_BS), [r.plan(geometry, prompt.visual_tokens) for r in known]
         counts = {n + settings.text_tokens for plan in plans for n in plan.entering}
         layers = {str(n): timed_layers(model, n, batch) for n in sorted(counts)}
@@ -132,7 +132,7 @@ def bench(
     return Bench(geometry, ceilings, settings, rows, overhead)
 
 
-def plain_prefill(model: Any, prompt: Prompt) -> Callable[[], Any]:
+def plain_prefill(model: Any, prompt: SyntheticRequest) -> Callable[[], Any]:
     """transformers' own forward on the prompt, its image's features computed beforehand as in the timed prefills."""
     features = record_vision(vision_modules(model), lambda: model(**prompt.prefill_inputs()))
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from evals.analysis.document import SearchEntry
     from evals.analysis.probing import Probes
     from evals.matrix.schema import Matrix
-    from hidrop.analysis.suggest import Fixed
+    from hidrop.analysis.suggest import DecidedLayers
     from hidrop.geometry import Geometry
 
 COMMANDS = Group("Analyze")
@@ -232,9 +232,9 @@ def probes_of(options: AnalyzeOptions, geometry: Geometry) -> Probes:
     return Probes(options.top / 100, windows, shares(options.shares), not options.no_inject_sweep)
 
 
-def fixed_of(options: AnalyzeOptions, geometry: Geometry) -> Fixed:
+def fixed_of(options: AnalyzeOptions, geometry: Geometry) -> DecidedLayers:
     """What the user has decided. Raises UserError for layers that no schedule of the model can have."""
-    from hidrop.analysis.suggest import Fixed
+    from hidrop.analysis.suggest import DecidedLayers
 
     inject, exit = options.inject, options.exit
     filters = None if options.filters is None else layers("--filters", options.filters)
@@ -247,7 +247,7 @@ def fixed_of(options: AnalyzeOptions, geometry: Geometry) -> Fixed:
     if filters is not None and (min(filters) < first or max(filters) > last):
         place = f"from {first} (the injection layer) to {last} (two layers before the exit)"
         raise UserError(f"--filters must be layers {place} (got {options.filters})")
-    return Fixed(inject, exit, filters)
+    return DecidedLayers(inject, exit, filters)
 
 
 def model_name(source: str) -> str:

@@ -37,15 +37,12 @@ from hidrop.budget import Budget, Reading, parse_budget
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
 from hidrop.numerics import Attention, DeviceMap, Dtype, Quantization
+from hidrop.strict_yaml import StrictModel
 
 BUNDLED = Path(__file__).parent / "bundled"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+-]*$", max_length=80)]
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def budgets(value: Any) -> tuple[Budget, ...] | None:
@@ -70,7 +67,7 @@ class MethodEntry(BaseModel):
         return dict(self.model_extra or {})
 
 
-class ModelEntry(Strict):
+class ModelEntry(StrictModel):
     """A checkpoint. `geometry` (a preset) and `trained_with` say what it is where its files are not at hand."""
 
     source: Annotated[str, StringConstraints(min_length=1)]
@@ -84,11 +81,11 @@ class ModelEntry(Strict):
     device_map: DeviceMap | None = None  # how its layers are spread over the CUDA devices, by accelerate
 
 
-class TaskEntry(Strict):
+class TaskEntry(StrictModel):
     data: Annotated[str, StringConstraints(min_length=1)]  # mini, hub, or a folder
 
 
-class RunEntry(Strict):
+class RunEntry(StrictModel):
     """Names that go together; what is left out means all."""
 
     models: tuple[str, ...] | None = None
@@ -96,7 +93,7 @@ class RunEntry(Strict):
     tasks: tuple[str, ...] | None = None
 
 
-class Matrix(Strict):
+class Matrix(StrictModel):
     name: Name
     protocol: Literal["llava", "lmms-eval"]
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]

@@ -21,9 +21,9 @@ from evals.model.prefetch import ahead
 from evals.model.requests import (
     Batch,
     Images,
-    Prompt,
     Record,
     Request,
+    TokenizedPrompt,
     batches,
     cut,
     decoding,
@@ -202,10 +202,10 @@ class HidropLlava(lmms):
         """Run one batch, rows with equally many images at a time: answers, and records but of padding, by place."""
         answers: dict[int, GenerationResult] = {}
         records: dict[int, Record] = {}
-        by_images: dict[int, list[Prompt]] = {}
+        by_images: dict[int, list[TokenizedPrompt]] = {}
         for request, shown in zip(batch.requests, images, strict=True):
             prompt = shown if isinstance(shown, str) else self._prompt(request, shown)
-            if isinstance(prompt, Prompt):
+            if isinstance(prompt, TokenizedPrompt):
                 by_images.setdefault(prompt.images, []).append(prompt)
                 continue
             answers[request.place] = GenerationResult("")
@@ -220,7 +220,7 @@ class HidropLlava(lmms):
                     records[request.place] = record_of(batch, request, **prompt.facts, **made)
         return answers, records
 
-    def _made(self, prompts: Sequence[Prompt], reduction: Any) -> list[Record]:
+    def _made(self, prompts: Sequence[TokenizedPrompt], reduction: Any) -> list[Record]:
         """What is made of prompts with equally many images: of each its answer, and what else its record says of it."""
         rows, milliseconds = self._generate(prompts)
         reduction.check()
@@ -242,13 +242,16 @@ class HidropLlava(lmms):
             doc = self.task_dict[request.task][request.split][request.doc_id]
             images = [v.convert("RGB") for v in request.visuals(doc) or ()]
             tokens = tuple(self.loaded.image_tokens(image.height, image.width) for image in images)
-            return Images(tokens, self.protocol.pixels(self.loaded.image_processor, images) if images else None)
+            if not images:
+                return Images(tokens, None)
+            shapes = self.loaded.backbone.shapes_images
+            return Images(tokens, self.protocol.pixels(self.loaded.image_processor, images, shapes_images=shapes))
         except (UserError, MemoryError):
             raise
         except Exception as error:  # whatever a broken file makes PIL or the processor raise
             return f"{type(error).__name__}: {error}"
 
-    def _prompt(self, request: Request, images: Images) -> Prompt | str:
+    def _prompt(self, request: Request, images: Images) -> TokenizedPrompt | str:
         """The prompt of a request, or what is wrong with its question."""
         loaded, longest = self.loaded, self.loaded.geometry.max_positions
         try:
@@ -259,9 +262,9 @@ class HidropLlava(lmms):
             return f"{type(error).__name__}: {error}"
         if len(ids) >= longest:
             return f"prompt of {len(ids)} tokens; the model's positions end at {longest}"
-        return Prompt(request, ids, images.pixels, images.tokens)
+        return TokenizedPrompt(request, ids, images.pixels, images.tokens)
 
-    def _generate(self, prompts: Sequence[Prompt]) -> tuple[list[tuple[str, int]], float]:
+    def _generate(self, prompts: Sequence[TokenizedPrompt]) -> tuple[list[tuple[str, int]], float]:
         """(answer, generated tokens with the end token) of each prompt, and milliseconds a prompt.
 
         All prompts have equally many images; shorter ones are padded on the left.

@@ -59,7 +59,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TokenizedPrompt:
     """A request made ready: token ids, and the model's inputs for its images, if any (see Protocol.pixels)."""
 
     request: Request
@@ -86,7 +86,7 @@ class Prompt:
         return hashlib.sha256(" ".join(map(str, self.ids)).encode()).hexdigest()[:16]
 
 
-def inputs_of(prompts: Sequence[Prompt], pad: int, backbone: Backbone) -> dict[str, torch.Tensor]:
+def inputs_of(prompts: Sequence[TokenizedPrompt], pad: int, backbone: Backbone) -> dict[str, torch.Tensor]:
     """The model's inputs for prompts that have equally many images, on its device; shorter ones are padded left."""
     import torch
 

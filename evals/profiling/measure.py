@@ -12,7 +12,7 @@ from torch import nn
 
 from evals.profiling.clock import Clock, no_collector
 from evals.profiling.memory import kv_bytes, peak_bytes
-from evals.profiling.prompt import Prompt, build_prompt
+from evals.profiling.prompt import SyntheticRequest, build_request
 from evals.profiling.record import Measurement, Profile, Spread
 from evals.profiling.settings import ProfileSettings
 from evals.profiling.vision import record_vision, replayed_vision, vision_modules
@@ -38,7 +38,7 @@ class _Timings:
 
 
 # Other work that is timed in each round beside the methods, by name, for one batch's prompt.
-Probes = Callable[[Prompt], Mapping[str, Callable[[], Any]]]
+Probes = Callable[[SyntheticRequest], Mapping[str, Callable[[], Any]]]
 
 
 def measure(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings) -> dict[str, Profile]:
@@ -88,7 +88,7 @@ def measure_beside(
     found: dict[str, list[Measurement]] = {}
     beside: dict[int, dict[str, Spread]] = {}
     for batch in settings.batch:
-        prompt = build_prompt(loaded.model, loaded.geometry, settings, batch)
+        prompt = build_request(loaded.model, loaded.geometry, settings, batch)
         run = ways(reducers, settings, recorder)
         timings = {label: _Timings() for label in run}
         vision = _vision(loaded.model, {label: way.reducer for label, way in run.items()}, prompt)
@@ -120,7 +120,7 @@ def measure_beside(
 
 
 @dataclass
-class Vision:
+class RecordedVision:
     """What tower and projector gave for the prompt, as modules (`answers`), and the features made of it."""
 
     answers: dict[nn.Module, Any] = field(default_factory=dict)
@@ -132,9 +132,9 @@ class Vision:
         return self.features
 
 
-def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: Prompt) -> dict[str, Vision]:
+def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: SyntheticRequest) -> dict[str, RecordedVision]:
     """What tower and projector return to each method; methods that do not work in the tower share one record."""
-    shared: Vision | None = None
+    shared: RecordedVision | None = None
     found = {}
     for label, reducer in reducers.items():
         if reducer.encodes:
@@ -145,16 +145,16 @@ def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: Prompt) -> dict
     return found
 
 
-def _vision_of(model: Any, reducer: Reducer, prompt: Prompt) -> Vision:
+def _vision_of(model: Any, reducer: Reducer, prompt: SyntheticRequest) -> RecordedVision:
     """What tower and projector return for the prompt; no answers when the runtime does not call both as modules."""
-    found = Vision()
+    found = RecordedVision()
     with reduce(model, reducer, features=found):
         answers = record_vision(vision_modules(model), lambda: model(**prompt.prefill_inputs()))
     found.answers = answers if set(answers) == set(vision_modules(model)) else {}
     return found
 
 
-def _time_once(model: Any, way: Way, prompt: Prompt, vision: Vision) -> _Timings:
+def _time_once(model: Any, way: Way, prompt: SyntheticRequest, vision: RecordedVision) -> _Timings:
     """One run of one method."""
     clock, taken = Clock(model.device), _Timings()
     with reduce(model, way.reducer, graphs=way.graphs):
@@ -163,7 +163,7 @@ def _time_once(model: Any, way: Way, prompt: Prompt, vision: Vision) -> _Timings
         marks.append(clock.mark())
         taken.ttft += clock.between(marks)
 
-    cuts: list[Cut] = []
+    cuts: list[TimedCut] = []
     # A graph cannot see that the tower is shadowed: it gets the features themselves.
     given = vision if way.graphs else None
     with reduce(model, way.reducer, features=given, graphs=way.graphs) as reduction:
@@ -186,7 +186,7 @@ def _time_once(model: Any, way: Way, prompt: Prompt, vision: Vision) -> _Timings
 
 
 @dataclass
-class Cut:
+class TimedCut:
     """Marks around a cut of a prefill, and around the projection to the next layer's keys in it, where there is one.
 
     `stays`: the part of these keys that the next layer takes over instead of making it again. That is no overhead.
@@ -203,7 +203,7 @@ class Cut:
 
 
 @contextmanager
-def _marked(decoder: Any, clock: Clock, cuts: list[Cut]) -> Iterator[None]:
+def _marked(decoder: Any, clock: Clock, cuts: list[TimedCut]) -> Iterator[None]:
     """Inside the block, each cut of a prefill is added to `cuts`."""
     cut = decoder._cut
 
@@ -215,7 +215,7 @@ def _marked(decoder: Any, clock: Clock, cuts: list[Cut]) -> Iterator[None]:
             tokens, start = sequence.order.shape[1], clock.mark()
             left, plan = cut(sequence, before, plan, after, *more)
             end = clock.mark()
-        cuts.append(Cut([start, end], keys[:2], left.order.shape[1] / tokens if left.keys is not None else 0.0))
+        cuts.append(TimedCut([start, end], keys[:2], left.order.shape[1] / tokens if left.keys is not None else 0.0))
         return left, plan
 
     decoder._cut = marked
@@ -225,7 +225,7 @@ def _marked(decoder: Any, clock: Clock, cuts: list[Cut]) -> Iterator[None]:
         del decoder._cut
 
 
-def _time_vision(model: Any, prompt: Prompt, clock: Clock) -> list[float]:
+def _time_vision(model: Any, prompt: SyntheticRequest, clock: Clock) -> list[float]:
     """Milliseconds of vision tower and projector alone, for a runtime that does not call them as modules."""
     marks = [clock.start()]
     vision = backbone_of(model).vision(prompt.images)
@@ -244,7 +244,7 @@ def _append(timings: _Timings, taken: _Timings) -> None:
 
 
 def _facts(
-    model: Any, geometry: Geometry, way: Way, prompt: Prompt, settings: ProfileSettings, label: str
+    model: Any, geometry: Geometry, way: Way, prompt: SyntheticRequest, settings: ProfileSettings, label: str
 ) -> dict[str, Any]:
     """What does not depend on time: realised tokens, operations, bytes. One more run, outside the timings."""
     reducer = way.reducer

@@ -16,7 +16,7 @@ from hidrop.geometry import Geometry
 
 
 @dataclass(frozen=True)
-class Prompt:
+class SyntheticRequest:
     """Model inputs of `batch` equal-length requests, and the tokens that are fed in while decoding."""
 
     input_ids_BS: torch.Tensor
@@ -55,7 +55,7 @@ class Prompt:
         }
 
 
-def build_prompt(model: Any, geometry: Geometry, settings: ProfileSettings, batch: int) -> Prompt:
+def build_request(model: Any, geometry: Geometry, settings: ProfileSettings, batch: int) -> SyntheticRequest:
     """`batch` different requests of `settings.text_tokens` text tokens around one image each (anyres: of most tiles).
 
     Half of the text stands before the image. Everything is drawn from `settings.seed` on the CPU, so that all devices
@@ -75,7 +75,7 @@ def build_prompt(model: Any, geometry: Geometry, settings: ProfileSettings, batc
     image = torch.full((batch, visual), backbone.placeholder_id)
     ids = torch.cat([text(before), image, text(settings.text_tokens - before)], dim=1).to(device)
     pixels = torch.randn(batch, *backbone.pixel_shape, generator=generator)
-    return Prompt(
+    return SyntheticRequest(
         input_ids_BS=ids,
         attention_mask_BS=torch.ones_like(ids),
         images=backbone.inputs_for(pixels.to(device=device, dtype=model.dtype)),

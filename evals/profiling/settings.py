@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from hidrop.strict_yaml import StrictModel
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class ProfileSettings(BaseModel):
+class ProfileSettings(StrictModel):
     """How often, at which batch sizes and prompt lengths a method is timed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     repeats: Count = 10
     warmup: Annotated[int, Field(ge=0)] = 2

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from hidrop import strict_yaml
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.reducer import METHODS
+from hidrop.strict_yaml import StrictModel
 
 FOLDER = Path(__file__).parents[2] / "results" / "reference"
 
@@ -18,18 +19,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ScoreKind(Strict):
+class ScoreKind(StrictModel):
     """What a score is, and the largest value it can have."""
 
     metric: Text
     max: Positive
 
 
-class Source(Strict):
+class Source(StrictModel):
     """Where a number was read. `short` stands in tables."""
 
     short: Text
@@ -39,7 +36,7 @@ class Source(Strict):
     note: str | None = None
 
 
-class Published(Strict):
+class Published(StrictModel):
     """One line of one published table. Numbers are as printed; None: not given there."""
 
     method: str
@@ -50,7 +47,7 @@ class Published(Strict):
     true_average: Positive | None = None
     basis: Literal["published", "calculated", "inferred"] | None = None
     source: str
-    scores: dict[str, Positive] = {}
+    scores: dict[str, Positive] = Field(default_factory=dict)
     mean_percent: Positive | None = None
     mean_tasks: Annotated[int, Field(ge=1)] | None = None
     tflops: Positive | None = None
@@ -79,7 +76,7 @@ class Published(Strict):
         return self
 
 
-class Reference(Strict):
+class Reference(StrictModel):
     """The published numbers of one model."""
 
     schema_: Literal[1] = Field(alias="schema")

@@ -20,7 +20,7 @@ from evals.report.units import MISSING, fixed
 FRAME = 6
 
 
-class View:
+class LiveView:
     """What is known of a run, as something rich can draw at any moment. `sizes`: samples of each cell by its key."""
 
     def __init__(self, total: int, sizes: dict[str, int]) -> None:

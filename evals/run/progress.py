@@ -11,7 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 
-from evals.run.live_view import View
+from evals.run.live_view import LiveView
 from evals.store.result_document import CellEntry
 
 
@@ -26,7 +26,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __init__(self, console: Console, total: int, sizes: Mapping[str, int] | None = None):
         self.console, self.total = console, total
-        self.view = View(total, dict(sizes or {}))
+        self.view = LiveView(total, dict(sizes or {}))
         self._spoke = time.monotonic()
         self._live: Live | None = None
         if console.is_terminal and not console.quiet:

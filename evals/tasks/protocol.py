@@ -51,10 +51,13 @@ class Protocol:
         """
         raise NotImplementedError
 
-    def pixels(self, image_processor: Any, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """The model's inputs for RGB images of any size: `pixel_values` (images, 3, height, width).
+    def pixels(
+        self, image_processor: Any, images: Sequence[Image.Image], *, shapes_images: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """The model's inputs for RGB images of any size, by name (see `hidrop.backbones.base.Vision`).
 
-        With anyres they are (images, tiles, 3, height, width), and `image_sizes` (images, 2) are heights and widths.
+        shapes_images: the processor brings an image to a shape of its own choice, as with anyres
+        (`Backbone.shapes_images`), so that no protocol pads it before.
         """
         return dict(image_processor(images=list(images), return_tensors="pt"))
 
@@ -79,8 +82,10 @@ class LlavaProtocol(Protocol):
     def ids(self, tokenizer: Any, question: str, images: Sequence[int], *, image_token_id: int) -> list[int]:
         return piecewise(tokenizer, self.text(tokenizer, question, len(images)), images, image_token_id)
 
-    def pixels(self, image_processor: Any, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        if hasattr(image_processor, "image_grid_pinpoints"):  # anyres pads each image to one of its own shapes
+    def pixels(
+        self, image_processor: Any, images: Sequence[Image.Image], *, shapes_images: bool = False
+    ) -> dict[str, torch.Tensor]:
+        if shapes_images:
             return super().pixels(image_processor, images)
         fill = tuple(int(255 * mean) for mean in image_processor.image_mean)
         return super().pixels(image_processor, [pad_to_square(image, fill) for image in images])

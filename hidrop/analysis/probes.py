@@ -24,7 +24,7 @@ from hidrop.topk import top_indices
 
 
 @dataclass
-class Measured:
+class ProbeResults:
     """Numbers of a batch, (B, layers) in each curve; NaN where a row has no such token.
 
     intra: by modality, the cosine of a token's states behind layers l and l + 1, l = 1 .. L - 1, mean over its tokens.
@@ -45,7 +45,7 @@ def measure(
     top: float,
     windows: SequenceOf[int],
     at: Callable[[int, Sequence], None] = lambda layer, sequence: None,
-) -> Measured:
+) -> ProbeResults:
     """Walk to the end. `top`: the share of the visual tokens that counts as most attended; `windows`: n of ILVAS.
 
     `at` is called with every station, for what branches off there.
@@ -78,7 +78,7 @@ def measure(
                 if len(recent) > n:
                     found.append(alike(*recent[-1 - n], seen_BHV))
         at(layer, sequence)
-    return Measured(
+    return ProbeResults(
         {name: torch.stack(found, 1) for name, found in intra.items()},
         torch.stack(mass, 1),
         {n: torch.stack(found, 1) for n, found in ilvas.items()},

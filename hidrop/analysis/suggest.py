@@ -16,7 +16,7 @@ FILTERS, TOLERANCE = 4, 0.01
 
 
 @dataclass(frozen=True)
-class Fixed:
+class DecidedLayers:
     """What a user has decided; the rules are not asked for it."""
 
     inject: int | None = None
@@ -65,7 +65,7 @@ def suggest(
     *,
     tolerance: float = TOLERANCE,
     most: int = FILTERS,
-    fixed: Fixed = Fixed(),  # frozen
+    fixed: DecidedLayers = DecidedLayers(),  # frozen
 ) -> Suggestion:
     """Read a schedule off the curves. `budget`: visual tokens entering a layer, on average; `tolerance`: the loss of
     score that an exit may cost, as a share; `most`: of filters.

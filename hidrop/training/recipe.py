@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from hidrop.reducer import build_entry
+from hidrop.strict_yaml import StrictModel
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -15,18 +16,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Parts(Strict):
+class Parts(StrictModel):
     """What a new LLaVA is put together from: a language model and a vision tower (folders or Hub ids)."""
 
     language_model: str
     vision_tower: str
 
 
-class Data(Strict):
+class Data(StrictModel):
     """LLaVA's JSON file of conversations, the folder its image paths start from, and how to get them."""
 
     conversations: Path
@@ -34,7 +31,7 @@ class Data(Strict):
     get: str | None = None
 
 
-class Lora(Strict):
+class Lora(StrictModel):
     """PEFT's LoRA on the decoder's linear layers; the projector is trained as a whole beside it."""
 
     rank: Count
@@ -42,7 +39,7 @@ class Lora(Strict):
     dropout: Share = 0.0
 
 
-class LlavaRecipe(Strict):
+class LlavaRecipe(StrictModel):
     """One stage. `batch` is that of an optimiser step over all processes; what does not fit is accumulated.
 
     model: a checkpoint, or parts of a new one. train: the projector alone, or all but the tower.
@@ -57,7 +54,7 @@ class LlavaRecipe(Strict):
     data: Data
     prompt: Literal["plain", "v1"]
     image: Literal["square", "pad"]
-    method: dict[str, Any] = {"name": "vanilla"}
+    method: dict[str, Any] = Field(default_factory=lambda: {"name": "vanilla"})
     lora: Lora | None = None
     batch: Count
     per_device: Count

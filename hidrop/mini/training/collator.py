@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedSample:
     """One sample: `ids` and `labels` of the same length; labels are IGNORED outside the answers."""
 
     ids: list[int]
@@ -28,7 +28,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Collator:
+class SceneCollator:
     """Turns samples into batches. `image_tokens` placeholders stand for the image, at the start of the first turn.
 
     A first turn with an empty question is a caption: it follows the image directly, as in LLaVA's pretraining prompt.
@@ -40,7 +40,7 @@ class Collator:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def encode(self, sample: Sample) -> Encoded:
+    def encode(self, sample: Sample) -> EncodedSample:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         ids: list[int] = [bos]
         labels: list[int] = [IGNORED]
@@ -68,9 +68,9 @@ class Collator:
             else:
                 say(text(f"USER: {question} ASSISTANT:"), supervised=False)
             say([*text(f" {answer}"), eos], supervised=True)
-        return Encoded(ids, labels, sample)
+        return EncodedSample(ids, labels, sample)
 
-    def batch(self, encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    def batch(self, encoded: Sequence[EncodedSample]) -> dict[str, torch.Tensor]:
         """A batch, see `batch_of`; pixel_values float32."""
         images = [e.sample.pixels for e in encoded if e.sample.pixels is not None]
         pixels = list(self.normalise(images)) if images else []

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
 from hidrop.mini.scenes import COLORS, PLACES, Scene, make_scene, render
-from hidrop.mini.training.collator import Collator
+from hidrop.mini.training.collator import SceneCollator
 from hidrop.mini.training.optimizer import Pair, warm_then_decay
 from hidrop.mini.training.patches import HEADS, WEIGHTS, PatchHeads, patch_targets
 from hidrop.mini.training.recipe import Recipe, Stage
@@ -38,7 +38,7 @@ LOG_EVERY = 20
 VERSION = 1
 
 
-def lay(model: LlavaForConditionalGeneration, collator: Collator, plan: Recipe, shared: Path) -> None:
+def lay(model: LlavaForConditionalGeneration, collator: SceneCollator, plan: Recipe, shared: Path) -> None:
     """Give `model` its foundations; the tower is taken from the folder `shared` if one of its kind is there.
 
     Of a recipe that goes on from another model, that model's weights. Raises UserError when it is of another kind.
@@ -61,7 +61,7 @@ def lay(model: LlavaForConditionalGeneration, collator: Collator, plan: Recipe, 
     _align(model, collator, plan.align, plan.seed)
 
 
-def take_over(model: LlavaForConditionalGeneration, collator: Collator, source: str) -> None:
+def take_over(model: LlavaForConditionalGeneration, collator: SceneCollator, source: str) -> None:
     """Give `model` the weights of an embedded one."""
     from hidrop.models import load
 
@@ -79,7 +79,7 @@ def _scenes(kind: int, seed: int, step: int, count: int) -> list[Scene]:
     return [make_scene("train", int(number)) for number in rng.integers(1 << 40, size=count)]
 
 
-def _features(tower: Any, scenes: list[Scene], collator: Collator) -> torch.Tensor:
+def _features(tower: Any, scenes: list[Scene], collator: SceneCollator) -> torch.Tensor:
     """What the tower says of each patch, (scenes, patches, hidden): the features that the projector gets."""
     pixels = collator.normalise([render(scene) for scene in scenes])
     return tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
@@ -91,7 +91,7 @@ def _say(name: str, step: int, stage: Stage, losses: list[float], started: float
         log.info("%s %d/%d  loss %.3f  %s%.0f s", name, step + 1, stage.steps, recent, more, spent)
 
 
-def _tower(tower: Any, collator: Collator, stage: Stage, seed: int) -> None:
+def _tower(tower: Any, collator: SceneCollator, stage: Stage, seed: int) -> None:
     torch.manual_seed(seed)
     heads = PatchHeads(tower.config.hidden_size)
     optimizer = Pair([*tower.named_parameters(), *heads.named_parameters()], stage.lr)
@@ -111,7 +111,7 @@ def _shown(accuracy: dict[str, float]) -> str:
     return "".join(f"{name} {accuracy[name]:.2f}  " for name in ("color", "digit", "digit_left", "word", "number_0"))
 
 
-def _align(model: LlavaForConditionalGeneration, collator: Collator, stage: Stage, seed: int) -> None:
+def _align(model: LlavaForConditionalGeneration, collator: SceneCollator, stage: Stage, seed: int) -> None:
     """Regress the projector's output on the words' mean embedding; tower and embeddings stay as they are.
 
     Words name what is in a patch's own cell. Without a second loss that reads all classes off the output, the
@@ -140,7 +140,7 @@ def _align(model: LlavaForConditionalGeneration, collator: Collator, stage: Stag
         _say("align", step, stage, losses, started, _shown(accuracy))
 
 
-def _patch_words(collator: Collator) -> dict[str, list[list[int]]]:
+def _patch_words(collator: SceneCollator) -> dict[str, list[list[int]]]:
     """For the heads that have words: class -> token ids of the word (none for "nothing of the kind")."""
     from hidrop.mini.glyphs import WORDS
 

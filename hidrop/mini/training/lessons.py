@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hidrop.mini.training.collator import Collator
+from hidrop.mini.training.collator import SceneCollator
 from hidrop.mini.training.drills import drill_sample, letters_sample, rows_sample, signs_sample
 from hidrop.mini.training.samples import Sample, caption_sample, instruction_sample
 
@@ -30,7 +30,7 @@ SAMPLES: dict[Kind, Callable[..., Sample]] = {
 class Groups(Dataset[list[Batch]]):
     """Group g holds batches 4 g .. 4 g + 3 of a lesson, from `first` on."""
 
-    def __init__(self, collator: Collator, kind: Kind, batch: int, seed: int, first: int, count: int) -> None:
+    def __init__(self, collator: SceneCollator, kind: Kind, batch: int, seed: int, first: int, count: int) -> None:
         self.collator, self.kind, self.batch, self.seed = collator, kind, batch, seed
         self.first, self.count = first, count
 
@@ -47,7 +47,7 @@ class Groups(Dataset[list[Batch]]):
         return [self.collator.batch(encoded[k * self.batch : (k + 1) * self.batch]) for k in order]
 
 
-def batches(collator: Collator, kind: Kind, batch: int, seed: int, start: int, stop: int) -> Iterator[Batch]:
+def batches(collator: SceneCollator, kind: Kind, batch: int, seed: int, start: int, stop: int) -> Iterator[Batch]:
     """Batches `start` .. `stop - 1` of a lesson, made by one worker beside the training."""
     groups = Groups(collator, kind, batch, seed, start // GROUP, stop // GROUP - start // GROUP)
     loader: DataLoader[list[Batch]] = DataLoader(groups, batch_size=None, num_workers=1, prefetch_factor=3)

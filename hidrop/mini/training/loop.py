@@ -15,7 +15,7 @@ from torch import nn
 from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
 from hidrop.mini.training import foundations, state
-from hidrop.mini.training.collator import Collator
+from hidrop.mini.training.collator import SceneCollator
 from hidrop.mini.training.lessons import GROUP, Kind, batches
 from hidrop.mini.training.model import make_image_processor, make_model, make_tokenizer
 from hidrop.mini.training.optimizer import Pair, warm_then_decay
@@ -49,7 +49,7 @@ CORPUS = 1000  # samples of each of LLaVA's two stages that the tokenizer is tra
 def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
     """Train what the recipe says and write the checkpoint to `out`; returns `out`.
 
-    `out` defaults to the place where `mini:<name>` is looked up. Progress lies in `work` (default
+    `out` defaults to the place where `mini:<name>` is looked up. TrainingProgress lies in `work` (default
     runs/train/<recipe>) and is taken up again with `resume`. Raises UserError for a bad recipe, and when `work` holds
     an unfinished training and `resume` is not given.
     """
@@ -66,7 +66,7 @@ def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: 
     tokenizer = corpus_tokenizer()
     model = make_model(tokenizer, plan.seed)
     processor = make_image_processor()
-    collator = Collator(
+    collator = SceneCollator(
         tokenizer,
         backbone_of(model).placeholder_id,
         model.config.image_seq_length,
@@ -80,7 +80,7 @@ def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: 
     return out
 
 
-def _changed(found: state.Progress, plan: Recipe) -> str | None:
+def _changed(found: state.TrainingProgress, plan: Recipe) -> str | None:
     """What of a recipe is not as it was when the training began; lessons that are still to come may be."""
     if found.stage >= len(plan.lessons) or found.step > plan.lessons[found.stage].steps:
         return "it is further than this recipe goes"
@@ -109,11 +109,11 @@ def corpus_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _fit(
-    model: LlavaForConditionalGeneration, reducer: Reducer, collator: Collator, plan: Recipe, work: Path
-) -> state.Progress:
+    model: LlavaForConditionalGeneration, reducer: Reducer, collator: SceneCollator, plan: Recipe, work: Path
+) -> state.TrainingProgress:
     from hidrop.runtime import reduce
 
-    progress = state.peek(work) or state.Progress(plan.name)
+    progress = state.peek(work) or state.TrainingProgress(plan.name)
     progress.plan = plan.model_dump(mode="json")
     started = time.monotonic() - progress.seconds
     if progress.stage == 0 and progress.step == 0:
@@ -147,7 +147,7 @@ def _fit(
     return progress
 
 
-def _say(lesson: Lesson, progress: state.Progress) -> None:
+def _say(lesson: Lesson, progress: state.TrainingProgress) -> None:
     shown = f"loss {progress.loss:.4f}  {progress.seconds:.0f} s"
     log.info("%s %d/%d  %s", lesson.data, progress.step, lesson.steps, shown)
 
@@ -158,7 +158,7 @@ def _export(
     processor: CLIPImageProcessorPil,
     plan: Recipe,
     reducer: Reducer,
-    progress: state.Progress,
+    progress: state.TrainingProgress,
     out: Path,
 ) -> None:
     from hidrop.models import save

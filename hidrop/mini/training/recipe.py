@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from hidrop.mini.training.lessons import Kind
 from hidrop.mini.training.model import GEOMETRY
 from hidrop.reducer import build_entry
+from hidrop.strict_yaml import StrictModel
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Stage(_Strict):
+class Stage(StrictModel):
     """`steps` updates of `batch` samples at peak learning rate `lr` (the schedule is in optimizer.py)."""
 
     steps: int = Field(gt=0, multiple_of=4)  # batches are drawn in groups of four, see lessons.py
@@ -29,7 +26,7 @@ class Lesson(Stage):
     data: Kind
 
 
-class Recipe(_Strict):
+class Recipe(StrictModel):
     """Training of an embedded model: its foundations (foundations.py), then the lessons in their order.
 
     With `start`, an embedded model or a folder with one, it goes on from that model instead of new foundations.
@@ -38,7 +35,7 @@ class Recipe(_Strict):
 
     name: str
     seed: int = 0
-    method: dict[str, Any] = {"name": "vanilla"}
+    method: dict[str, Any] = Field(default_factory=lambda: {"name": "vanilla"})
     start: str | None = None
     tower: Stage | None = None
     align: Stage | None = None

@@ -16,7 +16,7 @@ from hidrop.mini.training.optimizer import Pair
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """The next step to take: `stage` counts the recipe's lessons from 0. `seconds` is training time so far.
 
     `plan` is the recipe as it was when the state was written.
@@ -30,7 +30,7 @@ class Progress:
     plan: dict[str, Any] = field(default_factory=dict)
 
 
-def save(folder: Path, model: nn.Module, optimizer: Pair, progress: Progress) -> None:
+def save(folder: Path, model: nn.Module, optimizer: Pair, progress: TrainingProgress) -> None:
     """Write a resumable state below `folder`; an interruption leaves the previous one intact."""
     name = f"state-{progress.stage}-{progress.step}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,10 +44,10 @@ def save(folder: Path, model: nn.Module, optimizer: Pair, progress: Progress) ->
             old.unlink()
 
 
-def peek(folder: Path) -> Progress | None:
+def peek(folder: Path) -> TrainingProgress | None:
     """How far the training in `folder` came; None when there is none."""
     record = _read(folder)
-    return Progress(**{k: v for k, v in record.items() if k != "files"}) if record else None
+    return TrainingProgress(**{k: v for k, v in record.items() if k != "files"}) if record else None
 
 
 def load(folder: Path, model: nn.Module, optimizer: Pair) -> None:

@@ -14,7 +14,7 @@ from baselines.fastv import FastV
 from baselines.vanilla import Vanilla
 from evals.profiling import ProfileSettings
 from evals.profiling.flops import counted_flops
-from evals.profiling.prompt import Prompt, build_prompt
+from evals.profiling.prompt import SyntheticRequest, build_request
 from evals.profiling.vision import record_vision, replayed_vision, vision_modules
 from hidrop.backbones import geometry_of
 from hidrop.hidrop import HiDrop
@@ -28,11 +28,11 @@ TEXT = 12
 def case(request: Any, tiny_llava: Callable[..., Any]) -> SimpleNamespace:
     model = tiny_llava(kv_heads=request.param)
     geometry = geometry_of(model.config)
-    prompt = build_prompt(model, geometry, ProfileSettings(text_tokens=TEXT), batch=1)
+    prompt = build_request(model, geometry, ProfileSettings(text_tokens=TEXT), batch=1)
     return SimpleNamespace(model=model, geometry=geometry, prompt=prompt)
 
 
-def decoder_flops(model: Any, reducer: Reducer, prompt: Prompt) -> int:
+def decoder_flops(model: Any, reducer: Reducer, prompt: SyntheticRequest) -> int:
     """Operations of one prefill without tower and projector."""
 
     def forward() -> None:

@@ -14,7 +14,7 @@ from baselines.vanilla import Vanilla
 from baselines.visionzip import VisionZip
 from evals.profiling import Profile, ProfileSettings, profile
 from evals.profiling.memory import kv_bytes
-from evals.profiling.prompt import build_prompt
+from evals.profiling.prompt import build_request
 from hidrop.backbones import geometry_of
 from hidrop.hidrop import HiDrop
 from hidrop.plan import TokenPlan
@@ -89,7 +89,7 @@ def test_a_method_that_works_in_the_tower_gets_its_own_features_back(loaded: Sim
     from evals.profiling.measure import _vision
     from evals.profiling.vision import replayed_vision
 
-    prompt = build_prompt(loaded.model, loaded.geometry, SETTINGS, 2)
+    prompt = build_request(loaded.model, loaded.geometry, SETTINGS, 2)
     with torch.no_grad():
         vision = _vision(loaded.model, METHODS, prompt)
         for label, reducer in METHODS.items():
@@ -127,7 +127,7 @@ def test_a_cache_of_another_size_than_planned_is_an_error(
 
 
 def test_the_model_is_as_before_afterwards(loaded: SimpleNamespace) -> None:
-    prompt = build_prompt(loaded.model, loaded.geometry, SETTINGS, batch=1)
+    prompt = build_request(loaded.model, loaded.geometry, SETTINGS, batch=1)
     with torch.no_grad():
         before = loaded.model(**prompt.prefill_inputs()).logits
         profile(loaded, METHODS, ProfileSettings(repeats=1, warmup=0, text_tokens=12, new_tokens=1))
@@ -137,7 +137,7 @@ def test_the_model_is_as_before_afterwards(loaded: SimpleNamespace) -> None:
 
 def test_decode_steps_continue_the_prompt_as_a_longer_prompt_would(loaded: SimpleNamespace) -> None:
     """What is timed as decoding is decoding: its logits are those of the same tokens given at once."""
-    prompt = build_prompt(loaded.model, loaded.geometry, SETTINGS, batch=2)
+    prompt = build_request(loaded.model, loaded.geometry, SETTINGS, batch=2)
     with torch.no_grad(), reduce(loaded.model, Vanilla()):
         cache = loaded.model(**prompt.prefill_inputs()).past_key_values
         for step in range(SETTINGS.new_tokens):
@@ -150,7 +150,7 @@ def test_decode_steps_continue_the_prompt_as_a_longer_prompt_would(loaded: Simpl
 
 
 def test_kv_bytes_of_a_transformers_cache_are_read_off_its_tensors(loaded: SimpleNamespace) -> None:
-    prompt = build_prompt(loaded.model, loaded.geometry, SETTINGS, batch=2)
+    prompt = build_request(loaded.model, loaded.geometry, SETTINGS, batch=2)
     with torch.no_grad():
         cache = loaded.model(**prompt.prefill_inputs()).past_key_values
     plan = Vanilla().plan(loaded.geometry)
@@ -183,7 +183,7 @@ def test_keys_that_the_next_layer_takes_over_are_not_billed_to_the_selection(loa
     """FastV scores with attention that a layer has had; HiDrop makes keys of all tokens, and some of them stay."""
     from evals.profiling.measure import Cut, _marked
 
-    prompt = build_prompt(loaded.model, loaded.geometry, SETTINGS, 1)
+    prompt = build_request(loaded.model, loaded.geometry, SETTINGS, 1)
     text, tokens = SETTINGS.text_tokens, prompt.visual_tokens + SETTINGS.text_tokens
     clock: Any = SimpleNamespace(mark=lambda: 0, between=lambda marks: [b - a for a, b in pairwise(marks)])
     for reducer, stays in ((HIDROP, [(text + 4) / tokens, (text + 2) / (text + 4)]), (METHODS["fastv-4"], [0.0])):

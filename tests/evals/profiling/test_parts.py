@@ -16,7 +16,7 @@ from torch import nn
 from evals.profiling import Measurement, ProfileSettings, Spread
 from evals.profiling.clock import Clock, no_collector
 from evals.profiling.memory import peak_bytes, resident_bytes
-from evals.profiling.prompt import build_prompt
+from evals.profiling.prompt import build_request
 from evals.profiling.vision import record_vision, replayed_vision
 from hidrop.backbones import geometry_of
 from hidrop.provenance import cpu_name, describe, versions
@@ -69,7 +69,7 @@ def test_settings_refuse_what_cannot_be_measured(wrong: dict[str, Any]) -> None:
 def test_prompt_holds_one_image_between_text_and_no_other_placeholder(tiny_llava: Callable[..., Any]) -> None:
     model = tiny_llava()
     geometry = geometry_of(model.config)
-    prompt = build_prompt(model, geometry, ProfileSettings(text_tokens=9, new_tokens=50), batch=3)
+    prompt = build_request(model, geometry, ProfileSettings(text_tokens=9, new_tokens=50), batch=3)
     visual = prompt.input_ids_BS == model.config.image_token_id
     assert visual.sum(1).tolist() == [geometry.visual_tokens] * 3
     assert prompt.input_ids_BS.shape == (3, 9 + geometry.visual_tokens)
@@ -82,7 +82,7 @@ def test_prompt_holds_one_image_between_text_and_no_other_placeholder(tiny_llava
 def test_prompt_is_the_same_for_the_same_seed(tiny_llava: Callable[..., Any]) -> None:
     model = tiny_llava()
     geometry = geometry_of(model.config)
-    one, same, other = (build_prompt(model, geometry, ProfileSettings(seed=seed), batch=2) for seed in (0, 0, 1))
+    one, same, other = (build_request(model, geometry, ProfileSettings(seed=seed), batch=2) for seed in (0, 0, 1))
     assert torch.equal(one.images["pixel_values"], same.images["pixel_values"]) and torch.equal(
         one.input_ids_BS, same.input_ids_BS
     )

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from evals.run import live_view as live
-from evals.run.live_view import View, duration
+from evals.run.live_view import LiveView, duration
 from evals.run.progress import Progress
 
 ENTRY = {"metric": "exact_match", "value": 61.25, "n": 40, "n_failed": 1}
@@ -61,7 +61,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def drawn(view: View, height: int = 40) -> str:
+def drawn(view: LiveView, height: int = 40) -> str:
     console = Console(file=io.StringIO(), width=100, height=height)
     console.print(view)
     assert isinstance(console.file, io.StringIO)
@@ -69,7 +69,7 @@ def drawn(view: View, height: int = 40) -> str:
 
 
 def test_the_view_tells_cells_rate_time_left_memory_and_the_table_so_far(clock: list[float]) -> None:
-    view = View(3, {"m/vanilla/gqa": 100, "m/vanilla/pope": 100, "m/fastv/gqa": 100})
+    view = LiveView(3, {"m/vanilla/gqa": 100, "m/vanilla/pope": 100, "m/fastv/gqa": 100})
     assert "0 of 3 cells" in drawn(view) and "left" not in drawn(view)
     clock[0] += 60  # loading takes its time, and says nothing about the samples
     view.begin("m/vanilla/gqa", 20)
@@ -87,7 +87,7 @@ def test_the_view_tells_cells_rate_time_left_memory_and_the_table_so_far(clock: 
 
 
 def test_what_was_done_before_takes_no_time(clock: list[float]) -> None:
-    view = View(2, {"m/a/gqa": 100, "m/b/gqa": 100})
+    view = LiveView(2, {"m/a/gqa": 100, "m/b/gqa": 100})
     view.end("m/a/gqa", 50.0)
     assert view.seconds_left() is None
     view.begin("m/b/gqa", 0)
@@ -97,7 +97,7 @@ def test_what_was_done_before_takes_no_time(clock: list[float]) -> None:
 
 
 def test_a_long_table_shows_its_last_rows(clock: list[float]) -> None:
-    view = View(50, {})
+    view = LiveView(50, {})
     for number in range(50):
         view.end(f"m/row{number}/gqa", float(number))
     shown = drawn(view, height=16)

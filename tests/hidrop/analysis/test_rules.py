@@ -11,7 +11,7 @@ import pytest
 
 from hidrop.analysis import rules
 from hidrop.analysis.curves import Curve, Curves, drawn, resampled
-from hidrop.analysis.suggest import Fixed, counted, suggest
+from hidrop.analysis.suggest import DecidedLayers, counted, suggest
 from hidrop.geometry import PRESETS
 from hidrop.reducer import BudgetError
 
@@ -129,7 +129,7 @@ def test_a_monotonous_ilvas_has_no_filter_and_says_so() -> None:
     found = suggest(paper(ilvas={4: noisy(np.linspace(0.2, 0.8, 28), 0.001, 0)}), LLAVA, 64)
     assert found.schedule is None
     assert found.problem == "no filters: ILVAS has no maximum between layers 9 and 23 that stands out"
-    decided = suggest(paper(), LLAVA, 64, fixed=Fixed(filters=(10, 13)))
+    decided = suggest(paper(), LLAVA, 64, fixed=DecidedLayers(filters=(10, 13)))
     assert decided.schedule is not None and decided.schedule.filters == (10, 13)
 
 

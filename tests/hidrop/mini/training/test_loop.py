@@ -15,7 +15,7 @@ from hidrop.errors import UserError
 from hidrop.mini.scenes import PLACES, make_scene
 from hidrop.mini.training import loop as trainer
 from hidrop.mini.training import state
-from hidrop.mini.training.collator import Collator
+from hidrop.mini.training.collator import SceneCollator
 from hidrop.mini.training.drills import EVERYTHING, drill_sample, letters_sample, option_turns, row_turns, sign_turns
 from hidrop.mini.training.lessons import batches
 from hidrop.mini.training.loop import corpus_tokenizer
@@ -37,12 +37,12 @@ from hidrop.runtime.layout import IGNORED
 
 
 @pytest.fixture(scope="module")
-def collator() -> Collator:
+def collator() -> SceneCollator:
     tokenizer = corpus_tokenizer()
-    return Collator(tokenizer, tokenizer.convert_tokens_to_ids("<image>"), 100, (0.5,) * 3, (0.5,) * 3)
+    return SceneCollator(tokenizer, tokenizer.convert_tokens_to_ids("<image>"), 100, (0.5,) * 3, (0.5,) * 3)
 
 
-def test_only_answers_and_their_end_are_labelled(collator: Collator) -> None:
+def test_only_answers_and_their_end_are_labelled(collator: SceneCollator) -> None:
     sample = Sample(caption_sample(0).pixels, (("What color is the 7?", "red"), ("Which digit is red?", "7")))
     encoded = collator.encode(sample)
     labelled = [token for token in encoded.labels if token != IGNORED]
@@ -52,13 +52,13 @@ def test_only_answers_and_their_end_are_labelled(collator: Collator) -> None:
     assert text == "<s>USER: \nWhat color is the 7? ASSISTANT: red</s>USER: Which digit is red? ASSISTANT: 7</s>"
 
 
-def test_a_caption_follows_the_image_directly(collator: Collator) -> None:
+def test_a_caption_follows_the_image_directly(collator: SceneCollator) -> None:
     encoded = collator.encode(caption_sample(3))
     assert encoded.ids[1:101] == [collator.image_token_id] * 100
     assert encoded.labels[:101] == [IGNORED] * 101 and IGNORED not in encoded.labels[101:]
 
 
-def test_a_sample_without_an_image_is_plain_text(collator: Collator) -> None:
+def test_a_sample_without_an_image_is_plain_text(collator: SceneCollator) -> None:
     encoded = collator.encode(Sample(None, (("Which digit is red?", "7"),)))
     batch = collator.batch([encoded, collator.encode(instruction_sample(1))])
     assert collator.image_token_id not in encoded.ids
@@ -81,7 +81,7 @@ def test_some_instructions_have_no_image_and_ask_for_the_letters_of_options() ->
             assert len(pairs) == 6 and all(options[letter] == text for text, letter in pairs)
 
 
-def test_of_a_list_of_options_only_the_letters_are_supervised(collator: Collator) -> None:
+def test_of_a_list_of_options_only_the_letters_are_supervised(collator: SceneCollator) -> None:
     for sample in map(letters_sample, range(30)):
         ((question, answer),) = sample.turns
         options = dict(re.findall(r"^([A-D])\. (.+)$", question, re.MULTILINE))
@@ -143,7 +143,7 @@ def test_instructions_ask_several_questions_and_are_the_same_every_time() -> Non
         assert len(first.turns) >= 2
 
 
-def test_batches_continue_where_they_stopped(collator: Collator) -> None:
+def test_batches_continue_where_they_stopped(collator: SceneCollator) -> None:
     whole = list(batches(collator, "instructions", 2, 0, 0, 8))
     rest = list(batches(collator, "instructions", 2, 0, 6, 8))
     assert len(whole) == 8 and len(rest) == 2
@@ -266,7 +266,7 @@ def test_a_training_that_was_begun_with_another_recipe_is_not_taken_up(
     """Only lessons that have not begun may change."""
     plan = load_recipe(str(_tiny(tmp_path)))
     assert isinstance(plan, Recipe)
-    begun = state.Progress("tiny", stage=1, plan=plan.model_dump(mode="json"))
+    begun = state.TrainingProgress("tiny", stage=1, plan=plan.model_dump(mode="json"))
     longer = plan.model_copy(update={"lessons": (*plan.lessons, plan.lessons[-1])})
     assert trainer._changed(begun, longer) is None
     if "lessons" in change:
