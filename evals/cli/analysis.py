@@ -26,10 +26,10 @@ from hidrop.errors import UserError
 from hidrop.numerics import DTYPES, Dtype
 
 if TYPE_CHECKING:
-    from evals.analysis.document import SearchEntry
+    from evals.analysis.document import AnalysisDocument, SearchEntry
     from evals.analysis.probing import Probes
     from evals.matrix.schema import Matrix
-    from hidrop.analysis.suggest import DecidedLayers
+    from hidrop.analysis.suggest import DecidedLayers, Suggestion
     from hidrop.geometry import Geometry
 
 COMMANDS = Group("Analyze")
@@ -157,18 +157,25 @@ def analyze(options: AnalyzeOptions) -> int:
     write_atomically(out / "curves.csv", document.csv_text(result))
     paths = [out / "analysis.json", out / "curves.csv", *figures.write(result, out / "figures")]
     paths.append(page.write(result, out))
+    report(options, result, suggestion)
+    options.say(written(*paths))
+    options.document(result)
+    return DONE if suggestion.schedule else SOME_FAILED
+
+
+def report(options: AnalyzeOptions, result: AnalysisDocument, suggestion: Suggestion) -> None:
+    """Print the curves, and the schedule or why there is none and what would decide it."""
+    from evals.analysis import document, page
+
     options.say(page.text(result))
     if options.explain:
         options.say("\n" + "\n".join(document.explained(result)))
     if result.get("search"):
         options.say("\n" + page.searched(result["search"]))
-    if suggestion.schedule:
+    if result["yaml"]:
         options.say(f"\nmethods:\n{result['yaml']}")
     else:
         options.say(f"\nno schedule: {suggestion.problem}\n{suggestion.advice}")
-    options.say(written(*paths))
-    options.document(result)
-    return DONE if suggestion.schedule else SOME_FAILED
 
 
 def searched(

@@ -43,7 +43,7 @@ Json = Annotated[
     bool,
     flag("--json", "Print the result as one JSON document on stdout, and everything else on stderr.", panel=OUTPUT),
 ]
-Quiet = Annotated[bool, flag("--quiet", "Print nothing but errors and --json.", panel=OUTPUT)]
+Quiet = Annotated[bool, flag("--quiet", "Print errors only, and with --json the document.", panel=OUTPUT)]
 Device = Annotated[str, option("--device", "DEVICE", "auto, cpu, cuda, cuda:1 ...")]
 Budget = Annotated[
     str, option("--budget", "N|N%", "Visual tokens per layer on average, as a number or as a share of the image's.")
