@@ -10,7 +10,7 @@ from evals.ablations.document import SCHEMA, AblationsDocument
 from evals.ablations.spec import Study
 from evals.report.columns import task_name
 from evals.report.files import json_text
-from evals.report.sheet import Entry, Sheet
+from evals.report.tables import Entry, Sheet
 from evals.report.text import escape, markdown_table, plain_table
 from evals.report.units import MISSING, fixed
 from evals.store.journal import write_atomically

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evals.analysis.document import AnalysisDocument, LayerPart
-from evals.report.drawing import COLOURS, legend, panels_of, saved, styled
+from evals.report.figure_style import COLOURS, legend, panels_of, saved, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

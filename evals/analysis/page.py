@@ -8,7 +8,7 @@ from evals.analysis import figures
 from evals.analysis.document import AnalysisDocument, LayerPart, SearchEntry, at, explained
 from evals.report.caption import facts
 from evals.report.page import ASSETS
-from evals.report.sheet import Entry, Sheet
+from evals.report.tables import Entry, Sheet
 from evals.report.text import plain_table
 from evals.report.units import MISSING
 from evals.store.journal import write_atomically
@@ -73,7 +73,7 @@ def write(document: AnalysisDocument, folder: Path) -> Path:
     """report.html in `folder`."""
     from jinja2 import Environment, FileSystemLoader
 
-    from evals.report import drawing
+    from evals.report import figure_style
 
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     headers, rows = layers_table(document)
@@ -83,7 +83,7 @@ def write(document: AnalysisDocument, folder: Path) -> Path:
         explained=explained(document),
         headers=headers,
         rows=rows,
-        figures=[(name, figures.TITLES[name], drawing.svg(figure)) for name, figure in figures.drawn(document)],
+        figures=[(name, figures.TITLES[name], figure_style.svg(figure)) for name, figure in figures.drawn(document)],
         notes=[*NOTES, ("Hardware", facts(document["hardware"]))],
         style=(ASSETS / "page.css").read_text(encoding="utf-8"),
     )

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from evals.analysis.asking import Probing
-from evals.analysis.gather import curves_of, heat, pooled
-from evals.analysis.probing import Probes
+from evals.analysis.probe_model import ProbeModel
+from evals.analysis.probe_settings import ProbeSettings
+from evals.analysis.task_curves import curves_of, heat, pooled
 from evals.run.engine import NUMERIC_VERSION
 from evals.store import journal
 from evals.store.records import AnswerRecord
@@ -50,7 +50,7 @@ def probe(
     loaded: Loaded,
     weights: str,
     asked: Asked,
-    probes: Probes,
+    probes: ProbeSettings,
     folder: Path,
     *,
     workers: int = 0,
@@ -77,7 +77,7 @@ def _task(
     weights: str,
     asked: Asked,
     spec: TaskSpec,
-    probes: Probes,
+    probes: ProbeSettings,
     folder: Path,
     workers: int,
     progress: Callable[[str, int], None],
@@ -105,7 +105,7 @@ def _task(
             progress(spec.name, len(batch))
 
         done = {(spec.name, doc_id): cast("dict[str, Any]", answer) for doc_id, answer in log.answers.items()}
-        lm = Probing.on(loaded, probes, spec.protocol, asked.batch_size, record, done, workers)
+        lm = ProbeModel.on(loaded, probes, spec.protocol, asked.batch_size, record, done, workers)
         with evaluation.quiet():
             task, requests = evaluation.requests(lm, spec, limit=asked.samples, skip=asked.skip)
             lm.generate_until(requests)

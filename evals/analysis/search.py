@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from evals.report.drawing import pareto
+from evals.report.figure_style import pareto
 from evals.store.result_document import CellEntry, ResultDocument
 from hidrop.analysis.suggest import counted
 from hidrop.geometry import Geometry

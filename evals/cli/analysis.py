@@ -27,7 +27,7 @@ from hidrop.numerics import DTYPES, Dtype
 
 if TYPE_CHECKING:
     from evals.analysis.document import AnalysisDocument, SearchEntry
-    from evals.analysis.probing import Probes
+    from evals.analysis.probe_settings import ProbeSettings
     from evals.matrix.schema import Matrix
     from hidrop.analysis.suggest import DecidedLayers, Suggestion
     from hidrop.geometry import Geometry
@@ -90,7 +90,7 @@ def analyze(options: AnalyzeOptions) -> int:
     """
     options.loading(f"{options.model}: loading libraries")
     from evals.analysis import document, figures, page
-    from evals.analysis.probing import cost
+    from evals.analysis.probe_settings import cost
     from evals.matrix.validate import check, pick_device
     from evals.report.files import json_text
     from evals.run.engine import load, weights_digest
@@ -224,9 +224,9 @@ def matrix_of(options: AnalyzeOptions, name: str, dtype: str) -> Matrix:
     return matrix
 
 
-def probes_of(options: AnalyzeOptions, geometry: Geometry) -> Probes:
+def probes_of(options: AnalyzeOptions, geometry: Geometry) -> ProbeSettings:
     """The probes' settings. Raises UserError for windows as wide as the model, and for shares that are none."""
-    from evals.analysis.probing import Probes
+    from evals.analysis.probe_settings import ProbeSettings
 
     depth = geometry.layers
     windows = tuple(dict.fromkeys(max(1, round(depth / part)) for part in (8, 4)))
@@ -236,7 +236,7 @@ def probes_of(options: AnalyzeOptions, geometry: Geometry) -> Probes:
         raise UserError(f"--windows must be less than the model's {depth} layers (got {max(windows)})")
     if not 0 < options.top <= 100:
         raise UserError(f"--top must be above 0 and at most 100 percent (got {options.top:g})")
-    return Probes(options.top / 100, windows, shares(options.shares), not options.no_inject_sweep)
+    return ProbeSettings(options.top / 100, windows, shares(options.shares), not options.no_inject_sweep)
 
 
 def fixed_of(options: AnalyzeOptions, geometry: Geometry) -> DecidedLayers:

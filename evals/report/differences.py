@@ -7,7 +7,7 @@ from typing import Any
 
 from evals.report.columns import task_name
 from evals.report.rows import Row, rows_of, tasks_of
-from evals.report.sheet import Entry, Sheet
+from evals.report.tables import Entry, Sheet
 from evals.report.units import MISSING, fixed
 from evals.store.result_document import ResultDocument
 from evals.tasks.registry import known_tasks

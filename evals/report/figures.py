@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.report.columns import task_name
-from evals.report.drawing import COLOURS, MARKERS, legend, panels_of, pareto, saved, styled
+from evals.report.figure_style import COLOURS, MARKERS, legend, panels_of, pareto, saved, styled
 from evals.report.rows import Row, number, tasks_of
 from evals.report.sections import VANILLA, Board, boards
 from evals.store.result_document import ResultDocument

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evals.report.caption import caption
-from evals.report.sheet import Entry, Sheet, main_sheets
+from evals.report.tables import Entry, Sheet, main_sheets
 from evals.store.result_document import ResultDocument
 
 SPECIAL = {

@@ -14,11 +14,11 @@ from typing import Any
 
 from evals.report.caption import caption
 from evals.report.columns import task_name
-from evals.report.drill import KINDS, Drill, drill
 from evals.report.files import finite
+from evals.report.page_samples import KINDS, PageSamples, page_samples
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
-from evals.report.sheet import main_sheets
+from evals.report.tables import main_sheets
 from evals.report.text import sheets_of
 from evals.store.journal import write_atomically
 from evals.store.result_document import ResultDocument, cell_key
@@ -50,14 +50,14 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> s
     """The text of `write`'s page. The same folder gives the same text."""
     from jinja2 import Environment, FileSystemLoader
 
-    from evals.report import drawing, figures
+    from evals.report import figure_style, figures
 
     document, mains = finite(document), main_sheets(document)
-    found = drill(document, folder, samples=samples, room=IMAGE_BYTES)
+    found = page_samples(document, folder, samples=samples, room=IMAGE_BYTES)
     if not found.tasks:
         found = shown_before(document, folder / NAME) or found
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    drawn = [(name, FIGURES[name.split("-")[0]], drawing.svg(figure)) for name, figure in figures.drawn(document)]
+    drawn = [(name, FIGURES[name.split("-")[0]], figure_style.svg(figure)) for name, figure in figures.drawn(document)]
     return environment.get_template("page.html.jinja").render(
         document=document,
         sheets=sheets_of(document),
@@ -74,7 +74,7 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> s
     )
 
 
-def shown_before(document: ResultDocument, path: Path) -> Drill | None:
+def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
     """The samples that an earlier page of the same cells shows; None where there is no such page."""
     found = DATA.search(path.read_text(encoding="utf-8")) if path.is_file() else None
     if found is None:
@@ -84,7 +84,7 @@ def shown_before(document: ResultDocument, path: Path) -> Drill | None:
         ids = {cell_key(cell): cell["id"] for cell in document["cells"]}
         if not data["tasks"] or any(ids[key] != identity["id"] for key, identity in data["identities"].items()):
             return None
-        return Drill(**{field.name: data[field.name] for field in fields(Drill)})
+        return PageSamples(**{field.name: data[field.name] for field in fields(PageSamples)})
     except (ValueError, KeyError, TypeError):  # a page of another version
         return None
 

@@ -9,7 +9,7 @@ from evals.report.columns import score_text, task_name
 from evals.report.reference import Published, Reference, Source, available, load_reference
 from evals.report.rows import Row, number, rows_of, tasks_of
 from evals.report.sections import NEAR_SHARE, NEAR_TOKENS, VANILLA
-from evals.report.sheet import Entry, Sheet
+from evals.report.tables import Entry, Sheet
 from evals.report.units import MISSING, fixed
 from evals.store.result_document import ResultDocument
 from hidrop.plan import TokenPlan

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from evals.report.sheet import main_sheets
+from evals.report.tables import main_sheets
 from evals.report.text import markdown_table
 from evals.store.folders import read_document
 

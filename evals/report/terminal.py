@@ -6,7 +6,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from evals.report.caption import caption
-from evals.report.sheet import Entry, Sheet
+from evals.report.tables import Entry, Sheet
 from evals.report.text import Kind, layout, plain_table, sheets_of
 from evals.store.result_document import ResultDocument
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from evals.report.caption import caption
 from evals.report.differences import difference_sheet, flip_sheet
 from evals.report.published import published_sheet
-from evals.report.sheet import Entry, Sheet, batch_sheet, main_sheets
+from evals.report.tables import Entry, Sheet, batch_sheet, main_sheets
 from evals.store.result_document import ResultDocument
 
 Kind = Literal["title", "header", "section", "row"]

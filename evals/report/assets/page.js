@@ -1,5 +1,5 @@
 "use strict";
-// Data as page.py and drill.py make it: {cells, made, names, alpha, tasks, images, identities, notes}.
+// Data as page.py and page_samples.py make it: {cells, made, names, alpha, tasks, images, identities, notes}.
 const data = JSON.parse(document.getElementById("data").textContent);
 
 /** An element with attributes and children (strings are text, null is left out). */

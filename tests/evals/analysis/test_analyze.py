@@ -84,16 +84,16 @@ def test_the_schedule_can_be_pasted_into_a_matrix(checkpoint: Path, tmp_path: Pa
 
 def test_answers_are_those_of_a_matrix(tmp_path: Path) -> None:
     """The walk's unreduced answers equal what `generate` gives, sample by sample."""
-    from evals.analysis.asking import Probing
-    from evals.analysis.probing import Probes
+    from evals.analysis.probe_model import ProbeModel
+    from evals.analysis.probe_settings import ProbeSettings
     from evals.model.lmms_model import HidropLlava
     from evals.tasks import evaluation
     from evals.tasks.data import TaskSpec
 
     loaded = load("mini:vanilla")
     spec, records = TaskSpec("textvqa_val", "mini", "lmms-eval"), list[Any]()
-    probes = Probes(windows=(2,), shares=(1.0,), inject=False)
-    probing = Probing.on(loaded, probes, "lmms-eval", 4, records.extend, {}, 0)
+    probes = ProbeSettings(windows=(2,), shares=(1.0,), inject=False)
+    probing = ProbeModel.on(loaded, probes, "lmms-eval", 4, records.extend, {}, 0)
     plain = HidropLlava.from_loaded(loaded, None, "lmms-eval", 4)
     with evaluation.quiet():
         ours = probing.generate_until(evaluation.requests(probing, spec, limit=10)[1])
@@ -110,7 +110,7 @@ def test_an_interrupted_analysis_goes_on_and_ends_the_same(
     arguments = ("--model", checkpoint, "--data", "mini", "--samples", 9, *QUICK, "--no-inject-sweep")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     analyze(*arguments, "--out", whole)
-    probe, calls = asking.Probing._probe, list[int]()
+    probe, calls = asking.ProbeModel._probe, list[int]()
 
     def counted(self: Any, prompts: Any, reduction: Any) -> Any:
         calls.append(len(prompts))
@@ -118,7 +118,7 @@ def test_an_interrupted_analysis_goes_on_and_ends_the_same(
             raise KeyboardInterrupt
         return probe(self, prompts, reduction)
 
-    monkeypatch.setattr(asking.Probing, "_probe", counted)
+    monkeypatch.setattr(asking.ProbeModel, "_probe", counted)
     assert analyze(*arguments, "--out", broken) == 130
     analyze(*arguments, "--out", broken)
     assert sum(calls) - calls[1] == 9, "what was probed before is not probed again"
@@ -194,9 +194,9 @@ def test_what_cannot_be_is_told_in_words(arguments: tuple[str, ...], message: st
 
 
 def test_samples_without_an_image_and_broken_ones_are_counted(loaded: Any, tmp_path: Path) -> None:
-    from evals.analysis.asking import Probing
-    from evals.analysis.gather import curves_of
-    from evals.analysis.probing import Probes
+    from evals.analysis.probe_model import ProbeModel
+    from evals.analysis.probe_settings import ProbeSettings
+    from evals.analysis.task_curves import curves_of
     from evals.tasks.data import TaskSpec
     from hidrop.errors import UserError
 
@@ -213,7 +213,7 @@ def test_samples_without_an_image_and_broken_ones_are_counted(loaded: Any, tmp_p
         SimpleNamespace(args=("What?", settings, pictures, i, "toy", "test"), metadata={}) for i in range(len(docs))
     ]
     records = list[Any]()
-    lm = Probing.on(loaded, Probes(windows=(1,)), "llava", 2, records.extend, {}, 0)
+    lm = ProbeModel.on(loaded, ProbeSettings(windows=(1,)), "llava", 2, records.extend, {}, 0)
     lm.task_dict["toy"] = {"test": docs}
     lm.generate_until(asked)
     errors = {record["doc_id"]: record["error"] for record in records}
@@ -228,11 +228,13 @@ def test_samples_without_an_image_and_broken_ones_are_counted(loaded: Any, tmp_p
 
 
 def test_the_cost_counts_every_run_of_the_prompt() -> None:
-    from evals.analysis.probing import Probes, cost, flops_of_sample
+    from evals.analysis.probe_settings import ProbeSettings, cost, flops_of_sample
     from hidrop.geometry import PRESETS
 
     seven = PRESETS["llava-1.5-7b"]
-    each, prefill = flops_of_sample(seven, Probes(shares=(1.0,), inject=False), 60)
+    each, prefill = flops_of_sample(seven, ProbeSettings(shares=(1.0,), inject=False), 60)
     text_only = seven.layer_flops(60) * 32 * 33 // 2
     assert each == 3 * prefill + text_only
-    assert "200 samples: about" in cost(seven, Probes(), 60, 200) and "PFLOP" in cost(seven, Probes(), 60, 200)
+    assert "200 samples: about" in cost(seven, ProbeSettings(), 60, 200) and "PFLOP" in cost(
+        seven, ProbeSettings(), 60, 200
+    )

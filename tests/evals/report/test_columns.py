@@ -13,7 +13,7 @@ from evals.report import columns, latex, page
 from evals.report.columns import Column
 from evals.report.files import csv_text
 from evals.report.rows import rows_of, tasks_of
-from evals.report.sheet import main_sheets
+from evals.report.tables import main_sheets
 from evals.report.text import markdown
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evals.cli import main
 from evals.report import page
-from evals.report.drill import chosen, kind_of
+from evals.report.page_samples import chosen, kind_of
 from evals.store.folders import read_document, samples_of
 from evals.store.kept_tokens import pack, unpack
 
@@ -90,12 +90,12 @@ def test_images_without_room_are_said_to_be_left_out(little: Path, monkeypatch: 
 
 
 def test_text_of_a_model_cannot_leave_its_place(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evals.report import drill
+    from evals.report import page_samples
 
     def evil(row: Any, kind: str) -> dict[str, Any]:
         return {"text": "</script><script>alert(1)</script>", "score": 0, "kind": kind, "side": None, "kept": None}
 
-    monkeypatch.setattr(drill, "_answer", evil)
+    monkeypatch.setattr(page_samples, "_answer", evil)
     document = read_document(little)
     document["matrix"] = "<img src=x onerror=alert(1)>"
     text = page.html(document, little)

@@ -13,7 +13,7 @@ from evals import report
 from evals.report.files import csv_text
 from evals.report.rows import rows_of
 from evals.report.sections import boards
-from evals.report.sheet import batch_sheet, main_sheets
+from evals.report.tables import batch_sheet, main_sheets
 from evals.report.text import escape, markdown, plain_table
 
 GOLDEN = Path(__file__).with_name("leaderboard.md")

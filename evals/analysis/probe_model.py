@@ -1,4 +1,4 @@
-"""A task's requests, probed: our lmms-eval model, which walks through the decoder where it would generate."""
+"""The lmms-eval model of an analysis: it measures the probes on each request, where it would only generate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lmms_eval.api.instance import GenerationResult
 
-from evals.analysis.probing import Probes
+from evals.analysis.probe_settings import ProbeSettings
 from evals.model.lmms_model import HidropLlava
 from evals.model.requests import Images, Record, Request, TokenizedPrompt, ends_of, inputs_of
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 SHOWN = 8
 
 
-class Probing(HidropLlava):
+class ProbeModel(HidropLlava):
     """Answers as the unreduced model does, and keeps what the probes say of each sample as its record's `probe`."""
 
-    probes: Probes
+    probes: ProbeSettings
 
     @classmethod
     def on(
         cls,
         loaded: Loaded,
-        probes: Probes,
+        probes: ProbeSettings,
         protocol: str,
         batch_size: int,
         record: Callable[[list[Record]], None],

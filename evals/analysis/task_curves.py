@@ -1,4 +1,4 @@
-"""From the records of a probed task to its curves: answers are scored as the task scores them."""
+"""The curves of a task, from the records of its probed samples. Answers are scored by the task's own rule."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The samples that a page shows: what was asked about which image, what each row answered, which tokens it kept.
+"""The samples that a page shows: question, image, what each row answered, and which tokens it kept.
 
-Chosen from the journals so that every row is shown where it went another way than its vanilla; the images and the
-questions come from the task's own data. Both may be gone (only tables are kept of committed results): then there is
-less to show, and the page says why.
+Samples are chosen from the journals, so that every row has some where it differs from its vanilla. Questions and
+images come from the task's own data. If journals or data are missing, the page shows less and says why.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from evals.tasks.data import TaskSpec, data_digest
 from evals.tasks.protocol import protocol
 from hidrop.errors import UserError
 
-# What became of an answer against vanilla's, the most telling first.
+# How an answer compares with vanilla's, the most telling first.
 KINDS = ("lost", "gained", "changed", "same", "uncompared")
 SIDE = 192  # pixels of an image on the page
 LONGEST = 600  # characters of a question or an answer
@@ -32,15 +31,15 @@ LONGEST = 600  # characters of a question or an answer
 
 @dataclass(frozen=True)
 class Asked:
-    """A sample as people see it. `image`: a data URL, "" where there is none."""
+    """A sample as people see it. `image`: a data URL, or "" if it has none."""
 
     question: str
     image: str
 
 
 @dataclass
-class Drill:
-    """What the page's script gets: see `page.js`. `notes` say what could not be shown."""
+class PageSamples:
+    """What the page's script gets, see `page.js`. `notes`: what could not be shown, and why."""
 
     tasks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
@@ -48,9 +47,9 @@ class Drill:
     notes: list[str] = field(default_factory=list)
 
 
-def drill(document: ResultDocument, folder: Path, *, samples: int, room: int) -> Drill:
+def page_samples(document: ResultDocument, folder: Path, *, samples: int, room: int) -> PageSamples:
     """`samples` of each task at most, with images of `room` bytes in all. Raises UserError for a damaged journal."""
-    found = Drill()
+    found = PageSamples()
     cells = {cell_key(cell): cell for cell in document["cells"]}
     tasks = dict.fromkeys(cell["task"] for cell in document["cells"])
     for task in tasks:
@@ -69,7 +68,7 @@ def drill(document: ResultDocument, folder: Path, *, samples: int, room: int) ->
 
 
 def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
-    """Samples (doc_ids), in turns one for each row: those that it lost, then gained, then answered otherwise."""
+    """Samples (doc_ids), one for each row in turns: first those it lost, then gained, then answered differently."""
     docs = dict.fromkeys(doc for row in kinds.values() for doc in row)
     wanted = {key: [d for kind in KINDS[:3] for d in docs if row.get(d) == kind] for key, row in kinds.items()}
     found: dict[int, None] = {}
@@ -79,7 +78,7 @@ def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
                 queue.pop(0)
             if queue and len(found) < count:
                 found[queue.pop(0)] = None
-    for doc in docs:  # where nothing changed there is something to see as well
+    for doc in docs:  # then samples that did not change
         if len(found) >= count:
             break
         found.setdefault(doc)
@@ -87,7 +86,7 @@ def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
 
 
 def kind_of(own: ScoredAnswer, base: ScoredAnswer) -> str:
-    """What became of a sample against vanilla's."""
+    """How a sample's answer compares with vanilla's."""
     hit, before = own["score"] >= RIGHT, base["score"] >= RIGHT
     if hit != before:
         return "gained" if hit else "lost"
@@ -113,7 +112,7 @@ def _asked(
     docs: Sequence[int],
     notes: list[str],
 ) -> dict[int, Asked]:
-    """Question and image of each sample, from the data that was asked; empty, with a note, where it is not there."""
+    """Question and image of each sample, from the task's data. Empty, with a note, if that data is missing."""
     digests = {str(identities[key]["data"]) for key in answers}
     spec = TaskSpec(task, str(document["data"].get(task)), document["protocol"])
     try:
@@ -158,7 +157,7 @@ def _listed(
     answers: Mapping[str, Sequence[ScoredAnswer]],
     kinds: Mapping[str, Mapping[int, str]],
     asked: Mapping[int, Asked],
-    found: Drill,
+    found: PageSamples,
     room: int,
 ) -> list[dict[str, Any]]:
     """A task's samples as the page's script reads them, until its images have no room left."""

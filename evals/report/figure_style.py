@@ -1,4 +1,4 @@
-"""How our figures look, and how they are saved: the same numbers give the same bytes."""
+"""The style of all figures, and how they are saved: the same numbers give the same bytes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def saved(figures: Iterable[tuple[str, Figure]], folder: Path) -> list[Path]:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """A block in which figures look as ours do."""
+    """Figures drawn inside the block have the project's style."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -55,7 +55,7 @@ def styled() -> Iterator[None]:
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an element to stand inside an HTML page."""
+    """A figure as an element for an HTML page."""
     text = io.StringIO()
     figure.savefig(text, format="svg", bbox_inches="tight", metadata=METADATA["svg"])
     return text.getvalue()[text.getvalue().index("<svg") :]

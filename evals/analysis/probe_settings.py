@@ -10,7 +10,7 @@ SIZES = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1.0, "FLOP"))
 
 
 @dataclass(frozen=True)
-class Probes:
+class ProbeSettings:
     """What is measured. `top`: share of the visual tokens that counts as most attended; `windows`: n of ILVAS;
     `shares`: of the visual tokens that leave at each layer; `inject`: whether late injection is tried at each layer."""
 
@@ -20,7 +20,7 @@ class Probes:
     inject: bool = True
 
 
-def flops_of_sample(geometry: Geometry, probes: Probes, text: int) -> tuple[int, int]:
+def flops_of_sample(geometry: Geometry, probes: ProbeSettings, text: int) -> tuple[int, int]:
     """Operations of one sample's probes, and of its prefill through the unreduced model alone.
 
     Counted are all runs of the prompt through the decoder: the walk, its branches and the two that compare images;
@@ -41,7 +41,7 @@ def flops_of_sample(geometry: Geometry, probes: Probes, text: int) -> tuple[int,
     return 3 * prefill + leaving + (entering if probes.inject else 0), prefill
 
 
-def cost(geometry: Geometry, probes: Probes, text: int, samples: int) -> str:
+def cost(geometry: Geometry, probes: ProbeSettings, text: int, samples: int) -> str:
     """What the probes will cost, in words."""
     each, prefill = flops_of_sample(geometry, probes, text)
     total = each * samples
