@@ -38,7 +38,7 @@ class Downsample(Encoded):
         if whole**2 != geometry.visual_tokens:
             raise ValueError(f"downsample: an image of {geometry.visual_tokens} tokens is no square of patches")
         if not 1 <= self.side <= whole:
-            raise ValueError(f"side: {self.side} must lie in 1..{whole}, the image's patches a side")
+            raise ValueError(f"side: {self.side} must be in 1..{whole}, the image's patches a side")
         return schedule
 
     def compress(self, vision: Vision) -> torch.Tensor:

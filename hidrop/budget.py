@@ -109,7 +109,9 @@ def single_cut(average: float, geometry: Geometry, layer: int) -> int:
     """Tokens to keep after `layer` for a method with one cut. Raises BudgetError."""
     whole = geometry.visual_tokens
     if not 0 <= layer < geometry.layers:
-        raise ValueError(f"layer: {layer} must lie in 0..{geometry.layers - 1}, so that a layer is left to profit")
+        raise ValueError(
+            f"layer: {layer} must be in 0..{geometry.layers - 1}, so that a layer with fewer tokens is left"
+        )
     return nearest_count(average, geometry, layer * whole, geometry.layers - layer, 1, whole)
 
 

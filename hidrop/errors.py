@@ -12,6 +12,6 @@ class UserError(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'x'?" for the nearest of the known words, to be put behind a sentence; "" when none is near."""
+    """ " Did you mean 'x'?" for the nearest of the known words, to append to a sentence; "" when no word is near."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean '{close[0]}'?" if close else ""

@@ -60,7 +60,7 @@ class HiDrop(Reducer):
         """
         missing = [key for key in ("inject", "filters", "exit") if key not in params]
         if missing:
-            raise ValueError(f"{', '.join(missing)}: needed beside a budget")
+            raise ValueError(f"{', '.join(missing)}: needed together with a budget")
         whole, filters = geometry.visual_tokens, params["filters"]
         tail = tuple(params.get("keep") or (None, *_published_tail(len(filters) - 1, whole)))
         if tail[:1] != (None,) or None in tail[1:] or len(tail) != len(filters):

@@ -48,7 +48,7 @@ class Schedule:
         end = layers + 1 if self.exit is None else self.exit
         if self.exit is not None and not self.inject < self.exit <= layers:
             raise ValueError(
-                f"exit: layer {self.exit} must lie in {self.inject + 1}..{layers}: after inject, inside the decoder"
+                f"exit: layer {self.exit} must be in {self.inject + 1}..{layers}: after inject, inside the decoder"
             )
         before, there = self.inject - 2, geometry.visual_tokens
         for cut in self.cuts:

@@ -1,4 +1,4 @@
-"""LLaVA's conversations: the text around turns and images, how it becomes token ids, and the square an image stands in.
+"""LLaVA's conversations: the text around turns and images, its token ids, and the square that an image is padded to.
 
 Evaluation asks by them and training teaches by them, so they are here, once.
 """
@@ -36,7 +36,7 @@ LETTER_ANSWER = "Answer with the option's letter from the given choices directly
 
 
 def piecewise(tokenizer: Any, text: str, images: Sequence[int], image_token_id: int) -> list[int]:
-    """Tokenise what stands between the placeholders piece by piece and put the images in between, as LLaVA does.
+    """Tokenise the text between the placeholders piece by piece and put the images in between, as LLaVA does.
 
     Each piece is tokenised as if it were a text of its own, so a sentencepiece tokenizer starts it with its word
     boundary: after the image come the boundary and then the newline. Tokenising the whole string, with `<image>` as

@@ -51,12 +51,12 @@ def versions() -> dict[str, str | None]:
 
 
 def commit(folder: Path = ROOT) -> str | None:
-    """The commit that our code is at, with "+" behind it where files of it were changed since; None outside of git."""
+    """The commit of our code, followed by "+" when files were changed since; None outside of git."""
 
     def git(*words: str) -> str | None:
         try:
             done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
-        except OSError:  # there is no git
+        except OSError:  # git is not installed
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 

@@ -83,7 +83,7 @@ def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: P
 
 
 def check(recipe: str) -> Checked:
-    """All that keeps a recipe from being trained on this machine. Raises UserError for a file that is no recipe."""
+    """All that keeps a recipe from being trained on this machine. Raises UserError for a file that is not a recipe."""
     from hidrop.training.recipe import LlavaRecipe
 
     plan = load_recipe(recipe)

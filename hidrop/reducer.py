@@ -44,10 +44,10 @@ METHODS: dict[str, str] = {
 # The RoPE positions of a method's tokens.
 #   persistent: every token keeps the position it got at input, whatever is cut.
 #   compacted:  renumbered 0, 1, ... after each change of the sequence, while decoding as well.
-#   group:      persistent, in ranges of their own: the visual tokens first, all text behind them.
+#   group:      persistent, in ranges of their own: the visual tokens first, then all text.
 Positions = Literal["persistent", "compacted", "group"]
 
-# What gradient the choice of tokens has in training; outside of it the three are one.
+# The gradient of the choice of tokens in training. Outside of training the three are the same.
 #   released:  none. The soft mask of the released HiDrop code picks indices and is not used otherwise.
 #   ste:       straight-through: kept tokens go on as they are, and backward as if multiplied by the soft mask.
 #   soft-gate: kept tokens are multiplied by the soft mask.
@@ -72,7 +72,7 @@ class Reducer:
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a field that is none of the words it may be."""
+        """Raises ValueError for a field whose value is not one of its words."""
         for name, words in _words(type(self)).items():  # type: ignore[arg-type]  # a class can be hashed
             if getattr(self, name) not in words:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, words))}")
@@ -94,7 +94,7 @@ class Reducer:
 
     @property
     def rechosen(self) -> bool:
-        """Whether every generated token chooses anew, the whole sequence run again: what methods without a cache do.
+        """Whether every generated token chooses again and runs the whole sequence again, as methods without a cache do.
 
         Else the prefill's choice holds. A method that offers both has a field of this name instead.
         """
@@ -156,7 +156,7 @@ class Reducer:
         raise NotImplementedError
 
     def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:
-        """`count` tokens, (batch, count, hidden), that stand in for the dropped ones. Only for cuts with merge > 0."""
+        """`count` tokens, (batch, count, hidden), that replace the dropped ones. Only for cuts with merge > 0."""
         raise NotImplementedError
 
 
@@ -167,7 +167,7 @@ def _words(cls: type[Reducer]) -> dict[str, tuple[Any, ...]]:
 
 
 def method_class(name: str) -> type[Reducer]:
-    """The class behind a method's name. Raises ValueError with a suggestion for an unknown one."""
+    """The class of a method, by its name. Raises ValueError with a suggestion for an unknown one."""
     if name not in METHODS:
         hint = did_you_mean(name, METHODS)
         raise ValueError(f"unknown method '{name}'.{hint} Known: {', '.join(METHODS)}")
@@ -180,7 +180,7 @@ def method_class(name: str) -> type[Reducer]:
 
 
 def build(name: str, params: dict[str, Any] | None = None) -> Reducer:
-    """A method from its name and its fields, as they stand in a matrix. Lists become tuples.
+    """A method from its name and its fields, as a matrix has them. Lists become tuples.
 
     Raises ValueError for an unknown method or field (with a suggestion) or a missing one.
     """

@@ -15,7 +15,7 @@ from hidrop.errors import UserError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# A file of a few lines can stand for more than any memory holds.
+# By aliases, a file of a few lines can expand to more than any memory holds.
 MOST_VALUES = 100_000
 
 
@@ -58,12 +58,12 @@ def read(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{name}: must be a mapping of fields, as in the bundled matrices")
     if _values(data, {}) > MOST_VALUES:
-        raise UserError(f"{name}: its aliases (*name) stand for more than {MOST_VALUES} values, or for themselves")
+        raise UserError(f"{name}: its aliases (*name) expand to more than {MOST_VALUES} values, or for themselves")
     return data
 
 
 def _values(value: Any, known: dict[int, float]) -> float:
-    """How many values stand in `value` with each alias written out. What contains itself is infinite."""
+    """How many values `value` holds with each alias written out. What contains itself is infinite."""
     if not isinstance(value, (dict, list)):
         return 1
     if id(value) not in known:
@@ -120,7 +120,7 @@ def shown(value: Any) -> str:
 
 
 def type_at(annotation: Any, loc: list[Any]) -> Any:
-    """The annotated type that stands at `loc` below `annotation`, through mappings, lists and optionals."""
+    """The annotated type at `loc` below `annotation`, through mappings, lists and optionals."""
     if get_origin(annotation) in (Union, UnionType):
         inner = [a for a in get_args(annotation) if a is not NoneType]
         annotation = next((a for a in inner if isinstance(a, type) and issubclass(a, BaseModel)), inner[0])

@@ -238,7 +238,7 @@ class Backbone(ABC):
         return self.image_tokens_of(self.model.config, height, width)
 
     def vision(self, inputs: Mapping[str, Any]) -> Vision | None:
-        """The images among the arguments of a forward; None where there are none."""
+        """The images among the arguments of a forward; None without images."""
         images = {name: inputs[name] for name in self.image_inputs if inputs.get(name) is not None}
         if "pixel_values" not in images:
             return None

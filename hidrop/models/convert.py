@@ -14,7 +14,7 @@ from hidrop.models.sources import find, read_config
 def convert(src: str | Path, dst: str | Path, *, allow_download: bool = False) -> Path:
     """Write a checkpoint in the original layout (`src`: folder or Hub id) to `dst` in transformers' layout.
 
-    Weights keep their stored type. Returns the folder. Raises UserError when `src` is no such checkpoint or is
+    Weights keep their stored type. Returns the folder. Raises UserError when `src` is not such a checkpoint or is
     broken, and when `dst` is there already.
     """
     dst = Path(dst)

@@ -14,7 +14,7 @@ from hidrop.cache_folder import cache_folder
 
 
 def digest(files: Iterable[Path]) -> str:
-    """sha256, as hex, over the content of weight files and their names, wherever they lie.
+    """sha256, as hex, over the content of weight files and their names; their folder does not matter.
 
     Reading 13 GB takes a while, so the hash of each file is remembered (by path, size and time of change) in
     digests.json of the cache folder. Raises OSError when a file cannot be read.
@@ -50,7 +50,7 @@ def _read() -> dict[str, str]:
 
 
 def _write(known: dict[str, str]) -> None:
-    """Replace the store in one step. A home that cannot be written only costs time, so it is no error."""
+    """Replace the store in one step. A home that cannot be written only costs time, so it is not an error."""
     with contextlib.suppress(OSError, RuntimeError):
         store = _store()
         store.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ def save(
 
     `reducer` is the method the weights were trained with; it rides in config.json under "hidrop" and comes back as
     `Loaded.reducer`. `dtype` ("float16", ...) is the type of the floating-point weights on disk, by default the
-    model's own; the model in memory stays as it is. `weights`: the model's state, where its own is only a part of it
+    model's own; the model in memory stays as it is. `weights`: the whole state, for a model that holds a part
     (divided over processes). Returns the folder. Raises OSError when it cannot be written.
     """
     import torch

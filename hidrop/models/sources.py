@@ -55,7 +55,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that hold a checkpoint's weights, safetensors before .bin; empty when there are none.
+    """The files that hold a checkpoint's weights, safetensors before .bin; empty without weights.
 
     Raises UserError naming the shards that an index lists and the folder lacks.
     """

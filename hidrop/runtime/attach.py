@@ -223,7 +223,7 @@ class Reduction:
                 return outputs.returned(logits, cache, [], return_dict)
         cache.release()
         if cache.replay is not None:
-            cache.replay = cache.replay.behind(input_ids, valid)
+            cache.replay = cache.replay.continued(input_ids, valid)
             hidden = run.again(cache.replay, cache)[:, -count:]
         else:
             hidden = run.decoder.step(run.embed(input_ids), valid, cache)

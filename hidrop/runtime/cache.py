@@ -24,7 +24,7 @@ class Segment:
     next_B: torch.Tensor
 
     def append(self, valid_BQ: torch.Tensor | None, length: int, rows: int, count: int) -> None:
-        """Take in `count` new tokens behind `length` old ones."""
+        """Append `count` new tokens to `length` old ones."""
         if self.valid_BN is None and valid_BQ is None:
             self.next_B = self.next_B + count
             return
@@ -36,7 +36,7 @@ class Segment:
 
 @dataclass
 class Replay:
-    """The input so far, for methods that choose anew at each token: ids and masks (B, S), visual tokens (B, V, D).
+    """The input so far, for methods that choose again at each token: ids and masks (B, S), visual tokens (B, V, D).
 
     `visual_BS` tells placeholders from a generated token that happens to have their id, which is text.
     """
@@ -46,7 +46,7 @@ class Replay:
     visual_BS: torch.Tensor
     visual_BVD: torch.Tensor
 
-    def behind(self, ids_BQ: torch.Tensor, mask_BQ: torch.Tensor | None) -> Replay:
+    def continued(self, ids_BQ: torch.Tensor, mask_BQ: torch.Tensor | None) -> Replay:
         """With `ids_BQ` at the end; no mask: none of them is padding."""
         valid = torch.ones_like(ids_BQ) if mask_BQ is None else mask_BQ
         return Replay(

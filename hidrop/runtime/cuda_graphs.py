@@ -1,10 +1,10 @@
-"""CUDA graphs of a prefill and of the decoding steps behind it: all kernels of a forward launched at once.
+"""CUDA graphs of a prefill and of the decoding steps after it: all kernels of a forward launched at once.
 
 The number of visual tokens in each layer is known beforehand, so a whole prefill has static shapes. One graph serves
 all prompts of one shape; prompts are padded at the left to a multiple of `bucket` tokens, so that there are few of
 them. Keys and values are written into memory that stays where it is, with room for the tokens that follow, and
 decoding steps are captured on the same memory. Not captured, but run as ever: training, adaptive methods (their counts
-depend on the data), methods that choose anew at each token, other attention kernels than sdpa, models that are spread
+depend on the data), methods that choose again at each token, other attention kernels than sdpa, models that are spread
 over devices, and steps beyond the room.
 """
 
@@ -112,7 +112,7 @@ class _Appended(DynamicLayer):
 
 @dataclass
 class Captured:
-    """A prefill's graph with the memory that it reads and writes, and the graph of the step behind it."""
+    """A prefill's graph with the memory that it reads and writes, and the graph of the step after it."""
 
     inputs: Any  # a structure whose tensors are overwritten before each replay
     store: Store

@@ -128,9 +128,9 @@ class Decoder:
             mask = self.backbone.mask(hidden_BQD, segment.valid_BN, cache, segment.first)
             places.append((segment, position_BQ, mask))
         cache.input_length += count
-        return self.behind(hidden_BQD, places, cache)
+        return self.decode(hidden_BQD, places, cache)
 
-    def behind(
+    def decode(
         self, hidden_BQD: torch.Tensor, places: Iterable[tuple[Segment, torch.Tensor, torch.Tensor | None]], cache: Any
     ) -> torch.Tensor:
         """New tokens through all layers; `places`: each segment with their positions (B, Q) and their mask in it."""
@@ -174,7 +174,7 @@ class Decoder:
         run: Prefill,
         record: Record,
     ) -> tuple[Sequence, BatchPlan]:
-        """Score the visual tokens, keep the best in their order, put merged ones behind them.
+        """Score the visual tokens, keep the best in their order, append merged ones to them.
 
         Returns the plan as well, which an adaptive method has changed.
         """
@@ -211,21 +211,21 @@ class Decoder:
             left = Tokens(left.hidden * gate, left.order)
         if cut.merge:
             hidden = self.reducer.merge(view, score, marked(index, order_BV.shape[1]), cut.merge)
-            left = Tokens(hidden, self._merged_order(order_BV, run.layout, cut)).behind(left)
+            left = Tokens(hidden, self._merged_order(order_BV, run.layout, cut)).after(left)
         return self.placed(Sequence(sequence.part(sequence.text), left), run), plan
 
     def next_layer(self, after: int) -> Any:
-        """The layer behind a cut; behind the last layer there is none, and that one stands in."""
+        """The layer after a cut (the last layer itself if the cut is after it)."""
         return self.layers[min(after, len(self.layers) - 1)]
 
     def _hands_over(self, sequence: Sequence, after: int) -> bool:
-        """Whether the layer behind a cut can take keys that a score has made: as they would be its own."""
+        """Whether the layer after a cut can take the keys that a score has made, since they are its own."""
         if torch.is_grad_enabled() or sequence.projected is not None or after == len(self.layers):
             return False  # scores may be without a gradient
         return bool(self.next_layer(after).self_attn.k_proj.weight.device == sequence.hidden.device)
 
     def view(self, sequence: Sequence, before: torch.Tensor | None, cut: RowCuts, run: Prefill) -> View:
-        """The sequence behind layer `cut.after`, as methods see it. `before`: what that layer got."""
+        """The sequence after layer `cut.after`, as methods see it. `before`: what that layer got."""
         return View(
             layer=cut.after,
             layers=self.layers,
@@ -244,7 +244,7 @@ class Decoder:
 
     @staticmethod
     def _merged_order(order_BV: torch.Tensor, layout: Layout, cut: RowCuts) -> torch.Tensor:
-        """Order numbers (B, M) right behind the row's visual tokens, those merged at earlier cuts included."""
+        """Order numbers (B, M) right after the row's visual tokens, those merged at earlier cuts included."""
         last = torch.maximum(order_BV.max(dim=1).values, layout.visual_BV[:, -1] * ROOM)
         number = torch.arange(cut.merge, device=order_BV.device)
         return torch.where(number < cut.merge_B[:, None], last[:, None] + 1 + number, -1)

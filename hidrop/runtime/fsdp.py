@@ -13,7 +13,7 @@ T = TypeVar("T")
 def within(module: nn.Module, function: Callable[..., T], *args: Any) -> T:
     """`function(*args)`, which calls parts of `module` by themselves, as if it were the module's forward.
 
-    FSDP gathers a layer's weights before its forward and scatters its gradients behind its backward; a projection that
+    FSDP gathers a layer's weights before its forward and scatters its gradients after its backward; a projection that
     is called by itself would find a piece of its weight. What is to have a gradient must be among `args`.
     """
     if not hasattr(module, "unshard"):

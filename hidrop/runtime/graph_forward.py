@@ -86,4 +86,4 @@ def step(
     """The logits of one decoded token, as a graph runs it."""
     hidden = forward.embed(ids_B1)
     places = [(segment, (segment.next_B + step_1)[:, None], mask) for segment, mask in segments]
-    return forward.logits_of(forward.decoder.behind(hidden, places, cache))
+    return forward.logits_of(forward.decoder.decode(hidden, places, cache))

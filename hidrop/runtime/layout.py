@@ -5,7 +5,7 @@ so the loop over layers runs without a synchronisation.
 
 Shapes: B batch, S input length, T text slots (the most text tokens of a row), V visual slots (the most visual tokens
 of a row), N slots of the sequence in a layer, Q queries. A row with fewer tokens than slots has fillers, written -1;
-they stand at the left, so that the last slot is always a row's last token.
+they are at the left, so that the last slot is always a row's last token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule, TokenPlan
 
 IGNORED = -100
-# An `order` number is place * ROOM for a token of the input and place * ROOM + i for merged tokens put behind it.
+# An `order` number is place * ROOM for a token of the input and place * ROOM + i for merged tokens put after it.
 ROOM = 1 << 16
 
 
@@ -79,7 +79,7 @@ def read(
 ) -> Layout:
     """Lay out a batch of prompts, padded left or right. `valid` (B, S): no padding; `visual` (B, S): placeholders.
 
-    `places`: the RoPE position of each place. `multiple`: text slots are filled up to a multiple of it.
+    `places`: the RoPE position of each place. `multiple`: text slots are filled up to a multiple of this number.
     Raises ValueError for a prompt without any text.
     """
     visual, text = valid & visual, valid & ~visual

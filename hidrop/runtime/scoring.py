@@ -51,7 +51,7 @@ class Prompt:
     text_BTD: torch.Tensor
     text_ids_BT: torch.Tensor
     text_valid_BT: torch.Tensor
-    # Unlabelled text behind the last image of the row: the question with what follows it.
+    # Unlabelled text after the last image of the row: the question with what follows it.
     question_BT: torch.Tensor
     # Of each visual token: the index of its image in `pixel_values`, its number in the image (both -1 for fillers), and
     # how many tokens that image has (1 for fillers).

@@ -1,6 +1,6 @@
 """The tokens that are in a layer: text and visual ones, in the order of the prompt. Shapes as in layout.py; D hidden.
 
-An `order` number says where in the prompt a token stands, -1 for a filler (layout.py).
+An `order` number is the place of a token in the prompt, -1 for a filler (layout.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Tokens:
     order: torch.Tensor
     projected: Projected | None = None
 
-    def behind(self, other: Tokens) -> Tokens:
+    def after(self, other: Tokens) -> Tokens:
         return Tokens(torch.cat([other.hidden, self.hidden], 1), torch.cat([other.order, self.order], 1))
 
 
@@ -34,14 +34,14 @@ class Sequence:
     """Text and visual tokens in the order of the prompt, fillers at the left.
 
     `text` and `visual` are slots in it. `rope` belongs to the slots, not to the layer: (cos, sin), (B, N, head).
-    `keys`: what the next layer's k_proj makes of it, (B, N, heads * head), where a score has needed that.
+    `keys`: what the next layer's k_proj makes of the sequence, (B, N, heads * head), where a score has needed that.
     """
 
     rope: tuple[torch.Tensor, torch.Tensor]
     keys: torch.Tensor | None = None
 
     def __init__(self, text: Tokens, visual: Tokens | None) -> None:
-        both = text if visual is None else visual.behind(text)
+        both = text if visual is None else visual.after(text)
         self.order, index = both.order.sort(dim=1, stable=True)
         self.hidden = rows(both.hidden, index)
         where = index.argsort(dim=1)

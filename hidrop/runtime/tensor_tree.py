@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def mapped(change: Callable[[torch.Tensor], torch.Tensor], value: T) -> T:
-    """`value` with every tensor in it replaced by `change` of it; everything else is kept."""
+    """`value` with `change` applied to every tensor in it; everything else is kept."""
     made: Any = value
     if isinstance(value, torch.Tensor):
         made = change(value)

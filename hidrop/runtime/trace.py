@@ -37,7 +37,7 @@ class Kept:
     """What one cut of the last prefill left.
 
     `rows`: of each row the tokens, in their order: 0 is the prompt's first visual token, the next image's follow.
-    Merged tokens are none of them.
+    Merged tokens are not among them.
     """
 
     after: int
@@ -71,7 +71,7 @@ class Record:
         return self.layout.text_counts
 
     def cut(self, after: int, order_BV: torch.Tensor, index_BK: torch.Tensor) -> None:
-        """Note a cut, as it was made; `kept` works out what it means, where somebody asks."""
+        """Note a cut as it was made; `kept` works out what it means, when it is asked for."""
         self.cuts.append((after, order_BV, index_BK))
 
     def ranks(self) -> list[torch.Tensor]:

@@ -123,7 +123,7 @@ def test_vanilla_has_one_budget_only():
         ("fastvv", {}, "Did you mean 'fastv'"),
         ("fastv", {"layr": 2}, "Did you mean 'layer'"),
         ("pdrop", {"ratio": 0.5}, "follows from the budget"),
-        ("fastv", {"layer": 40}, r"layer: 40 must lie in 0\.\.31"),
+        ("fastv", {"layer": 40}, r"layer: 40 must be in 0\.\.31"),
     ],
 )
 def test_wrong_names_and_fields_are_pointed_out(name, params, message):

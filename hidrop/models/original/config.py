@@ -30,7 +30,7 @@ class Described:
     """What an original config.json says, in transformers' terms.
 
     `config` is a LlavaConfig with the vocabulary already grown; `rows` the vocabulary that the checkpoint's tensors
-    have; `tower` where the vision tower lies on its own (a folder or a Hub id), None when only the checkpoint has it.
+    have; `tower`: the vision tower's own folder or Hub id, None when only the checkpoint has the tower.
     """
 
     config: Any
@@ -108,7 +108,7 @@ def _tower(folder: Path, raw: dict[str, Any], *, allow_download: bool) -> tuple[
         if vision is None:
             raise UserError(
                 f"{folder}/config.json: mm_vision_tower: {error}. "
-                f"It may also lie beside the checkpoint, as {folder.parent / base}"
+                f"It may also be next to the checkpoint, as {folder.parent / base}"
             ) from None
         return None, vision
     return hub, _clip(found)

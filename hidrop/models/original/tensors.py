@@ -64,7 +64,7 @@ def read(folder: Path, raw: dict[str, Any], *, dtype: str, attention: str, allow
 
 
 def files(folder: Path, raw: dict[str, Any]) -> tuple[Path, ...]:
-    """All files that hold tensors of the checkpoint in `folder`, wherever they lie."""
+    """All files that hold tensors of the checkpoint in `folder`, in whatever folder they are."""
     return _gather(folder, describe(folder, raw), allow_download=False)[1]
 
 

@@ -98,7 +98,7 @@ def test_a_changed_study_takes_up_nothing_of_the_old_one(tmp_path: Path) -> None
     ("changes", "message"),
     [
         ({"variants": {"base": {"change": {"exot": 8}}}, "claims": []}, "variants.base: exot: unknown field"),
-        ({"variants": {"base": {"change": {"exit": 14}}}, "claims": []}, "variants.base: exit: layer 14 must lie"),
+        ({"variants": {"base": {"change": {"exit": 14}}}, "claims": []}, "variants.base: exit: layer 14 must be"),
         ({"variants": {"base": {"method": {"name": "vanilla"}, "change": {"exit": 8}}}}, "a method of its own"),
         ({"claims": [{"say": "x", "better": "bsae", "worse": "early"}]}, r"claims\[0\].better: no 'bsae'.*'base'"),
         ({"untrained": {"base": {"name": "vanilla"}}}, "untrained.base: also the name of a variant"),
