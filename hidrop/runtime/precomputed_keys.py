@@ -1,8 +1,8 @@
 """What a layer need not compute because it was made ahead.
 
 Keys and values of the visual tokens in the layer where they enter are made while the layers before it run: they
-depend on nothing but the features and that layer's weights, and a cut on the way in picks among them. A score by the next layer's
-attention has made that layer's keys of all tokens: those of the tokens that stay are handed over.
+depend on nothing but the features and that layer's weights, and a cut on the way in picks among them. A score by the
+next layer's attention has made that layer's keys of all tokens: those of the tokens that stay are handed over.
 """
 
 from __future__ import annotations
