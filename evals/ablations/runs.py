@@ -20,7 +20,7 @@ REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One model to train: a start (no seed of the study's) or a variant with one seed, in a folder of its own."""
 
     name: str
@@ -41,17 +41,19 @@ class Run:
         return self.name if self.seed is None else f"{self.name}-s{self.seed}"
 
 
-def runs_of(study: Study, work: Path) -> list[Run]:
+def runs_of(study: Study, work: Path) -> list[TrainingRun]:
     """All variants with the first seed, then with the second, ...: a study that is cut short has fewer seeds."""
-    return [Run(name, seed, work / study.folder_of(name, seed)) for seed in study.seeds for name in study.variants]
+    return [
+        TrainingRun(name, seed, work / study.folder_of(name, seed)) for seed in study.seeds for name in study.variants
+    ]
 
 
-def starts_of(study: Study, work: Path) -> list[Run]:
+def starts_of(study: Study, work: Path) -> list[TrainingRun]:
     """What is trained for variants to start from."""
-    return [Run(name, None, work / study.folder_of(name)) for name in study.starts]
+    return [TrainingRun(name, None, work / study.folder_of(name)) for name in study.starts]
 
 
-def missing(study: Study, work: Path) -> Iterator[Run]:
+def missing(study: Study, work: Path) -> Iterator[TrainingRun]:
     """The runs still to train in `work`, each start before the first variant that needs it."""
     starts = {run.name: run for run in starts_of(study, work) if not run.done}
     for run in runs_of(study, work):
@@ -61,7 +63,7 @@ def missing(study: Study, work: Path) -> Iterator[Run]:
             yield run
 
 
-def train_missing(study: Study, work: Path, *, at_most: int | None = None) -> list[Run]:
+def train_missing(study: Study, work: Path, *, at_most: int | None = None) -> list[TrainingRun]:
     """Train what is missing and no other process is at, `at_most` so many; returns what others are still at.
 
     Every training goes on where an interruption left it. Start the same command twice to use two processors.
@@ -89,7 +91,7 @@ def train_missing(study: Study, work: Path, *, at_most: int | None = None) -> li
     return others
 
 
-def ready(study: Study, run: Run, work: Path) -> Recipe | None:
+def ready(study: Study, run: TrainingRun, work: Path) -> Recipe | None:
     """The run's recipe with its start as a folder; None while the start is not trained yet."""
     recipe = study.recipe_of(run.name, run.seed)
     if recipe.start not in study.starts:

@@ -44,7 +44,7 @@ class Start(Training):
     seed: int = 0
 
 
-class Variant(StrictModel):
+class StudyVariant(StrictModel):
     """What is different from the study's method and training: some fields (`change`), or all of the method."""
 
     change: dict[str, Any] = Field(default_factory=dict)
@@ -78,7 +78,7 @@ class Study(StrictModel):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     evaluation: Evaluation
     starts: dict[Name, Start] = Field(default_factory=dict)
-    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+    variants: Annotated[dict[Name, StudyVariant], Field(min_length=1)]
     untrained: dict[Name, MethodEntry] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()  # lines that stand below the tables

@@ -24,7 +24,7 @@ PROBES_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Asked:
+class SampleSelection:
     """Which samples: of each task, `samples` of them behind the first `skip` (which stay for a search)."""
 
     tasks: tuple[TaskSpec, ...]
@@ -49,7 +49,7 @@ class Found:
 def probe(
     loaded: Loaded,
     weights: str,
-    asked: Asked,
+    asked: SampleSelection,
     probes: ProbeSettings,
     folder: Path,
     *,
@@ -75,7 +75,7 @@ def probe(
 def _task(
     loaded: Loaded,
     weights: str,
-    asked: Asked,
+    asked: SampleSelection,
     spec: TaskSpec,
     probes: ProbeSettings,
     folder: Path,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.bench.document import BENCH
-from evals.matrix.resolve import Row
+from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Cell, Matrix
 from evals.plain_table import aligned
 from hidrop.errors import UserError
@@ -72,7 +72,7 @@ def read(path: Path) -> Speed:
     return Speed(f"{name}, {document['dtype']}", Ceilings(**document["ceilings"]), reached)
 
 
-def estimate(matrix: Matrix, cells: Iterable[Cell], rows: dict[tuple[str, str], Row], speed: Speed) -> list[Cost]:
+def estimate(matrix: Matrix, cells: Iterable[Cell], rows: dict[tuple[str, str], MatrixRow], speed: Speed) -> list[Cost]:
     """The cost of each row, in the matrix's order."""
     samples: dict[tuple[str, str], int] = {}
     batch: dict[tuple[str, str], int] = {}
@@ -89,7 +89,7 @@ def estimate(matrix: Matrix, cells: Iterable[Cell], rows: dict[tuple[str, str], 
     return found
 
 
-def sample_ms(row: Row, ceilings: Ceilings, batch: int, text: int, element: int) -> float:
+def sample_ms(row: MatrixRow, ceilings: Ceilings, batch: int, text: int, element: int) -> float:
     """The least milliseconds for one sample's answer, of a batch of `batch` such samples."""
     from evals.profiling.ceilings import decode_ms, physical_ms
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evals.matrix.resolve import Row
+from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Cell
 from evals.plain_table import aligned
 from evals.run.engine import Engine
@@ -25,7 +25,7 @@ HEADINGS = ("cell", "samples", "one by one /s", "as it runs /s", "ratio", "other
 
 
 @dataclass(frozen=True)
-class Asked:
+class CellThroughput:
     """One cell asked both ways: seconds, samples, and how many answers differ."""
 
     key: str
@@ -49,20 +49,20 @@ class Asked:
         return self.key, str(self.samples), *numbers, str(self.different)
 
 
-def together(found: Iterable[Asked]) -> Asked:
+def together(found: Iterable[CellThroughput]) -> CellThroughput:
     """All of them as one."""
     columns = zip(*((a.samples, a.single_seconds, a.seconds, a.different) for a in found), strict=True)
-    return Asked("all", *map(sum, columns))
+    return CellThroughput("all", *map(sum, columns))
 
 
 def measure(
     cells: Iterable[Cell],
-    rows: Mapping[tuple[str, str], Row],
+    rows: Mapping[tuple[str, str], MatrixRow],
     device: str,
     engine: Engine,
     alone: Engine,
     say: Callable[[str], None],
-) -> list[Asked]:
+) -> list[CellThroughput]:
     """Ask every cell both ways: with `engine`, and one by one with `alone`. `say` gets a line for each cell.
 
     Raises whatever a run's cell may fail with.
@@ -79,7 +79,7 @@ def measure(
             single, before = _ask(alone, without_reuse(loaded), rows, replace(cell, batch_size=1))
             batched, seconds = _ask(engine, loaded, rows, cell)
             different = sum(batched[doc_id] != answer for doc_id, answer in single.items())
-            found.append(Asked(cell.key, len(single), before, seconds, different))
+            found.append(CellThroughput(cell.key, len(single), before, seconds, different))
             say("  ".join(found[-1].cells()))
         del loaded
         engine.release()
@@ -92,7 +92,9 @@ def without_reuse(loaded: Any) -> Any:
     return replace(loaded, features=FeatureCache(0))
 
 
-def _ask(engine: Engine, loaded: Any, rows: Mapping[tuple[str, str], Row], cell: Cell) -> tuple[dict[int, str], float]:
+def _ask(
+    engine: Engine, loaded: Any, rows: Mapping[tuple[str, str], MatrixRow], cell: Cell
+) -> tuple[dict[int, str], float]:
     """Answers by doc_id, and the seconds that asking and scoring took."""
     records: list[dict[str, Any]] = []
     started = time.perf_counter()
@@ -102,7 +104,7 @@ def _ask(engine: Engine, loaded: Any, rows: Mapping[tuple[str, str], Row], cell:
     return {record["doc_id"]: record["answer"] for record in records}, seconds
 
 
-def table(found: list[Asked]) -> str:
+def table(found: list[CellThroughput]) -> str:
     whole = together(found)
     bar = f"{whole.ratio:.2f}x, {whole.different} other answers. At least {LEAST_RATIO:g}x and none: "
     lines = aligned([HEADINGS, *(a.cells() for a in [*found, whole])])

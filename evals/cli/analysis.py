@@ -113,7 +113,7 @@ def analyze(options: AnalyzeOptions) -> int:
     from hidrop.analysis.suggest import suggest
 
     cells = matrix.cells()
-    asked = run.Asked(
+    asked = run.SampleSelection(
         tuple(cell.task_spec for cell in cells),
         options.samples,
         options.held_out,

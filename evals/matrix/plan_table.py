@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from evals.matrix.resolve import Row
+from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Matrix
 from evals.plain_table import aligned
 from hidrop.numerics import element_bytes
@@ -19,7 +19,7 @@ def run_lengths(entering: Iterable[int]) -> str:
     return " ".join(f"{sum(1 for _ in group)}x{tokens}" for tokens, group in itertools.groupby(entering))
 
 
-def entry(row: Row, matrix: Matrix) -> dict[str, Any]:
+def entry(row: MatrixRow, matrix: Matrix) -> dict[str, Any]:
     """One row of the plan, as `--json` prints it."""
     dtype = matrix.models[row.model].dtype or matrix.dtype
     return {

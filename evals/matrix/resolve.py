@@ -17,7 +17,7 @@ Peek = Callable[[str], tuple[Geometry, Reducer | None]]
 
 
 @dataclass(frozen=True)
-class Row:
+class MatrixRow:
     """One model with one method: a line of the plan, and of the table."""
 
     model: str
@@ -47,7 +47,7 @@ def peek_files(source: str) -> tuple[Geometry, Reducer | None]:
 
 def resolve(
     matrix: Matrix, cells: Iterable[Cell], *, peek: Peek = peek_files, trust_presets: bool = False
-) -> tuple[dict[tuple[str, str], Row], list[str]]:
+) -> tuple[dict[tuple[str, str], MatrixRow], list[str]]:
     """The rows of `cells` by (model, label), and every problem met on the way, each with its place in the file.
 
     With `trust_presets` a model that states its `geometry` is not looked up on disk, so that a plan can be printed
@@ -61,7 +61,7 @@ def resolve(
         problems += wrong
         if sized:
             known[model] = sized
-    rows: dict[tuple[str, str], Row] = {}
+    rows: dict[tuple[str, str], MatrixRow] = {}
     for cell in {(cell.model, cell.label): cell for cell in cells}.values():
         if cell.model not in known:
             continue
@@ -74,7 +74,7 @@ def resolve(
             continue
         own = reducer == trained and reducer.name != "vanilla"
         budget = None if cell.budget is None else short(cell.budget)
-        rows[cell.model, cell.label] = Row(cell.model, cell.label, reducer, plan, own, budget, cell.group)
+        rows[cell.model, cell.label] = MatrixRow(cell.model, cell.label, reducer, plan, own, budget, cell.group)
     return rows, [f"{matrix.file}: {line}" for line in dict.fromkeys(problems)]
 
 

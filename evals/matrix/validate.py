@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evals.matrix import packages
-from evals.matrix.resolve import Peek, Row, absent, peek_files, resolve
+from evals.matrix.resolve import MatrixRow, Peek, absent, peek_files, resolve
 from evals.matrix.schema import Cell, Matrix
 from evals.tasks import missing
 from hidrop.errors import UserError
@@ -15,7 +15,7 @@ from hidrop.errors import UserError
 
 def check(
     matrix: Matrix, cells: Iterable[Cell], *, device: str, out: Path, peek: Peek = peek_files
-) -> tuple[dict[tuple[str, str], Row], list[str]]:
+) -> tuple[dict[tuple[str, str], MatrixRow], list[str]]:
     """The resolved rows of `cells`, and one line for each problem, naming its place and the way out.
 
     Looks at: files of models and data, architectures, method settings, packages, the device, the results folder.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from evals.report.rows import Row, Score, Statistic, Time, number, rows_of, sizes_are_of_profile
+from evals.report.rows import Score, TableRow, TimeField, TimeStatistic, number, rows_of, sizes_are_of_profile
 from evals.report.units import BYTES, COUNTS, MISSING, fixed, millis, unit_for
 from evals.store.result_document import ResultDocument
 from evals.tasks.registry import TASKS, get_task
@@ -18,9 +18,11 @@ from evals.tasks.registry import TASKS, get_task
 # After a score whose answers look wrong as a whole; the caption says why.
 WARNED = " (!)"
 
-Part = Literal["name", "accuracy", "cost"]
-Value = str | float | None
-Fields = Mapping[str, Callable[[Row], Value]]
+TablePart = Literal["name", "accuracy", "cost"]
+CsvValue = str | float | None
+Show = Callable[[TableRow], str]
+Note = Callable[[ResultDocument], str]
+Fields = Mapping[str, Callable[[TableRow], CsvValue]]
 
 
 def no_note(document: ResultDocument) -> str:
@@ -41,24 +43,24 @@ class Column:
     """
 
     header: str
-    part: Part
-    show: Callable[[Row], str]
+    part: TablePart
+    show: Show
     fields: Fields
     topic: str = ""
-    note: Callable[[ResultDocument], str] = no_note
-    best: Callable[[Row], float | None] | None = None
-    significant: Callable[[Row], bool] | None = None
-    narrow: Callable[[Row], str] | None = None
+    note: Note = no_note
+    best: Callable[[TableRow], float | None] | None = None
+    significant: Callable[[TableRow], bool] | None = None
+    narrow: Show | None = None
     tabulated: bool = True
 
 
-def columns_of(rows: Sequence[Row], tasks: Iterable[str]) -> list[Column]:
+def columns_of(rows: Sequence[TableRow], tasks: Iterable[str]) -> list[Column]:
     """All columns, from left to right. `rows` share their units."""
     tasks = list(tasks)
     return [*naming_columns(), *score_columns(tasks), *size_columns(rows), *time_columns(rows)]
 
 
-def only_in_csv(part: Part, fields: Fields) -> Column:
+def only_in_csv(part: TablePart, fields: Fields) -> Column:
     """Fields of the CSV file that tables show elsewhere, or not at all."""
     return Column("", part, lambda row: "", fields, tabulated=False)
 
@@ -94,7 +96,7 @@ def naming_columns() -> list[Column]:
     ]
 
 
-def _tokens(row: Row) -> str:
+def _tokens(row: TableRow) -> str:
     share = "" if row.share is None else f" ({100 * row.share:.1f} %)"
     return f"{row.average_tokens:.1f}{share}"
 
@@ -122,7 +124,7 @@ def score_columns(tasks: Sequence[str]) -> list[Column]:
     """Each task's score, then the mean over the tasks. Intervals and flips have tables of their own."""
     if not tasks:
         return []
-    statistics: dict[str, Callable[[Row], Value]] = {}
+    statistics: dict[str, Callable[[TableRow], CsvValue]] = {}
     for task in tasks:
         statistics |= {f"{task}_{name}": partial(_statistic, task, name) for name in STATISTICS}
     mean = Column(
@@ -137,7 +139,7 @@ def score_columns(tasks: Sequence[str]) -> list[Column]:
 
 
 def _score_column(task: str) -> Column:
-    def value(row: Row) -> Value:
+    def value(row: TableRow) -> CsvValue:
         score = row.scores[task]
         return score if isinstance(score, str) else rounded(score)
 
@@ -157,7 +159,7 @@ def score_text(score: Score) -> str:
     return score if isinstance(score, str) else fixed(score)
 
 
-def row_score(row: Row, task: str) -> str:
+def row_score(row: TableRow, task: str) -> str:
     """A row's score in a task; of several seeds the mean, with half of their range."""
     spread = row.spread.get(task)
     warned = WARNED if row.warnings.get(task) else ""
@@ -169,7 +171,7 @@ STATISTICS = (
 )  # fmt: skip
 
 
-def _statistic(task: str, name: str, row: Row) -> Value:
+def _statistic(task: str, name: str, row: TableRow) -> CsvValue:
     """A number of the row's `stats` in a task: its interval, or from the comparison with vanilla."""
     stats, against = row.stats.get(task), row.against(task)
     if name in ("low", "high"):
@@ -178,7 +180,7 @@ def _statistic(task: str, name: str, row: Row) -> Value:
         return None
     if name in ("difference_low", "difference_high"):
         return rounded(against["interval"][name == "difference_high"])
-    numbers: dict[str, Value] = {
+    numbers: dict[str, CsvValue] = {
         "difference": rounded(against["difference"]),
         "p_holm": rounded(against["p_holm"]),
         "gained": against["gained"],
@@ -191,7 +193,7 @@ def _statistic(task: str, name: str, row: Row) -> Value:
 # ---- cost ----------------------------------------------------------------------------------------------------------
 
 
-def size_columns(rows: Sequence[Row]) -> list[Column]:
+def size_columns(rows: Sequence[TableRow]) -> list[Column]:
     """Operations and bytes of a prefill, which follow from the plan or from the counted tokens."""
     flops = unit_for((row.flops for row in rows), COUNTS)
     macs = unit_for((row.paper_macs for row in rows), COUNTS)
@@ -244,12 +246,12 @@ def _macs_note(document: ResultDocument) -> str:
     )
 
 
-def time_columns(rows: Sequence[Row]) -> list[Column]:
+def time_columns(rows: Sequence[TableRow]) -> list[Column]:
     """Measured times; in tables only where a row was timed, or failed to be."""
     timed = any(row.profile or row.timing_failed for row in rows)
 
-    def column(header: str, time: Time, show: Callable[[Row], str], note: Callable[[ResultDocument], str]) -> Column:
-        statistics: tuple[Statistic, ...] = ("median", "p95", "min")
+    def column(header: str, time: TimeField, show: Show, note: Note) -> Column:
+        statistics: tuple[TimeStatistic, ...] = ("median", "p95", "min")
         fields: Fields = {f"{time}_{statistic}": partial(_millis, time, statistic) for statistic in statistics}
         shown = partial(_unless_failed, show)
         return Column(header, "cost", shown, fields, topic="Time", note=note, tabulated=timed)
@@ -263,19 +265,19 @@ def time_columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def _profiled(name: Literal["batch", "text_tokens", "peak_bytes"], row: Row) -> Value:
+def _profiled(name: Literal["batch", "text_tokens", "peak_bytes"], row: TableRow) -> CsvValue:
     return None if row.profile is None else row.profile[name]
 
 
-def _millis(time: Time, statistic: Statistic, row: Row) -> Value:
+def _millis(time: TimeField, statistic: TimeStatistic, row: TableRow) -> CsvValue:
     return rounded(row.millis(time, statistic))
 
 
-def _prefill(row: Row) -> str:
+def _prefill(row: TableRow) -> str:
     return with_p95(row.millis("prefill_ms"), row.millis("prefill_ms", "p95"))
 
 
-def _unless_failed(show: Callable[[Row], str], row: Row) -> str:
+def _unless_failed(show: Show, row: TableRow) -> str:
     return "failed" if row.timing_failed and not row.profile else show(row)
 
 

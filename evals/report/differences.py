@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from evals.report.columns import task_name
-from evals.report.rows import Row, rows_of, tasks_of
+from evals.report.rows import TableRow, rows_of, tasks_of
 from evals.report.tables import Entry, Sheet
 from evals.report.units import MISSING, fixed
 from evals.store.result_document import ResultDocument
@@ -31,7 +31,7 @@ def flip_sheet(document: ResultDocument) -> Sheet | None:
     return _sheet(document, "Flips against vanilla: gained, lost, same answer", flips, extra)
 
 
-def difference(row: Row, task: str) -> str:
+def difference(row: TableRow, task: str) -> str:
     """-4.2 [-6.8, -1.6] *"""
     against = row.against(task)
     if not against:
@@ -41,14 +41,14 @@ def difference(row: Row, task: str) -> str:
     return f"{against['difference']:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
 
 
-def flips(row: Row, task: str) -> str:
+def flips(row: TableRow, task: str) -> str:
     """+12 -33, 94 %"""
     against = row.against(task)
     return f"+{against['gained']} -{against['lost']}, {against['loyalty']:.0f} %" if against else MISSING
 
 
-def _stat(task: str, name: str) -> Callable[[Row], str]:
-    def shown(row: Row) -> str:
+def _stat(task: str, name: str) -> Callable[[TableRow], str]:
+    def shown(row: TableRow) -> str:
         stats: Mapping[str, Any] = row.stats.get(task) or {}
         return fixed(stats.get(name))
 
@@ -58,8 +58,8 @@ def _stat(task: str, name: str) -> Callable[[Row], str]:
 def _sheet(
     document: ResultDocument,
     title: str,
-    show: Callable[[Row, str], str],
-    extra: tuple[tuple[str, Callable[[Row], str]], ...],
+    show: Callable[[TableRow, str], str],
+    extra: tuple[tuple[str, Callable[[TableRow], str]], ...],
 ) -> Sheet | None:
     rows, tasks = [row for row in rows_of(document) if row.stats], tasks_of(document)
     if not any("against" in stats for row in rows for stats in row.stats.values()):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.report.columns import task_name
 from evals.report.figure_style import COLOURS, MARKERS, legend, panels_of, pareto, saved, styled
-from evals.report.rows import Row, number, tasks_of
+from evals.report.rows import TableRow, number, tasks_of
 from evals.report.sections import VANILLA, Board, boards
 from evals.store.result_document import ResultDocument
 
@@ -49,7 +49,7 @@ def drawn(document: ResultDocument) -> Iterator[tuple[str, Figure]]:
 
 def accuracy(board: Board, document: ResultDocument) -> Figure | None:
     tasks, looks = tasks_of(document), _looks(board)
-    axes_of: list[tuple[str, Callable[[Row], float | None]]] = [
+    axes_of: list[tuple[str, Callable[[TableRow], float | None]]] = [
         ("visual tokens a layer, on average", lambda row: row.average_tokens),
         ("operations of a prefill", lambda row: row.flops),
         ("prefill, ms (median)", lambda row: row.millis("prefill_ms")),
@@ -156,7 +156,7 @@ DRAWN: dict[str, Callable[[Board, ResultDocument], Figure | None]] = {
 }
 
 
-def half_width(row: Row, tasks: Sequence[str]) -> float | None:
+def half_width(row: TableRow, tasks: Sequence[str]) -> float | None:
     """Half of the 95 % interval of the mean % of vanilla, the tasks' differences taken as independent."""
     squares = []
     for task in tasks:

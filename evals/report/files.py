@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evals.report.columns import Value, columns_of
+from evals.report.columns import CsvValue, columns_of
 from evals.report.latex import latex
-from evals.report.rows import Row, rows_of, tasks_of
+from evals.report.rows import TableRow, rows_of, tasks_of
 from evals.report.text import markdown
 from evals.store.journal import write_atomically
 from evals.store.result_document import ResultDocument
@@ -57,7 +57,7 @@ def finite(value: Any) -> Any:
 def csv_text(document: ResultDocument) -> str:
     """One line per model, method, budget and seed, in plain units: operations, bytes, milliseconds. Empty: missing."""
     rows = rows_of(document)
-    fields: dict[str, Callable[[Row], Value]] = {}
+    fields: dict[str, Callable[[TableRow], CsvValue]] = {}
     for column in columns_of(rows, tasks_of(document)):
         fields |= column.fields
     text = io.StringIO()

@@ -30,7 +30,7 @@ LONGEST = 600  # characters of a question or an answer
 
 
 @dataclass(frozen=True)
-class Asked:
+class ShownSample:
     """A sample as people see it. `image`: a data URL, or "" if it has none."""
 
     question: str
@@ -111,7 +111,7 @@ def _asked(
     answers: Mapping[str, Sequence[ScoredAnswer]],
     docs: Sequence[int],
     notes: list[str],
-) -> dict[int, Asked]:
+) -> dict[int, ShownSample]:
     """Question and image of each sample, from the task's data. Empty, with a note, if that data is missing."""
     digests = {str(identities[key]["data"]) for key in answers}
     spec = TaskSpec(task, str(document["data"].get(task)), document["protocol"])
@@ -126,7 +126,7 @@ def _asked(
         return {}
 
 
-def _read(spec: TaskSpec, docs: Sequence[int]) -> Iterator[tuple[int, Asked]]:
+def _read(spec: TaskSpec, docs: Sequence[int]) -> Iterator[tuple[int, ShownSample]]:
     from evals.tasks.build import build, quiet
 
     with quiet():
@@ -138,7 +138,7 @@ def _read(spec: TaskSpec, docs: Sequence[int]) -> Iterator[tuple[int, Asked]]:
                 shown = "" if image is None else _data_url(protocol(spec.protocol).seen(image.convert("RGB")))
             except Exception:  # whatever a broken file makes PIL raise; the row's own record says it
                 shown = ""
-            yield number, Asked(_short(str(task.doc_to_text(doc))), shown)
+            yield number, ShownSample(_short(str(task.doc_to_text(doc))), shown)
 
 
 def _data_url(image: Any) -> str:
@@ -156,7 +156,7 @@ def _listed(
     docs: Sequence[int],
     answers: Mapping[str, Sequence[ScoredAnswer]],
     kinds: Mapping[str, Mapping[int, str]],
-    asked: Mapping[int, Asked],
+    asked: Mapping[int, ShownSample],
     found: PageSamples,
     room: int,
 ) -> list[dict[str, Any]]:
@@ -164,7 +164,7 @@ def _listed(
     by_doc = {key: {row["doc_id"]: row for row in rows} for key, rows in answers.items()}
     listed: list[dict[str, Any]] = []
     for doc in docs:
-        shown = asked.get(doc, Asked("", ""))
+        shown = asked.get(doc, ShownSample("", ""))
         if shown.image and shown.image not in found.images:
             room -= len(shown.image)
             if room < 0:

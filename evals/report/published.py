@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 
 from evals.report.columns import score_text, task_name
-from evals.report.reference import Published, Reference, Source, available, load_reference
-from evals.report.rows import Row, number, rows_of, tasks_of
+from evals.report.reference import CitedSource, Published, Reference, available, load_reference
+from evals.report.rows import TableRow, number, rows_of, tasks_of
 from evals.report.sections import NEAR_SHARE, NEAR_TOKENS, VANILLA
 from evals.report.tables import Entry, Sheet
 from evals.report.units import MISSING, fixed
@@ -51,7 +51,7 @@ def published_sheet(document: ResultDocument) -> Sheet | None:
     return Sheet("Published numbers beside these", headers, tuple(sections))
 
 
-def same_architecture(row: Row, reference: Reference) -> bool:
+def same_architecture(row: TableRow, reference: Reference) -> bool:
     """Whether a row was measured on the architecture of the reference: same layers, tokens, and operations."""
     sizes = reference.sizes
     if row.architecture != (sizes.layers, sizes.visual_tokens) or row.paper_macs is None:
@@ -59,7 +59,7 @@ def same_architecture(row: Row, reference: Reference) -> bool:
     return TokenPlan(sizes, row.entering).paper_macs() == round(row.paper_macs)
 
 
-def corresponds(row: Row, entry: Published) -> bool:
+def corresponds(row: TableRow, entry: Published) -> bool:
     """Whether a row is the measured counterpart of a published line: method, training, and budget as labelled."""
     if row.method != entry.method or row.trained != entry.trained:
         return False
@@ -68,9 +68,9 @@ def corresponds(row: Row, entry: Published) -> bool:
     return row.method == VANILLA or abs(tokens - entry.tokens) <= near
 
 
-def sources_used(document: ResultDocument) -> list[Source]:
+def sources_used(document: ResultDocument) -> list[CitedSource]:
     """The sources of the lines in `published_sheet`, in the order of the reference file."""
-    used: dict[str, Source] = {}
+    used: dict[str, CitedSource] = {}
     for reference, entries in _comparable(document):
         cited = {entry.source for entry in entries}
         used |= {key: source for key, source in reference.sources.items() if key in cited}
@@ -83,7 +83,7 @@ def published_metrics(document: ResultDocument) -> dict[str, str]:
     return {task: kinds[task] for task in tasks_of(document) if task in kinds}
 
 
-def citation(source: Source) -> str:
+def citation(source: CitedSource) -> str:
     """A source in full."""
     link = f", {source.url}" if source.url else ""
     note = f". Note: {source.note}" if source.note else ""
@@ -109,19 +109,19 @@ def _groups(entries: Iterable[Published]) -> dict[tuple[str, bool, float], list[
     return {key: groups[key] for key in order}
 
 
-def _our_line(row: Row, tasks: list[str]) -> list[str]:
+def _our_line(row: TableRow, tasks: list[str]) -> list[str]:
     scores = [score_text(row.scores.get(task)) for task in tasks]
     return [MEASURED, f"{row.model}, {row.label}", fixed(row.average_tokens), *scores, fixed(row.percent_of_vanilla)]
 
 
-def _line(entry: Published, reference: Reference, tasks: list[str], ours: Row | None) -> list[str]:
+def _line(entry: Published, reference: Reference, tasks: list[str], ours: TableRow | None) -> list[str]:
     scores = [_score(entry.scores[task], ours, task) if task in entry.scores else MISSING for task in tasks]
     over = f" of {entry.mean_tasks}" if entry.mean_tasks else ""
     mean = MISSING if entry.mean_percent is None else f"{_printed(entry.mean_percent)}{over}"
     return [reference.sources[entry.source].short, entry.setting or MISSING, _tokens(entry), *scores, mean]
 
 
-def _score(published: float, ours: Row | None, task: str) -> str:
+def _score(published: float, ours: TableRow | None, task: str) -> str:
     """61.9 (-0.9), or 61.9 (-4.2 !)"""
     measured = None if ours is None else number(ours.scores.get(task))
     if ours is None or measured is None:

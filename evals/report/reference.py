@@ -26,7 +26,7 @@ class ScoreKind(StrictModel):
     max: Positive
 
 
-class Source(StrictModel):
+class CitedSource(StrictModel):
     """Where a number was read. `short` stands in tables."""
 
     short: Text
@@ -83,7 +83,7 @@ class Reference(StrictModel):
     model: Text
     geometry: str
     scores: dict[str, ScoreKind]
-    sources: dict[str, Source]
+    sources: dict[str, CitedSource]
     entries: tuple[Published, ...]
 
     @property

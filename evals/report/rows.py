@@ -20,13 +20,13 @@ from hidrop.budget import budget_tokens, parse_budget
 # A difference with a smaller p-value, corrected for all of a table's, is called significant.
 ALPHA = 0.05
 Score = float | Literal["failed"] | None
-Time = Literal["ttft_ms", "prefill_ms", "decode_ms"]
-Statistic = Literal["median", "p95", "min"]
-Entry = TypeVar("Entry", CellEntry, ProfileEntry, FailureEntry)
+TimeField = Literal["ttft_ms", "prefill_ms", "decode_ms"]
+TimeStatistic = Literal["median", "p95", "min"]
+AnyEntry = TypeVar("AnyEntry", CellEntry, ProfileEntry, FailureEntry)
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One model with one method at one budget, over all tasks. None: not measured."""
 
     model: str
@@ -85,7 +85,7 @@ class Row:
         stats = self.stats.get(task)
         return None if stats is None else stats.get("against")
 
-    def millis(self, time: Time, statistic: Statistic = "median") -> float | None:
+    def millis(self, time: TimeField, statistic: TimeStatistic = "median") -> float | None:
         """A timing of this row in milliseconds; None when it was not timed."""
         return None if self.profile is None else number(self.profile[time][statistic])
 
@@ -96,7 +96,7 @@ def tasks_of(document: ResultDocument) -> list[str]:
     return [task for task in dict.fromkeys(tasks) if task is not None]
 
 
-def rows_of(document: ResultDocument) -> list[Row]:
+def rows_of(document: ResultDocument) -> list[TableRow]:
     """Every row of the document, in the order of its first appearance. A row may have failed, or only been timed."""
     tasks, at_profile = tasks_of(document), sizes_are_of_profile(document)
     cells, profiles, failed = (
@@ -119,7 +119,7 @@ def rows_of(document: ResultDocument) -> list[Row]:
         percents = {cell["task"]: number(cell["percent_of_vanilla"]) for cell in own}
         source = [profile] if profile and (at_profile or not own) else own
         rows.append(
-            Row(
+            TableRow(
                 model=key[0],
                 method=known["method"],
                 label=key[1],
@@ -155,8 +155,8 @@ def sizes_are_of_profile(document: ResultDocument) -> bool:
     return bool(profiles) and set(_by_row(document["cells"])) <= set(profiles)
 
 
-def _by_row(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
-    found: dict[tuple[str, str], list[Entry]] = {}
+def _by_row(entries: Iterable[AnyEntry]) -> dict[tuple[str, str], list[AnyEntry]]:
+    found: dict[tuple[str, str], list[AnyEntry]] = {}
     for entry in entries:
         found.setdefault((entry["model"], entry["label"]), []).append(entry)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evals.report.rows import Row, rows_of
+from evals.report.rows import TableRow, rows_of
 from evals.report.seeds import together
 from evals.store.result_document import ResultDocument
 
@@ -20,7 +20,7 @@ class Section:
     """Rows with about the same budget, trained and training-free kept apart."""
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Board:
     sections: tuple[Section, ...]
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[TableRow, ...]:
         return tuple(row for section in self.sections for row in section.rows)
 
 
@@ -40,7 +40,7 @@ def boards(document: ResultDocument) -> list[Board]:
 
     The seeds of a method are one row.
     """
-    by_architecture: dict[tuple[int, int], list[Row]] = {}
+    by_architecture: dict[tuple[int, int], list[TableRow]] = {}
     for row in together(rows_of(document)):
         by_architecture.setdefault(row.architecture, []).append(row)
     return [
@@ -49,7 +49,7 @@ def boards(document: ResultDocument) -> list[Board]:
     ]
 
 
-def _sections(rows: list[Row]) -> list[Section]:
+def _sections(rows: list[TableRow]) -> list[Section]:
     whole = [row for row in rows if row.method == VANILLA]
     reduced = [row for row in rows if row.method != VANILLA]
     anchors: list[float] = []

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from evals.report.rows import Row, Score, mean
+from evals.report.rows import Score, TableRow, mean
 
 
-def together(rows: Iterable[Row]) -> list[Row]:
+def together(rows: Iterable[TableRow]) -> list[TableRow]:
     """One row for all seeds of a model's method at a budget, where the first of them stood."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[TableRow]] = {}
     for row in rows:
         groups.setdefault((row.model, row.group), []).append(row)
     return [_joined(group) if len(group) > 1 else group[0] for group in groups.values()]
 
 
-def _joined(rows: Sequence[Row]) -> Row:
+def _joined(rows: Sequence[TableRow]) -> TableRow:
     tasks = rows[0].scores
     return replace(
         rows[0],

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from evals.report.columns import Column, columns_of, with_p95
-from evals.report.rows import Row, tasks_of
+from evals.report.rows import TableRow, tasks_of
 from evals.report.sections import Board, Section, boards
 from evals.report.units import MISSING, fixed, millis
 from evals.store.result_document import ProfileEntry, ResultDocument
@@ -85,13 +85,13 @@ def _lines(section: Section, columns: list[Column]) -> tuple[tuple[Entry, ...], 
     )
 
 
-def _top(column: Column, rows: Iterable[Row]) -> list[str]:
+def _top(column: Column, rows: Iterable[TableRow]) -> list[str]:
     """The two best numbers of a column, rounded as shown: equal as shown is equal. None where no number stands out."""
     known = {rank for row in rows if (rank := _rank(column, row)) is not None}
     return sorted(known, key=float, reverse=True)[:2] if len(known) > 1 else []
 
 
-def _rank(column: Column, row: Row) -> str | None:
+def _rank(column: Column, row: TableRow) -> str | None:
     """What a row is compared by in a column: its number, rounded, without a spread."""
     value = None if column.best is None else column.best(row)
     return None if value is None else fixed(value)

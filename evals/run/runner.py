@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.matrix.resolve import Row
+from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Cell, Matrix
 from evals.run.engine import NUMERIC_VERSION, Engine
 from evals.run.failures import Failure, failure_file
@@ -28,7 +28,7 @@ from evals.tasks.protocol import PROTOCOL_VERSION, decoding
 def run(
     matrix: Matrix,
     cells: Iterable[Cell],
-    rows: Mapping[tuple[str, str], Row],
+    rows: Mapping[tuple[str, str], MatrixRow],
     out: Path,
     *,
     device: str,
@@ -50,7 +50,7 @@ def run(
     cells, others = list(cells), list(others)
     with journal.locked(out) if processes.main else contextlib.nullcontext():
         processes.wait()  # until the folder is ours
-        work = Run(matrix, rows, out, device, engine, progress, processes, pause)
+        work = MatrixRunner(matrix, rows, out, device, engine, progress, processes, pause)
         for model in matrix.models:
             own = [cell for cell in cells if cell.model == model]
             if force:
@@ -62,8 +62,8 @@ def run(
         return document.build(matrix, out, device, work.done, work.profiles, work.failed, work.scores)
 
 
-class Run:
-    """One walk over the models of a matrix; `done`, `profiles` and `failed` fill up on the way, in the first process.
+class MatrixRunner:
+    """A run of a matrix, model by model. `done`, `profiles` and `failed` fill up on the way, in the first process.
 
     Of several processes each answers its part of the batches of all cells of a model; then the first one scores them.
     """
@@ -71,7 +71,7 @@ class Run:
     def __init__(
         self,
         matrix: Matrix,
-        rows: Mapping[tuple[str, str], Row],
+        rows: Mapping[tuple[str, str], MatrixRow],
         out: Path,
         device: str,
         engine: Engine,
@@ -271,7 +271,7 @@ class Run:
         self._note(f"{timings.model}/profile", timings.methods.values(), None, failure)
         self.progress.timing_failed(timings.model, failure.reason)
 
-    def _note(self, key: str, rows: Iterable[Row], task: str | None, failure: Failure) -> None:
+    def _note(self, key: str, rows: Iterable[MatrixRow], task: str | None, failure: Failure) -> None:
         """Keep a failure for the document, with its traceback in a file of its own. No task: it was a timing."""
         path = self._failure_file(key)
         with contextlib.suppress(OSError):  # a full disk may be the very failure

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.matrix.resolve import Row
+from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Cell
 from evals.profiling.settings import ProfileSettings
 from evals.run.engine import Engine
@@ -26,7 +26,13 @@ class Timings:
     """
 
     def __init__(
-        self, folder: Path, cell: Cell, methods: Mapping[str, Row], settings: ProfileSettings, device: str, weights: str
+        self,
+        folder: Path,
+        cell: Cell,
+        methods: Mapping[str, MatrixRow],
+        settings: ProfileSettings,
+        device: str,
+        weights: str,
     ):
         from hidrop.provenance import describe, versions
 

@@ -20,7 +20,7 @@ from evals.store.result_document import RESULTS
 from evals.store.timings_document import TIMINGS
 from hidrop.errors import UserError
 
-Found = TypeVar("Found")
+Line = TypeVar("Line")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _journal(path: Path) -> Finding | None:
     )
 
 
-def _read(kind: Callable[[bytes], Found], line: bytes) -> Found | None:
+def _read(kind: Callable[[bytes], Line], line: bytes) -> Line | None:
     """A journal's record, or None for a line that is damaged."""
     try:
         return kind(line)

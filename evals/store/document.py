@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from evals.matrix.resolve import Row
+from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Cell, Matrix
 from evals.store.records import AnswerRecord, PromptGroup, ResultRecord, ScoreRecord
 from evals.store.result_document import (
@@ -45,13 +45,13 @@ def _tuple(entering: Iterable[int] | None) -> tuple[int, ...] | None:
     return None if entering is None else tuple(entering)
 
 
-def _plan(prompts: PromptGroup, row: Row) -> TokenPlan:
+def _plan(prompts: PromptGroup, row: MatrixRow) -> TokenPlan:
     """What each of these prompts had in the layers: the counted tokens, or the row's plan."""
     entering = prompts["entering"]
     return row.plan if entering is None else TokenPlan(row.plan.geometry, tuple(entering))
 
 
-def cell_entry(cell: Cell, row: Row, result: ResultRecord, text_tokens: int, id: str) -> CellEntry:
+def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: int, id: str) -> CellEntry:
     """One number of the table, with the counts that belong to it.
 
     text_tokens: used if no prompt was answered. id: the identity hash of the cell's journal.
@@ -106,7 +106,7 @@ def warnings(result: ResultRecord) -> list[str]:
     return found
 
 
-def row_entry(row: Row) -> RowEntry:
+def row_entry(row: MatrixRow) -> RowEntry:
     """What is known of a row before it runs, equal for all its cells."""
     return {
         "model": row.model,

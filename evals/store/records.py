@@ -24,7 +24,7 @@ from evals.store.kept_tokens import unpack
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-Name = str | int | None
+SampleKey = str | int | None
 
 
 class CellHeader(TypedDict):
@@ -89,9 +89,9 @@ class ScoreRecord(TypedDict):
     reading: str | None
     target: Any
     score: float
-    image_key: Name
-    category: Name
-    group: Name
+    image_key: SampleKey
+    category: SampleKey
+    group: SampleKey
 
 
 class PromptGroup(TypedDict):

@@ -20,10 +20,10 @@ from evals.store.json_files import FileKind, add, entries
 
 SCHEMA = 1
 
-Count = Annotated[int, Field(ge=0, lt=2**63)]
+WholeNumber = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0)]
 Budget = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(e[+-]?\d+)?%?$")]  # "64" or "11%", as a matrix states it
-Layers = Annotated[list[Count], Field(min_length=1)]  # a number of visual tokens for each layer
+Layers = Annotated[list[WholeNumber], Field(min_length=1)]  # a number of visual tokens for each layer
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -32,11 +32,11 @@ class Hardware(TypedDict):
 
     device: str
     cpu: str
-    cores: Count
-    threads: Count
-    memory_bytes: Count | None
+    cores: WholeNumber
+    threads: WholeNumber
+    memory_bytes: WholeNumber | None
     gpu: NotRequired[str]
-    gpu_memory_bytes: NotRequired[Count]
+    gpu_memory_bytes: NotRequired[WholeNumber]
     cuda: NotRequired[str | None]
 
 
@@ -60,10 +60,10 @@ class RowEntry(TypedDict):
     adaptive: bool
     average_tokens: float
     share: Share
-    kept: Count | None
+    kept: WholeNumber | None
     budget: Budget | None
     entering: Layers
-    image_tokens: Count | None  # of one image without reduction; None in files from before it was written
+    image_tokens: WholeNumber | None  # of one image without reduction; None in files from before it was written
 
 
 class VanillaComparison(TypedDict):
@@ -73,8 +73,8 @@ class VanillaComparison(TypedDict):
     interval: Interval
     p: float
     p_holm: float
-    gained: Count
-    lost: Count
+    gained: WholeNumber
+    lost: WholeNumber
     loyalty: float
 
 
@@ -93,13 +93,13 @@ class CellEntry(RowEntry):
     metric: str
     value: float | None
     extra: dict[str, float | None]
-    n: Count
-    n_failed: Count
+    n: WholeNumber
+    n_failed: WholeNumber
     warnings: list[str]
     percent_of_vanilla: float | None
-    flops: Count
-    paper_macs: Count
-    kv_bytes: Count
+    flops: WholeNumber
+    paper_macs: WholeNumber
+    kv_bytes: WholeNumber
     text_tokens: float | None
     seconds: float
     id: str | None  # the identity hash of its journal
@@ -122,19 +122,19 @@ class ProfileEntry(TypedDict):
     method: str
     label: str
     batch: Annotated[int, Field(ge=1, lt=2**63)]
-    text_tokens: Count
-    new_tokens: Count
-    repeats: Count
+    text_tokens: WholeNumber
+    new_tokens: WholeNumber
+    repeats: WholeNumber
     ttft_ms: Milliseconds
     prefill_ms: Milliseconds
     prefill_source: Literal["features", "difference"]
     selection_ms: NotRequired[Milliseconds]
     decode_ms: Milliseconds
     entering: Layers
-    flops: Count
-    paper_macs: Count
-    kv_bytes: Count
-    peak_bytes: Count
+    flops: WholeNumber
+    paper_macs: WholeNumber
+    kv_bytes: WholeNumber
+    peak_bytes: WholeNumber
 
 
 class FailureEntry(RowEntry):
@@ -152,11 +152,11 @@ class ResultDocument(Provenance):
     matrix: str
     out: str
     protocol: str
-    limit: Count | None
+    limit: WholeNumber | None
     budget_reading: Literal["average", "kept"]
     dtype: str
     attention: str
-    batch_size: Count
+    batch_size: WholeNumber
     sources: dict[str, str]
     data: dict[str, str]
     cells: list[CellEntry]

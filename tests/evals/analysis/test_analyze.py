@@ -235,6 +235,5 @@ def test_the_cost_counts_every_run_of_the_prompt() -> None:
     each, prefill = flops_of_sample(seven, ProbeSettings(shares=(1.0,), inject=False), 60)
     text_only = seven.layer_flops(60) * 32 * 33 // 2
     assert each == 3 * prefill + text_only
-    assert "200 samples: about" in cost(seven, ProbeSettings(), 60, 200) and "PFLOP" in cost(
-        seven, ProbeSettings(), 60, 200
-    )
+    said = cost(seven, ProbeSettings(), 60, 200)
+    assert "200 samples: about" in said and "PFLOP" in said

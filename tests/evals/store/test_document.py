@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evals.matrix.resolve import Row
+from evals.matrix.resolve import MatrixRow
 from evals.store import document
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
@@ -16,7 +16,7 @@ from hidrop.reducer import build
 
 GEOMETRY = Geometry(layers=4, hidden=32, intermediate=64, heads=4, kv_heads=4, head_dim=8, vocab=99, visual_tokens=16)
 FASTV = build("fastv", {"layer": 2, "keep": 4})
-ROW = Row("m", "fastv", FASTV, FASTV.plan(GEOMETRY), trained=False, budget=None, group="fastv")
+ROW = MatrixRow("m", "fastv", FASTV, FASTV.plan(GEOMETRY), trained=False, budget=None, group="fastv")
 
 
 def record(prompt: int, visual: int, entering: list[int] | None, error: str | None = None) -> dict[str, Any]:
