@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evals.report.rows import Row, rows_of
+from evals.report.rows import TableRow, rows_of
 from evals.report.seeds import together
 
 STATS = {"interval": [1.0, 2.0]}
@@ -33,7 +33,7 @@ def cell(model: str, place: int, label: str, group: str, task: str, value: float
     }
 
 
-def rows(*values: tuple[str, str, float | None, float | None], **document: Any) -> list[Row]:
+def rows(*values: tuple[str, str, float | None, float | None], **document: Any) -> list[TableRow]:
     """A row for each (label, group, gqa, pope)."""
     cells = [
         cell("m", place, label, group, task, value)
@@ -66,7 +66,7 @@ def test_the_first_seed_supplies_whatever_is_not_averaged() -> None:
     first, second = rows(("random-s0", "random", 60.0, 70.0), ("random-s1", "random", 66.0, 80.0))
     [joined] = together([first, second])
     averaged = {"label", "seeds", "scores", "spread", "stats", "warnings", "percent_of_vanilla", "timing_failed"}
-    for field in fields(Row):
+    for field in fields(TableRow):
         if field.name not in averaged:
             assert getattr(joined, field.name) == getattr(first, field.name), field.name
     assert (joined.kept, joined.average_tokens) == (10, 20.0) != (second.kept, second.average_tokens)
