@@ -105,12 +105,12 @@ def test_answers_are_those_of_a_matrix(tmp_path: Path) -> None:
 def test_an_interrupted_analysis_goes_on_and_ends_the_same(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evals.analysis import asking
+    from evals.analysis import probe_model
 
     arguments = ("--model", checkpoint, "--data", "mini", "--samples", 9, *QUICK, "--no-inject-sweep")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     analyze(*arguments, "--out", whole)
-    probe, calls = asking.ProbeModel._probe, list[int]()
+    probe, calls = probe_model.ProbeModel._probe, list[int]()
 
     def counted(self: Any, prompts: Any, reduction: Any) -> Any:
         calls.append(len(prompts))
@@ -118,7 +118,7 @@ def test_an_interrupted_analysis_goes_on_and_ends_the_same(
             raise KeyboardInterrupt
         return probe(self, prompts, reduction)
 
-    monkeypatch.setattr(asking.ProbeModel, "_probe", counted)
+    monkeypatch.setattr(probe_model.ProbeModel, "_probe", counted)
     assert analyze(*arguments, "--out", broken) == 130
     analyze(*arguments, "--out", broken)
     assert sum(calls) - calls[1] == 9, "what was probed before is not probed again"

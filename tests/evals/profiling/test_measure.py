@@ -181,15 +181,15 @@ def test_profile_on_a_gpu_uses_its_clock_and_its_allocator(tiny_llava: Callable[
 
 def test_keys_that_the_next_layer_takes_over_are_not_billed_to_the_selection(loaded: SimpleNamespace) -> None:
     """FastV scores with attention that a layer has had; HiDrop makes keys of all tokens, and some of them stay."""
-    from evals.profiling.measure import Cut, _marked
+    from evals.profiling.measure import TimedCut, _marked
 
     prompt = build_request(loaded.model, loaded.geometry, SETTINGS, 1)
     text, tokens = SETTINGS.text_tokens, prompt.visual_tokens + SETTINGS.text_tokens
     clock: Any = SimpleNamespace(mark=lambda: 0, between=lambda marks: [b - a for a, b in pairwise(marks)])
     for reducer, stays in ((HIDROP, [(text + 4) / tokens, (text + 2) / (text + 4)]), (METHODS["fastv-4"], [0.0])):
-        cuts: list[Cut] = []
+        cuts: list[TimedCut] = []
         with torch.no_grad(), reduce(loaded.model, reducer) as reduction, _marked(reduction.decoder, clock, cuts):
             loaded.model(**prompt.prefill_inputs())
         assert [cut.stays for cut in cuts] == stays and all(len(cut.keys) == 2 for cut in cuts if cut.stays)
-    assert Cut([0, 10], [2, 6], 0.25).milliseconds(clock) == 9 and Cut([0, 10], [], 0.0).milliseconds(clock) == 10
+    assert TimedCut([0, 10], [2, 6], 0.25).milliseconds(clock) == 9 and TimedCut([0, 10], [], 0.0).milliseconds(clock) == 10
     assert not any(layer.self_attn.k_proj._forward_hooks for layer in loaded.model.model.language_model.layers)
