@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,12 +10,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from hidrop.mini.training.collator import SceneCollator
 from hidrop.mini.training.drills import drill_sample, letters_sample, rows_sample, signs_sample
+from hidrop.mini.training.recipe import Kind
 from hidrop.mini.training.samples import Sample, caption_sample, instruction_sample
 
 GROUP = 4  # batches drawn together, so that samples of similar length share a batch
 
 Batch = dict[str, torch.Tensor]
-Kind = Literal["captions", "instructions", "signs", "rows", "letters", "drills"]
 SAMPLES: dict[Kind, Callable[..., Sample]] = {
     "captions": caption_sample,
     "instructions": instruction_sample,

@@ -16,10 +16,10 @@ from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
 from hidrop.mini.training import foundations, state
 from hidrop.mini.training.collator import SceneCollator
-from hidrop.mini.training.lessons import GROUP, Kind, batches
+from hidrop.mini.training.lessons import GROUP, batches
 from hidrop.mini.training.model import make_image_processor, make_model, make_tokenizer
 from hidrop.mini.training.optimizer import Pair, warm_then_decay
-from hidrop.mini.training.recipe import Lesson, Recipe
+from hidrop.mini.training.recipe import Kind, Lesson, Recipe
 from hidrop.mini.training.samples import caption_sample, instruction_sample
 from hidrop.models.sources import MINI
 from hidrop.provenance import describe, versions

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from hidrop.mini.training.lessons import Kind
 from hidrop.mini.training.model import GEOMETRY
 from hidrop.reducer import build_entry
 from hidrop.strict_yaml import StrictModel
+
+# What a lesson shows; see lessons.py.
+Kind = Literal["captions", "instructions", "signs", "rows", "letters", "drills"]
 
 
 class Stage(StrictModel):
