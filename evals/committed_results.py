@@ -1,7 +1,8 @@
 """Write again every committed file that follows from committed documents: `make readme`.
 
-What was measured is in leaderboard.json, ablations.json and analysis.json. Tables, figures, pages and the README's
-tables follow from these. A page keeps its samples (see `evals.report.page.write`): their journals are not committed.
+What was measured is in leaderboard.json, ablations.json and analysis.json. Tables, figures, pages and the tables in
+README.md and docs/ follow from these. A page keeps its samples (see `evals.report.page.write`): their journals are not
+committed.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def regenerate(root: Path, committed: Collection[str]) -> list[Path]:
                 written += _ablations(folder)
             case "analysis.json":
                 written += _analysis(folder)
-    path = root / "README.md"
-    write_atomically(path, readme.rendered(path.read_text(encoding="utf-8"), f"{root}/"))
-    return [*written, path]
+    pages = [root / name for name in readme.PAGES]
+    for path in pages:
+        write_atomically(path, readme.rendered(path.read_text(encoding="utf-8"), f"{root}/"))
+    return written + pages
 
 
 def _tables(folder: Path) -> list[Path]:

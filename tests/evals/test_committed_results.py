@@ -15,7 +15,7 @@ from evals.ablations.document import ABLATIONS
 from evals.analysis.document import ANALYSIS
 from evals.bench.document import BENCH, TRAINING
 from evals.committed_results import regenerate
-from evals.report.readme import BLOCK, rendered
+from evals.report.readme import BLOCK, PAGES, rendered
 from evals.store.json_files import FileKind
 from evals.store.result_document import RESULTS
 
@@ -31,9 +31,9 @@ def git(*words: str) -> str:
 
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """results/ and the README as they are committed or staged: a run of one's own may have changed them since."""
+    """results/ and the pages with tables as committed or staged: a run of your own may have changed them since."""
     folder = tmp_path_factory.mktemp("committed")
-    git("checkout-index", f"--prefix={folder}/", "--", "README.md", *git("ls-files", "results").splitlines())
+    git("checkout-index", f"--prefix={folder}/", "--", *PAGES, *git("ls-files", "results").splitlines())
     return folder
 
 
@@ -57,8 +57,9 @@ def test_every_committed_document_is_read_as_it_is(committed: Path) -> None:
         assert kind.read(path) == json.loads(path.read_text(encoding="utf-8")), path
 
 
-def test_the_tables_of_the_readme_are_those_of_the_committed_results(committed: Path) -> None:
-    text = (committed / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES)
+def test_the_tables_of_a_page_are_those_of_the_committed_results(page: str, committed: Path) -> None:
+    text = (committed / page).read_text(encoding="utf-8")
     assert BLOCK.search(text)
     assert rendered(text, f"{committed}/") == text, "run `make readme`"
 
