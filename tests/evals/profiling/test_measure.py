@@ -193,7 +193,4 @@ def test_keys_that_the_next_layer_takes_over_are_not_billed_to_the_selection(loa
         assert [cut.stays for cut in cuts] == stays and all(len(cut.keys) == 2 for cut in cuts if cut.stays)
     assert TimedCut([0, 10], [2, 6], 0.25).milliseconds(clock) == 9
     assert TimedCut([0, 10], [], 0.0).milliseconds(clock) == 10
-        TimedCut([0, 10], [2, 6], 0.25).milliseconds(clock) == 9
-        and TimedCut([0, 10], [], 0.0).milliseconds(clock) == 10
-    )
     assert not any(layer.self_attn.k_proj._forward_hooks for layer in loaded.model.model.language_model.layers)
