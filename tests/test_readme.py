@@ -1,0 +1,291 @@
+"""What README.md shows is run: its shell commands in their cheapest form, its Python blocks, the recipe of a method.
+
+COMMANDS says for each shell command how it is run cheaply. A command of the README that is not in it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from evals.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md"))}
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRAM = re.compile(r"^(python run\.py|torchrun .*?run\.py) ")
+
+
+def blocks(language: str, page: str = README) -> list[str]:
+    return [content for found, content in BLOCK.findall(page) if found == language]
+
+
+def commands(page: str = README) -> list[str]:
+    """The lines of all shell blocks, continued ones joined, without comments."""
+    lines = "".join(blocks("sh", page)).replace("\\\n", " ").splitlines()
+    found = (re.split(r"(?:^|\s\s)#", line)[0].strip() for line in lines)
+    return [line for line in found if line]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run `arguments` of run.py instead of a command, and expect one of the exit `codes` and `shown` in the output.
+
+    {out} is a new folder. `small`: the sizes of the 400 M model are replaced by tiny ones.
+    """
+
+    arguments: str
+    shown: str
+    codes: tuple[int, ...] = (0,)
+    small: bool = False
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Not run, and why."""
+
+    why: str
+
+
+ONE_CELL = "--limit 2 --only mini-vanilla/fastv-11%/gqa --out {out}"
+COMMANDS: dict[str, Run | Skip] = {
+    # What the Makefile runs is compared below.
+    "make mini": Run(f"--matrix mini.yaml {ONE_CELL}", "fastv-11%"),
+    "make test": Skip("runs this test"),
+    "source .venv/bin/activate": Skip("belongs to the user's shell"),
+    "python run.py validate paper": Run("validate paper", "hf download", codes=(2,)),
+    "python run.py plan paper": Run("plan paper", "3.82 T"),
+    "python run.py --matrix paper": Run("--matrix paper --out {out}", "hf download", codes=(2,)),  # stops before work
+    "torchrun --nproc_per_node=8 run.py --matrix paper": Skip(
+        "needs the checkpoints; tests/evals/run/test_processes.py runs a matrix with torchrun"
+    ),
+    "python run.py bench --bars": Run(
+        "bench --bars --methods vanilla,hidrop --repeats 1 --warmup 0 --new 2 --out {out}", "hidrop", (0, 1), small=True
+    ),
+    "python run.py bench-train --bars": Run(
+        "bench-train --bars --repeats 1 --warmup 1 --out {out}", "hidrop", (0, 1), small=True
+    ),
+    "python run.py train mini-hidrop": Run("validate mini-hidrop", "ok"),  # the training itself takes over an hour
+    "python run.py validate llava-1.5-7b-hidrop-pretrain": Run("validate llava-1.5-7b-hidrop-pretrain", "data", (2,)),
+    "torchrun --nproc_per_node=8 run.py train llava-1.5-7b-hidrop-pretrain": Skip(
+        "needs GPUs and LLaVA's data; validated above"
+    ),
+    # With few samples it may decline to suggest a schedule; the slow test below runs it as it is.
+    "python run.py analyze --model mini:vanilla --samples 400 --budget 20% --explain": Run(
+        "analyze --model mini:vanilla --samples 8 --budget 20% --explain --no-inject-sweep --shares 1 --out {out}",
+        "injection:",
+        codes=(0, 1),
+    ),
+}
+
+
+def test_every_command_of_the_readme_has_its_cheap_form() -> None:
+    assert len(commands()) == len(set(commands())) > 10
+    assert set(commands()) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [name for name, how in COMMANDS.items() if isinstance(how, Run)])
+def test_a_command_of_the_readme_runs(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = COMMANDS[command]
+    assert isinstance(how, Run)
+    if how.small:
+        from evals.profiling.random_model import TOWERS
+        from hidrop.backbones.llava import Tower
+        from hidrop.geometry import PRESETS
+
+        sizes = dict(hidden=32, intermediate=64, heads=2, kv_heads=2, head_dim=16, vocab=512, visual_tokens=18 * 18)
+        monkeypatch.setitem(PRESETS, "bench-400m", replace(PRESETS["bench-400m"], **sizes))
+        monkeypatch.setitem(TOWERS, "bench-400m", Tower(hidden=32, intermediate=64, layers=2, heads=2, patch=14))
+    monkeypatch.chdir(tmp_path)  # no data, no checkpoints, no earlier results
+    code = main(shlex.split(how.arguments.format(out=tmp_path / "out")))
+    printed = "".join(capsys.readouterr())
+    assert code in how.codes, printed
+    assert how.shown in printed
+
+
+def test_make_mini_runs_the_matrix_mini() -> None:
+    done = subprocess.run(["make", "--dry-run", "mini"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "run.py --matrix mini.yaml" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["README.md", *PAGES])
+def test_the_commands_of_a_page_are_ones_that_the_command_line_takes(name: str) -> None:
+    from evals.cli import with_command
+    from evals.cli.app import parse
+
+    for command in commands(PAGES.get(name, README)):
+        if started := PROGRAM.match(command):
+            assert callable(parse(with_command(shlex.split(command[started.end() :]))))
+
+
+@pytest.mark.slow
+def test_the_analysis_of_the_readme_ends_with_a_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [command] = [command for command in commands() if " analyze " in command]
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)[2:]) == 0
+    assert "hidrop-suggested: {name: hidrop, inject: " in capsys.readouterr().out
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if "://" not in link
+    ]
+    assert len(links) > 50
+    assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md", "docs/bench.md", "docs/methods/README.md"])
+def test_every_file_and_name_that_a_page_tells_to_change_is_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:hidrop|evals|baselines|tests|docs)/[\w./]*)`", text))
+    assert paths and [path for path in paths if not (ROOT / path).exists()] == []
+    for constant, path in re.findall(r"`([A-Z_]{3,})` in\s`([\w./]+)`", text):
+        assert re.search(rf"^{constant}\b", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), constant
+
+
+# ---- Python and YAML ------------------------------------------------------------------------------------------------
+
+
+def test_the_python_block_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it is, with an embedded checkpoint in place of the 7B on a GPU."""
+    from PIL import Image
+
+    code, recipe = blocks("python")
+    assert recipe.startswith("# baselines/largest.py\n")
+    given = 'load("llava-hf/llava-1.5-7b-hf", dtype="float16", device="cuda")'
+    assert code.count(given) == 1
+    Image.effect_noise((300, 200), 60).convert("RGB").save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace(given, 'load("mini:vanilla")'), {})
+    printed = capsys.readouterr().out
+    assert "What is in the image?" in printed
+    assert "(100, 100, 57, 57, " in printed  # 64 on average: all of them in two layers, then 57
+
+
+def test_the_python_blocks_of_the_library_page_run(capsys: pytest.CaptureFixture[str]) -> None:
+    found = blocks("python", PAGES["library.md"])
+    assert len(found) > 2
+    for code in found:
+        exec(code, {})
+    assert "(100, 100, 20, 20, " in capsys.readouterr().out
+
+
+def test_the_matrix_of_the_usage_page_is_one(tmp_path: Path) -> None:
+    from evals.matrix.schema import load_matrix
+
+    [text] = blocks("yaml", PAGES["usage.md"])
+    (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
+    labels = {cell.label for cell in load_matrix(tmp_path / "own.yaml").cells()}
+    assert labels == {"vanilla", "fastv-64", "fastv-11%", "random-s0", "random-s1", "random-s2", "trained"}
+
+
+def test_the_tables_show_the_rows_and_columns_that_they_name() -> None:
+    from evals.report.readme import selected
+    from evals.report.tables import Entry, Sheet
+    from hidrop.errors import UserError
+
+    def row(*texts: str) -> tuple[Entry, ...]:
+        return tuple(Entry(text, best=True) for text in texts)
+
+    sheet = Sheet("", ("Model", "Method", "GQA"), (("A", (row("m", "x", "1"),)), ("B", (row("m", "y", "2"),))))
+    assert selected(sheet) == sheet
+    short = selected(sheet, rows="*/y,m/x", columns="Method,GQA")
+    assert short.headers == ("Method", "GQA") and short.text_columns == 1
+    assert short.sections == (("", ((Entry("y"), Entry("2")), (Entry("x"), Entry("1")))),)
+    with pytest.raises(UserError, match="columns: no column 'GQB'. Did you mean 'GQA'?"):
+        selected(sheet, columns="GQB")
+    with pytest.raises(UserError, match=r"rows: no row matches '\*/z'"):
+        selected(sheet, rows="*/z")
+
+
+# ---- the recipe of a method -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def contributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with the README's method in it: its file, its line in METHODS, its row in the tests."""
+    root = tmp_path_factory.mktemp("contributed")
+    for folder in ("hidrop", "baselines", "evals", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", "weights")
+        shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
+    (root / "hidrop/mini/weights").symlink_to(ROOT / "hidrop/mini/weights")
+    for name in ("pyproject.toml", "run.py"):
+        shutil.copy2(ROOT / name, root / name)
+    if (ROOT / ".mypy_cache").is_dir():  # a first run of mypy takes ten seconds longer
+        shutil.copytree(ROOT / ".mypy_cache", root / ".mypy_cache")
+
+    recipe = blocks("python")[1]
+    path, _, code = recipe.removeprefix("# ").partition("\n")
+    (root / path).write_text(code, encoding="utf-8")
+    [line] = re.findall(r'Add `("largest": "[^`]+")` to `METHODS` in\s`hidrop/reducer.py`', README)
+    insert(root / "hidrop/reducer.py", "METHODS: dict[str, str] = {\n", f"    {line},\n")
+    assert "`tests/baselines/test_every_method.py`" in README
+    row = '    "largest": ("largest", dict(layer=2, keep=5), (16, 16, 5, 5, 5, 5)),\n'
+    table = "METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {\n"
+    insert(root / "tests/baselines/test_every_method.py", table, row)
+    return root
+
+
+def insert(path: Path, after: str, line: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count(after) == 1
+    path.write_text(text.replace(after, after + line), encoding="utf-8")
+
+
+def python(root: Path, *arguments: str) -> str:
+    """The output of a Python module or script that runs in the copy and has to succeed."""
+    settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=root, env=os.environ | settings, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_recipe_of_a_method_passes_lint(contributed: Path) -> None:
+    changed = ("baselines/largest.py", "hidrop/reducer.py", "tests/baselines/test_every_method.py")
+    python(contributed, "-m", "ruff", "check", *changed)
+    python(contributed, "-m", "ruff", "format", "--check", *changed)
+    assert "no issues found" in python(contributed, "-m", "mypy", *changed[:2])
+
+
+def test_the_recipe_of_a_method_passes_the_generic_tests(contributed: Path) -> None:
+    printed = python(
+        contributed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/baselines/test_every_method.py",
+        "-k", "largest or second_implementation",
+    )  # fmt: skip
+    [passed] = re.findall(r"(\d+) passed", printed)
+    assert int(passed) > 15
+
+
+def test_the_matrix_of_the_readme_uses_it(
+    contributed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hidrop.reducer import METHODS
+
+    [text] = blocks("yaml")
+    (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setitem(METHODS, "largest", "largest:Largest")
+    monkeypatch.syspath_prepend(contributed / "baselines")
+    assert main(["plan", str(tmp_path / "own.yaml")]) == 0
+    printed = capsys.readouterr().out
+    assert "largest-25%" in printed and "largest-30" in printed
