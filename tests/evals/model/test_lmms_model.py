@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evals.model.requests import cut
-from evals.tasks import TASKS, TaskSpec, evaluate
+from evals.tasks import TASKS, TaskSpec, evaluate, get_task
 from hidrop.reducer import build
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "until": ["\n\n"]}
@@ -272,7 +272,7 @@ def test_a_task_whose_samples_all_fail_is_an_error_and_no_score(
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_runs_reduced(name: str, loaded: Any, data_folder: Path) -> None:
     lm = model(loaded, reducer=build("random", {"layer": 2, "keep": 4}), batch_size=2, max_new_tokens=3)
-    result = evaluate(lm, TaskSpec(name, str(data_folder)))
+    result = evaluate(lm, TaskSpec(name, str(data_folder), get_task(name).protocols[0]))
     assert 0 <= result.value <= 100 and result.n_failed == 0
     assert lm.trace.entering == (16, 16, 4, 4)
 

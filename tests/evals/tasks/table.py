@@ -18,12 +18,13 @@ class Case:
     """A task's documents, and how it treats them.
 
     file: an official file's name below the task's folder. right, wrong: answers to a document that every protocol
-    scores as such. asked: LLaVA's question to the first document. value: the value (0-100) if all answers are right.
+    scores as such. asked: LLaVA's question to the first document, None for a task without one. value: the value (0-100)
+    if all answers are right.
     """
 
     documents: list[dict[str, Any]]
     file: str
-    asked: str
+    asked: str | None
     wrong: Callable[[Doc], str]
     right: Callable[[Doc], str] = lambda doc: str(doc["answer"])
     value: float = 100.0

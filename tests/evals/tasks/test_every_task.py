@@ -13,7 +13,7 @@ import pytest
 
 from evals import tasks
 from evals.tasks import PROTOCOLS, TASKS, TaskSpec, data_digest, evaluate, get_task, missing
-from evals.tasks.base import Answer, Task
+from evals.tasks.base import LLAVA, Answer, Task
 from evals.tasks.build import build, decode
 from evals.tasks.data import locate
 from hidrop.errors import UserError
@@ -22,7 +22,15 @@ from tests.evals.tasks.table import CASES
 Write = Callable[[list[dict[str, Any]], Path], None]
 
 every_task = pytest.mark.parametrize("name", TASKS)
-every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
+every_task_of_llavas = pytest.mark.parametrize("name", [name for name in TASKS if LLAVA in get_task(name).protocols])
+every_task_and_protocol = pytest.mark.parametrize(
+    ("name", "protocol"), [(name, protocol) for name in TASKS for protocol in get_task(name).protocols]
+)
+
+
+def spec_of(name: str, folder: Path) -> TaskSpec:
+    """A task on local data, under the first of its protocols."""
+    return TaskSpec(name, str(folder), get_task(name).protocols[0])
 
 
 def test_every_task_has_a_row_in_the_table_and_its_own_name_and_title() -> None:
@@ -30,6 +38,7 @@ def test_every_task_has_a_row_in_the_table_and_its_own_name_and_title() -> None:
     found = [get_task(name) for name in TASKS]
     assert [task.name for task in found] == list(TASKS)
     assert len({task.title for task in found}) == len(found)
+    assert [LLAVA in task.protocols for task in found] == [case.asked is not None for case in CASES.values()]
 
 
 def test_no_other_module_knows_a_tasks_name() -> None:
@@ -47,20 +56,19 @@ def test_no_other_module_knows_a_tasks_name() -> None:
     assert len(paths) > 100 and found == []
 
 
-@every_protocol
-@every_task
+@every_task_and_protocol
 def test_an_oracle_gets_everything_right(name: str, protocol: str, data_folder: Path, oracle: Any) -> None:
     result = evaluate(oracle(), TaskSpec(name, str(data_folder), protocol))
     assert result.value == pytest.approx(CASES[name].value)
     assert result.n == len(result.samples) == len(CASES[name].documents) and result.n_failed == 0
 
 
-@every_task
+@every_task_of_llavas
 def test_llavas_question_is_the_one_worked_out_by_hand(name: str) -> None:
     assert get_task(name).question(CASES[name].documents[0]) == CASES[name].asked
 
 
-@every_task
+@every_task_of_llavas
 def test_each_protocol_asks_its_own_question(name: str, data_folder: Path, oracle: Any) -> None:
     asked, settings = {}, {}
     for protocol in PROTOCOLS:
@@ -95,8 +103,7 @@ def scored(task: Task, answers: list[Answer], protocol: str) -> list[dict[str, A
     ]
 
 
-@every_protocol
-@every_task
+@every_task_and_protocol
 def test_the_statistics_value_is_the_tasks_value_whichever_sample_is_wrong(name: str, protocol: str) -> None:
     """The bootstrap sees sums over units only; they must give the same number as scoring the answers."""
     task, case = get_task(name), CASES[name]
@@ -132,8 +139,7 @@ def test_our_scores_agree_with_lmms_evals_aggregate(name: str, data_folder: Path
     assert 0 < sum(ours.samples) < len(ours.samples)
 
 
-@every_protocol
-@every_task
+@every_task_and_protocol
 def test_a_failed_sample_is_wrong_whatever_its_document(name: str, protocol: str) -> None:
     for doc in CASES[name].documents:
         assert get_task(name).score([Answer(doc, "", failed=True)], protocol).samples == (0.0,)
@@ -142,11 +148,11 @@ def test_a_failed_sample_is_wrong_whatever_its_document(name: str, protocol: str
 @every_task
 def test_a_limit_keeps_groups_whole_and_takes_at_least_one(name: str, data_folder: Path, oracle: Any) -> None:
     task, total = get_task(name), len(CASES[name].documents)
-    whole = evaluate(oracle(), TaskSpec(name, str(data_folder)))
+    whole = evaluate(oracle(), spec_of(name, data_folder))
     groups = [sample["group"] for sample in whole.samples]
     assert (None in groups) == (task.group_column is None)
     for limit in range(1, total + 2):
-        result = evaluate(oracle(), TaskSpec(name, str(data_folder)), limit=limit)
+        result = evaluate(oracle(), spec_of(name, data_folder), limit=limit)
         kept, rest = groups[: result.n], groups[result.n :]
         assert [s["doc_id"] for s in result.samples] == list(range(result.n))
         if task.group_column is None:
@@ -185,7 +191,7 @@ def test_a_hub_snapshot_is_found_under_its_folder_or_directly(
 ) -> None:
     source = get_task(name).source
     path = as_on_the_hub(name, tmp_path / source.folder, write_parquet)
-    specs = [TaskSpec(name, str(place)) for place in (tmp_path, tmp_path / source.folder)]
+    specs = [spec_of(name, place) for place in (tmp_path, tmp_path / source.folder)]
     for spec in specs:
         assert missing(spec) == [] and locate(spec).questions == (path,)
         assert len(locate(spec).images) == (source.images is not None)
@@ -197,14 +203,14 @@ def test_a_hub_snapshot_is_found_under_its_folder_or_directly(
 
 @every_task
 def test_missing_data_names_the_command_that_gets_it(name: str, tmp_path: Path, oracle: Any) -> None:
-    [problem] = missing(TaskSpec(name, str(tmp_path)))
+    [problem] = missing(spec_of(name, tmp_path))
     source = get_task(name).source
     assert f"hf download --repo-type dataset {source.repository}" in problem
     assert f'--include "{source.files}"' in problem
     assert source.images is None or f'--include "{source.images.files}"' in problem
     assert f"--local-dir data/{source.folder}" in problem
     with pytest.raises(UserError, match="hf download"):
-        evaluate(oracle(), TaskSpec(name, str(tmp_path)))
+        evaluate(oracle(), spec_of(name, tmp_path))
 
 
 @every_task

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evals import tasks
-from evals.tasks import PROTOCOLS, TASKS, TaskSpec, data_digest, evaluate, missing
+from evals.tasks import PROTOCOLS, TASKS, TaskSpec, data_digest, evaluate, get_task, missing
 from tests.evals.tasks.table import CASES
 
 Write = Callable[[list[dict[str, Any]], Path], None]
@@ -130,8 +130,9 @@ def test_exported_tasks_are_official_ones_on_local_data(data_folder: Path, tmp_p
         bootstrap_iters=0,
         cli_args=SimpleNamespace(output_path=str(tmp_path), process_with_media=True),
     )["results"]
-    metrics = ("exact_match,none", "gpt_eval_score,none", "exact_match,none", "pope_f1_score,none")
-    assert [results[n][m] for n, m in zip(names, metrics, strict=True)] == pytest.approx([1, 100, 0.8, 1])
+    for name, exported in zip(TASKS, names, strict=True):
+        task = get_task(name)
+        assert results[exported][f"{task.official},none"] * task.scale == pytest.approx(CASES[name].value)
 
 
 def test_export_command_prints_how_to_use_the_tasks(
