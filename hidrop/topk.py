@@ -52,5 +52,8 @@ def uniform_rank(score_BV: torch.Tensor, valid_BV: torch.Tensor) -> torch.Tensor
     score = torch.where(valid_BV, score_BV, 0)
     apart = torch.where(valid_BV, score - score.sum(1, keepdim=True) / count, 0)
     variance = apart.square().sum(1, keepdim=True) / count
-    flat = variance == 0
+    # The mean of equal scores may be rounded away from them, which leaves a tiny variance and a huge gradient.
+    lowest = torch.where(valid_BV, score_BV, torch.inf).amin(1, keepdim=True)
+    highest = torch.where(valid_BV, score_BV, -torch.inf).amax(1, keepdim=True)
+    flat = (variance == 0) | (lowest >= highest)
     return torch.where(flat, 0.5, 0.5 + apart / (12 * torch.where(flat, 1, variance)).sqrt())

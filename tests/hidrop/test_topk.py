@@ -89,7 +89,18 @@ def test_the_stand_in_for_the_rank_agrees_with_finite_differences():
     valid = torch.tensor([[True] * 6, [False, False, True, True, True, True]])
     assert torch.autograd.gradcheck(lambda c: uniform_rank(c, valid), score)
     assert uniform_rank(score, valid)[1, 2:].mean().item() == pytest.approx(0.5)
-    assert uniform_rank(score, valid)[0].var(correction=0).item() == pytest.approx(1 / 12)
+    for row in (0, 1):
+        assert uniform_rank(score, valid)[row][valid[row]].var(correction=0).item() == pytest.approx(1 / 12)
+
+
+def test_rows_without_a_rank_to_tell_get_one_half_and_no_gradient():
+    """Equal scores, one valid token, or none."""
+    score = torch.tensor([[0.2, 0.2, 0.2], [0.1, 0.7, 0.3], [0.5, 0.1, 0.9]], dtype=torch.float64, requires_grad=True)
+    valid = torch.tensor([[True, True, True], [False, True, False], [False, False, False]])
+    found = uniform_rank(score, valid)
+    assert found.tolist() == [[0.5] * 3] * 3
+    found.sum().backward()
+    assert score.grad.tolist() == [[0.0] * 3] * 3
 
 
 def test_equal_scores_have_no_gradient_instead_of_an_infinite_one():
