@@ -23,6 +23,13 @@ def test_of_equal_scores_the_earlier_token_wins():
     assert index.tolist() == [[0, 1, 2, 4]]
 
 
+def test_of_many_equal_scores_the_earlier_tokens_win():
+    score = torch.randint(0, 3, (2, 700), generator=torch.Generator().manual_seed(0)).float()
+    found = top_indices(score, torch.ones(2, 700, dtype=torch.bool), 700)
+    for row, order in zip(score.tolist(), found.tolist(), strict=True):
+        assert order == sorted(range(700), key=lambda i: (-row[i], i))
+
+
 def test_rows_keep_their_own_number_with_fillers_at_the_left():
     score = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
     valid = torch.tensor([[True] * 4, [False, True, True, True]])
@@ -81,6 +88,20 @@ def test_the_gradient_of_the_soft_mask_is_its_formula():
         for j in range(n):
             slope = ((i == j) - 1 / n - z[i] * z[j] / n) / (sigma * math.sqrt(12))
             assert found[i, j].item() == pytest.approx(n * m * (1 - m) * slope, abs=1e-12)
+
+
+def test_a_row_of_a_batch_has_the_gradient_that_it_has_alone():
+    torch.manual_seed(2)
+    scores = torch.rand(3, 6, dtype=torch.float64, requires_grad=True)
+    valid = torch.tensor([[True] * 6, [False, False, True, True, True, True], [True, False, True, False, True, False]])
+    keep, weight = torch.tensor([2, 3, 1]), torch.rand(3, 6, dtype=torch.float64)
+    (soft_mask(scores, valid, keep) * weight).sum().backward()
+    for row in range(3):
+        alone = scores.detach()[row : row + 1, valid[row]].requires_grad_()
+        mask = soft_mask(alone, torch.ones_like(alone, dtype=torch.bool), keep[row : row + 1])
+        (mask * weight[row, valid[row]]).sum().backward()
+        assert scores.grad[row, valid[row]].tolist() == pytest.approx(alone.grad[0].tolist())
+        assert scores.grad[row, ~valid[row]].tolist() == [0.0] * int((~valid[row]).sum())
 
 
 def test_the_stand_in_for_the_rank_agrees_with_finite_differences():
