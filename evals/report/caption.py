@@ -111,7 +111,7 @@ def _statistics(document: ResultDocument) -> str:
     if not compared:
         return ""
     tasks = known_tasks(tasks_of(document))
-    units = "; ".join(f"{task.title}: {task.unit}" for task in tasks if task.unit != Task.unit)
+    units = "; ".join(f"{task.title}: {task.units}" for task in tasks if task.units != Task.units)
     soft = ", ".join(f"{task.title}'s" for task in tasks if task.soft)
     return (
         f"differences from vanilla are on the same samples, with 95 % intervals by a bootstrap over images. "

@@ -121,8 +121,8 @@ class Task:
     # The column that `group` reads. None: every document is asked and counted by itself.
     group_column: str | None = None
 
-    # For captions: what a unit of the statistics is called, and whether scores between 0 and 1 exist.
-    unit = "samples"
+    # For captions: what the units of the statistics are called, and whether scores between 0 and 1 exist.
+    units = "samples"
     soft = False
     # The name and the column heading of each of the task's `row_stats`.
     stat_titles: tuple[tuple[str, str], ...] = ()

@@ -42,7 +42,7 @@ class MMBench(Task):
     details = ("rotation_accuracy", "l2_*")
     id_columns = ("index",)
     group_column = "index"
-    unit = "questions with all their rotations"
+    units = "questions with all their rotations"
     export_yaml = (
         f"metric_list:\n  - {{metric: {official}, aggregation: !function {UTILS}.{STATIC}, higher_is_better: true}}\n"
     )
