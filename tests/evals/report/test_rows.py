@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evals.report.rows import ALPHA, mean, number, rows_of, sizes_are_of_profile, tasks_of
+from evals.report.rows import mean, number, rows_of, sizes_are_of_profile, tasks_of
 
 CELL = {
     "model": "m",
@@ -142,12 +142,12 @@ def test_a_failure_of_a_task_or_of_the_timing_shows_in_its_place() -> None:
 
 
 def test_statistics_and_warnings_are_those_of_the_cells_that_have_them() -> None:
-    against = {"against": {"p_holm": ALPHA - 0.001}}
+    against = {"against": {"p_holm": 0.049}}
     second = {**CELL, "task": "pope", "stats": against, "warnings": ["all answers are the same"]}
     row = row_of(cells=[CELL, second])
     assert row.stats == {"pope": against} and row.warnings == {"pope": ("all answers are the same",)}
     assert row.significant("pope") and not row.significant("gqa") and not row.significant("textvqa_val")
-    second["stats"] = {"against": {"p_holm": ALPHA}}
+    second["stats"] = {"against": {"p_holm": 0.05}}
     assert not row_of(cells=[second]).significant("pope")
     second["stats"] = {"interval": [0, 1]}
     assert not row_of(cells=[second]).significant("pope")
@@ -156,6 +156,8 @@ def test_statistics_and_warnings_are_those_of_the_cells_that_have_them() -> None
 def test_the_tokens_of_an_image_are_stated_or_follow_from_the_share_or_the_layers() -> None:
     bare = {name: value for name, value in CELL.items() if name != "image_tokens"}
     assert row_of(cells=[{**CELL, "image_tokens": 17}]).visual_tokens == 17
+    injected = {**bare, "entering": [0, 14, 14, 0], "average_tokens": 7.0}
+    assert row_of(cells=[injected]).visual_tokens == 16  # none of the layers sees all tokens
     assert row_of(cells=[bare]).visual_tokens == 16
     assert row_of(cells=[{**bare, "share": 0.43}]).visual_tokens == 16  # 16.28, rounded
     assert row_of(cells=[{**bare, "share": 0.0}]).visual_tokens == 16
@@ -181,7 +183,10 @@ def test_nominal_tokens(budget: Any, reading: str, kept: int | None, tokens: flo
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, "60", []])
 def test_what_is_not_a_finite_number_is_missing(value: Any) -> None:
     assert number(value) is None and number(3) == 3.0 and isinstance(number(3), float)
-    assert row_of(cells=[{**CELL, "value": value, "percent_of_vanilla": value}]).scores == {"gqa": None}
+    row = row_of(cells=[{**CELL, "value": value, "percent_of_vanilla": value}])
+    assert (row.scores, row.percent_of_vanilla) == ({"gqa": None}, None)
+    row = row_of(profiles=[{**PROFILE, "prefill_ms": {"median": value}}])
+    assert row.millis("prefill_ms") is None
 
 
 def test_a_mean_needs_all_values() -> None:
