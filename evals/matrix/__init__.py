@@ -1,1 +1,1 @@
-"""The matrix: its schema, its methods' fields, what it resolves to, and everything that can be wrong with it."""
+"""The matrix: its schema, the fields of its methods, the rows that it resolves to, and its checks."""

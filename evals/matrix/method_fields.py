@@ -1,4 +1,4 @@
-"""The method entries of a matrix, checked against the fields of the methods themselves."""
+"""Checks the method entries of a matrix against the fields of the methods' classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHECKPOINT = "checkpoint"  # the method that a checkpoint was trained with
 
 
 def method_problems(data: dict[str, Any]) -> list[str]:
-    """What is wrong with the names and fields of the methods, before any model is known."""
+    """One line for each invalid name or field of a method. No model is needed."""
     places: list[tuple[str, Any, bool]] = []
     for section, inner in (("methods", None), ("models", "trained_with")):
         entries = data.get(section)
@@ -25,11 +25,11 @@ def method_problems(data: dict[str, Any]) -> list[str]:
 
 
 def field_problems(path: str, entry: dict[str, Any], free: bool) -> list[str]:
-    """Wrong fields of one method entry. `free`: it may ask for the checkpoint's own method, budgets and seeds."""
+    """Invalid fields of one method entry. `free`: `name: checkpoint`, budgets and lists of seeds are allowed."""
     name = entry["name"]
     given = {k: v for k, v in entry.items() if k not in ("name", "budget")}
     if name == CHECKPOINT and free:
-        return [f"{path}.{key}: the checkpoint decides; remove it" for key in entry if key != "name"]
+        return [f"{path}.{key}: the checkpoint sets this field; remove it" for key in entry if key != "name"]
     if name not in METHODS:
         known = [*METHODS, CHECKPOINT] if free else list(METHODS)
         return [f"{path}.name: unknown method '{name}'.{strict_yaml.suggestion(name, known)}"]
@@ -49,7 +49,7 @@ def field_problems(path: str, entry: dict[str, Any], free: bool) -> list[str]:
     required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
     lacking = [key for key in required if key not in given]
     if budget and isinstance(given.get("keep"), int):
-        lines.append(f"{path}.keep: follows from the budget; give one of the two")
+        lines.append(f"{path}.keep: the budget sets this field; give one of the two")
     if budget and not free:
         lines.append(f"{path}.budget: a checkpoint was trained with exact fields; give those")
     if lacking and not budget:

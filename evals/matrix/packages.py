@@ -20,10 +20,10 @@ COMMANDS = {
 
 
 def missing(name: str) -> str:
-    """What to tell a user who lacks a package."""
+    """The error message for a package that is not installed."""
     return f"package {name} is not installed. Get it: {COMMANDS[name]}"
 
 
 def lacking(names: Iterable[str]) -> list[str]:
-    """Those of `names` that cannot be imported."""
+    """The packages among `names` that cannot be imported."""
     return [name for name in names if importlib.util.find_spec(name) is None]

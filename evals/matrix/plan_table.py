@@ -1,4 +1,4 @@
-"""`run.py plan`: what each row of a matrix costs, from arithmetic alone."""
+"""The table of `run.py plan`: tokens, operations and KV cache of each row of a matrix, computed from its plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hidrop.numerics import element_bytes
 
 
 def run_lengths(entering: Iterable[int]) -> str:
-    """(576, 576, 64, 64, 64) -> "2x576 3x64": how many layers in a row are entered by how many visual tokens."""
+    """(576, 576, 64, 64, 64) -> "2x576 3x64": runs of consecutive layers with the same number of visual tokens."""
     return " ".join(f"{sum(1 for _ in group)}x{tokens}" for tokens, group in itertools.groupby(entering))
 
 
@@ -46,7 +46,7 @@ HEADINGS = ("model", "method", "average", "share", "kept", "paper MACs", "FLOPs"
 
 
 def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
-    """A row's texts, one for each of HEADINGS."""
+    """The texts of a row, one for each of HEADINGS."""
     most = "<= " if entry["adaptive"] else ""
     return (
         entry["model"],
@@ -57,12 +57,12 @@ def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
         most + scaled(entry["paper_macs"]),
         most + scaled(entry["flops"]),
         f"{most}{entry['kv_bytes'] / 2**20:.1f} MiB",
-        "as the sample says" if entry["adaptive"] else run_lengths(entry["entering"]),
+        "depends on the sample" if entry["adaptive"] else run_lengths(entry["entering"]),
     )
 
 
 def published(name: str | None) -> str:
-    """What the literature calls a setting, where that is not its average."""
+    """The authors' name for a setting, in quotes, where it differs from the average."""
     return f' ("{name}")' if name else ""
 
 
@@ -95,9 +95,12 @@ def plain(matrix: Matrix, entries: list[dict[str, Any]]) -> str:
 
 
 def caption(matrix: Matrix) -> str:
-    reading = "average" if matrix.budget_reading == "average" else "kept: left after the last cut"
+    if matrix.budget_reading == "average":
+        reading = "A budget is the average number of visual tokens per layer."
+    else:
+        reading = "A budget is the number of visual tokens that are kept after the last cut."
     return (
-        f"Budgets are read as {reading}. In quotes: the authors' name for a setting. FLOPs: all operations of one "
-        f"prefill with {matrix.text_tokens} text tokens, without vision tower and LM head. Paper MACs: the papers' "
-        "count, visual tokens only, a multiply-accumulate once. <=: counts depend on the sample."
+        f"{reading} In quotes: the authors' name for a setting. FLOPs: all operations of one prefill with "
+        f"{matrix.text_tokens} text tokens, without the vision tower and the LM head. Paper MACs: the papers' count, "
+        "of visual tokens only, with one multiply-accumulate as 1. <=: the number depends on the sample."
     )

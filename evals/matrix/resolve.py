@@ -1,4 +1,4 @@
-"""From a matrix's words to numbers: each model's sizes, each method's fields and its plan. No weights are needed."""
+"""Resolves the cells of a matrix to rows: each model's sizes, each method's fields and plan. Needs no weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Peek = Callable[[str], tuple[Geometry, Reducer | None]]
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """One model with one method: a line of the plan, and of the table."""
+    """One model with one method: a row of the plan and of the results table."""
 
     model: str
     label: str
     reducer: Reducer
     plan: TokenPlan
-    trained: bool  # the checkpoint was trained with this very schedule
+    trained: bool  # the checkpoint was trained with exactly this schedule
     budget: str | None
     group: str  # the label without its seed
 
@@ -38,7 +38,7 @@ class MatrixRow:
 
 
 def peek_files(source: str) -> tuple[Geometry, Reducer | None]:
-    """Sizes and trained method of a checkpoint, from its config alone. Raises UserError when it is not there."""
+    """The sizes and the trained method in a checkpoint's config. Raises UserError if it cannot be read."""
     from hidrop.models import peek
 
     peeked = peek(source)
@@ -48,10 +48,10 @@ def peek_files(source: str) -> tuple[Geometry, Reducer | None]:
 def resolve(
     matrix: Matrix, cells: Iterable[Cell], *, peek: Peek = peek_files, trust_presets: bool = False
 ) -> tuple[dict[tuple[str, str], MatrixRow], list[str]]:
-    """The rows of `cells` by (model, label), and every problem met on the way, each with its place in the file.
+    """The rows of `cells` by (model, label), and one line for each problem, with its place in the matrix file.
 
-    With `trust_presets` a model that states its `geometry` is not looked up on disk, so that a plan can be printed
-    on a machine without it.
+    With `trust_presets`, a model that states its `geometry` is not read from disk, so that a plan can be printed on a
+    machine without its files.
     """
     cells = list(cells)
     problems: list[str] = []
@@ -81,7 +81,7 @@ def resolve(
 def size(
     model: str, spec: ModelEntry, peek: Peek, trust_presets: bool
 ) -> tuple[tuple[Geometry, Reducer | None] | None, list[str]]:
-    """Geometry and trained method of one model: what its files say, or what the matrix says where it is enough."""
+    """Geometry and trained method of one model, from its files or, if they are missing, from the matrix; problems."""
     stated = build_method(spec.trained_with) if spec.trained_with else None
     preset = PRESETS[spec.geometry] if spec.geometry else None
     if preset and trust_presets:
@@ -92,21 +92,21 @@ def size(
         return ((preset, stated) if preset else None), [absent(model, spec, error)]
     wrong = []
     if preset and shape(preset) != shape(found):
-        wrong.append(f"models.{model}.geometry: '{spec.geometry}' is not what {spec.source} holds: {found}")
+        wrong.append(f"models.{model}.geometry: '{spec.geometry}' differs from the sizes of {spec.source}: {found}")
     if stated and trained and stated != trained:
-        wrong.append(f"models.{model}.trained_with: {spec.source} says {trained}, not {stated}")
+        wrong.append(f"models.{model}.trained_with: {stated} differs from the method in {spec.source}: {trained}")
     return (found, trained or stated), wrong
 
 
 def absent(model: str, spec: ModelEntry, error: UserError) -> str:
-    """The line that says why a source cannot be used, with the matrix's own command where it names one."""
+    """Why a model's source cannot be used, with the command of the matrix that provides it, if it has one."""
     if spec.get and not Path(spec.source).expanduser().exists():
-        return f"models.{model}.source: {spec.source} is not there. Get it: {spec.get}"
+        return f"models.{model}.source: {spec.source} does not exist. Get it: {spec.get}"
     return f"models.{model}.source: {error}"
 
 
 def shape(geometry: Geometry) -> tuple[int, int, int, int]:
-    """What a plan depends on; vocabularies differ between conversions of one model."""
+    """The sizes that a plan depends on. The vocabulary does not count: it differs between conversions of one model."""
     return geometry.layers, geometry.hidden, geometry.intermediate, geometry.visual_tokens
 
 
@@ -115,10 +115,10 @@ def build_method(spec: MethodEntry) -> Reducer:
 
 
 def method_of(cell: Cell, geometry: Geometry, trained: Reducer | None) -> Reducer:
-    """The method of a cell with all its fields known. Raises ValueError when there is none for this model."""
+    """The method of a cell with all its fields. Raises ValueError if the model or its sizes do not allow it."""
     if cell.trained:
         if trained is None:
-            raise ValueError("the checkpoint was trained without a reduction, or does not say which: use trained_with")
+            raise ValueError("the checkpoint names no method that it was trained with. State it as trained_with")
         return trained
     if cell.budget is None:
         return build(cell.method, cell.params)
@@ -129,5 +129,5 @@ def method_of(cell: Cell, geometry: Geometry, trained: Reducer | None) -> Reduce
 
 
 def place(cell: Cell) -> str:
-    """Where in the file a method's setting stands."""
+    """The place of a method's setting in the matrix file."""
     return cell.entry if cell.budget is None else f"{cell.entry}.budget {short(cell.budget)}"

@@ -1,13 +1,13 @@
-"""The matrix file: which models, methods and tasks to run, and with which settings. Its schema and its cells.
+"""The schema and the cells of a matrix file: which models, methods and tasks to run, with which settings.
 
     models:  {name: {source: folder, Hub id or mini:...}}
     methods: {name: {name: fastv, layer: 2, budget: [64, "11%"]}}     # a list of budgets is one row each
     tasks:   {gqa: {data: mini}}
     runs:    [{models: [...], methods: [...], tasks: [...]}]          # left out: everything with everything
 
-A budget is the number of visual tokens that enter a layer, averaged over all layers, or its share of the image's
-tokens; with `budget_reading: kept` the number that is left after the last cut. `name: checkpoint` is the method that
-the checkpoint was trained with. Layers are 1-based.
+A budget is the number of visual tokens per layer, averaged over all layers, or its percentage of the image's tokens.
+With `budget_reading: kept` it is the number that is kept after the last cut. `name: checkpoint` is the method that the
+checkpoint was trained with. Layers are 1-based.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
 def budgets(value: Any) -> tuple[Budget, ...] | None:
-    """One budget, or a list of them. Raises ValueError for a bad one, an empty list, and one that is listed twice."""
+    """One budget, or a list of them. Raises ValueError for an invalid budget, an empty list and a repeated budget."""
     if value is None:
         return None
     found = tuple(parse_budget(one) for one in (value if isinstance(value, (list, tuple)) else [value]))
     if not found or len(set(found)) < len(found):
-        raise ValueError("a list of budgets needs at least one budget, and none of them twice")
+        raise ValueError("a list of budgets needs at least one budget, and each only once")
     return found
 
 
 class MethodEntry(BaseModel):
-    """A method by name; what is not a field here is a field of the method itself, and checked against it."""
+    """A method by name. All other keys are fields of the method's class; `method_fields` checks them."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
@@ -68,13 +68,13 @@ class MethodEntry(BaseModel):
 
 
 class ModelEntry(StrictModel):
-    """A checkpoint. `geometry` (a preset) and `trained_with` say what it is where its files are not at hand."""
+    """A checkpoint. `geometry` (a preset) and `trained_with` describe it for a plan without its files."""
 
     source: Annotated[str, StringConstraints(min_length=1)]
     geometry: str | None = None
     trained_with: MethodEntry | None = None
-    get: str | None = None  # command that provides the source, shown where it is missing
-    reference: str | None = None  # the model whose vanilla row is this one's 100 %; by default its own
+    get: str | None = None  # command that provides the source, shown if the source is missing
+    reference: str | None = None  # the model whose vanilla row is this model's 100 %; by default the model itself
     dtype: Dtype | None = None
     attention: Attention | None = None
     quantization: Quantization | None = None  # of the decoder's layers, by bitsandbytes
@@ -86,7 +86,7 @@ class TaskEntry(StrictModel):
 
 
 class RunEntry(StrictModel):
-    """Names that go together; what is left out means all."""
+    """Models, methods and tasks to combine. A missing list means all."""
 
     models: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
@@ -111,12 +111,12 @@ class Matrix(StrictModel):
 
     @property
     def file(self) -> str:
-        """What the user knows the matrix by, for messages."""
+        """The name of the matrix file, for messages."""
         return self._file
 
     @property
     def text_tokens(self) -> int:
-        """Length of the text in a prompt, for FLOPs and KV bytes."""
+        """Text tokens of a prompt, for FLOPs and KV bytes."""
         return (self.profile or ProfileSettings()).text_tokens
 
     @model_validator(mode="after")
@@ -145,9 +145,9 @@ class Matrix(StrictModel):
         return self
 
     def cells(self, *, only: str | None = None) -> list[Cell]:
-        """One cell per model x method x budget x task, in the file's order, none twice.
+        """One cell per model x method x budget x task, in the order of the file, each once.
 
-        `only` keeps those whose "model/label/task" matches it as a shell pattern or contains it.
+        `only` selects the cells whose "model/label/task" matches it as a shell pattern or contains it.
         """
         found: dict[str, Cell] = {}
         for run in self.runs:
@@ -159,7 +159,7 @@ class Matrix(StrictModel):
                             found.setdefault(cell.key, cell)
         chosen = [cell for cell in found.values() if only is None or matches(cell.key, only)]
         if only is not None and not chosen:
-            raise UserError(f"--only {only}: matches no cell of {self.file}. The first one is {next(iter(found))}")
+            raise UserError(f"--only {only}: matches no cell of {self.file}. Its first cell is {next(iter(found))}")
         return chosen
 
     def _cell(self, model: str, method: str, variant: Variant, task: str) -> Cell:
@@ -188,7 +188,7 @@ class Matrix(StrictModel):
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a method's entry: with one of its budgets, one of its seeds."""
+    """One row of a method's entry: the method with one of its budgets and one of its seeds."""
 
     label: str
     params: dict[str, Any]
@@ -198,12 +198,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the table, before anything about the model is known."""
+    """One number of the table, as the matrix file describes it. Nothing of the model is read."""
 
     model: str
     spec: ModelEntry
     entry: str  # the method's key in the file, for messages
-    label: str  # the same, with budget and seed where there are several
+    label: str  # the entry, with budget and seed if there are several
     group: str  # the label without its seed
     method: str
     params: dict[str, Any]
@@ -221,17 +221,17 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What `--only` matches and progress prints: model/label/task."""
+        """The name of the cell for `--only` and the progress lines: model/label/task."""
         return f"{self.model}/{self.label}/{self.task}"
 
     @property
     def task_spec(self) -> TaskSpec:
-        """The task as `evals.tasks` knows it, with its data and protocol."""
+        """The task with its data and protocol, for `evals.tasks`."""
         return TaskSpec(self.task, self.data, self.protocol)
 
     @property
     def samples(self) -> int:
-        """How many samples the cell asks, about: a limit may be rounded down to whole groups of questions."""
+        """Number of samples of the cell, at most: some tasks round a limit down to whole groups of questions."""
         rows = rows_of(self.task_spec)
         return rows if self.limit is None else min(rows, self.limit)
 
@@ -259,9 +259,9 @@ def matches(key: str, pattern: str) -> bool:
 
 
 def load_matrix(name: str | Path, *, limit: int | None = None) -> Matrix:
-    """Read and check a matrix: a file, or one of the bundled ones by name. `limit` replaces the file's.
+    """Read and check a matrix: a file, or a bundled matrix by name. `limit` replaces the limit of the file.
 
-    Raises UserError that lists everything that is wrong with it, each with its place in the file.
+    Raises UserError with one line for each problem, with its place in the file.
     """
     path = find(str(name))
     data = strict_yaml.read(path, path.name)
@@ -283,7 +283,7 @@ def load_matrix(name: str | Path, *, limit: int | None = None) -> Matrix:
 
 
 def find(name: str) -> Path:
-    """The file a user means: a path, or else the name of a bundled matrix with or without its suffix."""
+    """The file for a path, or for the name of a bundled matrix with or without `.yaml`."""
     path = Path(name)
     if path.is_file():
         return path
@@ -294,13 +294,13 @@ def find(name: str) -> Path:
 
 
 def named(key: Any, spec: Any) -> Any:
-    """A method's entry whose name may be left out where its key says it: `vanilla: {}`."""
+    """A method's entry with its name, which defaults to the entry's key: `vanilla: {}`."""
     spec = {} if spec is None else spec
     return {"name": key, **spec} if isinstance(spec, dict) else spec
 
 
 def task_problems(data: dict[str, Any]) -> list[str]:
-    """Unknown tasks; looked for apart from the schema, so that they are told together with its problems."""
+    """One line for each unknown task. Not part of the schema, so that they are reported together with its problems."""
     tasks = data.get("tasks")
     unknown = [str(name) for name in tasks if name not in TASKS] if isinstance(tasks, dict) else []
     return [f"tasks.{name}: unknown task.{strict_yaml.suggestion(name, TASKS)}" for name in unknown]

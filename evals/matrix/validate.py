@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before expensive work starts, all of it at once."""
+"""The checks before a run: every problem that can be found without loading a model, all in one list."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hidrop.errors import UserError
 def check(
     matrix: Matrix, cells: Iterable[Cell], *, device: str, out: Path, peek: Peek = peek_files
 ) -> tuple[dict[tuple[str, str], MatrixRow], list[str]]:
-    """The resolved rows of `cells`, and one line for each problem, naming its place and the way out.
+    """The resolved rows of `cells`, and one line for each problem, with its place and what to do.
 
-    Looks at: files of models and data, architectures, method settings, packages, the device, the results folder.
+    Checks files of models and data, architectures, method settings, packages, the device and the results folder.
     """
     cells = list(cells)
     rows, problems = resolve(matrix, cells, peek=peek)
@@ -31,13 +31,13 @@ def check(
 
 
 def installed(matrix: Matrix) -> list[str]:
-    """Packages that every run needs and that are not installed; `kernels` knows about flash-attn."""
+    """Packages that every run needs and that are not installed. `kernels` checks for flash-attn."""
     needed = ("torch", "transformers", "datasets", "lmms_eval")
     return [f"{matrix.file}: {packages.missing(name)}" for name in packages.lacking(needed)]
 
 
 def models(matrix: Matrix, cells: list[Cell]) -> list[str]:
-    """Checkpoints whose files are not all there."""
+    """Checkpoints with missing files."""
     from hidrop.models.sources import find
 
     problems = []
@@ -50,7 +50,7 @@ def models(matrix: Matrix, cells: list[Cell]) -> list[str]:
 
 
 def kernels(matrix: Matrix, cells: list[Cell], device: str) -> list[str]:
-    """Device, dtype, attention kernel and quantisation that this machine cannot run."""
+    """Devices, dtypes, attention kernels and quantizations that this machine cannot run."""
     if packages.lacking(["torch"]):
         return []
     from hidrop.models.loading import check_kernel
@@ -67,17 +67,17 @@ def kernels(matrix: Matrix, cells: list[Cell], device: str) -> list[str]:
 
 
 def alone(matrix: Matrix, cells: Iterable[Cell], processes: int) -> None:
-    """Raises UserError for a model that is spread over all devices, when several processes would do so."""
+    """Raises UserError if several processes would each spread a model over all devices."""
     for cell in cells:
         if processes > 1 and cell.spec.device_map:
             raise UserError(
                 f"{matrix.file}: models.{cell.model}.device_map: {cell.spec.device_map} spreads the model over all "
-                f"CUDA devices, but {processes} processes were started. Start one, or leave it out"
+                f"CUDA devices, but {processes} processes were started. Start one process, or remove device_map"
             )
 
 
 def data(matrix: Matrix, cells: list[Cell]) -> list[str]:
-    """Data sets that are not where the matrix says, or are not what their task reads."""
+    """Datasets that are missing, or whose format differs from what their task reads."""
     if packages.lacking(["pyarrow"]):
         return []
     specs = dict.fromkeys(cell.task_spec for cell in cells)
@@ -85,7 +85,7 @@ def data(matrix: Matrix, cells: list[Cell]) -> list[str]:
 
 
 def writable(out: Path) -> list[str]:
-    """A results folder that cannot be made or written."""
+    """A results folder that cannot be created or written."""
     there = out
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -100,7 +100,7 @@ def writable(out: Path) -> list[str]:
 
 
 def pick_device(asked: str) -> str:
-    """`auto` as a device: CUDA where there is one."""
+    """The device to use: for `auto`, CUDA if available, else the CPU."""
     if asked != "auto":
         return asked
     if packages.lacking(["torch"]):

@@ -1,1 +1,1 @@
-"""Our model as lmms-eval sees it, and how its requests become prompts, batches and answers."""
+"""The model class for lmms-eval, and how requests become prompts, batches and answers."""

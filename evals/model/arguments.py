@@ -1,4 +1,4 @@
-"""The reduction method that lmms-eval's `--model_args` ask for, in strings."""
+"""Reads the reduction method from lmms-eval's `--model_args`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def method(loaded: Loaded, name: str | None, budget: Budget | None, fields: Mapping[str, Any]) -> Reducer | None:
-    """The method that model arguments ask for; strings in `fields` are read as YAML. Raises UserError."""
+    """The method for these model arguments. Strings in `fields` are read as YAML. Raises UserError."""
     from hidrop.budget import budget_tokens, parse_budget, solve
     from hidrop.reducer import build
 
@@ -24,7 +24,7 @@ def method(loaded: Loaded, name: str | None, budget: Budget | None, fields: Mapp
     trained = loaded.reducer
     if name is None:
         if params or budget is not None:
-            raise UserError(f"{', '.join(params) or 'budget'}: fields of a method, but no method= is given")
+            raise UserError(f"model_args: {', '.join(params) or 'budget'} needs a method: add method=NAME")
         return trained
     try:
         if budget is not None:

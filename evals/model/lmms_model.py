@@ -1,6 +1,6 @@
-"""Our model as lmms-eval sees it: any checkpoint we can load, with any reduction method.
+"""The model class for lmms-eval: any checkpoint that hidrop loads, with any reduction method.
 
-The runner hands over a loaded model (`HidropLlava.from_loaded`); `lmms-eval --model hidrop` builds one from strings:
+The runner wraps a loaded model (`HidropLlava.from_loaded`). `lmms-eval --model hidrop` builds one from strings:
 
     lmms-eval --model hidrop --model_args pretrained=mini:hidrop,protocol=llava --tasks ...
     lmms-eval --model hidrop --model_args pretrained=llava-hf/llava-1.5-7b-hf,method=fastv,budget=64 --tasks pope
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 
 
 def every_batch(number: int) -> bool:
-    """The batches of a process that is alone: all."""
+    """The batches of a single process: all."""
     return True
 
 
 class HidropLlava(lmms):
-    """A LLaVA with visual-token reduction, for lmms-eval's simple (text and list of images) tasks.
+    """A multimodal model with visual-token reduction, for lmms-eval's simple (text and list of images) tasks.
 
-    Afterwards `failures` maps (task, doc_id) to the error of each sample that could not be prepared, and `trace` is
-    the realised trace of the last prefill.
+    After `generate_until`, `failures` maps (task, doc_id) to the error of each sample that could not be prepared, and
+    `trace` is the trace of the last prefill.
     """
 
     is_simple = True
@@ -73,9 +73,9 @@ class HidropLlava(lmms):
         max_new_tokens: int | None = None,
         **fields: Any,
     ) -> None:
-        """For lmms-eval's command line. `fields` are the method's own, as in a matrix: `layer=2,keep=64`.
+        """For lmms-eval's command line. `fields` are those of the method, as in a matrix: `layer=2,keep=64`.
 
-        Without `method` the checkpoint runs as it was trained, an ordinary one unreduced. Raises UserError.
+        Without `method`, the checkpoint runs with the method that it was trained with, if any. Raises UserError.
         """
         from hidrop.models import load
 
@@ -100,15 +100,16 @@ class HidropLlava(lmms):
         mine: Callable[[int], bool] = every_batch,
         graphs: Graphs | None = None,
     ) -> Self:
-        """Wrap a model that is already there. `reducer` None: unreduced.
+        """Wrap a loaded model. `reducer` None: no reduction.
 
-        record: called with the records of each batch as soon as its answers are there, before the next batch.
-        max_new_tokens: overrides what the tasks say.
-        done: samples answered before, by (task, doc_id): the answer or the whole record. They are not recorded again.
-        workers: threads that decode and preprocess the images of the batches that come next.
-        mine: by a batch's number, whether it is to be answered here; the others' samples stay "" (another process has
-        them). By default all are.
-        graphs: prefills and steps are captured as CUDA graphs where that is possible.
+        record: called with the records of each batch when it is answered, before the next batch.
+        max_new_tokens: overrides the setting of the tasks.
+        done: samples answered by an earlier run, by (task, doc_id): the answer or the whole record. They are not
+        recorded again.
+        workers: threads that decode and preprocess the images of the next batches.
+        mine: whether this process answers the batch with a given number; samples of other batches stay "". By default
+        it answers all.
+        graphs: captures prefills and decoding steps as CUDA graphs where possible.
         """
         model = cls.__new__(cls)
         model._set_up(loaded, reducer, protocol, batch_size, record, max_new_tokens, done, workers, mine, graphs)
@@ -129,7 +130,7 @@ class HidropLlava(lmms):
     ) -> None:
         super().__init__()
         if batch_size < 1:
-            raise UserError(f"batch_size: {batch_size} is not a positive number")
+            raise UserError(f"batch_size: must be at least 1, not {batch_size}")
         from hidrop.reducer import build
 
         self.loaded, self.reducer = loaded, reducer or build("vanilla")
@@ -149,7 +150,7 @@ class HidropLlava(lmms):
         return self.loaded.model.device
 
     def clean(self) -> None:
-        """Keep the model: lmms-eval would delete it after a task, and the next cell uses it again."""
+        """Does nothing. lmms-eval would delete the model after a task, but the next cell needs it."""
 
     def loglikelihood(self, requests: Any) -> Any:
         raise NotImplementedError("hidrop answers generate_until tasks only, not log-likelihood tasks")
@@ -158,10 +159,10 @@ class HidropLlava(lmms):
         raise NotImplementedError("hidrop answers generate_until tasks only, not multi-round tasks")
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
-        """Answers in the order of the requests. See `_answer` for one batch.
+        """Answers in the order of the requests.
 
-        Raises whatever generation raises, also TraceMismatch; only a sample that cannot be prepared (a broken image,
-        a prompt too long) is recorded as failed, with the answer "".
+        A sample that cannot be prepared (a broken image, a prompt that is too long) is recorded as failed, with the
+        answer "". Raises TraceMismatch, and any error of generation.
         """
         from hidrop.runtime import reduce
 
@@ -170,7 +171,7 @@ class HidropLlava(lmms):
         lengths = [len(tokenizer(request.context).input_ids) for request in asked]
         known = {request.place: self._known(request) for request in asked}
         answers = {place: earlier for place, earlier in known.items() if earlier is not None}
-        # A batch that an interruption cut short is made whole again, so that its numbers are the same.
+        # An incomplete batch runs again as a whole, so that its numbers stay the same.
         todo = [
             batch
             for batch in batches(asked, lengths, self._batch_size)
@@ -186,7 +187,7 @@ class HidropLlava(lmms):
         return [answers.get(request.place, GenerationResult("")) for request in asked]
 
     def _known(self, request: Request) -> GenerationResult | None:
-        """What an earlier run answered to a request, its failure included."""
+        """The answer of an earlier run to a request. Also restores its failure."""
         earlier = self._done.get(request.key)
         if earlier is None:
             return None
@@ -199,7 +200,7 @@ class HidropLlava(lmms):
     def _answer(
         self, batch: Batch, images: Sequence[Images | str], reduction: Any
     ) -> tuple[dict[int, GenerationResult], dict[int, Record]]:
-        """Run one batch, rows with equally many images at a time: answers, and records but of padding, by place."""
+        """Run one batch, grouped by the number of images: answers, and records (without padding), by place."""
         answers: dict[int, GenerationResult] = {}
         records: dict[int, Record] = {}
         by_images: dict[int, list[TokenizedPrompt]] = {}
@@ -221,7 +222,7 @@ class HidropLlava(lmms):
         return answers, records
 
     def _made(self, prompts: Sequence[TokenizedPrompt], reduction: Any) -> list[Record]:
-        """What is made of prompts with equally many images: of each its answer, and what else its record says of it."""
+        """Answer prompts with equally many images: of each the fields of its record that generation fills."""
         rows, milliseconds = self._generate(prompts)
         reduction.check()
         self.trace = reduction.trace
@@ -234,7 +235,7 @@ class HidropLlava(lmms):
         ]
 
     def _images(self, batch: Batch) -> list[Images | str]:
-        """The images of each request, or what is wrong with its sample. Runs in a thread of its own."""
+        """The images of each request, or the error of its sample. Runs in a worker thread."""
         return [self._images_of(request) for request in batch.requests]
 
     def _images_of(self, request: Request) -> Images | str:
@@ -248,11 +249,11 @@ class HidropLlava(lmms):
             return Images(tokens, self.protocol.pixels(self.loaded.image_processor, images, shapes_images=shapes))
         except (UserError, MemoryError):
             raise
-        except Exception as error:  # whatever a broken file makes PIL or the processor raise
+        except Exception as error:  # PIL and the processor raise many types for a broken file
             return f"{type(error).__name__}: {error}"
 
     def _prompt(self, request: Request, images: Images) -> TokenizedPrompt | str:
-        """The prompt of a request, or what is wrong with its question."""
+        """The prompt of a request, or the error of its question."""
         loaded, longest = self.loaded, self.loaded.geometry.max_positions
         try:
             ids = self.protocol.ids(
@@ -261,13 +262,13 @@ class HidropLlava(lmms):
         except ValueError as error:
             return f"{type(error).__name__}: {error}"
         if len(ids) >= longest:
-            return f"prompt of {len(ids)} tokens; the model's positions end at {longest}"
+            return f"the prompt has {len(ids)} tokens, but the model has only {longest} positions"
         return TokenizedPrompt(request, ids, images.pixels, images.tokens)
 
     def _generate(self, prompts: Sequence[TokenizedPrompt]) -> tuple[list[tuple[str, int]], float]:
-        """(answer, generated tokens with the end token) of each prompt, and milliseconds a prompt.
+        """(answer, generated tokens with the end token) of each prompt, and milliseconds per prompt.
 
-        All prompts have equally many images; shorter ones are padded on the left.
+        All prompts have equally many images. Shorter prompts are padded on the left.
         """
         import torch
         from transformers import GenerationConfig
@@ -289,16 +290,16 @@ class HidropLlava(lmms):
         with torch.inference_mode():
             out = model.generate(**inputs, generation_config=config, logits_processor=[watch])
         watch.check(str(model.dtype).removeprefix("torch."))
-        rows = out[:, width:].tolist()  # waits for the device, so it belongs into the time
+        rows = out[:, width:].tolist()  # waits for the device, so the timing includes it
         milliseconds = 1000 * (time.perf_counter() - started) / len(prompts)
         made = [new_tokens(row, ends) for row in rows]
         return [(self._text(ids, settings), len(ids)) for ids in made], milliseconds
 
     def _longest(self, settings: Mapping[str, Any], width: int) -> int:
-        """How many tokens an answer to a prompt of `width` tokens may have."""
+        """The maximum number of tokens of an answer to a prompt of `width` tokens."""
         asked = self.max_new_tokens or settings.get("max_new_tokens") or self.protocol.max_new_tokens
         return min(int(asked), self.loaded.geometry.max_positions - width)
 
     def _text(self, ids: Sequence[int], settings: Mapping[str, Any]) -> str:
-        """What generated ids answer."""
+        """The answer in generated ids."""
         return cut(self.loaded.tokenizer.decode(ids, skip_special_tokens=True), settings.get("until"))

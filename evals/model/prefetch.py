@@ -1,4 +1,4 @@
-"""Work done ahead, in threads, while the model is busy: images of the next batches decoded and preprocessed."""
+"""Prefetches in threads: images of the next batches are decoded and preprocessed while the model runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Made = TypeVar("Made")
 
 
 def ahead(make: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
-    """make(item) of each item, in their order, by `workers` threads that are at most one item ahead of each thread.
+    """make(item) of each item, in their order, with at most `workers` items prefetched in threads.
 
-    With 0 workers each is made when it is asked for. An exception of `make` comes at its item's turn. Threads are
-    enough: PIL and numpy let go of the interpreter's lock.
+    With 0 workers, each is made when it is asked for. An exception of `make` is raised at its item's turn. Threads are
+    enough, because PIL and numpy release the interpreter's lock.
     """
     if workers == 0:
         yield from map(make, items)

@@ -1,7 +1,7 @@
-"""From lmms-eval requests to answers: what is decided before and after `generate`, without a model.
+"""From lmms-eval requests to answers: the steps before and after `generate` that need no model.
 
-Batches are composed from the requests alone, so that the same cell always runs the same batches: also when it is
-resumed, because the arithmetic of a padded batch depends (in the last bits) on who else is in it.
+Batches depend only on the requests, so a resumed cell runs the same batches. This matters because the last bits of a
+padded batch's arithmetic depend on the other rows in it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-# A task's sampling settings that `generate` takes, with the values that stand for "off". `until` cuts the text
-# afterwards; what else a task says (image_aspect_ratio) is other models' business.
+# A task's sampling settings that `generate` takes, with the values that turn them off. `until` cuts the text after
+# generation. Other settings of a task (image_aspect_ratio) are for other models.
 SAMPLING: dict[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
 
 
 @dataclass(frozen=True)
 class Request:
-    """A simple lmms-eval request, its place in the list, and whether it only pads a process's list to others'."""
+    """A simple lmms-eval request, its place in the list, and whether it only pads the list of a process."""
 
     place: int
     context: str
@@ -46,7 +46,7 @@ class Request:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What identifies the sample: task and doc_id."""
+        """The sample's identity: task and doc_id."""
         return self.task, self.doc_id
 
 
@@ -60,7 +60,7 @@ class Images:
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A request made ready: token ids, and the model's inputs for its images, if any (see Protocol.pixels)."""
+    """A tokenized request: token ids, and the model's inputs for its images, if any (see Protocol.pixels)."""
 
     request: Request
     ids: list[int]
@@ -77,17 +77,17 @@ class TokenizedPrompt:
 
     @property
     def facts(self) -> Record:
-        """What a sample's record says of its prompt."""
+        """The fields of a sample's record that describe its prompt."""
         return {"prompt_hash": self.hash, "prompt_tokens": len(self.ids), "visual_tokens": self.visual_tokens}
 
     @property
     def hash(self) -> str:
-        """sha256 (16 digits) of the token ids: two runs with equal hashes asked the same."""
+        """sha256 (16 digits) of the token ids. Two runs with equal hashes used the same prompt."""
         return hashlib.sha256(" ".join(map(str, self.ids)).encode()).hexdigest()[:16]
 
 
 def inputs_of(prompts: Sequence[TokenizedPrompt], pad: int, backbone: Backbone) -> dict[str, torch.Tensor]:
-    """The model's inputs for prompts that have equally many images, on its device; shorter ones are padded left."""
+    """The model's inputs for prompts with equally many images, on its device. Shorter prompts are padded left."""
     import torch
 
     model, width = backbone.model, max(len(prompt.ids) for prompt in prompts)
@@ -101,7 +101,7 @@ def inputs_of(prompts: Sequence[TokenizedPrompt], pad: int, backbone: Backbone) 
 
 
 def ends_of(loaded: Loaded) -> tuple[list[int], int]:
-    """The ids that end an answer, and the one that fills up shorter rows."""
+    """The ids that end an answer, and the id that pads shorter rows."""
     ends = loaded.model.generation_config.eos_token_id
     ends = loaded.tokenizer.eos_token_id if ends is None else ends
     ends = [ends] if isinstance(ends, int) else list(ends or ())
@@ -110,7 +110,7 @@ def ends_of(loaded: Loaded) -> tuple[list[int], int]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests that run together. `number` says which of the task's batches it is."""
+    """Requests that run together. `number` counts the batches of the task."""
 
     number: int
     requests: tuple[Request, ...]
@@ -136,10 +136,10 @@ def _settings_key(request: Request) -> str:
 
 
 def decoding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's settings as those of a GenerationConfig: greedy unless it asks for sampling at a temperature above 0."""
+    """A task's settings for a GenerationConfig: greedy unless the task asks for sampling at a temperature above 0."""
     temperature = settings.get("temperature") or 0.0
     sampling = bool(settings.get("do_sample", temperature > 0)) and temperature > 0
-    # All of them are said, because a checkpoint's own generation_config fills what is left open (LLaVA's samples).
+    # All are set, because a checkpoint's generation_config fills unset ones (LLaVA's turns sampling on).
     values = {name: (settings.get(name) or off) if sampling else off for name, off in SAMPLING.items()}
     return {"do_sample": sampling, "num_beams": int(settings.get("num_beams") or 1), **values}
 
@@ -153,7 +153,7 @@ def cut(text: str, until: str | Sequence[str] | None) -> str:
 
 
 def record_of(batch: Batch, request: Request, **values: Any) -> Record:
-    """What is kept of a sample. `milliseconds` is its share of its batch's generation."""
+    """The record of a sample. `milliseconds` is its share of the time that its batch needed."""
     nothing: Record = {"prompt_hash": None, "prompt_tokens": 0, "visual_tokens": 0, "entering": None}
     nothing |= {"kept": None, "new_tokens": 0, "milliseconds": 0.0, "error": None}
     return {"task": request.task, "doc_id": request.doc_id, "batch": batch.number, **nothing, **values}

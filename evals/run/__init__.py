@@ -1,1 +1,1 @@
-"""Running the cells of a matrix: processes, progress, timings, failures."""
+"""Runs the cells of a matrix: processes, progress, timings and failures."""

@@ -1,6 +1,6 @@
-"""The parts a run is made of, bound late: importing this module loads neither torch nor lmms-eval.
+"""The parts of a run that need a model or data. Importing this module loads neither torch nor lmms-eval.
 
-The runner only sees an Engine, so its own rules (what is skipped, what a failure does) are tested without a model.
+The runner uses an Engine only, so its rules (which cells are skipped, what a failure does) are tested without a model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hidrop.reducer import Reducer
 if TYPE_CHECKING:
     from evals.tasks.evaluation import TaskResult
 
-# Raise this when a change of the code changes answers: cells that were finished before it are then run again.
+# Raise this if a change of the code changes answers: cells that were finished before it then run again.
 NUMERIC_VERSION = 3
 
 # Called with the records of a batch as soon as it is answered. `Journal.append` checks them.
@@ -28,22 +28,22 @@ Recorder = Callable[[list[dict[str, Any]]], None]
 
 @dataclass(frozen=True)
 class Engine:
-    """Loading, answering, scoring, timing. `default()` is the real one."""
+    """Functions that load, answer, score and time. `default()` returns the real ones."""
 
     load: Callable[[Cell, str], Any]  # (cell, device) -> Loaded
     weights_digest: Callable[[str], str]
     data_digest: Callable[[Cell], str]
-    # (loaded, method, cell, called with the new records of each batch, answers of an earlier run by doc_id, and which
-    # batches are this process's)
+    # (loaded, method, cell, recorder of each batch's new records, answers of an earlier run by doc_id, whether this
+    # process answers a batch)
     language_model: Callable[[Any, Reducer, Cell, Recorder, Mapping[int, AnswerRecord], Callable[[int], bool]], Any]
-    ask: Callable[[Any, Cell], None]  # answers, and no score
+    ask: Callable[[Any, Cell], None]  # answers without scoring
     evaluate: Callable[[Any, Cell], TaskResult]
     profile: Callable[[Any, Mapping[str, Reducer], ProfileSettings], Mapping[str, Any]]
     release: Callable[[], None]
 
 
 def default(workers: int | None = None) -> Engine:
-    """`workers`: threads that prepare images ahead; by default as many as there are cores to spare, 4 at most."""
+    """`workers`: threads that prefetch images; by default one less than the usable cores, at most 4."""
     threads = min(4, usable_cores() - 1) if workers is None else workers
     answering = partial(language_model, workers=threads)
     return Engine(load, weights_digest, data_digest, answering, ask, evaluate, profile, release)
@@ -66,7 +66,7 @@ def load(cell: Cell, device: str) -> Any:
 
 
 def weights_digest(source: str) -> str:
-    """sha256 over a checkpoint's weights and over the small files (config, tokenizer, processor) beside them."""
+    """sha256 over a checkpoint's weights and the small files (config, tokenizer, processor) in its folder."""
     from hidrop.models import tensor_files
     from hidrop.models.digest import digest
     from hidrop.models.sources import find
@@ -124,7 +124,7 @@ def profile(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSetti
 
 
 def release() -> None:
-    """Give a model's memory back before the next one is loaded."""
+    """Free a model's memory before the next model is loaded."""
     import gc
 
     import torch

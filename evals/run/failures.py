@@ -1,4 +1,4 @@
-"""Cells and timings that went wrong: what is kept of the error, and where, until they have been run again."""
+"""Records of cells and timings that failed. A record is kept until the cell or the timing succeeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hidrop.program import program
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong: one line for the table, and the traceback that has the rest."""
+    """An error: one line for the table, and the traceback for its own file."""
 
     reason: str
     traceback: str
@@ -32,15 +32,12 @@ def failure_file(out: Path, key: str) -> Path:
 
 
 def failed_before(cells: list[Cell], out: Path) -> list[Cell]:
-    """Those of `cells` that failed when they ran last, or whose model's timings did.
-
-    Raises UserError when nothing failed.
-    """
+    """The cells that failed in the last run, or whose model's timings failed. Raises UserError if there are none."""
     found = [
         cell
         for cell in cells
         if failure_file(out, cell.key).exists() or failure_file(out, f"{cell.model}/profile").exists()
     ]
     if not found:
-        raise UserError(f"{out}: nothing failed there. `{program()} --matrix` finishes what is missing")
+        raise UserError(f"{out}: nothing failed in the last run. `{program()} --matrix` runs what is missing")
     return found

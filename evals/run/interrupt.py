@@ -1,4 +1,4 @@
-"""Ctrl-C: the first one stops behind the batch that is running, the second one at once."""
+"""Ctrl-C: the first one stops after the batch that is running, the second one stops at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def gently() -> Iterator[Callable[[], None]]:
-    """Yields what to call between batches: it raises KeyboardInterrupt once an interrupt has come.
+    """Yields a function to call between batches. It raises KeyboardInterrupt after an interrupt.
 
-    Outside the main thread signals are somebody else's, and nothing is changed.
+    Does nothing outside the main thread, where Python allows no signal handlers.
     """
     asked = False
 

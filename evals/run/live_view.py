@@ -1,4 +1,4 @@
-"""The live view of a run on a terminal: cells, samples a second, time left, memory, and the table so far."""
+"""The live view of a run on a terminal: cells, samples per second, time left, memory, and the table so far."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from rich.text import Text
 from evals.report.columns import task_name
 from evals.report.units import MISSING, fixed
 
-# Lines of the view beside the table's rows: bar, current cell, an empty one, headings, and the prompt below.
+# Lines of the view in addition to the table's rows: bar, current cell, an empty line, headings, the shell's prompt.
 FRAME = 6
 
 
 class LiveView:
-    """What is known of a run, as something rich can draw at any moment. `sizes`: samples of each cell by its key."""
+    """The state of a run, which rich can draw at any time. `sizes`: samples of each cell, by its key."""
 
     def __init__(self, total: int, sizes: dict[str, int]) -> None:
         self.total, self.sizes = total, sizes
         self.doing = "starting"
         self.ended = 0
         self.scores: dict[str, dict[str, float | None]] = {}  # model/label, task; None: failed
-        self._left = dict(sizes)  # samples that nobody has answered yet
+        self._left = dict(sizes)  # samples that are not answered yet
         self._key = ""
         self._began = self._first = time.monotonic()
         self._answered = self._new = self._all = 0
 
     def begin(self, key: str, answered: int) -> None:
-        """A cell begins, so many of whose samples are answered already."""
+        """A cell begins. An earlier run answered `answered` of its samples."""
         self.doing, self._key = "", key
         self._began, self._answered, self._new = time.monotonic(), answered, 0
         if not self._all:
-            self._first = self._began  # before it models were loaded
+            self._first = self._began  # excludes the time to load the first model
         self._left[key] = max(0, self.sizes.get(key, 0) - answered)
 
     def count(self, key: str, samples: int) -> None:
@@ -47,7 +47,7 @@ class LiveView:
         self._left[key] = max(0, self._left.get(key, 0) - samples)
 
     def end(self, key: str, value: float | None) -> None:
-        """A cell has its value, or (None) failed."""
+        """A cell has ended with a value, or (None) has failed."""
         self.ended += 1
         self._left.pop(key, None)
         row, task = key.rsplit("/", 1)
@@ -56,14 +56,14 @@ class LiveView:
             self._key = ""
 
     def current(self) -> str:
-        """The cell that runs: how far it is, and how fast."""
+        """The progress and the speed of the cell that runs."""
         done, size = self._answered + self._new, self.sizes.get(self._key)
         of = f" of {size}" if size else ""
-        before = f" ({self._answered} from before)" if self._answered else ""
+        before = f" ({self._answered} from an earlier run)" if self._answered else ""
         return f"{self._key}: {done}{of} samples{before}, {self._new / self._since(self._began):.1f}/s"
 
     def seconds_left(self) -> float | None:
-        """By the samples a second of this run so far. None where there is nothing to go by, or no sample left."""
+        """Estimated from this run's samples per second. None before the first sample and after the last one."""
         if not self._all or not any(self._left.values()):
             return None
         return sum(self._left.values()) * self._since(self._first) / self._all
@@ -89,7 +89,7 @@ class LiveView:
         yield memory()
 
     def _table(self, most: int) -> Table:
-        """The last rows; earlier ones have made room."""
+        """The last `most` rows."""
         tasks = list(dict.fromkeys(task for row in self.scores.values() for task in row))
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column("row", no_wrap=True)
@@ -120,10 +120,10 @@ def duration(seconds: float) -> str:
 
 
 def memory() -> str:
-    """The most main memory that this process has had, and what CUDA has given to torch, where it is in use."""
+    """The peak main memory of this process, and torch's peak CUDA memory if CUDA is in use."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     text = f"{peak / 1024**3:.1f} GiB"
-    torch: Any = sys.modules.get("torch")  # not imported for this
+    torch: Any = sys.modules.get("torch")  # importing it only for this would be slow
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         text += f", GPU {torch.cuda.max_memory_allocated() / 1024**3:.1f} GiB"
     return text

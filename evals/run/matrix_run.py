@@ -1,4 +1,4 @@
-"""Run a whole matrix, from its file to its tables: what `run`, `retry`, `ablate` and `analyze --search` share."""
+"""Runs a whole matrix, from its file to its tables, for `run`, `retry`, `ablate` and `analyze --search`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hidrop.errors import UserError
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a user decides about a run. Whatever is None is what the matrix says.
+    """A user's options for a run. An option that is None takes the matrix's value.
 
     only: a pattern on model/method/task. workers: threads that prepare images. force: run finished cells again.
-    retry: run nothing but what failed in the last run. stream: where progress goes. command: the command line that is
-    noted in the result document.
+    retry: run only what failed in the last run. stream: the output for progress. command: the command line, for the
+    result document.
     """
 
     matrix: str | Path
@@ -37,7 +37,7 @@ class RunOptions:
     command: str | None = None
 
     def load(self) -> tuple[Matrix, list[Cell]]:
-        """The matrix, and those of its cells that are asked for. Raises UserError."""
+        """The matrix, and the cells that `only` selects. Raises UserError."""
         matrix = load_matrix(self.matrix, limit=self.limit)
         return matrix, matrix.cells(only=self.only)
 
@@ -52,16 +52,16 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Finished:
-    """The result document of a matrix that has run, and the files written from it."""
+    """The result document of a finished run, and the files written from it."""
 
     document: ResultDocument
     written: list[Path]
 
 
 def run_matrix(options: RunOptions) -> Finished | None:
-    """Run a matrix and write its tables; None in a process that only helped another one.
+    """Run a matrix and write its tables. None in all but the first of several processes.
 
-    Raises UserError for whatever the user has to change, before any expensive work.
+    Raises UserError for anything that the user has to change, before any expensive work.
     """
     from rich.console import Console
 
@@ -86,7 +86,7 @@ def run_matrix(options: RunOptions) -> Finished | None:
             raise UserError("\n".join(problems))
     asked = {cell.key for cell in cells}
     others = [cell for cell in matrix.cells() if cell.key not in asked]
-    rows |= resolve(matrix, others)[0]  # their problems are not this run's
+    rows |= resolve(matrix, others)[0]  # problems of cells that this run does not need are ignored
     console = Console(file=options.stream or sys.stdout, quiet=options.quiet or not processes.main)
     with Progress(console, len(cells), {cell.key: cell.samples for cell in cells}) as progress, gently() as pause:
         document = runner.run(
@@ -110,7 +110,7 @@ def run_matrix(options: RunOptions) -> Finished | None:
 
 
 def write_matrix(content: dict[str, Any], out: Path) -> Path:
-    """Write a matrix that a command has put together as matrix.yaml of its results folder; returns the file."""
+    """Write a matrix that a command has composed to matrix.yaml in its results folder. Returns the file."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "matrix.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

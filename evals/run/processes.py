@@ -1,8 +1,8 @@
-"""The processes of one run, as `torchrun` or `accelerate launch` starts them: which one this is, and what it takes.
+"""The processes of one run, which `torchrun` or `accelerate launch` starts: the rank of this one and its batches.
 
-They share the results folder and little else: each answers its part of every cell's batches into a file of its own,
-and the first one puts them together, scores them, takes the timings and writes the tables. So they only have to wait
-for each other, which gloo does on any machine, over any network.
+Each process answers its part of every cell's batches and writes it to a file of its own in the shared results folder.
+The first process joins these files, scores the cells, takes the timings and writes the tables. So the processes only
+have to wait for each other, and gloo does that on any machine and network.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 from hidrop.errors import UserError
 from hidrop.program import torchrun
 
-# What a launcher says to its processes.
+# The environment variables that a launcher sets.
 RANK, COUNT, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
-# A process that has died is its launcher's business; here one may only be slow.
+# The launcher handles a process that died, so waiting has (almost) no limit.
 PATIENCE = datetime.timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process is number `rank` of `count`, and number `local` on its machine. By default it is alone."""
+    """This process has number `rank` of `count`, and number `local` on its machine. By default it is the only one."""
 
     rank: int = 0
     count: int = 1
@@ -33,10 +33,10 @@ class Processes:
 
     @classmethod
     def join(cls) -> Processes:
-        """Meet the others that the launcher's environment variables tell of.
+        """Join the process group that the launcher's environment variables describe.
 
-        The variables are gone afterwards: lmms-eval and accelerate would deal out the samples by them once more.
-        Raises UserError for variables that make no sense.
+        Removes the variables, because lmms-eval and accelerate would distribute the samples by them a second time.
+        Raises UserError for invalid variables.
         """
         if int(os.environ.get(COUNT, "1")) < 2:
             return cls()
@@ -60,11 +60,11 @@ class Processes:
 
     @property
     def name(self) -> str | None:
-        """What this process calls its part of a cell, by which a later run finds it again; None when it is alone."""
+        """The name of this process's part of a cell, by which a later run finds it. None for a single process."""
         return None if self.count == 1 else f"{self.rank}-of-{self.count}"
 
     def device(self, asked: str) -> str:
-        """Its own CUDA device, where several processes share a machine. Raises UserError for one that is named."""
+        """The CUDA device of this process. Raises UserError if several processes ask for the same device."""
         if self.count == 1 or not asked.startswith("cuda"):
             return asked
         if asked != "cuda":
@@ -72,18 +72,18 @@ class Processes:
         return f"cuda:{self.local}"
 
     def mine(self, number: int) -> bool:
-        """Whether work of this number is to be done here."""
+        """Whether this process does the work with this number."""
         return number % self.count == self.rank
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes have called this."""
         if self.count > 1:
             import torch.distributed as dist
 
             dist.barrier()
 
     def gather(self, thing: Any) -> list[Any]:
-        """What every process brings, in the order of their ranks; waits for all."""
+        """The `thing` of every process, in the order of their ranks. Waits for all."""
         if self.count == 1:
             return [thing]
         import torch.distributed as dist
@@ -94,7 +94,7 @@ class Processes:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The first process is through with the block before the others enter: what it downloads, they find."""
+        """Run the block in the first process before the others, so that they find what it downloads."""
         if not self.main:
             self.wait()
         yield

@@ -1,4 +1,4 @@
-"""What a user sees while a matrix runs: a live view on a terminal, plain lines in a pipe, never both."""
+"""The progress of a run: a live view on a terminal, or plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from evals.store.result_document import CellEntry
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """How far a run is. `sizes`: samples of each cell, by its key, as far as they are known beforehand.
+    """Shows the progress of a run. `sizes`: samples of each cell, by its key, if known.
 
-    On a terminal what is done stands in the live view, which is gone at the end; in a pipe each cell that ends is a
-    line, and of long ones there is a line now and then.
+    On a terminal the live view shows it, and disappears at the end. In a pipe each finished cell prints a line, and a
+    long cell prints a line every `every_seconds`.
     """
 
     every_seconds = 15.0
@@ -30,7 +30,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._spoke = time.monotonic()
         self._live: Live | None = None
         if console.is_terminal and not console.quiet:
-            # Bars and rates move by themselves; what is drawn is looked up when it is drawn.
+            # rich calls this for every frame, so bars and rates move without an event.
             self._live = Live(console=console, get_renderable=lambda: self.view, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:

@@ -1,7 +1,7 @@
-"""Run the cells of a matrix: load each model once, skip what is finished, keep going when one fails.
+"""Runs the cells of a matrix: loads each model once, skips finished cells, and continues after a failure.
 
-A results folder holds samples/<cell>.<id>.jsonl (the journals, the only truth), profiles/<model>.json,
-failures/<cell>.txt (tracebacks) and the tables that are rendered from them.
+A results folder contains samples/<cell>.<id>.jsonl (the journals, from which all else can be computed),
+profiles/<model>.json (timings), failures/<cell>.txt (tracebacks) and the tables.
 """
 
 from __future__ import annotations
@@ -39,33 +39,32 @@ def run(
     force: bool = False,
     pause: Callable[[], None] = lambda: None,
 ) -> ResultDocument:
-    """Run `cells` into the folder `out` and return the result document; `failed` lists what went wrong.
+    """Run `cells` into the folder `out` and return the result document. Its `failed` lists the failures.
 
-    A cell, and a sample of a cell, that an earlier run finished under the same identity is not run again. `others`
-    are cells that were not asked for: they are in the document as far as an earlier run finished them. With several
-    `processes` all of them call this; the document of the first one counts. `force`: `cells` are run again, whatever
-    there is. `pause` is called between batches, cells and models, and may raise KeyboardInterrupt.
-    Raises UserError when another process works in `out`.
+    Cells and samples that an earlier run finished with the same identity do not run again. `others` are cells that were
+    not asked for: the document has them if an earlier run finished them. Each of several `processes` calls this, and
+    the document of the first one is complete. `force`: run finished cells again. `pause` is called between batches,
+    cells and models, and may raise KeyboardInterrupt. Raises UserError if another process works in `out`.
     """
     cells, others = list(cells), list(others)
     with journal.locked(out) if processes.main else contextlib.nullcontext():
-        processes.wait()  # until the folder is ours
+        processes.wait()  # until the first process has locked the folder
         work = MatrixRunner(matrix, rows, out, device, engine, progress, processes, pause)
         for model in matrix.models:
             own = [cell for cell in cells if cell.model == model]
             if force:
                 work.begin_anew(own)
             work.model(own, [cell for cell in others if cell.model == model])
-            processes.wait()  # nobody loads the next model while methods are timed on this one
+            processes.wait()  # loading the next model would disturb the timings on this one
         places = {(c.model, c.label, c.task): place for place, c in enumerate(matrix.cells())}
         work.done.sort(key=lambda entry: places[entry["model"], entry["label"], entry["task"]])
         return document.build(matrix, out, device, work.done, work.profiles, work.failed, work.scores)
 
 
 class MatrixRunner:
-    """A run of a matrix, model by model. `done`, `profiles` and `failed` fill up on the way, in the first process.
+    """A run of a matrix, model by model. The first process collects `done`, `profiles` and `failed`.
 
-    Of several processes each answers its part of the batches of all cells of a model; then the first one scores them.
+    Each of several processes answers its part of the batches of a model's cells. Then the first one scores them.
     """
 
     def __init__(
@@ -87,9 +86,9 @@ class MatrixRunner:
         self.scores: document.CellScores = {}
 
     def begin_anew(self, cells: list[Cell]) -> None:
-        """Put aside what there is of `cells` of one model, and forget its timings. A cell that cannot be is no cell."""
+        """Move existing journals of `cells` of one model to samples/replaced/, and forget its timings."""
         if self.processes.main and cells:
-            with contextlib.suppress(Exception):  # `model` will say what is wrong
+            with contextlib.suppress(Exception):  # `model` reports the same error
                 weights = self.engine.weights_digest(cells[0].spec.source)
                 for cell in cells:
                     self._journal(cell, weights).set_aside()
@@ -98,7 +97,7 @@ class MatrixRunner:
         self.processes.wait()
 
     def model(self, cells: list[Cell], others: list[Cell]) -> None:
-        """All cells of one model, its timings, and what is there of its other cells."""
+        """Run the cells and timings of one model, and collect the results of its `others`."""
         weights, journals, failures = "", dict[str, Journal](), dict[str, Failure]()
         for cell in cells + others:
             try:
@@ -134,10 +133,10 @@ class MatrixRunner:
         self.engine.release()
 
     def _share(self, cells: list[Cell], weights: str, loaded: Any) -> dict[str, Failure]:
-        """Let the model answer this process's batches of each cell, and say what went wrong."""
+        """Answer this process's batches of each cell. Returns the failures by cell."""
         failures = {}
         for place, cell in enumerate(cells):
-            # Cells of a batch or two are dealt out, too: each begins with another process.
+            # The offset gives cells of only one or two batches to different processes.
             def mine(batch: int, place: int = place) -> bool:
                 return self.processes.mine(batch + place)
 
@@ -156,12 +155,12 @@ class MatrixRunner:
         loaded: Any,
         failures: Mapping[str, Failure],
     ) -> None:
-        """Score the cells (in a process that is alone, after it has asked them) and take the timings."""
+        """Score the cells and take the timings. A single process answers the cells here as well."""
         done = []
         for cell in cells:
             if cell.key in failures:
                 self._fail(cell, failures[cell.key])
-            # A method that could not answer is not timed: it would take the others' timings down with it.
+            # A method that could not answer is not timed: its failure would end the other methods' timings.
             elif self._cell(cell, journals[cell.key], loaded):
                 done.append(cell)
         if self.matrix.profile is not None and done and loaded is not None:
@@ -184,7 +183,7 @@ class MatrixRunner:
         return Timings(self.out / "profiles", cells[0], rows, self.matrix.profile, self.device, weights)
 
     def _identity(self, cell: Cell, weights: str) -> dict[str, Any]:
-        """Everything that changes a cell's numbers, and nothing that does not."""
+        """Everything that changes a cell's numbers, and nothing else."""
         row = self.rows[cell.model, cell.label]
         return {
             "method": row.method,
@@ -216,7 +215,7 @@ class MatrixRunner:
         return document.cell_entry(cell, row, log.result, self.matrix.text_tokens, log.id)
 
     def _cell(self, cell: Cell, log: Journal, loaded: Any) -> bool:
-        """Run one cell unless it is finished, and put it into the document. False when it failed."""
+        """Run one cell unless it is finished, and add it to the document. False if it failed."""
         earlier = log.result is not None
         with log:
             try:
@@ -232,7 +231,7 @@ class MatrixRunner:
         return True
 
     def _answer(self, cell: Cell, log: Journal, loaded: Any) -> None:
-        """Let the model answer what is not answered yet, and score all of it."""
+        """Answer the samples that are not answered yet, and score all samples."""
         result = self.engine.evaluate(self._model(cell, log, loaded, ALONE.mine), cell)
         log.finish(
             [{k: v for k, v in sample.items() if k != "answer"} for sample in result.samples],
@@ -251,7 +250,7 @@ class MatrixRunner:
         )
 
     def _model(self, cell: Cell, log: Journal, loaded: Any, mine: Callable[[int], bool]) -> Any:
-        """The model with the cell's method, for the tasks to ask; it writes what it answers into `log`."""
+        """The model with the cell's method, which writes its answers to `log`."""
 
         def record(batch: list[dict[str, Any]]) -> None:
             log.append(*batch)
@@ -272,9 +271,9 @@ class MatrixRunner:
         self.progress.timing_failed(timings.model, failure.reason)
 
     def _note(self, key: str, rows: Iterable[MatrixRow], task: str | None, failure: Failure) -> None:
-        """Keep a failure for the document, with its traceback in a file of its own. No task: it was a timing."""
+        """Add a failure to the document, and write its traceback to a file. Without a task it is a timing's."""
         path = self._failure_file(key)
-        with contextlib.suppress(OSError):  # a full disk may be the very failure
+        with contextlib.suppress(OSError):  # the failure may be a full disk
             path.parent.mkdir(parents=True, exist_ok=True)
             journal.write_atomically(path, failure.traceback)
         for row in rows:

@@ -1,4 +1,4 @@
-"""Latency of a model's methods, kept between runs as long as nothing that it depends on has changed."""
+"""Timings of a model's methods. They are reused between runs until something that they depend on changes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from hidrop.errors import UserError
 
 
 class Timings:
-    """The methods of one model, by label. If one has no timing yet, all are timed again: the methods of a run are
-    interleaved, so that background load affects all of them equally.
+    """The timings of one model's methods, by label. If one is missing, all are taken again, because the methods of a
+    run are interleaved, so that background load affects all of them equally.
 
-    Unlike answers, timings belong to a machine: hardware and library versions are part of their identity.
+    Unlike for answers, hardware and library versions are part of the identity of timings.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Timings:
         self.stored = self._read()
 
     def _read(self) -> dict[str, StoredTiming]:
-        """What the file holds. Nothing for a damaged file or one of another version: timings are cheap to repeat."""
+        """The stored timings. Empty for a damaged file or another version, because timings are cheap to repeat."""
         try:
             return TIMINGS.read(self.path)["methods"]
         except UserError:
@@ -66,22 +66,22 @@ class Timings:
 
     @property
     def missing(self) -> bool:
-        """Whether some method has to be timed."""
+        """Whether a method has to be timed."""
         return not all(map(self._has, self.methods))
 
     def forget(self) -> None:
-        """Take all of them again."""
+        """Remove the stored timings of these methods."""
         for label in self.methods:
             self.stored.pop(label, None)
         if self.path.exists():
             self._write()
 
     def rows(self) -> list[ProfileEntry]:
-        """The document's `profiles` entries of the methods that have been timed."""
+        """The document's `profiles` entries, of the timed methods."""
         return [row for label in self.methods if self._has(label) for row in self.stored[label]["rows"]]
 
     def measure(self, loaded: Any, engine: Engine) -> None:
-        """Time every method on the loaded model and keep the rows."""
+        """Time every method on the loaded model and store the rows."""
         profiles = engine.profile(loaded, {label: row.reducer for label, row in self.methods.items()}, self.settings)
         for label, measured in profiles.items():
             rows = measured.rows(model=self.model, method=self.methods[label].method)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 # For each command a command line with something that the user has to change, and what it is called in the error.
 WRONG = {
     "run": (["nowhere.yaml"], "nowhere.yaml: no such file"),
-    "retry": (["smoke", "--out", "nowhere"], "nothing failed there"),
+    "retry": (["smoke", "--out", "nowhere"], "nothing failed in the last run"),
     "plan": (["smoke", "--cost", "nowhere"], "`run.py bench` writes one"),
     "validate": (["smoke", "--only", "nothing"], "--only nothing: matches no cell"),
     "throughput": (["nowhere.yaml"], "nowhere.yaml: no such file"),

@@ -212,7 +212,7 @@ def test_retry_runs_what_failed_and_nothing_else(matrix, tmp_path, monkeypatch, 
     assert asked == ["tiny/fastv/pope"]
     assert len(json.loads(capsys.readouterr().out.splitlines()[-1])["cells"]) == 6, "the table has all rows"
     assert run("retry", file, "--out", out) == 2
-    assert "nothing failed there" in capsys.readouterr().err
+    assert "nothing failed in the last run" in capsys.readouterr().err
 
 
 def test_the_table_of_a_real_run_says_what_differs(matrix, tmp_path, capsys):

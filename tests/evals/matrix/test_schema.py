@@ -112,9 +112,9 @@ def test_a_misspelt_field_of_a_method_is_named_with_its_place_and_the_right_spel
         ('"25%"', "30", "methods.fastv.budget: a list of budgets"),
         ('"25%"', '"30"', "methods.fastv.budget: a list of budgets"),
         ("vanilla: {}", "fastv-30: {name: vanilla}", "its row 'fastv-30' is also one of 'fastv-30'"),
-        ("vanilla: {}", "vanilla: {name: checkpoint, layer: 2}", "methods.vanilla.layer: the checkpoint decides"),
+        ("vanilla: {}", "vanilla: {name: checkpoint, layer: 2}", "methods.vanilla.layer: the checkpoint sets this field"),
         ("vanilla: {}", "x: {name: fastv}", "methods.x: keep missing, or give a budget"),
-        ("budget: [", "keep: 3, budget: [", "methods.fastv.keep: follows from the budget"),
+        ("budget: [", "keep: 3, budget: [", "methods.fastv.keep: the budget sets this field"),
         ('"mini:vanilla"', "x, geometry: llava-7b", "models.a.geometry: unknown preset 'llava-7b'. Did you mean"),
         ('"mini:vanilla"', "x, reference: b", "models.a.reference: no model 'b' here"),
     ],
@@ -212,7 +212,7 @@ def test_a_row_is_trained_exactly_when_its_schedule_is_the_checkpoints(tmp_path)
 def test_the_checkpoints_method_needs_a_checkpoint_with_one(tmp_path):
     matrix = load(tmp_path, BASE.replace("vanilla: {}", "own: {name: checkpoint}"))
     _, problems = resolve(matrix, matrix.cells(), peek=plain)
-    assert "methods.own on a: the checkpoint was trained without a reduction" in problems[0]
+    assert "methods.own on a: the checkpoint names no method that it was trained with" in problems[0]
 
 
 def test_what_the_matrix_says_of_a_model_must_not_contradict_its_files(tmp_path):

@@ -43,7 +43,7 @@ def test_every_kind_of_problem_is_listed_in_one_go(check, tmp_path, monkeypatch)
 
 def test_a_missing_checkpoint_is_answered_with_the_matrix_own_command(check):
     _, problems = check(source="./nowhere", more=", get: 'hf download someone/model'")
-    assert any(p.endswith("./nowhere is not there. Get it: hf download someone/model") for p in problems)
+    assert any(p.endswith("./nowhere does not exist. Get it: hf download someone/model") for p in problems)
 
 
 def test_a_missing_checkpoint_is_told_once(check):

@@ -28,5 +28,5 @@ def test_what_is_no_budget_is_refused_in_words(loaded: Any) -> None:
 
 
 def test_fields_without_a_method_are_refused(loaded: Any) -> None:
-    with pytest.raises(UserError, match="layer: fields of a method, but no method= is given"):
+    with pytest.raises(UserError, match="layer needs a method: add method=NAME"):
         asked(loaded, "layer=1")

@@ -143,7 +143,7 @@ def test_a_prompt_beyond_the_positions_fails_its_sample(loaded: Any) -> None:
     long = [instance("long " * 1000, 0, picture), *toy()[1:]]
     lm = model(loaded)
     assert lm.generate_until(long)[0].text == ""
-    assert "positions end at 4096" in lm.failures["toy", 0]
+    assert "has only 4096 positions" in lm.failures["toy", 0]
 
 
 def test_errors_of_generation_are_not_swallowed(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:

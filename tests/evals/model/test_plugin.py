@@ -55,7 +55,7 @@ def test_model_arguments_become_a_method(loaded: Any, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("layer=2", "no method="),
+        ("layer=2", "add method=NAME"),
         ("method=fastvv", "Did you mean 'fastv'"),
         ("method=random,layr=2,keep=4", "Did you mean 'layer'"),
         ("method=random,layer=9,keep=4", "layer 9"),

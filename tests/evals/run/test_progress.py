@@ -76,7 +76,7 @@ def test_the_view_tells_cells_rate_time_left_memory_and_the_table_so_far(clock: 
     clock[0] += 10
     view.count("m/vanilla/gqa", 80)
     shown = drawn(view)
-    assert "m/vanilla/gqa: 100 of 100 samples (20 from before), 8.0/s" in shown
+    assert "m/vanilla/gqa: 100 of 100 samples (20 from an earlier run), 8.0/s" in shown
     view.end("m/vanilla/gqa", 61.25)
     assert view.seconds_left() == pytest.approx(200 / 8)
     view.end("m/vanilla/pope", None)
