@@ -1,4 +1,4 @@
-"""Building the result document from a run's cells. `evals.store.result_document` has its types."""
+"""Builds the result document from a run's cells. `evals.store.result_document` has its types."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CellScores = dict[tuple[str, str, str], list[ScoreRecord]]
 
 
 def prompt_groups(answers: Iterable[AnswerRecord]) -> list[PromptGroup]:
-    """The prompts of all samples that were answered, in groups that are alike."""
+    """The prompts of all answered samples, grouped by their numbers of tokens."""
     kinds = Counter(
         (a["prompt_tokens"] - a["visual_tokens"], a["visual_tokens"], _tuple(a.get("entering")))
         for a in answers
@@ -46,13 +46,13 @@ def _tuple(entering: Iterable[int] | None) -> tuple[int, ...] | None:
 
 
 def _plan(prompts: PromptGroup, row: MatrixRow) -> TokenPlan:
-    """What each of these prompts had in the layers: the counted tokens, or the row's plan."""
+    """The tokens per layer of each of these prompts: the counted tokens if they differ from the row's plan."""
     entering = prompts["entering"]
     return row.plan if entering is None else TokenPlan(row.plan.geometry, tuple(entering))
 
 
 def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: int, id: str) -> CellEntry:
-    """One number of the table, with the counts that belong to it.
+    """One number of the table, with its counts of tokens, operations and bytes.
 
     text_tokens: used if no prompt was answered. id: the identity hash of the cell's journal.
     """
@@ -69,7 +69,7 @@ def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: in
         return sum(p["count"] * value(_plan(p, row), p) for p in prompts) / sum(p["count"] for p in prompts)
 
     entry = row_entry(row)
-    if any(p["entering"] for p in prompts):  # not the row's plan for one image: what was counted replaces it
+    if any(p["entering"] for p in prompts):  # the counted tokens replace the row's plan, which is for one image
         visual = mean(lambda _, p: p["visual"])
         entry["average_tokens"] = mean(lambda plan, _: plan.average_tokens)
         entry["share"] = entry["average_tokens"] / visual if visual else 0
@@ -97,7 +97,7 @@ def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: in
 
 
 def warnings(result: ResultRecord) -> list[str]:
-    """What looks wrong about a cell's answers as a whole. A model may be like that; mostly something is broken."""
+    """Signs of a broken cell in its answers as a whole. A model can answer like this, but rarely does."""
     found, answered = [], result["n"] - result["n_failed"]
     if empty := result.get("n_empty", 0):
         found.append(f"{empty} of {answered} answers are empty")
@@ -125,7 +125,7 @@ def row_entry(row: MatrixRow) -> RowEntry:
 
 
 def vanilla_of(matrix: Matrix, cells: Iterable[CellEntry]) -> dict[tuple[str, str], CellEntry]:
-    """By model and task the vanilla cell that the model's cells are compared with: of its `reference`, or its own."""
+    """By model and task, the vanilla cell of the model's `reference`, or of the model itself."""
     own = {(cell["model"], cell["task"]): cell for cell in cells if cell["method"] == "vanilla"}
     names = {name: spec.reference or name for name, spec in matrix.models.items()}
     tasks = {task for _, task in own}
@@ -133,7 +133,7 @@ def vanilla_of(matrix: Matrix, cells: Iterable[CellEntry]) -> dict[tuple[str, st
 
 
 def add_percentages(matrix: Matrix, cells: Sequence[CellEntry]) -> None:
-    """Fill `base`, the key of the vanilla cell that each is compared with, and `percent_of_vanilla`."""
+    """Fill `base`, the key of the vanilla cell for the comparison, and `percent_of_vanilla`."""
     vanilla = vanilla_of(matrix, cells)
     for cell in cells:
         against = vanilla.get((cell["model"], cell["task"]))
@@ -143,7 +143,7 @@ def add_percentages(matrix: Matrix, cells: Sequence[CellEntry]) -> None:
 
 
 def add_stats(matrix: Matrix, cells: Sequence[CellEntry], scores: CellScores) -> None:
-    """Add `stats` (evals.store.statistics) to each cell whose samples are known, against its model's vanilla."""
+    """Add `stats` (evals.store.statistics) to each cell with known samples, in comparison with its model's vanilla."""
     from evals.store import statistics
 
     vanilla = vanilla_of(matrix, cells)

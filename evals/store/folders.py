@@ -1,4 +1,4 @@
-"""Results folders as a user keeps them: the document and the samples in one, and a list of them with their state."""
+"""Reads results folders: the document and the samples of one, and a list of all with their state."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def samples_of(folder: Path, cell: CellEntry) -> list[ScoredAnswer] | None:
 
 @dataclass(frozen=True)
 class State:
-    """A results folder as a line of a list. `failed` counts cells and timings, `begun` unfinished cells."""
+    """A results folder in a list. `failed` counts cells and timings, `begun` counts unfinished cells."""
 
     folder: Path
     matrix: str
@@ -83,7 +83,7 @@ def _state(folder: Path) -> State:
     begun, failed = len(unfinished), len([*folder.glob("failures/*.txt")])
     try:
         document = read_document(folder)
-    except UserError:  # none yet, or one that `doctor` has to look at
+    except UserError:  # no document yet, or a damaged one, which `doctor` reports
         return State(folder, "-", "-", len(done), begun, failed, "-", _holder(folder))
     hardware = document["hardware"]
     return State(

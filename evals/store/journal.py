@@ -1,10 +1,10 @@
-"""What a run writes while it runs: one append-only JSON-lines file per cell, and a lock on the folder.
+"""The journals of a run (one append-only JSON-lines file per cell), and the lock on its folder.
 
-The first line of a journal is its header {"schema": 2, "kind": "cell", "id", "identity"}. Then follow, in the order in
-which they were made, {"kind": "answer", "doc_id", ...} for each sample, {"kind": "score", "doc_id", ...} once the task
-has been scored, and {"kind": "result", ...} as the last line of a finished cell. `evals.store.records` has their types.
-A torn last line (the machine went down while it was written) is cut off when the file is opened again; damage anywhere
-else is an error.
+The first line of a journal is its header {"schema": 2, "kind": "cell", "id", "identity"}. Next, in the order of their
+creation, are {"kind": "answer", "doc_id", ...} for each sample, then {"kind": "score", "doc_id", ...} for each sample
+of a scored task, and {"kind": "result", ...} as the last line of a finished cell. `evals.store.records` has the types.
+The next writer cuts off an incomplete last line (the machine went down while it was written). Damage in any other line
+is an error.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def canonical(value: Any) -> str:
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
-    """sha256 of everything that changes a cell's numbers; a cell with another hash is another cell."""
+    """sha256 of everything that changes a cell's numbers. Cells with different hashes are different cells."""
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
 def header_of(path: Path) -> CellHeader:
-    """The first line of a journal. Raises UserError when it is damaged, or the file is not a journal."""
+    """The first line of a journal. Raises UserError if it is damaged, or the file is not a journal."""
     with path.open("rb") as file:
         first = file.readline()
     try:
@@ -49,11 +49,11 @@ def header_of(path: Path) -> CellHeader:
 
 
 class Lines:
-    """One file of a cell's records. Opening creates nothing; it is written, header first, with the first record."""
+    """One file of a cell's records. The first record creates it, with its header."""
 
     @classmethod
     def of(cls, path: Path) -> Lines:
-        """A file that exists, of whatever cell. Raises UserError when it is damaged, or not a journal."""
+        """An existing file of any cell. Raises UserError if it is damaged, or not a journal."""
         return cls(path, header_of(path)["identity"])
 
     def __init__(self, path: Path, identity: dict[str, Any]):
@@ -112,15 +112,15 @@ class Lines:
             )
 
     def append(self, *made: Mapping[str, Any]) -> None:
-        """Write the records, all at once. From then on they outlive this process, and a crash of the machine.
+        """Write the records and fsync, so that they survive a crash of the process or the machine.
 
-        Raises ValueError, before anything is written, for a record that would be refused when it is read.
+        Raises ValueError, before anything is written, for a record that the reader would refuse.
         """
         lines = [canonical(records.checked(record)) for record in made]
         text = "".join(line + "\n" for line in lines)
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Without a buffer: what could not be written must not be written later, when the file is closed.
+            # Without a buffer, because a buffer would write failed data again when the file is closed.
             self._file = self.path.open("ab", buffering=0)
             self._file.truncate(self._good_bytes)
             if self._good_bytes == 0:
@@ -131,18 +131,16 @@ class Lines:
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
-        except OSError as error:  # the disk is full, or gone: leave no half of a record behind
+        except OSError as error:  # the disk is full or disconnected: remove the incomplete record
             with contextlib.suppress(OSError):
                 self._file.truncate(self._good_bytes)
             self.close()
-            raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}). What it holds so far is kept"
-            ) from None
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}). Its records so far are kept") from None
         self._good_bytes += len(data)
         self.records += cast("tuple[SampleRecord, ...]", made)
 
     def replace(self, made: Iterable[SampleRecord]) -> None:
-        """Write these records in place of all that the file holds, in one step."""
+        """Replace all records of the file with these, in one step."""
         self.close()
         self.records = list(made)
         text = "".join(canonical(record) + "\n" for record in (self.header, *self.records))
@@ -156,12 +154,12 @@ class Lines:
 
 
 class Journal:
-    """The records of one cell. `answers` by doc_id are those of an earlier run, `result` is set if that one ended.
+    """The records of one cell. `answers`, by doc_id, include those of an earlier run. A finished cell has a `result`.
 
-    A doc_id is enough of a key: data, protocol and decoding are in the identity.
+    A doc_id is a sufficient key, because data, protocol and decoding are in the identity.
 
-    Where several processes share a cell, each writes its answers into a file of its own (`part` is its name), below
-    parts/. Whoever finishes the cell puts them together, in the order in which one process would have written them.
+    If several processes share a cell, each writes its answers to a file of its own (named `part`) in parts/. The
+    process that finishes the cell joins these files, in the order in which a single process would have written them.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], part: str | None = None):
@@ -185,13 +183,13 @@ class Journal:
         return self._whole.scores
 
     def append(self, *answers: Mapping[str, Any]) -> None:
-        """Write answers; see `Lines.append`. `kind` is added to each."""
+        """Write answers. Adds their `kind`. See `Lines.append`."""
         made = [cast("AnswerRecord", {"kind": "answer", **answer}) for answer in answers]
         self._own.append(*made)
         self.answers |= {answer["doc_id"]: answer for answer in made}
 
     def finish(self, scores: Iterable[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
-        """Write the scores of all samples and the cell's result, each without its `kind`: the cell is finished."""
+        """Write the scores of all samples and the cell's result, which finishes the cell. Adds their `kind`."""
         self.result = cast("ResultRecord", {"kind": "result", **result})
         closing: list[SampleRecord] = [cast("ScoreRecord", {"kind": "score", **score}) for score in scores]
         closing.append(self.result)
@@ -205,7 +203,7 @@ class Journal:
             self._whole.append(*closing[sum(record["kind"] == "score" for record in self._whole.records) :])
 
     def set_aside(self) -> None:
-        """Begin anew; what is there goes into samples/replaced/."""
+        """Move the existing files of the cell to samples/replaced/."""
         for lines in (self._whole, *self._parts):
             if lines.path.exists():
                 place = self.path.parent / "replaced" / lines.path.name
@@ -226,9 +224,9 @@ class Journal:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process. Raises UserError, naming the other one, while another process holds it.
+    """Lock `folder` for this process. Raises UserError, with the process and host, if another process has the lock.
 
-    The lock is the kernel's, so one left by a process that died is free again; the file only says whose it was.
+    The kernel releases the lock of a process that died. The file only names the owner.
     """
     import fcntl
 
@@ -254,7 +252,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step, so that a reader never sees half of it."""
+    """Replace a file in one step, so that a reader never sees an incomplete file."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as handle:
         handle.write(text)
@@ -264,7 +262,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def place(out: Path, key: str, id: str) -> Path:
-    """Where the journal of a cell ("model/label/task") with this identity hash is, in a results folder."""
+    """The path of a cell's journal in a results folder. key: "model/label/task". id: the cell's identity hash."""
     return out / "samples" / f"{slug(key)}.{id[:12]}.jsonl"
 
 

@@ -1,4 +1,4 @@
-"""JSON files of a known kind, checked when they are read, so that no other module meets a missing or odd field.
+"""JSON files of a known kind, checked when they are read, so that no other module has to check their fields.
 
     document = RESULTS.read(Path("results/mini/leaderboard.json"))     # a typed dict, or a UserError
 

@@ -123,7 +123,7 @@ SampleRecord = AnswerRecord | ScoreRecord | ResultRecord
 KINDS: dict[str, Any] = {"cell": CellHeader, "answer": AnswerRecord, "score": ScoreRecord, "result": ResultRecord}
 
 
-class ScoredAnswer(AnswerRecord, ScoreRecord):  # type: ignore[misc]  # both have a `kind`, which says nothing here
+class ScoredAnswer(AnswerRecord, ScoreRecord):  # type: ignore[misc]  # both have a `kind`, which is not used here
     """A sample's answer with its score."""
 
 
@@ -199,7 +199,7 @@ def _check_kept(kept: list[Any] | None, tokens: int) -> None:
 
 
 def unfinished(records: Sequence[SampleRecord]) -> str | None:
-    """What contradicts the result at the end of a cell's records, in words. None: nothing, or there is no result."""
+    """The contradiction between a cell's records and its result, in words. None without one, or without a result."""
     results = [record for record in records if record["kind"] == "result"]
     if not results:
         return None

@@ -1,4 +1,4 @@
-"""The timings of one model, as `profiles/<model>.json` keeps them between runs."""
+"""The file `profiles/<model>.json`, which stores the timings of one model between runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 from evals.store.json_files import FileKind
 from evals.store.result_document import ProfileEntry
 
-# Raise it when something changes that timings depend on, such as how memory is allocated.
+# Raise it if something changes that timings depend on, such as the allocation of memory.
 SCHEMA = 2
 
 

@@ -71,7 +71,7 @@ def test_a_failed_cell_makes_exit_code_1_and_is_told_without_hiding_the_others(m
         ({"methods": "{fastv: {layer: 9, keep: 2}}"}, "tiny.yaml: methods.fastv on tiny: cut after layer 9"),
         ({"methods": "{fastv: {keep: 99}}"}, "tiny.yaml: methods.fastv on tiny: keep 99 after layer 2: only 16"),
         ({"methods": "{fastv: {budget: 1}}"}, "an average of 1 visual tokens is out of reach: "),
-        ({"methods": "{own: {name: checkpoint}}"}, "methods.own on tiny: the checkpoint was trained without"),
+        ({"methods": "{own: {name: checkpoint}}"}, "methods.own on tiny: the checkpoint names no method"),
         ({"source": "/nowhere/at/all"}, "tiny.yaml: models.tiny.source: model '/nowhere/at/all': no such folder"),
         ({"data": "/nowhere"}, "tiny.yaml: tasks.pope: no data in '/nowhere'"),
         ({"tasks": ("gaq",)}, "tiny.yaml: tasks.gaq: unknown task. Did you mean 'gqa'?"),

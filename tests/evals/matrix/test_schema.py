@@ -112,7 +112,7 @@ def test_a_misspelt_field_of_a_method_is_named_with_its_place_and_the_right_spel
         ('"25%"', "30", "methods.fastv.budget: a list of budgets"),
         ('"25%"', '"30"', "methods.fastv.budget: a list of budgets"),
         ("vanilla: {}", "fastv-30: {name: vanilla}", "its row 'fastv-30' is also one of 'fastv-30'"),
-        ("vanilla: {}", "vanilla: {name: checkpoint, layer: 2}", "methods.vanilla.layer: the checkpoint sets this field"),
+        ("vanilla: {}", "vanilla: {name: checkpoint, layer: 2}", "vanilla.layer: the checkpoint sets this field"),
         ("vanilla: {}", "x: {name: fastv}", "methods.x: keep missing, or give a budget"),
         ("budget: [", "keep: 3, budget: [", "methods.fastv.keep: the budget sets this field"),
         ('"mini:vanilla"', "x, geometry: llava-7b", "models.a.geometry: unknown preset 'llava-7b'. Did you mean"),
