@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import pytest
+
 from hidrop.backbones import geometry_of
 from hidrop.geometry import PRESETS, Geometry
+
+# Two key heads for four of the queries', and a head size that is not hidden / heads: no size can stand for another.
+ODD = Geometry(layers=3, hidden=20, intermediate=28, heads=4, kv_heads=2, head_dim=6, vocab=50, visual_tokens=9)
 
 
 def test_sizes_are_read_off_the_config(tiny_llava):
@@ -29,3 +34,44 @@ def test_presets_have_consistent_heads():
         assert geometry.heads * geometry.head_dim == geometry.hidden
         assert geometry.heads % geometry.kv_heads == 0
         assert geometry.with_visual_tokens(10).visual_tokens == 10
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("llava-1.5-7b", 6_738_415_616), ("llava-1.5-13b", 13_015_864_320)])
+def test_presets_have_the_parameters_of_the_published_language_models(name, parameters):
+    """LLaMA-2's counts: two embeddings of 32000 words, norms of `hidden` weights, and the layers' projections."""
+    geometry = PRESETS[name]
+    embeddings, norms = 2 * 32_000 * geometry.hidden, (2 * geometry.layers + 1) * geometry.hidden
+    assert geometry.layers * geometry.layer_weights + embeddings + norms == parameters
+
+
+def test_presets_have_the_tokens_of_square_images_and_padded_vocabularies():
+    tower = (336 // 14) ** 2
+    assert {geometry.visual_tokens for geometry in PRESETS.values() if not geometry.anyres} == {tower}
+    assert {name: g.visual_tokens for name, g in PRESETS.items() if g.anyres} == {"llava-next-7b": 5 * tower}
+    assert all(geometry.vocab % 64 == 0 for geometry in PRESETS.values())
+
+
+def test_a_config_of_the_sizes_has_them_under_transformers_names():
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(**ODD.text_config())
+    found = (config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads)
+    assert found == (ODD.layers, ODD.hidden, ODD.intermediate, ODD.heads)
+    found = (config.num_key_value_heads, config.head_dim, config.vocab_size, config.max_position_embeddings)
+    assert found == (ODD.kv_heads, ODD.head_dim, ODD.vocab, 4096)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_operations_of_a_layer_are_those_of_its_products_one_by_one(causal):
+    """Each product of a matrix (n, a) with one of (a, b) has n a b multiply-accumulates of two operations."""
+    tokens, queries, keys = 7, 4 * 6, 2 * 6
+    products = [(20, queries), (20, keys), (20, keys), (queries, 20), (20, 28), (20, 28), (28, 20)]
+    operations = sum(2 * tokens * a * b for a, b in products)
+    for row in range(tokens):
+        seen = row + 1 if causal else tokens
+        operations += 4 * seen * 2 * 6  # each of four heads: the product with a key, and with a value
+        operations += 4 * seen * 2 * 6
+    assert ODD.layer_flops(tokens, causal=causal) == operations
+    assert ODD.layer_flops(tokens) == ODD.layer_flops(tokens, causal=True)
+    assert ODD.layer_weights == sum(a * b for a, b in products)
+    assert ODD.layer_kv_bytes(tokens, 2) == tokens * (keys + keys) * 2
