@@ -1,4 +1,4 @@
-"""DPC-KNN: density-peak clustering with k nearest neighbours, batched and without a wait for the device."""
+"""DPC-KNN: density-peak clustering with k nearest neighbours, batched, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hidrop.topk import top_indices
 def dpc_knn_means(x_BMD: torch.Tensor, count_B: torch.Tensor, clusters_B: torch.Tensor, slots: int) -> torch.Tensor:
     """Means of DPC-KNN clusters, (B, slots, D), densest and most separate centre first.
 
-    The first `count_B` tokens of each row take part and form `clusters_B` clusters. A token's density comes from its
-    `clusters_B` nearest, itself included; a centre is dense and far from anything denser; a token joins the nearest
-    centre. Ties go to the lower index. Distances are Euclidean, divided by sqrt(D).
+    The first `count_B` tokens of each row form `clusters_B` clusters. A token's density comes from its `clusters_B`
+    nearest tokens, itself included. A centre is dense and far from anything denser. A token joins the nearest centre.
+    Ties go to the lower index. Distances are Euclidean, divided by sqrt(D).
     """
     size, place = x_BMD.shape[1], torch.arange(x_BMD.shape[1], device=x_BMD.device)
     number = torch.arange(slots, device=x_BMD.device)

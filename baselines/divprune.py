@@ -2,8 +2,8 @@
 
 Variant: greedy max-min, as the paper solves it, on the projected features before the decoder. The distance is one
 minus the cosine. The first token is the one farthest from its nearest neighbour; each next one is farthest from those
-already chosen. No text and no attention is looked at. Ties go to the earlier token. Positions are those of a prompt
-with that many visual tokens, as when pruning before the decoder's input is numbered.
+already chosen. It uses neither text nor attention. Ties go to the earlier token. Positions are those of a prompt with
+that many visual tokens, because tokens are pruned before the decoder's input is numbered.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DivPrune(Reducer):
         return Schedule(cuts=(Cut(0, self.keep),))
 
     def score(self, view: View) -> torch.Tensor:
-        """The earlier chosen, the higher: the first k of a larger choice are the choice of k."""
+        """Earlier choices score higher, because the first k of a larger choice are the choice of k."""
         import torch
 
         unit = torch.nn.functional.normalize(view.visual_BVD.float(), dim=-1)

@@ -1,7 +1,7 @@
-"""A smaller image: the vision tower sees it at `side` x `side` patches. A null baseline for all that choose or merge.
+"""A smaller image: the vision tower sees it at `side` x `side` patches. A null baseline for choosing and merging.
 
-The preprocessed pixels are resized (bicubic with antialiasing) and the tower's position embeddings interpolated, so
-that the tower's own work shrinks as well.
+The preprocessed pixels are resized (bicubic with antialiasing) and the tower's position embeddings are interpolated,
+so the tower itself has less work too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Downsample(Encoded):
-    """`side` squared visual tokens, those of the image at `side` patches a side."""
+    """`side` squared visual tokens: those of the image at `side` x `side` patches."""
 
     side: int
 
@@ -36,7 +36,7 @@ class Downsample(Encoded):
     def schedule(self, geometry: Geometry) -> Schedule:
         schedule, whole = super().schedule(geometry), math.isqrt(geometry.visual_tokens)
         if whole**2 != geometry.visual_tokens:
-            raise ValueError(f"downsample: an image of {geometry.visual_tokens} tokens is no square of patches")
+            raise ValueError(f"downsample: an image of {geometry.visual_tokens} tokens is not a square of patches")
         if not 1 <= self.side <= whole:
             raise ValueError(f"side: {self.side} must be in 1..{whole}, the image's patches a side")
         return schedule

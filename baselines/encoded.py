@@ -1,8 +1,8 @@
-"""What methods share that give each image fewer tokens before the decoder sees any: `downsample`, `visionzip`.
+"""The base of methods that give each image fewer tokens before the decoder: `downsample`, `visionzip`.
 
-A prompt has as many placeholders as the whole image has tokens. The features are filled up to that number, and a cut
-before the first layer takes the filling away, so that everything behind is the runtime's usual business. Positions
-are those of a prompt with that many visual tokens.
+A prompt has as many placeholders as the whole image has tokens. The features are padded to that number, and a cut
+before the first layer removes the padding, so the runtime needs no special case. Positions are those of a prompt
+with that many visual tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded(Reducer):
-    """Base: a method says how many `tokens` an image has, and makes them in `compress`."""
+    """Base: a method says how many `tokens` an image gets, and makes them in `compress`."""
 
     @property
     def tokens(self) -> int:

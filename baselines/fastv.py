@@ -1,11 +1,11 @@
 """FastV (ECCV 2024, arXiv 2403.06764): one cut, after the first few layers.
 
 Variant: the released code's cached one, without its faults. The score is the last prompt token's attention in the
-layer that has just run (all its code; `query: all` is the mean over all queries that the paper's text speaks of),
-softmax over all keys, mean over heads. Cut once in prefill and frozen while decoding (`rechosen`: chosen anew by each
-generated token, as the variants without a cache do), original positions kept.
-Convention: `layer` = the paper's K = number of layers that see the whole image. Unlike the released code: float32
-probabilities, ties go to the earlier token, each row of a batch has its own scores.
+layer that has just run, softmax over all keys, mean over heads. All released code does this; `query: all` is the mean
+over all queries, as in the paper's text. Tokens are cut once in the prefill, and the choice stays while decoding
+(`rechosen`: each generated token chooses again, as in the variants without a cache). Positions stay the original ones.
+Convention: `layer` is the paper's K, the number of layers that see the whole image. Unlike the released code:
+probabilities are float32, ties go to the earlier token, and each row of a batch has its own scores.
 """
 
 from __future__ import annotations

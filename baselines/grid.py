@@ -1,7 +1,7 @@
-"""An image's patches divided into `count` cells of about equal size, for any count: what `uniform` and `pool` share.
+"""Divides an image's patches into `count` cells of about equal size, for any count: for `uniform` and `pool`.
 
 The square of side x side patches is cut into about sqrt(count) bands of rows, and each band into its share of the
-cells. An image whose tokens are no square (as with anyres) counts as one row.
+cells. An image whose tokens do not form a square (as with anyres) counts as one row.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def cells(prompt: Prompt, total_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The cell of each visual token, and whether the token is the one at the cell's centre; both (B, V).
 
-    `total_B` cells are shared out among a row's images by their size, and numbered on from image to image. Before the
-    first cut only: all tokens of the images must be there. Integer tensors only.
+    `total_B` cells are shared among a row's images by their size. Their numbers continue from image to image. Only
+    valid before the first cut, because all tokens of the images are needed. Uses integer tensors only.
     """
     valid, inside, size = prompt.visual_valid_BV, prompt.inside_BV.clamp(min=0), prompt.size_BV
     there = valid.sum(1, keepdim=True).clamp(min=1)
@@ -35,7 +35,7 @@ def cells(prompt: Prompt, total_B: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     first, end = band * count // bands, (band + 1) * count // bands
     wide = end - first
     column = x * wide // columns
-    # The middle of the rows y with y * bands // rows == band, and likewise of the columns.
+    # The middle of the rows y with y * bands // rows == band, and the same for the columns.
     centre = (y == _middle(band, bands, rows)) & (x == _middle(column, wide, columns))
     return start + first + column, centre
 

@@ -1,9 +1,10 @@
 """PyramidDrop / PDrop (CVPR 2025, arXiv 2410.17247): drop a share of the visual tokens after each quarter of the depth.
 
-Variant: the released code's. The score is the last token's attention (in training: of every token before an answer,
-averaged) with the *next* layer's norm and projections (the paper's text says the last layer of the stage), softmax over
-all keys, mean over heads, detached. Positions are renumbered after each cut, and each layer counts on from its own
-length while decoding (`positions: persistent` keeps them). Ratios are shares of the original count, rounded down.
+Variant: the released code's. The score is the last token's attention (in training the mean over every token before an
+answer) with the *next* layer's norm and projections, softmax over all keys, mean over heads, detached. The paper's text
+says the last layer of the stage instead. Positions are renumbered after each cut, and while decoding each layer
+continues from its own length (`positions: persistent` keeps them). Ratios are shares of the original count, rounded
+down.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 class PDrop(Reducer):
     """Keep `ratios[i]` of the image's visual tokens after `layers[i]`.
 
-    `layers` None: a quarter, half and three quarters of the depth. `ratio`: shares ratio, ratio^2, ... instead.
-    `positions`: the released code's are compacted.
+    `layers`: by default a quarter, half and three quarters of the depth. `ratio`: shares ratio, ratio^2, ... instead of
+    `ratios`. `positions`: compacted, as in the released code.
     """
 
     layers: tuple[int, ...] | None = None
@@ -42,10 +43,10 @@ class PDrop(Reducer):
         layers = self.layers or quarters(geometry)
         ratios = self.ratios if self.ratio is None else tuple(self.ratio**i for i in range(1, len(layers) + 1))
         if len(layers) != len(ratios):
-            raise ValueError(f"ratios: {len(ratios)} of them for {len(layers)} layers {list(layers)}")
+            raise ValueError(f"ratios: {len(ratios)} ratios for {len(layers)} layers {list(layers)}")
         if not all(0 <= r <= 1 for r in ratios):
             raise ValueError(f"ratios: {list(ratios)} must be shares between 0 and 1 of the image's visual tokens")
-        # 100 * 0.29 is 28.999...: without the guard, rounding down would lose a token to binary fractions.
+        # 100 * 0.29 is 28.999...: without 1e-6, rounding down would lose a token to binary fractions.
         counts = (math.floor(geometry.visual_tokens * r + 1e-6) for r in ratios)
         return Schedule(cuts=tuple(Cut(layer, count) for layer, count in zip(layers, counts, strict=True)))
 
@@ -54,7 +55,7 @@ class PDrop(Reducer):
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
-        """Solves for `ratio` at given `layers`, as the authors advise in their issues 10 and 29."""
+        """Solve for `ratio` at the given `layers`, as the authors advise in issues 10 and 29 of their repository."""
         if "ratio" in params or "ratios" in params:
             raise ValueError("ratio: follows from the budget; give layers only")
         layers = tuple(params.get("layers") or quarters(geometry))

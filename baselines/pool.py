@@ -1,7 +1,7 @@
 """Average pooling before the decoder: fewer, coarser visual tokens instead of a choice among them.
 
-Each image is divided into `keep` cells, and the mean of the projected features of each is one token. Positions are
-those of a prompt with that many visual tokens.
+Each image is divided into `keep` cells. The mean of the projected features in a cell is one token. Positions are those
+of a prompt with that many visual tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pool(Reducer):
-    """`keep` means over parts of the image in place of its visual tokens."""
+    """Replace an image's visual tokens by `keep` means over parts of it."""
 
     keep: int
 

@@ -1,7 +1,7 @@
 """A uniformly random subset: the null hypothesis of this field.
 
 The subset depends on the seed and on the sample (question and pixels), not on the batch, the padding or the run.
-It is the top of an integer hash, so that it needs no random state and no wait for the device. Positions are kept.
+Tokens are ranked by an integer hash, so no random state is needed and the device does not wait. Positions are kept.
 """
 
 from __future__ import annotations

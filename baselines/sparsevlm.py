@@ -1,21 +1,21 @@
 """SparseVLM (ICML 2025, arXiv 2410.04417): text-guided progressive pruning with recycling.
 
 Versions: 1.0, 1.5 (the released code's default) and 2.0 ("SparseVLM+"). Raters are the text tokens after the image
-whose softmax share of the image-text dot products (input embeddings, no scaling) lies strictly above the mean. At each
+whose softmax share of the image-text dot products (input embeddings, no scaling) is strictly above the mean. At each
 cut the layer that has just run scores its own output: its attention, softmax over all keys, mean over heads and raters.
-The best stay, in order; of the dropped ones the best 30 % are clustered by DPC-KNN and one mean per cluster is put
-behind the kept ones. Positions are renumbered after each cut, and each layer counts on from its own length.
+The best tokens stay, in order. The best 30 % of the dropped ones are clustered by DPC-KNN, and one mean per cluster is
+put after the kept ones. Positions are renumbered after each cut, and each layer continues from its own length.
 
-1.0 keeps `scale` times the rank of the raters' attention to the image, plus `bias`: the sample decides how many. Where
-the rank is full nothing is cut.
+1.0 keeps `scale` times the rank of the raters' attention to the image, plus `bias`, so the number depends on the
+sample. If the rank is full, nothing is cut.
 
-2.0 keeps the positions, recycles nothing, divides the probabilities by what rope alone gives a key at that distance,
-and averages over the `heads` heads that look at the image most (14: the code's constant, whatever the model).
+2.0 keeps the positions, recycles nothing, divides the probabilities by what RoPE alone gives a key at that distance,
+and averages over the `heads` heads that attend to the image most (14: the code's constant for all models).
 
-Conventions: layers 1-based (3, 7, 16 = the code's 2, 6, 15; 1.0 has one after layer 20 as well); the `label` 192 of
-1.5 really has 206.5 tokens on average. Unlike the released code: float32 throughout; ties are broken by index, not by
-noise; no rater at all means that all text after the image rates; rows of a batch are independent; counts follow the
-image's size and layers the depth.
+Conventions: layers are 1-based (3, 7, 16 are the code's 2, 6, 15; 1.0 also cuts after layer 20). The `label` 192 of
+1.5 has 206.5 tokens on average. Unlike the released code: float32 throughout; ties are broken by index, not by
+noise; without any rater, all text after the image rates; rows of a batch are independent; counts scale with the
+image's size and layers with the depth.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
     from hidrop.runtime.scoring import Prompt, Queries, View
 
-# Kept after each cut of a 32-layer decoder, of 576 visual tokens, by the name that the authors gave the setting.
+# Tokens kept after each cut of a 32-layer decoder with 576 visual tokens, by the authors' name of the setting.
 PUBLISHED = {
     "1.5": {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)},
     "2.0": {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)},
 }
-# Version 1.0: tokens for each rank, and beside it.
+# Version 1.0: tokens per rank (scale), and tokens in addition (bias).
 PUBLISHED_RANKS = {192: (13.5, 0.0), 128: (9.0, 6.0), 64: (0.8, 0.0)}
 PUBLISHED_LAYERS = {"1.0": (3, 7, 16, 20), "1.5": (3, 7, 16), "2.0": (3, 7, 16)}
 PUBLISHED_DEPTH, PUBLISHED_IMAGE = 32, 576
@@ -50,8 +50,8 @@ PUBLISHED_DEPTH, PUBLISHED_IMAGE = 32, 576
 class SparseVLM(Reducer):
     """Keep `keep[i]` tokens after `layers[i]` and recycle some of the rest.
 
-    `label` (192, 128, 96 or 64; 192 if nothing is given) stands for a published `keep`, scaled to the image. In version
-    1.0 it stands for `scale` and `bias`, which are those of a prompt with 576 visual tokens.
+    `label` (192, 128, 96 or 64; by default 192) is the name of a published `keep`, scaled to the image. In version 1.0
+    it is the name of a published `scale` and `bias`, which are those of a prompt with 576 visual tokens.
     """
 
     label: int | None = None
@@ -92,13 +92,13 @@ class SparseVLM(Reducer):
         return Schedule(cuts=tuple(cuts))
 
     def _ranks(self) -> tuple[float, float]:
-        """Version 1.0: tokens for each rank, and beside it."""
+        """Version 1.0: tokens per rank (scale), and tokens in addition (bias)."""
         if self.keep is not None:
             raise ValueError("keep: version 1.0 has no fixed counts; give a label, or scale and bias")
         if self.scale is None:
             return self._of_label(PUBLISHED_RANKS)
         if self.label is not None:
-            raise ValueError("label: it stands for a published scale and bias; give one of the two")
+            raise ValueError("label: it is the name of a published scale and bias; give one of the two")
         return self.scale, self.bias
 
     def _of_label(self, published: dict[int, Any]) -> Any:
@@ -112,7 +112,7 @@ class SparseVLM(Reducer):
             raise ValueError(f"scale: a field of version 1.0, not of {self.version}; give keep")
         if self.keep is not None:
             if self.label is not None:
-                raise ValueError("label: it stands for a published keep; give one of the two")
+                raise ValueError("label: it is the name of a published keep; give one of the two")
             return self.keep
         published = self._of_label(PUBLISHED[self.version])
         return tuple(max(1, round(n * geometry.visual_tokens / PUBLISHED_IMAGE)) for n in published)
@@ -136,7 +136,7 @@ class SparseVLM(Reducer):
         return self._corrected(view, raters) if self.version == "2.0" else view.attention_to_visual("this", raters)
 
     def choose(self, view: View) -> tuple[torch.Tensor, tuple[Cut, ...]]:
-        """1.0: the rank is that of raters x image tokens, by SVD in float32 with the usual tolerance."""
+        """Version 1.0: the rank of the matrix raters x image tokens, by SVD in float32 with the usual tolerance."""
         import torch
 
         raters, valid = view.text_queries(view.memory), view.valid_BV
@@ -154,7 +154,7 @@ class SparseVLM(Reducer):
         return (seen * raters.weight_BQ[:, :, None]).sum(1), tuple(cuts)
 
     def _corrected(self, view: View, raters: Queries) -> torch.Tensor:
-        """2.0: (B, V), the mean over raters and chosen heads of probability divided by rope bias."""
+        """Version 2.0: the mean over raters and chosen heads of probability divided by RoPE bias, (B, V)."""
         import torch
 
         from hidrop.topk import top_indices
@@ -182,10 +182,10 @@ class SparseVLM(Reducer):
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> SparseVLM:
-        """Scales a list (`keep`, that of `label`, or the published one that comes nearest) to a true average."""
+        """Scale a list (`keep`, that of `label`, or the nearest published one) to a true average."""
         base: SparseVLM = cls(**params)
         if base.adaptive:
-            raise BudgetError("version 1.0 lets the question decide; give a label, or scale and bias, and no budget")
+            raise BudgetError("version 1.0 counts by the question; give a label, or scale and bias, and no budget")
         if not params.get("keep") and not params.get("label"):
             labels = PUBLISHED[base.version]
             base = min((replace(base, label=n) for n in labels), key=lambda m: abs(m._average(geometry) - average))
@@ -216,7 +216,7 @@ def recycled(pruned: int) -> tuple[int, int]:
 
 
 def scaled_layers(depth: int, version: str = "1.5") -> tuple[int, ...]:
-    """The published cut layers at another depth, kept apart from each other."""
+    """The published cut layers scaled to another depth, all different."""
     layers = [0]
     for layer in PUBLISHED_LAYERS[version]:
         layers.append(max(layers[-1] + 1, round(layer * depth / PUBLISHED_DEPTH)))

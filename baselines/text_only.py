@@ -1,6 +1,6 @@
-"""The image left out: what a benchmark gives to a model that does not look. The floor of every table.
+"""The image left out: the score of a model that does not see it, the floor of every table.
 
-Positions are those of the prompt without an image. The vision tower runs all the same, as in every method.
+Positions are those of the prompt without an image. The vision tower still runs, as in every method.
 """
 
 from __future__ import annotations

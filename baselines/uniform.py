@@ -1,6 +1,6 @@
-"""Visual tokens from an even grid over the image, whatever is in it: a null baseline without chance.
+"""Visual tokens from an even grid over the image, whatever it shows: a null baseline without randomness.
 
-Each image is divided into `keep` cells, and the token in the middle of each stays. Positions are kept.
+Each image is divided into `keep` cells, and the token in the middle of each cell stays. Positions are kept.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""No reduction: every visual token in every layer. The yardstick of every table."""
+"""No reduction: every visual token in every layer. The reference of every table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hidrop.reducer import BudgetError, Reducer
 
 @dataclass(frozen=True)
 class Vanilla(Reducer):
-    """The model as it is, through the same runtime as every method."""
+    """The unreduced model, in the same runtime as every method."""
 
     name: ClassVar[str] = "vanilla"
 

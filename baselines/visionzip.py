@@ -1,10 +1,10 @@
 """VisionZip (CVPR 2025, arXiv 2412.04467): dominant tokens by the class token's attention, the rest merged by keys.
 
-In the tower's layer whose output the features are: the `dominant` patches that the class token attends to most (summed
-over heads) stay as they are, and so does the class token. Of the others, in their order, every so-manieth is a target
-(`contextual` of them); each remaining one joins the target whose key is most similar (cosine, keys averaged over
-heads), and a target's token is its own feature plus the mean of those that joined it. All this before the projector;
-the text plays no part.
+This happens in the tower's layer whose output are the features. The `dominant` patches that the class token attends to
+most (summed over heads) stay as they are, and so does the class token. Of the other patches, in their order,
+`contextual` evenly spaced ones are targets. Each remaining patch joins the target whose key is most similar (cosine,
+keys averaged over heads). A target's token is its own feature plus the mean of those that joined it. Everything runs
+before the projector, and the text plays no part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hidrop.backbones import Vision
 
-# Of the published settings' tokens (54 + 10, 108 + 20, 162 + 30), those that are merged.
+# The merged part of the published settings' tokens (54 + 10, 108 + 20, 162 + 30).
 MERGED_SHARE = 10 / 64
 
 
@@ -48,7 +48,7 @@ class VisionZip(Encoded):
         if self.dominant < 1 or self.contextual < 1:
             raise ValueError("dominant, contextual: at least one of each")
         if self.tokens > geometry.visual_tokens:
-            raise ValueError(f"dominant + contextual: at most {geometry.visual_tokens - 1} beside the class token")
+            raise ValueError(f"dominant + contextual: at most {geometry.visual_tokens - 1}, plus the class token")
         return super().schedule(geometry)
 
     def compress(self, vision: Vision) -> torch.Tensor:
@@ -78,7 +78,7 @@ class VisionZip(Encoded):
         target = torch.arange(self.contextual, device=rest.device) * max(1, count // self.contextual)
         joins = torch.ones(count, dtype=torch.bool, device=rest.device).scatter(0, target, False)
         nearest = (metric @ metric[:, target].transpose(1, 2)).argmax(-1)  # (I, count)
-        # one_hot would wait for the device, to look at the largest number.
+        # one_hot would wait for the device, to read the largest number.
         number = torch.arange(self.contextual, device=rest.device)
         member = ((nearest[..., None] == number) & joins[:, None]).long()
         others = rows(features, rest)
@@ -88,7 +88,7 @@ class VisionZip(Encoded):
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
-        """The budget counts the class token too; the others are shared out as in the published settings."""
+        """The budget counts the class token too; the other tokens are divided as in the published settings."""
         total = round(average)
         if not 3 <= total <= geometry.visual_tokens:
             raise BudgetError(f"it reaches 3..{geometry.visual_tokens}", (3.0, float(geometry.visual_tokens)))

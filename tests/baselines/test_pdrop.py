@@ -50,7 +50,7 @@ def test_rounding_down_is_not_fooled_by_binary_fractions():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (PDrop(layers=(8, 16)), "ratios: 3 of them for 2 layers"),
+        (PDrop(layers=(8, 16)), "ratios: 3 ratios for 2 layers"),
         (PDrop(ratios=(1.5, 0.2, 0.1)), "shares between 0 and 1"),
         (PDrop(ratios=(0.2, 0.5, 0.1)), "keep 288"),
     ],

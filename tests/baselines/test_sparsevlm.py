@@ -167,7 +167,7 @@ def test_version_1_has_bounds_instead_of_counts_and_no_budget():
         solve("sparsevlm", {"version": "1.0"}, 192, LLAVA)
     for fields, message in (
         (dict(version="1.0", keep=(3, 2, 1)), "keep: version 1.0 has no fixed counts"),
-        (dict(version="1.0", label=64, scale=2.0), "label: it stands for"),
+        (dict(version="1.0", label=64, scale=2.0), "label: it is the name of"),
         (dict(version="1.0", label=96), "label: 96 is not published; there are 192, 128, 64"),
         (dict(scale=2.0), "scale: a field of version 1.0"),
     ):
