@@ -1,6 +1,6 @@
-"""Curves over layers with a row for each sample, so that every number that is read off them has an uncertainty.
+"""Curves over layers with one row per sample, so that every number read off them has an uncertainty.
 
-A curve starts at layer `first` (1-based). NaN: the sample has nothing to say there.
+A curve starts at layer `first` (1-based). NaN: the sample has no value there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-# Text before the first visual token is the system's.
+# System: the text before the first visual token.
 MODALITIES = ("system", "visual", "text")
 DRAWS = 1000
 LEVEL = 0.95
@@ -24,7 +24,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Curve:
-    """`samples` (samples, layers): values of each sample in layers `first`, `first` + 1, ..."""
+    """`samples` holds the values of each sample in layers `first`, `first` + 1, ...: (samples, layers)."""
 
     first: int
     samples: Values
@@ -44,7 +44,7 @@ class Curve:
         return float(self.mean[layer - self.first])
 
     def interval(self, draws: Values) -> tuple[Values, Values]:
-        """The middle LEVEL of the means of bootstrapped samples, (layers,) each; `draws` as `drawn` gives them."""
+        """The ends of the middle LEVEL of bootstrapped means, (layers,) each. `draws` come from `drawn`."""
         means = resampled(self.samples, draws)
         low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         return low, high
@@ -53,14 +53,14 @@ class Curve:
 def nanmean(samples: Values) -> Values:
     """Mean over samples, NaN where no sample has a value."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an empty slice is NaN, and meant
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of an empty slice is NaN, as intended
         return np.nanmean(samples, axis=0)
 
 
 def drawn(samples: int, *, draws: int = DRAWS, seed: int = 0, groups: Iterable[Any] | None = None) -> Values:
-    """Bootstrap weights (draws, samples), each summing to the number of samples (about, with groups).
+    """Bootstrap weights (draws, samples). Each draw sums to the number of samples (approximately, with groups).
 
-    `groups`: of each sample, such as its image: what belongs together is drawn together.
+    `groups`: the group of each sample, such as its image. Samples of one group are drawn together.
     """
     names = list(range(samples)) if groups is None else list(groups)
     place = {name: number for number, name in enumerate(dict.fromkeys(names))}
@@ -70,7 +70,7 @@ def drawn(samples: int, *, draws: int = DRAWS, seed: int = 0, groups: Iterable[A
 
 
 def resampled(samples: Values, draws: Values) -> Values:
-    """Means under each draw's weights, (draws, layers); samples without a value do not count."""
+    """Means under each draw's weights, (draws, layers). Samples without a value do not count."""
     there = ~np.isnan(samples)
     total = draws @ np.where(there, samples, 0.0)
     count = draws @ there.astype(np.float64)
@@ -79,12 +79,12 @@ def resampled(samples: Values, draws: Values) -> Values:
 
 @dataclass(frozen=True)
 class Curves:
-    """All that was measured of a model on a task. Scores are shares of samples (0 to 1), agreement likewise.
+    """Everything measured of a model on a task. Scores and agreement are 0 to 1.
 
-    exits[share]: score when that share of the visual tokens leaves before layer l, l = 1 .. L; `exit_agreement`
-    likewise, whether the answer is the unreduced model's; `vanilla` (samples,): the unreduced score. `inject`: score
-    when they enter before layer l. `ilvas`: by window n. `cross`: cross-modal similarity, of no layers where no
-    images could be compared. `groups`: of each sample its image.
+    exits[share]: score when that share of the visual tokens leaves before layer l, l = 1 .. L. `exit_agreement`: for
+    these exits, whether the answer is the unreduced model's. `vanilla` (samples,): the unreduced score. `inject`: score
+    when the tokens enter before layer l. `ilvas`: by window n. `cross`: cross-modal similarity, without layers if no
+    images could be compared. `groups`: the image of each sample.
     """
 
     layers: int
@@ -107,19 +107,19 @@ class Curves:
         return drawn(self.samples, seed=seed, groups=self.groups)
 
     def bootstrap(self, read: Callable[[Curves], Found], *, draws: int = 200, seed: int = 0) -> list[Found]:
-        """What `read` finds in curves of samples drawn anew, image by image."""
+        """What `read` finds in curves of bootstrapped samples, drawn image by image."""
         return [
             read(self.weighted(weights)) for weights in drawn(self.samples, draws=draws, seed=seed, groups=self.groups)
         ]
 
     def weighted(self, weights: Values) -> Curves:
-        """The curves of the samples repeated by whole-number weights, (samples,)."""
+        """The curves with each sample repeated by its whole-number weight, (samples,)."""
         index = np.repeat(np.arange(self.samples), weights.astype(int))
         return Curves.made([self], lambda parts: parts[0][index], tuple(self.groups[i] for i in index))
 
     @classmethod
     def made(cls, parts: Sequence[Curves], change: Callable[[list[Values]], Values], groups: tuple[str, ...]) -> Curves:
-        """Each curve's samples from what `change` makes of those that the parts have in it."""
+        """New curves: `change` makes the samples of each curve from the parts' samples of that curve."""
         first = parts[0]
 
         def of(curves: Iterable[Curve]) -> Curve:

@@ -1,4 +1,4 @@
-"""A cache that goes on where another one is, without a copy of what that one holds."""
+"""A cache that continues from another one without copying it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hidrop.runtime.cache import RaggedCache
 
 
 class Behind(DynamicLayer):
-    """Keys and values behind those of another layer, which stay where they are.
+    """Keys and values that follow those of another layer, which are not copied.
 
-    The two are put together for the attention of one step, and only what is new is kept. `keys` and `values` are the
-    new ones alone, so that nothing but decoding forwards works with it: no crop, no beams.
+    The two are joined for the attention of one step, and only the new ones are kept. `keys` and `values` are the new
+    ones alone, so this layer works for decoding only: no cropping, no beams.
     """
 
     def __init__(self, held: Any) -> None:
@@ -33,9 +33,9 @@ class Behind(DynamicLayer):
 
 
 def forked(cache: RaggedCache, config: Any, layer: int) -> RaggedCache:
-    """A cache that holds what the layers before `layer` (1-based) of `cache` hold; the others are empty.
+    """A cache that continues from `cache` in the layers before `layer` (1-based) and is empty in the others.
 
-    Those layers all saw one and the same sequence.
+    The layers before `layer` must have seen the same sequence.
     """
     new = RaggedCache(config)
     new.layers[: layer - 1] = [Behind(held) for held in cache.layers[: layer - 1]]

@@ -1,7 +1,7 @@
 """What one walk through the unreduced model measures in each layer, for each sample of the batch.
 
-Definitions and names are the HiDrop paper's (sections on layer roles): intra-modal and cross-modal similarity, and
-ILVAS. Attention is the last prompt token's, as the method's score reads it: float32 softmax over all keys it sees.
+Definitions and names are those of the HiDrop paper (sections on layer roles): intra-modal and cross-modal similarity,
+and ILVAS. Attention is that of the last prompt token, as in the method's score: float32 softmax over all keys it sees.
 Shapes as in runtime/layout.py; L layers.
 """
 
@@ -27,10 +27,10 @@ from hidrop.topk import top_indices
 class ProbeResults:
     """Numbers of a batch, (B, layers) in each curve; NaN where a row has no such token.
 
-    intra: by modality, the cosine of a token's states behind layers l and l + 1, l = 1 .. L - 1, mean over its tokens.
-    mass: share of the last token's attention in layers 1 .. L that visual tokens get.
+    intra: by modality, the cosine of a token's states after layers l and l + 1, l = 1 .. L - 1, mean over its tokens.
+    mass: the visual tokens' share of the last token's attention in layers 1 .. L.
     ilvas: by window n, ILVAS(l, l + n) for l = 1 .. L - n.
-    top: of each row and layer, the most attended visual tokens, best first, as numbers among the row's visual tokens.
+    top: for each row and layer, the most attended visual tokens, best first, as numbers among the row's visual tokens.
     """
 
     intra: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -46,9 +46,9 @@ def measure(
     windows: SequenceOf[int],
     at: Callable[[int, Sequence], None] = lambda layer, sequence: None,
 ) -> ProbeResults:
-    """Walk to the end. `top`: the share of the visual tokens that counts as most attended; `windows`: n of ILVAS.
+    """Walk to the end. `top`: the share of the visual tokens that counts as most attended. `windows`: n of ILVAS.
 
-    `at` is called with every station, for what branches off there.
+    `at` is called at every layer, for branches.
     """
     counts = torch.tensor(walk.layout.visual_counts, device=walk.layout.text_BT.device)
     keep_B = (counts * top).round().long().clamp(min=1)
@@ -62,7 +62,7 @@ def measure(
     for layer, sequence in walk.stations():
         if layer == 1:
             members = modalities(sequence)
-        else:  # these are the states behind layer - 1
+        else:  # these are the states after layer - 1
             if before is not None:
                 for name, member_BN in members.items():
                     intra[name].append(mean_cosine(before, sequence.hidden, member_BN))
@@ -87,8 +87,8 @@ def measure(
 
 
 def cross_modal(one: Walk, other: Walk) -> torch.Tensor:
-    """Mean cosine of the instruction's states behind layers 1 .. L in two walks of the same prompts with different
-    images, (B, L). The instruction: all text behind the last visual token."""
+    """Mean cosine of the instruction's states after layers 1 .. L in two walks of the same prompts with different
+    images, (B, L). The instruction is all text after the last visual token."""
     found = []
     for (layer, here), (_, there) in zip(one.stations(), other.stations(), strict=True):
         if layer == 1:
@@ -100,7 +100,7 @@ def cross_modal(one: Walk, other: Walk) -> torch.Tensor:
 
 
 def modalities(sequence: Sequence) -> dict[str, torch.Tensor]:
-    """Which slots hold tokens of each modality, (B, N): text before the first visual token is the system's."""
+    """Which slots hold tokens of each modality, (B, N). Text before the first visual token is the system's."""
     order_BN = sequence.order
     visual_BV = order_BN.gather(1, sequence.visual)
     first = torch.where(visual_BV >= 0, visual_BV, torch.iinfo(order_BN.dtype).max).min(1, keepdim=True).values
@@ -118,14 +118,14 @@ def _last_visual(sequence: Sequence) -> torch.Tensor:
 
 
 def mean_cosine(a_BND: torch.Tensor, b_BND: torch.Tensor, member_BN: torch.Tensor) -> torch.Tensor:
-    """Mean over the member tokens of the cosine of two states, (B,); NaN where there is none."""
+    """Mean over the member tokens of the cosine of two states, (B,). NaN for rows without members."""
     cosine = F.cosine_similarity(a_BND.float(), b_BND.float(), dim=-1)
     count = member_BN.sum(1)
     return torch.where(count > 0, torch.where(member_BN, cosine, 0).sum(1) / count.clamp(min=1), torch.nan)
 
 
 def most_attended(seen_BHV: torch.Tensor, sequence: Sequence, keep_B: torch.Tensor) -> torch.Tensor:
-    """Indices (B, K) among the visual slots of the `keep_B` tokens with the highest mean over heads; -1 for none."""
+    """Visual slots of the `keep_B` tokens with the highest mean over heads: indices (B, K), -1 for fillers."""
     there = sequence.order.gather(1, sequence.visual) >= 0
     slots = int(keep_B.max())
     best = top_indices(seen_BHV.mean(1), there, slots)
@@ -133,8 +133,8 @@ def most_attended(seen_BHV: torch.Tensor, sequence: Sequence, keep_B: torch.Tens
 
 
 def alike(early_BHV: torch.Tensor, index_BK: torch.Tensor, late_BHV: torch.Tensor) -> torch.Tensor:
-    """ILVAS: the cosine between the head-wise attention vectors (length H) that a token gets in two layers, mean over
-    the tokens that the earlier layer attends to most, (B,)."""
+    """ILVAS: the cosine between the head-wise attention vectors (length H) that a token gets in two layers, averaged
+    over the tokens that the earlier layer attends to most, (B,)."""
     index = index_BK.clamp(min=0)[:, None].expand(-1, early_BHV.shape[1], -1)
     cosine = F.cosine_similarity(early_BHV.gather(2, index), late_BHV.gather(2, index), dim=1)
     chosen = index_BK >= 0

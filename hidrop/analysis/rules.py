@@ -1,15 +1,16 @@
-"""How a schedule is read off the curves. Each rule is deterministic and says what it saw; none knows a model.
+"""How a schedule is read off the curves. Each rule is deterministic, reports its evidence, and knows no model.
 
-- **Injection**: the most prominent local minimum of the visual tokens' intra-modal similarity before the exit. Layers
-  before it only carry them along; there the text begins to change them, and they it (the onset of fusion).
-- **Exit**: the first layer from which on all visual tokens may leave at a loss of score, relative to the unreduced
+- **Injection**: the most prominent local minimum of the visual tokens' intra-modal similarity before the exit. The
+  layers before it only pass the visual tokens on; there, text and visual tokens begin to change each other (the onset
+  of fusion).
+- **Exit**: the first layer from which on all visual tokens may leave with a loss of score, relative to the unreduced
   model, that is within one standard error of the tolerance (the plateau of deep-to-shallow masking).
-- **Filters**: the most prominent local maxima of ILVAS between injection and exit, averaged over its windows: layers
-  whose choice of tokens the later layers agree with.
+- **Filters**: the most prominent local maxima of ILVAS between injection and exit, averaged over its windows. These are
+  layers whose choice of tokens the later layers agree with.
 
-What counts as an extremum has to stand out on both sides: against chance (a paired t-test over the samples, corrected
-for all pairs of layers) and against the curve (a share of its range). Where nothing does, the reading is empty and says
-why; nothing is guessed.
+An extremum must be significant on both sides: against chance (a paired t-test over the samples, corrected for all pairs
+of layers) and against the curve (a share of its range). Otherwise the reading is empty and says why. Nothing is
+guessed.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import numpy as np
 
 from hidrop.analysis.curves import LEVEL, Curve, Curves, Values, nanmean
 
-# The chance that noise alone makes any pair of layers differ, and the least size of an extremum as a share of the
+# The chance that noise alone makes any pair of layers differ, and the smallest size of an extremum as a share of the
 # curve's range.
 ALPHA, LEAST = 0.05, 0.05
-# What an exit costs is known well enough when it is, at most, so many times the tolerance.
+# The cost of an exit is known well enough if its upper bound is at most this many times the tolerance.
 RESOLUTION = 5
 DRAWS = 200
 OTHER_TASKS = ("task", "TASK,TASK")
@@ -32,7 +33,7 @@ OTHER_TASKS = ("task", "TASK,TASK")
 
 @dataclass(frozen=True)
 class Extremum:
-    """A local extremum of a curve: its layer, by how much it stands out, and from which layers on either side."""
+    """A local extremum of a curve: its layer, its prominence, and the layers it is compared with on either side."""
 
     layer: int
     prominence: float
@@ -41,11 +42,11 @@ class Extremum:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a rule found: `layers` (none: the evidence is insufficient), and why in words.
+    """What a rule found: `layers` (empty if the evidence is insufficient), and why in words.
 
-    `range`: for each of `layers`, between which the nearest that the rule finds in bootstrapped samples lies in 95 % of
-    them; `support`: in which share of them it finds exactly `layers`. `way`: of an empty reading, what would decide it,
-    each as an option of `analyze` with a value ("LAYER" where the user has to choose one).
+    range: for each of `layers`, the first and last layer between which the rule's nearest finding is in 95 % of the
+    bootstrapped samples. support: the share of them in which it finds exactly `layers`. way: what would decide an empty
+    reading, as options of `analyze` with a value ("LAYER" if the user has to choose one).
     """
 
     layers: tuple[int, ...]
@@ -61,9 +62,9 @@ class Reading:
 
 
 def extrema(curve: Curve, *, lowest: bool, first: int, last: int) -> list[Extremum]:
-    """Local maxima (minima with `lowest`) of the mean in layers `first` .. `last` that stand out, most prominent first.
+    """Significant local maxima (minima with `lowest`) of the mean in layers `first` .. `last`, most prominent first.
 
-    Only the curve in these layers counts, and its ends are no extrema.
+    Only these layers of the curve count, and their ends are never extrema.
     """
     from scipy.signal import find_peaks
 
@@ -88,7 +89,7 @@ def extrema(curve: Curve, *, lowest: bool, first: int, last: int) -> list[Extrem
 
 
 def t_value(apart: Values) -> float:
-    """Mean over standard error of paired differences; without any spread, infinite in the direction of the mean."""
+    """Mean divided by standard error of paired differences. Without any spread: infinite, with the sign of the mean."""
     apart = apart[~np.isnan(apart)]
     if len(apart) < 2:
         return 0.0
@@ -97,7 +98,7 @@ def t_value(apart: Values) -> float:
 
 
 def critical(samples: int, layers: int) -> float:
-    """The t value that noise passes with a chance of ALPHA in any of the pairs of layers (Bonferroni)."""
+    """The t value that noise exceeds with a chance of ALPHA in any of the pairs of layers (Bonferroni)."""
     from scipy.stats import t
 
     pairs = max(1, layers * (layers - 1) // 2)
@@ -105,7 +106,7 @@ def critical(samples: int, layers: int) -> float:
 
 
 def injection(curves: Curves, exit: int | None) -> Reading:
-    """See the module. `exit` None: the whole depth counts."""
+    """The injection layer, see the module. `exit` None: all layers count."""
     rule = "most prominent local minimum of the visual tokens' intra-modal similarity"
     last = (exit or curves.layers) - 1
     found = extrema(curves.intra["visual"], lowest=True, first=1, last=last)
@@ -116,12 +117,12 @@ def injection(curves: Curves, exit: int | None) -> Reading:
     sides = " and ".join(f"{curve.at(layer):.3f} in layer {layer}" for layer in best.bases)
     evidence = f"similarity {curve.at(best.layer):.3f} in layer {best.layer}, against {sides}"
     if half := fused(curves.cross):
-        evidence += f"; half of what the image changes in the instruction is there behind layer {half}"
+        evidence += f"; half of what the image changes in the instruction is there after layer {half}"
     return Reading((best.layer,), rule, evidence)
 
 
 def fused(cross: Curve) -> int | None:
-    """The layer behind which half of the largest fall of the cross-modal similarity is reached; None for no fall."""
+    """The layer after which the cross-modal similarity has made half of its largest fall. None if it never falls."""
     fall = 1 - cross.mean
     if not len(fall) or np.isnan(fall).any() or fall.max() <= 0:
         return None
@@ -133,7 +134,7 @@ def leaving(curves: Curves, tolerance: float) -> Reading:
     most = f"{100 * tolerance:g} % of the unreduced score"
     rule = f"first layer from which on no exit costs more than {most}, within one standard error"
     curve, whole = curves.exits[1.0], float(curves.vanilla.mean())
-    lost = curves.vanilla[:, None] - curve.samples  # of each sample, when its tokens leave before each layer
+    lost = curves.vanilla[:, None] - curve.samples  # loss of each sample when its tokens leave before each layer
     if not t_value(lost[:, 0]) > critical(curves.samples, 2):
         why = f"the score without the image ({curve.mean[0]:.3f}) is not below {whole:.3f} by more than chance"
         return Reading((), rule, f"{why}: these samples do not need the image", way=(OTHER_TASKS, more_samples(curves)))
@@ -175,20 +176,20 @@ def filtering(curves: Curves, inject: int, exit: int, most: int) -> Reading:
         why = f"ILVAS has no maximum between layers {inject} and {last} that stands out"
         return Reading((), rule, why, way=(more_samples(curves), ("windows", "A,B"), ("filters", "LAYERS")))
     chosen = sorted(one.layer for one in found[:most])
-    shown = ", ".join(f"{curve.at(layer):.3f} behind layer {layer}" for layer in chosen)
+    shown = ", ".join(f"{curve.at(layer):.3f} after layer {layer}" for layer in chosen)
     more = f"; {len(found) - len(chosen)} less prominent ones left out" if len(found) > len(chosen) else ""
     return Reading(tuple(chosen), rule, shown + more)
 
 
 def combined(ilvas: Mapping[int, Curve]) -> Curve:
-    """The mean over the windows, in the layers from which all of them reach a layer."""
+    """The mean over the windows, in the layers that all windows have."""
     curves = list(ilvas.values())
     width = min(curve.samples.shape[1] for curve in curves)
     return Curve(curves[0].first, np.mean([curve.samples[:, :width] for curve in curves], axis=0))
 
 
 def with_uncertainty(curves: Curves, read: Callable[[Curves], Reading]) -> Reading:
-    """What `read` says of the curves, with what it says of bootstrapped samples."""
+    """The reading of the curves, with its range and support in bootstrapped samples."""
     reading = read(curves)
     if not reading.layers:
         return reading

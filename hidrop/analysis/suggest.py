@@ -17,7 +17,7 @@ FILTERS, TOLERANCE = 4, 0.01
 
 @dataclass(frozen=True)
 class DecidedLayers:
-    """What a user has decided; the rules are not asked for it."""
+    """Layers that the user has decided. The rules do not look for them."""
 
     inject: int | None = None
     exit: int | None = None
@@ -26,9 +26,9 @@ class DecidedLayers:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The readings, and the schedule where all of them say something and the budget can be met.
+    """The readings, and the schedule if all of them found something and the budget can be met.
 
-    Else `problem` says what is missing, and `way` what would decide it (see `Reading`).
+    Otherwise `problem` says what is missing, and `way` what would decide it (see `Reading`).
     """
 
     inject: Reading
@@ -42,14 +42,14 @@ class Suggestion:
 
     @property
     def advice(self) -> str:
-        """What would decide it, as options of `analyze`; "" where there is a schedule."""
+        """What would decide it, as options of `analyze`. "" if there is a schedule."""
         if not self.way:
             return ""
         *others, last = [f"--{name} {value}" for name, value in self.way]
         return f"What would decide it: {', '.join(others)}{' or ' if others else ''}{last}"
 
     def yaml(self) -> str:
-        """The method as an entry of a matrix. Raises ValueError where there is no schedule."""
+        """The method as an entry of a matrix. Raises ValueError if there is no schedule."""
         if (found := self.schedule) is None:
             raise ValueError(self.problem)
         return (
@@ -67,8 +67,10 @@ def suggest(
     most: int = FILTERS,
     fixed: DecidedLayers = DecidedLayers(),  # frozen
 ) -> Suggestion:
-    """Read a schedule off the curves. `budget`: visual tokens entering a layer, on average; `tolerance`: the loss of
-    score that an exit may cost, as a share; `most`: of filters.
+    """Read a schedule off the curves.
+
+    budget: visual tokens entering a layer, on average. tolerance: the loss of score that an exit may cost, as a share.
+    most: the largest number of filters. fixed: layers that the user has decided.
     """
     exit = _given(fixed.exit) or rules.with_uncertainty(curves, partial(rules.leaving, tolerance=tolerance))
     inject = _given(fixed.inject) or rules.with_uncertainty(curves, partial(rules.injection, exit=exit.layer))
@@ -92,7 +94,7 @@ def suggest(
 
 
 def counted(inject: int, filters: tuple[int, ...], exit: int, geometry: Geometry, budget: float) -> HiDrop:
-    """HiDrop with these layers and concave counts: geometric ones, the first of them solved for the budget.
+    """HiDrop with these layers and concave counts: a geometric series whose first count is solved for the budget.
 
     Raises BudgetError for a budget that these layers cannot meet, ValueError for layers that do not fit.
     """

@@ -1,4 +1,4 @@
-"""Answers when visual tokens leave early, or enter late, at every layer, behind one beginning that is shared."""
+"""Answers when visual tokens leave early or enter late, at every layer. The layers before are run once for all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Answers = list[list[int]]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are made: greedy, at most `longest` tokens, up to one of `ends`."""
+    """How answers are made: greedily, at most `longest` tokens, up to one of `ends`."""
 
     longest: int
     ends: SequenceOf[int]
@@ -23,10 +23,10 @@ class Decoding:
 
 @dataclass
 class Leaving:
-    """Deep-to-shallow masking: what is answered when a share of the visual tokens leaves right before a layer.
+    """Deep-to-shallow masking: the answers when a share of the visual tokens leaves right before a layer.
 
-    Used as `at` of `probes.measure`. `answers[share][layer - 1]`: token ids of each row; `own`: those of the unreduced
-    model. A share below 1 leaves random tokens, the same ones in every layer; 1 leaves none.
+    Used as `at` of `probes.measure`. `answers[share][layer - 1]`: token ids of each row. `own`: those of the unreduced
+    model. With a share below 1, random tokens stay, the same ones in every layer.
     """
 
     walk: Walk
@@ -56,7 +56,7 @@ class Leaving:
 def entering(walk: Walk, decoding: Decoding) -> list[Answers]:
     """Training-free late injection: token ids of each row when the visual tokens enter right before layer 1 .. L.
 
-    `walk` has to be blind. On weights that were not trained so, this is an upper bound of the harm.
+    `walk` has to be blind. On weights that were not trained with late injection, this is an upper bound of the harm.
     """
     return [
         walk.answers(layer, walk.entering(sequence), decoding.longest, decoding.ends)

@@ -1,6 +1,6 @@
-"""A walk through the decoder, layer by layer, from which other ways branch off behind a shared beginning.
+"""A walk through the decoder, layer by layer. Branches with other tokens continue from any of its layers.
 
-Shapes as in runtime/layout.py; D hidden size. Layers are 1-based; nothing but the cache and one layer's states is kept.
+Shapes as in runtime/layout.py; D hidden size. Layers are 1-based. Only the cache and one layer's states are kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hidrop.topk import keep_top
 
 @dataclass(frozen=True)
 class Branch:
-    """Another sequence than the walk's: of each row `counts` visual tokens are in it."""
+    """A sequence other than the walk's, with `counts` visual tokens in each row."""
 
     sequence: Sequence
     counts: list[int]
@@ -35,8 +35,8 @@ class Branch:
 class Walk:
     """One batch of prompts on its way through the unreduced model, under `torch.inference_mode`.
 
-    `inputs`: input_ids, attention_mask, pixel_values and whatever else the model takes for its images. `features`:
-    those of the images, where they are known. With `blind` the images do not enter, until a branch lets them in.
+    inputs: input_ids, attention_mask, pixel_values and whatever else the model takes for its images. features: those of
+    the images, if they are known. blind: the visual tokens enter only in branches.
     Raises ValueError for a prompt without an image.
     """
 
@@ -52,7 +52,7 @@ class Walk:
         ids = inputs["input_ids"]
         self.layout = forward.layout_of(ids, inputs.get("attention_mask"), inputs=inputs)
         if min(self.layout.visual_counts) == 0:
-            raise ValueError("a prompt without an image: there are no visual tokens to look at")
+            raise ValueError("a prompt without an image: there are no visual tokens to analyze")
         if features is None:
             vision = forward.backbone.vision(inputs)
             if vision is None:
@@ -68,9 +68,9 @@ class Walk:
         self._counts = [0] * ids.shape[0] if blind else list(self.layout.visual_counts)
 
     def stations(self) -> Iterator[tuple[int, Sequence]]:
-        """(layer, what enters it) for each layer, and at the end (layers + 1, what leaves the last one).
+        """Yield (layer, what enters it) for each layer, and at the end (layers + 1, what leaves the last one).
 
-        The sequence is valid until the next one is asked for. Branches may be taken at each layer.
+        A sequence is valid until the next one is yielded. Branches may start at each layer.
         """
         padded = self._padded(self._counts, self.sequence)
         for layer in range(1, len(self.decoder.layers) + 1):
@@ -79,7 +79,7 @@ class Walk:
         yield len(self.decoder.layers) + 1, self.sequence
 
     def attention(self, layer: int, sequence: Sequence) -> torch.Tensor:
-        """What the last token of each row gives to the visual tokens in this layer, (B, H, V) float32; 0 for fillers.
+        """The last token's attention to the visual tokens in this layer, (B, H, V) float32, 0 for fillers.
 
         `sequence` is what enters the layer.
         """
@@ -89,7 +89,7 @@ class Walk:
         return torch.where(there, seen.gather(2, sequence.visual[:, None].expand(-1, seen.shape[1], -1)), 0)
 
     def leaving(self, sequence: Sequence, rank_BV: torch.Tensor | None = None, share: float = 1.0) -> Branch:
-        """The sequence without a `share` of its visual tokens: of each row those of the lowest `rank_BV`."""
+        """The sequence without a `share` of its visual tokens: those with the lowest `rank_BV` of each row leave."""
         counts = [n - round(share * n) for n in self.layout.visual_counts]
         if max(counts) == 0:
             return Branch(sequence.keeping(sequence.visual[:, :0]), [0] * len(counts))
@@ -100,13 +100,13 @@ class Walk:
         return Branch(sequence.keeping(slots), counts)
 
     def entering(self, sequence: Sequence) -> Branch:
-        """A blind sequence with the visual tokens, as no layer has seen them."""
+        """A blind sequence with the visual tokens added, as they come from the projector."""
         return Branch(Sequence(sequence.part(sequence.text), self.visual), list(self.layout.visual_counts))
 
     def answers(self, layer: int, branch: Branch, longest: int, ends: SequenceOf[int]) -> list[list[int]]:
         """Greedy answers when `branch` enters `layer` and all later ones: ids of each row, the end token included.
 
-        What the layers before hold is shared with the walk. `layer` past the last: the walk's own answers.
+        The cache of the layers before is shared with the walk. A `layer` after the last: the walk's own answers.
         """
         cache = forked(self.cache, self.decoder.model.config, layer)
         sequence = self.decoder.placed(branch.sequence, self.run)
@@ -116,7 +116,7 @@ class Walk:
         return self._greedy(sequence.hidden[:, -1:], cache, longest, ends)
 
     def own(self, sequence: Sequence) -> Branch:
-        """The sequence as it is: the unreduced model."""
+        """The unchanged sequence, for the unreduced model's answers."""
         return Branch(sequence, list(self._counts))
 
     def _padded(self, counts: SequenceOf[int], sequence: Sequence) -> bool:
@@ -138,5 +138,5 @@ class Walk:
 
 
 def unreduced(model: Any) -> ForwardPass:
-    """The runtime's way through `model` with all of its visual tokens."""
+    """The runtime's forward pass of `model` with all its visual tokens."""
     return ForwardPass(backbone_of(model), build("vanilla"))
