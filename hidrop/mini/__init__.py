@@ -1,7 +1,7 @@
 """The embedded benchmark: four small test sets in the formats of GQA, MMBench, TextVQA and POPE, made on first use.
 
-No download: the digits ship inside scikit-learn, everything else is drawn. `python -m hidrop.mini [FOLDER]` writes the
-sets explicitly; `ensure()` writes them once into the cache folder.
+Nothing is downloaded: the digits ship with scikit-learn, and everything else is drawn. `python -m hidrop.mini [FOLDER]`
+writes the sets into a folder; `ensure()` writes them once into the cache folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def ensure() -> Path:
     if folder.is_dir():
         return folder
     root.mkdir(parents=True, exist_ok=True)
-    # Built beside its place and renamed: an interrupted build never looks finished.
+    # Built next to its final place and renamed, so an interrupted build never looks finished.
     draft = Path(tempfile.mkdtemp(prefix="mini-data-", dir=root))
     try:
         write(draft)

@@ -1,7 +1,7 @@
 """Real handwritten digits (UCI, as shipped inside scikit-learn) and printed words, as small alpha masks.
 
-Glyphs are split by a fixed rule: every fourth glyph of a class belongs to the test scenes, and no glyph that looks the
-same to the byte is on both sides, so that no test glyph is ever seen in training.
+Glyphs are split by a fixed rule: every fourth glyph of a class belongs to the test scenes. Glyphs with the same bytes
+are never on both sides, so no test glyph is seen in training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 Split = Literal["train", "test"]
 Mask = NDArray[np.float32]
 
-# A closed list, chosen for distinct shapes and lengths of three to five letters.
+# A fixed list of words with three to five letters and distinct shapes.
 WORDS = (
     "bank", "bus", "cafe", "cash", "cold", "exit", "fire", "fish", "food", "gas", "gold", "hot", "hotel", "ice",
     "kiosk", "menu", "milk", "music", "news", "open", "park", "pizza", "push", "sale", "shoes", "shop", "soup", "stop",
@@ -48,7 +48,7 @@ def glyph_ids(split: Split) -> tuple[tuple[int, ...], ...]:
 
 @lru_cache(maxsize=65536)
 def digit_mask(index: int, width: int, height: int, tilt: int) -> Mask:
-    """Glyph `index` as an alpha mask in [0, 1] of shape (height, width), rotated by `tilt` degrees."""
+    """Glyph `index` as an alpha mask (height, width) in [0, 1], rotated by `tilt` degrees."""
     images, _ = _digits()
     image = Image.fromarray((images[index] * 255).astype(np.uint8))
     image = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,7 +1,7 @@
-"""Questions about a scene, by kind. Each kind looks at a scene and gives a question with its answer, or None.
+"""Questions about a scene, by kind. Each kind takes a scene and gives a question with its answer, or None.
 
-The kinds are shared by the test sets (test_sets.py) and by training (training/samples.py), so that both speak the same
-language; what differs between them is the scenes, the glyphs and the wrapping (options, suffixes, captions).
+The test sets (test_sets.py) and training (training/samples.py) share the kinds, so both use the same language. They
+differ in scenes, glyphs and wrapping (options, suffixes, captions).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PHRASES = {"left": "to the left of", "right": "to the right of", "above": "above
 
 @dataclass(frozen=True)
 class Question:
-    """`choices` are the answers that the question admits: what wrong options are drawn from."""
+    """`choices` are all possible answers of the question. Wrong options are drawn from them."""
 
     kind: str
     text: str
@@ -47,12 +47,12 @@ def _unique_colors(scene: Scene) -> list[Digit]:
 
 
 def unique_names(scene: Scene) -> list[Digit]:
-    """Digits whose colour and value together occur once: "the red 7" means one thing."""
+    """Digits whose colour and value occur together once, so that "the red 7" is unique."""
     return [d for d in scene.digits if sum(e.name == d.name for e in scene.digits) == 1]
 
 
 def mention(digit: Digit, scene: Scene, rng: np.random.Generator) -> str:
-    """A way to point at `digit`: "7" where that is clear, else "red 7"."""
+    """A unique name for `digit`: "7" if that is unique in the scene, otherwise "red 7"."""
     return str(digit.value) if digit in _unique_values(scene) and rng.random() < 0.5 else digit.name
 
 
@@ -150,7 +150,7 @@ def verify_place(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def verify_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
-    """Compares rows or columns, near or far: "Is the 3 above the red 5?"."""
+    """Compare the rows or columns of two digits at any distance: "Is the 3 above the red 5?"."""
     names = unique_names(scene)
     pairs = [(a, b) for a in names for b in names if a is not b]
     if not pairs:
@@ -169,7 +169,7 @@ def verify_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def exists(scene: Scene, rng: np.random.Generator) -> Question | None:
-    """POPE's question. Half of the negatives are mixed from what is there: another digit in a present colour."""
+    """POPE's question. Half of the negatives combine what is present: an absent digit in a present colour."""
     names = {d.name for d in scene.digits}
     truth = bool(rng.random() < 0.5)
     if truth:

@@ -1,7 +1,7 @@
 """Scenes: coloured handwritten digits and signs on textured, cluttered backgrounds, drawn from a seed.
 
-A scene is 80 x 80 px: a 3 x 3 grid of cells. A cell holds nothing or one digit; a sign spans two neighbouring cells of
-a row and carries a written number or a printed word. Everything is a pure function of (split, seed).
+A scene is 80 x 80 px, a 3 x 3 grid of cells. A cell is empty or holds one digit. A sign covers two neighbouring cells
+of a row and shows a written number or a printed word. Everything is a pure function of (split, seed).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hidrop.mini.glyphs import WORDS, Mask, Split, digit_mask, glyph_ids, word_m
 SIDE = 80
 GRID = 3
 CELL = SIDE / GRID
-# One word a place, as on a map: row by row, north at the top.
+# One word for each place, as on a map: row by row, north at the top.
 PLACES = ("northwest", "north", "northeast", "west", "center", "east", "southwest", "south", "southeast")
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (225, 45, 45),
@@ -28,7 +28,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "purple": (190, 70, 215),
     "white": (245, 245, 245),
 }
-# A neighbour is the cell right beside, in that direction.
+# A neighbour is the adjacent cell in that direction.
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "above": (-1, 0), "below": (1, 0)}
 
 
@@ -63,7 +63,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in an image. `key` identifies it; the pixels come from `render`."""
+    """The content of an image. `key` identifies it. The pixels come from `render`."""
 
     split: Split
     seed: int
@@ -87,7 +87,7 @@ class Scene:
 
 
 def make_scene(split: Split, seed: int, signs: int | None = None) -> Scene:
-    """Draw what is in scene `seed`: no, one or two signs of different kinds, or `signs` of any; up to six digits."""
+    """The content of scene `seed`: up to two signs of different kinds, or `signs` of any kind, and up to six digits."""
     rng = np.random.default_rng([seed, 17 if split == "train" else 23])
     order = rng.permutation(GRID)
     rows = order[: rng.choice(3, p=[0.25, 0.45, 0.30]) if signs is None else signs]

@@ -10,13 +10,13 @@ import numpy as np
 from hidrop.mini.questions import KINDS, LETTERS, Question, options
 from hidrop.mini.scenes import COLORS, Scene, make_scene
 
-# Circular copies of an MMBench question carry its index plus a multiple of this, as in the official file.
+# The rotations of an MMBench question have its index plus a multiple of this, as in the official file.
 ROTATION = 1_000_000
 
 Row = dict[str, Any]  # the `scene` entry is rendered to `image` when the set is written
 
-# Kinds and their shares. Two thirds of the GQA-like answers are yes or no, balanced: with answers of a kind evenly
-# spread, one that does not see the image then gains little over the best constant answer.
+# Kinds and their shares. Two thirds of the GQA answers are yes or no, balanced, and the other answers are spread
+# evenly. A model that does not see the image then gains little over the best constant answer.
 GQA_KINDS = {
     "verify_color": 0.24, "verify_place": 0.22, "verify_relation": 0.22, "color_at_place": 0.03,
     "digit_at_place": 0.03, "color_of_digit": 0.03, "digit_of_color": 0.03, "place_of_digit": 0.05,
@@ -35,14 +35,14 @@ MMBENCH_KINDS = {
     "read_word": ("ocr", "finegrained_perception (instance-level)"),
 }
 
-# Scenes of the tasks come from separate ranges of seeds, so that no image serves two tasks.
+# The tasks use separate ranges of seeds, so no image belongs to two tasks.
 _SCENES = {"gqa": 0, "mmbench": 100_000, "textvqa": 200_000, "pope": 300_000}
 
 
 def _questions(
     task: str, shares: dict[str, float], count: int, accept: Callable[[Question], bool] = lambda _: True
 ) -> Iterator[tuple[Scene, Question, np.random.Generator]]:
-    """`count` questions, one a scene, with exactly the shares of kinds asked for (rounded)."""
+    """`count` questions, one per scene, with exactly these shares of kinds (rounded)."""
     rng = np.random.default_rng([_SCENES[task], 41])
     wanted = [kind for kind, share in shares.items() for _ in range(round(share * count))]
     wanted += [next(iter(shares))] * (count - len(wanted))
@@ -58,7 +58,7 @@ def _questions(
 
 
 def gqa_rows(count: int) -> Iterator[Row]:
-    """GQA: question, answer, imageId; answers of each yes/no kind are balanced exactly."""
+    """GQA: question, answer, imageId. The answers of each yes/no kind are balanced exactly."""
     quota: dict[tuple[str, str], int] = {}
 
     def balanced(question: Question) -> bool:
@@ -92,7 +92,7 @@ def mmbench_rows(count: int) -> Iterator[Row]:
 
 
 def textvqa_rows(count: int) -> Iterator[Row]:
-    """TextVQA: ten reference answers, of which now and then one or two differ, as people's do."""
+    """TextVQA: ten reference answers. Sometimes one or two of them differ, as people's answers do."""
     for number, (scene, question, rng) in enumerate(_questions("textvqa", TEXT_KINDS, count)):
         answers = [question.answer] * 10
         for slip in range(int(rng.choice(3, p=[0.6, 0.25, 0.15]))):

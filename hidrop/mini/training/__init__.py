@@ -1,1 +1,1 @@
-"""Training of the embedded models: their recipes, the data that is drawn for them, and the loop."""
+"""Training of the embedded models: recipes, generated data, and the training loop."""

@@ -1,4 +1,4 @@
-"""Conversations to tensors: token ids with the image's placeholders, labels on the answers only, right padding."""
+"""From conversations to tensors: token ids with image placeholders, labels on the answers only, right padding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """One sample: `ids` and `labels` of the same length; labels are IGNORED outside the answers."""
+    """One sample. `ids` and `labels` have the same length, and labels are IGNORED outside the answers."""
 
     ids: list[int]
     labels: list[int]
@@ -77,7 +77,7 @@ class SceneCollator:
         return batch_of([(e.ids, e.labels) for e in encoded], pixels, self.tokenizer.pad_token_id)
 
     def normalise(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
-        """Images (height, width, 3) as the image processor would give them: (images, 3, height, width) float32."""
+        """Images (height, width, 3) normalised like the image processor does it: (images, 3, height, width) float32."""
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255.0
         mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (self.mean, self.std))
         return (pixels - mean) / std

@@ -1,20 +1,21 @@
-"""Drills: the last lessons of the embedded models' training, for what questions alone teach too slowly.
+"""Drills: the last lessons of the embedded models, for skills that single questions teach too slowly.
 
-LLaVA starts from a language model that finds things in its own prompt; a decoder of random weights does not. A skill
-forms once a sample asks for it many times: within some hundred steps, where thousands with one question an image had
-left it at chance.
+LLaVA starts from a language model that can look things up in its prompt. A decoder with random weights cannot. If a
+sample asks for a skill many times, the skill forms within some hundred steps. With one question per image it was still
+at chance after thousands.
 
-- `signs_sample`: images with a sign in every row, and questions for each.
-- `rows_sample`: rows of short questions, most of them of the kinds that take several look-ups.
+- `signs_sample`: images with a sign in every row, and questions about each.
+- `rows_sample`: rows of short questions, most of them of kinds that need several look-ups.
 - `letters_sample`: a list of options without an image, and the letters of many of them. Only the letters are
-  supervised, as nobody can predict which option is asked next.
-- `drill_sample`: some of all three, and questions with options. These are answered by the option and then its letter
-  ("red B"), which MMBench's rule reads as B: finding the answer and then its letter in one pass did not form in the
-  time that a recipe has.
+  supervised, because which option is asked next cannot be predicted.
+- `drill_sample`: all three mixed, and questions with options. These are answered by the option and then its letter
+  ("red B"), which MMBench's rule reads as B. Finding the answer and its letter in one step did not form within the
+  length of a recipe.
 
-Skills come one after the other: mixed from the start, relations were at chance after 400 steps, alone at 86 % after 60.
+Skills are taught one after the other. Mixed from the start, relations were at chance after 400 steps; alone, they were
+at 86 % after 60.
 
-Everything is a function of (kind, index), as in mini_data.py.
+Everything is a function of (kind, index), as in samples.py.
 """
 
 from __future__ import annotations
@@ -42,19 +43,19 @@ from hidrop.mini.training.samples import (
     listed,
 )
 
-# Options asked for in a list without an image; questions a row; questions with options an image.
+# Options asked for in a list without an image; questions per row; questions with options per image.
 ASKED, ROW, LISTS = 12, 14, 5
 # Shares of the samples of drill_sample: no image, signs, options; the rest are rows.
 PLAIN, SIGNS, LISTED = 0.1, 0.22, 0.28
-DESCRIBED = 0.4  # of the rows, how many start with one of these dense descriptions
+DESCRIBED = 0.4  # the share of rows that start with one of these dense descriptions
 DESCRIPTIONS = (caption_of_names, caption_of_claims, caption_of_relations, caption_by_neighbour)
-# How often a row asks a kind, where combining is to be learnt: the more look-ups, the more often.
+# How often a row asks a kind, to teach combining: kinds with more look-ups are asked more often.
 COMBINED: dict[str, float] = {
     "verify_relation": 4.0, "digit_beside": 3.0, "color_beside": 3.0, "verify_color": 2.0, "count_color": 1.5,
     "exists": 1.5, "verify_place": 1.0, "color_at_place": 0.2, "digit_at_place": 0.2, "color_of_digit": 0.3,
     "digit_of_color": 0.3, "place_of_digit": 0.6,
 }  # fmt: skip
-# The same where nothing is to be forgotten: a lesson of one skill costs those that it does not ask for.
+# The same, to keep all skills: a lesson of one skill weakens those that it does not ask for.
 EVERYTHING: dict[str, float] = {
     "verify_relation": 3.0, "digit_beside": 2.0, "color_beside": 2.0, "verify_color": 2.5, "count_color": 1.5,
     "exists": 3.0, "verify_place": 2.0, "color_at_place": 0.5, "digit_at_place": 0.5, "color_of_digit": 0.7,
@@ -105,7 +106,7 @@ def _crowded(rng: np.random.Generator) -> Sample:
 
 
 def sign_turns(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """Each sign by its place, all of them at once, and what the test sets ask of the only one of its kind."""
+    """Questions about each sign by its place, about all signs, and those of the test sets about a unique sign."""
     signs = sorted(scene.signs, key=lambda sign: sign.cell)
     kinds = ["number" if sign.is_number else "word" for sign in signs]
     places = [PLACES[sign.cell] for sign in signs]
@@ -130,7 +131,7 @@ def _row(rng: np.random.Generator, kinds: Mapping[str, float]) -> Sample:
 
 
 def option_turns(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """Questions as MMBench asks them, answered by the option and its letter."""
+    """Questions in MMBench's form, answered by the option and its letter."""
     turns = []
     for question in draw_questions(scene, LISTED_KINDS, LISTS, rng):
         text, letter = listed(question, len(LETTERS), rng)
@@ -139,7 +140,7 @@ def option_turns(scene: Scene, rng: np.random.Generator) -> list[Turn]:
 
 
 def row_turns(scene: Scene, rng: np.random.Generator, kinds: Mapping[str, float]) -> list[Turn]:
-    """Many short questions about one scene, now and then behind a dense description."""
+    """Many short questions about one scene, sometimes after a dense description."""
     turns = instructed([(question.text, question.answer) for question in draw_questions(scene, kinds, ROW, rng)])
     if rng.random() < DESCRIBED:
         turns.insert(0, described(DESCRIPTIONS[int(rng.integers(len(DESCRIPTIONS)))](scene)))

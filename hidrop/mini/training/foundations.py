@@ -1,10 +1,11 @@
-"""What LLaVA's recipe starts from, at mini scale: a tower that sees, and words for what is seen.
+"""What LLaVA's recipe starts from, at mini scale: a vision tower that sees, and words for what it sees.
 
-- The tower's warm-up stands in for CLIP's pretraining: supervised, every patch learns what is in its cell and beside
-  it. It depends on no reduction method, so it is made once and shared by all recipes with the same settings.
-- The alignment stands in for CLIP's matching of images and words: the projector learns to give, for each patch, the
-  mean embedding of the words that name what is there, and to keep readable what the tower knows of the cells beside
-  it. The decoder itself starts from random weights.
+- The tower's warm-up replaces CLIP's pretraining. It is supervised: every patch learns what is in its cell and in the
+  neighbouring cells. It depends on no reduction method, so it is made once and shared by all recipes with the same
+  settings.
+- The alignment replaces CLIP's matching of images and words. For each patch, the projector learns to give the mean
+  embedding of the words that name what is there, and to keep the tower's knowledge of the neighbouring cells readable.
+  The decoder itself starts from random weights.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hidrop.training")
 LOG_EVERY = 20
-# Raise when the data or the code of a foundation changes, so that an old one is not taken up.
+# Raise when the data or the code of a foundation changes, so that an old one is not reused.
 VERSION = 1
 
 
 def lay(model: LlavaForConditionalGeneration, collator: SceneCollator, plan: Recipe, shared: Path) -> None:
-    """Give `model` its foundations; the tower is taken from the folder `shared` if one of its kind is there.
+    """Give `model` its foundations. The tower comes from the folder `shared` if one with these settings is there.
 
-    Of a recipe that goes on from another model, that model's weights. Raises UserError when it is of another kind.
+    A recipe that starts from another model gets that model's weights. Raises UserError if that model does not fit.
     """
     if plan.start is not None:
         take_over(model, collator, plan.start)
@@ -62,7 +63,7 @@ def lay(model: LlavaForConditionalGeneration, collator: SceneCollator, plan: Rec
 
 
 def take_over(model: LlavaForConditionalGeneration, collator: SceneCollator, source: str) -> None:
-    """Give `model` the weights of an embedded one."""
+    """Give `model` the weights of another embedded model."""
     from hidrop.models import load
 
     found = load(source)
@@ -80,7 +81,7 @@ def _scenes(kind: int, seed: int, step: int, count: int) -> list[Scene]:
 
 
 def _features(tower: Any, scenes: list[Scene], collator: SceneCollator) -> torch.Tensor:
-    """What the tower says of each patch, (scenes, patches, hidden): the features that the projector gets."""
+    """The tower's features of each patch, which the projector gets: (scenes, patches, hidden)."""
     pixels = collator.normalise([render(scene) for scene in scenes])
     return tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
 
@@ -112,16 +113,16 @@ def _shown(accuracy: dict[str, float]) -> str:
 
 
 def _align(model: LlavaForConditionalGeneration, collator: SceneCollator, stage: Stage, seed: int) -> None:
-    """Regress the projector's output on the words' mean embedding; tower and embeddings stay as they are.
+    """Regress the projector's output on the words' mean embedding. Tower and embeddings are frozen.
 
-    Words name what is in a patch's own cell. Without a second loss that reads all classes off the output, the
+    The words name what is in a patch's own cell. A second loss reads all classes off the output. Without it the
     projector would drop the neighbours, and "left of the red 7" would take the decoder two look-ups instead of one.
     """
     table = model.get_input_embeddings().weight.detach()
     words = _patch_words(collator)
     backbone = backbone_of(model)
     projector = backbone.projector
-    torch.manual_seed(seed)  # whether the tower was trained just now or taken from a file
+    torch.manual_seed(seed)  # whether the tower was trained just now or read from a file
     heads = PatchHeads(table.shape[1])
     optimizer = Pair([*projector.named_parameters(), *heads.named_parameters()], stage.lr)
     spread, started, losses = table.std(), time.monotonic(), []
@@ -141,13 +142,13 @@ def _align(model: LlavaForConditionalGeneration, collator: SceneCollator, stage:
 
 
 def _patch_words(collator: SceneCollator) -> dict[str, list[list[int]]]:
-    """For the heads that have words: class -> token ids of the word (none for "nothing of the kind")."""
+    """For the heads that have words: class -> token ids of the word (empty for "nothing of the kind")."""
     from hidrop.mini.glyphs import WORDS
 
     def ids(text: str) -> list[int]:
         return collator.tokenizer(text, add_special_tokens=False).input_ids
 
-    # As answers write them: a space before the first digit of a number and none before the others.
+    # As in answers: a space before the first digit of a number, and no space before the others.
     return {
         "place": [ids(f" {place}") for place in PLACES],
         "digit": [ids(" none"), *(ids(f" {value}") for value in range(10))],
@@ -161,9 +162,9 @@ def _patch_words(collator: SceneCollator) -> dict[str, list[list[int]]]:
 def _word_embedding(
     targets_PH: NDArray[np.int64], words: dict[str, list[list[int]]], table: torch.Tensor
 ) -> torch.Tensor:
-    """(patches, hidden): the mean over a patch's words of their embedding, times the root of their number.
+    """The mean embedding of each patch's words, times the root of their number: (patches, hidden).
 
-    The root keeps the sum of several words at the length of one, so that the decoder meets familiar sizes.
+    The root gives several words the length of one, so that the decoder gets inputs of the usual size.
     """
     rows = []
     columns = [(list(HEADS).index(name), classes) for name, classes in words.items()]

@@ -1,4 +1,4 @@
-"""Batches of the lessons, a function of (kind, seed, number): a resumed run sees the batches it would have seen."""
+"""Batches of the lessons. A batch is a function of (kind, seed, number), so a resumed run sees the same batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAMPLES: dict[Kind, Callable[..., Sample]] = {
 
 
 class Groups(Dataset[list[Batch]]):
-    """Group g holds batches 4 g .. 4 g + 3 of a lesson, from `first` on."""
+    """Groups of a lesson's batches, from group `first` on. Group g holds batches 4 g .. 4 g + 3."""
 
     def __init__(self, collator: SceneCollator, kind: Kind, batch: int, seed: int, first: int, count: int) -> None:
         self.collator, self.kind, self.batch, self.seed = collator, kind, batch, seed
@@ -47,7 +47,7 @@ class Groups(Dataset[list[Batch]]):
 
 
 def batches(collator: SceneCollator, kind: Kind, batch: int, seed: int, start: int, stop: int) -> Iterator[Batch]:
-    """Batches `start` .. `stop - 1` of a lesson, made by one worker beside the training."""
+    """Batches `start` .. `stop - 1` of a lesson, made by one worker during the training."""
     groups = Groups(collator, kind, batch, seed, start // GROUP, stop // GROUP - start // GROUP)
     loader: DataLoader[list[Batch]] = DataLoader(groups, batch_size=None, num_workers=1, prefetch_factor=3)
     for number, group in enumerate(loader):

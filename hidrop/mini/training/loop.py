@@ -31,27 +31,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hidrop.training")
 
-# The projector's learning rate relative to the decoder's. The tower is frozen, as in LLaVA; letters have no image.
+# The projector's learning rate relative to the decoder's: 0 for `letters`, which has no image. The tower is frozen, as
+# in LLaVA.
 PROJECTOR_RATE: dict[Kind, float] = {
     "captions": 0.1, "instructions": 0.3, "signs": 0.3, "rows": 0.3, "letters": 0.0, "drills": 0.3,
 }  # fmt: skip
-# Where the learning rate starts to fall, as a part of the lesson. Those at 1 hand over at their peak; letters are soon
-# perfect, and an optimiser that normalises would then go on at full speed for nothing.
+# Where in a lesson the learning rate starts to fall. Lessons with 1 end at their peak rate. Letters are soon perfect,
+# and an optimiser that normalises would then continue at full speed without a gradient to follow.
 DECAY_FROM: dict[Kind, float] = {
     "captions": 1.0, "instructions": 0.5, "signs": 1.0, "rows": 1.0, "letters": 0.4, "drills": 0.3,
 }  # fmt: skip
-# A kind that comes back shows new samples: its seed is so much higher each time.
+# When a kind comes again, its seed rises by this, so that it shows new samples.
 AGAIN = 1000
 SAVE_EVERY = 100
-CORPUS = 1000  # samples of each of LLaVA's two stages that the tokenizer is trained on
+CORPUS = 1000  # samples of each of LLaVA's two stages, for training the tokenizer
 
 
 def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
     """Train what the recipe says and write the checkpoint to `out`; returns `out`.
 
-    `out` defaults to the place where `mini:<name>` is looked up. TrainingProgress lies in `work` (default
-    runs/train/<recipe>) and is taken up again with `resume`. Raises UserError for a bad recipe, and when `work` holds
-    an unfinished training and `resume` is not given.
+    `out` defaults to the folder of `mini:<name>`. Progress is saved in `work` (default runs/train/<recipe>), and
+    `resume` continues from it. Raises UserError for a bad recipe, and if `work` holds an unfinished training and
+    `resume` is not given.
     """
     work = work or Path("runs") / "train" / plan.name
     found = state.peek(work)
@@ -81,10 +82,10 @@ def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: 
 
 
 def _changed(found: state.TrainingProgress, plan: Recipe) -> str | None:
-    """What of a recipe is not as it was when the training began; lessons that are still to come may be."""
+    """What has changed in a recipe since the training began. Lessons that have not begun yet may change."""
     if found.stage >= len(plan.lessons) or found.step > plan.lessons[found.stage].steps:
         return "it is further than this recipe goes"
-    if not found.plan:  # written before plans were kept
+    if not found.plan:  # states of early versions have no plan
         return None
     begun = Recipe.model_validate(found.plan)
     for name in ("seed", "method", "start", "tower", "align"):
@@ -97,7 +98,7 @@ def _changed(found: state.TrainingProgress, plan: Recipe) -> str | None:
 
 
 def corpus_tokenizer() -> PreTrainedTokenizerFast:
-    """The embedded models' tokenizer; the same for every recipe, as it depends on the grammar alone."""
+    """The embedded models' tokenizer. It depends on the grammar alone, so it is the same for every recipe."""
 
     def lines() -> Iterator[str]:
         for index in range(CORPUS):

@@ -1,4 +1,4 @@
-"""The embedded model: LLaVA's architecture at a size that trains on two cores, and its tokenizer."""
+"""The embedded model, LLaVA's architecture at a size that can be trained on two cores, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GEOMETRY = Geometry(12, 128, 352, 4, 4, 32, VOCABULARY, (SIDE // PATCH) ** 2, ma
 
 
 def make_tokenizer(corpus: Iterable[str], vocab_size: int = VOCABULARY) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on `corpus`; digits stay single, as in LLaMA's."""
+    """A byte-level BPE tokenizer trained on `corpus`. Every digit is a token of its own, as in LLaMA."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -99,12 +99,12 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditi
 
 
 def _start_decoder(model: LlavaForConditionalGeneration) -> None:
-    """Initial values that let a small decoder find the image at all.
+    """Initial values with which a small decoder learns to use the image.
 
-    With transformers' defaults, a hundred visual tokens are noise that attention soon learns to avoid, and nothing is
-    left to learn from. Here keys start equal to queries, so that a word attends to the visual tokens that are aligned
-    with it from the first step on; blocks start as the identity, so that this holds in every layer, and the head
-    starts as the embedding, so that what is copied reads as its word.
+    With transformers' defaults, a hundred visual tokens are noise that attention soon learns to avoid, and then it
+    gets no gradient from them. Here keys start equal to queries, so a word attends to the visual tokens aligned with
+    it from the first step. Blocks start as the identity, so this holds in every layer. The head starts as the
+    embedding, so a copied token is read as its word.
     """
     import torch
     from torch import nn

@@ -13,9 +13,9 @@ from torch import nn
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is the nearest semi-orthogonal matrix (Jordan et al. 2024), for 2-D parameters.
 
-    torch ships one too, but it iterates in bfloat16 and one matrix at a time: on a CPU without bfloat16 units that
-    took longer than the forward and backward pass together. This one iterates in float32 on stacks of equal shapes.
-    Updates are scaled to AdamW's usual size (0.2 root mean square), so both share one learning rate.
+    torch has one too, but it iterates in bfloat16, one matrix at a time. On a CPU without bfloat16 units that took
+    longer than the forward and backward pass together. This one iterates in float32 on stacks of equal shapes.
+    Updates are scaled to AdamW's usual size (0.2 root mean square), so both use one learning rate.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.01) -> None:
@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """(stack, rows, columns) -> matrices of the same row and column spaces with singular values near 1.
+    """Matrices with the same row and column spaces and singular values near 1, (stack, rows, columns).
 
     Quintic Newton-Schulz iteration with the coefficients of the Muon write-up.
     """
@@ -57,11 +57,11 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Pair:
-    """Muon and AdamW stepping together. `rates` scales the peak learning rate of parameters by a part of their name;
-    with a rate of 0 they are left out (and should not require a gradient).
+    """Muon and AdamW, stepped together.
 
-    Both optimisers normalise: a part that gets hardly any gradient still moves at full speed, in random directions.
-    That is what rates are for.
+    `rates` scales the peak learning rate of parameters, by a part of their name. Parameters with a rate of 0 are left
+    out and should not require a gradient. Both optimisers normalise, so parameters with almost no gradient still move
+    at full speed in random directions. A rate slows them down.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Pair:
         self._peaks = [peak for _, peak in groups]
 
     def step(self, scale: float) -> None:
-        """One update at `scale` times the peak learning rates, then gradients are cleared."""
+        """Make one update at `scale` times the peak learning rates, then clear the gradients."""
         for part, peak in zip(self.parts, self._peaks, strict=True):
             for group in part.param_groups:
                 group["lr"] = peak * scale
@@ -97,7 +97,7 @@ class Pair:
 
 
 def warm_then_decay(step: int, total: int, warm: float = 0.03, final: float = 0.02, decay_from: float = 0.5) -> float:
-    """Linear warm-up, a plateau, then a linear decay to `final` from `decay_from` of the way on."""
+    """Linear warm-up, a plateau, then a linear decay to `final` that starts at the share `decay_from` of all steps."""
     done = (step + 1) / total
     if done < warm:
         return done / warm

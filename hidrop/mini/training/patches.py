@@ -1,7 +1,7 @@
 """What each patch of a scene shows, as classes: the supervision of the vision tower's warm-up.
 
-Each patch learns what lies in its cell (digit, colour, place, the sign's text) and what lies in the neighbouring cells.
-The linear heads that read this off are thrown away; the tower is what the recipes start from.
+Each patch learns what is in its cell (digit, colour, place, the sign's text) and in the neighbouring cells. Linear
+heads read this off the features. They are thrown away, and the recipes start from the tower.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HEADS: dict[str, int] = {
     "word": len(WORDS) + 1,
     **{f"number_{place}": 11 for place in range(3)},
 }
-# For the tower: digits come last by themselves, and everything else hangs on them.
+# Weights for training the tower: digits are learned last, and everything else depends on them.
 WEIGHTS: dict[str, float] = dict.fromkeys(HEADS, 0.5) | {"digit": 5.0, "word": 2.0}
 WEIGHTS |= {f"number_{place}": 2.0 for place in range(3)}
 
@@ -48,7 +48,7 @@ def _cell_classes(scene: Scene, cell: int) -> list[int]:
 
 
 def patch_targets(scene: Scene) -> NDArray[np.int64]:
-    """Classes of every patch, (patches, heads), in the order of HEADS; a patch belongs to its centre's cell."""
+    """Classes of every patch, (patches, heads), in the order of HEADS. A patch belongs to the cell of its centre."""
     table = np.array([_cell_classes(scene, cell) for cell in range(GRID * GRID)], dtype=np.int64)
     cells = [int((index + 0.5) * PATCH / CELL) for index in range(PATCHES)]
     return table[[row * GRID + column for row in cells for column in cells]]
@@ -65,13 +65,13 @@ class PatchHeads(nn.Module):
     def loss(
         self, features_BPD: torch.Tensor, targets_BPH: torch.Tensor, weights: Mapping[str, float]
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Weighted mean of the heads' cross entropies; each head's accuracy on patches where there is something."""
+        """The weighted mean of the heads' cross entropies, and each head's accuracy on patches that are not empty."""
         logits = self.read(self.norm(features_BPD)).split(list(HEADS.values()), dim=-1)
         losses, accuracy = [], {}
         for index, (name, head) in enumerate(zip(HEADS, logits, strict=True)):
             target = targets_BPH[..., index]
             occupied = target > 0 if name != "place" else torch.ones_like(target, dtype=torch.bool)
-            # Empty cells are most of an image: weigh them down, or "nothing" is all that is learnt for long.
+            # Most cells are empty. Without a lower weight for them, only "nothing" is learned for a long time.
             each = cross_entropy(head.flatten(0, 1), target.flatten(), reduction="none")
             share = torch.where(occupied, 1.0, 0.2).flatten()
             losses.append(weights[name] * (each * share).sum() / share.sum())

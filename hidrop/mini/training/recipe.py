@@ -1,4 +1,4 @@
-"""A recipe: what is trained, with which reduction method, in which lessons. YAML files in `recipes/`, found by name."""
+"""A recipe: which model is trained, with which method, in which lessons. YAML files in `recipes/`, found by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Stage(StrictModel):
 
 
 class Lesson(Stage):
-    """A stage on conversations, with the method active; `data` says of which kind (lessons.py)."""
+    """A stage on conversations, with the method active. `data` is their kind (lessons.py)."""
 
     data: Kind
 
@@ -31,8 +31,8 @@ class Lesson(Stage):
 class Recipe(StrictModel):
     """Training of an embedded model: its foundations (foundations.py), then the lessons in their order.
 
-    With `start`, an embedded model or a folder with one, it goes on from that model instead of new foundations.
-    LLaVA's two stages (captions, instructions) come first, drills of single skills behind them.
+    With `start`, an embedded model or a folder with one, training starts from that model instead of new foundations.
+    LLaVA's two stages (captions, instructions) come first, then drills of single skills.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""Training conversations of the embedded model, and its tokenizer, from the grammar of the embedded benchmark.
+"""Training conversations of the embedded models, from the grammar of the embedded benchmark.
 
-Stage 1 (captions) shows dense captions, keyed by place and by content, so that every object of every image is
-supervised; stage 2 (instructions) asks several questions an image, wrapped as the test sets wrap them, and keeps a
-share of captions. A share of the samples of both stages has no image: the decoder starts from random weights, and
-this is all the plain language that it gets. Whatever a question asks for in one word has a dense form here that asks
-for it many times an image: single answers alone leave a small model on a plateau for thousands of steps.
-Everything is a function of (stage, index): the same sample comes back after a resume.
+Stage 1 (captions) has dense captions, by place and by content, so that every object of every image is supervised.
+Stage 2 (instructions) asks several questions per image, in the form of the test sets, and keeps a share of captions.
+Some samples of both stages have no image: the decoder starts from random weights, and this is all the plain language
+that it gets. Every question with a one-word answer has a dense form here that asks for it many times per image,
+because single answers leave a small model on a plateau for thousands of steps.
+Everything is a function of (stage, index), so a resumed run sees the same samples.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from hidrop.prompts import LETTER_ANSWER, SHORT_ANSWER
 SHORT = f"\n{SHORT_ANSWER}"
 LETTER = f"\n\n{LETTER_ANSWER}"
 
-# What the options of a question may be.
+# The possible options of a question.
 POOLS: tuple[tuple[str, ...], ...] = (tuple(COLORS), DIGITS, PLACES, WORDS, *NUMBERS.values())
 
 Turn = tuple[str, str]
 
-# How often a kind is asked in training; conjunctions and relations come up slowly, so they are asked more.
+# How often a kind is asked in training. Conjunctions and relations are learned slowly, so they are asked more often.
 WEIGHTS = {
     "color_at_place": 1.0, "digit_at_place": 1.0, "color_of_digit": 1.0, "digit_of_color": 1.0, "place_of_digit": 1.0,
     "digit_beside": 2.0, "color_beside": 2.0, "count_color": 1.0, "verify_color": 1.5, "verify_place": 1.0,
     "verify_relation": 2.5, "exists": 3.0, "read_number": 1.5, "read_word": 1.0, "first_digit": 0.5, "last_digit": 0.5,
 }  # fmt: skip
-# Of all samples, how many have no image.
+# The share of samples without an image.
 TEXT_ONLY = 0.2
-# Stage 2: questions an image, and the shares of conversations with captions and of those with options.
+# Stage 2: questions per image, and the shares of conversations with captions and with options.
 TURNS, CAPTIONED, OPTIONS = 8, 0.35, 0.4
-# Kinds that the MMBench-like set turns into A-D questions.
+# Kinds that the MMBench test set asks with options A-D.
 WITH_OPTIONS = (
     "color_at_place", "digit_at_place", "color_of_digit", "digit_of_color", "place_of_digit", "digit_beside",
     "color_beside", "count_color", "read_number", "read_word",
@@ -50,7 +50,7 @@ WITH_OPTIONS = (
 class Sample:
     """One image with its turns. `pixels` is (height, width, 3) uint8, or None for a text-only sample.
 
-    Where `only` names words of one token, nothing else of the answers is supervised.
+    If `only` names words (of one token each), nothing else in the answers is supervised.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -72,7 +72,7 @@ def draw_options(rng: np.random.Generator) -> list[str]:
 def draw_questions(
     scene: Scene, kinds: Mapping[str, float], count: int, rng: np.random.Generator, tries: int | None = None
 ) -> Iterator[Question]:
-    """Up to `count` different questions about the scene, by the weights of `kinds`; fewer where the scene is poor."""
+    """Up to `count` different questions about the scene, by the weights of `kinds`. Scenes with little give fewer."""
     names = tuple(kinds)
     weights = np.array([kinds[name] for name in names])
     asked: set[str] = set()
@@ -86,7 +86,7 @@ def draw_questions(
 
 
 def listed(question: Question, count: int, rng: np.random.Generator) -> tuple[str, str]:
-    """The question with lettered options as lmms-eval's MMBench prompt writes them, and the right letter."""
+    """The question with lettered options, written as in lmms-eval's MMBench prompt, and the right letter."""
     picked = options(question, count, rng)
     return f"{question.text} {lettered(picked)}", LETTERS[picked.index(question.answer)]
 
@@ -96,7 +96,7 @@ def lettered(options: list[str]) -> str:
 
 
 # --- captions ---------------------------------------------------------------------------------------------------
-# Their order is fixed: a random one cannot be predicted, and its noise hides what the image has to say.
+# Their order is fixed: a random order cannot be predicted, and its noise hides the image's signal.
 
 
 def caption_by_place(scene: Scene) -> str:
@@ -132,14 +132,14 @@ def caption_by_neighbour(scene: Scene) -> str:
 
 
 def caption_of_names(scene: Scene) -> str:
-    """Existence of coloured digits: those that are there, and those mixed from present colours and values."""
+    """Existence of coloured digits: present ones, and combinations of present colours and values."""
     there = {d.name for d in scene.digits}
     mixed = sorted({f"{a.color} {b.value}" for a in scene.digits for b in scene.digits})
     return "Check: " + ", ".join(f"{name} {_yes(name in there)}" for name in mixed[:12])
 
 
 def caption_of_claims(scene: Scene) -> str:
-    """What is in a place, true and false: each digit's place with its own value and with the next digit's."""
+    """True and false claims about places: each digit's place with its own value and with the next digit's."""
     parts = []
     for digit, other in zip(scene.digits, (*scene.digits[1:], *scene.digits[:1]), strict=True):
         values = sorted({digit.value, other.value, (digit.value + 1) % 10})
@@ -154,7 +154,7 @@ def described(caption: str) -> Turn:
 
 
 def instructed(turns: Sequence[Turn]) -> list[Turn]:
-    """The format instruction stands in the first turn and holds for the following ones, as in LLaVA's mix."""
+    """The format instruction is in the first turn and holds for the following ones, as in LLaVA's mix."""
     return [(question + SHORT if number == 0 else question, answer) for number, (question, answer) in enumerate(turns)]
 
 
@@ -169,7 +169,7 @@ def caption_of_signs(scene: Scene) -> str:
 
 
 def caption_of_relations(scene: Scene) -> str:
-    """Whether each digit lies to the left, right, above or below of the next one."""
+    """Whether each digit is to the left, to the right, above or below the next one."""
     names = unique_names(scene)
     parts = []
     for a, b in zip(names, names[1:] + names[:1], strict=True) if len(names) > 1 else ():
@@ -217,7 +217,7 @@ def caption_sample(index: int, split_seed: int = 0) -> Sample:
 
 
 def instruction_sample(index: int, split_seed: int = 0) -> Sample:
-    """Stage 2: several questions about one image; now and then options without an image."""
+    """Stage 2: several questions about one image, sometimes options without an image."""
     rng = np.random.default_rng([split_seed, 2, index])
     if rng.random() < TEXT_ONLY:
         return _without_image(rng)
@@ -226,15 +226,15 @@ def instruction_sample(index: int, split_seed: int = 0) -> Sample:
 
 
 def _without_image(rng: np.random.Generator) -> Sample:
-    """Options and their letters, apart from finding out what the answer is."""
+    """Options and their letters, without the task of finding the answer."""
     return Sample(None, tuple(_lettering(rng) for _ in range(4)))
 
 
 def _lettering(rng: np.random.Generator) -> Turn:
-    """Each option with its letter said again behind it; the letters of some; or that of an answer that is given.
+    """Each option with its letter repeated after it; or the letters of some options; or that of a given answer.
 
-    Small decoders stay for long at what can be had by ruling out. Saying the letter again is one step of the two that
-    finding it takes, and options that are asked for twice cannot be ruled out.
+    Small decoders learn to exclude options first and stay there for long. Repeating the letter is one of the two steps
+    that finding it takes, and options that are asked for twice cannot be excluded.
     """
     picked = draw_options(rng)
     form = rng.random()
@@ -249,7 +249,7 @@ def _lettering(rng: np.random.Generator) -> Turn:
 
 
 def _conversation(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """TURNS questions; with probability CAPTIONED, two captions are asked for in place of some of them."""
+    """TURNS questions. With probability CAPTIONED, two captions are asked for instead of some of them."""
     done: list[Turn] = []
     turns = TURNS
     if rng.random() < CAPTIONED:
@@ -262,7 +262,7 @@ def _conversation(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     kinds = {kind: WEIGHTS[kind] for kind in WITH_OPTIONS}
     for question in draw_questions(scene, kinds, turns // 2, rng, tries=4 * turns):
         text, letter = listed(question, 4, rng)
-        # Naming the option before its letter supervises the look-up and the letter apart.
+        # Naming the option before its letter supervises the look-up and the letter separately.
         if rng.random() < 0.4:
             done.append((text + "\n\nAnswer with the option and its letter.", f"{question.answer} {letter}"))
         else:

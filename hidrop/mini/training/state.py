@@ -1,4 +1,4 @@
-"""What a training needs to go on after an interruption: weights, optimiser and progress, written atomically."""
+"""The state of a training that can be resumed: weights, optimiser and progress, written atomically."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hidrop.mini.training.optimizer import Pair
 
 @dataclass
 class TrainingProgress:
-    """The next step to take: `stage` counts the recipe's lessons from 0. `seconds` is training time so far.
+    """The next step to take. `stage` counts the recipe's lessons from 0. `seconds` is the training time so far.
 
-    `plan` is the recipe as it was when the state was written.
+    `plan` is the recipe at the time when the state was written.
     """
 
     recipe: str
@@ -45,13 +45,13 @@ def save(folder: Path, model: nn.Module, optimizer: Pair, progress: TrainingProg
 
 
 def peek(folder: Path) -> TrainingProgress | None:
-    """How far the training in `folder` came; None when there is none."""
+    """The progress of the training in `folder`. None without a training."""
     record = _read(folder)
     return TrainingProgress(**{k: v for k, v in record.items() if k != "files"}) if record else None
 
 
 def load(folder: Path, model: nn.Module, optimizer: Pair) -> None:
-    """Restore weights and optimiser as `save` wrote them."""
+    """Restore weights and optimiser from what `save` wrote."""
     name = _read(folder)["files"]
     model.load_state_dict(load_file(folder / f"{name}.safetensors"))
     optimizer.load_state_dict(torch.load(folder / f"{name}.optimizer", weights_only=True))
