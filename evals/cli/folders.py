@@ -1,4 +1,4 @@
-"""Commands on results folders: report, ls, compare, export, doctor, agree."""
+"""Commands on results folders: report, ls, compare, export, doctor, agree, export-tasks."""
 
 from __future__ import annotations
 
@@ -172,4 +172,22 @@ def agree(options: AgreeOptions) -> int:
     found = agreement.agree(run, docs, published, unmatched)
     options.say(found.text(options.flips))
     options.document(dataclasses.asdict(found))
+    return DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportTasksOptions(Options):
+    folder: Annotated[Path, argument("DIR", "The folder for the task files.")]
+    data: Annotated[str, option("--data", "DATA", "mini, or a folder with parquet files.")] = "mini"
+
+
+@COMMANDS.command("export-tasks", example="tasks/")
+def export_tasks(options: ExportTasksOptions) -> int:
+    """Export the tasks as YAML files for lmms-eval's command line."""
+    options.loading(f"{options.data}: reading data")
+    from evals.tasks.export import export
+
+    names = export(options.folder, options.data)
+    options.say(f"lmms-eval --model hidrop --include_path {options.folder} --tasks {','.join(names)}")
+    options.document({"folder": str(options.folder), "tasks": names})
     return DONE

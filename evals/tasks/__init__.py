@@ -4,8 +4,8 @@
     evaluate(lm, TaskSpec("gqa"), limit=100)     a TaskResult
     ask(lm, TaskSpec("gqa"), limit=100)          the same questions, without scores
 
-`base` is the interface of a task, `registry` the list of them. `python -m evals.tasks export DIR` writes the tasks as
-YAML files for the command line of lmms-eval.
+`base` is the interface of a task, `registry` the list of them. `run.py export-tasks` writes them as YAML files for the
+command line of lmms-eval.
 """
 
 from __future__ import annotations

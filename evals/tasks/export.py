@@ -1,6 +1,6 @@
 """The tasks as YAML files for lmms-eval's own command line.
 
-    python -m evals.tasks export tasks_local
+    python run.py export-tasks tasks_local
     lmms-eval --model hidrop --model_args pretrained=mini:vanilla,protocol=llava \
         --tasks hidrop_mini_gqa --include_path tasks_local --batch_size 16
 

@@ -33,6 +33,7 @@ WRONG = {
     "export": (["nowhere"], "cannot be read"),
     "doctor": (["nowhere"], "nowhere: no such folder"),
     "agree": (["--answers", "nowhere", "--run", "elsewhere"], "elsewhere"),
+    "export-tasks": (["new", "--data", "nowhere"], "gqa: no data in 'nowhere'"),
 }
 
 

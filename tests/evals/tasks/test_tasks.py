@@ -138,9 +138,9 @@ def test_exported_tasks_are_official_ones_on_local_data(data_folder: Path, tmp_p
 def test_export_command_prints_how_to_use_the_tasks(
     data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from evals.tasks.__main__ import main
+    from evals.cli import main
 
-    assert main(["export", str(tmp_path / "t"), "--data", str(data_folder)]) == 0
+    assert main(["export-tasks", str(tmp_path / "t"), "--data", str(data_folder)]) == 0
     assert "--include_path" in capsys.readouterr().out
-    assert main(["export", str(tmp_path / "t"), "--data", str(tmp_path / "nothing")]) == 2
+    assert main(["export-tasks", str(tmp_path / "t"), "--data", str(tmp_path / "nothing")]) == 2
     assert "hf download" in capsys.readouterr().err
