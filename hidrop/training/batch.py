@@ -1,4 +1,4 @@
-"""Samples side by side, as a model takes them in training: padded at the right, their images in one stack."""
+"""Samples as one training batch: padded at the right, with their images in one stack."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hidrop.runtime.layout import IGNORED
 def batch_of(
     samples: Sequence[tuple[list[int], list[int]]], images: Sequence[torch.Tensor], pad_id: int
 ) -> dict[str, torch.Tensor]:
-    """Ids and labels of each sample, and the images (3, height, width) of all in their order, as a model's inputs.
+    """The model's inputs from ids and labels of each sample, and all their images (3, height, width) in order.
 
-    input_ids, attention_mask, labels (batch, length), and pixel_values (images, 3, height, width) where there are any.
+    input_ids, attention_mask, labels (batch, length), and pixel_values (images, 3, height, width) if there are images.
     """
     length = max(len(ids) for ids, _ in samples)
 

@@ -1,4 +1,4 @@
-"""LLaVA's JSON conversations: read once, kept packed, checked, and turned into ids with labels on the answers."""
+"""LLaVA's JSON conversations: read once, checked, kept packed, and turned into ids with labels on the answers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Prompt = Literal["plain", "v1"]
 
 @dataclass(frozen=True)
 class Turns:
-    """One sample: image paths, and (question, answer) pairs; an image's placeholder stands in its question."""
+    """One sample: image paths, and (question, answer) pairs. An image's placeholder is in its question."""
 
     images: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
 
 
 class Conversations:
-    """The usable samples of a file. One block of bytes instead of a million objects: worker processes share it.
+    """The usable samples of a file, in one block of bytes that worker processes share, instead of a million objects.
 
-    `skipped` counts the others by what is wrong with them. `lengths`: words of each sample, negative without an image.
-    Raises UserError for a file that is no list of conversations, or holds no usable one.
+    `skipped` counts the other samples by their problem. `lengths`: words of each sample, negative without an image.
+    Raises UserError for a file that is not a list of conversations, or has no usable one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,15 +78,15 @@ def _records(path: Path) -> Iterator[Any]:
 
 
 def turns_of(record: Any) -> Turns:
-    """A record of LLaVA's as turns; its images' placeholders are moved in front of their question, as LLaVA does.
+    """A record of LLaVA's file as turns. Image placeholders move to the start of their question, as in LLaVA.
 
-    Raises ValueError, in words that can be counted, for a record that is none.
+    Raises ValueError for a record that is not a conversation. Its messages are few, so that they can be counted.
     """
     said = record.get("conversations") if isinstance(record, dict) else None
     if not isinstance(said, list) or not all(isinstance(s, dict) and isinstance(s.get("value"), str) for s in said):
         raise ValueError("no conversation")
     if said and said[0].get("from") == "gpt":
-        said = said[1:]  # LLaVA begins with the first question
+        said = said[1:]  # LLaVA starts with the first question
     who = [one.get("from") for one in said]
     if len(said) < 2 or len(said) % 2 or who != ["human", "gpt"] * (len(said) // 2):
         raise ValueError("turns that are not question and answer in turn")
@@ -110,7 +110,7 @@ def _in_front(question: str) -> str:
 
 
 def text_of(turns: Turns, prompt: Prompt, end: str) -> tuple[str, list[tuple[int, int]]]:
-    """The whole text of a sample, and the spans of it that are learnt. `end`: the end-of-sequence token's text."""
+    """The whole text of a sample, and its spans that are learned. `end`: the text of the end-of-sequence token."""
     if prompt == "plain":
         (_, caption), *_ = turns.pairs
         before = PLACEHOLDER * len(turns.images)
@@ -128,11 +128,11 @@ def text_of(turns: Turns, prompt: Prompt, end: str) -> tuple[str, list[tuple[int
 def encode(
     turns: Turns, tokenizer: Any, image_token_id: int, tokens: Sequence[int], prompt: Prompt, longest: int
 ) -> tuple[list[int], list[int]]:
-    """(ids, labels) of a sample, at most `longest`; `tokens` are those of each image.
+    """(ids, labels) of a sample, cut after `longest` tokens. `tokens`: the number of visual tokens of each image.
 
-    Ids are those of LLaVA's own evaluation prompt (see `hidrop.prompts.piecewise`): each piece between the images
-    is tokenised by itself. A label stands on every token that lies in an answer, the space before it and its end
-    included. Raises ValueError when the end cuts through an image.
+    Ids are those of LLaVA's own evaluation prompt (see `hidrop.prompts.piecewise`): each piece between images is
+    tokenized by itself. Every token of an answer has a label, including the space before it and its end. Raises
+    ValueError if the cut goes through an image.
     """
     text, spans = text_of(turns, prompt, tokenizer.eos_token)
     ids: list[int] = []

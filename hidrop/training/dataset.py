@@ -1,4 +1,4 @@
-"""Samples with their images, read when they are asked for; batches of one modality; right-padded tensors."""
+"""Samples whose images are read on demand, batches of one modality, and right-padded tensors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from hidrop.training.batch import batch_of
 from hidrop.training.conversations import Conversations, Prompt, encode
 
 Example = dict[str, Any]
-# So many samples in a row that cannot be read are no accident.
+# Abort after this many consecutive unreadable samples.
 PATIENCE = 100
 
 
 class Samples(Dataset[Example]):
     """Sample `i` as {"ids", "labels", "images": (3, height, width) tensors}.
 
-    One that cannot be used (a broken image, an image beyond the longest length) is replaced by the next one of its
-    modality and counted in `replaced`, over all worker processes. Raises UserError where many in a row cannot be used.
+    A sample that cannot be used (a broken image, an image beyond the longest length) is replaced by the next one of its
+    modality and counted in `replaced`, over all worker processes. Raises UserError for many unusable samples in a row.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Samples(Dataset[Example]):
                 return self._read(other)
             except (UserError, MemoryError):
                 raise
-            except Exception as error:  # whatever a broken file makes PIL raise
+            except Exception as error:  # a broken file can make PIL raise anything
                 reason = reason or f"sample {other}: {error}"
                 with self._replaced.get_lock():
                     self._replaced.value += 1
             if step >= PATIENCE:
                 break
-        raise UserError(f"{self.conversations.path}: no sample that can be used at or behind {index}. First: {reason}")
+        raise UserError(f"{self.conversations.path}: no usable sample from {index} on. First problem: {reason}")
 
     def _read(self, index: int) -> Example:
         turns = self.conversations[index]
@@ -90,7 +90,7 @@ class Samples(Dataset[Example]):
 
 
 class Collator:
-    """Examples to a batch, see `batch_of`."""
+    """Makes a batch from samples, see `batch_of`."""
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
@@ -101,11 +101,11 @@ class Collator:
 
 
 class Order(Sampler[int]):
-    """The order of an epoch, in whole batches of all processes: `set_epoch` deals anew.
+    """The order of an epoch, in whole batches of all processes. `set_epoch` draws a new order.
 
-    With `grouped`, each batch is of one modality, so that all processes run the same modules (ZeRO-3 would wait forever
-    otherwise), and sorted by length, so that a process's part of it needs little padding. What is left over of each
-    modality, less than a batch, is left out of the epoch.
+    With `grouped`, each batch has one modality, so that all processes run the same modules (otherwise ZeRO-3 would wait
+    forever), and is sorted by length, so that each process's part needs little padding. The rest of each modality, less
+    than a batch, is left out of the epoch.
     """
 
     def __init__(self, lengths: np.ndarray, batch: int, seed: int, *, grouped: bool) -> None:

@@ -17,14 +17,14 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Parts(StrictModel):
-    """What a new LLaVA is put together from: a language model and a vision tower (folders or Hub ids)."""
+    """The parts of a new LLaVA: a language model and a vision tower (folders or Hub ids)."""
 
     language_model: str
     vision_tower: str
 
 
 class Data(StrictModel):
-    """LLaVA's JSON file of conversations, the folder its image paths start from, and how to get them."""
+    """LLaVA's JSON file of conversations, the folder of its images, and the command that downloads both."""
 
     conversations: Path
     images: Path
@@ -32,7 +32,7 @@ class Data(StrictModel):
 
 
 class Lora(StrictModel):
-    """PEFT's LoRA on the decoder's linear layers; the projector is trained as a whole beside it."""
+    """PEFT's LoRA on the decoder's linear layers. The projector is trained as a whole in addition."""
 
     rank: Count
     alpha: Count
@@ -42,9 +42,10 @@ class Lora(StrictModel):
 class LlavaRecipe(StrictModel):
     """One stage. `batch` is that of an optimiser step over all processes; what does not fit is accumulated.
 
-    model: a checkpoint, or parts of a new one. train: the projector alone, or all but the tower.
-    prompt: "plain" (the image, then its caption) or "v1" (vicuna's conversation). image: "pad" to a square, or its
-    middle, "square". lr falls as a cosine after `warmup`, a share of all steps. Lengths are in tokens, images included.
+    model: a checkpoint, or the parts of a new one. train: the projector alone, or everything except the tower.
+    prompt: "plain" (the image, then its caption) or "v1" (Vicuna's conversation). image: "pad" it to a square, or take
+    its middle "square". lr falls as a cosine after `warmup`, a share of all steps. Lengths are in tokens, visual ones
+    included.
     """
 
     name: str
@@ -59,7 +60,7 @@ class LlavaRecipe(StrictModel):
     batch: Count
     per_device: Count
     epochs: Annotated[float, Field(gt=0)] = 1.0
-    max_steps: Count | None = None  # fewer than the epochs have, for a trial
+    max_steps: Count | None = None  # stop after this many steps, for a trial
     lr: Annotated[float, Field(gt=0)]
     warmup: Share = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -86,12 +87,12 @@ class LlavaRecipe(StrictModel):
         if self.lora and self.sharding:
             raise ValueError("lora: it is merged into whole weights at the end, so it cannot go with sharding")
         if self.sharding and not self.grouped:
-            # A process whose samples have no image would not ask for the tower's weights, and the others would wait.
+            # A process whose samples have no image would not gather the tower's weights, and the others would wait.
             raise ValueError("sharding: it needs grouped: true, so that all processes run the same modules")
         return self
 
     def accumulation(self, processes: int) -> int:
-        """Micro-batches of an optimiser step. Raises ValueError when the batch cannot be divided so."""
+        """Micro-batches of an optimiser step. Raises ValueError if the batch cannot be divided among the processes."""
         if self.batch % (self.per_device * processes):
             raise ValueError(
                 f"batch {self.batch} is not a multiple of {processes} processes x per_device {self.per_device}"

@@ -1,4 +1,4 @@
-"""Run a recipe: transformers' Trainer over our data, with the method's reduction around the model."""
+"""Run a recipe: transformers' Trainer on our data, with the method's reduction on the model."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from hidrop.training.student import Student, student
 
 log = logging.getLogger("hidrop.training")
 RECORD = "recipe.json"
-# Fields that change no weight: a training may go on with others.
+# Fields that change no weight: a resumed training may have other values.
 KNOBS = {"workers", "save_steps", "keep_checkpoints", "log_steps", "report_to"}
 
 
 class Reduced(Trainer):
-    """Trainer with our order of samples, that can go on from its own checkpoints."""
+    """Trainer with our order of samples, which can resume from its own checkpoints."""
 
     def __init__(self, order: Order, learner: Student, **settings: Any) -> None:
         super().__init__(model=learner.trained, **settings)
-        self.remove_callback(PrinterCallback)  # our own lines say it
+        self.remove_callback(PrinterCallback)  # our own log lines show it
         self._order, self._learner = order, learner
-        self.waited = 0.0  # seconds that steps have waited for their samples
+        self.waited = 0.0  # seconds that steps have waited for samples
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         started = time.monotonic()
@@ -49,8 +49,8 @@ class Reduced(Trainer):
         return self._order
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # Files have the published names of the tensors and the model others: the Trainer would load not one of them,
-        # and only warn. Sharded weights and adapters come back by other ways.
+        # Files have the published names of the tensors, and the model has other names. The Trainer would load none of
+        # them and only warn. Sharded weights and adapters are loaded in other ways.
         llava = self._learner.model
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or self._learner.trained is not llava:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -60,10 +60,10 @@ class Reduced(Trainer):
 
 
 def always_seeing(llava: Any) -> Callable[..., Any]:
-    """The model's forward, with an empty image where a batch has none and its features count for nothing.
+    """The model's forward, with an empty image in batches that have none. Its features do not affect the loss.
 
-    Another process may have images in this step, and gradients and sharded weights are gathered by all or by none; and
-    where the projector alone is trained, nothing else has a gradient.
+    Another process may have images in this step, and all processes must take part when gradients and sharded weights
+    are gathered. If only the projector is trained, nothing else has a gradient.
     """
     forward, backbone = llava.forward, backbone_of(llava)
 
@@ -81,7 +81,7 @@ def always_seeing(llava: Any) -> Callable[..., Any]:
 
 
 class Say(TrainerCallback):
-    """The Trainer's numbers as lines of our log."""
+    """Prints the Trainer's numbers as lines of our log."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
@@ -92,7 +92,7 @@ class Say(TrainerCallback):
 
 
 def accumulation_of(recipe: LlavaRecipe) -> int:
-    """Micro-batches of a step. Raises UserError where processes do not fit the batch, or the machine."""
+    """Micro-batches of a step. Raises UserError if the number of processes does not fit the batch or the machine."""
     cuda, processes = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1"))
     if cuda and "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
         count = torch.cuda.device_count()
@@ -146,17 +146,17 @@ def arguments_of(recipe: LlavaRecipe, work: Path) -> TrainingArguments:
 def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
     """Train what the recipe says and write the checkpoint, with its method, to `out`; returns `out`.
 
-    Checkpoints of the way lie in `work` (default runs/train/<name>); `resume` goes on from the last one, to the same
-    weights on one process. Raises UserError for missing files, and when `work` holds a training and `resume` is not
-    given, or holds that of another recipe.
+    Checkpoints are saved in `work` (default runs/train/<name>). `resume` continues from the last one, on one process to
+    the same weights. Raises UserError for missing files, and if `work` holds a training and `resume` is not given, or
+    holds a training by another recipe.
     """
     work = work or Path("runs") / "train" / recipe.name
     out = out or work / "final"
     last = _last(recipe, work, resume)
-    accumulation_of(recipe)  # for its refusals, before anything is loaded
+    accumulation_of(recipe)  # only for its errors, before anything is loaded
     master = torch.bfloat16 if recipe.dtype == "bfloat16" and recipe.sharding == "zero3" else torch.float32
-    # With ZeRO-3 a checkpoint's weights are divided as they are read, once there are arguments; a new model is put
-    # together of whole ones, and divided when training begins.
+    # With ZeRO-3, once the arguments exist, a checkpoint's weights are sharded as they are read. A new model is
+    # assembled from whole weights before that, and sharded when training begins.
     learner = student(recipe, master) if isinstance(recipe.model, Parts) else None
     arguments = arguments_of(recipe, work)
     learner = learner or student(recipe, master)
@@ -183,7 +183,7 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
     from hidrop.runtime import reduce
     from hidrop.runtime.forward_patch import bound
 
-    # The Trainer sees the reduced forward: it asks its signature what it may pass on.
+    # The Trainer sees the reduced forward: it reads its signature to know what it may pass.
     with reduce(learner.model, reducer):
         learner.model.forward = bound(learner.model, always_seeing(learner.model))
         trainer = Reduced(
@@ -198,8 +198,8 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
     facts = _session(trainer, int(last.name.rsplit("-", 1)[1]) if last else 0, done.metrics["train_runtime"], recipe)
     replaced = sum(gather_object([samples.replaced]))  # of all processes
     if replaced:
-        log.warning("%d samples could not be used, and others took their places", replaced)
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all processes, where they are divided
+        log.warning("%d samples could not be used and were replaced by others", replaced)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered if sharded
     if trainer.is_world_process_zero():
         _export(recipe, learner, weights, reducer, out, {"replaced_samples": replaced, "session": facts})
         log.info("wrote %s", out)
@@ -208,7 +208,7 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
 
 
 def _session(trainer: Reduced, first: int, seconds: float, recipe: LlavaRecipe) -> dict[str, float | int]:
-    """What this process measured since it began or went on at step `first`: the Trainer's own numbers count from 0."""
+    """What this process measured since it started at step `first`. The Trainer's own numbers count from step 0."""
     steps = trainer.state.global_step - first
     facts = {
         "steps": steps,
@@ -223,7 +223,7 @@ def _session(trainer: Reduced, first: int, seconds: float, recipe: LlavaRecipe) 
 
 
 def _last(recipe: LlavaRecipe, work: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from. Leaves a record of the recipe, so that no other one goes on there."""
+    """The checkpoint to resume from. Writes a record of the recipe, so that no other recipe resumes there."""
     from transformers.trainer_utils import get_last_checkpoint
 
     said = recipe.model_dump_json(indent=1, exclude=KNOBS)

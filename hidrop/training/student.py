@@ -1,4 +1,4 @@
-"""The model that a recipe trains: a checkpoint, or a new LLaVA of a language model and a vision tower."""
+"""The model that a recipe trains: a checkpoint, or a new LLaVA made of a language model and a vision tower."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hidrop.models.sources import find
 from hidrop.prompts import PLACEHOLDER
 from hidrop.training.recipe import LlavaRecipe, Lora, Parts
 
-# LLaVA-1.5 takes the features before the tower's last layer, without the class token.
+# LLaVA-1.5 uses the features before the tower's last layer, without the class token.
 FEATURE_LAYER, FEATURE_STRATEGY = -2, "default"
 
 
 @dataclass(frozen=True)
 class Student:
-    """What is trained, with what belongs to it. `model` is the LLaVA itself, `trained` that or PEFT's wrapper."""
+    """A model in training, with what belongs to it. `model` is the LLaVA, `trained` is it or PEFT's wrapper."""
 
     model: Any
     trained: Any
@@ -28,8 +28,8 @@ class Student:
 
 
 def student(recipe: LlavaRecipe, dtype: torch.dtype) -> Student:
-    """Load or put together what the recipe names, and freeze what it does not train. Raises UserError."""
-    torch.manual_seed(recipe.seed)  # a new projector, LoRA's matrices
+    """Load or assemble the recipe's model, and freeze what is not trained. Raises UserError."""
+    torch.manual_seed(recipe.seed)  # for a new projector and LoRA's matrices
     if isinstance(recipe.model, Parts):
         model, tokenizer, image_processor = put_together(recipe.model, dtype, recipe.attention)
     else:
@@ -41,7 +41,7 @@ def student(recipe: LlavaRecipe, dtype: torch.dtype) -> Student:
         if loaded.geometry.anyres:
             raise UserError(f"{recipe.model}: images in tiles (LLaVA-NeXT) are not trained here")
     if not getattr(tokenizer, "is_fast", False):
-        raise UserError("training needs a fast tokenizer (tokenizer.json): it says which character a token is of")
+        raise UserError("training needs a fast tokenizer (tokenizer.json), which gives the characters of each token")
     tokenizer.padding_side = "right"
     freeze(model, recipe.train)
     return Student(model, adapted(model, recipe.lora) if recipe.lora else model, tokenizer, image_processor)
@@ -84,13 +84,13 @@ def put_together(parts: Parts, dtype: torch.dtype, attention: str) -> tuple[Any,
     backbone.head.load_state_dict(decoder.lm_head.state_dict())
     backbone.tower.load_state_dict(CLIPVisionModel.from_pretrained(tower, dtype=dtype).state_dict())
     if len(tokenizer) > text.vocab_size:
-        # A row for the placeholder, which is never embedded. Multiples of 64 keep the matrices fast.
+        # One row more for the placeholder, which is never embedded. Multiples of 64 keep the matrices fast.
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     return model, tokenizer, processor
 
 
 def freeze(model: Any, train: str) -> None:
-    """The tower never learns; with "projector" nothing but the projector does."""
+    """Freeze the tower, and with "projector" everything except the projector."""
     backbone = backbone_of(model)
     model.requires_grad_(train == "all")
     backbone.tower.requires_grad_(False)
@@ -98,7 +98,7 @@ def freeze(model: Any, train: str) -> None:
 
 
 def adapted(model: Any, lora: Lora) -> Any:
-    """The model with LoRA on the decoder's linear layers, its projector trained as a whole. Raises UserError."""
+    """The model with LoRA on the decoder's linear layers and a fully trained projector. Raises UserError."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:

@@ -1,4 +1,4 @@
-"""What keeps a recipe of LLaVA's stages from running on this machine: known before a weight is read."""
+"""Everything that would stop a recipe of LLaVA's stages on this machine, found before any weight is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hidrop.training.recipe import LlavaRecipe, Parts
 
 
 def problems(recipe: LlavaRecipe) -> list[str]:
-    """One line for each problem, with its place and the way out."""
+    """One line per problem, with its place and the way out."""
     found = [*_weights(recipe), *_data(recipe), *_packages(recipe)]
     try:
         recipe.accumulation(int(os.environ.get("WORLD_SIZE", "1")))
@@ -26,7 +26,7 @@ def problems(recipe: LlavaRecipe) -> list[str]:
 
 
 def summary(recipe: LlavaRecipe) -> str:
-    """What it trains, in a line."""
+    """The recipe in one line."""
     method = build_entry(recipe.method)
     settings = ", ".join(f"{f.name} {getattr(method, f.name)}" for f in fields(method))
     return (
@@ -58,7 +58,7 @@ def _weights(recipe: LlavaRecipe) -> list[str]:
 
 
 def parts_geometry(parts: Parts) -> Geometry:
-    """The sizes of the model that will be put together, by the configs of its parts."""
+    """The sizes of the model that will be assembled, from the configs of its parts."""
     from transformers import AutoConfig, LlavaConfig
 
     from hidrop.models.sources import find
@@ -70,7 +70,7 @@ def parts_geometry(parts: Parts) -> Geometry:
 
 
 def _earlier(model: str) -> str | None:
-    """What to do for a model that another recipe writes."""
+    """What to do if the model is written by another recipe and is missing."""
     path = Path(model)
     if path.name != "final" or path.parent.parent != Path("runs/train"):
         return None
