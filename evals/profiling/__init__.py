@@ -1,4 +1,4 @@
-"""Latency, memory and operations of reduction methods, taken by the runtime that also gives their accuracy.
+"""Latency, memory and operations of reduction methods, measured on the runtime that also gives their accuracy.
 
 profiles = profile(loaded, {"vanilla": Vanilla(), "hidrop-64": HiDrop(...)}, ProfileSettings())
 rows = [row for label, p in profiles.items() for row in p.rows(model="llava-1.5-7b", method=...)]
@@ -19,7 +19,7 @@ __all__ = ["Measurement", "Profile", "ProfileSettings", "Spread", "profile"]
 def profile(
     loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings | None = None
 ) -> dict[str, Profile]:
-    """Measure every labelled method on one loaded model, interleaved; see `evals.profiling.measure.measure`.
+    """Measure every labelled method on one loaded model, in interleaved rounds. See `evals.profiling.measure.measure`.
 
     `loaded` is what `hidrop.models.load` returns (`model` and `geometry` are used). Importing this module does not
     import torch, so that a matrix can be validated and planned quickly.

@@ -1,4 +1,4 @@
-"""The C library's memory allocator, kept from giving memory back to the system between the layers of a model."""
+"""Stops the C library's memory allocator from giving memory back to the system between the layers of a model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ KEPT_BYTES = 1 << 30
 
 
 def keep_memory() -> bool:
-    """Let the process keep the memory it frees, for its next allocation. False where the C library does not take it.
+    """Let the process keep freed memory for its next allocation. Returns False if the C library does not support it.
 
-    A decoder's activations on a CPU are blocks of some megabytes. By default each is mapped anew from the system and
-    its pages cleared one by one, which takes longer than many of the operations on them: 15 % of a prefill with few
-    tokens was measured. It is the same for all methods.
+    A decoder's activations on a CPU are blocks of some megabytes. By default each block is mapped from the system again
+    and its pages are cleared one by one, which takes longer than many operations on them: up to 15 % of a prefill with
+    few tokens. The setting is the same for all methods.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -23,6 +23,6 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    # glibc before 2.35 takes no threshold above 32 MiB.
+    # glibc before 2.35 refuses thresholds above 32 MiB.
     mapped = mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) or mallopt(M_MMAP_THRESHOLD, 1 << 25)
     return bool(mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)) and bool(mapped)

@@ -1,4 +1,4 @@
-"""What a device can do at best, measured on the spot, and what a prefill would take if nothing else held it up."""
+"""A device's peak bandwidth and matmul rate, measured now, and the time a prefill takes at these limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from evals.profiling.clock import Clock
 from hidrop.geometry import Geometry
 
-# Sizes at which a copy and a product of square matrices are past all caches, and take a fraction of a second.
+# Sizes at which a copy and a product of square matrices exceed all caches, and take a fraction of a second.
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
 MATRIX = {"cpu": 2048, "cuda": 8192}
 SECONDS, LEAST = 1.0, 5
@@ -19,23 +19,23 @@ SECONDS, LEAST = 1.0, 5
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Bytes per second of a large copy (read and written ones counted) and operations per second of a large matmul."""
+    """Bytes per second of a large copy (read plus written bytes), and operations per second of a large matmul."""
 
     bytes_per_second: float
     flops_per_second: float
 
     @property
     def ridge(self) -> float:
-        """Operations per byte from which on arithmetic, not memory, is the limit."""
+        """Operations per byte above which arithmetic, not memory, is the limit."""
         return self.flops_per_second / self.bytes_per_second
 
     def milliseconds(self, flops: float, moved: float) -> float:
-        """The least time for so many operations and bytes: the longer of the two."""
+        """The shortest time for this many operations and bytes: the longer of the two."""
         return 1000 * max(flops / self.flops_per_second, moved / self.bytes_per_second)
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
-    """Both ceilings of `device`, the latter in `dtype`: the best of about a second of runs each."""
+    """Both ceilings of `device`, the matmul in `dtype`: the best of about a second of runs each."""
     size = MATRIX[device.type]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     source, target = (torch.ones(COPY_BYTES[device.type] // 4, device=device) for _ in range(2))
@@ -60,9 +60,9 @@ def _best(device: torch.device, run: Callable[[], object]) -> float:
 def physical_ms(
     entering: tuple[int, ...], geometry: Geometry, ceilings: Ceilings, batch: int, text: int, element_bytes: int
 ) -> float:
-    """The least milliseconds of a prefill, layer by layer: its operations, or reading its weights and moving its KV.
+    """The shortest prefill in milliseconds. Each layer takes its operations, or reading its weights and moving its KV.
 
-    The LM head for one token is included; activations, the choice of tokens and the embedding are not.
+    Includes the LM head for one token. Leaves out activations, the choice of tokens and the embedding.
     """
     flops = [geometry.layer_flops(visual + text) for visual in entering]
     return _layers_ms(flops, entering, geometry, ceilings, batch, text, element_bytes)
@@ -71,7 +71,7 @@ def physical_ms(
 def decode_ms(
     entering: tuple[int, ...], geometry: Geometry, ceilings: Ceilings, batch: int, text: int, element_bytes: int
 ) -> float:
-    """The least milliseconds of one decoded token of each of `batch` rows, behind such a prefill."""
+    """The shortest time in milliseconds of one decoded token for each of `batch` rows, after such a prefill."""
     flops = [geometry.layer_flops(visual + text + 1) - geometry.layer_flops(visual + text) for visual in entering]
     return _layers_ms(flops, entering, geometry, ceilings, batch, text, element_bytes)
 
@@ -85,7 +85,7 @@ def _layers_ms(
     text: int,
     element_bytes: int,
 ) -> float:
-    """Layers with so many operations a row, each of which reads its weights and moves its KV, and the LM head."""
+    """Milliseconds of the layers, each with its operations per row, its weights and its KV, and of the LM head."""
     weights, head = element_bytes * geometry.layer_weights, geometry.hidden * geometry.vocab
     moved = [weights + batch * geometry.layer_kv_bytes(visual + text, element_bytes) for visual in entering]
     layers = sum(ceilings.milliseconds(batch * f, m) for f, m in zip(flops, moved, strict=True))

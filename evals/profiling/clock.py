@@ -13,11 +13,11 @@ import torch
 
 
 class Clock:
-    """Marks moments on a device and tells the milliseconds between them.
+    """Marks moments on a device and gives the milliseconds between them.
 
-    On CUDA a mark is an event in the current stream: nothing waits between marks, so the launches of several steps
-    overlap with their execution as they do in use. `start` waits for the device first, so that the work before it is
-    not billed to what follows.
+    On CUDA a mark is an event in the current stream. Nothing waits between marks, so the launches of several steps
+    overlap with their execution as they do in normal use. `start` waits for the device first, so that earlier work
+    is not counted.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -25,13 +25,13 @@ class Clock:
         self.device = device
 
     def start(self) -> Any:
-        """Mark a moment at which the device has nothing left to do."""
+        """Mark a moment at which the device is idle."""
         if self.cuda:
             torch.cuda.synchronize(self.device)
         return self.mark()
 
     def mark(self) -> Any:
-        """Mark the moment at which the device has done all the work given to it so far."""
+        """Mark the moment at which the device has finished all work given to it so far."""
         if not self.cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -39,7 +39,7 @@ class Clock:
         return event
 
     def between(self, marks: list[Any]) -> list[float]:
-        """Milliseconds from each mark to the next one. Waits until the last one has come to pass."""
+        """Milliseconds from each mark to the next one. Waits for the last mark."""
         if not self.cuda:
             return [1000.0 * (b - a) for a, b in pairwise(marks)]
         marks[-1].synchronize()

@@ -1,4 +1,4 @@
-"""Operations: counted by torch while code runs, to hold the closed form of `TokenPlan.flops` against."""
+"""Operations counted by torch while code runs, to check the closed form of `TokenPlan.flops`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def _cpu_attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any 
 
 
 def counted_flops(run: Callable[[], Any]) -> int:
-    """Operations torch sees in `run()`: matrix products, and attention as a full square without causal discount.
+    """Operations that torch counts in `run()`: matrix products, and attention as a full square without causal discount.
 
     A multiply-accumulate is two operations, as in `TokenPlan.flops(text, causal=False)`. torch's counter does not know
-    the CPU's fused attention kernel and would count it as 0; it is named here.
+    the CPU's fused attention kernel and would count it as 0, so its formula is added here.
     """
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     counter = FlopCounterMode(display=False, custom_mapping={kernel: _cpu_attention})

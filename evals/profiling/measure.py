@@ -1,4 +1,4 @@
-"""The measuring itself: all methods on one model, taking turns, so that a slow minute hits all of them alike."""
+"""Measures all methods on one model, interleaved, so that background load affects all methods equally."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ class _Timings:
     decode: list[float] = field(default_factory=list)
 
 
-# Other work that is timed in each round beside the methods, by name, for one batch's prompt.
+# Other work that is timed in each round next to the methods, by name, for one batch's prompt.
 Probes = Callable[[SyntheticRequest], Mapping[str, Callable[[], Any]]]
 
 
 def measure(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings) -> dict[str, Profile]:
-    """`measure_beside` without anything beside."""
+    """`measure_beside` without other work."""
     return measure_beside(loaded, reducers, settings, lambda prompt: {})[0]
 
 
 @dataclass(frozen=True)
 class Way:
-    """A method as it is run: eagerly, or by graphs, which are made on its first run."""
+    """A method and how it runs: eagerly, or by graphs, which are captured on its first run."""
 
     reducer: Reducer
     graphs: Graphs | None = None
 
 
 def ways(reducers: Mapping[str, Reducer], settings: ProfileSettings, recorder: Recorder | None) -> dict[str, Way]:
-    """Every method run eagerly and, with a recorder, those that can be captured by graphs as well."""
+    """Every method eagerly and, with a recorder, also by graphs if it can be captured."""
     found = {label: Way(reducer) for label, reducer in reducers.items()}
     for label, reducer in reducers.items() if recorder else ():
         if not (reducer.adaptive or reducer.rechosen):
-            # Lengths are equal here: a bucket of one token leaves the prompt as it is. Two graphs: the whole forward
+            # All prompts have the same length, so a bucket of one token adds no padding. Two graphs: the whole forward
             # and, for the prefill, the same without the tower.
             graphs = Graphs(recorder, bucket=1, room=settings.new_tokens, limit=2)
             found[label + CAPTURED] = Way(reducer, graphs)
@@ -74,16 +74,16 @@ def measure_beside(
     probes: Probes,
     recorder: Recorder | None = None,
 ) -> tuple[dict[str, Profile], dict[int, dict[str, Spread]]]:
-    """Time each method at each batch size, and read tokens, operations and bytes off the same runs.
+    """Time each method at each batch size, and take tokens, operations and bytes from the same runs.
 
-    Each round runs every method once (A, B, C, A, B, C, ...); the first `settings.warmup` rounds are thrown away. A
-    run is: one forward with the image (time to first token: vision tower, projector, decoder, LM head), one with the
-    image's features precomputed (prefill: decoder and LM head), and `settings.new_tokens` single-token forwards.
-    `probes` are timed in the same rounds; their times come back by batch size and name. With a `recorder` each method
-    that can be captured is run a second time in each round, by graphs; its label ends in CAPTURED.
+    Each round runs every method once (A, B, C, A, B, C, ...). The first `settings.warmup` rounds do not count. A run is
+    one forward with the image (time to first token: vision tower, projector, decoder, LM head), one with the image's
+    features precomputed (prefill: decoder and LM head), and `settings.new_tokens` single-token forwards. `probes` are
+    timed in the same rounds, and their times are returned by batch size and name. With a `recorder`, each method that
+    can be captured runs a second time in each round, by graphs, and the label of this run ends in CAPTURED.
 
-    Raises RuntimeError when the real KV cache has another size than the method's plan (`TraceMismatch` of the runtime
-    when the token counts already differ).
+    Raises RuntimeError if the real KV cache has another size than the method's plan (TraceMismatch if the token counts
+    already differ).
     """
     found: dict[str, list[Measurement]] = {}
     beside: dict[int, dict[str, Spread]] = {}
@@ -111,7 +111,7 @@ def measure_beside(
                     if round_ >= settings.warmup:
                         taken_by[name] += clock.between(marks)
         beside[batch] = {name: Spread.of(times) for name, times in taken_by.items()}
-        vision.clear()  # not part of any method's peak memory, and neither is what was timed beside
+        vision.clear()  # not part of any method's peak memory, and neither is the other timed work
         others = {}
         for label, way in run.items():
             facts = _facts(loaded.model, loaded.geometry, way, prompt, settings, label)
@@ -121,19 +121,19 @@ def measure_beside(
 
 @dataclass
 class RecordedVision:
-    """What tower and projector gave for the prompt, as modules (`answers`), and the features made of it."""
+    """What tower and projector returned for the prompt as modules (`answers`), and the features made from it."""
 
     answers: dict[nn.Module, Any] = field(default_factory=dict)
     features: list[torch.Tensor] = field(default_factory=list)
 
     def encode(self, reducer: Reducer, vision: Any) -> list[torch.Tensor]:
-        """The features; on the first call they are made."""
+        """The features, computed on the first call."""
         self.features = self.features or reducer.encode(vision)
         return self.features
 
 
 def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: SyntheticRequest) -> dict[str, RecordedVision]:
-    """What tower and projector return to each method; methods that do not work in the tower share one record."""
+    """What tower and projector return for each method. Methods that do not work in the tower share one record."""
     shared: RecordedVision | None = None
     found = {}
     for label, reducer in reducers.items():
@@ -146,7 +146,7 @@ def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: SyntheticReques
 
 
 def _vision_of(model: Any, reducer: Reducer, prompt: SyntheticRequest) -> RecordedVision:
-    """What tower and projector return for the prompt; no answers when the runtime does not call both as modules."""
+    """What tower and projector return for the prompt. Without answers if the runtime does not call both as modules."""
     found = RecordedVision()
     with reduce(model, reducer, features=found):
         answers = record_vision(vision_modules(model), lambda: model(**prompt.prefill_inputs()))
@@ -164,7 +164,7 @@ def _time_once(model: Any, way: Way, prompt: SyntheticRequest, vision: RecordedV
         taken.ttft += clock.between(marks)
 
     cuts: list[TimedCut] = []
-    # A graph cannot see that the tower is shadowed: it gets the features themselves.
+    # A graph would not use the replaced tower, so it gets the features themselves.
     given = vision if way.graphs else None
     with reduce(model, way.reducer, features=given, graphs=way.graphs) as reduction:
         with replayed_vision(vision.answers) as left_out, _marked(reduction.decoder, clock, cuts):
@@ -187,9 +187,9 @@ def _time_once(model: Any, way: Way, prompt: SyntheticRequest, vision: RecordedV
 
 @dataclass
 class TimedCut:
-    """Marks around a cut of a prefill, and around the projection to the next layer's keys in it, where there is one.
+    """Marks around a cut of a prefill, and around its projection to the next layer's keys, if it has one.
 
-    `stays`: the part of these keys that the next layer takes over instead of making it again. That is no overhead.
+    `stays`: the share of these keys that the next layer reuses. Their cost is not selection.
     """
 
     whole: list[Any]
@@ -204,7 +204,7 @@ class TimedCut:
 
 @contextmanager
 def _marked(decoder: Any, clock: Clock, cuts: list[TimedCut]) -> Iterator[None]:
-    """Inside the block, each cut of a prefill is added to `cuts`."""
+    """Inside the block, add each cut of a prefill to `cuts`."""
     cut = decoder._cut
 
     def marked(sequence: Any, before: Any, plan: Any, after: int, *more: Any) -> Any:
@@ -246,7 +246,7 @@ def _append(timings: _Timings, taken: _Timings) -> None:
 def _facts(
     model: Any, geometry: Geometry, way: Way, prompt: SyntheticRequest, settings: ProfileSettings, label: str
 ) -> dict[str, Any]:
-    """What does not depend on time: realised tokens, operations, bytes. One more run, outside the timings."""
+    """Everything except times: counted tokens, operations, bytes. Takes one more run, outside the timings."""
     reducer = way.reducer
     with reduce(model, reducer, graphs=way.graphs) as reduction:
 
@@ -274,7 +274,7 @@ def _facts(
 
 def _measurement(batch: int, settings: ProfileSettings, timings: _Timings, facts: dict[str, Any]) -> Measurement:
     prefill = timings.prefill
-    if timings.vision:  # the features could not be put in: the timed prefill still holds the vision side
+    if timings.vision:  # the features could not be put in, so the timed prefill still includes the vision side
         vision = Spread.of(timings.vision).median
         prefill = [whole - vision for whole in prefill]
     return Measurement(

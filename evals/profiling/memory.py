@@ -1,4 +1,4 @@
-"""Bytes: what the KV cache holds, and the most that torch held at any moment of a run."""
+"""Bytes: the size of the KV cache, and torch's peak memory during a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def kv_bytes(cache: Any) -> int:
 
 
 def resident_bytes(model: nn.Module) -> int:
-    """Bytes of the model's parameters and buffers, tensors that share memory counted once."""
+    """Bytes of the model's parameters and buffers. Tensors that share memory count once."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(model)}
     return sum(storages.values())
 
@@ -31,11 +31,11 @@ def _tensors(model: nn.Module) -> list[torch.Tensor]:
 
 
 def peak_bytes(model: nn.Module, run: Callable[[], Any]) -> int:
-    """The most bytes torch held at one moment of `run()`, the model's weights included.
+    """Torch's peak memory in bytes during `run()`, including the model's weights.
 
-    On CUDA the allocator's own maximum. On the CPU, where torch keeps no such count, the profiler's record of every
-    allocation and release: their running sum, on top of the weights. Tensors made before `run` and still alive
-    (the prompt) count on CUDA only. Not for timed code: recording takes time.
+    On CUDA this is the allocator's own maximum. On the CPU torch keeps no such count, so it is the running sum of all
+    allocations and releases in the profiler's record, plus the weights. Tensors made before `run` (the prompt) count
+    on CUDA only. Not for timed code, because recording takes time.
     """
     device = next(model.parameters()).device
     if device.type == "cuda":
@@ -44,7 +44,7 @@ def peak_bytes(model: nn.Module, run: Callable[[], Any]) -> int:
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes two lines to stderr for each record
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler writes two lines to stderr per record
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as record:
         run()
     held = peak = 0

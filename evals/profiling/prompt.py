@@ -1,4 +1,4 @@
-"""The synthetic request that is timed: one image of noise between random text tokens. Time does not depend on either.
+"""The synthetic request that is timed: an image of noise between random text tokens. Time does not depend on content.
 
 Legend: B batch, S tokens of the prompt (text and visual), N generated tokens.
 """
@@ -17,14 +17,14 @@ from hidrop.geometry import Geometry
 
 @dataclass(frozen=True)
 class SyntheticRequest:
-    """Model inputs of `batch` equal-length requests, and the tokens that are fed in while decoding."""
+    """Model inputs of `batch` requests of equal length, and the tokens that decoding feeds in."""
 
     input_ids_BS: torch.Tensor
     attention_mask_BS: torch.Tensor
-    # What the model takes of the images: pixel_values, and with anyres image_sizes.
+    # The model's inputs for the images: pixel_values, and with anyres image_sizes.
     images: dict[str, torch.Tensor]
     visual_tokens: int
-    # Fixed beforehand: a model with random weights might produce the image placeholder.
+    # Chosen in advance, because a model with random weights might produce the image placeholder.
     continuation_BN: torch.Tensor
 
     def prefill_inputs(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class SyntheticRequest:
     def decode_inputs(self, step: int, cache: Any) -> dict[str, Any]:
         """Arguments of the forward for generated token `step` (from 0), as `generate()` passes them.
 
-        Mask and position count the whole prompt: layers that hold fewer tokens are the runtime's business.
+        Mask and position count the whole prompt. The runtime handles layers with fewer tokens.
         """
         batch, length = self.input_ids_BS.shape
         mask = self.attention_mask_BS.new_ones(batch, length + step + 1)
@@ -56,10 +56,10 @@ class SyntheticRequest:
 
 
 def build_request(model: Any, geometry: Geometry, settings: ProfileSettings, batch: int) -> SyntheticRequest:
-    """`batch` different requests of `settings.text_tokens` text tokens around one image each (anyres: of most tiles).
+    """`batch` different requests with `settings.text_tokens` text tokens and one image each (anyres: with most tiles).
 
-    Half of the text stands before the image. Everything is drawn from `settings.seed` on the CPU, so that all devices
-    get the same request.
+    Half of the text is before the image. Everything is drawn from `settings.seed` on the CPU, so all devices get the
+    same request.
     """
     config, device = model.config, model.device
     generator = torch.Generator().manual_seed(settings.seed)

@@ -11,13 +11,13 @@ from hidrop.backbones import backbone_of
 from hidrop.backbones.llava import Llava, Tower
 from hidrop.geometry import PRESETS, Geometry
 
-# CLIP ViT-L/14, except for a small decoder.
+# CLIP ViT-L/14, except with a small decoder.
 CLIP_LARGE = Tower(hidden=1024, intermediate=4096, layers=24, heads=16, patch=14)
 TOWERS = {"bench-400m": Tower(hidden=384, intermediate=1536, layers=6, heads=6, patch=14)}
 
 
 def random_model(name: str, *, dtype: torch.dtype, device: torch.device, attention: str = "sdpa") -> Any:
-    """The geometry `name` of PRESETS as a model: what `load` gives, as far as profiling uses it (model, geometry)."""
+    """The geometry `name` of PRESETS as a model. Has the parts of `load`'s result that profiling uses."""
     return build(PRESETS[name], TOWERS.get(name, CLIP_LARGE), dtype=dtype, device=device, attention=attention)
 
 
@@ -29,7 +29,7 @@ def build(
     device: torch.device,
     attention: str = "sdpa",
 ) -> Any:
-    """A model of these sizes. Raises ValueError for anyres, or for visual tokens that are no square of patches."""
+    """A model of these sizes. Raises ValueError for anyres, or for visual tokens that are not a square of patches."""
     import transformers
 
     config = Llava.config_for(geometry, tower)

@@ -1,4 +1,4 @@
-"""What a profile reports, and its rows in the result document."""
+"""The results of a profile, and their rows in the result document."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-# "features": the decoder ran with the image's features computed beforehand. "difference": time of the whole
-# forward minus the time of tower and projector, where the runtime has no place to put features in.
+# "features": the decoder ran with precomputed image features. "difference": the time of the whole forward minus that
+# of tower and projector, for a runtime that cannot take precomputed features.
 PrefillSource = Literal["features", "difference"]
 
 
@@ -39,25 +39,26 @@ class Measurement:
     ttft_ms: Spread
     prefill_ms: Spread
     prefill_source: PrefillSource
-    # What choosing tokens takes of the prefill: scores, top-k, gathering; not the keys that the next layer takes over.
+    # The part of the prefill that choosing tokens takes: scores, top-k, gathering. Keys that the next layer reuses do not
+    # count.
     selection_ms: Spread
     decode_ms: Spread
     entering: tuple[int, ...]
     flops: int
     paper_macs: int
     kv_bytes: int
-    # Most bytes that torch held at any moment of one prefill and decode of the whole batch, weights included.
+    # Torch's peak memory during one prefill and decode of the whole batch, including the weights.
     peak_bytes: int
 
     @property
     def tokens_per_second(self) -> float:
-        """Generated tokens per second over the batch, prefill left out."""
+        """Generated tokens per second over the batch, without the prefill."""
         return 1000.0 * self.batch / self.decode_ms.median
 
 
 @dataclass(frozen=True)
 class Profile:
-    """All measurements of one method on one model, one for each batch size."""
+    """All measurements of one method on one model, one per batch size."""
 
     label: str
     measurements: tuple[Measurement, ...]
@@ -71,7 +72,7 @@ class Profile:
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """The value below which `share` of the samples lie, interpolated linearly between neighbours."""
+    """The value below which `share` of the samples are, interpolated linearly between neighbours."""
     ordered = sorted(samples)
     place = share * (len(ordered) - 1)
     low, high = math.floor(place), math.ceil(place)

@@ -1,4 +1,4 @@
-"""What a profile measures: the `profile` block of a matrix."""
+"""The settings of a profile: the `profile` block of a matrix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ProfileSettings(StrictModel):
     repeats: Count = 10
     warmup: Annotated[int, Field(ge=0)] = 2
     batch: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
-    # Tokens around the image. Two on each side at least: text-guided methods rate several tokens after the image.
+    # Tokens around the image, at least two on each side: text-guided methods rate several tokens after the image.
     text_tokens: Annotated[int, Field(ge=4)] = 60
     new_tokens: Count = 8
     seed: int = 0

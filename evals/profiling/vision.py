@@ -1,4 +1,4 @@
-"""Taking the vision side out of a timing: tower and projector answer from memory inside a block."""
+"""Takes the vision side out of a timing: inside a block, tower and projector return recorded outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def vision_modules(model: Any) -> list[nn.Module]:
 
 
 def record_vision(modules: Sequence[nn.Module], forward: Callable[[], Any]) -> dict[nn.Module, Any]:
-    """What tower and projector (`modules`) return during `forward()`. One that is not called as a module is missing."""
+    """What tower and projector (`modules`) return during `forward()`. Modules that are not called are missing."""
     answers: dict[nn.Module, Any] = {}
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
@@ -35,12 +35,12 @@ def record_vision(modules: Sequence[nn.Module], forward: Callable[[], Any]) -> d
 
 @contextmanager
 def replayed_vision(answers: Mapping[nn.Module, Any]) -> Iterator[Callable[[], bool]]:
-    """Inside the block each module in `answers` returns what is recorded for it, without computing anything.
+    """Inside the block each module in `answers` returns its recorded output, without computing anything.
 
-    What is left of a forward with the same pixels is the decoder, the LM head and the insertion of the features.
-    `forward` is shadowed on these instances only and restored on leaving, so this works for every runtime that calls
-    tower and projector as modules. Yields a function that tells whether the block has asked all of them; where it says
-    False, the vision side was computed in some other way and is still in the timing.
+    A forward with the same pixels then only runs the decoder, the LM head and the insertion of the features. `forward`
+    is replaced on these instances only and restored on leaving, so this works for every runtime that calls tower and
+    projector as modules. Yields a function that tells whether the block has called all of them. If it returns False,
+    the vision side was computed in another way and is still in the timing.
     """
     asked: set[nn.Module] = set()
 
