@@ -39,8 +39,8 @@ class Measurement:
     ttft_ms: Spread
     prefill_ms: Spread
     prefill_source: PrefillSource
-    # The part of the prefill that choosing tokens takes: scores, top-k, gathering. Keys that the next layer reuses do not
-    # count.
+    # The part of the prefill that choosing tokens takes: scores, top-k, gathering. It excludes keys that the next layer
+    # reuses.
     selection_ms: Spread
     decode_ms: Spread
     entering: tuple[int, ...]

@@ -53,6 +53,14 @@ def compare(capsys, *arguments):
     return json.loads(printed.out), printed.err
 
 
+def table(text):
+    """The metrics of the printed table, from the line after its header to the line on readings."""
+    rows = text.splitlines()
+    first = next(n for n, row in enumerate(rows) if row.split() == ["published", "run"]) + 1
+    last = next(n for n, row in enumerate(rows) if "% read the same" in row)
+    return [row.split()[0] for row in rows[first:last]]
+
+
 def test_pope_is_scored_by_the_mean_f1_of_its_splits_and_flips_are_told(journal, lines, make_rows, data_folder, capsys):
     docs = make_rows("pope")  # yes and no in each of adversarial, popular, random
     out = journal("pope", ["yes", "yes", "Yes", "No.", "no", "no"])
@@ -69,6 +77,7 @@ def test_pope_is_scored_by_the_mean_f1_of_its_splits_and_flips_are_told(journal,
     ]
     assert (found["gained"], found["lost"]) == (0, 2)
     assert "66.7 % read the same" in text and "2 differ: 0 better in the run, 2 worse" in text
+    assert table(text) == ["f1", "accuracy", "f1_adversarial", "f1_popular", "f1_random"]
 
 
 def test_a_failed_sample_is_never_an_agreement(journal, lines, make_rows, data_folder, capsys):
@@ -101,8 +110,9 @@ def test_mmbench_copies_are_told_apart_by_their_index(journal, lines, make_rows,
     docs = make_rows("mmbench_en_dev")
     theirs = [{**line, "text": doc["answer"]} for line, doc in zip(published(docs, docs, "index"), docs, strict=True)]
     out = journal("mmbench_en_dev", ["A", "C", "B", "A", "B"])  # rotations of a question stand together
-    found, _ = compare(capsys, "--answers", lines(theirs), "--run", out, "--data", data_folder)
-    assert found["matched"] == 5 and found["published_value"] == 100 and found["lost"] == found["gained"] + 0 == 0
+    found, text = compare(capsys, "--answers", lines(theirs), "--run", out, "--data", data_folder)
+    assert found["matched"] == 5 and found["published_value"] == 100 and found["lost"] == found["gained"] == 0
+    assert table(text) == ["circular_accuracy", "l2_attribute", "l2_object", "rotation_accuracy"]
 
 
 def test_ids_that_mean_several_documents_need_the_question_file(tmp_path, lines, make_rows, write_parquet, capsys):

@@ -73,7 +73,7 @@ def test_the_order_of_entries_says_which_tasks_and_rows_there_are() -> None:
     profiles = [{**PROFILE, "label": "d"}, {**PROFILE, "label": "a"}]
     document = document_of(cells=cells, failed=failed, profiles=profiles)
     assert tasks_of(document) == ["pope", "gqa", "textvqa_val"]
-    assert [row.label for row in rows_of(document)] == ["b", "a", "d", "c"]
+    assert [(row.model, row.label) for row in rows_of(document)] == [("m", label) for label in "badc"]
 
 
 def test_a_cell_says_more_of_its_row_than_a_profile_and_that_more_than_a_failure() -> None:

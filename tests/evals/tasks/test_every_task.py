@@ -14,9 +14,10 @@ import pytest
 from evals import tasks
 from evals.tasks import PROTOCOLS, TASKS, TaskSpec, data_digest, evaluate, get_task, missing
 from evals.tasks.base import LLAVA, Answer, Task
-from evals.tasks.build import build, decode
+from evals.tasks.build import build, decode, official
 from evals.tasks.data import locate
 from hidrop.errors import UserError
+from hidrop.mini.test_sets import SETS
 from tests.evals.tasks.table import CASES
 
 Write = Callable[[list[dict[str, Any]], Path], None]
@@ -211,6 +212,42 @@ def test_missing_data_names_the_command_that_gets_it(name: str, tmp_path: Path, 
     assert f"--local-dir data/{source.folder}" in problem
     with pytest.raises(UserError, match="hf download"):
         evaluate(oracle(), spec_of(name, tmp_path))
+
+
+@every_task
+def test_its_repository_and_split_are_those_of_lmms_eval(name: str) -> None:
+    config, source = official(get_task(name)), get_task(name).source
+    assert (config["dataset_path"], config["test_split"]) == (source.repository, source.split)
+    if source.images is None:  # the folder of a configuration, where the repository has several
+        assert source.files.startswith(f"{config.get('dataset_name') or 'data'}/")
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name in SETS])
+def test_it_finds_its_data_in_the_embedded_benchmark(name: str) -> None:
+    source = get_task(name).source
+    assert SETS[name][0] == f"{source.folder}/{source.plain}"
+
+
+@every_task_and_protocol
+def test_the_columns_it_names_are_all_that_it_needs(
+    name: str, protocol: str, tmp_path: Path, write_parquet: Write, oracle: Any
+) -> None:
+    source = get_task(name).source
+    wanted = {*source.columns, *("image" for _ in range(source.images is not None))}
+    documents = [{key: doc[key] for key in doc if key in wanted} for doc in CASES[name].documents]
+    write_parquet(documents, tmp_path / source.folder / source.plain)
+    spec = TaskSpec(name, str(tmp_path), protocol)
+    assert missing(spec) == [] and evaluate(oracle(), spec).value == pytest.approx(CASES[name].value)
+
+
+@every_task
+def test_a_missing_column_is_told(name: str, tmp_path: Path, write_parquet: Write) -> None:
+    source = get_task(name).source
+    for column in source.columns:
+        documents = [{key: doc[key] for key in doc if key != column} for doc in CASES[name].documents]
+        write_parquet(documents, tmp_path / column / source.folder / source.plain)
+        [problem] = missing(spec_of(name, tmp_path / column))
+        assert problem.startswith(f"{name}: ") and problem.endswith(f"has no column '{column}'")
 
 
 @every_task

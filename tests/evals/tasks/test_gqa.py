@@ -19,7 +19,9 @@ def test_llava_strips_only_trailing_dots_and_case() -> None:
 
 
 def test_llava_compares_with_the_answer_as_it_is() -> None:
-    assert TASK.score([Answer({"answer": "t-shirt."}, "t-shirt.")], "llava").samples == (0,)
+    said = [Answer({"answer": text}, text) for text in ("t-shirt", "t-shirt.", "Red")]
+    assert TASK.score(said, "llava").samples == (1, 0, 0)
+    assert TASK.score(said, "lmms-eval").samples == (1, 1, 1)
 
 
 def test_lmms_eval_strips_all_punctuation() -> None:

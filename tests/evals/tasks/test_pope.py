@@ -57,7 +57,15 @@ def test_a_reading_that_is_neither_yes_nor_no_is_only_wrong_for_the_accuracy() -
 
 
 def test_answers_of_one_kind_only_have_no_division_by_zero() -> None:
-    assert metrics_of(["no", "no"], ["yes", "no"])["f1"] == 0.0
+    nothing = {"precision": 0, "recall": 0, "f1": 0}
+    assert metrics_of(["no", "no"], ["yes", "no"]) == {"accuracy": 50, "yes_ratio": 0, **nothing}
+    assert metrics_of(["yes", "yes"], ["no", "no"]) == {"accuracy": 0, "yes_ratio": 100, **nothing}
+    assert metrics_of(["no"], ["no"]) == {"accuracy": 100, "yes_ratio": 0, **nothing}
+
+
+@pytest.mark.parametrize("protocol", ["llava", "lmms-eval"])
+def test_the_truth_is_compared_without_case_and_spaces(protocol: str) -> None:
+    assert TASK.score(answers(("a", "Yes\n", "yes"), ("a", " NO", "yes")), protocol).samples == (1, 0)
 
 
 CASES = [
