@@ -1,9 +1,9 @@
-"""The results table: markdown, CSV and JSON files, and what the terminal shows.
+"""Results tables as markdown, CSV, LaTeX and JSON files, and on the terminal.
 
     write(document, Path("results/mini"))     # leaderboard.md, leaderboard.csv, leaderboard.tex, leaderboard.json
     show(document)                            # rich tables on a terminal, plain aligned text in a pipe
 
-`document` is the result document that `evals.store.document.build` makes and `leaderboard.json` holds.
+`document` is the result document that `evals.store.document.build` makes and `leaderboard.json` stores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def write(document: ResultDocument, out: Path) -> list[Path]:
 
 
 def render_table(document: ResultDocument) -> RenderableType:
-    """The document as something rich can print: tables that fit the console's width, then the caption."""
+    """The document as a rich renderable: tables that fit the console's width, then the caption."""
     from evals.report.terminal import Leaderboard
 
     return Leaderboard(document)
@@ -41,7 +41,7 @@ def plain(document: ResultDocument) -> str:
 
 
 def show(document: ResultDocument, file: TextIO | None = None) -> None:
-    """Print the document to `file` (standard output): rich tables on a terminal, plain text elsewhere."""
+    """Print the document to `file` (default: standard output): rich tables on a terminal, plain text elsewhere."""
     from rich.console import Console
 
     console = Console(file=file)

@@ -1,7 +1,7 @@
-"""Compare a run's answers with published ones: how often they agree, and both scores under LLaVA's own rule.
+"""Compare a run's answers with published ones: how often they agree, and both scores under LLaVA's rule.
 
 The published side is LLaVA's answers file: one JSON object per line with `question_id`, `prompt` and `text`. A run is
-the journal of one cell. Answers are matched by the id and the words of the question, never by their order.
+the journal of one cell. Answers are matched by question id and question text, never by order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Flip:
-    """A sample that is right on one side only, or wrong on both in different ways."""
+    """A sample on which the two sides have different scores or different parsed answers."""
 
     doc_id: int
     question: str
@@ -46,9 +46,10 @@ class Flip:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The `matched` samples: how many have the same text, how many the same reading under LLaVA's rule, and the flips.
+    """The comparison over the `matched` samples. Scores are 0-100.
 
-    Scores are over the matched samples, 0-100. `gained` counts the samples that score higher in the run, `lost` lower.
+    same_text counts equal texts, same_reading equal answers after parsing by LLaVA's rule. `gained` counts the samples
+    that score higher in the run, `lost` those that score lower.
     """
 
     task: str
@@ -67,8 +68,8 @@ class Agreement:
     flips: tuple[Flip, ...]
 
     def text(self, flips: int) -> str:
-        """The comparison in words, with the first `flips` samples on which the two sides differ."""
-        share = f"{100 * self.same_reading / self.matched:.1f} % read the same"
+        """The comparison as text, with the first `flips` samples that differ."""
+        share = f"{100 * self.same_reading / self.matched:.1f} % have the same parsed answer"
         rows = [(self.metric, self.published_value, self.our_value)]
         rows += [
             (name, self.published_extra[name], self.our_extra[name])
@@ -78,14 +79,14 @@ class Agreement:
         wide = max(len(name) for name, *_ in rows)
         lines = [
             f"{self.task}: {self.matched} samples in both ({self.only_published} only published, "
-            f"{self.only_ours} only in the run); scored by LLaVA's rule",
+            f"{self.only_ours} only in the run), scored by LLaVA's rule",
             f"  {'':{wide}}  published     run",
             *(f"  {name:{wide}}  {published:9.2f}  {ours:6.2f}" for name, published, ours in rows),
         ]
-        lines.append(f"  {share}, {100 * self.same_text / self.matched:.1f} % to the letter")
-        lines.append(f"  {len(self.flips)} differ: {self.gained} better in the run, {self.lost} worse")
+        lines.append(f"  {share}, {100 * self.same_text / self.matched:.1f} % the same text")
+        lines.append(f"  {len(self.flips)} differ: {self.gained} score higher in the run, {self.lost} lower")
         for flip in self.flips[:flips]:
-            said = f"published {flip.published!r}, run {flip.ours!r} (right: {flip.target})"
+            said = f"published {flip.published!r}, run {flip.ours!r} (correct: {flip.target})"
             lines.append(f"    doc {flip.doc_id}: {flip.question}  {said}")
         if len(self.flips) > flips:
             lines.append(f"    ... and {len(self.flips) - flips} more (--flips {len(self.flips)} shows them)")
@@ -95,13 +96,16 @@ class Agreement:
 def agree(
     run: Run, docs: Mapping[int, Mapping[str, Any]], published: Mapping[int, str], unmatched: int = 0
 ) -> Agreement:
-    """Compare the documents that both sides have. `unmatched` is the number of published answers without a document.
+    """Compare the documents that both sides answer. `unmatched`: number of published answers without a document.
 
-    Raises UserError when there is nothing to compare.
+    Raises UserError if the two sides have no document in common.
     """
     both = sorted(run.answers.keys() & published.keys())
     if not both:
-        raise UserError(f"{run.path}: no answer to a question of the published file (--limit too low, or another task)")
+        raise UserError(
+            f"{run.path}: the run answers no question of the published file. Give a run of the same task, or one with "
+            "a higher --limit"
+        )
     task = get_task(run.task)
     theirs = task.score([Answer(docs[d], published[d]) for d in both], LLAVA)
     answers = [Answer(docs[d], run.answers[d] or "", failed=run.answers[d] is None) for d in both]
@@ -133,7 +137,7 @@ def agree(
 
 
 def _target(target: Any) -> str:
-    """The right answer; of several people's the most frequent one."""
+    """The correct answer; if several people answered, the most frequent answer."""
     return Counter(target).most_common(1)[0][0] if isinstance(target, list) else str(target)
 
 
@@ -141,9 +145,9 @@ def _target(target: Any) -> str:
 
 
 def find_run(place: Path, task: str | None, pattern: str | None) -> Path:
-    """`place` itself if it is a journal, else the journal in a results folder for a task and a pattern on model/method.
+    """`place` if it is a file, else the one journal of a results folder that matches a task and a model/method pattern.
 
-    Raises UserError when there is no such journal, or several; the message names them.
+    Raises UserError if no journal or several journals match, and names them.
     """
     if place.is_file():
         return place
@@ -155,21 +159,23 @@ def find_run(place: Path, task: str | None, pattern: str | None) -> Path:
     found = [path for path in paths if fnmatchcase(path.name, wanted)]
     names = ", ".join(path.name for path in found or paths)
     if not found:
-        raise UserError(f"{folder}: no run matches '{pattern or '*'}' with task '{task or '*'}'. There is: {names}")
+        raise UserError(
+            f"{folder}: no run matches '{pattern or '*'}' with task '{task or '*'}'. Existing runs: {names}"
+        )
     if len(found) > 1:
         raise UserError(
-            f"{folder}: several runs match; narrow with --task and --cell MODEL/METHOD, or give one as --run: {names}"
+            f"{folder}: several runs match. Narrow with --task and --cell MODEL/METHOD, or give one as --run: {names}"
         )
     return found[0]
 
 
 def slug_pattern(pattern: str) -> str:
-    """A pattern on the journals' file names, from one on model/method."""
+    """Convert a pattern on model/method to a pattern on journal file names."""
     return "*".join(slug(part) for part in pattern.split("*"))
 
 
 def read_run(path: Path) -> Run:
-    """The answers in a journal, finished or not. Raises UserError for anything else."""
+    """The answers in a journal, finished or not. Raises UserError if the file is not a journal."""
     lines = Lines.of(path)
     identity = lines.header["identity"]
     answers = {r["doc_id"]: None if r["error"] else r["answer"] for r in lines.records if r["kind"] == "answer"}
@@ -177,15 +183,15 @@ def read_run(path: Path) -> Run:
 
 
 def read_docs(run: Run, data: str | None) -> dict[int, Mapping[str, Any]]:
-    """The run's documents by doc_id, without images. Raises UserError when `data` is not the data that the run read."""
+    """The run's documents by doc_id, without images. Raises UserError if the run read other data than `data`."""
     from evals.tasks.build import build, quiet
 
     spec = TaskSpec(run.task, data or MINI, LLAVA)
     if problems := missing(spec):
         raise UserError("\n".join(problems))
     if data_digest(spec) != run.data:
-        read = f"'{data}' is not the data that" if data else "name with --data the data that"
-        raise UserError(f"{run.path}: {read} this run read (a folder, or {HUB})")
+        wrong = f"the run did not read '{data}'" if data else "the run did not read the embedded data"
+        raise UserError(f"{run.path}: {wrong}. Give the data that it read with --data (a folder, or {HUB})")
     with quiet():
         docs = build(spec).eval_docs_no_media
         return dict(enumerate(docs))
@@ -199,9 +205,9 @@ def match(
 ) -> tuple[dict[int, str], int]:
     """The published texts by doc_id, and the number of published answers without a document.
 
-    `questions` is the benchmark's question file (question_id, image, text, perhaps category): with it a question is
-    found by its image, without it by its id. Raises UserError for a file that is not in LLaVA's form, for an id that
-    fits several documents, and when nothing matches.
+    `questions` is the benchmark's question file (question_id, image, text, optionally category). With it, documents are
+    found by image; without it, by question id. Raises UserError if a file is not in LLaVA's format, if a question
+    matches several documents, or if nothing matches.
     """
     lines = [_fields(line, answers, ("question_id", "prompt", "text")) for line in _objects(answers)]
     asked: dict[str, dict[str, Any]] = {}
@@ -210,7 +216,7 @@ def match(
         for row in rows:
             known = asked.setdefault(str(row["question_id"]), row)
             if any(known.get(name) != row.get(name) for name in ("image", "category")):
-                raise UserError(f"{questions}: question {row['question_id']} is there twice, with different images")
+                raise UserError(f"{questions}: question {row['question_id']} appears twice with different images")
     index = _index(task, docs, by_image=questions is not None)
     found: dict[int, str] = {}
     lost = 0
@@ -221,7 +227,8 @@ def match(
         candidates = [d for d in candidates if category is None or docs[d].get("category") in (None, category)]
         if len(candidates) > 1:
             way = "" if questions else ". Give the benchmark's question file with --questions: it names the images"
-            raise UserError(f"{answers}: line {number}: question {line['question_id']} is several documents{way}")
+            question = f"question {line['question_id']}"
+            raise UserError(f"{answers}: line {number}: {question} matches several documents{way}")
         if not candidates:
             lost += 1
         elif candidates[0] in found:
@@ -229,11 +236,11 @@ def match(
         else:
             found[candidates[0]] = str(line["text"])
     if not found:
-        column = " or ".join(get_task(task).id_columns)
-        sample = lines[0]["question_id"] if lines else "nothing in it"
+        column = "image" if questions else " or ".join(get_task(task).id_columns)
+        sample = lines[0]["question_id"] if lines else "none, the file is empty"
         raise UserError(
-            f"{answers}: none of its {len(lines)} answers belongs to a question of {task} (first question_id: "
-            f"{sample}; the data is searched by {'image' if questions else column} and by the question's words)"
+            f"{answers}: none of its {len(lines)} answers matches a question of {task} by {column} "
+            f"and question text (first question_id: {sample}). Check --task and --questions"
         )
     return found, lost
 
@@ -252,7 +259,9 @@ def _index(task: str, docs: Mapping[int, Mapping[str, Any]], by_image: bool) -> 
 def _key(line: dict[str, Any], asked: Mapping[str, dict[str, Any]], path: Path, number: int) -> tuple[str, str | None]:
     question = asked.get(str(line["question_id"]))
     if question is None:
-        raise UserError(f"{path}: line {number}: question {line['question_id']} is not in the question file")
+        raise UserError(
+            f"{path}: line {number}: question {line['question_id']} is not in the file given as --questions"
+        )
     return Path(str(question["image"])).stem, question.get("category")
 
 
@@ -268,20 +277,20 @@ def _says(prompt: str, doc: Mapping[str, Any]) -> bool:
 def _fields(line: dict[str, Any], path: Path, names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if name not in line:
-            raise UserError(f"{path}: a line has no '{name}': LLaVA's form is {{{', '.join(names)}}}. Line: {line}")
+            raise UserError(f"{path}: a line has no '{name}'. LLaVA's format is {{{', '.join(names)}}}. Line: {line}")
     for name in ("prompt", "text"):
         if not isinstance(line.get(name, ""), str):
-            raise UserError(f"{path}: '{name}' of question {line['question_id']} is not a text. Line: {line}")
+            raise UserError(f"{path}: '{name}' of question {line['question_id']} is not a string. Line: {line}")
     return line
 
 
 def _objects(path: Path) -> Iterable[dict[str, Any]]:
-    """The file's JSON objects."""
+    """The JSON objects of a file with one per line. Raises UserError for anything else in it."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    lines = text.split("\n")  # not splitlines: an answer may hold other line breaks than this one
+    lines = text.split("\n")  # not splitlines: an answer may contain other line separators
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -290,5 +299,5 @@ def _objects(path: Path) -> Iterable[dict[str, Any]]:
         except ValueError:
             raise UserError(f"{path}: line {number} is not JSON") from None
         if not isinstance(value, dict):
-            raise UserError(f"{path}: line {number} is no JSON object")
+            raise UserError(f"{path}: line {number} is not a JSON object")
         yield value

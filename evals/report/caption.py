@@ -1,4 +1,4 @@
-"""What a reader has to know to read the table: protocol, columns, machine, and what went wrong."""
+"""The caption of the results table: protocol, columns, machine, warnings and failures."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from evals.store.result_document import FailureEntry, ResultDocument, cell_key
 from evals.tasks.base import RIGHT, Task
 from evals.tasks.registry import known_tasks
 
-# A message's first line is enough here; the whole of it stands in the JSON file.
+# The caption shows the start of a message's first line; the JSON file has the whole message.
 ERROR_LENGTH = 200
 
 
 def caption(document: ResultDocument) -> list[tuple[str, str]]:
-    """(topic, sentence) pairs, in reading order; a topic without anything to say is left out."""
+    """(topic, sentence) pairs in reading order, without empty topics."""
     lines = [
         ("Protocol", _protocol(document)),
         *_columns(document),
@@ -48,7 +48,7 @@ def _protocol(document: ResultDocument) -> str:
 
 
 def _columns(document: ResultDocument) -> list[tuple[str, str]]:
-    """The topics of the table's columns, with what each column says there. The scores come first."""
+    """The topics of the table's columns, with the notes of their columns. The scores come first."""
     topics = {"Scores": [_scores(document)]}
     for column in columns_of(rows_of(document), tasks_of(document)):
         if column.topic:
@@ -68,12 +68,12 @@ def _scores(document: ResultDocument) -> str:
     if not parts:
         return ""
     counts = sorted({row.seeds for row in together(rows_of(document)) if row.seeds > 1})
-    seeds = f"; ±: half of the range of {' or '.join(map(str, counts))} seeds around their mean" if counts else ""
-    return f"{'; '.join(parts)}. 0 to 100, best of a section in bold{seeds}"
+    seeds = f". With {' or '.join(map(str, counts))} seeds: mean ± half of the range" if counts else ""
+    return f"{'; '.join(parts)}. Scores are 0 to 100; the best of each section is bold{seeds}"
 
 
 def facts(hardware: Mapping[str, Any]) -> str:
-    """A machine in words."""
+    """A machine as one line of text."""
     return ", ".join(_fact(key, value) for key, value in hardware.items() if value is not None)
 
 
@@ -91,16 +91,16 @@ def _versions(document: ResultDocument) -> str:
 
 
 def _published(document: ResultDocument) -> list[tuple[str, str]]:
-    """How to read the published numbers, then one line for each source."""
+    """How to read the published numbers, then one line per source."""
     used = sources_used(document)
     if not used:
         return []
     kinds = "; ".join(f"{task_name(task)} {metric}" for task, metric in published_metrics(document).items())
     text = (
-        "tokens are the true average over the layers (~ inferred from the printed FLOPs; ? the source's own label, "
-        "where the average is not known). In parentheses: what was measured here minus the number, and "
-        f"'{OUTSIDE.strip()}' where the number is outside of the measured 95 % interval. % of vanilla is the source's "
-        f"own mean, over that many benchmarks. What the papers score: {kinds}"
+        "tokens are the average over the layers (~: inferred from the printed FLOPs; ?: the source's own label, if the "
+        "average is unknown). In parentheses: measured minus published score, with "
+        f"'{OUTSIDE.strip()}' if the published score is outside the measured 95 % interval. % of vanilla is the "
+        f"source's own mean, over the given number of benchmarks. Metrics in the papers: {kinds}"
     )
     return [("Published numbers", text), *((f"Source {s.short}", citation(s)) for s in used)]
 
@@ -114,11 +114,11 @@ def _statistics(document: ResultDocument) -> str:
     units = "; ".join(f"{task.title}: {task.units}" for task in tasks if task.units != Task.units)
     soft = ", ".join(f"{task.title}'s" for task in tasks if task.soft)
     return (
-        f"differences from vanilla are on the same samples, with 95 % intervals by a bootstrap over images. "
+        f"differences from vanilla compare the same samples; their 95 % intervals are from a bootstrap over images. "
         f"{SIGNIFICANT.strip()}: exact McNemar test, p < {ALPHA:g} after Holm's correction for {compared} comparisons. "
         f"Flips: samples{f' ({units})' if units else ''} that went from wrong to right, from right to "
-        f"wrong{f' ({soft} soft score: right from {RIGHT:g} on)' if soft else ''}, and the share of answers read as "
-        "vanilla's is"
+        f"wrong{f' ({soft} soft score: right from {RIGHT:g} on)' if soft else ''}, and the share of samples "
+        "with the same parsed answer as vanilla"
     )
 
 

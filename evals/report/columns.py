@@ -1,4 +1,4 @@
-"""The columns of the results table. Tables, CSV file and caption are made from this list, so a new column is one entry.
+"""The columns of the results table. Tables, CSV file and caption are made from them, so a new column is one entry:
 
 Column("Peak MiB", "cost", show=..., fields={"peak_bytes": ...}, topic="Memory", note=lambda document: "...")
 """
@@ -15,7 +15,7 @@ from evals.report.units import BYTES, COUNTS, MISSING, fixed, millis, unit_for
 from evals.store.result_document import ResultDocument
 from evals.tasks.registry import TASKS, get_task
 
-# After a score whose answers look wrong as a whole; the caption says why.
+# Follows a score with a warning; the caption has the reason.
 WARNED = " (!)"
 
 TablePart = Literal["name", "accuracy", "cost"]
@@ -26,20 +26,20 @@ Fields = Mapping[str, Callable[[TableRow], CsvValue]]
 
 
 def no_note(document: ResultDocument) -> str:
-    """The note of a column that needs none, or that another column's note explains."""
+    """For a column without a note: nothing to explain, or another column's note explains it."""
     return ""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column, and everything that is made of it.
+    """One column of the tables and of the CSV file.
 
-    part: where narrow tables put it, which show accuracy and cost apart.
-    show: its text for a row; narrow: a shorter one for narrow tables.
-    fields: what it is in the CSV file, by name: plain units (operations, bytes, milliseconds), None if not measured.
-    topic, note: the topic of the caption that explains the column, and what to say about it there.
+    part: the narrow table that shows it; narrow tables show accuracy and cost separately.
+    show: its text for a row; narrow: a shorter text for narrow tables.
+    fields: its CSV fields by name, in plain units (operations, bytes, milliseconds), None if not measured.
+    topic, note: the caption's topic that explains the column, and the sentence added there.
     best: the number whose largest value in a section is marked. significant: whether the entry gets a mark.
-    tabulated: False keeps it out of tables, for what only a CSV file has the width for.
+    tabulated: False for columns that appear only in the CSV file.
     """
 
     header: str
@@ -55,13 +55,13 @@ class Column:
 
 
 def columns_of(rows: Sequence[TableRow], tasks: Iterable[str]) -> list[Column]:
-    """All columns, from left to right. `rows` share their units."""
+    """All columns, from left to right. Each column has one unit for all `rows`."""
     tasks = list(tasks)
     return [*naming_columns(), *score_columns(tasks), *size_columns(rows), *time_columns(rows)]
 
 
 def only_in_csv(part: TablePart, fields: Fields) -> Column:
-    """Fields of the CSV file that tables show elsewhere, or not at all."""
+    """Fields of the CSV file without a table column of their own."""
     return Column("", part, lambda row: "", fields, tabulated=False)
 
 
@@ -69,7 +69,7 @@ def only_in_csv(part: TablePart, fields: Fields) -> Column:
 
 
 def naming_columns() -> list[Column]:
-    """Model, method, and the tokens that say how much is left."""
+    """Model, method, and average visual tokens."""
     method: Fields = {
         "method": lambda row: row.method,
         "label": lambda row: row.label,
@@ -105,10 +105,10 @@ def _tokens_note(document: ResultDocument) -> str:
     if not rows_of(document):
         return ""
     text = "visual tokens that enter a layer, averaged over all layers, and their share of the image's tokens"
-    kept = "; a budget here is the number left after the last cut, as in tables of other papers"
+    kept = "; a budget here is the number left after the last cut, as in other papers' tables"
     budget = kept if document["budget_reading"] == "kept" else "; a budget is this average"
     adaptive = dict.fromkeys(cell["label"] for cell in document["cells"] if cell["adaptive"])
-    by_sample = f"; counted in the run, because they depend on the sample: {', '.join(adaptive)}" if adaptive else ""
+    by_sample = f"; counted in the run for methods that adapt to the sample: {', '.join(adaptive)}" if adaptive else ""
     return text + budget + by_sample
 
 
@@ -116,12 +116,12 @@ def _tokens_note(document: ResultDocument) -> str:
 
 
 def task_name(task: str) -> str:
-    """A task as tables name it; an unknown one keeps its name."""
+    """A task's title in tables; an unknown task keeps its name."""
     return get_task(task).title if task in TASKS else task
 
 
 def score_columns(tasks: Sequence[str]) -> list[Column]:
-    """Each task's score, then the mean over the tasks. Intervals and flips have tables of their own."""
+    """Each task's score, then the mean over the tasks. Intervals and flips are in separate tables."""
     if not tasks:
         return []
     statistics: dict[str, Callable[[TableRow], CsvValue]] = {}
@@ -155,12 +155,12 @@ def _score_column(task: str) -> Column:
 
 
 def score_text(score: Score) -> str:
-    """A task's score with one decimal, "failed", or "-" where it was not run."""
+    """A task's score with one decimal, "failed", or "-" if it was not run."""
     return score if isinstance(score, str) else fixed(score)
 
 
 def row_score(row: TableRow, task: str) -> str:
-    """A row's score in a task; of several seeds the mean, with half of their range."""
+    """A row's score in a task; for several seeds the mean ± half of their range."""
     spread = row.spread.get(task)
     warned = WARNED if row.warnings.get(task) else ""
     return score_text(row.scores.get(task)) + ("" if spread is None else f" ± {fixed(spread)}") + warned
@@ -172,7 +172,7 @@ STATISTICS = (
 
 
 def _statistic(task: str, name: str, row: TableRow) -> CsvValue:
-    """A number of the row's `stats` in a task: its interval, or from the comparison with vanilla."""
+    """A number of the row's `stats` in a task: from its interval, or from the comparison with vanilla."""
     stats, against = row.stats.get(task), row.against(task)
     if name in ("low", "high"):
         return None if stats is None else rounded(stats["interval"][name == "high"])
@@ -194,7 +194,7 @@ def _statistic(task: str, name: str, row: TableRow) -> CsvValue:
 
 
 def size_columns(rows: Sequence[TableRow]) -> list[Column]:
-    """Operations and bytes of a prefill, which follow from the plan or from the counted tokens."""
+    """Operations and bytes of a prefill, computed from the plan or from the counted tokens."""
     flops = unit_for((row.flops for row in rows), COUNTS)
     macs = unit_for((row.paper_macs for row in rows), COUNTS)
     cache = unit_for((row.kv_bytes for row in rows), BYTES)
@@ -232,8 +232,8 @@ def _operations_note(document: ResultDocument) -> str:
     prompt = f"with {' or '.join(map(str, texts))} text tokens"
     length = prompt if texts and sizes_are_of_profile(document) else "mean over the tasks' prompts"
     return (
-        f"FLOP and KV: one prefill of one sequence in the decoder, {length}; a multiply-accumulate is two operations, "
-        "attention is causal, vision tower and LM head are left out"
+        f"FLOP and KV: one prefill of one sequence in the decoder, {length}. A multiply-accumulate counts as two "
+        "operations, attention is causal, vision tower and LM head are not counted"
     )
 
 
@@ -241,13 +241,13 @@ def _macs_note(document: ResultDocument) -> str:
     if all(row.paper_macs is None for row in rows_of(document)):
         return ""
     return (
-        "Paper MAC: multiply-accumulates of the visual tokens alone, 4nd^2 + 2n^2d + 3ndm a layer, which PDrop and "
-        "HiDrop print as FLOPs"
+        "Paper MAC: multiply-accumulates of the visual tokens alone, 4nd^2 + 2n^2d + 3ndm per layer. PDrop and HiDrop "
+        "print this number as FLOPs"
     )
 
 
 def time_columns(rows: Sequence[TableRow]) -> list[Column]:
-    """Measured times; in tables only where a row was timed, or failed to be."""
+    """Measured times; in tables only if a row was timed or its timing failed."""
     timed = any(row.profile or row.timing_failed for row in rows)
 
     def column(header: str, time: TimeField, show: Show, note: Note) -> Column:
@@ -292,20 +292,20 @@ def _times_note(document: ResultDocument) -> str:
         return ""
     repeats = " or ".join(map(str, sorted({profile["repeats"] for profile in profiles})))
     text = (
-        f"batch {min(p['batch'] for p in profiles)}, median (95th percentile) of {repeats} runs, methods taking turns. "
-        "Prefill: decoder and LM head, the choice of tokens included; "
-        "TTFT (time to first token): vision tower and projector as well; decode: each further token"
+        f"batch {min(p['batch'] for p in profiles)}, median (95th percentile) of {repeats} runs, methods interleaved. "
+        "Prefill: decoder and LM head, including token selection. "
+        "TTFT (time to first token): prefill plus vision tower and projector. Decode: each further token"
     )
     if any(profile["prefill_source"] == "difference" for profile in profiles):
-        text += "; prefill is the whole forward minus the time of tower and projector measured alone"
+        text += ". Prefill is the whole forward minus the separately measured time of tower and projector"
     return text
 
 
 def rounded(value: float | None) -> float | None:
-    """A number of the CSV file."""
+    """A number as the CSV file shows it."""
     return None if value is None else round(float(value), 4)
 
 
 def whole(value: float | None) -> int | None:
-    """A count of the CSV file."""
+    """A count as the CSV file shows it."""
     return None if value is None else round(value)

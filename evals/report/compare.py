@@ -1,4 +1,4 @@
-"""`run.py compare A B`: two results folders, or commits, cell by cell."""
+"""`run.py compare A B`: compare two results folders or commits, cell by cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADINGS = ("cell", "A", "B", "B - A", "95 % interval", "p", "gained", "lost", "
 
 @dataclass(frozen=True)
 class Compared:
-    """A cell in both. The rest is None where the samples of one side are not at hand, or are not the same."""
+    """A cell in both. `low` to `loyalty` are None if the sides' samples differ or one side's samples are missing."""
 
     key: str
     a: float | None
@@ -48,24 +48,24 @@ class Comparison:
     cells: list[Compared]
     only_a: list[str]
     only_b: list[str]
-    differing: list[str]  # what else is not the same: protocol, limit, machine, versions
+    differing: list[str]  # settings that differ: protocol, limit, machine, versions, ...
 
     def text(self) -> str:
         parts = ["\n".join(aligned([HEADINGS, *(cell.cells() for cell in self.cells)]))]
         parts += [
             f"only in {side}: {', '.join(keys)}" for side, keys in (("A", self.only_a), ("B", self.only_b)) if keys
         ]
-        parts += [f"not the same: {'; '.join(self.differing)}"] if self.differing else []
+        parts += [f"different settings: {'; '.join(self.differing)}"] if self.differing else []
         paired = sum(cell.low is not None for cell in self.cells)
         parts.append(
-            f"{len(self.cells)} cells in both, {paired} of them sample by sample (paired bootstrap over images, exact "
-            "McNemar test, without correction)"
+            f"{len(self.cells)} cells in both, {paired} of them sample by sample (paired bootstrap over "
+            "images, exact McNemar test, no correction for multiple comparisons)"
         )
         return "\n\n".join(parts)
 
 
 def compare(a: str, b: str) -> Comparison:
-    """Raises UserError for a place without results."""
+    """Compare two results folders or commits. Raises UserError if one has no results."""
     first, second = read_document(a), read_document(b)
     ours, theirs = ({cell_key(cell): cell for cell in document["cells"]} for document in (first, second))
     found = [

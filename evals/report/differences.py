@@ -1,4 +1,4 @@
-"""Rows compared with vanilla on the same samples: differences with their intervals, and how many samples flipped."""
+"""Tables that compare rows with vanilla on the same samples: differences with intervals, and flipped samples."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from evals.report.units import MISSING, fixed
 from evals.store.result_document import ResultDocument
 from evals.tasks.registry import known_tasks
 
-# After a difference that is not chance.
+# Follows a significant difference.
 SIGNIFICANT = " *"
 
 
 def difference_sheet(document: ResultDocument) -> Sheet | None:
-    """The difference of each row from vanilla in each task; None when nothing was compared."""
+    """The difference of each row from vanilla in each task; None if nothing was compared."""
     return _sheet(document, "Differences from vanilla, with 95 % intervals", difference, ())
 
 
 def flip_sheet(document: ResultDocument) -> Sheet | None:
-    """The samples gained and lost by each row in each task, the share of equal answers, and tasks' own statistics."""
+    """Per row and task: samples gained and lost, and the share of equal answers. Then the tasks' own statistics."""
     extra = tuple(
         (f"{task.title} {heading}", _stat(task.name, name))
         for task in known_tasks(tasks_of(document))
@@ -32,7 +32,7 @@ def flip_sheet(document: ResultDocument) -> Sheet | None:
 
 
 def difference(row: TableRow, task: str) -> str:
-    """-4.2 [-6.8, -1.6] *"""
+    """For example: -4.2 [-6.8, -1.6] *"""
     against = row.against(task)
     if not against:
         return MISSING
@@ -42,7 +42,7 @@ def difference(row: TableRow, task: str) -> str:
 
 
 def flips(row: TableRow, task: str) -> str:
-    """+12 -33, 94 %"""
+    """For example: +12 -33, 94 %"""
     against = row.against(task)
     return f"+{against['gained']} -{against['lost']}, {against['loyalty']:.0f} %" if against else MISSING
 

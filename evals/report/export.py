@@ -1,4 +1,4 @@
-"""The samples and cells of a results folder as parquet files, for pandas, duckdb, or as a data set with a card."""
+"""Export the samples and cells of a results folder as parquet files, optionally as a data set with a card."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from evals.store.folders import read_document, samples_of
 from evals.store.result_document import ResultDocument
 from hidrop.errors import UserError
 
-# What a sample's answer and its score say, in the order of the exported columns.
+# The fields of a sample's answer and of its score, in the order of the exported columns.
 ANSWER = ("prompt_hash", "prompt_tokens", "visual_tokens", "new_tokens", "milliseconds", "error", "batch", "answer")
 SCORE = ("reading", "target", "score", "image_key", "category", "group")
 
 
 def export(folder: Path, target: Path, *, card: bool) -> list[Path]:
-    """The samples of all finished cells as one parquet file and the cells as another; with `card` as a data set.
+    """Write samples.parquet (samples of all finished cells) and cells.parquet; with `card` also a README.md.
 
     A field whose type differs between tasks (the target: a word, or ten answers) is written as JSON. Raises UserError
-    when there are no journals (only tables are kept of the committed results).
+    if the folder has no finished journals, as in the committed results.
     """
     import pyarrow as arrow
     import pyarrow.parquet as parquet
@@ -34,7 +34,7 @@ def export(folder: Path, target: Path, *, card: bool) -> list[Path]:
                 values[name] = json.dumps(values[name], ensure_ascii=False)
             rows.append({**names, **values})
     if not rows:
-        raise UserError(f"{folder}: no finished journals in samples/: run the matrix, finished cells are not run twice")
+        raise UserError(f"{folder}: no finished journals in samples/. Run the matrix first; finished cells are skipped")
     target.mkdir(parents=True, exist_ok=True)
     paths = [target / "samples.parquet", target / "cells.parquet"]
     parquet.write_table(arrow.Table.from_pylist(rows), paths[0])
@@ -57,6 +57,6 @@ configs:
   data_files: cells.parquet
 ---
 
-Answers and scores of visual-token reduction methods, sample by sample, as hidrop measured them.
+Answers and scores of visual-token reduction methods for each sample, measured by hidrop.
 
 {markdown(document)}"""

@@ -1,4 +1,4 @@
-"""The style of all figures, and how they are saved: the same numbers give the same bytes."""
+"""Style and saving of all figures. The same numbers give the same bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart; with markers there are enough.
+# Okabe and Ito's palette, which is safe for color-blind readers. Markers extend it to more methods.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE: Any = {
@@ -26,12 +26,12 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 7,
 }
-# By kind of file. Without a date: the same document gives the same bytes.
+# By file type. The date is removed, so that the same document gives the same bytes.
 METADATA: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def saved(figures: Iterable[tuple[str, Figure]], folder: Path) -> list[Path]:
-    """Each figure by its name into `folder`, in every kind of file; their paths."""
+    """Save each (name, figure) into `folder` in every file type of METADATA; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures:
@@ -44,7 +44,7 @@ def saved(figures: Iterable[tuple[str, Figure]], folder: Path) -> list[Path]:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Figures drawn inside the block have the project's style."""
+    """Apply the project's style to figures drawn inside the block."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -55,7 +55,7 @@ def styled() -> Iterator[None]:
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an element for an HTML page."""
+    """A figure as an <svg> element for an HTML page."""
     text = io.StringIO()
     figure.savefig(text, format="svg", bbox_inches="tight", metadata=METADATA["svg"])
     return text.getvalue()[text.getvalue().index("<svg") :]
@@ -70,7 +70,7 @@ def panels_of(count: int, *, share_y: bool = False, height: float = 2.8) -> tupl
 
 
 def legend(figure: Figure, *panels: Axes, note: str = "") -> None:
-    """One entry for each name, below the figure."""
+    """Put one legend below the figure, with one entry per label."""
     entries: dict[str, Any] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -79,7 +79,7 @@ def legend(figure: Figure, *panels: Axes, note: str = "") -> None:
 
 
 def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those points than which none has a higher second number at a smaller or equal first, from left to right."""
+    """The Pareto front of (cost, value) points, by increasing cost: no point of the same or lower cost is better."""
     front: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or y > front[-1][1]:

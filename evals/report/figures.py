@@ -1,11 +1,11 @@
-"""Figures of a results document, as SVG and PDF: what a reduction costs, and what it buys.
+"""Figures of a results document, as SVG and PDF:
 
     accuracy     % of vanilla against average tokens, operations and measured prefill, with the Pareto front
-    tokens       visual tokens entering each layer, a panel for each budget
-    speed        prefill speed-up achieved, against what the operations alone would give
-    retention    % of vanilla task by task
+    tokens       visual tokens entering each layer, one panel per budget
+    speed        measured prefill speed-up against the ratio of operations
+    retention    % of vanilla for each task
 
-Drawn from the document alone, and the same document gives the same bytes.
+Only the document is read. The same document gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ MAX_PANELS = 4
 
 
 def write(document: ResultDocument, folder: Path) -> list[Path]:
-    """Every figure that the document has the numbers for, into `folder`; their paths.
+    """Write every figure that the document has numbers for into `folder`; return the paths.
 
-    With several architectures each has figures of its own, numbered.
+    Each architecture has its own figures. If there are several, the file names are numbered.
     """
     return saved(drawn(document), folder)
 
 
 def drawn(document: ResultDocument) -> Iterator[tuple[str, Figure]]:
-    """The figures with their names, one at a time: each is gone when the next is drawn."""
+    """(name, figure) pairs, one at a time: each figure is cleared before the next is drawn."""
     found = boards(document)
     with styled():
         for place, board in enumerate(found, start=1):
@@ -50,8 +50,8 @@ def drawn(document: ResultDocument) -> Iterator[tuple[str, Figure]]:
 def accuracy(board: Board, document: ResultDocument) -> Figure | None:
     tasks, looks = tasks_of(document), _looks(board)
     axes_of: list[tuple[str, Callable[[TableRow], float | None]]] = [
-        ("visual tokens a layer, on average", lambda row: row.average_tokens),
-        ("operations of a prefill", lambda row: row.flops),
+        ("visual tokens per layer, on average", lambda row: row.average_tokens),
+        ("operations per prefill", lambda row: row.flops),
         ("prefill, ms (median)", lambda row: row.millis("prefill_ms")),
     ]
     rows = [row for row in board.rows if row.percent_of_vanilla is not None]
@@ -74,13 +74,13 @@ def accuracy(board: Board, document: ResultDocument) -> Figure | None:
         axes.plot(*zip(*front, strict=True), color="0.6", linewidth=1, drawstyle="steps-post", zorder=0)
         axes.set_xlabel(label)
     panels[0].set_ylabel("% of vanilla, mean over the tasks")
-    legend(figure, panels[-1], note="filled: trained with its schedule; grey: Pareto front")
+    legend(figure, panels[-1], note="filled: trained with its schedule; gray: Pareto front")
     return figure
 
 
 def tokens(board: Board, document: ResultDocument) -> Figure | None:
     sections = [s for s in board.sections if any(r.entering for r in s.rows) and s.rows[0].method != VANILLA]
-    # The largest sections say the most; in the order of the table.
+    # Draw the sections with the most rows, in the order of the table.
     chosen = sorted(sections, key=lambda section: -len(section.rows))[:MAX_PANELS]
     sections, looks = [section for section in sections if section in chosen], _looks(board)
     if not sections:
@@ -113,12 +113,12 @@ def speed(board: Board, document: ResultDocument) -> Figure | None:
         return None
     figure, (axes,) = panels_of(1)
     most = max(max(ideal, achieved) for _, ideal, achieved in points) * 1.05
-    axes.plot([0, most], [0, most], color="0.6", linewidth=1, label="as the operations say")
+    axes.plot([0, most], [0, most], color="0.6", linewidth=1, label="ratio of operations")
     for row, ideal, achieved in points:
         colour, marker, _ = looks[row.method]
         axes.plot(ideal, achieved, marker, color=colour, markersize=5, label=row.method)
     axes.set(
-        xlim=(0, most), ylim=(0, most), xlabel="vanilla's operations / the method's", ylabel="speed-up of the prefill"
+        xlim=(0, most), ylim=(0, most), xlabel="vanilla's operations / the method's", ylabel="measured prefill speed-up"
     )
     legend(figure, axes)
     return figure
@@ -157,7 +157,10 @@ DRAWN: dict[str, Callable[[Board, ResultDocument], Figure | None]] = {
 
 
 def half_width(row: TableRow, tasks: Sequence[str]) -> float | None:
-    """Half of the 95 % interval of the mean % of vanilla, the tasks' differences taken as independent."""
+    """Half of the 95 % interval of the mean % of vanilla, if the tasks' differences are independent.
+
+    None if a task has no comparison with vanilla.
+    """
     squares = []
     for task in tasks:
         against, score = row.against(task), number(row.scores.get(task))
@@ -169,7 +172,7 @@ def half_width(row: TableRow, tasks: Sequence[str]) -> float | None:
 
 
 def _looks(board: Board) -> dict[str, tuple[str, str, str]]:
-    """A colour, a marker and a kind of line for each method; vanilla is black."""
+    """Color, marker and line style of each method; vanilla is black."""
     methods = [method for method in dict.fromkeys(row.method for row in board.rows) if method != VANILLA]
     colours = COLOURS[:-1]
     looks = {

@@ -1,4 +1,4 @@
-"""The files of a leaderboard, each written whole or not at all."""
+"""Write the files of a leaderboard, each atomically."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from hidrop.errors import UserError
 
 
 def write(document: ResultDocument, out: Path) -> list[Path]:
-    """Write leaderboard.md, .csv, .tex and .json into `out`, made if need be; return their paths.
+    """Write leaderboard.md, .csv, .tex and .json into `out`, which is created if missing; return their paths.
 
-    Each is written beside its place and renamed over it: a reader sees the old file or the new one. Raises UserError
-    when the folder cannot be written to.
+    Each file is written atomically: a reader sees the old file or the new one. Raises UserError if the folder is not
+    writable.
     """
     texts = {"md": markdown(document), "csv": csv_text(document), "tex": latex(document), "json": json_text(document)}
     paths = []
@@ -39,12 +39,12 @@ def write(document: ResultDocument, out: Path) -> list[Path]:
 
 
 def json_text(document: Mapping[str, Any], indent: int | None = 1) -> str:
-    """The document as strict JSON: what is not a finite number is null, since NaN is no JSON. Ends with a newline."""
+    """The document as strict JSON, with null for NaN and infinities. Ends with a newline."""
     return json.dumps(finite(document), indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def finite(value: Any) -> Any:
-    """A copy made of what JSON knows, with null for NaN and the infinities."""
+    """A copy of JSON types only, with None for NaN and infinities."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -55,7 +55,7 @@ def finite(value: Any) -> Any:
 
 
 def csv_text(document: ResultDocument) -> str:
-    """One line per model, method, budget and seed, in plain units: operations, bytes, milliseconds. Empty: missing."""
+    """One line per model, method, budget and seed, in operations, bytes and milliseconds. Missing values are empty."""
     rows = rows_of(document)
     fields: dict[str, Callable[[TableRow], CsvValue]] = {}
     for column in columns_of(rows, tasks_of(document)):

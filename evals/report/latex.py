@@ -1,4 +1,4 @@
-"""The tables for a paper: LaTeX with booktabs, accuracy and cost apart, best in bold and second underlined."""
+"""LaTeX tables (booktabs) for a paper. Accuracy and cost are separate tables; best is bold, second underlined."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPECIAL = {
 
 
 def latex(document: ResultDocument) -> str:
-    """All main tables, to be put into a paper with \\input. They need the package booktabs, and nothing else."""
+    """All main tables, for \\input in a paper that loads the package booktabs."""
     notes = dict(caption(document))
     head = [f"% hidrop: {document['matrix']}, {document['date']}", "% needs \\usepackage{booktabs}"]
     head += [f"% {topic}: {notes[topic]}" for topic in notes]
@@ -26,7 +26,7 @@ def latex(document: ResultDocument) -> str:
 
 
 def table(sheet: Sheet, label: str, notes: Mapping[str, str]) -> str:
-    """One sheet as a table of its own."""
+    """One sheet as a LaTeX table."""
     width = len(sheet.headers)
     columns = "l" * sheet.text_columns + "r" * (width - sheet.text_columns)
     lines = [r"\begin{table}[t]", r"\centering", r"\small", rf"\caption{{{escape(_caption(sheet, notes))}}}"]
@@ -39,7 +39,7 @@ def table(sheet: Sheet, label: str, notes: Mapping[str, str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX sets as it is."""
+    """Text with LaTeX's special characters escaped."""
     return "".join(SPECIAL.get(character, character) for character in text)
 
 
@@ -55,7 +55,7 @@ def _field(entry: Entry) -> str:
 def _caption(sheet: Sheet, notes: Mapping[str, str]) -> str:
     marks = ""
     if any(entry.significant for _, rows in sheet.sections for row in rows for entry in row):
-        marks = "*: differs from vanilla by more than chance (exact McNemar test, Holm). "
+        marks = "*: differs from vanilla by more than chance (exact McNemar test with Holm's correction). "
     protocol = f"Protocol: {notes['Protocol']}. " if "Protocol" in notes else ""
-    ranks = "Best of a section in bold, second underlined. "
+    ranks = "The best of each section is bold, the second best underlined. "
     return f"{sheet.title or 'Results'}. {protocol}{ranks if 'Accuracy' in sheet.title else ''}{marks}".strip()

@@ -1,7 +1,7 @@
-"""One HTML page with everything: tables that sort and filter, figures, samples with the tokens that were kept.
+"""One self-contained HTML page: tables that sort and filter, figures, and samples with the tokens that were kept.
 
-It needs nothing but itself: styles, script, figures, data and images are inside, so that it opens from a disk, can be
-sent by mail, and will look the same in ten years. Without scripts its tables and figures are still there.
+Styles, script, figures, data and images are embedded, so the page opens without a server and without a network. Tables
+and figures also work without JavaScript.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ NAME = "report.html"
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 ASSETS = Path(__file__).parent / "assets"
 SAMPLES = 48
-IMAGE_BYTES = 2_500_000  # of all images together, so that a page stays below 5 MB
+IMAGE_BYTES = 2_500_000  # of all images together: keeps a page below 5 MB
 FIGURES = {
-    "accuracy": "What is left of vanilla's accuracy, against what it costs",
+    "accuracy": "Accuracy in % of vanilla, against cost",
     "tokens": "Visual tokens entering each layer",
-    "speed": "Prefill speed-up, against what the operations say",
-    "retention": "What is left of vanilla's accuracy, task by task",
+    "speed": "Measured prefill speed-up, against the ratio of operations",
+    "retention": "Accuracy in % of vanilla, for each task",
 }
 
 
 def write(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> Path:
-    """Write report.html into `folder`, with `samples` of each task from its journals. Raises UserError.
+    """Write report.html into `folder`, with up to `samples` samples of each task from its journals.
 
-    Where the journals are missing (only tables are committed), the page keeps the samples that it shows already.
+    If the journals are missing (they are not committed), the page keeps the samples of the existing report.html. Raises
+    UserError for a damaged journal.
     """
     path = folder / NAME
     write_atomically(path, html(document, folder, samples=samples))
@@ -47,7 +48,7 @@ def write(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> 
 
 
 def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> str:
-    """The text of `write`'s page. The same folder gives the same text."""
+    """The HTML that `write` writes. The same folder gives the same text."""
     from jinja2 import Environment, FileSystemLoader
 
     from evals.report import figure_style, figures
@@ -75,7 +76,7 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> s
 
 
 def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
-    """The samples that an earlier page of the same cells shows; None where there is no such page."""
+    """The samples of an existing page of the same cells; None if there is no such page."""
     found = DATA.search(path.read_text(encoding="utf-8")) if path.is_file() else None
     if found is None:
         return None
@@ -85,12 +86,12 @@ def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
         if not data["tasks"] or any(ids[key] != identity["id"] for key, identity in data["identities"].items()):
             return None
         return PageSamples(**{field.name: data[field.name] for field in fields(PageSamples)})
-    except (ValueError, KeyError, TypeError):  # a page of another version
+    except (ValueError, KeyError, TypeError):  # a page written by another version
         return None
 
 
 def _keys(document: ResultDocument) -> dict[tuple[str, str, str], list[str]]:
-    """By model, label and header of a main table's field: the keys of the cells that it stands for (seeds: several)."""
+    """The cell keys of each main-table entry, by model, label and header; several keys for several seeds."""
     cells = {cell_key(cell) for cell in document["cells"]}
     labels: dict[tuple[str, str], list[str]] = {}
     for row in rows_of(document):
@@ -104,7 +105,7 @@ def _keys(document: ResultDocument) -> dict[tuple[str, str, str], list[str]]:
 
 
 def _facts(document: ResultDocument) -> dict[str, Any]:
-    """What stands behind every number: the cells as the document has them, and where and how it was made."""
+    """The page's data on every number: the document's cells, and the provenance of the run."""
     names = ("matrix", "protocol", "command", "date", "commit", "hardware", "versions", "sources", "data")
     return {
         "cells": {cell_key(cell): cell for cell in document["cells"]},
@@ -115,7 +116,7 @@ def _facts(document: ResultDocument) -> dict[str, Any]:
 
 
 def _script_safe(data: Any) -> Any:
-    """JSON that may stand in a script element: nothing in it can end the element."""
+    """JSON for a script element: "<" is escaped, so that no text can close the element."""
     from markupsafe import Markup
 
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -1,7 +1,7 @@
-"""The samples that a page shows: question, image, what each row answered, and which tokens it kept.
+"""The samples of a page: question, image, each row's answer, and the tokens it kept.
 
-Samples are chosen from the journals, so that every row has some where it differs from its vanilla. Questions and
-images come from the task's own data. If journals or data are missing, the page shows less and says why.
+Samples are chosen from the journals, so that every row has samples on which it differs from vanilla. Questions and
+images come from the task's data. If journals or data are missing, the page shows less and a note gives the reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from evals.tasks.data import TaskSpec, data_digest
 from evals.tasks.protocol import protocol
 from hidrop.errors import UserError
 
-# How an answer compares with vanilla's, the most telling first.
+# How an answer compares with vanilla's, the largest change first.
 KINDS = ("lost", "gained", "changed", "same", "uncompared")
 SIDE = 192  # pixels of an image on the page
 LONGEST = 600  # characters of a question or an answer
@@ -31,7 +31,7 @@ LONGEST = 600  # characters of a question or an answer
 
 @dataclass(frozen=True)
 class ShownSample:
-    """A sample as people see it. `image`: a data URL, or "" if it has none."""
+    """The question and image of a sample. `image`: a data URL, or "" without an image."""
 
     question: str
     image: str
@@ -39,7 +39,7 @@ class ShownSample:
 
 @dataclass
 class PageSamples:
-    """What the page's script gets, see `page.js`. `notes`: what could not be shown, and why."""
+    """The data of the page's script, see `page.js`. `notes`: what is not shown, and why."""
 
     tasks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class PageSamples:
 
 
 def page_samples(document: ResultDocument, folder: Path, *, samples: int, room: int) -> PageSamples:
-    """`samples` of each task at most, with images of `room` bytes in all. Raises UserError for a damaged journal."""
+    """At most `samples` samples per task and `room` bytes of images. Raises UserError for a damaged journal."""
     found = PageSamples()
     cells = {cell_key(cell): cell for cell in document["cells"]}
     tasks = dict.fromkeys(cell["task"] for cell in document["cells"])
@@ -63,12 +63,12 @@ def page_samples(document: ResultDocument, folder: Path, *, samples: int, room: 
         asked = _asked(document, task, found.identities, answers, docs, found.notes)
         found.tasks[task] = _listed(docs, answers, kinds, asked, found, room // len(tasks))
     if not found.tasks and document["cells"]:
-        found.notes.append(f"no samples: {folder / 'samples'} is not there. Run the matrix, and the report again")
+        found.notes.append(f"no samples: {folder / 'samples'} is missing. Run the matrix, then write the report again")
     return found
 
 
 def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
-    """Samples (doc_ids), one for each row in turns: first those it lost, then gained, then answered differently."""
+    """`count` doc_ids, picked for one row after the other: first lost, then gained, then changed samples."""
     docs = dict.fromkeys(doc for row in kinds.values() for doc in row)
     wanted = {key: [d for kind in KINDS[:3] for d in docs if row.get(d) == kind] for key, row in kinds.items()}
     found: dict[int, None] = {}
@@ -78,7 +78,7 @@ def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
                 queue.pop(0)
             if queue and len(found) < count:
                 found[queue.pop(0)] = None
-    for doc in docs:  # then samples that did not change
+    for doc in docs:  # then fill up with samples that did not change
         if len(found) >= count:
             break
         found.setdefault(doc)
@@ -86,7 +86,7 @@ def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
 
 
 def kind_of(own: ScoredAnswer, base: ScoredAnswer) -> str:
-    """How a sample's answer compares with vanilla's."""
+    """The entry of KINDS for an answer and vanilla's answer to the same sample."""
     hit, before = own["score"] >= RIGHT, base["score"] >= RIGHT
     if hit != before:
         return "gained" if hit else "lost"
@@ -99,7 +99,7 @@ def _kinds(rows: Sequence[ScoredAnswer], base: Sequence[ScoredAnswer]) -> dict[i
 
 
 def _identity(folder: Path, cell: CellEntry) -> dict[str, Any]:
-    """The identity in the first line of its journal, with the id that is the identity's hash."""
+    """The identity in the header of the cell's journal, with its hash as `id`."""
     header = header_of(place(folder, cell_key(cell), str(cell["id"])))
     return {"id": header["id"], **header["identity"]}
 
@@ -112,14 +112,14 @@ def _asked(
     docs: Sequence[int],
     notes: list[str],
 ) -> dict[int, ShownSample]:
-    """Question and image of each sample, from the task's data. Empty, with a note, if that data is missing."""
+    """Question and image of each sample, by doc_id. If the data is missing or differs: empty, and a note is added."""
     digests = {str(identities[key]["data"]) for key in answers}
     spec = TaskSpec(task, str(document["data"].get(task)), document["protocol"])
     try:
         if spec.data == "None":
-            raise UserError("the document does not say which data was asked")
+            raise UserError("the document does not name the data of this task")
         if digests != {data_digest(spec)}:
-            raise UserError(f"'{spec.data}' is not, or no longer, the data that was asked")
+            raise UserError(f"'{spec.data}' differs from the data that the run read")
         return dict(_read(spec, docs))
     except (UserError, OSError) as error:
         notes.append(f"{task}: no questions and images: {error}")
@@ -136,7 +136,7 @@ def _read(spec: TaskSpec, docs: Sequence[int]) -> Iterator[tuple[int, ShownSampl
             try:
                 image = next(iter(task.doc_to_visual(doc) or ()), None)
                 shown = "" if image is None else _data_url(protocol(spec.protocol).seen(image.convert("RGB")))
-            except Exception:  # whatever a broken file makes PIL raise; the row's own record says it
+            except Exception:  # PIL raises many types for a broken file; the sample's record has the error
                 shown = ""
             yield number, ShownSample(_short(str(task.doc_to_text(doc))), shown)
 
@@ -160,7 +160,7 @@ def _listed(
     found: PageSamples,
     room: int,
 ) -> list[dict[str, Any]]:
-    """A task's samples as the page's script reads them, until its images have no room left."""
+    """A task's samples in the form that the page's script reads, until its images fill `room` bytes."""
     by_doc = {key: {row["doc_id"]: row for row in rows} for key, rows in answers.items()}
     listed: list[dict[str, Any]] = []
     for doc in docs:
@@ -168,7 +168,9 @@ def _listed(
         if shown.image and shown.image not in found.images:
             room -= len(shown.image)
             if room < 0:
-                found.notes.append(f"{len(docs) - len(listed)} of {len(docs)} samples: their images have no room here")
+                found.notes.append(
+                    f"{len(docs) - len(listed)} of {len(docs)} samples: the page has no room for more images"
+                )
                 break
             found.images.append(shown.image)
         rows = {key: own[doc] for key, own in by_doc.items() if doc in own}

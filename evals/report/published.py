@@ -1,4 +1,4 @@
-"""Published numbers beside measured ones, each with its source."""
+"""Table of published and measured numbers, with the source of each published number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTSIDE = " !"
 
 
 def references_of(document: ResultDocument) -> list[Reference]:
-    """What the document is to be compared with: the files it names under "reference"; for the paper's matrix all."""
+    """The reference files that the document names under "reference"; all files for the matrix `paper`."""
     named = document.get("reference")
     if named is None:
         named = available() if document["matrix"] == "paper" else []
@@ -27,12 +27,12 @@ def references_of(document: ResultDocument) -> list[Reference]:
 
 
 def published_sheet(document: ResultDocument) -> Sheet | None:
-    """Our row, then what was published for the same method and budget; None without anything to compare.
+    """Measured rows, each followed by the published numbers of the same method and budget; None if there are none.
 
-    Only rows of the very architecture the numbers are of take part. The tokens are the true average where it is known:
-    "~" marks an inferred one, and "192?" the source's label where the average is not known. Where one row of ours is
-    the counterpart, a published score is followed by what was measured minus it, and by OUTSIDE where it is not in the
-    95 % interval of what was measured.
+    Only rows with the reference's architecture are compared. Tokens are the average over the layers: "~" marks an
+    inferred average; "192?" is the source's label if the average is unknown. If exactly one measured row corresponds, a
+    published score is followed by measured minus published, and by OUTSIDE if the published score is outside the
+    measured 95 % interval.
     """
     sections: list[tuple[str, tuple[tuple[Entry, ...], ...]]] = []
     tasks, measured = tasks_of(document), rows_of(document)
@@ -48,11 +48,11 @@ def published_sheet(document: ResultDocument) -> Sheet | None:
     if not sections:
         return None
     headers = ("Source", "Model or setting", "Tokens", *(task_name(task) for task in tasks), "% of vanilla")
-    return Sheet("Published numbers beside these", headers, tuple(sections))
+    return Sheet("Published and measured numbers", headers, tuple(sections))
 
 
 def same_architecture(row: TableRow, reference: Reference) -> bool:
-    """Whether a row was measured on the architecture of the reference: same layers, tokens, and operations."""
+    """Whether a row's model has the reference's architecture: the same layers, visual tokens and operations."""
     sizes = reference.sizes
     if row.architecture != (sizes.layers, sizes.visual_tokens) or row.paper_macs is None:
         return False
@@ -60,7 +60,7 @@ def same_architecture(row: TableRow, reference: Reference) -> bool:
 
 
 def corresponds(row: TableRow, entry: Published) -> bool:
-    """Whether a row is the measured counterpart of a published line: method, training, and budget as labelled."""
+    """Whether a row has the method, training and labeled budget of a published entry."""
     if row.method != entry.method or row.trained != entry.trained:
         return False
     tokens = row.nominal_tokens
@@ -69,7 +69,7 @@ def corresponds(row: TableRow, entry: Published) -> bool:
 
 
 def sources_used(document: ResultDocument) -> list[CitedSource]:
-    """The sources of the lines in `published_sheet`, in the order of the reference file."""
+    """The sources cited in `published_sheet`, in the order of the reference file."""
     used: dict[str, CitedSource] = {}
     for reference, entries in _comparable(document):
         cited = {entry.source for entry in entries}
@@ -78,20 +78,20 @@ def sources_used(document: ResultDocument) -> list[CitedSource]:
 
 
 def published_metrics(document: ResultDocument) -> dict[str, str]:
-    """What the published score of each of the document's tasks is."""
+    """The metric of the published scores, for each of the document's tasks that has one."""
     kinds = {task: kind.metric for reference, _ in _comparable(document) for task, kind in reference.scores.items()}
     return {task: kinds[task] for task in tasks_of(document) if task in kinds}
 
 
 def citation(source: CitedSource) -> str:
-    """A source in full."""
+    """The full citation of a source."""
     link = f", {source.url}" if source.url else ""
     note = f". Note: {source.note}" if source.note else ""
     return f"{source.title}, {source.where}{link}{note}"
 
 
 def _comparable(document: ResultDocument) -> list[tuple[Reference, list[Published]]]:
-    """Each reference with its entries for methods and tasks that the document has on the same architecture."""
+    """Each reference with its entries for methods and tasks that the document measured on its architecture."""
     rows, tasks, found = rows_of(document), set(tasks_of(document)), []
     for reference in references_of(document):
         methods = {row.method for row in rows if same_architecture(row, reference)}
@@ -101,7 +101,7 @@ def _comparable(document: ResultDocument) -> list[tuple[Reference, list[Publishe
 
 
 def _groups(entries: Iterable[Published]) -> dict[tuple[str, bool, float], list[Published]]:
-    """Entries by method, training and tokens: vanilla first, then by tokens (most first), method and training."""
+    """Entries grouped by method, training and tokens. Order: vanilla, then most tokens first, method, training."""
     groups: dict[tuple[str, bool, float], list[Published]] = {}
     for entry in entries:
         groups.setdefault((entry.method, entry.trained, entry.tokens), []).append(entry)
@@ -122,7 +122,7 @@ def _line(entry: Published, reference: Reference, tasks: list[str], ours: TableR
 
 
 def _score(published: float, ours: TableRow | None, task: str) -> str:
-    """61.9 (-0.9), or 61.9 (-4.2 !)"""
+    """For example: 61.9 (-0.9), or 61.9 (-4.2 !)"""
     measured = None if ours is None else number(ours.scores.get(task))
     if ours is None or measured is None:
         return _printed(published)
@@ -137,5 +137,5 @@ def _tokens(entry: Published) -> str:
 
 
 def _printed(value: float) -> str:
-    """A published number with one decimal, or as many as it has."""
+    """A published number with one decimal, or more if it has more."""
     return f"{value:.1f}" if round(value, 1) == value else f"{value:g}"

@@ -1,12 +1,12 @@
-"""The tables in README.md and docs/, made from the committed results.
+"""Generate the tables in README.md and docs/ from the committed results.
 
-Each table is between `<!-- table: results/mini -->` and `<!-- end -->`. The first line may choose rows by shell
+Each table is between `<!-- table: results/mini -->` and `<!-- end -->`. The first line can choose rows by shell
 patterns of model/method, and columns by their headers:
 
     <!-- table: results/mini rows="*/vanilla,*/fastv*" columns="Method,GQA,% of vanilla" -->
 
-`make readme` (evals.committed_results) writes them, and a test fails when one differs from its results as they are
-committed or staged. A run of your own changes the results in the folder; that is no failure.
+`make readme` (evals.committed_results) writes them. A test fails if a table differs from the committed or staged
+results. It ignores changes that a new run made in the results folder.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Line = tuple[Entry, ...]  # a row of a table
 
 
 def rendered(text: str, where: str) -> str:
-    """The text with the tables of its blocks made again from their results.
+    """The text with the table of each block regenerated from its results.
 
-    `where` is put before a folder's name: the repository's path, or ":" for what is staged or committed in it. Raises
-    UserError for missing results, and for rows or columns that they do not have.
+    `where` is prepended to the folder: the repository's path, or ":" for its staged or committed files. Raises
+    UserError for missing results, and for rows or columns that are not in them.
     """
 
     def table(match: re.Match[str]) -> str:
@@ -42,10 +42,10 @@ def rendered(text: str, where: str) -> str:
 
 
 def selected(sheet: Sheet, rows: str = "", columns: str = "") -> Sheet:
-    """A short form of a table: some columns, by header, and some rows, in the order of their patterns.
+    """A table with the chosen columns, by header, and the chosen rows, in the order of their patterns.
 
-    With `rows` there are no sections, so no row is marked as the best of one. Raises UserError for a pattern or a
-    header that matches nothing.
+    `rows` removes the sections and their marks for the best row. Raises UserError for a pattern or a header that
+    matches nothing.
     """
     wanted = columns.split(",") if columns else list(sheet.headers)
     for header in wanted:
@@ -65,7 +65,7 @@ def selected(sheet: Sheet, rows: str = "", columns: str = "") -> Sheet:
 
 
 def matching(rows: list[Line], pattern: str) -> list[Line]:
-    """The rows whose model/method matches a shell pattern, without marks. Raises UserError when there are none."""
+    """The rows whose model/method matches a shell pattern, without marks. Raises UserError if no row matches."""
     found = [row for row in rows if fnmatchcase(f"{row[0].text}/{row[1].text}", pattern)]
     if not found:
         raise UserError(f"rows: no row matches '{pattern}'")

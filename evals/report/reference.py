@@ -1,4 +1,4 @@
-"""Published numbers (`results/reference/*.yaml`): their schema and how they are found."""
+"""Schema and loading of published numbers (`results/reference/*.yaml`)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class ScoreKind(StrictModel):
-    """What a score is, and the largest value it can have."""
+    """The metric of a score and its largest possible value."""
 
     metric: Text
     max: Positive
 
 
 class CitedSource(StrictModel):
-    """Where a number was read. `short` stands in tables."""
+    """The source of a number. Tables show `short`."""
 
     short: Text
     title: Text
@@ -37,11 +37,11 @@ class CitedSource(StrictModel):
 
 
 class Published(StrictModel):
-    """One line of one published table. Numbers are as printed; None: not given there."""
+    """One row of one published table. Numbers are as printed; None if the source does not give them."""
 
     method: str
     trained: bool = False
-    # Visual tokens as the source calls its setting: not always what enters a layer on average.
+    # The source's name for its token budget, which can differ from the average over the layers.
     label: Positive | None = None
     setting: str | None = None
     true_average: Positive | None = None
@@ -56,7 +56,7 @@ class Published(StrictModel):
 
     @property
     def tokens(self) -> float:
-        """The tokens by which the entry is sorted and found: its label, else the true average."""
+        """The tokens that sort and match the entry: its label, or the true average without a label."""
         tokens = self.true_average if self.label is None else self.label
         assert tokens is not None
         return tokens
@@ -68,9 +68,9 @@ class Published(StrictModel):
         if self.label is None and self.true_average is None:
             raise ValueError("an entry needs a label or a true_average")
         if (self.true_average is None) != (self.basis is None):
-            raise ValueError("true_average and basis go together")
+            raise ValueError("true_average and basis must both be given, or neither")
         if (self.latency_ms is None) != (self.hardware is None):
-            raise ValueError("latency_ms and hardware go together")
+            raise ValueError("latency_ms and hardware must both be given, or neither")
         if not self.scores and self.mean_percent is None:
             raise ValueError("an entry needs scores or a mean_percent")
         return self
@@ -88,7 +88,7 @@ class Reference(StrictModel):
 
     @property
     def sizes(self) -> Geometry:
-        """The sizes of the model that the numbers are of."""
+        """The sizes of the model of the published numbers."""
         return PRESETS[self.geometry]
 
     @model_validator(mode="after")
@@ -100,15 +100,15 @@ class Reference(StrictModel):
         for index, entry in enumerate(self.entries):
             place = f"entries[{index}]"
             if entry.source not in self.sources:
-                wrong.append(f"{place}.source: no source '{entry.source}'")
+                wrong.append(f"{place}.source: '{entry.source}' is not in `sources`")
             for task, value in entry.scores.items():
                 if task not in self.scores:
-                    wrong.append(f"{place}.scores.{task}: not described under `scores`")
+                    wrong.append(f"{place}.scores.{task}: `scores` of the file has no entry for this task")
                 elif value > self.scores[task].max:
-                    wrong.append(f"{place}.scores.{task}: {value} is above {self.scores[task].max:g}")
+                    wrong.append(f"{place}.scores.{task}: {value} is above the maximum of {self.scores[task].max:g}")
             for tokens in (entry.label, entry.true_average):
                 if tokens is not None and tokens > self.sizes.visual_tokens:
-                    wrong.append(f"{place}: {tokens:g} tokens are more than the model has")
+                    wrong.append(f"{place}: {tokens:g} tokens are more than the model's {self.sizes.visual_tokens}")
             key = (entry.method, entry.trained, entry.tokens, entry.source)
             if key in seen:
                 wrong.append(f"{place}: a second entry for {key}")
@@ -124,7 +124,7 @@ def available() -> list[str]:
 
 
 def load_reference(name: str | Path) -> Reference:
-    """The reference file of that name (or at that path). Raises UserError with every mistake and its place."""
+    """The reference file with that name or path. Raises UserError with every mistake and its place."""
     path = Path(name)
     if not path.is_file():
         path = FOLDER / f"{Path(name).name.removesuffix('.yaml')}.yaml"

@@ -1,4 +1,4 @@
-"""From cells to rows: one row per model x method x budget x seed."""
+"""Convert cells to table rows: one row per model x method x budget x seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evals.store.result_document import (
 )
 from hidrop.budget import budget_tokens, parse_budget
 
-# A difference with a smaller p-value, corrected for all of a table's, is called significant.
+# A difference is significant if its p-value, corrected for all comparisons of the table, is smaller.
 ALPHA = 0.05
 Score = float | Literal["failed"] | None
 TimeField = Literal["ttft_ms", "prefill_ms", "decode_ms"]
@@ -27,7 +27,7 @@ AnyEntry = TypeVar("AnyEntry", CellEntry, ProfileEntry, FailureEntry)
 
 @dataclass(frozen=True)
 class TableRow:
-    """One model with one method at one budget, over all tasks. None: not measured."""
+    """One model with one method at one budget and seed, over all tasks. None: not measured."""
 
     model: str
     method: str
@@ -43,61 +43,61 @@ class TableRow:
     flops: float | None
     paper_macs: float | None
     kv_bytes: float | None
-    # The smallest batch's entry of the document's `profiles`; None when nothing was timed.
+    # The row's entry in the document's `profiles` with the smallest batch; None if it was not timed.
     profile: ProfileEntry | None
     timing_failed: bool
-    # The label without its seed: rows that share it differ in nothing else. See seeds.py for the two below.
+    # The label without its seed: rows of one group differ only in the seed. seeds.py sets the two fields below.
     group: str
     seeds: int = 1
     spread: Mapping[str, float | None] = field(default_factory=dict)
-    # Of each task: the cell's `stats`, and what looks wrong about its answers.
+    # By task: the cell's `stats`, and its warnings.
     stats: Mapping[str, CellStats] = field(default_factory=dict)
     warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    reading: str = "average"  # what the document's budgets mean: see hidrop.budget.solve
+    reading: str = "average"  # meaning of the document's budgets: see hidrop.budget.solve
     image_tokens: int | None = None
 
     @property
     def visual_tokens(self) -> int:
-        """Visual tokens of one image without reduction; with anyres of the largest."""
+        """Visual tokens of one image without reduction; with anyres, of the largest image."""
         if self.image_tokens:
             return self.image_tokens
         return round(self.average_tokens / self.share) if self.share else max(self.entering)
 
     @property
     def architecture(self) -> tuple[int, int]:
-        """Layers and visual tokens: rows that differ in them do not belong in one table."""
+        """Layers and visual tokens. One table has only rows of one architecture."""
         return len(self.entering), self.visual_tokens
 
     @property
     def nominal_tokens(self) -> float:
-        """The budget as a number of visual tokens; without a stated one what the row has of them."""
+        """The budget as a number of visual tokens; without a stated budget, the row's own tokens."""
         if self.budget is None:
             return self.average_tokens if self.reading == "average" or self.kept is None else self.kept
         return budget_tokens(parse_budget(self.budget), self.visual_tokens)
 
     def significant(self, task: str) -> bool:
-        """Whether the row differs from vanilla by more than chance, corrected for all comparisons of the table."""
+        """Whether the row's difference from vanilla is significant, see ALPHA."""
         against = self.against(task)
         return against is not None and against["p_holm"] < ALPHA
 
     def against(self, task: str) -> VanillaComparison | None:
-        """The row compared with vanilla in a task; None where it was not compared."""
+        """The comparison with vanilla in a task; None if there is no comparison."""
         stats = self.stats.get(task)
         return None if stats is None else stats.get("against")
 
     def millis(self, time: TimeField, statistic: TimeStatistic = "median") -> float | None:
-        """A timing of this row in milliseconds; None when it was not timed."""
+        """A timing of this row in milliseconds; None if it was not timed."""
         return None if self.profile is None else number(self.profile[time][statistic])
 
 
 def tasks_of(document: ResultDocument) -> list[str]:
-    """The tasks that appear in the document, in the order of their first appearance."""
+    """The document's tasks, in order of first appearance."""
     tasks = [cell["task"] for cell in document["cells"]] + [failure["task"] for failure in document["failed"]]
     return [task for task in dict.fromkeys(tasks) if task is not None]
 
 
 def rows_of(document: ResultDocument) -> list[TableRow]:
-    """Every row of the document, in the order of its first appearance. A row may have failed, or only been timed."""
+    """Every row of the document, in order of first appearance, including rows that failed or were only timed."""
     tasks, at_profile = tasks_of(document), sizes_are_of_profile(document)
     cells, profiles, failed = (
         _by_row(document["cells"]),
@@ -108,7 +108,7 @@ def rows_of(document: ResultDocument) -> list[TableRow]:
     for key in dict.fromkeys([*cells, *profiles, *failed]):
         own, errors = cells.get(key, []), failed.get(key, [])
         profile = min(profiles.get(key, []), key=lambda p: p["batch"], default=None)
-        # What is known of a row, from all its entries: a failed row has no cell, and a timed one perhaps neither.
+        # Merge the fields of all entries: a failed row can lack a cell, a row that was only timed has no other entry.
         known: dict[str, Any] = {}
         entries: list[Any] = [*reversed(errors), profile or {}, *reversed(own)]
         for entry in entries:
@@ -147,7 +147,7 @@ def rows_of(document: ResultDocument) -> list[TableRow]:
 
 
 def sizes_are_of_profile(document: ResultDocument) -> bool:
-    """Whether operations and KV bytes are for the profile's prompt: where every row has one, so that rows compare.
+    """Whether operations and KV bytes are for the profile's prompt, which requires that every row has a profile.
 
     Otherwise they are the mean over the tasks' prompts.
     """
@@ -163,19 +163,19 @@ def _by_row(entries: Iterable[AnyEntry]) -> dict[tuple[str, str], list[AnyEntry]
 
 
 def _average_tokens(own: list[CellEntry], known: Mapping[str, Any]) -> float:
-    """The mean over the tasks, whose prompts may differ in it; without any, what is known of the row."""
+    """The mean over the tasks, whose prompts can differ; without cells, from the row's other entries."""
     if own:
         return sum(cell["average_tokens"] for cell in own) / len(own)
     return known.get("average_tokens", sum(known["entering"]) / len(known["entering"]))
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None for everything else a document may hold there."""
+    """The value as a float if it is a finite number, else None."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean when every value is there; a mean over some of the tasks would not be comparable."""
+    """The mean if no value is missing, else None: a mean over some of the tasks would not be comparable."""
     found = list(values)
     known = [value for value in found if value is not None]
     return sum(known) / len(known) if known and len(known) == len(found) else None

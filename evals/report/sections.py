@@ -1,4 +1,4 @@
-"""Rows in sections that may be compared with each other: same architecture, about the same budget."""
+"""Group rows into sections that can be compared: same architecture, about the same budget."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from evals.store.result_document import ResultDocument
 
 VANILLA = "vanilla"
 READINGS = {"average": "on average", "kept": "kept after the last cut"}
-# A method without a stated budget joins a budget's section when its average comes this near: HiDrop's schedule for
-# "80 tokens" has 80.03.
+# A row joins the section of a budget within this distance: HiDrop's schedule for "80 tokens" averages 80.03.
 NEAR_TOKENS, NEAR_SHARE = 0.5, 0.02
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows with about the same budget, trained and training-free kept apart."""
+    """Rows with about the same budget, either all trained or all training-free."""
 
     title: str
     rows: tuple[TableRow, ...]
@@ -38,7 +37,7 @@ class Board:
 def boards(document: ResultDocument) -> list[Board]:
     """The document's rows by architecture, then by budget (largest first), training-free before trained.
 
-    The seeds of a method are one row.
+    All seeds of a method form one row.
     """
     by_architecture: dict[tuple[int, int], list[TableRow]] = {}
     for row in together(rows_of(document)):
@@ -67,7 +66,7 @@ def _sections(rows: list[TableRow]) -> list[Section]:
 
 
 def _anchor(tokens: float, anchors: list[float]) -> float | None:
-    """The section a budget belongs to: the nearest one that is near enough."""
+    """The nearest section's budget within NEAR_TOKENS or NEAR_SHARE; None if no section is that near."""
     nearest = min(anchors, key=lambda anchor: abs(anchor - tokens), default=None)
     if nearest is None or abs(nearest - tokens) > max(NEAR_TOKENS, NEAR_SHARE * nearest):
         return None

@@ -1,4 +1,4 @@
-"""Rows that differ in nothing but the seed, shown as one: the mean of their scores and how far they lie apart."""
+"""Merge rows that differ only in the seed: mean of their scores and half of their range."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evals.report.rows import Score, TableRow, mean
 
 
 def together(rows: Iterable[TableRow]) -> list[TableRow]:
-    """One row for all seeds of a model's method at a budget, where the first of them stood."""
+    """One row for all seeds of a group, at the position of the first seed."""
     groups: dict[tuple[str, str], list[TableRow]] = {}
     for row in rows:
         groups.setdefault((row.model, row.group), []).append(row)
@@ -24,7 +24,7 @@ def _joined(rows: Sequence[TableRow]) -> TableRow:
         seeds=len(rows),
         scores={task: _mean([row.scores[task] for row in rows]) for task in tasks},
         spread={task: _half_range([row.scores[task] for row in rows]) for task in tasks},
-        stats={},  # of one seed; the sheets of differences have a line for each
+        stats={},  # per seed; the sheets of differences have one line per seed
         warnings={task: notes for row in rows for task, notes in row.warnings.items()},
         percent_of_vanilla=mean(row.percent_of_vanilla for row in rows),
         timing_failed=any(row.timing_failed for row in rows),

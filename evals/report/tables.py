@@ -1,4 +1,4 @@
-"""Tables as plain data, the same for every output format."""
+"""Tables as plain data, shared by all output formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evals.store.result_document import ProfileEntry, ResultDocument
 
 @dataclass(frozen=True)
 class Entry:
-    """One field of a table. `best` and `second` are ranks in its section; `significant`: not vanilla's by chance."""
+    """One field of a table. `best`, `second`: ranks in its section; `significant`: differs from vanilla."""
 
     text: str
     best: bool = False
@@ -24,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A titled table; `text_columns` of its columns, from the left, hold text and the others numbers."""
+    """A titled table of (title, rows) sections. The first `text_columns` columns are text, the others numbers."""
 
     title: str
     headers: tuple[str, ...]
@@ -33,7 +33,7 @@ class Sheet:
 
 
 def main_sheets(document: ResultDocument, *, split: bool = False) -> list[Sheet]:
-    """One table per architecture with everything; with `split`, accuracy and cost apart, for narrow screens."""
+    """One table per architecture; with `split`, one for accuracy and one for cost, for narrow screens."""
     sheets, found = [], boards(document)
     for board in found:
         columns = [column for column in columns_of(board.rows, tasks_of(document)) if column.tabulated]
@@ -52,7 +52,7 @@ def _narrow(column: Column) -> Column:
 
 
 def batch_sheet(document: ResultDocument) -> Sheet | None:
-    """Timings by batch size; None when there is only one batch size (the main table has it)."""
+    """Timings by batch size; None for a single batch size, which the main table shows."""
     batches = sorted({profile["batch"] for profile in document["profiles"]})
     if len(batches) < 2:
         return None
@@ -86,13 +86,13 @@ def _lines(section: Section, columns: list[Column]) -> tuple[tuple[Entry, ...], 
 
 
 def _top(column: Column, rows: Iterable[TableRow]) -> list[str]:
-    """The two best numbers of a column, rounded as shown: equal as shown is equal. None where no number stands out."""
+    """The two best numbers of a column, rounded as shown, so that equal texts tie. Empty if all numbers are equal."""
     known = {rank for row in rows if (rank := _rank(column, row)) is not None}
     return sorted(known, key=float, reverse=True)[:2] if len(known) > 1 else []
 
 
 def _rank(column: Column, row: TableRow) -> str | None:
-    """What a row is compared by in a column: its number, rounded, without a spread."""
+    """The number that ranks a row in a column, rounded as shown; None if the column is not ranked."""
     value = None if column.best is None else column.best(row)
     return None if value is None else fixed(value)
 

@@ -1,4 +1,4 @@
-"""The document on a terminal, with rich."""
+"""Print the document on a terminal, with rich."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ STYLES: dict[Kind, str] = {"title": "bold", "header": "bold underline", "section
 
 
 class Leaderboard:
-    """A rich renderable: one wide table where the terminal has the room for it, else accuracy and cost apart.
+    """A rich renderable: one wide table if the terminal is wide enough, else separate accuracy and cost tables.
 
-    Lines are laid out as in plain text (rich's own tables have no field that spans columns, as a section's title
-    does) and only coloured here. Names are `Text`, so they are never read as markup.
+    Lines have the layout of plain text, because rich's tables cannot span a section's title over columns. This class
+    only adds color. Names are `Text`, so rich never parses them as markup.
     """
 
     def __init__(self, document: ResultDocument) -> None:
@@ -38,7 +38,7 @@ class Leaderboard:
 
 
 def width(sheet: Sheet) -> int:
-    """Columns of the terminal that the sheet takes without wrapping a line."""
+    """Terminal columns that the sheet needs without wrapping."""
     return max(len(line) for line in plain_table(sheet).splitlines())
 
 

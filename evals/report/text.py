@@ -16,7 +16,7 @@ Kind = Literal["title", "header", "section", "row"]
 
 
 def sheets_of(document: ResultDocument, *, split: bool = False) -> list[Sheet]:
-    """All tables of a document: results, timings by batch size, published numbers."""
+    """All tables of a document: results, differences, flips, timings by batch size, published numbers."""
     extra = (
         difference_sheet(document),
         flip_sheet(document),
@@ -27,7 +27,7 @@ def sheets_of(document: ResultDocument, *, split: bool = False) -> list[Sheet]:
 
 
 def markdown(document: ResultDocument) -> str:
-    """The document as GitHub markdown; the tables can be pasted into a README as they are."""
+    """The document as GitHub markdown. Its tables can be pasted into a README."""
     blocks = [f"# Results: {escape(document['matrix'])}"]
     for sheet in sheets_of(document):
         blocks.append(markdown_table(sheet) if not sheet.title else f"## {sheet.title}\n\n{markdown_table(sheet)}")
@@ -36,7 +36,7 @@ def markdown(document: ResultDocument) -> str:
 
 
 def markdown_table(sheet: Sheet) -> str:
-    """One sheet as a markdown table; a section's title, where it has one, is a row of its own."""
+    """One sheet as a markdown table. Each section title is a separate row."""
     width = len(sheet.headers)
     lines = [_line(escape(header) for header in sheet.headers)]
     lines.append(_line(":---" if i < sheet.text_columns else "---:" for i in range(width)))
@@ -48,7 +48,7 @@ def markdown_table(sheet: Sheet) -> str:
 
 
 def plain_text(document: ResultDocument) -> str:
-    """The document as aligned text without any markup."""
+    """The document as aligned text without markup."""
     blocks = [f"Results: {document['matrix']}"]
     blocks += [plain_table(sheet) for sheet in sheets_of(document)]
     blocks.append("\n".join(f"{topic}: {text}." for topic, text in caption(document)))
@@ -56,12 +56,12 @@ def plain_text(document: ResultDocument) -> str:
 
 
 def plain_table(sheet: Sheet) -> str:
-    """One sheet as aligned text: as wide as it needs to be, two spaces between columns."""
+    """One sheet as aligned text of any width, with two spaces between columns."""
     return "\n".join("  ".join(entry.text for entry in fields).rstrip() for _, fields in layout(sheet))
 
 
 def layout(sheet: Sheet) -> Iterator[tuple[Kind, tuple[Entry, ...]]]:
-    """The lines of a sheet with their kind; the fields of headers and rows are padded to the columns' widths."""
+    """(kind, fields) for each line of a sheet. Fields of headers and rows are padded to the column width."""
     headers = tuple(Entry(header) for header in sheet.headers)
     rows = [headers, *(row for _, section in sheet.sections for row in section)]
     widths = [max(len(row[i].text) for row in rows) for i in range(len(headers))]
@@ -83,7 +83,7 @@ def layout(sheet: Sheet) -> Iterator[tuple[Kind, tuple[Entry, ...]]]:
 
 
 def escape(text: str) -> str:
-    """Text that markdown shows as it is inside a table: no new columns, lines, emphasis or HTML."""
+    """Text escaped for a markdown table: it adds no columns, lines, emphasis or HTML."""
     for mark in ("\\", "|", "*", "_", "<", "`", "["):
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())

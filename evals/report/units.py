@@ -1,4 +1,4 @@
-"""Numbers for people: one unit for a whole column, so that its numbers can be compared at a glance."""
+"""Format numbers for readers, with one unit for a whole column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BYTES = ((1024.0**3, "Gi"), (1024.0**2, "Mi"), (1024.0, "Ki"))
 
 @dataclass(frozen=True)
 class Unit:
-    """A prefix and what it stands for."""
+    """A unit prefix, its size, and the number of decimals."""
 
     prefix: str
     size: float
@@ -24,7 +24,7 @@ class Unit:
 
 
 def unit_for(values: Iterable[float | None], steps: tuple[tuple[float, str], ...]) -> Unit:
-    """The largest unit in which the largest of the values is at least 1. Digits: three or more to that value."""
+    """The largest unit in which the largest value is at least 1, with at least three digits for that value."""
     largest = max((abs(value) for value in values if value is not None), default=0.0)
     size, prefix = next((step for step in steps if largest >= step[0]), (1.0, ""))
     if not prefix:
@@ -40,5 +40,5 @@ def millis(value: float | None) -> str:
 
 
 def fixed(value: float | None, digits: int = 1) -> str:
-    """A number with a fixed count of decimals."""
+    """A number with a fixed number of decimals."""
     return MISSING if value is None else f"{value:.{digits}f}"

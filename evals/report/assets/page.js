@@ -1,8 +1,8 @@
 "use strict";
-// Data as page.py and page_samples.py make it: {cells, made, names, alpha, tasks, images, identities, notes}.
+// The data that page.py and page_samples.py write: {cells, made, names, alpha, tasks, images, identities, notes}.
 const data = JSON.parse(document.getElementById("data").textContent);
 
-/** An element with attributes and children (strings are text, null is left out). */
+/** An element with attributes and children (strings become text, null is skipped). */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -17,7 +17,7 @@ function make(tag, attributes = {}, ...children) {
 
 const byName = new Intl.Collator(undefined, { numeric: true }).compare;
 
-/** A field as a number, where it begins with one: "84.4 ± 0.3", "+1.2 [-0.4, 2.8]". */
+/** The number at the start of a field, as in "84.4 ± 0.3" or "+1.2 [-0.4, 2.8]"; else NaN. */
 function numberOf(row, column) {
   return Number.parseFloat(row.cells[column].textContent);
 }
@@ -26,12 +26,12 @@ function compare(column, number, sign) {
   return (a, b) => {
     if (!number) return sign * byName(a.cells[column].textContent, b.cells[column].textContent);
     const [x, y] = [numberOf(a, column), numberOf(b, column)];
-    if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // what is missing comes last
+    if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // missing values come last
     return sign * (x - y);
   };
 }
 
-/** By a heading: largest first for numbers, then the other way round, then as it was, in its sections. */
+/** Sort by a heading. Numbers: descending, then ascending, then the original order with sections. */
 function sortable(table) {
   const heads = [...table.tHead.rows[0].cells];
   const sections = [...table.tBodies].map((body) => [body, [...body.rows].filter((row) => row.className !== "section")]);
@@ -81,7 +81,7 @@ function filter() {
   filterForm.querySelector("output").value = shown === all ? `${all} rows` : `${shown} of ${all} rows`;
 }
 
-// --- What a number stands on ---
+// --- Details of a number ---
 
 const dialog = document.getElementById("detail");
 
@@ -108,7 +108,7 @@ function numbers(cell) {
     [cell.metric, `${fixed(cell.value, 2)} on ${cell.n} samples`],
     ["95 % interval (bootstrap over images)", stats.interval && between(stats.interval)],
     ["samples that failed", cell.n_failed || null],
-    ["looks wrong", (cell.warnings ?? []).join("; ")],
+    ["warnings", (cell.warnings ?? []).join("; ")],
     ["answered yes", stats.yes_ratio === undefined ? null : `${fixed(stats.yes_ratio)} %`],
   ];
   if (against) {
@@ -118,14 +118,14 @@ function numbers(cell) {
       ["95 % interval of the difference", between(against.interval)],
       ["McNemar's p, after Holm", `${against.p_holm.toPrecision(2)} (${verdict})`],
       ["wrong to right, right to wrong", `${against.gained}, ${against.lost}`],
-      ["answers as vanilla's", `${fixed(against.loyalty)} %`],
+      ["same answer as vanilla", `${fixed(against.loyalty)} %`],
     );
   }
   entries.push(["visual tokens entering layers", runs(cell.entering)]);
   return listOf(entries);
 }
 
-/** Layers with their tokens, equal neighbours together: "1-2: 0, 3: 144". */
+/** Layers with their tokens, equal neighbors merged: "1-2: 0, 3: 144". */
 function runs(entering) {
   const found = [];
   entering.forEach((count, i) => {
@@ -184,7 +184,7 @@ function bits(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-/** Picture of a sample; with `kept` (base64, a bit a patch, row by row) what is not kept is covered. */
+/** The picture of a sample. `kept` (base64, one bit per patch, row by row): patches that were not kept are covered. */
 function stage(sample, caption, side, kept) {
   const picture = make("div", { class: "picture" });
   if (sample.image !== null) picture.append(make("img", { src: data.images[sample.image], alt: "" }));
@@ -224,7 +224,7 @@ function stages(sample, cell, answer) {
     shown.append(stage(sample, `${left} kept ${where}${merged}`, answer.side, kept));
   }
   if (!answer.kept && cell.method !== "vanilla" && first >= 0) {
-    shown.append(make("p", {}, "Its tokens are no places in the image, or were not recorded."));
+    shown.append(make("p", {}, "The kept tokens do not map to image patches, or were not recorded."));
   }
   return shown;
 }
@@ -236,7 +236,7 @@ function card(sample, key) {
     make("dt", {}, name),
     make("dd", {}, one.error ? `failed: ${one.error}` : one.text || "(empty)", ` ${one.score >= 0.5 ? "✓" : "✗"}`),
   );
-  texts.append(make("dt", {}, "right is"), make("dd", {}, sample.target));
+  texts.append(make("dt", {}, "correct"), make("dd", {}, sample.target));
   if (base && cell.base !== key) add("vanilla", base);
   add(key.split("/")[1], answer);
   return make("li", { class: `card ${answer.kind}` },

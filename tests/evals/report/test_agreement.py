@@ -76,7 +76,7 @@ def test_pope_is_scored_by_the_mean_f1_of_its_splits_and_flips_are_told(journal,
         (4, "Yes", "no"),
     ]
     assert (found["gained"], found["lost"]) == (0, 2)
-    assert "66.7 % read the same" in text and "2 differ: 0 better in the run, 2 worse" in text
+    assert "66.7 % have the same parsed answer" in text and "2 differ: 0 score higher in the run, 2 lower" in text
     assert table(text) == ["f1", "accuracy", "f1_adversarial", "f1_popular", "f1_random"]
 
 
@@ -126,7 +126,7 @@ def test_ids_that_mean_several_documents_need_the_question_file(tmp_path, lines,
     theirs = published([{**doc, "question_id": 100 + i} for i, doc in enumerate(docs)], ["yes"] * 6, "question_id")
     arguments = ("--answers", lines(theirs), "--run", tmp_path / "run.jsonl", "--data", tmp_path / "hub")
     assert cli.main(["agree", *map(str, arguments)]) == cli.USER
-    assert "none of its 6 answers belongs to a question of pope" in capsys.readouterr().err
+    assert "none of its 6 answers matches a question of pope" in capsys.readouterr().err
     ambiguous = lines(published(twice, ["yes"] * 6, "question_id"), "ambiguous.jsonl")
     assert cli.main(["agree", "--answers", str(ambiguous), *map(str, arguments[2:])]) == cli.USER
     assert "--questions: it names the images" in capsys.readouterr().err
@@ -153,7 +153,7 @@ def test_what_cannot_be_compared_says_why(journal, lines, make_rows, data_folder
     assert "or give one as --run" in refused("--answers", good, "--run", out, "--task", "gqa")
     one = ("--run", out, "--cell", "tiny/van*")
     assert "no run matches 'tiny/hidrop'" in refused("--answers", good, "--run", out, "--cell", "tiny/hidrop")
-    assert "name with --data the data" in refused("--answers", good, *one)
+    assert "Give the data that it read with --data" in refused("--answers", good, *one)
     assert "neither a journal nor a results folder" in refused("--answers", good, "--run", tmp_path / "nowhere")
     data = ("--data", data_folder)
     assert "cannot be read" in refused("--answers", tmp_path / "none.jsonl", *one, *data)
@@ -170,12 +170,12 @@ def test_a_question_of_several_lines_is_found_as_a_whole(tmp_path, lines, make_r
     docs = {0: {**make_rows("gqa")[0], "id": "0", "question": "Look.\nWhat is it?"}}
     rows = [{"question_id": "0", "prompt": f"<image>\nLook.\nWhat is it?{SUFFIX}", "text": "red"}]
     assert match(lines(rows), None, "gqa", docs) == ({0: "red"}, 0)
-    with pytest.raises(UserError, match="'text' of question 0 is not a text"):
+    with pytest.raises(UserError, match="'text' of question 0 is not a string"):
         match(lines([{**rows[0], "text": None}]), None, "gqa", docs)
 
 
 def test_a_question_file_that_contradicts_itself_is_refused(tmp_path, lines, make_rows):
     asked = [{"question_id": 1, "image": f"{name}.jpg", "text": "Is it?"} for name in ("COCO_0", "COCO_1")]
     rows = [{"question_id": "1", "prompt": "Is there a cup in the image?", "text": "no"}]
-    with pytest.raises(UserError, match="question 1 is there twice, with different images"):
+    with pytest.raises(UserError, match="question 1 appears twice with different images"):
         match(lines(rows), lines(asked, "questions.jsonl"), "pope", dict(enumerate(make_rows("pope"))))

@@ -42,7 +42,7 @@ def test_text_in_a_figure_stays_text(document: dict[str, Any], tmp_path: Path) -
     text = (tmp_path / "tokens.svg").read_text()
     for word in ("fastv", "random", "hidrop", "layer", "training-free"):
         assert word in text
-    assert "operations of a prefill" in (tmp_path / "accuracy.svg").read_text()
+    assert "operations per prefill" in (tmp_path / "accuracy.svg").read_text()
 
 
 def test_what_a_document_has_no_numbers_for_is_not_drawn(

@@ -86,7 +86,7 @@ def test_images_without_room_are_said_to_be_left_out(little: Path, monkeypatch: 
     monkeypatch.setattr(page, "IMAGE_BYTES", 20_000)
     data = data_of(page.html(read_document(little), little))
     assert len(data["tasks"]["gqa"]) < 16
-    assert any("have no room here" in note for note in data["notes"])
+    assert any("the page has no room for more images" in note for note in data["notes"])
 
 
 def test_text_of_a_model_cannot_leave_its_place(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_without_journals_or_data_the_page_says_so(little: Path, tmp_path: Path)
     text = page.html(document, tmp_path)
     assert "no samples" in text and 'id="samples"' not in text
     earlier = {**document, "data": {}}  # as read from a file that does not say it
-    assert "does not say which data was asked" in page.html(earlier, little)
+    assert "does not name the data of this task" in page.html(earlier, little)
     document["data"] = {"gqa": str(tmp_path), "pope": "mini"}
     data = data_of(page.html(document, little))
     assert len(data["notes"]) == 1 and "gqa: no questions and images" in data["notes"][0]

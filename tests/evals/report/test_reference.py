@@ -95,12 +95,12 @@ def test_sources_that_disagree_are_kept_apart(llava: Reference) -> None:
     [
         ({"labell": 64}, r"entries\[0\]\.labell: unknown field. Did you mean 'label'\?"),
         ({"method": "fastvv"}, "unknown method 'fastvv'. Did you mean 'fastv'"),
-        ({"source": "hearsay"}, r"entries\[0\]\.source: no source 'hearsay'"),
-        ({"scores": {"gqa": 161.9}}, r"entries\[0\]\.scores\.gqa: 161\.9 is above 100"),
-        ({"scores": {"gqqa": 61.9}}, r"entries\[0\]\.scores\.gqqa: not described"),
-        ({"basis": None}, "true_average and basis go together"),
-        ({"true_average": 600.0}, "600 tokens are more than the model has"),
-        ({"latency_ms": 5.0}, "latency_ms and hardware go together"),
+        ({"source": "hearsay"}, r"entries\[0\]\.source: 'hearsay' is not in `sources`"),
+        ({"scores": {"gqa": 161.9}}, r"entries\[0\]\.scores\.gqa: 161\.9 is above the maximum of 100"),
+        ({"scores": {"gqqa": 61.9}}, r"entries\[0\]\.scores\.gqqa: `scores` of the file has no entry"),
+        ({"basis": None}, "true_average and basis must both be given"),
+        ({"true_average": 600.0}, "600 tokens are more than the model's 576"),
+        ({"latency_ms": 5.0}, "latency_ms and hardware must both be given"),
         ({"scores": {}, "mean_percent": None}, "needs scores or a mean_percent"),
         ({"label": None, "true_average": None, "basis": None}, "needs a label or a true_average"),
     ],
@@ -146,7 +146,7 @@ def test_a_published_number_outside_of_the_measured_interval_is_marked(
     assert sheet is not None
     section = dict(sheet.sections)["llava-1.5-7b, hidrop at 64 tokens, trained"]
     assert section[1][3].text == shown
-    assert "'!' where the number is outside" in markdown(paper)
+    assert "'!' if the published score is outside" in markdown(paper)
 
 
 def test_each_published_number_has_its_source_in_the_caption(paper: dict[str, Any]) -> None:

@@ -86,7 +86,7 @@ def test_seeds_are_one_row_with_their_mean_and_spread(cell: Cell, document: dict
         document["cells"].append(cell("mini", f"random-9-s{seed}", schedule, "gqa", value, **own))
     (line,) = (line for line in report.plain(document).splitlines() if "random-9" in line)
     assert "63.1 ± 3.0" in line and "random-9-s0" not in line
-    assert "half of the range of 3 seeds" in report.plain(document)
+    assert "With 3 seeds: mean ± half of the range" in report.plain(document)
     (best,) = (line for line in report.text.markdown(document).splitlines() if "| random-9 " in line)
     assert "**63.1 ± 3.0**" in best
     document["cells"][2]["value"] = document["cells"][4]["value"] = 63.1
