@@ -1,1 +1,1 @@
-"""Benches: how fast methods are on this machine, and how fast they could be."""
+"""Benchmarks: the speed of methods on this machine, and the limits of that speed."""

@@ -1,8 +1,8 @@
-"""What a matrix will cost in hours of one device, from the ceilings that `run.py bench` measured on it.
+"""Estimate the cost of a matrix in hours of one device, from the ceilings that `run.py bench` measured on it.
 
-The least: each sample's prefill and decoding, layer by layer, as long as its operations or bytes take at the ceilings.
-What to expect: that divided by the part of the limit which the same bench reached. Loading, the vision tower (which
-works once for an image) and timings are left out.
+Least hours: prefill and decoding of each sample, where each layer takes its operations or bytes at the ceilings.
+Expected hours: least hours divided by the part of the physical limit that the same bench reached. Loading, the vision
+tower (which runs once per image) and timings are not counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hidrop.numerics import element_bytes
 if TYPE_CHECKING:
     from evals.profiling.ceilings import Ceilings
 
-# The tasks are answered by a word, a letter, or yes and no; with the end token that is so many.
+# Answers are a word, a letter, or yes or no: about this many tokens, with the end token.
 ANSWER_TOKENS = 4
 HOUR = 3_600_000.0  # milliseconds
 HEADINGS = ("model", "method", "samples", "least hours", "expected hours")
@@ -30,14 +30,14 @@ HEADINGS = ("model", "method", "samples", "least hours", "expected hours")
 
 @dataclass(frozen=True)
 class Speed:
-    """A device's speed by a bench. `reached`: the part of the physical limit, by method, at the smallest batch."""
+    """A device's speed in a bench. `reached`: part of the physical limit, by method, at the smallest batch size."""
 
     device: str
     ceilings: Ceilings
     reached: dict[str, float]
 
     def expected(self, method: str) -> float:
-        """The part that a method reaches; vanilla's for a method that the bench did not time."""
+        """The part of the physical limit that a method reaches; vanilla's if the bench did not time the method."""
         return self.reached.get(method, self.reached["vanilla"])
 
 
@@ -56,7 +56,7 @@ class Cost:
 
 
 def read(path: Path) -> Speed:
-    """What a file of `run.py bench` says. Raises UserError for another file, and for one without vanilla."""
+    """Read a file of `run.py bench`. Raises UserError for any other file, and for a file without vanilla."""
     from evals.profiling.ceilings import Ceilings
 
     try:
@@ -67,7 +67,7 @@ def read(path: Path) -> Speed:
     first = min((row["batch"] for row in rows), default=0)
     reached = {row["method"]: row["of_physical_limit"] for row in rows if row["batch"] == first}
     if "vanilla" not in reached:
-        raise UserError(f"--cost {path}: it has no timing of vanilla. {BENCH.remedy}")
+        raise UserError(f"--cost {path}: the file has no timing of vanilla. {BENCH.remedy}")
     name = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"
     return Speed(f"{name}, {document['dtype']}", Ceilings(**document["ceilings"]), reached)
 
@@ -90,7 +90,7 @@ def estimate(matrix: Matrix, cells: Iterable[Cell], rows: dict[tuple[str, str], 
 
 
 def sample_ms(row: MatrixRow, ceilings: Ceilings, batch: int, text: int, element: int) -> float:
-    """The least milliseconds for one sample's answer, of a batch of `batch` such samples."""
+    """The least milliseconds per sample, in a batch of `batch` such samples."""
     from evals.profiling.ceilings import decode_ms, physical_ms
 
     geometry, entering = row.plan.geometry, row.plan.entering
@@ -100,7 +100,7 @@ def sample_ms(row: MatrixRow, ceilings: Ceilings, batch: int, text: int, element
 
 
 def text(found: list[Cost], speed: Speed) -> str:
-    """The estimate for a user, with what it stands on."""
+    """The estimate as a table, with its assumptions."""
     least, expected = sum(cost.least_hours for cost in found), sum(cost.expected_hours for cost in found)
     whole = Cost("all", "", sum(cost.samples for cost in found), least, expected)
     c = speed.ceilings
@@ -108,9 +108,9 @@ def text(found: list[Cost], speed: Speed) -> str:
         [
             *aligned([HEADINGS, *(cost.cells() for cost in [*found, whole])]),
             f"Hours of one device ({speed.device}; {c.flops_per_second / 1e12:.3g} TFLOP/s and "
-            f"{c.bytes_per_second / 1e9:.3g} GB/s at best), {ANSWER_TOKENS} tokens an answer. Least: at these "
-            "ceilings. Expected: at the part of them that the same bench reached, a method's own or vanilla's. Several "
-            "processes divide it.",
+            f"{c.bytes_per_second / 1e9:.3g} GB/s at best), {ANSWER_TOKENS} tokens per answer. Least: at these "
+            "ceilings. Expected: at the part of them that the method reached in the same bench (vanilla's part if the "
+            "method was not timed). With several processes, divide by their number.",
         ]
     )
 

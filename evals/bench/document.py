@@ -1,6 +1,6 @@
-"""The files in results/bench/: what `bench` and `bench-train` write, with their types.
+"""Types of the files in results/bench/, which `bench` and `bench-train` write.
 
-A time is in milliseconds, a size in bytes. A speed-up is vanilla's time over the method's.
+Times are in milliseconds, sizes in bytes. A speed-up is vanilla's time over the method's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CeilingsEntry(TypedDict):
 
 
 class IdealSpeedUps(TypedDict):
-    """Speed-ups that could be reached, see `evals.bench.inference`; also the parts of them that were reached."""
+    """Limits of the speed-up, see `evals.bench.inference`; also used for the parts of them that were reached."""
 
     layerwise: float | None
     physical: float
@@ -32,9 +32,9 @@ class IdealSpeedUps(TypedDict):
 
 
 class BenchRow(TypedDict):
-    """One method at one batch size. `captured`: by CUDA graphs. `fields`: the method's own.
+    """One method at one batch size. `captured`: run with CUDA graphs. `fields`: the method's fields.
 
-    kv_bytes_planned: what the method's plan says, next to the measured kv_bytes.
+    kv_bytes_planned: KV bytes of the method's plan; kv_bytes are measured.
     selection_share, of_physical_limit: 0-1.
     """
 
@@ -69,7 +69,7 @@ class BenchRow(TypedDict):
 
 
 class BenchDocument(Provenance):
-    """A file of `bench`. `vanilla_over_transformers`: vanilla's prefill over transformers' own, by batch size."""
+    """A file of `bench`. vanilla_over_transformers: vanilla's prefill over transformers' forward, by batch size."""
 
     schema: int
     model: str
@@ -115,7 +115,7 @@ class TrainingDocument(Provenance):
 
 
 def _complete(document: dict[str, Any]) -> None:
-    """Add what the first files of `bench` lack: it knew neither compiled layers nor CUDA graphs."""
+    """Add the fields that older files of `bench` lack."""
     add(document, compiled=False, commit=None)
     for row in entries(document, "rows"):
         add(row, captured=False)

@@ -1,8 +1,8 @@
-"""`run.py bench`: how fast methods are on this machine, and how far that is from what could be.
+"""`run.py bench`: measure the speed of methods on this machine and compare it with limits.
 
-Two ideals stand beside each speed-up. *Layerwise*: the sum, over the layers, of the time that transformers' own decoder
-layer takes at that layer's number of tokens, measured in the same rounds; a runtime without overhead would reach it.
-*Physical*: operations and bytes against the ceilings that this machine reached just before.
+The layerwise limit is the sum over the layers of the time that transformers' own decoder layer takes at that layer's
+number of tokens, measured in the same rounds. A runtime without overhead would reach it. The physical limit is the time
+for the operations and bytes at the ceilings that this machine reached immediately before.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from hidrop.reducer import Reducer, build, method_class
 from hidrop.runtime.cuda_graphs import Recorder
 
 DEFAULT_METHODS = ("vanilla", "hidrop", "pdrop", "fastv", "random")
-PLAIN = "transformers"  # the name of transformers' own forward among the timings
-# So many layers, spread over the depth, stand for all in a timing: their weights differ, their sizes do not.
+PLAIN = "transformers"  # label of transformers' own forward among the timings
+# Timings run this many layers, spread over the depth, instead of all: all layers have the same sizes.
 TIMED_LAYERS = 6
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured: of each method at each batch size, and of the machine."""
+    """Measurements of each method at each batch size, and of the machine."""
 
     sizes: Geometry
     ceilings: Ceilings
     settings: ProfileSettings
     rows: list[BenchRow]
-    # By batch size: vanilla's prefill over that of transformers' own forward.
+    # By batch size: vanilla's prefill time over that of transformers' own forward.
     overhead: dict[int, float]
 
     def document(self, **facts: Any) -> BenchDocument:
-        """What is written to results/bench/. `facts`: the fields of BenchDocument from `model` to `budget`."""
+        """The document for results/bench/. `facts`: the fields of BenchDocument from `model` to `budget`."""
         made = {
             "schema": SCHEMA,
             **facts,
@@ -63,21 +63,21 @@ class Bench:
 
 
 def methods(names: tuple[str, ...], budget: float, geometry: Geometry) -> dict[str, Reducer]:
-    """Each named method at `budget` visual tokens a layer; `vanilla` first, because all is compared with it.
+    """Vanilla, then each named method at `budget` visual tokens per layer.
 
     HiDrop's layers are the published ones scaled to the depth; PDrop's first cut is early enough for the budget.
-    Raises UserError, naming the method, for one that is unknown or cannot meet the budget with these layers.
+    Raises UserError for an unknown method and for one that cannot meet the budget.
     """
     found: dict[str, Reducer] = {"vanilla": build("vanilla")}
     for name in dict.fromkeys(names):
         try:
-            settled = not fields(method_class(name))  # nothing in it for a budget to decide
+            settled = not fields(method_class(name))  # it has no fields for a budget to set
         except ValueError as error:
             raise UserError(f"--methods {name}: {error}") from None
         try:
             found[name] = build(name) if settled else solve(name, _layers(name, budget, geometry), budget, geometry)
         except ValueError as error:
-            way = "Give another --budget, or --methods without it"
+            way = "Give another --budget, or --methods without this method"
             raise UserError(f"--methods {name}: {error}. {way}") from None
     return found
 
@@ -95,7 +95,7 @@ def _layers(name: str, budget: float, geometry: Geometry) -> dict[str, Any]:
 
 
 def published_layers(depth: int) -> dict[str, Any]:
-    """HiDrop's layers (inject 9, filters 10, 14, 16, 18, exit 25 of 32) at another depth, kept apart."""
+    """HiDrop's layers (inject 9, filters 10, 14, 16, 18, exit 25 of 32) scaled to `depth`, kept distinct."""
     inject, *filters, exit = (int(layer * depth / 32 + 0.5) for layer in (9, 10, 14, 16, 18, 25))
     for i, layer in enumerate(filters):
         filters[i] = max(layer, inject if i == 0 else filters[i - 1] + 1)
@@ -105,9 +105,10 @@ def published_layers(depth: int) -> dict[str, Any]:
 def bench(
     loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings, recorder: Recorder | None = None
 ) -> Bench:
-    """Measure the ceilings, then all methods in turns, with transformers' own forward and layers beside them.
+    """Measure the ceilings, then all methods interleaved with transformers' own forward and layers.
 
-    With a `recorder` (on CUDA) each method is measured eagerly and captured, and the latter beside captured vanilla.
+    With a `recorder` (on CUDA) each method is measured eagerly and captured; captured runs are compared with captured
+    vanilla.
     """
     model, geometry = loaded.model, loaded.geometry
     ceilings = measure_ceilings(model.device, model.dtype)
@@ -133,7 +134,7 @@ def bench(
 
 
 def plain_prefill(model: Any, prompt: SyntheticRequest) -> Callable[[], Any]:
-    """transformers' own forward on the prompt, its image's features computed beforehand as in the timed prefills."""
+    """transformers' own forward on the prompt, with precomputed image features as in the timed prefills."""
     features = record_vision(vision_modules(model), lambda: model(**prompt.prefill_inputs()))
 
     def run() -> None:
@@ -144,7 +145,7 @@ def plain_prefill(model: Any, prompt: SyntheticRequest) -> Callable[[], Any]:
 
 
 def timed_layers(model: Any, tokens: int, batch: int) -> Callable[[], Any]:
-    """Some of transformers' own decoder layers on `tokens` tokens a row, as in a prefill."""
+    """A prefill of `tokens` tokens per row through some of transformers' own decoder layers."""
     from transformers import DynamicCache
 
     backbone = backbone_of(model)
@@ -153,7 +154,7 @@ def timed_layers(model: Any, tokens: int, batch: int) -> Callable[[], Any]:
     hidden = torch.randn(batch, tokens, config.hidden_size, device=device, dtype=model.dtype)
     rope = backbone.rope(hidden, torch.arange(tokens, device=device)[None, None])
     chosen = chosen_layers(config.num_hidden_layers)
-    # None for kernels that know a causal mask by themselves; eager attention needs one.
+    # None for kernels with a built-in causal mask; eager attention needs a mask.
     mask = backbone.mask(hidden, None, None, 1)
 
     def run() -> None:
@@ -167,14 +168,14 @@ def timed_layers(model: Any, tokens: int, batch: int) -> Callable[[], Any]:
 
 
 def chosen_layers(depth: int) -> list[int]:
-    """Indices of the layers that are timed for all."""
+    """Indices of the layers that are timed instead of all."""
     count = min(depth, TIMED_LAYERS)
     return [i * depth // count for i in range(count)]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """A method's measurement beside vanilla's and beside what could be, at one batch size."""
+    """Compares measurements with vanilla and with the limits, at one batch size."""
 
     geometry: Geometry
     ceilings: Ceilings
@@ -184,7 +185,7 @@ class Rates:
     vanilla: Measurement
 
     def layerwise_ms(self, entering: tuple[int, ...]) -> float | None:
-        """None for a method whose counts were not known before the run."""
+        """The layerwise limit in milliseconds; None if the token counts were not known before the run."""
         names = [str(n + self.settings.text_tokens) for n in entering]
         if not set(names) <= set(self.spreads):
             return None
@@ -195,7 +196,7 @@ class Rates:
         return physical_ms(entering, self.geometry, self.ceilings, self.vanilla.batch, text, self.element_bytes)
 
     def row(self, label: str, reducer: Reducer, one: Measurement) -> BenchRow:
-        """All numbers of one method: the measurement, the speed-up, and its part of each ideal speed-up."""
+        """All numbers of one method: the measurement, the speed-up, and its part of each limit."""
         speed_up = self.vanilla.prefill_ms.median / one.prefill_ms.median
         layerwise, whole = self.layerwise_ms(one.entering), self.layerwise_ms(self.vanilla.entering)
         ideals = {

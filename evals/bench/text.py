@@ -1,4 +1,4 @@
-"""A benchmark of `run.py bench` in words: what the sizes imply, what was measured, and whether it is good enough."""
+"""Text output of `run.py bench`: theoretical cost, ceilings, timings, and the bars that they have to meet."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
 
 HEADINGS = (
-    "method", "tokens", "prefill ms (p95)", "speed-up", "layerwise", "of it", "physical", "of it", "FLOPs", "of it",
-    "selection", "decode ms", "TTFT ms", "tokens/s", "KV MiB", "peak MiB",
+    "method", "tokens", "prefill ms (p95)", "speed-up", "layerwise limit", "reached", "physical limit", "reached",
+    "FLOP limit", "reached", "selection", "decode ms", "TTFT ms", "tokens/s", "KV MiB", "peak MiB",
 )  # fmt: skip
 EXPLAINED = (
-    "Speed-up of the prefill over vanilla's, and three that could be, each with the part of it that was reached.\n"
-    "Layerwise: from the times of transformers' own decoder layer at each number of tokens, in the same rounds.\n"
-    "Physical: operations and bytes against the ceilings above. FLOPs: operations alone.\n"
-    "Selection: part of the prefill that the choice of tokens takes. Prefill and decode: decoder and LM head; TTFT: "
-    "vision tower and projector as well. Captured: by CUDA graphs, beside vanilla by CUDA graphs."
+    "Speed-up: vanilla's prefill time over the method's. Each limit of it is followed by the part that was reached.\n"
+    "Layerwise limit: from times of transformers' own decoder layer at each number of tokens, in the same rounds.\n"
+    "Physical limit: operations and bytes at the ceilings above. FLOP limit: operations alone.\n"
+    "Selection: part of the prefill spent on choosing tokens. Prefill and decode: decoder and LM head. TTFT: prefill "
+    "plus vision tower and projector. Captured: with CUDA graphs, compared with vanilla with CUDA graphs."
 )
 
 
 def implied(geometry: Geometry, reducers: Mapping[str, Reducer], text: int, element_bytes: int) -> str:
-    """Before anything is measured: the tokens, operations and bytes that follow from the sizes."""
+    """The theoretical cost: tokens, operations and bytes of each method, computed from the sizes."""
     g = geometry
     total = g.layers * g.layer_weights + g.hidden * g.vocab
     head = (
-        f"{g.layers} layers, hidden {g.hidden}, MLP {g.intermediate}, {g.heads} heads ({g.kv_heads} of keys), "
+        f"{g.layers} layers, hidden {g.hidden}, MLP {g.intermediate}, {g.heads} heads ({g.kv_heads} KV heads), "
         f"{g.visual_tokens} visual and {text} text tokens; decoder and LM head: {total * element_bytes / 2**20:.0f} MiB"
     )
     lines = [("method", "average", "FLOPs", "KV MiB", "layers x visual tokens")]
@@ -45,7 +45,7 @@ def implied(geometry: Geometry, reducers: Mapping[str, Reducer], text: int, elem
                 f"{most}{plan.average_tokens:.2f}",
                 most + scaled(plan.flops(text)),
                 f"{most}{kv:.1f}",
-                "as the sample says" if reducer.adaptive else run_lengths(plan.entering),
+                "depends on the sample" if reducer.adaptive else run_lengths(plan.entering),
             )
         )
     return "\n".join([head, "", *aligned(lines)])
@@ -54,19 +54,19 @@ def implied(geometry: Geometry, reducers: Mapping[str, Reducer], text: int, elem
 def ceilings(found: Ceilings) -> str:
     return (
         f"Ceilings measured: copy {found.bytes_per_second / 1e9:.1f} GB/s, matmul "
-        f"{found.flops_per_second / 1e12:.3f} TFLOP/s (ridge at {found.ridge:.0f} operations a byte)"
+        f"{found.flops_per_second / 1e12:.3f} TFLOP/s (ridge at {found.ridge:.0f} operations per byte)"
     )
 
 
 def tables(rows: list[BenchRow], overhead: Mapping[str, float]) -> str:
-    """One table a batch size."""
+    """One table per batch size."""
     parts = []
     for batch in dict.fromkeys(row["batch"] for row in rows):
         own = [row for row in rows if row["batch"] == batch]
         lines = [HEADINGS, *map(_cells, own)]
         parts.append(f"Batch {batch}, {own[0]['repeats']} rounds, medians")
         parts += aligned(lines)
-        parts.append(f"vanilla in this runtime / transformers' own forward: {overhead[str(batch)]:.3f} of the time")
+        parts.append(f"time of vanilla in this runtime / transformers' own forward: {overhead[str(batch)]:.3f}")
         parts.append("")
     return "\n".join([*parts, EXPLAINED])
 
@@ -100,7 +100,7 @@ def _number(value: float | None, digits: int, unit: str = "") -> str:
 
 @dataclass(frozen=True)
 class Bar:
-    """A number that has to be on one side of another."""
+    """A measured number with the lower or upper bound that it has to meet."""
 
     what: str
     value: float
@@ -117,7 +117,7 @@ class Bar:
 
 
 def bars(rows: list[BenchRow], overhead: Mapping[str, float]) -> list[Bar]:
-    """What the runtime promises at each batch size: against transformers, against the ideals, and in bytes."""
+    """The bars at each batch size: overhead over transformers, part of the limits, selection, decode and KV bytes."""
     found = []
     for batch in dict.fromkeys(row["batch"] for row in rows):
         own = {row["method"]: row for row in rows if row["batch"] == batch and not row["captured"]}
@@ -125,21 +125,21 @@ def bars(rows: list[BenchRow], overhead: Mapping[str, float]) -> list[Bar]:
         for name in ("hidrop", "pdrop", "fastv"):
             if name in own:
                 layerwise = own[name]["of_ideal"]["layerwise"] or 0.0
-                found.append(Bar(f"batch {batch}: {name} of layerwise", layerwise, least=0.95))
+                found.append(Bar(f"batch {batch}: {name}, part of the layerwise limit", layerwise, least=0.95))
         if "hidrop" in own:
             hidrop, decode = own["hidrop"], own["vanilla"]["decode_ms"]["median"]
             found += [
-                Bar(f"batch {batch}: hidrop of FLOPs alone", hidrop["of_ideal"]["flops"], least=0.75),
+                Bar(f"batch {batch}: hidrop, part of the FLOP limit", hidrop["of_ideal"]["flops"], least=0.75),
                 Bar(f"batch {batch}: hidrop's selection, part of its prefill", hidrop["selection_share"], most=0.03),
                 Bar(f"batch {batch}: hidrop's decode / vanilla's", hidrop["decode_ms"]["median"] / decode, most=1.0),
             ]
         off = sum(row["kv_bytes"] != row["kv_bytes_planned"] for row in rows if row["batch"] == batch)
-        found.append(Bar(f"batch {batch}: methods whose KV bytes are not the plan's", off, most=0))
+        found.append(Bar(f"batch {batch}: methods whose KV bytes differ from the plan", off, most=0))
     return found
 
 
 def targets(rows: list[BenchRow], model: str, gpu: str, budget: float) -> list[Bar]:
-    """What captured forwards have to reach on an H200 with LLaVA-1.5-7B's sizes, 576 + 60 tokens, in bfloat16."""
+    """The bars of captured forwards on an H200 with LLaVA-1.5-7B's sizes, 576 + 60 tokens, in bfloat16."""
     if model != "llava-1.5-7b" or "H200" not in gpu:
         return []
     own = {(row["method"], row["batch"]): row for row in rows if row["captured"]}
@@ -148,14 +148,16 @@ def targets(rows: list[BenchRow], model: str, gpu: str, budget: float) -> list[B
         limit = {"vanilla": 13.0, "hidrop": {48: 5.0, 64: 5.3}.get(int(budget))}.get(method)
         if batch == 1 and limit is not None:
             found.append(Bar(f"batch 1: {row['label']}, ms", row["prefill_ms"]["median"], most=limit))
-            found.append(Bar(f"batch 1: {row['label']} of the physical limit", row["of_physical_limit"], least=0.7))
+            found.append(
+                Bar(f"batch 1: {row['label']}, part of the physical limit", row["of_physical_limit"], least=0.7)
+            )
         if method == "hidrop" and budget == 48:
             whole = own["vanilla", batch]["ttft_ms"]["median"]
             if batch == 16:
                 found.append(Bar(f"batch 16: {row['label']}, speed-up", row["speed_up"], least=4.5))
             if batch == 1:
                 faster = whole / row["ttft_ms"]["median"]
-                found.append(Bar(f"batch 1: {row['label']}, speed-up with the tower", faster, least=2.2))
+                found.append(Bar(f"batch 1: {row['label']}, TTFT speed-up", faster, least=2.2))
     return found
 
 

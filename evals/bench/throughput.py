@@ -1,8 +1,8 @@
-"""Samples per second of a matrix's accuracy cells: as it runs, beside one sample at a time without any of that.
+"""Measure samples per second of a matrix's accuracy cells: as the matrix runs, and one sample at a time.
 
-Each cell is asked twice in a row, so that both ways share the machine's weather: at batch 1, every image decoded,
-preprocessed and encoded when its question comes; and as the matrix asks it, in batches, with images prepared ahead and
-the features of images that were seen before. Both give answers, which have to be the same.
+Both runs of a cell follow each other, so that background load affects both equally. One uses batch size 1 and decodes,
+preprocesses and encodes every image for its question. The other runs as the matrix does: in batches, with prefetched
+images and cached image features. Both must give the same answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from evals.plain_table import aligned
 from evals.run.engine import Engine
 from evals.run.processes import ALONE
 
-# How many times faster than one sample at a time the embedded matrix has to be.
+# The embedded matrix must be at least this many times as fast as one sample at a time.
 LEAST_RATIO = 4.0
 LIMIT = 128
 HEADINGS = ("cell", "samples", "one by one /s", "as it runs /s", "ratio", "other answers")
@@ -26,7 +26,7 @@ HEADINGS = ("cell", "samples", "one by one /s", "as it runs /s", "ratio", "other
 
 @dataclass(frozen=True)
 class CellThroughput:
-    """One cell asked both ways: seconds, samples, and how many answers differ."""
+    """One cell run both ways: samples, seconds, and the number of different answers."""
 
     key: str
     samples: int
@@ -40,7 +40,7 @@ class CellThroughput:
 
     @property
     def holds(self) -> bool:
-        """Whether it is as fast as promised, with the same answers."""
+        """Whether it is at least LEAST_RATIO times as fast, with the same answers."""
         return self.ratio >= LEAST_RATIO and not self.different
 
     def cells(self) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ class CellThroughput:
 
 
 def together(found: Iterable[CellThroughput]) -> CellThroughput:
-    """All of them as one."""
+    """The sum over all cells."""
     columns = zip(*((a.samples, a.single_seconds, a.seconds, a.different) for a in found), strict=True)
     return CellThroughput("all", *map(sum, columns))
 
@@ -63,9 +63,9 @@ def measure(
     alone: Engine,
     say: Callable[[str], None],
 ) -> list[CellThroughput]:
-    """Ask every cell both ways: with `engine`, and one by one with `alone`. `say` gets a line for each cell.
+    """Run every cell both ways: with `engine`, and one by one with `alone`. `say` gets one line per cell.
 
-    Raises whatever a run's cell may fail with.
+    Raises any error of a cell.
     """
     cells, found = list(cells), []
     for model in dict.fromkeys(cell.model for cell in cells):
@@ -73,7 +73,7 @@ def measure(
         loaded = engine.load(own[0], device)
         for task in dict.fromkeys(cell.task for cell in own):
             first = next(cell for cell in own if cell.task == task)
-            _ask(engine, loaded, rows, replace(first, limit=1))  # converts the data, starts the kernels
+            _ask(engine, loaded, rows, replace(first, limit=1))  # warm-up: converts the data, loads the kernels
         loaded.features.clear()
         for cell in own:
             single, before = _ask(alone, without_reuse(loaded), rows, replace(cell, batch_size=1))
@@ -95,7 +95,7 @@ def without_reuse(loaded: Any) -> Any:
 def _ask(
     engine: Engine, loaded: Any, rows: Mapping[tuple[str, str], MatrixRow], cell: Cell
 ) -> tuple[dict[int, str], float]:
-    """Answers by doc_id, and the seconds that asking and scoring took."""
+    """Answers by doc_id, and the seconds for inference and scoring."""
     records: list[dict[str, Any]] = []
     started = time.perf_counter()
     lm = engine.language_model(loaded, rows[cell.model, cell.label].reducer, cell, records.extend, {}, ALONE.mine)
@@ -106,6 +106,6 @@ def _ask(
 
 def table(found: list[CellThroughput]) -> str:
     whole = together(found)
-    bar = f"{whole.ratio:.2f}x, {whole.different} other answers. At least {LEAST_RATIO:g}x and none: "
+    bar = f"{whole.ratio:.2f}x, {whole.different} other answers. Bar: at least {LEAST_RATIO:g}x and 0 other answers: "
     lines = aligned([HEADINGS, *(a.cells() for a in [*found, whole])])
     return "\n".join([*lines, "", bar + ("holds" if whole.holds else "MISSED")])

@@ -1,8 +1,8 @@
-"""`run.py bench-train`: what a training step costs with fewer tokens, beside what transformers' own layers would take.
+"""`run.py bench-train`: measure training steps with fewer tokens and compare them with the layerwise limit.
 
 A step is forward and backward of a batch of conversations with one image each: frozen tower, projector, decoder, loss.
-Its ideal is *layerwise*: the sum over the layers of the time that transformers' own decoder layer takes, forward and
-backward, at that layer's number of tokens, and whatever every method does alike (tower, projector, LM head).
+The layerwise limit is the sum over the layers of the time that transformers' own decoder layer takes, forward and
+backward, at that layer's number of tokens, plus the time of the parts that all methods share (tower, projector, head).
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from hidrop.runtime.layout import IGNORED
 
 CHECKPOINTED = " (checkpointing)"
 HEADINGS = (
-    "method", "tokens", "step ms (p95)", "samples/s", "speed-up", "layerwise", "of it", "activations MiB", "peak MiB",
+    "method", "tokens", "step ms (p95)", "samples/s", "speed-up", "layerwise limit", "reached", "activations MiB",
+    "peak MiB",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Step:
-    """One method's step. `activation_bytes`: what autograd holds for the backward pass, weights left out."""
+    """One method's step. `activation_bytes`: memory that autograd keeps for the backward pass, without weights."""
 
     label: str
     method: str
@@ -43,7 +44,7 @@ class Step:
     entering: tuple[int, ...]
     step_ms: Spread
     speed_up: float
-    layerwise: float | None  # not known with checkpointing, which runs layers a second time
+    layerwise: float | None  # None with checkpointing, which runs layers a second time
     activation_bytes: int
     peak_bytes: int
 
@@ -53,9 +54,9 @@ class Step:
 
 
 def batch_of(model: Any, text: Sequence[int], visual: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A right-padded batch: as many rows as `text` has numbers of text tokens, each around one image of noise.
+    """A right-padded batch with one row per entry of `text`, its number of text tokens, and one noise image per row.
 
-    A quarter of each text stands before the image; of the rest the second half is the answer.
+    A quarter of each text precedes the image. The answer is the second half of the rest.
     """
     generator = torch.Generator().manual_seed(seed)
     backbone = backbone_of(model)
@@ -79,9 +80,9 @@ def batch_of(model: Any, text: Sequence[int], visual: int, seed: int = 0) -> dic
 def measure(
     loaded: Any, reducers: Mapping[str, Reducer], text: Sequence[int], *, repeats: int, warmup: int
 ) -> list[Step]:
-    """Steps of all methods in turns, without and with gradient checkpointing, and transformers' layers beside them.
+    """Steps of all methods without and with gradient checkpointing, interleaved with transformers' layers.
 
-    The layers are timed at the longest text: with texts of one length the ideal is exact.
+    The layers are timed at the longest text, so the limit is exact if all texts have the same length.
     """
     model, geometry = loaded.model, loaded.geometry
     model.train()
@@ -148,7 +149,7 @@ def step(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
 
 @contextmanager
 def checkpointing(model: Any, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing of the decoder's layers inside the block, where it is `wanted`."""
+    """Enable gradient checkpointing of the decoder's layers inside the block, if `wanted`."""
     if wanted:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     try:
@@ -159,7 +160,7 @@ def checkpointing(model: Any, wanted: bool) -> Iterator[None]:
 
 
 def layer_steps(model: Any, tokens: int, batch: int) -> Callable[[], None]:
-    """Forward and backward of some of transformers' own decoder layers on `tokens` tokens a row."""
+    """Forward and backward of some of transformers' own decoder layers on `tokens` tokens per row."""
     backbone = backbone_of(model)
     decoder = backbone.decoder
     config, device = decoder.config, model.device
@@ -178,7 +179,7 @@ def layer_steps(model: Any, tokens: int, batch: int) -> Callable[[], None]:
 
 
 def everything_else(model: Any, inputs: Mapping[str, torch.Tensor]) -> Callable[[], None]:
-    """What each method does alike: tower and projector, embeddings, the last norm, the LM head on the answers."""
+    """The parts that all methods share: tower, projector, embeddings, the last norm, the LM head on the answers."""
     backbone, labels = backbone_of(model), inputs["labels"]
     hidden = torch.randn(int((labels != IGNORED).sum()), backbone.geometry.hidden, device=model.device)
     hidden, target = hidden.to(model.dtype).requires_grad_(), labels[labels != IGNORED]
@@ -197,10 +198,10 @@ def everything_else(model: Any, inputs: Mapping[str, torch.Tensor]) -> Callable[
 
 
 def saved_bytes(model: Any, inputs: Mapping[str, torch.Tensor]) -> int:
-    """Bytes of all memory that a forward keeps for its backward pass, parameters and inputs left out."""
+    """Bytes of all memory that a forward keeps for its backward pass, without parameters and inputs."""
     known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *inputs.values())}
     held: dict[int, int] = {}
-    kept: list[Any] = []  # so that no address comes twice
+    kept: list[Any] = []  # keeps storages alive, so that no address is reused
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -216,7 +217,7 @@ def saved_bytes(model: Any, inputs: Mapping[str, torch.Tensor]) -> int:
 
 
 def document(steps: Sequence[Step], **facts: Any) -> TrainingDocument:
-    """What is written to results/bench/. `facts`: the fields of TrainingDocument from `model` to `memory_kept`."""
+    """The document for results/bench/. `facts`: the fields of TrainingDocument from `model` to `memory_kept`."""
     rows = [{**asdict(one), "entering": list(one.entering), "of_layerwise": one.of_layerwise} for one in steps]
     made = {"schema": TRAINING_SCHEMA, "kind": "training", **facts, **provenance(facts["device"]), "rows": rows}
     return cast(TrainingDocument, made)
@@ -242,15 +243,15 @@ def table(steps: Sequence[Step], batch: int) -> str:
 
 
 def bars(steps: Sequence[Step], *, cuda: bool) -> list[Bar]:
-    """What the runtime promises of a HiDrop step: on a CPU against layers and memory, on CUDA the paper's figure."""
+    """The bars of a HiDrop step: on a CPU layerwise limit and activations, on CUDA the paper's training speed-up."""
     own = {one.label: one for one in steps}
     if "hidrop" not in own:
         return []
     hidrop, vanilla = own["hidrop"], own["vanilla"]
     if cuda:
-        return [Bar("hidrop's samples a second / vanilla's", hidrop.speed_up, least=1.7)]
+        return [Bar("hidrop's samples per second / vanilla's", hidrop.speed_up, least=1.7)]
     memory = hidrop.activation_bytes / vanilla.activation_bytes
     return [
-        Bar("hidrop's step of layerwise", hidrop.of_layerwise or 0.0, least=0.9),
+        Bar("hidrop's step, part of the layerwise limit", hidrop.of_layerwise or 0.0, least=0.9),
         Bar("hidrop's activations / vanilla's", memory, most=0.45),
     ]

@@ -97,7 +97,7 @@ def without(name: str) -> dict[str, Any]:
         ("[]", "not a file of the command bench: it has no schema number"),
         ("{}", "it has no schema number"),
         ({"schema": 1, "rows": []}, "hardware is missing; versions is missing; date is missing; and 10 more problems"),
-        ({**BENCH, "rows": []}, "it has no timing of vanilla"),
+        ({**BENCH, "rows": []}, "the file has no timing of vanilla"),
         ({**BENCH, "schema": 7}, "of a newer version (schema 7, this version reads up to 1). Update hidrop"),
         (without("of_physical_limit"), "rows[0].of_physical_limit is missing"),
         ({**BENCH, "ceilings": {"bytes_per_second": "fast", "flops_per_second": 1}}, "ceilings.bytes_per_second: "),

@@ -172,10 +172,10 @@ def test_targets_are_for_an_h200_and_for_captured_rows() -> None:
     found = {bar.what: bar.holds for bar in bench_text.targets(rows, "llava-1.5-7b", "NVIDIA H200", 48)}
     assert found == {
         "batch 1: vanilla, ms": True,
-        "batch 1: vanilla of the physical limit": True,
+        "batch 1: vanilla, part of the physical limit": True,
         "batch 1: hidrop, ms": False,
-        "batch 1: hidrop of the physical limit": True,
-        "batch 1: hidrop, speed-up with the tower": False,
+        "batch 1: hidrop, part of the physical limit": True,
+        "batch 1: hidrop, TTFT speed-up": False,
         "batch 16: hidrop, speed-up": False,
     }
     assert bench_text.targets(rows, "llava-1.5-7b", "NVIDIA H200", 64)[2].holds  # 5.3 ms there
@@ -237,9 +237,9 @@ def test_bars_are_missed_and_held_by_their_numbers() -> None:
     vanilla = of.row("vanilla", build_method("vanilla"), of.vanilla)
     fastv = of.row("fastv", build_method("fastv", {"layer": 2, "keep": 4}), measurement(30.0, (16, 16, 4, 4, 4, 4)))
     found = {bar.what: bar for bar in bench_text.bars([vanilla, fastv], {"1": 60 / 58})}
-    assert found["batch 1: fastv of layerwise"].holds
+    assert found["batch 1: fastv, part of the layerwise limit"].holds
     assert not found["batch 1: vanilla / transformers' own forward"].holds
-    assert not found["batch 1: methods whose KV bytes are not the plan's"].holds  # 7 bytes are no plan's
+    assert not found["batch 1: methods whose KV bytes differ from the plan"].holds  # 7 bytes are no plan's
     text = bench_text.bars_text(list(found.values()))
     assert "MISSED" in text and "holds" in text
     assert "(not as planned)" in bench_text.tables([vanilla, fastv], {"1": 1.0})
