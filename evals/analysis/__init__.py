@@ -1,1 +1,1 @@
-"""`run.py analyze`: the probes of hidrop.analysis on a task's samples, resumable, and what is written about them."""
+"""`run.py analyze`: run the probes of hidrop.analysis on a task's samples, resumably, and write the results."""

@@ -1,4 +1,4 @@
-"""What an analysis found: the types of `analysis.json`, how it is built, and the table and text made from it."""
+"""The document `analysis.json`: its types, how it is built, and the CSV file and text made from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LayerPart = Literal["exit", "inject", "filters"]
 
 
 class CurveEntry(TypedDict):
-    """A number for each layer from `first` on, with its 95 % interval. None: not defined in that layer."""
+    """One number per layer, from layer `first` on, with its 95 % interval. None: not defined in that layer."""
 
     first: int
     mean: list[float | None]
@@ -41,7 +41,7 @@ class CurveEntry(TypedDict):
 
 
 class ReadingEntry(TypedDict):
-    """The layers that were read off the curves, and how. `support`: the share of bootstrap draws that agree."""
+    """The layers that a rule derived from the curves. `support`: share of bootstrap draws that give the same layers."""
 
     layers: list[int]
     rule: str
@@ -61,7 +61,7 @@ class ScheduleEntry(TypedDict):
 
 
 class SuggestionEntry(TypedDict):
-    """A schedule with its reasons, or the problem that prevents one. `budget`: visual tokens, layer average."""
+    """A schedule with its evidence, or the problem that prevents one. `budget`: average visual tokens per layer."""
 
     budget: float
     inject: ReadingEntry
@@ -73,7 +73,7 @@ class SuggestionEntry(TypedDict):
 
 
 class SearchEntry(TypedDict):
-    """What the suggestion and its neighbours score without training, as a table."""
+    """Table of the scores of the suggestion and its neighbors without training."""
 
     samples: int
     headers: list[str]
@@ -81,10 +81,10 @@ class SearchEntry(TypedDict):
 
 
 class AnalysisDocument(Provenance):
-    """Everything that an analysis found. `heat`: by layer, how often each visual token is among the most attended.
+    """The result of an analysis. `heat`: by layer, the share of samples in which a token is among the most attended.
 
-    samples: asked of each task, after the first `skipped`; probed: of all tasks, without those that `failed`.
-    yaml: the suggested schedule as a matrix states it.
+    samples: requested of each task, after the first `skipped`; probed: of all tasks, without those that `failed`.
+    yaml: the suggested schedule in a matrix's format.
     """
 
     schema: int
@@ -117,12 +117,12 @@ ANALYSIS = FileKind(
     schema=SCHEMA,
     oldest=1,
     command="analyze",
-    then="run it again, samples are not probed twice",
+    then="run it again, probed samples are skipped",
 )
 
 
 def build(found: Found, suggestion: Suggestion, made: Mapping[str, Any]) -> AnalysisDocument:
-    """The whole document. `made`: its fields from `model` to `command`, and those of Provenance."""
+    """The document. `made`: its fields from `model` to `command`, and those of Provenance."""
     curves = found.curves
     draws = curves.draws()
     named = {name: _curve(curve, draws) for name, curve in listed(found)}
@@ -152,7 +152,7 @@ def listed(found: Found) -> Iterator[tuple[str, Curve]]:
     """All curves with their names."""
     curves = found.curves
     yield from ((f"intra_{name}", curve) for name, curve in curves.intra.items())
-    if curves.cross.samples.shape[1]:  # else no images could be compared
+    if curves.cross.samples.shape[1]:  # empty if no images could be compared
         yield "cross", curves.cross
     yield "mass", curves.mass
     yield from ((f"ilvas_{n}", curve) for n, curve in curves.ilvas.items())
@@ -196,7 +196,7 @@ def _schedule(suggestion: Suggestion) -> ScheduleEntry:
 
 
 def csv_text(document: AnalysisDocument) -> str:
-    """Every curve in every layer: curve, layer, mean and its 95 % interval."""
+    """One CSV line per curve and layer, with the mean and its 95 % interval."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["curve", "layer", "mean", "low", "high"])
@@ -207,14 +207,14 @@ def csv_text(document: AnalysisDocument) -> str:
 
 
 def at(document: AnalysisDocument, name: str, layer: int) -> float | None:
-    """The mean of a curve in a layer; None outside of it."""
+    """The mean of a curve in a layer; None if the curve does not cover the layer."""
     curve = document["curves"].get(name)
     place = -1 if curve is None else layer - curve["first"]
     return curve["mean"][place] if curve is not None and 0 <= place < len(curve["mean"]) else None
 
 
 def explained(document: AnalysisDocument) -> list[str]:
-    """The reasoning, a line or two for each part of the schedule."""
+    """The rule and evidence for each part of the schedule, one or two lines per part."""
     found, lines = document["suggestion"], []
     titles: dict[LayerPart, str] = {"exit": "exit", "inject": "injection", "filters": "filters"}
     for name, title in titles.items():
@@ -224,7 +224,7 @@ def explained(document: AnalysisDocument) -> list[str]:
         if reading["range"]:
             ranges = ", ".join(f"{low} to {high}" if low < high else f"{low}" for low, high in reading["range"])
             lines.append(
-                f"  drawing the samples anew: {ranges} in 95 % of the draws, exactly this in "
+                f"  bootstrap over images: {ranges} in 95 % of the draws, exactly this in "
                 f"{100 * reading['support']:.0f} %"
             )
     counts = ", ".join(map(str, found["schedule"]["keep"])) if found["schedule"] else "none"

@@ -1,4 +1,4 @@
-"""Figures of an analysis, from its document: similarities, masking, ILVAS, attention."""
+"""Figures of an analysis document: similarities, masking, ILVAS, attention."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLES = {
-    "similarity": "How alike a token is from layer to layer, and how little the image changes the instruction",
-    "masking": "Score and answers when visual tokens leave before a layer, or enter before it, without training",
-    "ilvas": "How much later layers agree with a layer's choice of tokens",
-    "attention": "What the last token attends to, and where in the image the most attended tokens lie",
+    "similarity": "Similarity of a token's states in adjacent layers, and of the instruction's states with two images",
+    "masking": "Scores and answers without training when visual tokens leave before a layer or enter before it",
+    "ilvas": "Agreement of later layers with the tokens that a layer attends to most",
+    "attention": "Attention of the last token, and the positions of the most attended tokens in the image",
 }
 HEAT_MAPS = 4
 MARKS: dict[LayerPart, str] = {"inject": "0.25", "exit": COLOURS[3], "filters": "0.6"}
 
 
 def write(document: AnalysisDocument, folder: Path) -> list[Path]:
-    """All figures into `folder`; their paths."""
+    """Write all figures into `folder`; return their paths."""
     return saved(drawn(document), folder)
 
 
 def drawn(document: AnalysisDocument) -> Iterator[tuple[str, Figure]]:
-    """The figures with their names, one at a time: each is gone when the next is drawn."""
+    """(name, figure) pairs, one at a time: each figure is cleared before the next is drawn."""
     with styled():
         for name, draw in {
             "similarity": similarity, "masking": masking, "ilvas": ilvas, "attention": attention
@@ -45,9 +45,9 @@ def similarity(document: AnalysisDocument) -> Figure:
     figure, (intra, cross) = panels_of(2)
     for place, name in enumerate(("system", "visual", "text")):
         _line(intra, document, f"intra_{name}", COLOURS[place], label=f"{name} tokens")
-    intra.set(xlabel="layer l", ylabel="cosine of states behind l and l + 1")
+    intra.set(xlabel="layer l", ylabel="cosine of states after l and l + 1")
     _line(cross, document, "cross", COLOURS[4], label="instruction, with another image")
-    cross.set(xlabel="layer", ylabel="cosine to the reference image's")
+    cross.set(xlabel="layer", ylabel="cosine to states with reference image")
     for axes in (intra, cross):
         _marks(axes, document, "inject")
     legend(figure, intra, cross)
@@ -64,10 +64,10 @@ def masking(document: AnalysisDocument) -> Figure:
     _line(enter, document, "inject", COLOURS[5], label="all enter")
     for axes in (leave, enter):
         axes.axhline(document["vanilla"], color="0.3", linewidth=0.8, linestyle=":", label="unreduced")
-    leave.set(xlabel="they leave before layer", ylabel="share of samples")
-    agree.set(xlabel="they leave before layer")
-    enter.set(xlabel="they enter before layer")
-    for axes, title in ((leave, "right"), (agree, "as the unreduced model"), (enter, "right")):
+    leave.set(xlabel="tokens leave before layer", ylabel="share of samples")
+    agree.set(xlabel="tokens leave before layer")
+    enter.set(xlabel="tokens enter before layer")
+    for axes, title in ((leave, "right"), (agree, "same answer as unreduced"), (enter, "right")):
         axes.set_title(title, fontsize=8)
     _marks(leave, document, "exit")
     _marks(enter, document, "inject")
@@ -107,7 +107,7 @@ def attention(document: AnalysisDocument) -> Figure:
 
 
 def _shown(document: AnalysisDocument) -> Sequence[int]:
-    """Layers whose choice is mapped: those behind the filters, or else some that are spread over the depth."""
+    """Layers to map: those after the filters, filled up with layers spread over the depth."""
     filters = [layer + 1 for layer in document["suggestion"]["filters"]["layers"]]
     spread = np.linspace(1, document["layers"], HEAT_MAPS).round().astype(int).tolist()
     chosen = filters + [layer for layer in spread if layer not in filters]
@@ -115,7 +115,7 @@ def _shown(document: AnalysisDocument) -> Sequence[int]:
 
 
 def _line(axes: Axes, document: AnalysisDocument, name: str, colour: str, *, label: str, faint: bool = False) -> None:
-    """A curve with its interval."""
+    """Draw a curve with its interval."""
     from matplotlib.ticker import MaxNLocator
 
     curve = document["curves"].get(name)
@@ -131,7 +131,7 @@ def _line(axes: Axes, document: AnalysisDocument, name: str, colour: str, *, lab
 
 
 def _marks(axes: Axes, document: AnalysisDocument, name: LayerPart) -> None:
-    """A vertical line at each layer that was read off."""
+    """Draw a vertical line at each suggested layer."""
     layers = document["suggestion"][name]["layers"]
     label = f"suggested {name}: {', '.join(map(str, layers))}"
     for layer in layers:

@@ -1,4 +1,4 @@
-"""One HTML page for an analysis, and its table in text: layer by layer what the probes say."""
+"""The HTML page of an analysis, and its table of probes per layer as text."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ COLUMNS = {
     "cross-modal": "cross",
     "attention": "mass",
     "ILVAS": "ilvas",
-    "right if left": "exit_1",
-    "same answer": "exit_agreement_1",
-    "right if entered": "inject",
+    "right at exit": "exit_1",
+    "same at exit": "exit_agreement_1",
+    "right at injection": "inject",
 }
 NOTES = (
-    ("visual, text", "intra-modal similarity: cosine of a token's states behind this layer and the next, mean over the "
-     "tokens of a prompt and over samples; system tokens (text before the image) are in the CSV"),
-    ("cross-modal", "cosine of the instruction's states behind this layer with another image and with one fixed image; "
-     "at 1 the image does not matter yet"),
-    ("attention", "share of the last prompt token's attention in this layer that visual tokens get"),
-    ("ILVAS", "cosine between the head-wise attention that a token gets in this layer and n layers later, over the "
-     "tokens that this layer attends to most, mean over the windows n"),
-    ("right if left, same answer", "share of samples that are right, and that are answered as by the unreduced model, "
-     "when all visual tokens leave right before this layer"),
-    ("right if entered", "the same when they enter right before this layer, which the model was not trained for: an "
-     "upper bound of the harm"),
-    ("Right", "means the task's own rule on each sample; for MMBench each rotation counts by itself"),
-    ("Bands", "are 95 % intervals by a bootstrap over images"),
+    ("visual, text", "intra-modal similarity: cosine between a token's states after this layer and the next, mean "
+     "over the tokens of a prompt and over samples; the CSV file also has system tokens (text before the image)"),
+    ("cross-modal", "cosine between the instruction's states after this layer with another image and with one fixed "
+     "image; at 1 the image has no effect yet"),
+    ("attention", "share of the last prompt token's attention in this layer that goes to visual tokens"),
+    ("ILVAS", "cosine between the head-wise attention to a token in this layer and n layers later, mean over the "
+     "tokens that this layer attends to most and over the windows n"),
+    ("right at exit, same at exit", "share of samples with a right answer, and with the unreduced model's answer, if "
+     "all visual tokens leave immediately before this layer"),
+    ("right at injection", "share of samples with a right answer if all visual tokens enter immediately before this "
+     "layer; the model was not trained for this, so the loss is an upper bound"),
+    ("right", "right by the task's own rule, per sample; for MMBench each rotation is one sample"),
+    ("bands", "95 % intervals by a bootstrap over images"),
 )  # fmt: skip
 
 
 def layers_table(document: AnalysisDocument) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headers and rows: a row for each layer, what was read off marked behind its number."""
+    """Headers and rows, one row per layer; the last column marks the suggested layers."""
     shown = {title: name for title, name in COLUMNS.items() if name in document["curves"]}
     marks: dict[int, list[str]] = {}
     parts: dict[LayerPart, str] = {"inject": "inject", "filters": "filter", "exit": "exit"}
@@ -63,14 +63,14 @@ def text(document: AnalysisDocument) -> str:
 
 
 def searched(found: SearchEntry) -> str:
-    """What a search found, as aligned text."""
+    """The table of a search as aligned text."""
     rows = tuple(tuple(map(Entry, row)) for row in found["rows"])
-    title = f"without training, on {found['samples']} other samples of each task; *: on the Pareto front"
+    title = f"Without training, on {found['samples']} other samples of each task; *: on the Pareto front"
     return plain_table(Sheet(title, tuple(found["headers"]), (("", rows),), text_columns=1))
 
 
 def write(document: AnalysisDocument, folder: Path) -> Path:
-    """report.html in `folder`."""
+    """Write report.html into `folder`; return its path."""
     from jinja2 import Environment, FileSystemLoader
 
     from evals.report import figure_style

@@ -1,4 +1,4 @@
-"""The lmms-eval model of an analysis: it measures the probes on each request, where it would only generate."""
+"""The lmms-eval model of an analysis: it runs the probes on each request instead of only generating."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from hidrop.models import Loaded
 
-# Images of other samples that are kept ready.
+# Number of preprocessed images of other samples to cache.
 SHOWN = 8
 
 
 class ProbeModel(HidropLlava):
-    """Answers as the unreduced model does, and keeps what the probes say of each sample as its record's `probe`."""
+    """Answers like the unreduced model and stores each sample's probes in its record as `probe`."""
 
     probes: ProbeSettings
 
@@ -51,14 +51,14 @@ class ProbeModel(HidropLlava):
         return super().generate_until(requests)
 
     def _prompt(self, request: Request, images: Images) -> TokenizedPrompt | str:
-        """As the parent's, with one more thing that can be wrong with a sample: that it has no image."""
+        """The parent's prompt, or an error message for a sample without an image."""
         prompt = super()._prompt(request, images)
         if isinstance(prompt, TokenizedPrompt) and prompt.images == 0:
-            return "no image: there are no visual tokens to look at"
+            return "no image: the sample has no visual tokens to probe"
         return prompt
 
     def _made(self, prompts: Sequence[TokenizedPrompt], reduction: Any) -> list[Record]:
-        """The unreduced answers, and the probes."""
+        """Records with the unreduced answers and the probes."""
         started = time.perf_counter()
         found = self._probe(prompts, reduction)
         milliseconds = 1000 * (time.perf_counter() - started) / len(prompts)
@@ -68,7 +68,7 @@ class ProbeModel(HidropLlava):
         ]
 
     def _probe(self, prompts: Sequence[TokenizedPrompt], reduction: Any) -> list[tuple[str, int, Record]]:
-        """Of each prompt: the unreduced answer, its tokens, and the probes."""
+        """For each prompt: the unreduced answer, its number of tokens, and the probes."""
         import torch
 
         from hidrop.analysis import probes, sweeps
@@ -83,7 +83,7 @@ class ProbeModel(HidropLlava):
             leaving = sweeps.Leaving(walk, decoding, self.probes.shares, seeds)
             measured = probes.measure(walk, top=self.probes.top, windows=self.probes.windows, at=leaving)
             features = walk.features
-            del walk, leaving.walk  # with its keys and values
+            del walk, leaving.walk  # frees its keys and values
             cross = self._cross(prompts, pad, reduction)
             entered: list[sweeps.Answers] = []
             if self.probes.inject:
@@ -110,10 +110,10 @@ class ProbeModel(HidropLlava):
         ]
 
     def _cross(self, prompts: Sequence[TokenizedPrompt], pad: int, reduction: Any) -> torch.Tensor | None:
-        """Cross-modal similarity (B, L) between each prompt with an image that is not its own and with the reference.
+        """Cross-modal similarity (B, L) of each prompt with another sample's image and with the reference image.
 
-        None for prompts with several images (which of them to exchange is not defined), and where the samples have
-        fewer than three different images.
+        None for prompts with several images, because the image to exchange is not defined, and for samples with fewer
+        than three different images.
         """
         from hidrop.analysis.probes import cross_modal
         from hidrop.analysis.walk import Walk
@@ -125,7 +125,7 @@ class ProbeModel(HidropLlava):
             own = self._image(prompt.request.place)
             known = frozenset(name for name, _ in (own, self._reference) if name) if own else frozenset()
             other = next(self._different(prompt.request.place + 1, known), None)
-            if other is None:  # fewer than three different images: there is nothing to compare
+            if other is None:  # fewer than three different images
                 return None
             made = [self._prompt(prompt.request, images) for _, images in (other, self._reference)]
             pairs.append([one for one in made if isinstance(one, TokenizedPrompt)])
@@ -138,7 +138,7 @@ class ProbeModel(HidropLlava):
         return cross_modal(*walks)
 
     def _different(self, first: int, known: frozenset[str]) -> Iterator[tuple[str, Images]]:
-        """Images of requests from number `first` on, around the list, that are none of the known ones."""
+        """(name, image) of requests from index `first` on, cyclically, without images in `known`."""
         for step in range(len(self._asked)):
             place = (first + step) % len(self._asked)
             if self._names.get(place, "") is None or self._names.get(place) in known:
@@ -148,7 +148,7 @@ class ProbeModel(HidropLlava):
                 yield found
 
     def _image(self, place: int) -> tuple[str, Images] | None:
-        """A request's only image with a name for its content; None where there is none, or several."""
+        """A request's only image, named by a hash of its content; None for zero or several images."""
         images = self._shown(place)
         self._names[place] = None
         if not isinstance(images, Images) or images.pixels is None or len(images.tokens) != 1:
@@ -159,5 +159,5 @@ class ProbeModel(HidropLlava):
 
 
 def _listed(row: torch.Tensor) -> list[float | None]:
-    """Numbers for JSON; NaN as None."""
+    """The row as a list for JSON, with None for NaN."""
     return [None if value != value else round(value, 6) for value in row.tolist()]

@@ -1,4 +1,4 @@
-"""What an analysis measures, and what that costs."""
+"""The settings of the probes, and their cost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ SIZES = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1.0, "FLOP"))
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """What is measured. `top`: share of the visual tokens that counts as most attended; `windows`: n of ILVAS;
-    `shares`: of the visual tokens that leave at each layer; `inject`: whether late injection is tried at each layer."""
+    """The settings of the probes.
+
+    top: share of the visual tokens that counts as most attended. windows: the n of ILVAS.
+    shares: shares of the visual tokens that leave before each layer. inject: whether to probe late injection.
+    """
 
     top: float = 1 / 9
     windows: tuple[int, ...] = (4, 8)
@@ -21,10 +24,10 @@ class ProbeSettings:
 
 
 def flops_of_sample(geometry: Geometry, probes: ProbeSettings, text: int) -> tuple[int, int]:
-    """Operations of one sample's probes, and of its prefill through the unreduced model alone.
+    """Operations of one sample's probes, and of its prefill through the unreduced model.
 
-    Counted are all runs of the prompt through the decoder: the walk, its branches and the two that compare images;
-    left out are tower, LM head and the answers' tokens.
+    This counts all runs of the prompt through the decoder: the walk, its branches, and two runs that compare images. It
+    does not count the vision tower, the LM head and the answers' tokens.
     """
     whole, layers = geometry.visual_tokens, geometry.layers
 
@@ -42,12 +45,12 @@ def flops_of_sample(geometry: Geometry, probes: ProbeSettings, text: int) -> tup
 
 
 def cost(geometry: Geometry, probes: ProbeSettings, text: int, samples: int) -> str:
-    """What the probes will cost, in words."""
+    """The cost of the probes, as one sentence."""
     each, prefill = flops_of_sample(geometry, probes, text)
     total = each * samples
     size, unit = next((size, unit) for size, unit in SIZES if total >= size)
     branches = len(probes.shares) * geometry.layers + (geometry.layers if probes.inject else 0) + 1
     return (
         f"{samples} samples: about {total / size:.3g} {unit}, {each / prefill:.1f} prefills of the unreduced model and "
-        f"{branches} short answers each (less with --no-inject-sweep and fewer --shares)"
+        f"{branches} short answers per sample (--no-inject-sweep and fewer --shares reduce this)"
     )

@@ -1,4 +1,4 @@
-"""Probe a model on the samples of some tasks, resumably: a journal for each task, as for a cell of a matrix."""
+"""Probe a model on the samples of some tasks, resumably, with one journal per task as for a cell of a matrix."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from evals.tasks.protocol import decoding
 from hidrop.analysis.curves import Curves, Values
 from hidrop.models import Loaded
 
-# Raise when a change of the probes changes their numbers.
+# Increase if a code change alters the numbers of the probes.
 PROBES_VERSION = 1
 
 
 @dataclass(frozen=True)
 class SampleSelection:
-    """Which samples: of each task, `samples` of them behind the first `skip` (which stay for a search)."""
+    """The samples to probe: of each task, `samples` samples after the first `skip`, which are left for a search."""
 
     tasks: tuple[TaskSpec, ...]
     samples: int
@@ -38,7 +38,7 @@ class SampleSelection:
 
 @dataclass(frozen=True)
 class Found:
-    """The curves over the samples of all tasks, where the most attended tokens lie, and how many samples failed."""
+    """The curves over the samples of all tasks, a map of the most attended tokens, failed samples, and seconds."""
 
     curves: Curves
     heat: Values
@@ -56,9 +56,9 @@ def probe(
     workers: int = 0,
     progress: Callable[[str, int], None] = lambda task, count: None,
 ) -> Found:
-    """Probe what an earlier run has not probed yet, and put all of it together. `progress`: samples of a task done.
+    """Probe the samples that earlier runs have not probed, and combine all. `progress` gets (task, samples done).
 
-    Raises UserError for samples that say nothing (no image in them, fewer than two).
+    Raises UserError for a task with fewer than two samples that could be probed.
     """
     with journal.locked(folder):
         parts = [_task(loaded, weights, asked, spec, probes, folder, workers, progress) for spec in asked.tasks]

@@ -1,4 +1,4 @@
-"""Trying a suggested schedule and its neighbours without training, on samples that the probes have not seen."""
+"""Score a suggested schedule and its neighbors without training, on samples that the probes do not use."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SUGGESTED, UNREDUCED = "suggested", "vanilla"
 
 
 def neighbours(found: HiDrop, geometry: Geometry, budget: float, most: int) -> dict[str, HiDrop]:
-    """The schedule and at most `most` others at the same budget: a layer of it moved by one, nearest changes first."""
+    """The schedule and at most `most` neighbors at the same budget, each with one layer moved by one."""
     chosen = {SUGGESTED: found}
     for name, changed in _moved(found):
         if len(chosen) > most:
             break
         try:
             chosen[name] = counted(changed.inject, changed.filters, changed.exit, geometry, budget)
-        except ValueError:  # layers that do not fit, or a budget that they cannot meet
+        except ValueError:  # invalid layers, or a budget that they cannot meet
             continue
     return chosen
 
@@ -42,7 +42,7 @@ def _moved(found: HiDrop) -> Iterator[tuple[str, HiDrop]]:
 
 
 def matrix(base: Mapping[str, Any], schedules: Mapping[str, HiDrop], limit: int) -> dict[str, Any]:
-    """The matrix that tries them; `base` is the one of the analysis."""
+    """The matrix that scores the schedules; `base` is the matrix of the analysis."""
     methods: dict[str, Any] = {UNREDUCED: {"name": "vanilla"}}
     for name, one in schedules.items():
         fields = {"inject": one.inject, "filters": list(one.filters), "keep": list(one.keep), "exit": one.exit}
@@ -51,7 +51,7 @@ def matrix(base: Mapping[str, Any], schedules: Mapping[str, HiDrop], limit: int)
 
 
 def table(document: ResultDocument) -> list[tuple[str, ...]]:
-    """A line for each schedule: mean score over the tasks, tokens, operations, and whether it is on the front."""
+    """One line per schedule: tokens, mean score over the tasks, operations, and whether it is on the Pareto front."""
     rows: dict[str, list[CellEntry]] = {}
     for cell in document["cells"]:
         rows.setdefault(cell["label"], []).append(cell)

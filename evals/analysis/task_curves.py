@@ -1,4 +1,4 @@
-"""The curves of a task, from the records of its probed samples. Answers are scored by the task's own rule."""
+"""Compute the curves of a task from the records of its probed samples. The task's own rule scores the answers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ def curves_of(
     docs: Mapping[int, Any],
     images: Mapping[int, str],
 ) -> Curves:
-    """The curves of one task's samples; those that failed are left out. `docs` and `images` by doc_id.
+    """The curves of one task's samples, without failed samples. `docs` and `images` are by doc_id.
 
-    Raises UserError when fewer than two samples are left.
+    Raises UserError if fewer than two samples remain.
     """
     probed = [(record, probe) for record in records if (probe := record.get("probe"))]
     good, probes = [record for record, _ in probed], [probe for _, probe in probed]
     if len(good) < LEAST_SAMPLES:
         why = next((f" The first one failed: {r['error']}" for r in records if r.get("error")), "")
-        raise UserError(f"{spec.name}: {len(good)} of {len(records)} samples could be probed, two are needed.{why}")
+        raise UserError(
+            f"{spec.name}: {len(good)} of {len(records)} samples could be probed, at least two are needed.{why}"
+        )
 
     def table(values: Sequence[Sequence[float | None] | None]) -> Values:
         width = max((len(row) for row in values if row), default=0)
@@ -70,15 +72,15 @@ def curves_of(
 
 
 def pooled(parts: Sequence[Curves]) -> Curves:
-    """The samples of several tasks as one; images of different tasks are different ones."""
+    """The curves over the samples of several tasks. Images of different tasks count as different images."""
     groups = tuple(f"{number}:{group}" for number, part in enumerate(parts) for group in part.groups)
     return Curves.made(parts, np.concatenate, groups)
 
 
 def heat(records: Sequence[AnswerRecord], visual_tokens: int, layers: int) -> Values:
-    """Where the most attended tokens lie: how often each visual token is among them, (layers, tokens), as a share.
+    """Share of samples in which each visual token is among the most attended, (layers, tokens).
 
-    Only of samples with one image of the model's own number of tokens; NaN where there is none.
+    Only samples with `visual_tokens` visual tokens count; NaN if there are none.
     """
     counts, used = np.zeros((layers, visual_tokens)), 0
     for record in records:

@@ -173,7 +173,7 @@ def test_a_search_tries_the_suggestion_and_its_neighbours_on_other_samples(
         (("--model", "mini:vanilla", "--windows", "12"), "--windows must be less than the model's 12 layers .got 12"),
         (("--model", "mini:vanilla", "--top", "0"), "--top must be above 0 and at most 100 percent .got 0"),
         (("--model", "mini:vanilla", "--data", "nowhere"), "no data in 'nowhere'"),
-        (("--model", "mini:vanilla", "--samples", "1"), "1 of 1 samples could be probed, two are needed"),
+        (("--model", "mini:vanilla", "--samples", "1"), "1 of 1 samples could be probed, at least two are needed"),
         (
             ("--model", "mini:vanilla", "--exit", "3", "--inject", "5"),
             "--exit must be greater than --inject",
@@ -217,7 +217,7 @@ def test_samples_without_an_image_and_broken_ones_are_counted(loaded: Any, tmp_p
     lm.task_dict["toy"] = {"test": docs}
     lm.generate_until(asked)
     errors = {record["doc_id"]: record["error"] for record in records}
-    assert errors[1] == "no image: there are no visual tokens to look at" and errors[3] == "OSError: broken file"
+    assert errors[1] == "no image: the sample has no visual tokens to probe" and errors[3] == "OSError: broken file"
     assert all(errors[i] is None for i in (0, 2, 4))
     spec = TaskSpec("gqa", "mini", "llava")
     names = dict.fromkeys(range(5), "x")
