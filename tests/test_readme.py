@@ -277,13 +277,20 @@ def test_the_recipe_of_a_method_passes_the_generic_tests(contributed: Path) -> N
     assert int(passed) > 15
 
 
-def test_the_matrix_of_the_readme_uses_it(
+def test_a_matrix_takes_the_recipe_of_a_method(
     contributed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from hidrop.reducer import METHODS
 
-    [text] = blocks("yaml")
-    (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
+    [method] = re.findall(r"`(largest: \{.*?\})`", README)
+    [model] = re.findall(r"`(mine: \{.*?\})`", README)
+    lines = [
+        "protocol: lmms-eval",
+        "models: {" + model.replace("FOLDER", "'mini:vanilla'") + "}",
+        "methods: {" + method + "}",
+        "tasks: {gqa: {data: mini}}",
+    ]
+    (tmp_path / "own.yaml").write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.setitem(METHODS, "largest", "largest:Largest")
     monkeypatch.syspath_prepend(contributed / "baselines")
     assert main(["plan", str(tmp_path / "own.yaml")]) == 0
