@@ -29,6 +29,7 @@ def test_the_embedded_benchmark_numbers_its_rotations_as_the_task_does() -> None
         ("B. cow", "B"),
         ("The answer is C", "C"),
         ("It is A", "A"),
+        ("The answer is (A)", "A"),
         ("a dog", "A"),
         ("Cow.", "B"),
         ("I see a cow here", "B"),
@@ -44,8 +45,34 @@ def test_option_letter(text: str, letter: str) -> None:
     assert option_letter(text, CHOICES) == letter
 
 
-def test_option_letter_prefers_the_whole_option() -> None:
-    assert option_letter("13", {"A": "3", "B": "13"}) == "B"
+@pytest.mark.parametrize("text", ["13", "13.", " 13 "])
+def test_option_letter_prefers_the_whole_option(text: str) -> None:
+    assert option_letter(text, {"A": "3", "B": "13"}) == "B"
+
+
+@pytest.mark.parametrize(
+    ("text", "llava", "static"),
+    [
+        ("Cow.", "B", "B"),
+        ("**B**", "B", "B"),
+        ("A or B", "", "A"),
+        ("D", "", "D"),
+        ("The correct option is C, not B", "", "B"),
+        (" horse\n", "C", "C"),
+        ("b", "", ""),
+    ],
+)
+def test_each_protocol_reads_by_its_own_rules(text: str, llava: str, static: str) -> None:
+    """lmms-eval's readings are those that decide in its own static evaluation."""
+    from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+
+    doc = {**CHOICES, "D": None, "index": 1, "category": "x", "L2-category": "x", "split": "dev"}
+    assert TASK.reading(Answer(doc, text), "llava") == llava
+    assert TASK.reading(Answer(doc, text), "lmms-eval") == static
+    for letter in "ABCD":
+        item = {**doc, "answer": letter, "prediction": text.strip(), "question": "Which?", "hint": "", "source": ""}
+        official, *_ = MMBench_Evaluator().eval_result([item], eval_method="static")
+        assert (official == 1) == (letter == static), letter
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), "nan", "NaN", "None", " ", ""])
