@@ -1,5 +1,5 @@
-"""Ablation studies: train variants of a method with several seeds, score them, and say which claims hold.
+"""Ablation studies: train variants of a method with several seeds, score them, and decide claims about them.
 
-`run.py ablate` trains what is missing, lets the runner score it as a matrix, and writes `ablations.md` and
-`ablations.json` beside the matrix's own tables.
+`run.py ablate` trains missing models, scores all models as a matrix, and writes `ablations.md` and `ablations.json`
+next to the matrix's tables.
 """

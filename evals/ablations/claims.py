@@ -1,4 +1,4 @@
-"""What the trained models say about a claim: the difference of two variants, seed by seed, and a verdict."""
+"""Decide claims from the trained models: the difference between two variants, seed by seed, and a verdict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Measured:
-    """One variant: its mean over tasks of % of the reference, for each seed; and each task's mean over seeds."""
+    """One variant. by_seed: mean over the tasks, in % of the reference; tasks: mean score over the seeds."""
 
     name: str
     average_tokens: float
@@ -31,7 +31,7 @@ class Measured:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the 95 % t-interval of the mean over seeds; None for a single one."""
+        """Half of the 95 % t-interval of the mean over seeds; None for one seed."""
         return half_width(list(self.by_seed.values()))
 
     def entry(self) -> VariantEntry:
@@ -46,7 +46,7 @@ class Measured:
 
 
 class TaskScore(NamedTuple):
-    """A cell's value, and what it is in % of the reference's."""
+    """A cell's value, the value in % of the reference, and the cell's average tokens."""
 
     value: float
     percent: float
@@ -55,7 +55,7 @@ class TaskScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with our numbers: `difference` is better - worse, `half_width` that of its 95 % interval."""
+    """A claim with our numbers. difference: better - worse; half_width: half of its 95 % interval."""
 
     claim: Claim
     better: float
@@ -66,7 +66,7 @@ class Judged:
 
     @property
     def verdict(self) -> Verdict:
-        """By the interval's sign alone. With one seed, or an interval around 0, nothing is decided."""
+        """The sign of the whole interval decides. One seed or an interval that contains 0 decides nothing."""
         if self.half_width is None or abs(self.difference) <= self.half_width:
             return "not decidable"
         return "reproduced" if self.difference > 0 else "not reproduced"
@@ -85,7 +85,7 @@ class Judged:
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """t times the standard error of the mean: what a mean of so few values may be off by, at LEVEL."""
+    """Half of the t-interval of the mean at LEVEL; None for fewer than two values."""
     if len(values) < 2:
         return None
     from scipy.stats import t
@@ -94,7 +94,7 @@ def half_width(values: Sequence[float]) -> float | None:
 
 
 def measured(study: Study, document: ResultDocument) -> dict[str, Measured]:
-    """The variants and untrained rows of which a result document has every task, by name."""
+    """The variants and untrained rows with results for every task, by name."""
     cells: dict[tuple[str, str], dict[str, TaskScore]] = {}
     for cell in document["cells"]:
         value, percent = cell["value"], cell["percent_of_vanilla"]
@@ -104,7 +104,7 @@ def measured(study: Study, document: ResultDocument) -> dict[str, Measured]:
     whole = {key: found for key, found in cells.items() if found.keys() >= study.evaluation.tasks.keys()}
     found = {}
     for name in [*study.variants, *study.untrained]:
-        # What is not trained has no seeds: it is the same beside each.
+        # An untrained row has no seeds: the same row is compared with every seed.
         keys = {
             seed: (f"{name}-s{seed}", "trained") if name in study.variants else (REFERENCE, name)
             for seed in study.seeds
@@ -125,7 +125,7 @@ def _measured(name: str, rows: Mapping[int, Mapping[str, TaskScore]], tasks: Seq
 
 
 def judged(study: Study, found: Mapping[str, Measured]) -> list[Judged]:
-    """The claims whose two sides have been measured, over the seeds that both have."""
+    """The claims with two measured sides, over the seeds that both sides have."""
     verdicts = []
     for claim in study.claims:
         better, worse = found.get(claim.better), found.get(claim.worse)

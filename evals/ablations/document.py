@@ -1,4 +1,4 @@
-"""The types of `ablations.json`, and how it is read. Percentages are 0-100, half widths those of 95 % intervals."""
+"""Types of `ablations.json`. Percentages are 0-100; half widths are those of 95 % intervals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class VariantEntry(TypedDict):
 
 
 class ClaimEntry(TypedDict):
-    """A claim as the study's file states it. `paper`: the two numbers that it is published with."""
+    """A claim from the study's file. `paper`: the two published numbers."""
 
     say: str
     better: str
@@ -45,7 +45,7 @@ class JudgedEntry(TypedDict):
 
 
 class AblationsDocument(Provenance):
-    """What a study found. `training_seconds`: by trained model. `not_run`: variants without any result."""
+    """The results of a study. `training_seconds`: by trained model. `not_run`: variants without results."""
 
     schema: int
     study: str
@@ -64,5 +64,5 @@ ABLATIONS = FileKind(
     schema=SCHEMA,
     oldest=1,
     command="ablate",
-    then="run it again, trained models are not trained twice",
+    then="run it again, trained models are skipped",
 )

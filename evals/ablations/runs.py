@@ -1,4 +1,4 @@
-"""Training the models of a study, and the matrix that scores them."""
+"""Train the models of a study, and build the matrix that scores them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hidrop.errors import UserError
 from hidrop.mini.training.recipe import Recipe
 
 log = logging.getLogger("hidrop.training")
-MODEL = "model"  # the folder of the finished checkpoint within a run's
+MODEL = "model"  # folder of the finished checkpoint inside a run's folder
 REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One model to train: a start (no seed of the study's) or a variant with one seed, in a folder of its own."""
+    """One model to train, in its own folder: a start (seed None) or a variant with one seed."""
 
     name: str
     seed: int | None
@@ -42,14 +42,14 @@ class TrainingRun:
 
 
 def runs_of(study: Study, work: Path) -> list[TrainingRun]:
-    """All variants with the first seed, then with the second, ...: a study that is cut short has fewer seeds."""
+    """All variants with the first seed, then all with the second, ...: an interrupted study only has fewer seeds."""
     return [
         TrainingRun(name, seed, work / study.folder_of(name, seed)) for seed in study.seeds for name in study.variants
     ]
 
 
 def starts_of(study: Study, work: Path) -> list[TrainingRun]:
-    """What is trained for variants to start from."""
+    """The models that variants start from."""
     return [TrainingRun(name, None, work / study.folder_of(name)) for name in study.starts]
 
 
@@ -64,9 +64,10 @@ def missing(study: Study, work: Path) -> Iterator[TrainingRun]:
 
 
 def train_missing(study: Study, work: Path, *, at_most: int | None = None) -> list[TrainingRun]:
-    """Train what is missing and no other process is at, `at_most` so many; returns what others are still at.
+    """Train missing models that no other process trains, up to `at_most` of them.
 
-    Every training goes on where an interruption left it. Start the same command twice to use two processors.
+    Returns the models that other processes still train. Interrupted trainings resume. Start the same command twice to
+    use two processors.
     """
     from hidrop.mini.training import loop
 
@@ -80,7 +81,7 @@ def train_missing(study: Study, work: Path, *, at_most: int | None = None) -> li
             continue
         try:
             with locked(run.folder):
-                if not run.done:  # another process may just have finished it
+                if not run.done:  # another process can have finished it since
                     log.info("%s", run.title)
                     loop.train(recipe, out=run.model, resume=True, work=run.folder / "progress")
                     spent += 1
@@ -92,7 +93,7 @@ def train_missing(study: Study, work: Path, *, at_most: int | None = None) -> li
 
 
 def ready(study: Study, run: TrainingRun, work: Path) -> Recipe | None:
-    """The run's recipe with its start as a folder; None while the start is not trained yet."""
+    """The run's recipe with its start as a folder; None if the start is not trained yet."""
     recipe = study.recipe_of(run.name, run.seed)
     if recipe.start not in study.starts:
         return recipe
@@ -110,8 +111,7 @@ def taken(folder: Path) -> bool:
 
 
 def matrix_of(study: Study, work: Path) -> dict[str, Any]:
-    """The matrix file that scores what is trained: a model for each finished run, and the reference with the rows
-    that need no training."""
+    """The matrix file that scores a study: one model per finished run, and the reference with the untrained rows."""
     done = [run for run in runs_of(study, work) if run.done]
     rows: dict[str, Any] = {name: spec.model_dump(exclude_none=True) for name, spec in study.untrained.items()}
     runs: list[dict[str, Any]] = [{"models": [REFERENCE], "methods": ["vanilla", *rows]}]

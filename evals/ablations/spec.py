@@ -1,14 +1,14 @@
-"""The file of an ablation study: variants to train with several seeds, and the claims that they are to decide.
+"""The file of an ablation study: variants to train with several seeds, and claims about them.
 
-    train:    {start: ..., lessons: [...]}             # what every variant is trained with, as in a recipe
-    method:   {name: hidrop, inject: 4, ...}           # what variants change
+    train:    {start: ..., lessons: [...]}             # training of all variants, as in a recipe
+    method:   {name: hidrop, inject: 4, ...}           # the method that variants change
     seeds:    [11, 12, 13]                             # every variant is trained with each
     starts:   {window: {start: ..., method: ..., lessons: ...}}   # trained once, for variants to start from
     variants: {base: {}, ste: {change: {topk: ste}}, pdrop: {method: {name: pdrop}, start: mini:vanilla}}
     untrained: {fastv: {name: fastv, layer: 1, budget: "11%"}}    # rows of the reference, as in a matrix
     claims:   [{say: ..., better: ste, worse: base, paper: [99.7, 97.7]}]
 
-Seeds draw other training samples, the same ones for all variants: two variants are compared seed by seed.
+A seed draws the same training samples for all variants, so variants are compared seed by seed.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ HASHED = 8  # digits of a recipe's hash in its folder's name
 
 
 class Training(StrictModel):
-    """A recipe without its method: where it starts (a model, or one of `starts`) and its lessons."""
+    """A recipe without its method: its start (a model, or one of `starts`) and its lessons."""
 
     start: str
     lessons: tuple[Lesson, ...] = Field(min_length=1)
 
 
 class Start(Training):
-    """A model to start from, trained once with `method`."""
+    """A model that variants start from, trained once with `method`."""
 
     method: dict[str, Any]
     seed: int = 0
 
 
 class StudyVariant(StrictModel):
-    """What is different from the study's method and training: some fields (`change`), or all of the method."""
+    """Differences from the study's method and training: some fields (`change`), or a whole `method`."""
 
     change: dict[str, Any] = Field(default_factory=dict)
     method: dict[str, Any] | None = None
@@ -54,7 +54,7 @@ class StudyVariant(StrictModel):
 
 
 class Claim(StrictModel):
-    """That `better` scores higher than `worse`. `paper`: the two numbers it is published with, where there are any."""
+    """The claim that `better` scores higher than `worse`. `paper`: the two published numbers, if there are any."""
 
     say: str
     better: str
@@ -63,7 +63,7 @@ class Claim(StrictModel):
 
 
 class Evaluation(StrictModel):
-    """How the trained models are scored; each task's value is divided by the reference's."""
+    """How the trained models are scored. Each task's value is divided by the reference's value."""
 
     reference: str
     tasks: Annotated[dict[str, TaskEntry], Field(min_length=1)]
@@ -81,12 +81,12 @@ class Study(StrictModel):
     variants: Annotated[dict[Name, StudyVariant], Field(min_length=1)]
     untrained: dict[Name, MethodEntry] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
-    notes: tuple[str, ...] = ()  # lines that stand below the tables
+    notes: tuple[str, ...] = ()  # lines below the tables
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         wrong = [
-            f"{place}.start: '{start}' starts from one of the study's own starts; give it a model"
+            f"{place}.start: '{start}' is one of this study's starts, which cannot start from each other. Give a model"
             for place, start in ((f"starts.{name}", spec.start) for name, spec in self.starts.items())
             if start in self.starts
         ]
@@ -96,10 +96,14 @@ class Study(StrictModel):
         for place, claim in enumerate(self.claims):
             for side in ("better", "worse"):
                 if (name := getattr(claim, side)) not in known:
-                    wrong.append(f"claims[{place}].{side}: no '{name}' here.{strict_yaml.suggestion(name, known)}")
+                    wrong.append(
+                        f"claims[{place}].{side}: no variant or row '{name}'.{strict_yaml.suggestion(name, known)}"
+                    )
         for name, variant in self.variants.items():
             if variant.method is not None and variant.change:
-                wrong.append(f"variants.{name}: it has a method of its own, and `change` for the study's")
+                wrong.append(
+                    f"variants.{name}: give either a `method` of its own or a `change` of the study's, not both"
+                )
         for name in () if wrong else [*self.starts, *self.variants]:
             kind = "starts" if name in self.starts else "variants"
             try:
@@ -112,7 +116,7 @@ class Study(StrictModel):
         return self
 
     def recipe_of(self, name: str, seed: int | None = None) -> Recipe:
-        """The recipe of a start, or of a variant with one of the seeds (by default the first)."""
+        """The recipe of a start, or of a variant with one of the seeds (default: the first)."""
         if name in self.starts:
             spec = self.starts[name]
             return Recipe(name=name, seed=spec.seed, method=spec.method, start=spec.start, lessons=spec.lessons)
@@ -126,8 +130,7 @@ class Study(StrictModel):
         )
 
     def folder_of(self, name: str, seed: int | None = None) -> str:
-        """The folder of a trained model below the study's: with a hash of all that made it, so that a study that was
-        changed does not take up what another one left."""
+        """The name of a trained model's folder, with a hash of recipe and start, so that a changed study retrains."""
         recipe = self.recipe_of(name, seed)
         start = self.folder_of(recipe.start) if recipe.start in self.starts else recipe.start
         made_by = recipe.model_dump(mode="json", exclude={"name"}), start
@@ -136,12 +139,13 @@ class Study(StrictModel):
 
 
 def load_study(name: str | Path) -> Study:
-    """Read and check a study: a file, or the bundled `ablations`. Raises UserError with everything that is wrong."""
+    """Read and check a study: a file, or a bundled study by name. Raises UserError with every mistake."""
     path = Path(name)
     if not path.is_file():
         path = BUNDLED / f"{path.name.removesuffix('.yaml')}.yaml"
     if not path.is_file():
-        raise UserError(f"{name}: no such file, and not the bundled ablations.yaml")
+        bundled = ", ".join(sorted(study.stem for study in BUNDLED.glob("*.yaml")))
+        raise UserError(f"{name}: no such file, and not a bundled study ({bundled})")
     data = strict_yaml.read(path, path.name)
     data.setdefault("name", path.stem)
     if isinstance(data.get("untrained"), dict):

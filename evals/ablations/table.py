@@ -1,4 +1,4 @@
-"""What a study found, as two tables (claims, variants) in markdown and for the terminal, and as JSON."""
+"""Write a study's results: tables of claims and variants in markdown and for the terminal, and JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = "ablations"
 
 
 def build(study: Study, document: ResultDocument, seconds: Mapping[str, float]) -> AblationsDocument:
-    """All that a study found, from the document of its matrix. `seconds`: training time, by model."""
+    """The results of a study, from the document of its matrix. `seconds`: training time by model."""
     found = measured(study, document)
     return {
         "schema": SCHEMA,
@@ -40,7 +40,7 @@ def build(study: Study, document: ResultDocument, seconds: Mapping[str, float]) 
 
 
 def sheets(study: Study, document: ResultDocument) -> list[Sheet]:
-    """The claims with the paper's numbers beside ours, and what each variant scored."""
+    """The claims with the paper's and our numbers, and the scores of each variant."""
     found = measured(study, document)
     claims = tuple(_claim_line(one) for one in judged(study, found))
     headers = ("Claim", "Verdict", "Paper", "Ours", "Difference", "Seeds")
@@ -74,7 +74,7 @@ def shown(study: Study, document: ResultDocument) -> str:
 
 
 def markdown(study: Study, document: ResultDocument, record: AblationsDocument) -> str:
-    """The tables and what has to be known to read them."""
+    """The tables, and notes on how to read them."""
     blocks = [f"# Ablations: {escape(study.name)}"]
     blocks += [f"## {sheet.title}\n\n{markdown_table(sheet)}" for sheet in sheets(study, document)]
     blocks.append("\n".join(f"- {line}" for line in [*_reading(study, record), *study.notes]))
@@ -85,13 +85,14 @@ def _reading(study: Study, record: AblationsDocument) -> list[str]:
     samples = f"the first {study.evaluation.limit} samples" if study.evaluation.limit else "all samples"
     total = sum(record["training_seconds"].values()) / 3600
     lines = [
-        f"Scores are of {samples} of each task, in % of {study.evaluation.reference} and averaged over the tasks; the "
-        "paper's are averages over its benchmarks in % of its vanilla model.",
-        f"Every variant is trained with up to {len(study.seeds)} seeds, which draw other training samples, the same "
-        "ones for all variants. Differences are taken seed by seed; ± is half of their 95 % t-interval.",
-        "A claim is *reproduced* when the whole interval has its sign, *not reproduced* when it has the other one, and "
-        "*not decidable* when 0 lies inside. The test samples are the same for all, and their own chance is not in it.",
-        f"Training took {total:.1f} hours of one core, with the scoring not counted.",
+        f"Scores are on {samples} of each task, in % of {study.evaluation.reference}, averaged over the tasks. The "
+        "paper's numbers are averages over its benchmarks, in % of its vanilla model.",
+        f"Every variant is trained with up to {len(study.seeds)} seeds. A seed draws the same training samples for all "
+        "variants. Differences are computed seed by seed; ± is half of their 95 % t-interval.",
+        "A claim is *reproduced* if the whole interval is above 0, *not reproduced* if it is below 0, and *not "
+        "decidable* if it contains 0. The interval covers the seeds, not the choice of test samples: all variants have "
+        "the same.",
+        f"Training took {total:.1f} hours of one core, without scoring.",
     ]
     if record["not_run"]:
         lines.append(f"Not run: {', '.join(record['not_run'])}.")
@@ -99,7 +100,7 @@ def _reading(study: Study, record: AblationsDocument) -> list[str]:
 
 
 def write(study: Study, document: ResultDocument, record: AblationsDocument, out: Path) -> Sequence[Path]:
-    """`ablations.json` and `ablations.md` in `out`; `record` is what `build` made of the document."""
+    """Write `ablations.json` and `ablations.md` into `out`; `record` is the result of `build` for the document."""
     paths = out / f"{NAME}.json", out / f"{NAME}.md"
     write_atomically(paths[0], json_text(record) + "\n")
     write_atomically(paths[1], markdown(study, document, record))

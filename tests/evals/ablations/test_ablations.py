@@ -99,8 +99,11 @@ def test_a_changed_study_takes_up_nothing_of_the_old_one(tmp_path: Path) -> None
     [
         ({"variants": {"base": {"change": {"exot": 8}}}, "claims": []}, "variants.base: exot: unknown field"),
         ({"variants": {"base": {"change": {"exit": 14}}}, "claims": []}, "variants.base: exit: layer 14 must be"),
-        ({"variants": {"base": {"method": {"name": "vanilla"}, "change": {"exit": 8}}}}, "a method of its own"),
-        ({"claims": [{"say": "x", "better": "bsae", "worse": "early"}]}, r"claims\[0\].better: no 'bsae'.*'base'"),
+        ({"variants": {"base": {"method": {"name": "vanilla"}, "change": {"exit": 8}}}}, "a `method` of its own"),
+        (
+            {"claims": [{"say": "x", "better": "bsae", "worse": "early"}]},
+            r"claims\[0\].better: no variant or row 'bsae'.*'base'",
+        ),
         ({"untrained": {"base": {"name": "vanilla"}}}, "untrained.base: also the name of a variant"),
         ({"starts": {"base": TINY["starts"]["window"]}}, "starts.base: also the name of a variant"),
         ({"seeds": []}, "seeds"),
