@@ -35,7 +35,7 @@ class Measured:
         return half_width(list(self.by_seed.values()))
 
     def entry(self) -> VariantEntry:
-        """What ablations.json says of it."""
+        """The variant's entry in ablations.json."""
         return {
             "name": self.name,
             "average_tokens": self.average_tokens,
@@ -72,7 +72,7 @@ class Judged:
         return "reproduced" if self.difference > 0 else "not reproduced"
 
     def entry(self) -> JudgedEntry:
-        """What ablations.json says of it."""
+        """The claim's entry in ablations.json."""
         return {
             "claim": cast(ClaimEntry, self.claim.model_dump(mode="json")),
             "better": self.better,

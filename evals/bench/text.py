@@ -18,7 +18,7 @@ HEADINGS = (
     "FLOP limit", "reached", "selection", "decode ms", "TTFT ms", "tokens/s", "KV MiB", "peak MiB",
 )  # fmt: skip
 EXPLAINED = (
-    "Speed-up: vanilla's prefill time over the method's. Each limit of it is followed by the part that was reached.\n"
+    "Speed-up: vanilla's prefill time over the method's. Each limit is followed by the part that was reached.\n"
     "Layerwise limit: from times of transformers' own decoder layer at each number of tokens, in the same rounds.\n"
     "Physical limit: operations and bytes at the ceilings above. FLOP limit: operations alone.\n"
     "Selection: part of the prefill spent on choosing tokens. Prefill and decode: decoder and LM head. TTFT: prefill "
