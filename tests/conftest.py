@@ -32,7 +32,7 @@ def make_llava(
     return enlarged(LlavaForConditionalGeneration(config), scale)
 
 
-# Of LLaVA-NeXT on tiles of 32 pixels (height, width): up to four tiles beside the whole image.
+# Of LLaVA-NeXT on tiles of 32 pixels (height, width): up to four tiles next to the whole image.
 PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
 
 

@@ -50,7 +50,7 @@ def next_inputs() -> dict[str, torch.Tensor]:
     """Two prompts whose images have different numbers of tiles: 2 x 1 and 2 x 2 of 16 tokens, with line ends."""
     generator = torch.Generator().manual_seed(7)
     pixels = torch.randn(2, 5, 3, 32, 32, generator=generator)
-    pixels[0, 3:] = 0  # the first image has two tiles beside the whole image; the rest fills up the batch
+    pixels[0, 3:] = 0  # the first image has two tiles and the whole image; the rest is padding
     sizes = torch.tensor([[32, 64], [64, 64]])
     prompts = pad([make_prompt(3, 7, seed=1, count=16 + 4 * 9), make_prompt(5, 2, seed=2, count=16 + 8 * 9)])
     return {**prompts, "pixel_values": pixels, "image_sizes": sizes}

@@ -1,1 +1,1 @@
-"""What a run leaves behind: journals, the result document, statistics, and the repair of a damaged folder."""
+"""The files of a run: journals, the result document, statistics, and the repair of a damaged folder."""

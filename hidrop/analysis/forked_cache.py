@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer
 from hidrop.runtime.cache import RaggedCache
 
 
-class Behind(DynamicLayer):
+class CutLayer(DynamicLayer):
     """Keys and values that follow those of another layer, which are not copied.
 
     The two are joined for the attention of one step, and only the new ones are kept. `keys` and `values` are the new
@@ -38,7 +38,7 @@ def forked(cache: RaggedCache, config: Any, layer: int) -> RaggedCache:
     The layers before `layer` must have seen the same sequence.
     """
     new = RaggedCache(config)
-    new.layers[: layer - 1] = [Behind(held) for held in cache.layers[: layer - 1]]
+    new.layers[: layer - 1] = [CutLayer(held) for held in cache.layers[: layer - 1]]
     new.segments = [replace(cache.segments[0], last=layer - 1)] if layer > 1 else []
     new.input_length = cache.input_length
     return new

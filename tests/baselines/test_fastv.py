@@ -88,7 +88,7 @@ def test_dropping_tokens_equals_masking_them(tiny_llava, prompt, pixels, layer, 
     torch.testing.assert_close(dropped, masked, atol=1e-11, rtol=1e-11)
 
 
-def test_choosing_anew_is_what_generation_without_a_cache_does(tiny_llava, prompt, pixels, padded):
+def test_choosing_again_is_what_generation_without_a_cache_does(tiny_llava, prompt, pixels, padded):
     """And the frozen choice is something else: so the option changes answers, not only time."""
     model, settings = tiny_llava(kv_heads=2, seed=4), dict(max_new_tokens=8, do_sample=False, suppress_tokens=[99])
     batch = padded([prompt(3, 7, seed=1), prompt(5, 2, seed=2)])
@@ -107,7 +107,7 @@ def test_choosing_anew_is_what_generation_without_a_cache_does(tiny_llava, promp
     assert (logits[True, True] - logits[False, True]).abs().max() > 1e-3
 
 
-def test_a_choice_made_anew_can_be_taken_back(tiny_llava, prompt, pixels):
+def test_a_choice_made_again_can_be_taken_back(tiny_llava, prompt, pixels):
     model, more = tiny_llava(), torch.tensor([[5, 6, 7]])
     with reduce(model, FastV(keep=2, layer=1, rechosen=True)), torch.no_grad():
         cache = model(input_ids=prompt(), pixel_values=pixels()).past_key_values

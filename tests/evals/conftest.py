@@ -53,7 +53,7 @@ def go(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def loaded(tiny_llava: Callable[..., Any], tokenizer: Any, image_processor: Any) -> Any:
-    """A tiny random LLaVA with what `hidrop.models.load` puts beside it."""
+    """A tiny random LLaVA with the tokenizer and processors that `hidrop.models.load` adds."""
     from dataclasses import replace
 
     from hidrop.backbones import backbone_of

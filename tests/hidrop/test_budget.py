@@ -38,7 +38,7 @@ def test_fastv_counts_are_those_of_its_sheet(layer, average, keep):
 
 
 @pytest.mark.parametrize(("budget", "dominant", "contextual"), [(193, 162, 30), (129, 108, 20), (65, 54, 10)])
-def test_visionzip_counts_are_the_published_ones_beside_the_class_token(budget, dominant, contextual):
+def test_visionzip_counts_are_the_published_ones_plus_the_class_token(budget, dominant, contextual):
     zipped = solve("visionzip", {}, budget, LLAVA)
     assert zipped == build("visionzip", {"dominant": dominant, "contextual": contextual})
     assert zipped.published_as == str(budget - 1)

@@ -161,7 +161,7 @@ def test_one_seed_decides_nothing_and_what_was_not_run_is_named(tmp_path: Path) 
     one = document({"early-s1": 90.0, "base-s1": 10.0, "base-s2": 20.0})
     judged = claims.judged(study, claims.measured(study, one))
     assert judged[0].verdict == "not decidable" and judged[0].seeds == 1 and judged[0].half_width is None
-    assert judged[1].seeds == 2, "what is not trained stands beside each seed"
+    assert judged[1].seeds == 2, "what is not trained is compared with each seed"
     none = table.build(study, document({"base-s1": 10.0}), {})
     assert none["not_run"] == ["early"] and len(none["claims"]) == 1
     assert "Not run: early." in table.markdown(study, document({"base-s1": 10.0}), none)

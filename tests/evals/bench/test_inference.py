@@ -122,7 +122,7 @@ def test_ceilings_are_positive_and_scale_to_seconds() -> None:
 
 
 @pytest.mark.usefixtures("small_ceilings")
-def test_everything_is_measured_beside_everything() -> None:
+def test_everything_is_measured_in_the_same_rounds() -> None:
     loaded = build(TINY, TOWER, dtype=torch.float32, device=torch.device("cpu"))
     settings = ProfileSettings(repeats=2, warmup=0, batch=(1, 2), text_tokens=8, new_tokens=2)
     found = bench.bench(loaded, REDUCERS, settings)
@@ -139,13 +139,13 @@ def test_everything_is_measured_beside_everything() -> None:
 
 
 @pytest.mark.usefixtures("small_ceilings")
-def test_captured_methods_are_measured_beside_captured_vanilla() -> None:
+def test_captured_methods_are_measured_in_the_rounds_of_captured_vanilla() -> None:
     loaded = build(TINY, TOWER, dtype=torch.float32, device=torch.device("cpu"))
     settings = ProfileSettings(repeats=2, warmup=0, batch=(2,), text_tokens=8, new_tokens=2)
     recorder = FxRecorder()
     found = {row["label"]: row for row in bench.bench(loaded, REDUCERS, settings, recorder).rows}
     assert set(found) == {*REDUCERS, "vanilla (captured)", "fastv (captured)"}
-    # The whole forward, the prefill behind given features, and the steps behind each of the two.
+    # The whole forward, the prefill after given features, and the steps after each of the two.
     assert recorder.recorded == 2 * 4
     captured = found["fastv (captured)"]
     assert captured["captured"] and captured["kv_bytes"] == captured["kv_bytes_planned"]

@@ -1,4 +1,4 @@
-"""Training steps beside transformers' own layers: the batch, what autograd keeps, and what the command prints."""
+"""Training steps compared with transformers' own layers: the batch, the tensors that autograd keeps, and the output."""
 
 from __future__ import annotations
 

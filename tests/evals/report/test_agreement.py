@@ -1,4 +1,4 @@
-"""A run beside a published answers file: matched by id or by image, never by order, and scored by LLaVA's rule."""
+"""A run compared with a published answers file: matched by id or image, never by order, scored by LLaVA's rule."""
 
 import json
 
@@ -117,7 +117,9 @@ def test_mmbench_copies_are_told_apart_by_their_index(journal, lines, make_rows,
 
 def test_ids_that_mean_several_documents_need_the_question_file(tmp_path, lines, make_rows, write_parquet, capsys):
     docs = make_rows("pope")
-    twice = [{**doc, "question_id": str(i % 2)} for i, doc in enumerate(docs)]  # the Hub's ids start anew per category
+    twice = [
+        {**doc, "question_id": str(i % 2)} for i, doc in enumerate(docs)
+    ]  # the Hub's ids start again in each category
     write_parquet(twice, tmp_path / "hub/pope/test.parquet")
     identity = {"task": "pope", "data": data_digest(TaskSpec("pope", str(tmp_path / "hub")))}
     with Journal(tmp_path / "run.jsonl", identity) as log:

@@ -52,7 +52,7 @@ def test_the_page_shows_each_rows_answers_and_what_it_kept(little: Path) -> None
                 wanted = {"vanilla": [], "fastv": [(2, 4)], "random": [(2, 9)], "downsample": None}
                 if cell["method"] in wanted:
                     assert kept == wanted[cell["method"]]
-                else:  # HiDrop's last cut is what enters the layer behind it
+                else:  # HiDrop's last cut is what enters the layer after it
                     assert [count for _, count in kept] == [cell["entering"][after] for after, _ in kept]
             assert data["identities"][key]["id"] == cell["id"]
 

@@ -101,7 +101,7 @@ def test_rows_are_found_by_name_and_by_budget(browser: Any) -> None:
     assert column(browser, 2) == ["trained"]
 
 
-def test_behind_a_score_stands_what_it_comes_from(browser: Any) -> None:
+def test_a_score_opens_its_samples(browser: Any) -> None:
     row = next(row for row in all_of(browser, ".main tbody tr") if "fastv" in row.text)
     row.find_elements("css selector", "button")[0].click()
     shown = all_of(browser, "#detail")[0].text

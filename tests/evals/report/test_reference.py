@@ -157,7 +157,7 @@ def test_each_published_number_has_its_source_in_the_caption(paper: dict[str, An
         assert f"Source {name}:" in text
 
 
-def test_published_numbers_are_not_put_beside_another_architecture(
+def test_published_numbers_are_not_put_next_to_another_architecture(
     paper: dict[str, Any], document: dict[str, Any]
 ) -> None:
     assert published_sheet({**document, "matrix": "paper"}) is None

@@ -17,7 +17,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_in_the_same_files(
         assert samples_of(tmp_path / out) == samples_of(tmp_path / "whole")
 
 
-def test_an_interrupt_stops_behind_the_batch_that_is_running(go, tmp_path):
+def test_an_interrupt_stops_after_the_batch_that_is_running(go, tmp_path):
     def pause():
         if len(world.asked) >= 3:
             raise KeyboardInterrupt

@@ -32,7 +32,7 @@ def answers(right: Any, seed: int, samples: int = SAMPLES) -> Curve:
 
 
 def similarity(layers: int, onset: int) -> np.ndarray:
-    """As in the paper's Figure 2: low in the first layers, a dip at the onset of fusion, high behind it, a fall."""
+    """As in the paper's Figure 2: low in the first layers, a dip at the onset of fusion, high after it, a fall."""
     layer = np.arange(1, layers)
     rise = 0.95 - 0.3 * np.exp(-(layer - 1) / 2.0)
     dip = 0.12 * np.exp(-(((layer - onset) / 1.2) ** 2))
@@ -119,7 +119,7 @@ def test_of_several_dips_the_deepest_is_taken_and_of_many_peaks_the_most_promine
     assert len(found.layers) == 2 and "4 less prominent ones left out" in found.evidence
 
 
-def test_a_dip_behind_the_exit_is_no_onset() -> None:
+def test_a_dip_after_the_exit_is_no_onset() -> None:
     layer = np.arange(1, 32)
     late = 0.9 - 0.2 * np.exp(-((layer - 28.0) ** 2))
     assert rules.injection(paper(intra={"visual": noisy(late, 0.001, 0)}), 25).layers == ()

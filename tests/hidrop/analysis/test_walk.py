@@ -22,7 +22,7 @@ LAYERS, LONGEST = 6, 5
 
 
 class Exiting(Reducer):
-    """All visual tokens enter and leave at these layers, for a whole run beside the walk's branch."""
+    """All visual tokens enter and leave at these layers, for a whole run to compare with the walk's branch."""
 
     name = "exiting"
 
@@ -104,7 +104,7 @@ def test_similarities_and_attention_are_those_of_transformers(batch: Any) -> Non
                 input_ids=ids, pixel_values=inputs["pixel_values"][row : row + 1],
                 output_hidden_states=True, output_attentions=True,
             )  # fmt: skip
-            states = _behind_each_layer(model, out)
+            states = _after_each_layer(model, out)
             image = (ids[0] == IMAGE).nonzero()[:, 0]
             members = {"system": range(int(image[0])), "visual": image.tolist()}
             members["text"] = range(int(image[-1]) + 1, ids.shape[1])
@@ -122,8 +122,8 @@ def test_similarities_and_attention_are_those_of_transformers(batch: Any) -> Non
                 assert found.top[row][layer] == best.tolist()
 
 
-def _behind_each_layer(model: Any, out: Any) -> list[torch.Tensor]:
-    """States behind layers 1 .. L. transformers gives the last ones behind the final norm, whose weights are 1 here: it
+def _after_each_layer(model: Any, out: Any) -> list[torch.Tensor]:
+    """States after layers 1 .. L. transformers returns the last ones after the final norm, whose weights are 1 here: it
     changes their length and not their direction."""
     assert (model.model.language_model.norm.weight == 1).all()
     return [states[0] for states in out.hidden_states[1:]]

@@ -95,7 +95,7 @@ def test_loss_can_be_a_share_of_a_larger_batch(tiny_llava, prompt, pixels):
     assert share.item() == pytest.approx(loss.item() * 4 / 40, rel=1e-5)
 
 
-def test_without_the_image_the_caption_starts_behind_the_token_before_it(tiny_llava, prompt, pixels):
+def test_without_the_image_the_caption_starts_after_the_token_before_it(tiny_llava, prompt, pixels):
     """Pretraining's prompt under early exit: the loss is that of BOS followed by the caption."""
     model, ids = tiny_llava(), prompt(1, 4)
     labels = ids.masked_fill(torch.arange(ids.shape[1])[None] < 17, -100)

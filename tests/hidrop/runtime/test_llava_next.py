@@ -26,7 +26,7 @@ SIZES = [(64, 64), (40, 64), (90, 30), (32, 32)]  # height, width
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """16 tokens a tile; up to four tiles beside the whole image."""
+    """16 tokens per tile, and up to four tiles next to the whole image."""
     return make_llava_next()
 
 

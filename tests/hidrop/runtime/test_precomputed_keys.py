@@ -66,7 +66,7 @@ def test_such_keys_are_made_once_but_where_they_need_a_gradient(
     training: bool, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, reducer = make_llava(kv_heads=2).train(training), reducer_of("hidrop")
-    filtered = reducer.filters[0]  # the score is made with the layer behind it
+    filtered = reducer.filters[0]  # the score is made with the layer after it
     projection = model.model.language_model.layers[filtered].self_attn.k_proj
     seen, before = counted(projection, monkeypatch), dict(projection.__dict__)
     inputs = batch((3, 6))

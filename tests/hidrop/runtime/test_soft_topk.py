@@ -14,7 +14,7 @@ from hidrop.runtime import reduce
 from hidrop.topk import soft_mask
 
 FIELDS = dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6)
-# Scored with the projections of the layers behind the filters (0-based 3 and 4).
+# Scored with the projections of the layers after the filters (0-based 3 and 4).
 SCORING = {
     f"model.language_model.layers.{i}.{name}.weight"
     for i in (3, 4)

@@ -172,7 +172,7 @@ def test_a_batch_is_padded_on_the_right_and_holds_all_images_row_after_row(data:
     assert "pixel_values" not in Collator(0)([found[2], found[4]])
 
 
-def test_grouped_batches_are_of_one_modality_and_each_epoch_deals_anew() -> None:
+def test_grouped_batches_are_of_one_modality_and_each_epoch_shuffles_again() -> None:
     lengths = np.array([n if n % 3 else -n for n in range(1, 101)])
     order = Order(lengths, 8, seed=1, grouped=True)
     first = list(order)
