@@ -14,20 +14,24 @@ from typing import Any
 
 from evals.tasks.base import LMMS_EVAL
 from evals.tasks.build import lmms_folder
-from evals.tasks.data import MINI, TaskSpec, locate, missing
+from evals.tasks.data import HUB, MINI, TaskSpec, locate, missing
 from evals.tasks.registry import TASKS
 from hidrop.errors import UserError
 
 
 def export(folder: Path, data: str = MINI) -> list[str]:
-    """Write one YAML file per task into `folder` and return the tasks' names, hidrop_<data's name>_<task>.
+    """Write one YAML file per task that has data into `folder`, and return the names hidrop_<data's name>_<task>.
 
-    Raises UserError when data is missing, or has its images in separate files (lmms-eval's YAML cannot join them).
+    Raises UserError if no task has data, for a damaged file, for the Hub's data, and for data with its images in
+    separate files, which lmms-eval's YAML cannot join.
     """
     import yaml
 
-    specs = [TaskSpec(name, data, LMMS_EVAL) for name in TASKS]
-    if problems := [problem for spec in specs for problem in missing(spec)]:
+    if data == HUB:
+        raise UserError("data 'hub': lmms-eval has these tasks itself. Use mini, or a folder with parquet files")
+    known = [TaskSpec(name, data, LMMS_EVAL) for name in TASKS]
+    specs = [spec for spec in known if locate(spec).questions]
+    if problems := [problem for spec in specs or known for problem in missing(spec)]:
         raise UserError("\n".join(problems))
     folder.mkdir(parents=True, exist_ok=True)
     label, names = MINI if data == MINI else Path(data).resolve().name, []

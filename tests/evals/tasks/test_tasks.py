@@ -9,6 +9,7 @@ import pytest
 
 from evals import tasks
 from evals.tasks import PROTOCOLS, TASKS, TaskSpec, data_digest, evaluate, get_task, missing
+from hidrop.errors import UserError
 from tests.evals.tasks.table import CASES
 
 Write = Callable[[list[dict[str, Any]], Path], None]
@@ -144,3 +145,13 @@ def test_export_command_prints_how_to_use_the_tasks(
     assert "--include_path" in capsys.readouterr().out
     assert main(["export-tasks", str(tmp_path / "t"), "--data", str(tmp_path / "nothing")]) == 2
     assert "hf download" in capsys.readouterr().err
+
+
+def test_only_tasks_with_data_are_exported(data_folder: Path, tmp_path: Path) -> None:
+    from evals.tasks.export import export
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/pope").symlink_to(data_folder / "pope")
+    assert export(tmp_path / "tasks", str(tmp_path / "data")) == ["hidrop_data_pope"]
+    with pytest.raises(UserError, match="lmms-eval has these tasks itself"):
+        export(tmp_path / "tasks", "hub")
