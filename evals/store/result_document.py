@@ -1,7 +1,7 @@
 """The result document: the types of what `leaderboard.json` holds and `--json` prints, and how it is read.
 
 `evals.store.document` builds it, and every reader gets it from `RESULTS`, which checks it against these types.
-A percentage is 0-100, a time is in the unit of its name, and None stands for what was not measured or is not finite.
+A percentage is 0-100, a time is in the unit of its name, and None means not measured, or not finite.
 """
 
 from __future__ import annotations
