@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hidrop.budget import budget_tokens, parse_budget, solve
-from hidrop.geometry import PRESETS
+from hidrop.budget import budget_tokens, earlier_layers, early_layer, parse_budget, root, single_cut, solve
+from hidrop.geometry import PRESETS, Geometry
 from hidrop.reducer import BudgetError, build
 
 LLAVA = PRESETS["llava-1.5-7b"]
@@ -146,3 +146,65 @@ def test_a_budget_is_read_alike_from_a_number_and_from_a_text(written, budget, t
 def test_what_is_no_budget_is_refused_with_an_example_of_each_kind(written):
     with pytest.raises(ValueError, match=r'a number of visual tokens \(64\) or a share of them \("11%"\), not'):
         parse_budget(written)
+
+
+SMALL = Geometry(layers=6, hidden=32, intermediate=64, heads=4, kv_heads=4, head_dim=8, vocab=99, visual_tokens=16)
+
+
+@pytest.mark.parametrize("layer", range(6))
+def test_a_single_cut_has_the_average_nearest_to_the_budget_of_all_that_it_could_keep(layer):
+    averages = {keep: (layer * 16 + (6 - layer) * keep) / 6 for keep in range(1, 17)}
+    step = (6 - layer) / 6
+    for tenth in range(0, 170):
+        wanted = tenth / 10
+        nearest = min(abs(average - wanted) for average in averages.values())
+        if nearest > step / 2 + 1e-9:
+            with pytest.raises(BudgetError) as error:
+                single_cut(wanted, SMALL, layer)
+            assert error.value.possible == (averages[1], averages[16])
+            assert str(error.value) == f"with these layers it reaches {averages[1]:.2f}..{averages[16]:.2f}"
+        elif nearest < step / 2 - 1e-9:  # in the middle between two it may be either
+            assert abs(averages[single_cut(wanted, SMALL, layer)] - wanted) == pytest.approx(nearest)
+
+
+def test_a_cut_needs_a_layer_after_it():
+    for layer in (-1, 6):
+        with pytest.raises(ValueError) as error:
+            single_cut(8, SMALL, layer)
+        assert str(error.value) == f"layer: {layer} must lie in 0..5, so that a layer is left to profit"
+
+
+@pytest.mark.parametrize("name", ["fastv", "random", "uniform"])
+def test_every_count_can_be_kept_that_the_image_has(name):
+    for kept in range(1, 17):
+        plan = solve(name, {"layer": 2}, kept, SMALL, "kept").plan(SMALL)
+        assert plan.kept == kept and plan.entering == (16, 16, *[kept] * 4)
+    for kept in (0, 17):
+        with pytest.raises(BudgetError, match=rf"{name}: {kept} kept .* after its last cut it has 1\.\.16"):
+            solve(name, {"layer": 2}, kept, SMALL, "kept")
+
+
+def test_a_method_without_a_choice_keeps_its_own_message_when_asked_for_kept_tokens():
+    with pytest.raises(BudgetError, match=r"vanilla: 5 kept visual tokens is out of reach: .*all 16"):
+        solve("vanilla", {}, 5, SMALL, "kept")
+
+
+def test_lists_of_a_file_become_tuples_so_that_methods_can_be_compared():
+    listed = solve("hidrop", HIDROP, 64, LLAVA)
+    assert listed == solve(
+        "hidrop", {name: tuple(v) if isinstance(v, list) else v for name, v in HIDROP.items()}, 64, LLAVA
+    )
+    assert isinstance(hash(listed), int)
+
+
+def test_earlier_layers_are_advised_only_where_they_are_earlier_and_enough():
+    assert early_layer(4, SMALL) == 1 and early_layer(12, SMALL) == 2  # 0.6 of the layers that the budget could fill
+    assert earlier_layers(12, SMALL, (3, 4)) == "; move the cuts earlier, e.g. layers: [2, 4]"
+    assert earlier_layers(12, SMALL, (2, 4)) == ""
+    assert earlier_layers(16 / 6, SMALL, (3, 4)) == "", "one whole layer takes all of the budget"
+    assert earlier_layers(17 / 6, SMALL, (3, 4)) != ""
+
+
+def test_a_root_is_where_the_function_takes_the_value():
+    assert root(lambda x: x * x, 2.0, 0.0, 4.0) == pytest.approx(2**0.5, abs=1e-12)
+    assert root(lambda x: float(int(x)), 3, 0.0, 10.0) == pytest.approx(3.0, abs=1e-12)
