@@ -1,8 +1,9 @@
-"""What a cell's numbers stand on: the row's plan, or what was counted where that is another."""
+"""The numbers of a cell: from the row's plan, or from what was counted where that differs."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,5 +53,133 @@ def test_prompts_without_an_image_have_no_share_to_divide():
     assert entry(record(10, 0, [0, 0, 0, 0]))["share"] == 0
 
 
-def test_where_no_prompt_was_answered_the_plan_stands():
+def test_all_of_a_cells_entry_comes_from_its_row_and_its_result():
+    stored = document.prompt_groups([record(26, 16, None)])
+    result = {
+        "metric": "f1", "value": 71.5, "extra": {"yes": 40.0}, "n": 9, "n_failed": 2, "n_empty": 1, "dtype": "bfloat16",
+        "seconds": 3.5, "prompts": stored,
+    }  # fmt: skip
+    row = replace(ROW, trained=True, budget="7", group="g", label="g-s1")
+    found = document.cell_entry(SimpleNamespace(task="pope"), row, result, 60, "an id")
+    assert found == {
+        "model": "m", "method": "fastv", "label": "g-s1", "group": "g", "trained": True, "adaptive": False,
+        "average_tokens": 10.0, "share": 0.625, "kept": 4, "budget": "7", "entering": [16, 16, 4, 4],
+        "image_tokens": 16, "task": "pope", "metric": "f1", "value": 71.5, "extra": {"yes": 40.0}, "n": 9,
+        "n_failed": 2, "warnings": ["1 of 7 answers are empty"], "percent_of_vanilla": None,
+        "flops": row.plan.flops(10), "paper_macs": row.plan.paper_macs(), "kv_bytes": row.plan.kv_bytes(10, 2),
+        "text_tokens": 10.0, "seconds": 3.5, "id": "an id", "base": None,
+    }  # fmt: skip
+
+
+def test_what_an_adaptive_method_keeps_is_not_known_once_it_was_counted():
+    sparse = build("sparsevlm", {"version": "1.0"})
+    row = replace(ROW, reducer=sparse, plan=TokenPlan(GEOMETRY, (16, 16, 4, 4), 4))
+    result = {"metric": "f1", "value": 1.0, "extra": {}, "n": 1, "n_failed": 0, "dtype": "float32", "seconds": 1.0}
+
+    def kept(entering: list[int] | None) -> Any:
+        prompts = document.prompt_groups([record(26, 16, entering)])
+        whole = {**result, "prompts": prompts}
+        return document.cell_entry(SimpleNamespace(task="gqa"), row, whole, 60, "an id")["kept"]
+
+    assert kept([16, 8, 8, 0]) is None and kept(None) == 4
+
+
+def test_alike_prompts_are_one_group_in_an_order_of_their_own():
+    found = document.prompt_groups(
+        [
+            record(36, 16, None),
+            record(26, 16, [16, 8, 8, 0]),
+            record(26, 16, None),
+            record(26, 16, None),
+            record(26, 16, [16, 4, 4, 0]),
+            record(42, 32, None),
+            record(1, 0, None, "broken"),
+            {**record(26, 16, [16, 8, 8, 0]), "entering": (16, 8, 8, 0)},
+        ]
+    )
+    assert [(p["text"], p["visual"], p["entering"], p["count"]) for p in found] == [
+        (10, 16, None, 2),
+        (10, 16, [16, 4, 4, 0], 1),
+        (10, 16, [16, 8, 8, 0], 2),
+        (10, 32, None, 1),
+        (20, 16, None, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ({"n": 5, "n_failed": 0, "n_empty": 0, "n_distinct": 2}, []),
+        ({"n": 5, "n_failed": 2, "n_empty": 3, "n_distinct": 2}, ["3 of 3 answers are empty"]),
+        ({"n": 5, "n_failed": 3, "n_distinct": 1}, ["all 2 answers are the same"]),
+        ({"n": 5, "n_failed": 4, "n_distinct": 1}, []),
+        ({"n": 5, "n_failed": 0}, []),
+        (
+            {"n": 2, "n_failed": 0, "n_empty": 2, "n_distinct": 1},
+            ["2 of 2 answers are empty", "all 2 answers are the same"],
+        ),
+    ],
+)
+def test_answers_that_are_odd_as_a_whole_are_said(result: Any, said: list[str]) -> None:
+    assert document.warnings(result) == said
+
+
+def cell(model: str, method: str, task: str, value: float | None) -> Any:
+    return {"model": model, "method": method, "label": f"{method}-1", "task": task, "value": value}
+
+
+def matrix(**references: str | None) -> Any:
+    models = {name: SimpleNamespace(reference=reference) for name, reference in references.items()}
+    return SimpleNamespace(models=models, protocol="lmms-eval")
+
+
+def test_a_cell_is_compared_with_the_vanilla_of_its_reference_or_its_own() -> None:
+    cells = [
+        cell("plain", "vanilla", "gqa", 80.0),
+        cell("plain", "fastv", "gqa", 60.0),
+        cell("plain", "fastv", "pope", 60.0),
+        cell("tuned", "hidrop", "gqa", 40.0),
+        cell("alone", "fastv", "gqa", 40.0),
+        cell("plain", "pdrop", "gqa", None),
+        cell("zero", "vanilla", "gqa", 0.0),
+    ]
+    document.add_percentages(matrix(plain=None, tuned="plain", alone=None, zero=None), cells)
+    assert [(c["base"], c["percent_of_vanilla"]) for c in cells] == [
+        ("plain/vanilla-1/gqa", 100.0),
+        ("plain/vanilla-1/gqa", 75.0),
+        (None, None),
+        ("plain/vanilla-1/gqa", 50.0),
+        (None, None),
+        ("plain/vanilla-1/gqa", None),
+        ("zero/vanilla-1/gqa", None),
+    ]
+
+
+def test_statistics_are_those_of_the_cells_whose_samples_are_known() -> None:
+    def scores(*values: float) -> list[Any]:
+        common = {"target": "a", "category": None, "group": None}
+        return [
+            {**common, "doc_id": i, "score": score, "reading": str(score), "image_key": i}
+            for i, score in enumerate(values)
+        ]
+
+    cells = [
+        cell("plain", "vanilla", "gqa", 50.0),
+        cell("tuned", "hidrop", "gqa", 25.0),
+        cell("plain", "fastv", "gqa", 25.0),
+        cell("alone", "fastv", "gqa", 50.0),
+    ]
+    known = {
+        ("plain", "vanilla-1", "gqa"): scores(1, 1, 0, 0),
+        ("tuned", "hidrop-1", "gqa"): scores(1, 0, 0, 0),
+        ("alone", "fastv-1", "gqa"): scores(1, 1, 0, 0),
+    }
+    document.add_stats(matrix(plain=None, tuned="plain", alone=None), cells, known)
+    assert "stats" not in cells[2] and "against" not in cells[0]["stats"] and "against" not in cells[3]["stats"]
+    against = cells[1]["stats"]["against"]
+    assert (against["difference"], against["gained"], against["lost"], against["loyalty"]) == (-25.0, 0, 1, 75.0)
+    assert against["p_holm"] == against["p"] == 1.0
+
+
+def test_the_plan_is_used_where_no_prompt_was_answered():
     assert entry(record(0, 0, None, "broken"))["flops"] == ROW.plan.flops(60)

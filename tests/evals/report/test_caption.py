@@ -1,0 +1,108 @@
+"""The caption, topic by topic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from evals.report.caption import ERROR_LENGTH, caption, facts
+from hidrop.plan import Schedule
+
+Make = Callable[..., dict[str, Any]]
+
+
+def told(document: Any) -> dict[str, str]:
+    return dict(caption(document))
+
+
+def test_an_empty_document_has_protocol_and_machine_alone(document_of: Make) -> None:
+    topics = [topic for topic, _ in caption(document_of())]
+    assert topics == ["Protocol", "Hardware", "Versions", "Date"]
+
+
+def test_the_protocol_is_said_in_full(document_of: Make) -> None:
+    assert told(document_of())["Protocol"] == "llava, dtype float32, attention sdpa, batch size 8"
+    limited = told(document_of(limit=20))["Protocol"]
+    assert limited.endswith("batch size 8, only the first 20 samples of each task")
+
+
+def test_scores_have_their_metrics_sizes_and_seeds(cell: Make, failure: Make, document_of: Make) -> None:
+    cells = [
+        cell("m", "vanilla", Schedule(), "gqa", 80.0, n=500),
+        cell("m", "fastv", Schedule(), "gqa", 70.0, n=120, metric="f1"),
+        cell("m", "pdrop", Schedule(), "gqa", 70.0, n=300, n_failed=7),
+        cell("m", "vanilla", Schedule(), "pope", 80.0, n=9),
+        cell("m", "vanilla", Schedule(), "textvqa_val", 80.0, n=0),
+    ]
+    document = document_of(cells=cells, failed=[failure("m", "x", "mmbench_en_dev", "boom")])
+    found = told(document)
+    scores = "GQA exact_match and f1 on 120-500; POPE exact_match on 9; TextVQA exact_match"
+    assert found["Scores"] == f"{scores}. 0 to 100, best of a section in bold"
+    assert found["Samples that failed"] == "7 in m/pdrop/gqa"
+    for count, group in ((3, "a"), (2, "b")):
+        for seed in range(count):
+            document["cells"].append(cell("m", f"{group}-s{seed}", Schedule(), "gqa", 1.0, group=group))
+    assert told(document)["Scores"].endswith("; ±: half of the range of 2 or 3 seeds around their mean")
+
+
+def test_a_machine_is_said_in_words() -> None:
+    assert facts({"cpu": "X", "cores": 1, "threads": 2, "memory_bytes": 8 * 1024**3, "gpu": "Y", "cuda": "12.8"}) == (
+        "X, 1 core, 2 threads, 8 GiB memory, Y, cuda 12.8"
+    )
+    assert facts({"device": "cpu", "memory_bytes": None, "gpu_memory_bytes": 80 * 1024**3}) == (
+        "device cpu, 80 GiB gpu memory"
+    )
+
+
+def test_versions_end_with_the_commit(document_of: Make) -> None:
+    assert told(document_of())["Versions"] == "python 3.11.7, torch 2.13.0"
+    assert told(document_of(commit="abc+"))["Versions"].endswith("torch 2.13.0, commit abc+")
+
+
+def test_statistics_are_explained_where_rows_are_compared(document: dict[str, Any]) -> None:
+    assert "Statistics" not in told(document)
+    document["cells"][0]["stats"] = {"interval": [1.0, 2.0]}
+    assert "Statistics" not in told(document), "an interval alone compares nothing"
+    against = {
+        "difference": 1.0, "interval": [0.0, 2.0], "p": 0.1, "p_holm": 0.2, "gained": 1, "lost": 0, "loyalty": 99.0
+    }  # fmt: skip
+    for cell in document["cells"][2:4]:
+        cell["stats"] = {"interval": [1.0, 2.0], "against": against}
+    text = told(document)["Statistics"]
+    assert text.startswith("differences from vanilla are on the same samples, with 95 % intervals by a bootstrap")
+    assert "*: exact McNemar test, p < 0.05 after Holm's correction for 2 comparisons. Flips: " in text
+
+
+def test_warnings_name_their_cells(document: dict[str, Any]) -> None:
+    document["cells"][2]["warnings"] = ["a", "b"]
+    document["cells"][3]["warnings"] = ["c"]
+    assert told(document)["Warnings (!)"] == "mini/fastv-7/gqa: a, b; mini/fastv-7/pope: c"
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ("  first\nsecond", "first"),
+        ("", "no message"),
+        ("\n \n", "no message"),
+        ("x" * 500, "x" * 200),
+    ],
+)
+def test_a_failure_is_its_place_and_the_start_of_its_message(
+    error: str, shown: str, failure: Make, document_of: Make
+) -> None:
+    failed = [failure("m", "fastv", "gqa", error), failure("m", "fastv", None, error)]
+    found = told(document_of(failed=failed))["Cells that failed"]
+    assert found == f"m/fastv/gqa: {shown}; m/fastv/timing: {shown}"
+    assert ERROR_LENGTH == 200
+
+
+def test_sources_follow_how_to_read_them(paper: dict[str, Any]) -> None:
+    topics = [topic for topic, _ in caption(paper)]
+    first = topics.index("Published numbers")
+    assert topics[first + 1].startswith("Source ")
+    text = told(paper)["Published numbers"]
+    assert text.startswith("tokens are the true average over the layers (~ inferred from the printed FLOPs; ? the ")
+    assert "What the papers score: GQA " in text
