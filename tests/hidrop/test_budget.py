@@ -171,7 +171,7 @@ def test_a_cut_needs_a_layer_after_it():
     for layer in (-1, 6):
         with pytest.raises(ValueError) as error:
             single_cut(8, SMALL, layer)
-        assert str(error.value) == f"layer: {layer} must lie in 0..5, so that a layer is left to profit"
+        assert str(error.value) == f"layer: {layer} must be in 0..5, so that a layer with fewer tokens is left"
 
 
 @pytest.mark.parametrize("name", ["fastv", "random", "uniform"])

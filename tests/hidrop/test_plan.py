@@ -122,7 +122,7 @@ def test_every_schedule_is_refused_or_gives_the_tokens_of_a_walk_through_the_lay
         (Schedule(inject=7), "inject: layer 7 is not one of the decoder's layers 1..6"),
         (
             Schedule(inject=3, exit=3),
-            "exit: layer 3 must lie in 4..6: after inject, inside the decoder",
+            "exit: layer 3 must be in 4..6: after inject, inside the decoder",
         ),
         (
             Schedule(inject=4, cuts=(Cut(2, 5),)),

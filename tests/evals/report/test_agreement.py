@@ -57,7 +57,7 @@ def table(text):
     """The metrics of the printed table, from the line after its header to the line on readings."""
     rows = text.splitlines()
     first = next(n for n, row in enumerate(rows) if row.split() == ["published", "run"]) + 1
-    last = next(n for n, row in enumerate(rows) if "% read the same" in row)
+    last = next(n for n, row in enumerate(rows) if "% have the same parsed answer" in row)
     return [row.split()[0] for row in rows[first:last]]
 
 

@@ -39,12 +39,12 @@ def test_scores_have_their_metrics_sizes_and_seeds(cell: Make, failure: Make, do
     document = document_of(cells=cells, failed=[failure("m", "x", "mmbench_en_dev", "boom")])
     found = told(document)
     scores = "GQA exact_match and f1 on 120-500; POPE exact_match on 9; TextVQA exact_match"
-    assert found["Scores"] == f"{scores}. 0 to 100, best of a section in bold"
+    assert found["Scores"] == f"{scores}. Scores are 0 to 100; the best of each section is bold"
     assert found["Samples that failed"] == "7 in m/pdrop/gqa"
     for count, group in ((3, "a"), (2, "b")):
         for seed in range(count):
             document["cells"].append(cell("m", f"{group}-s{seed}", Schedule(), "gqa", 1.0, group=group))
-    assert told(document)["Scores"].endswith("; ±: half of the range of 2 or 3 seeds around their mean")
+    assert told(document)["Scores"].endswith(". With 2 or 3 seeds: mean ± half of the range")
 
 
 def test_a_machine_is_said_in_words() -> None:
@@ -71,7 +71,9 @@ def test_statistics_are_explained_where_rows_are_compared(document: dict[str, An
     for cell in document["cells"][2:4]:
         cell["stats"] = {"interval": [1.0, 2.0], "against": against}
     text = told(document)["Statistics"]
-    assert text.startswith("differences from vanilla are on the same samples, with 95 % intervals by a bootstrap")
+    assert text.startswith(
+        "differences from vanilla compare the same samples; their 95 % intervals are from a bootstrap"
+    )
     assert "*: exact McNemar test, p < 0.05 after Holm's correction for 2 comparisons. Flips: " in text
 
 
@@ -104,5 +106,5 @@ def test_sources_follow_how_to_read_them(paper: dict[str, Any]) -> None:
     first = topics.index("Published numbers")
     assert topics[first + 1].startswith("Source ")
     text = told(paper)["Published numbers"]
-    assert text.startswith("tokens are the true average over the layers (~ inferred from the printed FLOPs; ? the ")
-    assert "What the papers score: GQA " in text
+    assert text.startswith("tokens are the average over the layers (~: inferred from the printed FLOPs; ?: the ")
+    assert "Metrics in the papers: GQA " in text

@@ -45,7 +45,7 @@ def test_a_full_disk_fails_the_cell_in_words_and_loses_nothing_that_was_written(
     monkeypatch.setattr(os, "fsync", full)
     document = go(World())
     [failed] = document["failed"]
-    assert "cannot be written (No space left on device). What it holds so far is kept" in failed["error"]
+    assert "cannot be written (No space left on device). Its records so far are kept" in failed["error"]
     monkeypatch.setattr(os, "fsync", real)
     rest = World()
     assert go(rest)["failed"] == []

@@ -65,7 +65,7 @@ def test_every_field_is_needed_and_named_when_it_is_missing(kind: str) -> None:
         ("answer", {"kept": [["2", "8AA="]]}, "kept holds ['2', '8AA='], which"),
         ("answer", {"kept": [[True, "8AA="]]}, "kept holds [True, '8AA='], which"),
         ("answer", {"kept": [2]}, "kept holds 2, which"),
-        ("answer", {"kept": [[2, "8A=="]]}, "'8A==' has no 16 bits"),
+        ("answer", {"kept": [[2, "8A=="]]}, "'8A==' has less than 16 bits"),
         ("answer", {"kept": [[2, "!"]]}, "base64"),
         ("answer", {"probe": {**PROBE, "top": [1]}}, "probe.top[0]: input should be a valid list"),
         ("score", {"score": True}, "score: input should be a valid number"),

@@ -105,7 +105,7 @@ def test_lora_adapter_alone_is_named_as_such(tmp_path: Path) -> None:
 
 def test_missing_mini_says_how_to_train_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MINI", tmp_path)
-    with pytest.raises(UserError, match=r"python run\.py train mini-hidrop"):
+    with pytest.raises(UserError, match=r"run\.py train mini-hidrop"):
         find("mini:hidrop")
     for file in ("config.json", "model.safetensors"):
         (tmp_path / "hidrop").mkdir(exist_ok=True)

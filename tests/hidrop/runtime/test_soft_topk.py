@@ -107,5 +107,5 @@ def test_half_precision_stays_half(dtype, tiny_llava, prompt, pixels):
 
 
 def test_an_unknown_word_is_refused():
-    with pytest.raises(ValueError, match="topk: 'soft' is not one of 'released', 'ste', 'soft-gate'"):
+    with pytest.raises(ValueError, match="topk: input should be 'released', 'ste' or 'soft-gate', not 'soft'"):
         build("hidrop", dict(FIELDS, topk="soft"))
