@@ -12,7 +12,7 @@ help:
 	@echo "make mini    run the embedded benchmark with the embedded models and print the results table"
 	@echo "make smoke   the same path in under a minute, with a few samples"
 	@echo "make test    run the tests"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    run ruff, mypy and import-linter"
 	@echo "make format  let ruff format the code"
 	@echo "make readme  regenerate tables, figures and pages from the committed results, README.md included"
 
