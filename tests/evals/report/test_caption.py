@@ -33,14 +33,14 @@ def test_scores_have_their_metrics_sizes_and_seeds(cell: Make, failure: Make, do
         cell("m", "vanilla", Schedule(), "gqa", 80.0, n=500),
         cell("m", "fastv", Schedule(), "gqa", 70.0, n=120, metric="f1"),
         cell("m", "pdrop", Schedule(), "gqa", 70.0, n=300, n_failed=7),
-        cell("m", "vanilla", Schedule(), "pope", 80.0, n=9),
+        cell("m", "vanilla", Schedule(), "pope", 80.0, n=9, n_failed=2),
         cell("m", "vanilla", Schedule(), "textvqa_val", 80.0, n=0),
     ]
     document = document_of(cells=cells, failed=[failure("m", "x", "mmbench_en_dev", "boom")])
     found = told(document)
     scores = "GQA exact_match and f1 on 120-500; POPE exact_match on 9; TextVQA exact_match"
     assert found["Scores"] == f"{scores}. Scores are 0 to 100; the best of each section is bold"
-    assert found["Samples that failed"] == "7 in m/pdrop/gqa"
+    assert found["Samples that failed"] == "7 in m/pdrop/gqa, 2 in m/vanilla/pope"
     for count, group in ((3, "a"), (2, "b")):
         for seed in range(count):
             document["cells"].append(cell("m", f"{group}-s{seed}", Schedule(), "gqa", 1.0, group=group))
@@ -75,6 +75,7 @@ def test_statistics_are_explained_where_rows_are_compared(document: dict[str, An
         "differences from vanilla compare the same samples; their 95 % intervals are from a bootstrap"
     )
     assert "*: exact McNemar test, p < 0.05 after Holm's correction for 2 comparisons. Flips: " in text
+    assert text.endswith("from right to wrong, and the share of samples with the same parsed answer as vanilla")
 
 
 def test_warnings_name_their_cells(document: dict[str, Any]) -> None:

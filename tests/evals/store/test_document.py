@@ -49,6 +49,12 @@ def test_other_counts_are_averaged_over_the_prompts():
     assert found["kept"] == 4  # stated for one image, as the budget is
 
 
+def test_a_group_of_prompts_counts_as_often_as_it_has_prompts():
+    found = entry(*[record(26, 16, [16, 8, 8, 0])] * 3, record(26, 16, [16, 16, 16, 16]))
+    assert found["entering"] == [16, 10, 10, 4]
+    assert found["average_tokens"] == pytest.approx((3 * 8 + 16) / 4)
+
+
 def test_prompts_without_an_image_have_no_share_to_divide():
     assert entry(record(10, 0, [0, 0, 0, 0]))["share"] == 0
 
@@ -168,8 +174,10 @@ def test_statistics_are_those_of_the_cells_whose_samples_are_known() -> None:
         cell("tuned", "hidrop", "gqa", 25.0),
         cell("plain", "fastv", "gqa", 25.0),
         cell("alone", "fastv", "gqa", 50.0),
+        cell("plain", "vanilla", "textvqa_val", 100.0),
     ]
     known = {
+        ("plain", "vanilla-1", "textvqa_val"): scores(1, 1),
         ("plain", "vanilla-1", "gqa"): scores(1, 1, 0, 0),
         ("tuned", "hidrop-1", "gqa"): scores(1, 0, 0, 0),
         ("alone", "fastv-1", "gqa"): scores(1, 1, 0, 0),
@@ -179,6 +187,7 @@ def test_statistics_are_those_of_the_cells_whose_samples_are_known() -> None:
     against = cells[1]["stats"]["against"]
     assert (against["difference"], against["gained"], against["lost"], against["loyalty"]) == (-25.0, 0, 1, 75.0)
     assert against["p_holm"] == against["p"] == 1.0
+    assert cells[4]["stats"] == {"interval": [100.0, 100.0]} and cells[0]["stats"]["interval"] != [100.0, 100.0]
 
 
 def test_the_plan_is_used_where_no_prompt_was_answered():

@@ -80,7 +80,8 @@ def test_every_field_is_needed_and_named_when_it_is_missing(kind: str) -> None:
     ],
 )
 def test_what_is_wrong_with_a_record_is_said(kind: str, changes: dict[str, Any], message: str) -> None:
-    assert message in refused(kind, **changes)
+    said = refused(kind, **changes)
+    assert said.startswith(message) or (message == "base64" and "base64" in said)
 
 
 def test_counts_and_kept_tokens_belong_to_an_answer_alone() -> None:
@@ -88,15 +89,15 @@ def test_counts_and_kept_tokens_belong_to_an_answer_alone() -> None:
     for kind in ("score", "cell"):
         record = {**RECORDS[kind], "entering": "anything", "kept": 5}
         assert checked(record) is record
-    for value in (None, []):
-        assert checked({**RECORDS["answer"], "entering": value, "kept": value})
+    for value in (None, [], [16, 0]):
+        assert checked({**RECORDS["answer"], "entering": value, "kept": None if value else value})
     assert checked({**RECORDS["answer"], "probe": PROBE, "task": "gqa", "prompt_hash": None, "new_tokens": 2})
 
 
 @pytest.mark.parametrize("record", [None, 5, [], "kind", {}, {"kind": 5}, {"kind": ["answer"]}, {"kind": "other"}])
 def test_anything_else_is_not_a_record(record: Any) -> None:
     for read in (parsed, header, sample):
-        with pytest.raises(ValueError, match="not a record of a journal: its kind is"):
+        with pytest.raises(ValueError, match="^not a record of a journal: its kind is"):
             read(line(record))
 
 
@@ -106,7 +107,7 @@ def test_anything_else_is_not_a_record(record: Any) -> None:
         (b"", "Expecting value"),
         (b'{"kind": "answer"', "delimiter"),
         (b'{"kind": "score", "score": NaN}', "NaN is not JSON"),
-        (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 100_000, "^nested too deeply$"),
         (line({**RECORDS["answer"], "answer": "\ud800"}), "surrogates not allowed"),
         (line({**RECORDS["answer"], "answer": "\ud800"}).replace(b"d800", b"D800"), "surrogates not allowed"),
         (b"\xff", "codec can't decode"),
@@ -126,9 +127,9 @@ def test_a_header_comes_first_and_only_there() -> None:
     assert header(line(RECORDS["cell"])) == RECORDS["cell"]
     for kind in ("answer", "score", "result"):
         assert sample(line(RECORDS[kind])) == RECORDS[kind]
-        with pytest.raises(ValueError, match=f"not a journal's first line: its kind is '{kind}'"):
+        with pytest.raises(ValueError, match=f"^not a journal's first line: its kind is '{kind}'"):
             header(line(RECORDS[kind]))
-    with pytest.raises(ValueError, match="a second header"):
+    with pytest.raises(ValueError, match="^a second header$"):
         sample(line(RECORDS["cell"]))
 
 
