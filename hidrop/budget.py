@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hidrop.geometry import Geometry
-from hidrop.reducer import BudgetError, Reducer, check_params, method_class
+from hidrop.reducer import BudgetError, Reducer, check_params, method_class, required_fields
 
 Reading = Literal["average", "kept"]
 # A number of visual tokens, or a share of the image's visual tokens, such as "11%".
@@ -37,14 +37,18 @@ def budget_tokens(budget: Budget, visual_tokens: int) -> float:
 
 
 def solve(
-    name: str, params: dict[str, Any] | None, tokens: float, geometry: Geometry, reading: Reading = "average"
+    name: str, params: dict[str, Any] | None, budget: Budget, geometry: Geometry, reading: Reading = "average"
 ) -> Reducer:
-    """The method `name` with a budget of `tokens` visual tokens (as near as it can get), other fields as in `params`.
+    """The method `name` with a budget of visual tokens (as near as it can get), other fields as in `params`.
 
     reading="average": entering a layer, averaged over all layers. "kept": left after the last cut, which other tables
-    mean by the same number. Raises BudgetError, naming the budgets that are possible, and ValueError for an unknown
-    or missing field or a schedule that does not fit the decoder.
+    mean by the same number. Raises BudgetError, naming the budgets that are possible, and ValueError for something that
+    is not a budget, an unknown or missing field, a field that contradicts the budget, or a schedule that does not fit
+    the decoder.
     """
+    if reading not in get_args(Reading):
+        raise ValueError(f"reading: {reading!r} is not one of {', '.join(map(repr, get_args(Reading)))}")
+    tokens = budget_tokens(parse_budget(budget), geometry.visual_tokens)
     cls = method_class(name)
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in (params or {}).items()}
     check_params(cls, given, open_counts=True)
@@ -58,10 +62,16 @@ def solve(
         return reducer
 
     try:
-        return with_average(tokens) if reading == "average" else _with_kept(with_average, tokens, geometry)
+        found = with_average(tokens) if reading == "average" else _with_kept(with_average, tokens, geometry)
     except BudgetError as error:
         what = f"an average of {tokens:g} visual tokens" if reading == "average" else f"{tokens:g} kept visual tokens"
         raise BudgetError(f"{name}: {what} is out of reach: {error}", error.possible) from None
+    for key in required_fields(cls):
+        value, solved = given.get(key), getattr(found, key)
+        left_open = value is None or (isinstance(value, tuple) and None in value)
+        if not left_open and value != solved:
+            raise ValueError(f"{name}: {key}: the budget makes it {solved}, not {value}; give one of the two")
+    return found
 
 
 def _with_kept(with_average: Callable[[float], Reducer], tokens: float, geometry: Geometry) -> Reducer:

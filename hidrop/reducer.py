@@ -10,7 +10,7 @@ import functools
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from hidrop.errors import did_you_mean
@@ -168,8 +168,8 @@ def _words(cls: type[Reducer]) -> dict[str, tuple[Any, ...]]:
 
 def method_class(name: str) -> type[Reducer]:
     """The class of a method, by its name. Raises ValueError with a suggestion for an unknown one."""
-    if name not in METHODS:
-        hint = did_you_mean(name, METHODS)
+    if not isinstance(name, str) or name not in METHODS:
+        hint = did_you_mean(str(name), METHODS)
         raise ValueError(f"unknown method '{name}'.{hint} Known: {', '.join(METHODS)}")
     module, cls = METHODS[name].split(":")
     try:
@@ -187,10 +187,9 @@ def build(name: str, params: dict[str, Any] | None = None) -> Reducer:
     cls = method_class(name)
     params = dict(params or {})
     check_params(cls, params)
-    try:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items()})
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}".replace(f"{cls.__name__}.__init__() ", "")) from None
+    if lacking := [key for key in required_fields(cls) if key not in params]:
+        raise ValueError(f"{name}: {', '.join(lacking)} missing")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items()})
 
 
 def build_entry(entry: Mapping[str, Any]) -> Reducer:
@@ -217,6 +216,11 @@ def field_types(cls: type[Reducer]) -> dict[str, Any]:
     """The type of each field of a method's dataclass."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def required_fields(cls: type[Reducer]) -> list[str]:
+    """The fields of a method's dataclass that have no default."""
+    return [field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING]
 
 
 def type_problem(value: Any, expected: Any, *, open_counts: bool = False) -> str | None:

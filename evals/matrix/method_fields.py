@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
 from typing import Any
 
 from hidrop import strict_yaml
-from hidrop.reducer import METHODS, field_types, method_class, type_problem
+from hidrop.reducer import METHODS, field_types, method_class, required_fields, type_problem
 
 CHECKPOINT = "checkpoint"  # the method that a checkpoint was trained with
 
@@ -46,8 +45,7 @@ def field_problems(path: str, entry: dict[str, Any], free: bool) -> list[str]:
         for one in value if several else [value]:
             if reason := type_problem(one, types[key], open_counts=budget):
                 lines.append(f"{path}.{key}: {reason}, not {strict_yaml.shown(one)}")
-    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-    lacking = [key for key in required if key not in given]
+    lacking = [key for key in required_fields(cls) if key not in given]
     if budget and isinstance(given.get("keep"), int):
         lines.append(f"{path}.keep: the budget sets this field; give one of the two")
     if budget and not free:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evals.matrix.schema import Cell, Matrix, MethodEntry, ModelEntry, short
 from hidrop.errors import UserError
@@ -122,10 +121,9 @@ def method_of(cell: Cell, geometry: Geometry, trained: Reducer | None) -> Reduce
         return trained
     if cell.budget is None:
         return build(cell.method, cell.params)
-    from hidrop.budget import budget_tokens, solve
+    from hidrop.budget import solve
 
-    params: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in cell.params.items()}
-    return solve(cell.method, params, budget_tokens(cell.budget, geometry.visual_tokens), geometry, cell.reading)
+    return solve(cell.method, cell.params, cell.budget, geometry, cell.reading)
 
 
 def place(cell: Cell) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def method(loaded: Loaded, name: str | None, budget: Budget | None, fields: Mapping[str, Any]) -> Reducer | None:
     """The method for these model arguments. Strings in `fields` are read as YAML. Raises UserError."""
-    from hidrop.budget import budget_tokens, parse_budget, solve
+    from hidrop.budget import solve
     from hidrop.reducer import build
 
     params = {name: yaml.safe_load(value) if isinstance(value, str) else value for name, value in fields.items()}
@@ -28,8 +28,7 @@ def method(loaded: Loaded, name: str | None, budget: Budget | None, fields: Mapp
         return trained
     try:
         if budget is not None:
-            tokens = budget_tokens(parse_budget(budget), loaded.geometry.visual_tokens)
-            reducer = solve(name, params, tokens, loaded.geometry)
+            reducer = solve(name, params, budget, loaded.geometry)
         elif trained is not None and trained.name == name and not params:
             reducer = trained
         else:

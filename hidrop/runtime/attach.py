@@ -15,7 +15,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from hidrop.backbones import Backbone, backbone_of
-from hidrop.budget import Reading, budget_tokens, parse_budget, solve
+from hidrop.budget import Reading, solve
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer, build
@@ -277,10 +277,10 @@ def _method(
     method: Reducer | str, budget: float | str | None, reading: Reading, fields: dict[str, Any], geometry: Geometry
 ) -> Reducer:
     """The method that `reduce` was asked for. Raises TypeError and ValueError like it."""
+    if budget is None and reading != "average":
+        raise TypeError(f"reading: {reading!r} says what a budget means; give a budget with it")
     if isinstance(method, str):
-        if budget is None:
-            return build(method, fields)
-        return solve(method, fields, budget_tokens(parse_budget(budget), geometry.visual_tokens), geometry, reading)
+        return build(method, fields) if budget is None else solve(method, fields, budget, geometry, reading)
     if not isinstance(method, Reducer):
         found = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
         raise TypeError(

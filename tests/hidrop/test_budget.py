@@ -124,6 +124,8 @@ def test_vanilla_has_one_budget_only():
         ("fastv", {"layr": 2}, "Did you mean 'layer'"),
         ("pdrop", {"ratio": 0.5}, "follows from the budget"),
         ("fastv", {"layer": 40}, r"layer: 40 must be in 0\.\.31"),
+        ("fastv", {"keep": 5}, "fastv: keep: the budget makes it 30, not 5; give one of the two"),
+        ("downsample", {"side": 9}, "downsample: side: the budget makes it 8, not 9"),
     ],
 )
 def test_wrong_names_and_fields_are_pointed_out(name, params, message):
@@ -179,7 +181,7 @@ def test_every_count_can_be_kept_that_the_image_has(name):
     for kept in range(1, 17):
         plan = solve(name, {"layer": 2}, kept, SMALL, "kept").plan(SMALL)
         assert plan.kept == kept and plan.entering == (16, 16, *[kept] * 4)
-    for kept in (0, 17):
+    for kept in (0.5, 17):
         with pytest.raises(BudgetError, match=rf"{name}: {kept} kept .* after its last cut it has 1\.\.16"):
             solve(name, {"layer": 2}, kept, SMALL, "kept")
 
@@ -208,3 +210,13 @@ def test_earlier_layers_are_advised_only_where_they_are_earlier_and_enough():
 def test_a_root_is_where_the_function_takes_the_value():
     assert root(lambda x: x * x, 2.0, 0.0, 4.0) == pytest.approx(2**0.5, abs=1e-12)
     assert root(lambda x: float(int(x)), 3, 0.0, 10.0) == pytest.approx(3.0, abs=1e-12)
+
+
+def test_a_method_is_solved_for_a_budget_as_users_write_it():
+    assert solve("fastv", {}, "25%", LLAVA) == solve("fastv", {}, "144", LLAVA) == solve("fastv", {}, 144, LLAVA)
+    with pytest.raises(ValueError, match="a budget is a number of visual tokens .*, not None"):
+        solve("fastv", {}, None, LLAVA)
+
+
+def test_a_field_that_agrees_with_the_budget_may_be_given_too():
+    assert solve("fastv", {"keep": 30}, 64, LLAVA) == build("fastv", {"keep": 30})
