@@ -77,7 +77,7 @@ class RaggedCache(DynamicCache):
         self.segments: list[Segment] = []
         self.input_length = 0
         self.replay: Replay | None = None
-        # Whose memory the keys are in, where a graph has written them (capture.py).
+        # Whose memory the keys are in, where a graph has written them (cuda_graphs.py).
         self.fixed: Any = None
         self._config = config
 
