@@ -9,7 +9,7 @@ from typing import Annotated
 
 from evals.cli.command import Group
 from evals.cli.exit_codes import DONE, SOME_FAILED
-from evals.cli.options import Options, argument, flag, option, written
+from evals.cli.options import Options, argument, check_writable, flag, option, written
 
 COMMANDS = Group("Analyze")
 
@@ -43,6 +43,7 @@ def ablate(options: AblateOptions) -> int:
         options.say("\n".join(f"{'trained' if run.done else 'missing'}  {run.folder}" for run in listed))
         options.document({"models": [{"folder": str(run.folder), "trained": run.done} for run in listed]})
         return DONE
+    check_writable(out)
     options.show_log()
     others = runs.train_missing(study, work, at_most=options.train)
     left = [run for run in runs.runs_of(study, work) if not run.done]

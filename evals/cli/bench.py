@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from evals.cli.command import Group
 from evals.cli.exit_codes import DONE, SOME_FAILED
-from evals.cli.options import Budget, Device, Kernel, Options, average_tokens, flag, integers, option, written
+from evals.cli.options import (
+    Budget,
+    Device,
+    Kernel,
+    Options,
+    average_tokens,
+    check_writable,
+    flag,
+    integers,
+    option,
+    written,
+)
 from hidrop.errors import UserError, did_you_mean
 from hidrop.numerics import COMPUTE_DTYPES, ComputeDtype
 
@@ -73,6 +84,7 @@ def bench(options: BenchOptions) -> int:
     from evals.profiling.allocator import keep_memory
     from hidrop.models.loading import check_kernel
 
+    check_writable(options.out)
     settings = settings_of(options)
     device = pick_device(options.device)
     dtype = options.dtype or default_dtype(device)
@@ -134,6 +146,7 @@ def bench_train(options: BenchTrainOptions) -> int:
     from evals.profiling.allocator import keep_memory
     from hidrop.reducer import build
 
+    check_writable(options.out)
     device = pick_device(options.device)
     dtype = options.dtype or default_dtype(device)
     name, geometry = sized(options.geometry)

@@ -107,6 +107,14 @@ def integers(option: str, text: str, example: str, *, least: int = 1) -> tuple[i
     return found
 
 
+def check_writable(out: Path) -> None:
+    """Raises UserError for a folder that cannot be created or written, before work that takes minutes or hours."""
+    from evals.matrix.validate import writable
+
+    if problems := writable(out):
+        raise UserError("\n".join(problems))
+
+
 def average_tokens(budget: str, geometry: Geometry) -> float:
     """The value of --budget as a number of visual tokens. Raises UserError."""
     from hidrop.budget import budget_tokens, parse_budget

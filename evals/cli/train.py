@@ -9,7 +9,7 @@ from typing import Annotated
 
 from evals.cli.command import Group
 from evals.cli.exit_codes import DONE
-from evals.cli.options import Options, argument, flag, option
+from evals.cli.options import Options, argument, check_writable, flag, option
 
 COMMANDS = Group("Make a model")
 
@@ -30,6 +30,8 @@ def train(options: TrainOptions) -> int:
     options.loading(f"{options.recipe}: loading libraries")
     from hidrop import recipes
 
+    if options.out:
+        check_writable(options.out)
     options.show_log()
     folder = recipes.train(options.recipe, out=options.out, resume=options.resume)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes

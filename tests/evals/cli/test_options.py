@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from evals.cli import main
 from evals.cli.options import Options, average_tokens, command_line, integers
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
@@ -49,3 +52,21 @@ def test_a_budget_of_the_command_line_is_tokens_or_a_share() -> None:
 def test_documents_say_what_the_user_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/usr/bin/hidrop", "run", "my matrix.yaml"])
     assert command_line() == "hidrop run 'my matrix.yaml'"
+
+
+@pytest.mark.parametrize("command", [["train", "mini-hidrop"], ["ablate"], ["bench"], ["bench-train"]])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = (
+        "hidrop.recipes.train",
+        "evals.ablations.runs.train_missing",
+        "evals.bench.inference.bench",
+        "evals.bench.training.measure",
+    )
+    for name in work:
+        monkeypatch.setattr(name, lambda *given, **options: pytest.fail("the work began"))
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main([*command, "--out", str(file / "below")]) == 2
+    assert f"--out {file / 'below'}: {file} is a file, not a folder" in capsys.readouterr().err
