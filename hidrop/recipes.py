@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-from pydantic import ValidationError
-
+from hidrop import strict_yaml
 from hidrop.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -53,15 +51,10 @@ def load_recipe(name: str) -> Recipe | LlavaRecipe:
             hint = did_you_mean(name, known)
             raise UserError(f"recipe '{name}': no such file and no bundled recipe.{hint} Bundled: {', '.join(known)}")
         path = found
-    try:
-        data = yaml.safe_load(path.read_text())
-        real = isinstance(data, dict) and data.get("kind") == "llava"
-        return LlavaRecipe.model_validate(data) if real else Recipe.model_validate(data)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    except ValidationError as error:
-        problems = [f"{path.name}: {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
-        raise UserError("\n".join(problems)) from None
+    data = strict_yaml.read(path, path.name)
+    if data.get("kind") == "llava":
+        return strict_yaml.checked(LlavaRecipe, data, path.name)
+    return strict_yaml.checked(Recipe, data, path.name)
 
 
 def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:

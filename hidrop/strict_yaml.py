@@ -56,7 +56,7 @@ def read(path: Path, name: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(data, dict):
-        raise UserError(f"{name}: must be a mapping of fields, as in the bundled matrices")
+        raise UserError(f"{name}: must be a mapping of fields, as in the bundled files")
     if _values(data, {}) > MOST_VALUES:
         raise UserError(f"{name}: its aliases (*name) expand to more than {MOST_VALUES} values, or for themselves")
     return data

@@ -202,7 +202,24 @@ def test_every_bundled_recipe_is_valid_and_a_misspelt_one_gets_a_suggestion(tmp_
         load_recipe("mini-hidrob")
     bad = tmp_path / "bad.yaml"
     bad.write_text("name: x\nmethod: {name: fastw}\ntower: {steps: 4, batch: 2, lr: 0.1, momentum: 1}\n")
-    with pytest.raises(UserError, match=r"tower\.momentum"):
+    with pytest.raises(UserError, match=r"bad\.yaml: tower\.momentum: unknown field"):
+        load_recipe(str(bad))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: x\nseed: 1\nseed: 2\n", r"bad\.yaml: not valid YAML \(line 3, column 1\): 'seed' is given twice"),
+        (b"lessons: [\n", r"bad\.yaml: not valid YAML \(line 2, column 1\)"),
+        (b"lessons: \xff", r"bad\.yaml: cannot be read: not UTF-8 text"),
+        (b"- kind: llava\n", r"bad\.yaml: must be a mapping of fields"),
+        (b"kind: llava\nlearning_rate: 1\n", r"bad\.yaml: learning_rate: unknown field"),
+    ],
+)
+def test_a_recipe_is_read_as_strictly_as_a_matrix(content: bytes, message: str, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_bytes(content)
+    with pytest.raises(UserError, match=message):
         load_recipe(str(bad))
 
 
