@@ -16,17 +16,21 @@ SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-# A chat template for LLaVA's conversations, without a system sentence. A turn's content is a text with placeholders, or
-# transformers' list of parts, whose images come first.
+# A chat template for LLaVA's conversations. A system turn has no name in front of it. A turn's content is a text with
+# placeholders, or transformers' list of parts, whose images come first. Other roles and parts are errors.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
+    "{% if message['role'] == 'user' %}USER: {% elif message['role'] == 'assistant' %}ASSISTANT: "
+    "{% elif message['role'] != 'system' %}"
+    "{{ raise_exception('unknown role ' + message['role'] + ': use system, user or assistant') }}{% endif %}"
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}"
+    "{% for part in message['content'] if part['type'] not in ('image', 'text') %}"
+    "{{ raise_exception('unknown part ' + part['type'] + ': use image or text') }}{% endfor %}"
     "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{{ message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') }}"
     "{% endif %}"
-    "{% if message['role'] == 'user' %} {% else %}{{ eos_token }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %} {% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 
 from hidrop.mini.training.loop import corpus_tokenizer
@@ -60,6 +61,25 @@ def test_a_list_of_parts_and_a_text_with_placeholders_give_the_same_prompt(loade
         made = loaded.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert made == wanted
     assert loaded.processor.apply_chat_template(said, add_generation_prompt=True) == wanted
+
+
+def test_a_system_turn_is_text_without_a_name_and_texts_of_a_turn_are_apart(loaded: Loaded) -> None:
+    messages = [turn(text("Be short."), role="system"), turn(text("One."), image(), text("Two."))]
+    wanted = "Be short. USER: <image>\nOne. Two. ASSISTANT:"
+    for tool in (loaded.tokenizer, loaded.processor):
+        assert tool.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == wanted
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (turn(text("x"), role="tool"), "unknown role tool: use system, user or assistant"),
+        (turn({"type": "audio", "audio": "a.wav"}, text("x")), "unknown part audio: use image or text"),
+    ],
+)
+def test_what_the_template_cannot_show_is_an_error(message: dict[str, Any], error: str, loaded: Loaded) -> None:
+    with pytest.raises(TemplateError, match=error):
+        loaded.tokenizer.apply_chat_template([message], tokenize=False)
 
 
 def test_the_processor_and_a_pipeline_answer_as_the_evaluation_does(loaded: Loaded) -> None:
