@@ -128,7 +128,7 @@ def doctor(options: DoctorOptions) -> int:
 
     found = examine(options.folder)
     for finding in found:
-        options.say(finding.text())
+        options.problem(finding.text())
     if found and options.repair:
         with locked(options.folder):
             for finding in found:

@@ -70,6 +70,10 @@ class Options:
         """Print a result or progress."""
         print(text, file=self.stream, flush=True)
 
+    def problem(self, text: str) -> None:
+        """Print what is wrong: a result of commands that look for problems, and an error even with --quiet."""
+        print(text, file=sys.stderr if self.quiet else self.stream, flush=True)
+
     def loading(self, text: str) -> None:
         """Say what happens before the libraries are imported, which takes seconds. Stdout stays for results."""
         if not self.quiet:

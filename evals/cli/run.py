@@ -170,10 +170,11 @@ def validate_recipe(options: MatrixOptions) -> int:
 
 
 def told(options: Options, problems: list[str], verdict: str, document: dict[str, Any]) -> int:
-    """Print the problems, which are errors even with --quiet, or else the verdict."""
-    if problems and options.quiet:
-        print("\n".join(problems), file=sys.stderr)
-    options.say("\n".join(problems) or verdict)
+    """Print the problems, or else the verdict."""
+    if problems:
+        options.problem("\n".join(problems))
+    else:
+        options.say(verdict)
     options.document(document)
     return USER if problems else DONE
 

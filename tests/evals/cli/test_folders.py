@@ -47,3 +47,10 @@ def test_export_lists_the_files_it_wrote(folder: Path, capsys: pytest.CaptureFix
     paths = json.loads(capsys.readouterr().out)["written"]
     assert paths and all(Path(path).is_file() for path in paths)
     assert {Path(path).parent for path in paths} == {folder / "export"}
+
+
+def test_damage_is_an_error_even_with_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "leaderboard.json").write_text("{")
+    assert main(["doctor", str(folder), "--quiet"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith(f"{folder / 'leaderboard.json'}: ")
