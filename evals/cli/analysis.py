@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from evals.cli.command import Group
 from evals.cli.exit_codes import DONE, SOME_FAILED
@@ -22,6 +22,7 @@ from evals.cli.options import (
     option,
     written,
 )
+from evals.tasks.base import LMMS_EVAL, ProtocolName
 from hidrop.errors import UserError
 from hidrop.numerics import DTYPES, Dtype
 
@@ -52,9 +53,7 @@ class AnalyzeOptions(Options):
     held_out: Annotated[int, option("--held-out", "N", "First samples of each task, used only by --search.", min=1)] = (
         100
     )
-    protocol: Annotated[Literal["llava", "lmms-eval"], option("--protocol", None, "How questions are asked.")] = (
-        "lmms-eval"
-    )
+    protocol: Annotated[ProtocolName, option("--protocol", None, "How questions are asked.")] = LMMS_EVAL
     batch: Annotated[int, option("--batch", "N", "Batch size.", min=1)] = 32
     dtype: Annotated[
         Dtype | None, option("--dtype", "TYPE", f"{', '.join(DTYPES)} (default: float32 on a CPU, else auto).")

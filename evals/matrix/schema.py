@@ -15,7 +15,7 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -30,6 +30,7 @@ from pydantic import (
 
 from evals.matrix.method_fields import CHECKPOINT, method_problems
 from evals.profiling.settings import ProfileSettings
+from evals.tasks.base import ProtocolName
 from evals.tasks.data import TaskSpec, rows_of
 from evals.tasks.registry import TASKS
 from hidrop import strict_yaml
@@ -95,7 +96,7 @@ class RunEntry(StrictModel):
 
 class Matrix(StrictModel):
     name: Name
-    protocol: Literal["llava", "lmms-eval"]
+    protocol: ProtocolName
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     methods: Annotated[dict[Name, MethodEntry], Field(min_length=1)]
     tasks: Annotated[dict[str, TaskEntry], Field(min_length=1)]

@@ -14,13 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
 
 # The two protocols by name; `evals.tasks.protocol` defines them.
-LLAVA, LMMS_EVAL = "llava", "lmms-eval"
+ProtocolName = Literal["llava", "lmms-eval"]
+LLAVA: ProtocolName = "llava"
+LMMS_EVAL: ProtocolName = "lmms-eval"
 # The column of the images, in the documents or in files of their own.
 IMAGE = "image"
 # A sample counts as right from this score on. It matters for scores between 0 and 1 only.
