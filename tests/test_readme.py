@@ -74,7 +74,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "python run.py bench-train --bars": Run(
         "bench-train --bars --repeats 1 --warmup 1 --out {out}", "hidrop", (0, 1), small=True
     ),
-    "python run.py train mini-hidrop": Run("validate mini-hidrop", "ok"),  # the training itself takes over an hour
+    "python run.py train mini-hidrop --out trained/": Run(
+        "validate mini-hidrop", "ok"
+    ),  # the training itself takes over an hour
     "python run.py validate llava-1.5-7b-hidrop-pretrain": Run("validate llava-1.5-7b-hidrop-pretrain", "data", (2,)),
     "torchrun --nproc_per_node=8 run.py train llava-1.5-7b-hidrop-pretrain": Skip(
         "needs GPUs and LLaVA's data; validated above"

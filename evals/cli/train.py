@@ -21,7 +21,7 @@ class TrainOptions(Options):
     out: Annotated[Path | None, option("--out", "DIR", "Folder of the trained checkpoint (default: by recipe).")] = None
 
 
-@COMMANDS.command("train", example="mini-hidrop")
+@COMMANDS.command("train", example="mini-hidrop --out trained/")
 def train(options: TrainOptions) -> int:
     """Train a model by a recipe.
 

@@ -50,10 +50,14 @@ CORPUS = 1000  # samples of each of LLaVA's two stages, for training the tokeniz
 def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: Path | None = None) -> Path:
     """Train what the recipe says and write the checkpoint to `out`; returns `out`.
 
-    `out` defaults to the folder of `mini:<name>`. Progress is saved in `work` (default runs/train/<recipe>), and
-    `resume` continues from it. Raises UserError for a bad recipe, and if `work` holds an unfinished training and
-    `resume` is not given.
+    `out` defaults to the folder of `mini:<name>` if that has no checkpoint yet. Progress is saved in `work` (default
+    runs/train/<recipe>), and `resume` continues from it. Raises UserError for a bad recipe, if the checkpoint of
+    `mini:<name>` exists and `out` is not given, and if `work` holds an unfinished training and `resume` is not given.
     """
+    if out is None:
+        out = MINI / plan.name.removeprefix("mini-")
+        if (out / "config.json").exists():
+            raise UserError(f"{out}: holds the checkpoint of mini:{out.name}. Give another folder with --out")
     work = work or Path("runs") / "train" / plan.name
     found = state.peek(work)
     if found and not resume:
@@ -63,7 +67,6 @@ def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: 
         raise UserError(f"{work}: holds {kind} training; {way_out} with --resume, or remove the folder to start over")
     if found and (changed := _changed(found, plan)):
         raise UserError(f"{work}: belongs to another recipe: {changed}. Remove the folder, or give this one a new name")
-    out = out or MINI / plan.name.removeprefix("mini-")
     tokenizer = corpus_tokenizer()
     model = make_model(tokenizer, plan.seed)
     processor = make_image_processor()

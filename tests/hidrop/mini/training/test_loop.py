@@ -300,6 +300,12 @@ def test_a_state_that_is_further_than_the_recipe_is_not_taken_up(stage: int, ste
         train(str(_tiny(tmp_path)), out=tmp_path / "out", work=tmp_path / "w", resume=True)
 
 
+def test_the_embedded_checkpoints_are_not_replaced_by_default(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds the checkpoint of mini:vanilla\. Give another folder with --out"):
+        train("mini-vanilla", work=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_recipe_can_go_on_from_an_embedded_model(tmp_path: Path) -> None:
     """With a rate of next to nothing the weights stay where they began."""
     recipe = tmp_path / "on.yaml"
