@@ -15,6 +15,7 @@ from evals.report.rows import rows_of
 from evals.report.sections import boards
 from evals.report.tables import batch_sheet, main_sheets
 from evals.report.text import escape, markdown, plain_table
+from hidrop.plan import Cut, Schedule
 
 GOLDEN = Path(__file__).with_name("leaderboard.md")
 Cell = Callable[..., dict[str, Any]]
@@ -248,3 +249,39 @@ def test_columns_of_plain_tables_are_aligned(document: dict[str, Any]) -> None:
     lines = [line for line in plain_table(main_sheets(document)[0]).splitlines() if not line.startswith("--")]
     end = lines[0].index("GQA") + len("GQA")
     assert all(line[end - 1] != " " and line[end] == " " for line in lines)
+
+
+def test_ranks_are_those_of_numbers_not_of_their_text(cell: Cell, document_of: Cell) -> None:
+    schedule = Schedule(cuts=(Cut(1, 4),))
+    cells = [
+        cell("a", label, schedule, "gqa", value, budget="7")
+        for label, value in (("one", 100.0), ("two", 62.0), ("three", 9.0))
+    ]
+    sheet = main_sheets(document_of(cells=cells))[0]
+    place = sheet.headers.index("GQA")
+    marks = {row[1].text: (row[place].best, row[place].second) for _, rows in sheet.sections for row in rows}
+    assert marks == {"one": (True, False), "two": (False, True), "three": (False, False)}
+
+
+def test_a_timing_that_failed_for_another_batch_does_not_hide_the_one_that_is_there(document: dict[str, Any]) -> None:
+    document["failed"] = [{"model": "mini", "method": "vanilla", "label": "vanilla", "task": None, "error": "no time"}]
+    sheet = main_sheets(document)[0]
+    place = sheet.headers.index("Prefill ms")
+    shown = {row[1].text: row[place].text for _, rows in sheet.sections for row in rows}
+    assert shown["vanilla"] == "10.0 (11.0)"
+
+
+def test_a_line_of_timings_by_batch_size(document: dict[str, Any], timing: Callable[..., dict[str, Any]]) -> None:
+    document["profiles"] = [timing(document["cells"][0], 400.0, batch=4), timing(document["cells"][0], 100.0)]
+    sheet = batch_sheet(document)
+    assert sheet is not None
+    lines = {title: [[entry.text for entry in row] for row in rows] for title, rows in sheet.sections}
+    # Of a prefill of 400 ms: decode a tenth, TTFT twice, p95 1.1 times; four sequences in 40 ms are 100 tokens/s.
+    assert lines["Batch 4"] == [["mini", "vanilla", "400 (440)", "40.0", "800", "100.0", "3"]]
+    assert lines["Batch 1"] == [["mini", "vanilla", "100 (110)", "10.0", "200", "100.0", "3"]]
+
+
+def test_a_cost_table_of_its_own_names_only_model_and_method(document: dict[str, Any]) -> None:
+    accuracy, cost = main_sheets(document, split=True)
+    assert accuracy.headers[:3] == ("Model", "Method", "Tokens") and "GQA" in accuracy.headers
+    assert cost.headers[:2] == ("Model", "Method") and not {"Tokens", "GQA"} & set(cost.headers)
