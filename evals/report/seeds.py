@@ -25,7 +25,11 @@ def _joined(rows: Sequence[TableRow]) -> TableRow:
         scores={task: _mean([row.scores[task] for row in rows]) for task in tasks},
         spread={task: _half_range([row.scores[task] for row in rows]) for task in tasks},
         stats={},  # per seed; the sheets of differences have one line per seed
-        warnings={task: notes for row in rows for task, notes in row.warnings.items()},
+        warnings={
+            task: notes
+            for task in tasks
+            if (notes := tuple(dict.fromkeys(note for row in rows for note in row.warnings.get(task, ()))))
+        },
         percent_of_vanilla=mean(row.percent_of_vanilla for row in rows),
         timing_failed=any(row.timing_failed for row in rows),
     )

@@ -118,6 +118,6 @@ def test_a_seed_that_failed_fails_the_joined_row() -> None:
 
 def test_warnings_of_any_seed_are_those_of_the_joined_row() -> None:
     first, second = rows(("s0", "random", 60.0, 70.0), ("s1", "random", 66.0, 80.0))
-    first.warnings["gqa"] = ("one",)  # type: ignore[index]
-    second.warnings["pope"] = ("two",)  # type: ignore[index]
-    assert together([first, second])[0].warnings == {"gqa": ("one",), "pope": ("two",)}
+    first.warnings["gqa"] = ("one", "both")  # type: ignore[index]
+    second.warnings.update(gqa=("other", "both"), pope=("two",))  # type: ignore[attr-defined]
+    assert together([first, second])[0].warnings == {"gqa": ("one", "both", "other"), "pope": ("two",)}
