@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from hidrop.geometry import Geometry
-from hidrop.reducer import BudgetError, Reducer, check_params, method_class, required_fields
+from hidrop.reducer import BudgetError, Reducer, checked_params, method_class, required_fields
 
 Reading = Literal["average", "kept"]
 # A number of visual tokens, or a share of the image's visual tokens, such as "11%".
@@ -50,8 +50,7 @@ def solve(
         raise ValueError(f"reading: {reading!r} is not one of {', '.join(map(repr, get_args(Reading)))}")
     tokens = budget_tokens(parse_budget(budget), geometry.visual_tokens)
     cls = method_class(name)
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in (params or {}).items()}
-    check_params(cls, given, open_counts=True)
+    given = checked_params(cls, params, open_counts=True)
 
     def with_average(average: float) -> Reducer:
         try:

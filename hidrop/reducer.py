@@ -185,11 +185,10 @@ def build(name: str, params: dict[str, Any] | None = None) -> Reducer:
     Raises ValueError for an unknown method or field (with a suggestion) or a missing one.
     """
     cls = method_class(name)
-    params = dict(params or {})
-    check_params(cls, params)
-    if lacking := [key for key in required_fields(cls) if key not in params]:
+    given = checked_params(cls, params)
+    if lacking := [key for key in required_fields(cls) if key not in given]:
         raise ValueError(f"{name}: {', '.join(lacking)} missing")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items()})
+    return cls(**given)
 
 
 def build_entry(entry: Mapping[str, Any]) -> Reducer:
@@ -197,11 +196,15 @@ def build_entry(entry: Mapping[str, Any]) -> Reducer:
     return build(str(entry.get("name", "")), {key: value for key, value in entry.items() if key != "name"})
 
 
-def check_params(cls: type[Reducer], params: Mapping[str, Any], *, open_counts: bool = False) -> None:
-    """Check names and types of a method's fields. `open_counts`: None in a list is a count that a budget decides.
+def checked_params(
+    cls: type[Reducer], params: Mapping[str, Any] | None, *, open_counts: bool = False
+) -> dict[str, Any]:
+    """A method's fields with lists as tuples, after a check of their names and types.
 
-    Raises ValueError for a field that the method does not have, with the nearest one, and for a value of another type.
+    `open_counts`: None in a list is a count that a budget decides. Raises ValueError for a field that the method does
+    not have, with the nearest one, and for a value of another type.
     """
+    params = params or {}
     types = field_types(cls)  # type: ignore[arg-type]  # a class can be hashed
     for key, value in params.items():
         if key not in types:
@@ -209,6 +212,7 @@ def check_params(cls: type[Reducer], params: Mapping[str, Any], *, open_counts: 
             raise ValueError(f"{key}: unknown field of {cls.name}.{hint} It has: {', '.join(types) or 'none'}")
         if reason := type_problem(value, types[key], open_counts=open_counts):
             raise ValueError(f"{cls.name}: {key}: {reason}, not {value!r}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
 
 
 @functools.cache
@@ -224,7 +228,7 @@ def required_fields(cls: type[Reducer]) -> list[str]:
 
 
 def type_problem(value: Any, expected: Any, *, open_counts: bool = False) -> str | None:
-    """Why a value is not of a field's type; None when it is. See `check_params`."""
+    """Why a value is not of a field's type; None when it is. See `checked_params`."""
     from pydantic import TypeAdapter, ValidationError
 
     if open_counts and isinstance(value, (list, tuple)):
