@@ -13,7 +13,7 @@ from evals.store.json_files import FileKind, add, entries
 from evals.store.result_document import Layers, Milliseconds, Provenance
 
 SCHEMA = 1
-TRAINING_SCHEMA = 1
+TRAINING_SCHEMA = 2
 
 
 class CeilingsEntry(TypedDict):
@@ -91,27 +91,35 @@ class StepRow(TypedDict):
 
     label: str
     method: str
+    text: list[int]
     checkpointing: bool
     entering: Layers
     step_ms: Milliseconds
-    speed_up: float
+    speed_up: float | None
     layerwise: float | None
     activation_bytes: int
     peak_bytes: int
     of_layerwise: float | None
 
 
+class OutOfMemory(TypedDict):
+    """A step that did not fit into the device's memory. `text`: text tokens of each sample of the batch."""
+
+    label: str
+    text: list[int]
+
+
 class TrainingDocument(Provenance):
-    """A file of `bench-train`. `text`: text tokens of each sample of the batch."""
+    """A file of `bench-train`, with a row for each method, batch and way that fitted into memory."""
 
     schema: int
     kind: Literal["training"]
     model: str
     device: str
     dtype: str
-    text: list[int]
     memory_kept: bool
     rows: list[StepRow]
+    out_of_memory: list[OutOfMemory]
 
 
 def _complete(document: dict[str, Any]) -> None:
@@ -119,6 +127,14 @@ def _complete(document: dict[str, Any]) -> None:
     add(document, compiled=False, commit=None)
     for row in entries(document, "rows"):
         add(row, captured=False)
+
+
+def _complete_training(document: dict[str, Any]) -> None:
+    """Files of schema 1 hold one batch, and its text tokens once."""
+    text = document.pop("text", None) if document.get("schema") == 1 else None
+    add(document, out_of_memory=[])
+    for row in entries(document, "rows") if text is not None else ():
+        add(row, text=text)
 
 
 BENCH = FileKind(
@@ -135,4 +151,5 @@ TRAINING = FileKind(
     schema=TRAINING_SCHEMA,
     oldest=1,
     command="bench-train",
+    complete=_complete_training,
 )

@@ -28,6 +28,7 @@ from hidrop.runtime import reduce
 from hidrop.runtime.layout import IGNORED
 
 CHECKPOINTED = " (checkpointing)"
+PAPER_BATCH = 16  # samples per GPU of LLaVA's second stage
 HEADINGS = (
     "method", "tokens", "step ms (p95)", "samples/s", "speed-up", "layerwise limit", "reached", "activations MiB",
     "peak MiB",
@@ -40,17 +41,27 @@ class Step:
 
     label: str
     method: str
+    text: tuple[int, ...]  # text tokens of each sample of the batch
     checkpointing: bool
     entering: tuple[int, ...]
     step_ms: Spread
-    speed_up: float
+    speed_up: float | None  # None if vanilla ran out of memory
     layerwise: float | None  # None with checkpointing, which runs layers a second time
     activation_bytes: int
     peak_bytes: int
 
     @property
     def of_layerwise(self) -> float | None:
-        return None if self.layerwise is None else self.speed_up / self.layerwise
+        return None if self.layerwise is None or self.speed_up is None else self.speed_up / self.layerwise
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps that were measured at one batch, and the labels of those that ran out of the device's memory."""
+
+    text: tuple[int, ...]
+    measured: list[Step]
+    out_of_memory: list[str]
 
 
 def batch_of(model: Any, text: Sequence[int], visual: int, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -77,12 +88,11 @@ def batch_of(model: Any, text: Sequence[int], visual: int, seed: int = 0) -> dic
     return {name: tensor.to(model.device) for name, tensor in found.items()}
 
 
-def measure(
-    loaded: Any, reducers: Mapping[str, Reducer], text: Sequence[int], *, repeats: int, warmup: int
-) -> list[Step]:
+def measure(loaded: Any, reducers: Mapping[str, Reducer], text: Sequence[int], *, repeats: int, warmup: int) -> Steps:
     """Steps of all methods without and with gradient checkpointing, interleaved with transformers' layers.
 
-    The layers are timed at the longest text, so the limit is exact if all texts have the same length.
+    The layers are timed at the longest text, so the limit is exact if all texts have the same length. A step that runs
+    out of a GPU's memory is left out of the following rounds.
     """
     model, geometry = loaded.model, loaded.geometry
     model.train()
@@ -94,7 +104,7 @@ def measure(
     rest = everything_else(model, inputs)
     runs = [(name, way) for way in (False, True) for name in reducers]
     times: dict[Any, list[float]] = {key: [] for key in [*runs, *counts, "rest"]}
-    clock = Clock(model.device)
+    clock, too_large = Clock(model.device), list[tuple[str, bool]]()
 
     def timed(key: Any, run: Callable[[], Any]) -> None:
         model.zero_grad(set_to_none=True)
@@ -105,22 +115,28 @@ def measure(
 
     with no_collector():
         for round_ in range(warmup + repeats):
-            for name, way in runs:
-                with checkpointing(model, way), reduce(model, reducers[name]):
-                    timed((name, way), lambda: step(model, inputs))
+            for name, way in [run for run in runs if run not in too_large]:
+                try:
+                    with checkpointing(model, way), reduce(model, reducers[name]):
+                        timed((name, way), lambda: step(model, inputs))
+                except torch.OutOfMemoryError:
+                    too_large.append((name, way))
+                if too_large[-1:] == [(name, way)]:  # here the failed step's frames no longer hold its tensors
+                    model.zero_grad(set_to_none=True)
+                    torch.cuda.empty_cache()
             for count, probe in probes.items():
                 timed(count, probe)
             timed("rest", rest)
             if round_ < warmup:
                 times = {key: [] for key in times}
-    spread = {key: Spread.of(found) for key, found in times.items()}
+    spread = {key: Spread.of(found) for key, found in times.items() if key not in too_large}
     share = len(chosen_layers(geometry.layers))
     ideal = {
         name: spread["rest"].median + sum(spread[n + max(text)].median for n in entering) / share
         for name, entering in plans.items()
     }
     found = []
-    for name, way in runs:
+    for name, way in [run for run in runs if run in spread]:
         with checkpointing(model, way), reduce(model, reducers[name]) as reduction:
             activations = saved_bytes(model, inputs)
             model.zero_grad(set_to_none=True)
@@ -128,19 +144,26 @@ def measure(
             assert reduction.trace.entering == plans[name]
         found.append(
             Step(
-                label=name + CHECKPOINTED * way,
+                label=labelled(name, way),
                 method=name,
+                text=tuple(text),
                 checkpointing=way,
                 entering=plans[name],
                 step_ms=spread[name, way],
-                speed_up=spread["vanilla", way].median / spread[name, way].median,
+                speed_up=spread["vanilla", way].median / spread[name, way].median
+                if ("vanilla", way) in spread
+                else None,
                 layerwise=None if way else ideal["vanilla"] / ideal[name],
                 activation_bytes=activations,
                 peak_bytes=peak,
             )
         )
     model.zero_grad(set_to_none=True)
-    return found
+    return Steps(tuple(text), found, [labelled(*run) for run in too_large])
+
+
+def labelled(name: str, checkpointed: bool) -> str:
+    return name + CHECKPOINTED * checkpointed
 
 
 def step(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
@@ -208,7 +231,8 @@ def saved_bytes(model: Any, inputs: Mapping[str, torch.Tensor]) -> int:
         if storage.data_ptr() not in known:
             held[storage.data_ptr()] = storage.nbytes()
             kept.append(storage)
-        return tensor
+        # A result with its history would hold the node that holds it: memory that is never freed.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model(**inputs, use_cache=False).loss
@@ -216,40 +240,61 @@ def saved_bytes(model: Any, inputs: Mapping[str, torch.Tensor]) -> int:
     return sum(held.values())
 
 
-def document(steps: Sequence[Step], **facts: Any) -> TrainingDocument:
+def document(batches: Sequence[Steps], **facts: Any) -> TrainingDocument:
     """The document for results/bench/. `facts`: the fields of TrainingDocument from `model` to `memory_kept`."""
-    rows = [{**asdict(one), "entering": list(one.entering), "of_layerwise": one.of_layerwise} for one in steps]
-    made = {"schema": TRAINING_SCHEMA, "kind": "training", **facts, **provenance(facts["device"]), "rows": rows}
+    made = {
+        "schema": TRAINING_SCHEMA,
+        "kind": "training",
+        **facts,
+        **provenance(facts["device"]),
+        "rows": [_row(one) for steps in batches for one in steps.measured],
+        "out_of_memory": [
+            {"label": label, "text": list(steps.text)} for steps in batches for label in steps.out_of_memory
+        ],
+    }
     return cast(TrainingDocument, made)
 
 
-def table(steps: Sequence[Step], batch: int) -> str:
-    lines = [HEADINGS]
-    for one in steps:
-        ideal = ("-", "-") if one.layerwise is None else (f"{one.layerwise:.2f}x", f"{one.of_layerwise:.3f}")
+def _row(one: Step) -> dict[str, Any]:
+    lists = {"entering": list(one.entering), "text": list(one.text)}
+    return {**asdict(one), **lists, "of_layerwise": one.of_layerwise}
+
+
+def table(steps: Steps) -> str:
+    lines, batch = [HEADINGS], len(steps.text)
+    for one in steps.measured:
+        ideal = ("-", "-") if one.of_layerwise is None else (f"{one.layerwise:.2f}x", f"{one.of_layerwise:.3f}")
         lines.append(
             (
                 one.label,
                 f"{sum(one.entering) / len(one.entering):.1f}",
                 f"{one.step_ms.median:.0f} ({one.step_ms.p95:.0f})",
                 f"{1000 * batch / one.step_ms.median:.2f}",
-                f"{one.speed_up:.2f}x",
+                "-" if one.speed_up is None else f"{one.speed_up:.2f}x",
                 *ideal,
                 f"{one.activation_bytes / 2**20:.0f}",
                 f"{one.peak_bytes / 2**20:.0f}",
             )
         )
-    return "\n".join(aligned(lines))
+    lost = [f"{label}: out of memory" for label in steps.out_of_memory]
+    return "\n".join([f"{batch} samples of {steps.text} text tokens", *aligned(lines), *lost])
 
 
-def bars(steps: Sequence[Step], *, cuda: bool) -> list[Bar]:
-    """The bars of a HiDrop step: on a CPU layerwise limit and activations, on CUDA the paper's training speed-up."""
-    own = {one.label: one for one in steps}
-    if "hidrop" not in own:
+def bars(steps: Steps, *, cuda: bool) -> list[Bar]:
+    """The bars of a HiDrop step: on a CPU layerwise limit and activations, on CUDA the paper's training speed-up.
+
+    The paper trains with 16 samples per GPU, and a smaller batch leaves a GPU idle, so smaller ones have no bar there.
+    The steps with checkpointing count where vanilla does not fit into memory without.
+    """
+    own = {one.label: one for one in steps.measured}
+    if cuda and len(steps.text) < PAPER_BATCH:
         return []
-    hidrop, vanilla = own["hidrop"], own["vanilla"]
     if cuda:
-        return [Bar("hidrop's samples per second / vanilla's", hidrop.speed_up, least=1.7)]
+        pairs = [(f"hidrop{way}", f"vanilla{way}") for way in ("", CHECKPOINTED)]
+        label = next((hidrop for hidrop, vanilla in pairs if {hidrop, vanilla} <= set(own)), None)
+        what = f"batch {len(steps.text)}: {label}, samples per second / vanilla's"
+        return [] if label is None else [Bar(what, own[label].speed_up or 0.0, least=1.7)]
+    hidrop, vanilla = own["hidrop"], own["vanilla"]
     memory = hidrop.activation_bytes / vanilla.activation_bytes
     return [
         Bar("hidrop's step, part of the layerwise limit", hidrop.of_layerwise or 0.0, least=0.9),

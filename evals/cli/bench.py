@@ -119,11 +119,11 @@ def bench(options: BenchOptions) -> int:
 @dataclass(frozen=True, kw_only=True)
 class BenchTrainOptions(Options):
     geometry: Annotated[str, option("--geometry", "NAME", "Sizes of a known model.")] = GEOMETRY
-    text: Annotated[str, option("--text", "A,B", "Text tokens of each sample of the batch.")] = "60"
+    text: Annotated[str, option("--text", "A,B", "Text tokens of each sample of a batch.")] = "60"
     conversations: Annotated[
         Path | None, option("--conversations", "FILE", "Take text lengths from LLaVA's file (its quantiles).")
     ] = None
-    batch: Annotated[int, option("--batch", "N", "Samples, where --text is a single number.", min=1)] = 1
+    batch: Annotated[str, option("--batch", "A,B", "Batch sizes, where --text is a single number.")] = "1"
     repeats: Annotated[int, option("--repeats", "N", "Rounds that count.", min=1)] = 4
     warmup: Annotated[int, option("--warmup", "N", "Rounds before them.", min=1)] = 1
     dtype: Dtype = None
@@ -132,7 +132,7 @@ class BenchTrainOptions(Options):
     bars: Bars = False
 
 
-@COMMANDS.command("bench-train", example="--geometry llava-1.5-7b --batch 16")
+@COMMANDS.command("bench-train", example="--geometry llava-1.5-7b --batch 1,16")
 def bench_train(options: BenchTrainOptions) -> int:
     """Time training steps with fewer visual tokens.
 
@@ -150,20 +150,21 @@ def bench_train(options: BenchTrainOptions) -> int:
     device = pick_device(options.device)
     dtype = options.dtype or default_dtype(device)
     name, geometry = sized(options.geometry)
-    text = lengths_of(options.text, options.batch, options.conversations)
+    batches = integers("--batch", options.batch, "1,4")
+    texts = list(dict.fromkeys(lengths_of(options.text, batch, options.conversations) for batch in batches))
     hidrop = inference.methods(("hidrop",), 64, geometry)["hidrop"]
     reducers = {"vanilla": build("vanilla"), "pdrop": build("pdrop"), "hidrop": hidrop}
     kept = keep_memory() if device == "cpu" else False
-    options.say(f"{name}: {len(text)} samples of {text} text tokens, {dtype}\n")
-    steps = training.measure(
-        model := model_of(name, None, device, dtype), reducers, text, repeats=options.repeats, warmup=options.warmup
-    )
-    del model
-    facts = {"model": f"train-{name}", "device": device, "dtype": dtype, "text": list(text), "memory_kept": kept}
-    document = training.document(steps, **facts)
-    options.say(training.table(steps, len(text)) + "\n")
+    options.say(f"{name}, {dtype}\n")
+    model, found = model_of(name, None, device, dtype), []
+    for text in texts:
+        found.append(training.measure(model, reducers, text, repeats=options.repeats, warmup=options.warmup))
+        options.say(training.table(found[-1]) + "\n")
+    facts = {"model": f"train-{name}", "device": device, "dtype": dtype, "memory_kept": kept}
+    document = training.document(found, **facts)
     options.say(written(write(document, options.out)) + "\n")
-    bars = training.bars(steps, cuda=torch.device(device).type == "cuda") if options.bars else []
+    cuda = torch.device(device).type == "cuda"
+    bars = [bar for steps in found for bar in training.bars(steps, cuda=cuda)] if options.bars else []
     return judged(options, bars, document)
 
 

@@ -121,7 +121,7 @@ def test_a_file_of_bench_train_is_not_one_of_bench(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="attention is missing"):
         BENCH_FILE.read(training)
     (tmp_path / "bench.json").write_text(json.dumps(COMMITTED))
-    with pytest.raises(UserError, match="not a file of the command bench-train: kind is missing; text is missing"):
+    with pytest.raises(UserError, match="not a file of the command bench-train: kind is missing; rows"):
         TRAINING.read(tmp_path / "bench.json")
 
 

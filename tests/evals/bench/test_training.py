@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,8 +60,27 @@ def test_what_autograd_keeps_is_counted_once_and_without_the_weights(tiny_llava:
     assert bench_train.saved_bytes(Model(), {"x": x}) == 4 * 8 * 4
 
 
+def test_counting_what_autograd_keeps_frees_it_again(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Hooks(torch.autograd.graph.saved_tensors_hooks):
+        def __init__(self, pack: Any, unpack: Any) -> None:
+            def watched(tensor: torch.Tensor) -> torch.Tensor:
+                packed = pack(tensor)
+                made.append(weakref.ref(packed))
+                return packed
+
+            super().__init__(watched, unpack)
+
+    monkeypatch.setattr(torch.autograd.graph, "saved_tensors_hooks", Hooks)
+    assert bench_train.saved_bytes(loaded.model, bench_train.batch_of(loaded.model, (12,), 16)) > 0
+    gc.collect()
+    assert len(made) > 100 and not any(reference() is not None for reference in made)
+
+
 def test_steps_are_measured_with_and_without_checkpointing(loaded: Any) -> None:
-    steps = {one.label: one for one in bench_train.measure(loaded, METHODS, (12, 12), repeats=2, warmup=1)}
+    found = bench_train.measure(loaded, METHODS, (12, 12), repeats=2, warmup=1)
+    steps = {one.label: one for one in found.measured}
     assert list(steps) == ["vanilla", "hidrop", "vanilla (checkpointing)", "hidrop (checkpointing)"]
     vanilla, hidrop = steps["vanilla"], steps["hidrop"]
     assert vanilla.speed_up == vanilla.layerwise == vanilla.of_layerwise == 1
@@ -68,10 +90,32 @@ def test_steps_are_measured_with_and_without_checkpointing(loaded: Any) -> None:
     for name in ("vanilla", "hidrop"):
         assert steps[f"{name} (checkpointing)"].activation_bytes < steps[name].activation_bytes
     assert all(p.grad is None for p in loaded.model.parameters())
-    shown = bench_train.table(list(steps.values()), 2)
-    assert "hidrop (checkpointing)" in shown and "samples/s" in shown
-    (bar,) = bench_train.bars(list(steps.values()), cuda=True)
+    shown = bench_train.table(found)
+    assert "hidrop (checkpointing)" in shown and "samples/s" in shown and "memory" not in shown
+    assert not bench_train.bars(found, cuda=True)
+    (bar,) = bench_train.bars(replace(found, text=(12,) * 16), cuda=True)
     assert bar.value == hidrop.speed_up and bar.least == 1.7
+
+
+def test_a_step_without_room_is_named_and_the_others_are_measured(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = bench_train.step, list[int]()
+
+    def step(model: Any, inputs: Any) -> None:
+        asked.append(1)
+        if len(asked) == 1:  # the first step is vanilla's without checkpointing
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        real(model, inputs)
+
+    monkeypatch.setattr(bench_train, "step", step)
+    found = bench_train.measure(loaded, METHODS, (12,), repeats=2, warmup=1)
+    assert found.out_of_memory == ["vanilla"]
+    steps = {one.label: one for one in found.measured}
+    assert list(steps) == ["hidrop", "vanilla (checkpointing)", "hidrop (checkpointing)"]
+    assert steps["hidrop"].speed_up is None and steps["hidrop"].of_layerwise is None
+    assert steps["hidrop (checkpointing)"].speed_up
+    assert "vanilla: out of memory" in bench_train.table(found)
+    (bar,) = bench_train.bars(replace(found, text=(12,) * 16), cuda=True)
+    assert bar.value == steps["hidrop (checkpointing)"].speed_up and "checkpointing" in bar.what
 
 
 def test_activations_shrink_as_the_tokens_do(loaded: Any) -> None:
@@ -92,11 +136,19 @@ def test_the_command_writes_what_it_measured(
     monkeypatch.setattr(bench_command, "model_of", lambda *args: loaded)
     monkeypatch.setattr(bench_command, "sized", lambda name: ("tiny", loaded.geometry))
     monkeypatch.setattr("evals.bench.inference.methods", lambda *args: METHODS)
-    assert main(["bench-train", "--batch", "2", "--repeats", "1", "--out", str(tmp_path), "--json"]) == 0
+    assert main(["bench-train", "--batch", "1,2", "--repeats", "1", "--out", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     (path,) = tmp_path.iterdir()
     assert path.name.startswith("train-tiny-float32") and TRAINING.read(path) == document
-    assert document["text"] == [60, 60] and document["kind"] == "training"
+    assert [row["text"] for row in document["rows"]] == [[60]] * 6 + [[60, 60]] * 6
+    assert document["kind"] == "training" and document["out_of_memory"] == []
+
+
+def test_a_file_of_the_first_schema_is_read_with_the_text_of_its_only_batch() -> None:
+    (path,) = Path("results/bench").glob("train-*-amd-*.json")
+    document = json.loads(path.read_text())
+    assert document["schema"] == 1 and document["text"] == [60]
+    assert {tuple(row["text"]) for row in TRAINING.read(path)["rows"]} == {(60,)}
 
 
 def test_text_lengths_come_from_the_option_or_a_file_of_conversations(tmp_path: Path) -> None:
