@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,7 +167,9 @@ def _time_once(model: Any, way: Way, prompt: SyntheticRequest, vision: RecordedV
     # A graph would not use the replaced tower, so it gets the features themselves.
     given = vision if way.graphs else None
     with reduce(model, way.reducer, features=given, graphs=way.graphs) as reduction:
-        with replayed_vision(vision.answers) as left_out, _marked(reduction.decoder, clock, cuts):
+        # While a graph is captured nothing can be timed, and its replays make no cuts one could mark.
+        timed = nullcontext() if way.graphs else _marked(reduction.decoder, clock, cuts)
+        with replayed_vision(vision.answers) as left_out, timed:
             marks = [clock.start()]
             cache = model(**prompt.prefill_inputs()).past_key_values
             marks.append(clock.mark())

@@ -44,6 +44,10 @@ class CudaRecorder:
         if not torch.cuda.is_available():
             raise RuntimeError("CUDA graphs need a CUDA device, and torch sees none: leave `graphs` out")
         self._pool = torch.cuda.graph_pool_handle()
+        # torch gives a pool up with its last graph, and then refuses its handle: this graph stays as long as the pool.
+        self._anchor = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._anchor, pool=self._pool):
+            self._held = torch.zeros(1, device="cuda")
 
     def record(self, run: Run, inputs: Sequence[torch.Tensor]) -> Callable[[], Any]:
         stream = torch.cuda.Stream()

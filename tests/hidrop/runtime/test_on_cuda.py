@@ -9,12 +9,12 @@ import torch
 
 from hidrop.reducer import build
 from hidrop.runtime import forward, reduce
-from hidrop.runtime.cuda_graphs import Graphs
+from hidrop.runtime.cuda_graphs import CudaRecorder, Graphs
 from tests.baselines.test_every_method import reducer_of
 from tests.conftest import make_llava
 from tests.hidrop.runtime.test_cuda_graphs import ROWS, answers, batch
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -27,10 +27,17 @@ def test_cuda_graphs_answer_as_eager_does(row: str) -> None:
         torch.testing.assert_close(made[1], plain[1], atol=1e-3, rtol=1e-3)
 
 
+def test_a_recorder_outlives_its_graphs() -> None:
+    model, recorder = make_llava(kv_heads=2).cuda(), CudaRecorder()
+    inputs = {name: tensor.cuda() for name, tensor in batch((3, 18), (5, 9)).items()}
+    found = [answers(model, reducer_of("hidrop"), inputs, Graphs(recorder, bucket=4, room=8))[0] for _ in range(3)]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
 @pytest.mark.parametrize("captured", [False, True])
 def test_the_tower_beside_the_text_layers_races_with_nothing(captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bits a hundred times, and those of the serial order."""
-    model, reducer = make_llava(layers=8).cuda(), build("hidrop", dict(inject=5, filters=[6, 7], keep=[5, 2], exit=8))
+    model, reducer = make_llava(layers=8).cuda(), build("hidrop", dict(inject=5, filters=[5, 6], keep=[5, 2], exit=8))
     inputs = {name: tensor.cuda() for name, tensor in batch((3, 18), (5, 9)).items()}
 
     def run() -> torch.Tensor:
