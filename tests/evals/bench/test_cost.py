@@ -116,7 +116,7 @@ def test_another_file_is_refused_in_words(
 
 
 def test_a_file_of_bench_train_is_not_one_of_bench(tmp_path: Path) -> None:
-    training = next(Path("results/bench").glob("train-*.json"))
+    training = next(Path("results/bench").glob("train-*-amd-*.json"))
     assert len(TRAINING.read(training)["rows"]) == 6
     with pytest.raises(UserError, match="attention is missing"):
         BENCH_FILE.read(training)
