@@ -21,7 +21,8 @@ from evals.analysis import page as analysis_page
 from evals.report import figures, files, page, readme
 from evals.report.files import json_text
 from evals.store.folders import read_document
-from evals.store.journal import write_atomically
+from evals.store.lock import locked
+from hidrop.atomic_file import write_atomically
 from hidrop.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -50,13 +51,14 @@ def regenerate(root: Path, committed: Collection[str]) -> list[Path]:
 
 def _tables(folder: Path) -> list[Path]:
     """The tables of a matrix; figures and page only where they are committed, which is where they exist."""
-    document = read_document(folder)
-    written = files.write(document, folder)
-    if (folder / "figures").is_dir():
-        written += figures.write(document, folder / "figures")
-    if (folder / page.NAME).is_file():
-        written.append(page.write(document, folder))
-    return written
+    with locked(folder):
+        document = read_document(folder)
+        written = files.write(document, folder)
+        if (folder / "figures").is_dir():
+            written += figures.write(document, folder / "figures")
+        if (folder / page.NAME).is_file():
+            written.append(page.write(document, folder))
+        return written
 
 
 def _ablations(folder: Path) -> list[Path]:
@@ -67,10 +69,11 @@ def _ablations(folder: Path) -> list[Path]:
 
 def _analysis(folder: Path) -> list[Path]:
     document = analysis.ANALYSIS.read(folder / "analysis.json")
-    write_atomically(folder / "analysis.json", json_text(document) + "\n")
-    write_atomically(folder / "curves.csv", analysis.csv_text(document))
-    written = [folder / "analysis.json", folder / "curves.csv", analysis_page.write(document, folder)]
-    return written + analysis_figures.write(document, folder / "figures")
+    with locked(folder):
+        write_atomically(folder / "analysis.json", json_text(document) + "\n")
+        write_atomically(folder / "curves.csv", analysis.csv_text(document))
+        written = [folder / "analysis.json", folder / "curves.csv", analysis_page.write(document, folder)]
+        return written + analysis_figures.write(document, folder / "figures")
 
 
 def main() -> None:

@@ -35,8 +35,17 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 def provenance(device: str) -> dict[str, Any]:
     """What every file of results says of itself: on what it was made, with which versions and commit, and when."""
-    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"hardware": describe(device), "versions": versions(), "commit": commit(), "date": when}
+    return {**session(device), "date": now()}
+
+
+def session(device: str) -> dict[str, Any]:
+    """The provenance of all that this process makes on a device: provenance without the date."""
+    return {"hardware": describe(device), "versions": versions(), "commit": commit()}
+
+
+def now() -> str:
+    """The date and time in UTC, in seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str | None]:

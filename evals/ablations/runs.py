@@ -10,7 +10,7 @@ from typing import Any
 
 from evals.ablations.spec import Study
 from evals.matrix.method_fields import CHECKPOINT
-from evals.store.journal import locked
+from evals.store.lock import locked
 from hidrop.errors import UserError
 from hidrop.mini.training.recipe import Recipe
 

@@ -13,8 +13,9 @@ from evals.report.files import json_text
 from evals.report.tables import Entry, Sheet
 from evals.report.text import escape, markdown_table, plain_table
 from evals.report.units import MISSING, fixed
-from evals.store.journal import write_atomically
+from evals.store.lock import locked
 from evals.store.result_document import ResultDocument
+from hidrop.atomic_file import write_atomically
 
 NAME = "ablations"
 
@@ -102,6 +103,7 @@ def _reading(study: Study, record: AblationsDocument) -> list[str]:
 def write(study: Study, document: ResultDocument, record: AblationsDocument, out: Path) -> Sequence[Path]:
     """Write `ablations.json` and `ablations.md` into `out`; `record` is the result of `build` for the document."""
     paths = out / f"{NAME}.json", out / f"{NAME}.md"
-    write_atomically(paths[0], json_text(record) + "\n")
-    write_atomically(paths[1], markdown(study, document, record))
+    with locked(out):
+        write_atomically(paths[0], json_text(record) + "\n")
+        write_atomically(paths[1], markdown(study, document, record))
     return paths

@@ -11,7 +11,7 @@ from evals.report.page import ASSETS
 from evals.report.tables import Entry, Sheet
 from evals.report.text import plain_table
 from evals.report.units import MISSING
-from evals.store.journal import write_atomically
+from hidrop.atomic_file import write_atomically
 
 COLUMNS = {
     "visual": "intra_visual",

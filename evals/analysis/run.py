@@ -12,6 +12,7 @@ from evals.analysis.probe_settings import ProbeSettings
 from evals.analysis.task_curves import curves_of, heat, pooled
 from evals.run.engine import NUMERIC_VERSION
 from evals.store import journal
+from evals.store.lock import locked
 from evals.store.records import AnswerRecord
 from evals.tasks import PROTOCOL_VERSION, evaluation
 from evals.tasks.data import TaskSpec, data_digest
@@ -60,7 +61,7 @@ def probe(
 
     Raises UserError for a task with fewer than two samples that could be probed.
     """
-    with journal.locked(folder):
+    with locked(folder):
         parts = [_task(loaded, weights, asked, spec, probes, folder, workers, progress) for spec in asked.tasks]
     records = [record for _, part in parts for record in part]
     geometry = loaded.geometry

@@ -93,7 +93,8 @@ def analyze(options: AnalyzeOptions) -> int:
     from evals.matrix.validate import check, pick_device
     from evals.report.files import json_text
     from evals.run.engine import load, weights_digest
-    from evals.store.journal import write_atomically
+    from evals.store.lock import locked
+    from hidrop.atomic_file import write_atomically
     from hidrop.provenance import provenance
 
     name = model_name(options.model)
@@ -152,10 +153,11 @@ def analyze(options: AnalyzeOptions) -> int:
     result = document.build(found, suggestion, made)
     if options.search and suggestion.schedule:
         result["search"] = searched(options, matrix, suggestion.schedule, geometry, budget, out)
-    write_atomically(out / "analysis.json", json_text(result) + "\n")
-    write_atomically(out / "curves.csv", document.csv_text(result))
-    paths = [out / "analysis.json", out / "curves.csv", *figures.write(result, out / "figures")]
-    paths.append(page.write(result, out))
+    with locked(out):
+        write_atomically(out / "analysis.json", json_text(result) + "\n")
+        write_atomically(out / "curves.csv", document.csv_text(result))
+        paths = [out / "analysis.json", out / "curves.csv", *figures.write(result, out / "figures")]
+        paths.append(page.write(result, out))
     report(options, result, suggestion)
     options.say(written(*paths))
     options.document(result)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 COMMANDS = Group("Measure speed")
 GEOMETRY = "bench-400m"
 # No benchmark asks with less text.
+PATIENCE = 60.0  # seconds to wait for another process that writes into the same folder
 LEAST_TEXT = 8
 
 Dtype = Annotated[
@@ -261,12 +262,14 @@ def model_of(name: str, source: str | None, device: str, dtype: str, attention: 
 def write(document: Mapping[str, Any], out: Path) -> Path:
     """One file for a model, a type, compiled or not, and a machine: a later run on the same replaces it."""
     from evals.store import journal
+    from evals.store.lock import locked
+    from hidrop.atomic_file import write_atomically
 
     hardware = document["hardware"]
     machine = re.sub(r"[^a-z0-9]+", "-", str(hardware.get("gpu") or hardware["cpu"]).lower()).strip("-")
     cores = "" if hardware.get("gpu") else f"-{hardware['threads']}-threads"
     kind = f"{document['dtype']}-compiled" if document.get("compiled") else document["dtype"]
     path = out / f"{journal.slug(document['model'])}-{kind}-{machine}{cores}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    journal.write_atomically(path, json.dumps(document, indent=1) + "\n")
+    with locked(out, patience=PATIENCE):
+        write_atomically(path, json.dumps(document, indent=1) + "\n")
     return path

@@ -124,7 +124,7 @@ def doctor(options: DoctorOptions) -> int:
     """
     options.loading(f"{options.folder}: reading journals")
     from evals.store.doctor import examine
-    from evals.store.journal import locked
+    from evals.store.lock import locked
 
     found = examine(options.folder)
     for finding in found:

@@ -102,10 +102,14 @@ def run_matrix(options: MatrixOptions, *, retry: bool = False) -> int:
     report.show(document, options.stream)
     for failure in document["failed"]:
         where = "/".join(part for part in (failure["model"], failure["label"], failure["task"]) if part)
-        print(f"failed: {where}: {failure['error']} (traceback: {failure['traceback']})", file=sys.stderr)
-    options.say(written(*finished.written))
+        told = f" (traceback: {failure['traceback']})" if Path(failure["traceback"]).is_file() else ""
+        print(f"failed: {where}: {failure['error']}{told}", file=sys.stderr)
+    if finished.unwritten:
+        print(f"failed: the tables: {finished.unwritten}", file=sys.stderr)
+    else:
+        options.say(written(*finished.written))
     options.document(document)
-    return SOME_FAILED if document["failed"] else DONE
+    return SOME_FAILED if document["failed"] or finished.unwritten else DONE
 
 
 @COMMANDS.command("plan", example="paper --only fastv")

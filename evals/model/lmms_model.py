@@ -33,7 +33,7 @@ from evals.model.requests import (
 )
 from evals.store.kept_tokens import cuts_of
 from evals.tasks.protocol import protocol as protocol_called
-from hidrop.errors import UserError
+from hidrop.errors import UserError, without_addresses
 from hidrop.runtime.generation import new_tokens
 
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ class HidropLlava(lmms):
             if isinstance(prompt, TokenizedPrompt):
                 by_images.setdefault(prompt.images, []).append(prompt)
                 continue
+            prompt = without_addresses(prompt)
             answers[request.place] = GenerationResult("")
             if not request.padding and request.key not in self._done:
                 self.failures[request.key] = prompt

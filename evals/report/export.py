@@ -8,6 +8,7 @@ from pathlib import Path
 from evals.report.text import markdown
 from evals.store.folders import read_document, samples_of
 from evals.store.result_document import ResultDocument
+from hidrop.atomic_file import make_folder, replacing, write_atomically
 from hidrop.errors import UserError
 
 # The fields of a sample's answer and of its score, in the order of the exported columns.
@@ -35,15 +36,17 @@ def export(folder: Path, target: Path, *, card: bool) -> list[Path]:
             rows.append({**names, **values})
     if not rows:
         raise UserError(f"{folder}: no finished journals in samples/. Run the matrix first; finished cells are skipped")
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     paths = [target / "samples.parquet", target / "cells.parquet"]
-    parquet.write_table(arrow.Table.from_pylist(rows), paths[0])
+    with replacing(paths[0]) as file:
+        parquet.write_table(arrow.Table.from_pylist(rows), file)
     flat = [{k: v if isinstance(v, (str, int, float, type(None))) else json.dumps(v) for k, v in cell.items()}
             for cell in document["cells"]]  # fmt: skip
-    parquet.write_table(arrow.Table.from_pylist(flat), paths[1])
+    with replacing(paths[1]) as file:
+        parquet.write_table(arrow.Table.from_pylist(flat), file)
     if card:
         paths.append(target / "README.md")
-        paths[2].write_text(_card(document), encoding="utf-8")
+        write_atomically(paths[2], _card(document))
     return paths
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hidrop.atomic_file import make_folder, replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -32,12 +34,13 @@ METADATA: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}
 
 def saved(figures: Iterable[tuple[str, Figure]], folder: Path) -> list[Path]:
     """Save each (name, figure) into `folder` in every file type of METADATA; return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = []
     for name, figure in figures:
         for kind, metadata in METADATA.items():
             path = folder / f"{name}.{kind}"
-            figure.savefig(path, bbox_inches="tight", metadata=metadata)
+            with replacing(path) as file:
+                figure.savefig(file, format=kind, bbox_inches="tight", metadata=metadata)
             paths.append(path)
     return paths
 

@@ -14,28 +14,23 @@ from evals.report.columns import CsvValue, columns_of
 from evals.report.latex import latex
 from evals.report.rows import TableRow, rows_of, tasks_of
 from evals.report.text import markdown
-from evals.store.journal import write_atomically
+from evals.store.lock import locked
 from evals.store.result_document import ResultDocument
-from hidrop.errors import UserError
+from hidrop.atomic_file import write_atomically
 
 
 def write(document: ResultDocument, out: Path) -> list[Path]:
     """Write leaderboard.md, .csv, .tex and .json into `out`, which is created if missing; return their paths.
 
-    Each file is written atomically: a reader sees the old file or the new one. Raises UserError if the folder is not
-    writable.
+    Each file is written atomically, under the folder's lock: a reader sees the old file or the new one. Raises
+    UserError if another process works in the folder, CannotWrite if it is not writable.
     """
     texts = {"md": markdown(document), "csv": csv_text(document), "tex": latex(document), "json": json_text(document)}
-    paths = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for suffix, text in texts.items():
-            path = out / f"leaderboard.{suffix}"
-            write_atomically(path, text)
-            paths.append(path)
-    except OSError as error:
-        raise UserError(f"{out}: cannot write the results there: {error.strerror}. Choose another --out") from error
-    return paths
+    paths = {suffix: out / f"leaderboard.{suffix}" for suffix in texts}
+    with locked(out):
+        for suffix, path in paths.items():
+            write_atomically(path, texts[suffix])
+    return list(paths.values())
 
 
 def json_text(document: Mapping[str, Any], indent: int | None = 1) -> str:

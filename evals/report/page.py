@@ -20,8 +20,8 @@ from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.report.tables import main_sheets
 from evals.report.text import sheets_of
-from evals.store.journal import write_atomically
 from evals.store.result_document import ResultDocument, cell_key
+from hidrop.atomic_file import write_atomically
 
 NAME = "report.html"
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)

@@ -8,22 +8,31 @@ from pathlib import Path
 
 from evals.matrix.schema import Cell
 from evals.store.journal import slug
-from hidrop.errors import UserError
+from hidrop.errors import CannotWrite, UserError, without_addresses
 from hidrop.program import program
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An error: one line for the table, and the traceback for its own file."""
+    """An error: one line for the table, and the traceback for its own file ("" if the cell was not run at all).
+
+    ends_run: no later cell can be stored either, as on a full disk.
+    """
 
     reason: str
     traceback: str
+    ends_run: bool = False
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
         first = next(iter(str(error).splitlines()), "")
         reason = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
-        return cls(reason, "".join(traceback.format_exception(error)))
+        text = "".join(traceback.format_exception(error))
+        return cls(without_addresses(reason), text, isinstance(error, CannotWrite))
+
+    def of_the_rest(self) -> Failure:
+        """The failure of a cell that was not run because of this one."""
+        return Failure(f"not run: {self.reason.removeprefix('not run: ')}", "", True)
 
 
 def failure_file(out: Path, key: str) -> Path:

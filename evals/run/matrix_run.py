@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -11,8 +12,10 @@ import yaml
 
 from evals.matrix.schema import Cell, Matrix, load_matrix
 from evals.matrix.validate import pick_device
+from evals.store.lock import locked
 from evals.store.result_document import ResultDocument
-from hidrop.errors import UserError
+from hidrop.atomic_file import write_atomically
+from hidrop.errors import CannotWrite, UserError
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,21 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Finished:
-    """The result document of a finished run, and the files written from it."""
+    """The result document of a finished run, and the files written from it.
+
+    unwritten: why the tables could not be written; None if they were.
+    """
 
     document: ResultDocument
     written: list[Path]
+    unwritten: str | None = None
 
 
 def run_matrix(options: RunOptions) -> Finished | None:
     """Run a matrix and write its tables. None in all but the first of several processes.
 
-    Raises UserError for anything that the user has to change, before any expensive work.
+    The tables are written under the lock of the run, so that no other run can come between. Raises UserError for
+    anything that the user has to change, before any expensive work.
     """
     from rich.console import Console
 
@@ -88,7 +96,11 @@ def run_matrix(options: RunOptions) -> Finished | None:
     others = [cell for cell in matrix.cells() if cell.key not in asked]
     rows |= resolve(matrix, others)[0]  # problems of cells that this run does not need are ignored
     console = Console(file=options.stream or sys.stdout, quiet=options.quiet or not processes.main)
-    with Progress(console, len(cells), {cell.key: cell.samples for cell in cells}) as progress, gently() as pause:
+    with ExitStack() as stack:
+        if processes.main:
+            stack.enter_context(locked(out))
+        progress = stack.enter_context(Progress(console, len(cells), {cell.key: cell.samples for cell in cells}))
+        pause = stack.enter_context(gently())
         document = runner.run(
             matrix,
             cells,
@@ -102,16 +114,19 @@ def run_matrix(options: RunOptions) -> Finished | None:
             force=options.force,
             pause=pause,
         )
-    if not processes.main:
-        return None
-    if options.command:
-        document["command"] = options.command
-    return Finished(document, report.write(document, out))
+        if not processes.main:
+            return None
+        if options.command:
+            document["command"] = options.command
+        try:
+            return Finished(document, report.write(document, out))
+        except CannotWrite as error:
+            return Finished(document, [], str(error))
 
 
 def write_matrix(content: dict[str, Any], out: Path) -> Path:
     """Write a matrix that a command has composed to matrix.yaml in its results folder. Returns the file."""
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "matrix.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    with locked(out):
+        write_atomically(path, yaml.safe_dump(content, sort_keys=False))
     return path

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ from evals.run.failures import Failure, failure_file
 from evals.run.processes import ALONE, Processes
 from evals.run.progress import Progress
 from evals.run.timings import Timings
-from evals.store import document, journal
+from evals.store import document, journal, recomputed
 from evals.store.journal import Journal
+from evals.store.lock import locked
 from evals.store.result_document import CellEntry, FailureEntry, ProfileEntry, ResultDocument
 from evals.tasks.protocol import PROTOCOL_VERSION, decoding
+from hidrop import provenance
+from hidrop.atomic_file import make_folder, write_atomically
+from hidrop.errors import CannotWrite, UserError
 
 
 def run(
@@ -44,10 +49,11 @@ def run(
     Cells and samples that an earlier run finished with the same identity do not run again. `others` are cells that were
     not asked for: the document has them if an earlier run finished them. Each of several `processes` calls this, and
     the document of the first one is complete. `force`: run finished cells again. `pause` is called between batches,
-    cells and models, and may raise KeyboardInterrupt. Raises UserError if another process works in `out`.
+    cells and models, and may raise KeyboardInterrupt. Raises UserError if another process works in `out`. Once a file
+    cannot be written (a full disk), the cells that are left are not run, and fail with the reason.
     """
     cells, others = list(cells), list(others)
-    with journal.locked(out) if processes.main else contextlib.nullcontext():
+    with locked(out) if processes.main else contextlib.nullcontext():
         processes.wait()  # until the first process has locked the folder
         work = MatrixRunner(matrix, rows, out, device, engine, progress, processes, pause)
         for model in matrix.models:
@@ -63,6 +69,8 @@ def run(
 
 class MatrixRunner:
     """A run of a matrix, model by model. The first process collects `done`, `profiles` and `failed`.
+
+    ended: the failure after which nothing more can be stored, if any.
 
     Each of several processes answers its part of the batches of a model's cells. Then the first one scores them.
     """
@@ -84,6 +92,7 @@ class MatrixRunner:
         self.profiles: list[ProfileEntry] = []
         self.failed: list[FailureEntry] = []
         self.scores: document.CellScores = {}
+        self.ended: Failure | None = None
 
     def begin_anew(self, cells: list[Cell]) -> None:
         """Move existing journals of `cells` of one model to samples/replaced/, and forget its timings."""
@@ -106,36 +115,48 @@ class MatrixRunner:
             except Exception as error:
                 failures[cell.key] = Failure.of(error)
         pending = [cell for cell in cells if cell.key in journals and journals[cell.key].result is None]
-        others = [cell for cell in others if cell.key in journals and journals[cell.key].result is not None]
         timed = [cell for cell in cells if cell.key in journals] if self.matrix.profile and self.processes.main else []
         loaded: Any = None
-        if pending or (timed and self._timings(timed, weights).missing):
-            self.progress.model(cells[0].model)
-            try:
-                loaded = self.engine.load(cells[0], self.device)
-            except Exception as error:
-                failures |= {cell.key: Failure.of(error) for cell in pending}
+        if self.ended:
+            failures |= {cell.key: self.ended.of_the_rest() for cell in pending}
+        elif pending or (timed and self._timings(timed, weights).missing):
+            loaded, failed = self._load(cells[0])
+            if failed:
+                failures |= {cell.key: failed for cell in pending}
                 if timed and not pending:
-                    self._fail_timing(self._timings(timed, weights), Failure.of(error))
+                    self._fail_timing(self._timings(timed, weights), failed)
         if self.processes.count > 1:
             failures |= self._share(pending if loaded is not None else [], weights, loaded)
             for found in self.processes.gather(failures):
                 failures = {**found, **failures}
+            self._end(*failures.values())
             if self.processes.main:
                 journals |= {cell.key: self._journal(cell, weights) for cell in pending}
         if self.processes.main:
             self._finish(cells, journals, weights, loaded, failures)
-            self.done += [self._entry(cell, journals[cell.key]) for cell in others]
+            others = [cell for cell in others if self._other(cell, journals.get(cell.key), weights, failures)]
             labels = {cell.label: cell for cell in cells + others if cell.key in journals}
             if labels and self.matrix.profile is not None:
                 self.profiles += self._timings(list(labels.values()), weights).rows()
         del loaded
         self.engine.release()
 
+    def _load(self, cell: Cell) -> tuple[Any, Failure | None]:
+        """The cell's model, or why it cannot be loaded."""
+        self.progress.model(cell.model)
+        try:
+            return self.engine.load(cell, self.device), None
+        except Exception as error:
+            return None, Failure.of(error)
+
     def _share(self, cells: list[Cell], weights: str, loaded: Any) -> dict[str, Failure]:
         """Answer this process's batches of each cell. Returns the failures by cell."""
-        failures = {}
+        failures: dict[str, Failure] = {}
         for place, cell in enumerate(cells):
+            if self.ended:
+                failures[cell.key] = self.ended.of_the_rest()
+                continue
+
             # The offset gives cells of only one or two batches to different processes.
             def mine(batch: int, place: int = place) -> bool:
                 return self.processes.mine(batch + place)
@@ -145,7 +166,12 @@ class MatrixRunner:
                     self.engine.ask(self._model(cell, log, loaded, mine), cell)
                 except Exception as error:
                     failures[cell.key] = Failure.of(error)
+                    self._end(failures[cell.key])
         return failures
+
+    def _end(self, *failures: Failure) -> None:
+        """Run nothing more if one of the failures ends the run."""
+        self.ended = self.ended or next((failure for failure in failures if failure.ends_run), None)
 
     def _finish(
         self,
@@ -160,10 +186,12 @@ class MatrixRunner:
         for cell in cells:
             if cell.key in failures:
                 self._fail(cell, failures[cell.key])
+            elif self.ended and journals[cell.key].result is None:
+                self._fail(cell, self.ended.of_the_rest())
             # A method that could not answer is not timed: its failure would end the other methods' timings.
             elif self._cell(cell, journals[cell.key], loaded):
                 done.append(cell)
-        if self.matrix.profile is not None and done and loaded is not None:
+        if self.matrix.profile is not None and done and loaded is not None and not self.ended:
             self._time(self._timings(done, weights), loaded)
 
     def _time(self, timings: Timings, loaded: Any) -> None:
@@ -206,13 +234,37 @@ class MatrixRunner:
     def _journal(self, cell: Cell, weights: str, part: str | None = None) -> Journal:
         """Raises UserError for a file that is damaged."""
         identity = self._identity(cell, weights)
-        return Journal(journal.place(self.out, cell.key, journal.identity_hash(identity)), identity, part)
+        return Journal(journal.place(self.out, cell.key, journal.identity_hash(identity)), identity, part, self._made)
+
+    def _made(self) -> dict[str, Any]:
+        """The provenance of what is answered now. It is no part of a cell's identity."""
+        return {**self._session, "date": provenance.now()}
+
+    @cached_property
+    def _session(self) -> dict[str, Any]:
+        return provenance.session(self.device)
+
+    def _other(self, cell: Cell, log: Journal | None, weights: str, failures: Mapping[str, Failure]) -> bool:
+        """Add a cell that was not asked for to the document if it is finished. A damaged journal is a failure."""
+        try:
+            if log is not None and log.result is not None:
+                self.done.append(self._entry(cell, log))
+                return True
+            if weights and cell.key in failures:  # without weights it is not known which journal is the cell's
+                self._fail(cell, failures[cell.key])
+        except UserError as error:
+            self._fail(cell, Failure.of(error))
+        return False
 
     def _entry(self, cell: Cell, log: Journal) -> CellEntry:
+        """Raises UserError for a result that the cell's scores do not give."""
         assert log.result is not None
+        log.check()
         self.scores[cell.model, cell.label, cell.task] = log.scores
         row = self.rows[cell.model, cell.label]
-        return document.cell_entry(cell, row, log.result, self.matrix.text_tokens, log.id)
+        entry = document.cell_entry(cell, row, log.result, self.matrix.text_tokens, log.id)
+        entry["provenance"] = document.sessions(log.provenance)
+        return entry
 
     def _cell(self, cell: Cell, log: Journal, loaded: Any) -> bool:
         """Run one cell unless it is finished, and add it to the document. False if it failed."""
@@ -233,19 +285,17 @@ class MatrixRunner:
     def _answer(self, cell: Cell, log: Journal, loaded: Any) -> None:
         """Answer the samples that are not answered yet, and score all samples."""
         result = self.engine.evaluate(self._model(cell, log, loaded, ALONE.mine), cell)
+        scores = [{k: v for k, v in sample.items() if k != "answer"} for sample in result.samples]
+        counted = recomputed.facts(log.answers.values(), {sample["doc_id"] for sample in scores})
+        assert (counted["n"], counted["n_failed"]) == (result.n, result.n_failed)
         log.finish(
-            [{k: v for k, v in sample.items() if k != "answer"} for sample in result.samples],
+            scores,
             {
                 "metric": result.metric,
                 "value": result.value,
                 "extra": result.extra,
-                "n": result.n,
-                "n_failed": result.n_failed,
-                "n_empty": sum(not sample["answer"] and not sample["error"] for sample in log.answers.values()),
-                "n_distinct": len({sample["answer"] for sample in log.answers.values()}),
-                "prompts": document.prompt_groups(log.answers.values()),
+                **counted,
                 "dtype": str(loaded.model.dtype).removeprefix("torch."),
-                "seconds": round(sum(r["milliseconds"] for r in log.answers.values()) / 1000, 3),
             },
         )
 
@@ -273,9 +323,10 @@ class MatrixRunner:
     def _note(self, key: str, rows: Iterable[MatrixRow], task: str | None, failure: Failure) -> None:
         """Add a failure to the document, and write its traceback to a file. Without a task it is a timing's."""
         path = self._failure_file(key)
-        with contextlib.suppress(OSError):  # the failure may be a full disk
-            path.parent.mkdir(parents=True, exist_ok=True)
-            journal.write_atomically(path, failure.traceback)
+        self._end(failure)
+        with contextlib.suppress(CannotWrite):  # the failure may be a full disk
+            make_folder(path.parent)
+            write_atomically(path, failure.traceback or f"{failure.reason}\n")
         for row in rows:
             names = document.row_entry(row)
             self.failed.append({**names, "task": task, "error": failure.reason, "traceback": str(path)})

@@ -15,6 +15,7 @@ from evals.run.engine import Engine
 from evals.store import journal
 from evals.store.result_document import ProfileEntry
 from evals.store.timings_document import SCHEMA, TIMINGS, StoredTiming, TimingsDocument
+from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.errors import UserError
 
 
@@ -89,6 +90,6 @@ class Timings:
         self._write()
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         content: TimingsDocument = {"schema": SCHEMA, "methods": self.stored}
-        journal.write_atomically(self.path, json.dumps(content, indent=1) + "\n")
+        write_atomically(self.path, json.dumps(content, indent=1) + "\n")

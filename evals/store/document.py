@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Cell, Matrix
-from evals.store.records import AnswerRecord, PromptGroup, ResultRecord, ScoreRecord
+from evals.store.records import PromptGroup, ProvenanceRecord, ResultRecord, ScoreRecord
 from evals.store.result_document import (
     SCHEMA,
     CellEntry,
     CellStats,
     FailureEntry,
+    Hardware,
     ProfileEntry,
+    Provenance,
     ResultDocument,
     RowEntry,
     cell_key,
 )
 from hidrop.numerics import element_bytes
 from hidrop.plan import TokenPlan
+from hidrop.provenance import PACKAGES
 
 # The scores of a cell's samples, by model, label and task.
 CellScores = dict[tuple[str, str, str], list[ScoreRecord]]
-
-
-def prompt_groups(answers: Iterable[AnswerRecord]) -> list[PromptGroup]:
-    """The prompts of all answered samples, grouped by their numbers of tokens."""
-    kinds = Counter(
-        (a["prompt_tokens"] - a["visual_tokens"], a["visual_tokens"], _tuple(a.get("entering")))
-        for a in answers
-        if a["error"] is None
-    )
-    order = sorted(kinds.items(), key=lambda item: (item[0][:2], item[0][2] or ()))
-    return [
-        {"text": text, "visual": visual, "entering": None if entering is None else list(entering), "count": count}
-        for (text, visual, entering), count in order
-    ]
-
-
-def _tuple(entering: Iterable[int] | None) -> tuple[int, ...] | None:
-    return None if entering is None else tuple(entering)
 
 
 def _plan(prompts: PromptGroup, row: MatrixRow) -> TokenPlan:
@@ -94,6 +78,25 @@ def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: in
         "id": id,
         "base": None,
     }
+
+
+def sessions(made: Iterable[ProvenanceRecord]) -> list[Provenance]:
+    """Where and with what a cell was answered, one entry for each session, in the order of a document's fields."""
+    return [
+        {
+            "hardware": cast("Hardware", _ordered(one["hardware"], list(Hardware.__annotations__))),
+            "versions": _ordered(one["versions"], ["python", *PACKAGES]),
+            "commit": one["commit"],
+            "date": one["date"],
+        }
+        for one in made
+    ]
+
+
+def _ordered(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The values with these names first; a journal stores them sorted."""
+    first = {name: values[name] for name in names if name in values}
+    return {**first, **{name: value for name, value in values.items() if name not in first}}
 
 
 def warnings(result: ResultRecord) -> list[str]:

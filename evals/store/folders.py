@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
+from evals.store import lock, recomputed
 from evals.store.journal import Lines, place
-from evals.store.records import ScoredAnswer
+from evals.store.records import ResultRecord, ScoredAnswer
 from evals.store.result_document import RESULTS, CellEntry, ResultDocument, cell_key
 from hidrop.errors import UserError
 
+DOCUMENT = "leaderboard.json"
 BLOCK = 1 << 16  # bytes
 
 
@@ -22,11 +24,11 @@ def read_document(place: str | Path) -> ResultDocument:
     text = str(place)
     if not Path(text).exists() and ":" in text:
         return RESULTS.parsed(_of_commit(*text.split(":", 1)), text)
-    return RESULTS.read(Path(text) / "leaderboard.json")
+    return RESULTS.read(Path(text) / DOCUMENT)
 
 
 def _of_commit(revision: str, folder: str) -> str:
-    name = f"{revision}:{folder.rstrip('/')}/leaderboard.json"
+    name = f"{revision}:{folder.rstrip('/')}/{DOCUMENT}"
     done = subprocess.run(["git", "show", name], capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{name}: git cannot show it: {done.stderr.strip()}")
@@ -36,15 +38,51 @@ def _of_commit(revision: str, folder: str) -> str:
 def samples_of(folder: Path, cell: CellEntry) -> list[ScoredAnswer] | None:
     """Answer and score of each sample of a finished cell, in the order of doc_id; None if its journal is missing.
 
-    Raises UserError for a damaged journal.
+    Raises UserError for a damaged journal, for a result that its scores do not give, and if the cell of the document
+    says something else.
     """
-    path = place(folder, cell_key(cell), str(cell["id"]))
-    if not path.exists():
+    lines = _journal_of(folder, cell)
+    if lines is None or lines.result is None:
         return None
-    lines = Lines.of(path)
+    if problem := _difference(cell, lines.result):
+        raise UserError(f"{folder / DOCUMENT}: {problem} ({lines.path}). {RESULTS.remedy}")
     answers, scores = lines.answers, {record["doc_id"]: record for record in lines.scores}
     merged = [{**answers[doc_id], **scores[doc_id]} for doc_id in sorted(scores) if doc_id in answers]
     return cast("list[ScoredAnswer]", merged)
+
+
+def contradiction_with(folder: Path, document: ResultDocument, without: Collection[Path] = ()) -> str | None:
+    """The first cell of a document whose journal, if it is there, gives another result, in words.
+
+    without: journals to skip. Raises UserError for a damaged one.
+    """
+    for cell in document["cells"]:
+        lines = None if _path_of(folder, cell) in without else _journal_of(folder, cell)
+        if lines and lines.result and (problem := _difference(cell, lines.result)):
+            return f"{problem} ({lines.path})"
+    return None
+
+
+def _path_of(folder: Path, cell: CellEntry) -> Path:
+    return place(folder, cell_key(cell), str(cell["id"]))
+
+
+def _journal_of(folder: Path, cell: CellEntry) -> Lines | None:
+    path = _path_of(folder, cell)
+    if not path.exists():
+        return None
+    lines = Lines.of(path)
+    recomputed.check(path, lines.header["identity"], lines.records)
+    return lines
+
+
+def _difference(cell: CellEntry, result: ResultRecord) -> str | None:
+    """What a cell of a document says and its journal does not, in words."""
+    names: tuple[Literal["metric", "value", "n", "n_failed"], ...] = ("metric", "value", "n", "n_failed")
+    for name in names:
+        if cell[name] != result[name]:
+            return f"{cell_key(cell)}: {name} is {cell[name]}, but the cell's journal says {result[name]}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -71,7 +109,7 @@ HEADINGS = ("folder", "matrix", "written", "done", "begun", "failed", "hardware"
 def states(base: Path) -> Iterator[State]:
     """Every results folder at or below `base`, not deeper than two levels."""
     for folder in sorted({base, *base.glob("*"), *base.glob("*/*")}):
-        if (folder / "samples").is_dir() or (folder / "leaderboard.json").is_file():
+        if (folder / "samples").is_dir() or (folder / DOCUMENT).is_file():
             yield _state(folder)
 
 
@@ -84,7 +122,7 @@ def _state(folder: Path) -> State:
     try:
         document = read_document(folder)
     except UserError:  # no document yet, or a damaged one, which `doctor` reports
-        return State(folder, "-", "-", len(done), begun, failed, "-", _holder(folder))
+        return State(folder, "-", "-", len(done), begun, failed, "-", lock.holder(folder) or "-")
     hardware = document["hardware"]
     return State(
         folder,
@@ -94,7 +132,7 @@ def _state(folder: Path) -> State:
         begun,
         failed,
         hardware.get("gpu") or hardware["cpu"],
-        _holder(folder),
+        lock.holder(folder) or "-",
     )
 
 
@@ -117,10 +155,3 @@ def last_line(path: Path) -> bytes:
             found = file.read(size) + found
     *whole, _torn = found.split(b"\n")
     return whole[-1] if whole else b""
-
-
-def _holder(folder: Path) -> str:
-    try:
-        return (folder / ".lock").read_text(encoding="utf-8").strip() or "-"
-    except OSError:
-        return "-"

@@ -1,41 +1,44 @@
-"""The journals of a run (one append-only JSON-lines file per cell), and the lock on its folder.
+"""The journals of a run: one append-only JSON-lines file per cell. Who writes to one holds the folder's lock.
 
-The first line of a journal is its header {"schema": 2, "kind": "cell", "id", "identity"}. Next, in the order of their
-creation, are {"kind": "answer", "doc_id", ...} for each sample, then {"kind": "score", "doc_id", ...} for each sample
-of a scored task, and {"kind": "result", ...} as the last line of a finished cell. `evals.store.records` has the types.
-The next writer cuts off an incomplete last line (the machine went down while it was written). Damage in any other line
-is an error.
+The first line of a journal is its header {"schema": 3, "kind": "cell", "id", "identity"}. Next come, in the order of
+their creation, {"kind": "provenance", ...} for each session that answers samples, {"kind": "answer", "doc_id", ...} for
+each sample, then {"kind": "score", "doc_id", ...} for each sample of a scored task, and {"kind": "result", ...} as the
+last line of a finished cell. `evals.store.records` has the types, `evals.store.sealed_lines` the checksums of a line.
+The next writer cuts off an incomplete last line (the machine went down while it was written). Any other damage is an
+error.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import re
-import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from evals.store import records
-from evals.store.records import AnswerRecord, CellHeader, ResultRecord, SampleRecord, ScoreRecord
-from hidrop.errors import UserError
+from evals.store import recomputed, records, sealed_lines
+from evals.store.records import (
+    AnswerRecord,
+    CellHeader,
+    ProvenanceRecord,
+    ResultRecord,
+    SampleRecord,
+    ScoreRecord,
+)
+from evals.store.sealed_lines import (
+    SCHEMA,
+    Content,
+    canonical,
+    content_of,
+    header_record,
+    identity_hash,
+    sealed,
+)
+from hidrop.atomic_file import sync_folder, write_atomically
+from hidrop.errors import CannotWrite, UserError
 from hidrop.program import program
-
-SCHEMA = 2
-
-
-def canonical(value: Any) -> str:
-    """JSON with one spelling: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def identity_hash(identity: Mapping[str, Any]) -> str:
-    """sha256 of everything that changes a cell's numbers. Cells with different hashes are different cells."""
-    return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
 def header_of(path: Path) -> CellHeader:
@@ -43,7 +46,7 @@ def header_of(path: Path) -> CellHeader:
     with path.open("rb") as file:
         first = file.readline()
     try:
-        return records.header(first)
+        return sealed_lines.header_of(first.removesuffix(b"\n"))
     except ValueError:
         raise UserError(f"{path}: not a run's journal, or its first line is damaged") from None
 
@@ -58,13 +61,13 @@ class Lines:
 
     def __init__(self, path: Path, identity: dict[str, Any]):
         self.path = path
-        self.id = identity_hash(identity)
-        self.header: CellHeader = {"schema": SCHEMA, "kind": "cell", "id": self.id, "identity": identity}
+        self.header: CellHeader = header_record(identity)
+        self.id = self.header["id"]
         self.records: list[SampleRecord] = []
         self._file: Any = None
-        self._good_bytes = 0
+        self._good_bytes, self._link = 0, ""
         if path.exists():
-            self._read()
+            self._take(content_of(path.read_bytes()))
 
     @property
     def answers(self) -> dict[int, AnswerRecord]:
@@ -76,23 +79,28 @@ class Lines:
         return [record for record in self.records if record["kind"] == "score"]
 
     @property
+    def provenance(self) -> list[ProvenanceRecord]:
+        """One record for each session that answered samples."""
+        return [record for record in self.records if record["kind"] == "provenance"]
+
+    @property
     def result(self) -> ResultRecord | None:
         """The result of a finished cell."""
         return next((record for record in self.records if record["kind"] == "result"), None)
 
-    def _read(self) -> None:
-        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
-            try:
-                record = records.header(line) if number == 1 else records.sample(line)
-            except ValueError as error:
-                raise self._damaged(f"line {number} is damaged ({error})") from None
-            if record["kind"] == "cell":
-                self._check_header(record)
-            else:
-                self.records.append(record)
-            self._good_bytes += len(line) + 1
-        if problem := records.unfinished(self.records):
+    def _take(self, content: Content) -> None:
+        """Take over what a file holds. Raises UserError for damage, and for a file of another cell or schema."""
+        if content.problem:
+            raise self._damaged(content.problem)
+        if content.header is not None:
+            self._check_header(content.header)
+        for line in content.lines:
+            if line.problem or line.record is None:
+                raise self._damaged(str(line.problem))
+            self.records.append(line.record)
+        if problem := content.torn or records.contradiction(self.records):
             raise self._damaged(problem)
+        self._good_bytes, self._link = content.size, content.link
 
     def _damaged(self, problem: str) -> UserError:
         way = f"`{program()} doctor` repairs it; without the file the cell runs again"
@@ -114,38 +122,45 @@ class Lines:
     def append(self, *made: Mapping[str, Any]) -> None:
         """Write the records and fsync, so that they survive a crash of the process or the machine.
 
-        Raises ValueError, before anything is written, for a record that the reader would refuse.
+        Raises CannotWrite when the disk is full or gone; the records so far are kept. Raises ValueError, before
+        anything is written, for a record that the reader would refuse.
         """
-        lines = [canonical(records.checked(record)) for record in made]
-        text = "".join(line + "\n" for line in lines)
+        checked = [records.checked(record) for record in made]
+        data, link = sealed(checked if self._link else (self.header, *checked), self.id, self._link)
+        try:
+            self._open()
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+            if not self._link:
+                sync_folder(self.path.parent)
+        except OSError as error:  # the disk is full or disconnected: remove the incomplete record
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self._good_bytes)
+                self.close()
+            raise CannotWrite(
+                f"{self.path}: cannot be written ({error.strerror}). Its records so far are kept"
+            ) from None
+        self._good_bytes, self._link = self._good_bytes + len(data), link
+        self.records += cast("tuple[SampleRecord, ...]", made)
+
+    def _open(self) -> None:
+        """Open the file for appending, and cut off an incomplete last line."""
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Without a buffer, because a buffer would write failed data again when the file is closed.
             self._file = self.path.open("ab", buffering=0)
             self._file.truncate(self._good_bytes)
-            if self._good_bytes == 0:
-                text = canonical(self.header) + "\n" + text
-        data = text.encode()
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:  # the disk is full or disconnected: remove the incomplete record
-            with contextlib.suppress(OSError):
-                self._file.truncate(self._good_bytes)
-            self.close()
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}). Its records so far are kept") from None
-        self._good_bytes += len(data)
-        self.records += cast("tuple[SampleRecord, ...]", made)
 
     def replace(self, made: Iterable[SampleRecord]) -> None:
         """Replace all records of the file with these, in one step."""
         self.close()
-        self.records = list(made)
-        text = "".join(canonical(record) + "\n" for record in (self.header, *self.records))
-        write_atomically(self.path, text)
-        self._good_bytes = len(text.encode())
+        made = list(made)
+        data, link = sealed((self.header, *made), self.id)
+        write_atomically(self.path, data)
+        self.records, self._good_bytes, self._link = made, len(data), link
 
     def close(self) -> None:
         if self._file is not None:
@@ -162,7 +177,14 @@ class Journal:
     process that finishes the cell joins these files, in the order in which a single process would have written them.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any], part: str | None = None):
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        part: str | None = None,
+        made: Callable[[], Mapping[str, Any]] | None = None,
+    ):
+        """`made`: the provenance of this session (`hidrop.provenance`), which is written before its first answer."""
         self.path = path
         whole = Lines(path, identity)
         self.id = whole.id
@@ -176,31 +198,55 @@ class Journal:
         for lines in (*self._parts, whole):
             self.answers |= lines.answers
         self.result = whole.result
+        self._made = made
 
     @property
     def scores(self) -> list[ScoreRecord]:
         """The scores of all samples, of a finished cell."""
         return self._whole.scores
 
+    @property
+    def provenance(self) -> list[ProvenanceRecord]:
+        """Where and with what the cell was answered: one record for each session, the earliest first."""
+        found: list[ProvenanceRecord] = []
+        for lines in (self._whole, *self._parts):
+            found += [record for record in lines.provenance if record not in found]
+        return sorted(found, key=lambda record: record["date"])
+
+    def check(self) -> None:
+        """Raises UserError, with the file's name, if the cell's result is not what its answers and scores give."""
+        recomputed.check(self.path, self._whole.header["identity"], self._whole.records)
+
     def append(self, *answers: Mapping[str, Any]) -> None:
         """Write answers. Adds their `kind`. See `Lines.append`."""
         made = [cast("AnswerRecord", {"kind": "answer", **answer}) for answer in answers]
-        self._own.append(*made)
+        session = [{"kind": "provenance", **self._made()}] if self._made else []
+        self._own.append(*session, *made)
+        self._made = None
         self.answers |= {answer["doc_id"]: answer for answer in made}
 
     def finish(self, scores: Iterable[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
-        """Write the scores of all samples and the cell's result, which finishes the cell. Adds their `kind`."""
-        self.result = cast("ResultRecord", {"kind": "result", **result})
+        """Write the scores of all samples and the cell's result, which finishes the cell. Adds their `kind`.
+
+        If several files hold the answers, or a repair changed their order, or other scores are there, the file is
+        written again as an undisturbed process would have written it.
+        """
         closing: list[SampleRecord] = [cast("ScoreRecord", {"kind": "score", **score}) for score in scores]
-        closing.append(self.result)
-        if self._parts:
-            answers = sorted(self.answers.values(), key=lambda record: (record["batch"], record["doc_id"]))
-            self._whole.replace([*answers, *closing])
+        closing.append(cast("ResultRecord", {"kind": "result", **result}))
+        answers = sorted(self.answers.values(), key=lambda record: (record["batch"], record["doc_id"]))
+        begun = self._whole.scores
+        if (
+            self._parts
+            or answers != list(self._whole.answers.values())
+            or canonical(begun) != canonical(closing[: len(begun)])
+        ):
+            self._whole.replace([*self.provenance, *answers, *closing])
             for lines in self._parts:
                 lines.path.unlink(missing_ok=True)
             self._parts = []
         else:
-            self._whole.append(*closing[sum(record["kind"] == "score" for record in self._whole.records) :])
+            self._whole.append(*closing[len(begun) :])
+        self.result = self._whole.result
 
     def set_aside(self) -> None:
         """Move the existing files of the cell to samples/replaced/."""
@@ -208,7 +254,7 @@ class Journal:
             if lines.path.exists():
                 place = self.path.parent / "replaced" / lines.path.name
                 place.parent.mkdir(exist_ok=True)
-                lines.path.replace(place)
+                lines.path.replace(unused(place))
 
     def close(self) -> None:
         self._own.close()
@@ -222,43 +268,13 @@ class Journal:
         self.close()
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock `folder` for this process. Raises UserError, with the process and host, if another process has the lock.
-
-    The kernel releases the lock of a process that died. The file only names the owner.
-    """
-    import fcntl
-
-    path = folder / ".lock"
-    folder.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise UserError(
-                f"{folder}: in use by {handle.read().strip() or 'another process'}. Wait for it, or use another --out"
-            ) from None
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        handle.flush()
-        try:
-            yield
-        finally:
-            handle.seek(0)
-            handle.truncate()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step, so that a reader never sees an incomplete file."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+def unused(path: Path) -> Path:
+    """The path itself, or with the first number that makes it the name of no file."""
+    number, found = 1, path
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found
 
 
 def place(out: Path, key: str, id: str) -> Path:

@@ -36,6 +36,18 @@ class CellHeader(TypedDict):
     identity: dict[str, Any]
 
 
+class ProvenanceRecord(TypedDict):
+    """Where and with what the answers after it were made: see `hidrop.provenance`. `commit` ends with "+" if the code
+    was changed since. `date`: of the first of these answers.
+    """
+
+    kind: Literal["provenance"]
+    hardware: dict[str, Any]
+    versions: dict[str, str | None]
+    commit: str | None
+    date: str
+
+
 LayerNumbers = list[float | None]  # a number for each layer; None: not defined there
 
 
@@ -119,8 +131,14 @@ class ResultRecord(TypedDict):
     seconds: float
 
 
-SampleRecord = AnswerRecord | ScoreRecord | ResultRecord
-KINDS: dict[str, Any] = {"cell": CellHeader, "answer": AnswerRecord, "score": ScoreRecord, "result": ResultRecord}
+SampleRecord = ProvenanceRecord | AnswerRecord | ScoreRecord | ResultRecord
+KINDS: dict[str, Any] = {
+    "cell": CellHeader,
+    "provenance": ProvenanceRecord,
+    "answer": AnswerRecord,
+    "score": ScoreRecord,
+    "result": ResultRecord,
+}
 
 
 class ScoredAnswer(AnswerRecord, ScoreRecord):  # type: ignore[misc]  # both have a `kind`, which is not used here
@@ -171,6 +189,9 @@ def checked(record: Mapping[str, Any]) -> CellHeader | SampleRecord:
     if known["kind"] == "answer":
         _check_counts(known.get("entering"))
         _check_kept(known.get("kept"), known["visual_tokens"])
+    elif known["kind"] == "score":
+        if not 0 <= known["score"] <= 1:
+            raise ValueError(f"score is {known['score']!r}, not 0 to 1")
     elif known["kind"] == "result":
         for prompts in known["prompts"]:
             _check_counts(prompts["entering"])
@@ -198,12 +219,15 @@ def _check_kept(kept: list[Any] | None, tokens: int) -> None:
         unpack(pair[1], tokens)
 
 
-def unfinished(records: Sequence[SampleRecord]) -> str | None:
-    """The contradiction between a cell's records and its result, in words. None without one, or without a result."""
+def contradiction(records: Sequence[SampleRecord]) -> str | None:
+    """The contradiction between a cell's records, or with its result, in words. None without one."""
+    answers = [record["doc_id"] for record in records if record["kind"] == "answer"]
+    answered = set(answers)
+    if len(answered) < len(answers):
+        return f"{len(answers) - len(answered)} samples are answered twice"
     results = [record for record in records if record["kind"] == "result"]
     if not results:
         return None
-    answered = {record["doc_id"] for record in records if record["kind"] == "answer"}
     scored = [record["doc_id"] for record in records if record["kind"] == "score"]
     if len(results) > 1 or records[-1]["kind"] != "result":
         return "its result is not its last line"

@@ -87,7 +87,11 @@ class CellStats(TypedDict):
 
 
 class CellEntry(RowEntry):
-    """One number of the table: a row in a task. `base`: the key of the vanilla cell that it is compared with."""
+    """One number of the table: a row in a task. `base`: the key of the vanilla cell that it is compared with.
+
+    provenance: where, when and with what its samples were answered, one entry for each session; empty if its journal
+    does not say. Files from before it was written lack it: then the document's own counts.
+    """
 
     task: str
     metric: str
@@ -105,6 +109,7 @@ class CellEntry(RowEntry):
     id: str | None  # the identity hash of its journal
     base: str | None
     stats: NotRequired[CellStats]
+    provenance: NotRequired[list[Provenance]]
 
 
 class Milliseconds(TypedDict):

@@ -37,6 +37,12 @@ def clustered(samples: Sequence[Sample], of: Statistic) -> dict[Hashable, np.nda
     return images
 
 
+def value_of(task: str, protocol: str, samples: Sequence[Sample]) -> float:
+    """The task's value (0-100), computed from the scores of its samples."""
+    of = get_task(task).statistic(protocol, samples)
+    return float(of.value(np.sum(list(clustered(samples, of).values()), axis=0)))
+
+
 def drawn(counts: np.ndarray, *, repeats: int = REPEATS, seed: int = 0) -> np.ndarray:
     """Bootstrap sums: (images, numbers) to (repeats, numbers). Each draw takes as many images as there are."""
     images = len(counts)

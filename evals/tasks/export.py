@@ -16,6 +16,7 @@ from evals.tasks.base import LMMS_EVAL
 from evals.tasks.build import lmms_folder
 from evals.tasks.data import HUB, MINI, TaskSpec, locate, missing
 from evals.tasks.registry import TASKS
+from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.errors import UserError
 
 
@@ -33,7 +34,7 @@ def export(folder: Path, data: str = MINI) -> list[str]:
     specs = [spec for spec in known if locate(spec).questions]
     if problems := [problem for spec in specs or known for problem in missing(spec)]:
         raise UserError("\n".join(problems))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     label, names = MINI if data == MINI else Path(data).resolve().name, []
     for spec in specs:
         files = locate(spec)
@@ -49,6 +50,6 @@ def export(folder: Path, data: str = MINI) -> list[str]:
         }
         # YAML's dumper cannot write lmms-eval's !function tags, so the task's own part is text.
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True) + spec.task.export_yaml
-        (folder / f"{config['task']}.yaml").write_text(text, encoding="utf-8")
+        write_atomically(folder / f"{config['task']}.yaml", text)
         names.append(config["task"])
     return names

@@ -101,13 +101,10 @@ def metrics_of(readings: Sequence[str], targets: Sequence[str]) -> dict[str, flo
 
 
 def _confusion(rows: Sequence[Sample]) -> tuple[float, float, float]:
-    """True positives, false positives, false negatives. A reading that is neither yes nor no counts as no."""
-    said = [(r["reading"] == "yes", r["target"] == "yes") for r in rows]
-    return (
-        float(sum(yes and truth for yes, truth in said)),
-        float(sum(yes and not truth for yes, truth in said)),
-        float(sum(truth and not yes for yes, truth in said)),
-    )
+    """True positives, false positives, false negatives: see `metrics_of`, also for a reading that is neither."""
+    said = [(r["reading"], str(r["target"]).lower().strip()) for r in rows]
+    hit, alarm, miss = (said.count(pair) for pair in (("yes", "yes"), ("yes", "no"), ("no", "yes")))
+    return float(hit), float(alarm), float(miss)
 
 
 def _mean_f1(sums: np.ndarray) -> np.ndarray:

@@ -75,7 +75,7 @@ def test_each_seed_of_a_variant_goes_on_from_the_studys_start(tmp_path: Path) ->
 
 
 def test_what_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
-    from evals.store.journal import locked
+    from evals.store.lock import locked
 
     study = load_study(written(tmp_path))
     window = runs.starts_of(study, tmp_path)[0]

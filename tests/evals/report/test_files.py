@@ -17,7 +17,7 @@ from hidrop.errors import UserError
 def test_four_files_are_written_into_a_new_folder(document: dict[str, Any], tmp_path: Path) -> None:
     paths = report.write(document, tmp_path / "new" / "folder")
     assert [path.name for path in paths] == [f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "json")]
-    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(path.name for path in paths)
+    assert sorted((tmp_path / "new" / "folder").iterdir()) == sorted([*paths, tmp_path / "new" / "folder" / ".lock"])
 
 
 def test_the_json_file_is_the_document(document: dict[str, Any], tmp_path: Path) -> None:
@@ -78,5 +78,5 @@ def test_a_full_disk_leaves_the_old_table_and_is_the_users_error(
 
 def test_a_folder_that_cannot_be_made_is_the_users_error(document: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write the results there.*--out"):
+    with pytest.raises(UserError, match=r"cannot be written .Not a directory.*--out"):
         report.write(document, tmp_path / "file" / "sub")

@@ -30,28 +30,81 @@ def test_an_interrupt_stops_after_the_batch_that_is_running(go, tmp_path):
     assert len(rest.asked) == 6 * SAMPLES - 3
 
 
-def test_a_full_disk_fails_the_cell_in_words_and_loses_nothing_that_was_written(go, tmp_path, monkeypatch):
+def full_after(monkeypatch, count):
+    """The disk is full after `count` calls of fsync. Returns a function that makes room again."""
     import errno
     import os
 
     real, calls = os.fsync, []
 
-    def full(descriptor):
+    def fsync(descriptor):
         calls.append(descriptor)
-        if len(calls) == 3:
+        if len(calls) > count:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr(os, "fsync", full)
-    document = go(World())
-    [failed] = document["failed"]
-    assert "cannot be written (No space left on device). Its records so far are kept" in failed["error"]
-    monkeypatch.setattr(os, "fsync", real)
+    monkeypatch.setattr(os, "fsync", fsync)
+    return lambda: monkeypatch.setattr(os, "fsync", real)
+
+
+def temporaries(folder):
+    return [path for path in folder.rglob("*") if path.suffix == ".tmp"]
+
+
+def test_a_full_disk_ends_the_run_in_words_and_loses_nothing_that_was_written(go, tmp_path, monkeypatch):
+    make_room = full_after(monkeypatch, 3)  # the first record's, its folder's, and the second record's
+    world = World()
+    document = go(world)
+    first, *others = document["failed"]
+    assert "cannot be written (No space left on device). Its records so far are kept" in first["error"]
+    assert len(others) == 5 and all(failed["error"] == f"not run: {first['error']}" for failed in others)
+    assert document["cells"] == [] and len(world.asked) == 3
+    assert world.calls == ["load plain", "evaluate plain/vanilla/gqa"], "nothing else was tried"
+    assert temporaries(tmp_path) == []
+    make_room()
     rest = World()
     assert go(rest)["failed"] == []
-    assert len(rest.asked) == SAMPLES - 2
+    assert len(rest.asked) == 6 * SAMPLES - 2
     go(World(), out="whole")
     assert samples_of(tmp_path / "out") == samples_of(tmp_path / "whole")
+
+
+def test_finished_cells_stay_in_the_table_when_the_disk_is_full(go, monkeypatch):
+    first = go(World(), only="plain")
+    full_after(monkeypatch, 0)
+    world = World()
+    document = go(world)
+    assert [cell["value"] for cell in document["cells"]] == [cell["value"] for cell in first["cells"]]
+    assert {failed["model"] for failed in document["failed"]} == {"tuned"} and world.timed == []
+
+
+def test_a_real_limit_ends_the_run_and_leaves_no_temporary_file(tmp_path):
+    """The kernel refuses to make a file longer than RLIMIT_FSIZE, as it does on a full disk."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    code = (
+        "import pathlib, resource, sys\n"
+        "from evals import report\n"
+        "from tests.evals.world import World, going\n"
+        "go, folder = going(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[1]) / 'out'\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))\n"
+        "world = World()\n"
+        "document = go(world)\n"
+        "print(len(document['failed']), len(world.calls), document['failed'][0]['error'])\n"
+        "try:\n"
+        "    report.write(document, folder)\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    cell, table = done.stdout.splitlines()
+    assert cell.startswith("6 2 ") and "cannot be written (File too large)" in cell
+    assert "cannot be written (File too large). The old file, if any, is kept" in table
+    assert temporaries(tmp_path) == []
 
 
 def test_a_journal_holds_what_a_kill_at_any_moment_leaves(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evals.matrix.resolve import MatrixRow
-from evals.store import document
+from evals.store import document, recomputed
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
 from hidrop.reducer import build
@@ -25,7 +25,7 @@ def record(prompt: int, visual: int, entering: list[int] | None, error: str | No
 
 
 def entry(*records: dict[str, Any]) -> dict[str, Any]:
-    stored = json.loads(json.dumps(document.prompt_groups(records)))
+    stored = json.loads(json.dumps(recomputed.prompt_groups(records)))
     result = {"metric": "accuracy", "value": 1.0, "extra": {}, "n": 1, "n_failed": 0, "dtype": "float32"}
     whole = {**result, "seconds": 1.0, "prompts": stored}
     return document.cell_entry(SimpleNamespace(task="gqa"), ROW, whole, 60, "an id")
@@ -60,7 +60,7 @@ def test_prompts_without_an_image_have_no_share_to_divide():
 
 
 def test_all_of_a_cells_entry_comes_from_its_row_and_its_result():
-    stored = document.prompt_groups([record(26, 16, None)])
+    stored = recomputed.prompt_groups([record(26, 16, None)])
     result = {
         "metric": "f1", "value": 71.5, "extra": {"yes": 40.0}, "n": 9, "n_failed": 2, "n_empty": 1, "dtype": "bfloat16",
         "seconds": 3.5, "prompts": stored,
@@ -83,7 +83,7 @@ def test_what_an_adaptive_method_keeps_is_not_known_once_it_was_counted():
     result = {"metric": "f1", "value": 1.0, "extra": {}, "n": 1, "n_failed": 0, "dtype": "float32", "seconds": 1.0}
 
     def kept(entering: list[int] | None) -> Any:
-        prompts = document.prompt_groups([record(26, 16, entering)])
+        prompts = recomputed.prompt_groups([record(26, 16, entering)])
         whole = {**result, "prompts": prompts}
         return document.cell_entry(SimpleNamespace(task="gqa"), row, whole, 60, "an id")["kept"]
 
@@ -91,7 +91,7 @@ def test_what_an_adaptive_method_keeps_is_not_known_once_it_was_counted():
 
 
 def test_alike_prompts_are_one_group_in_an_order_of_their_own():
-    found = document.prompt_groups(
+    found = recomputed.prompt_groups(
         [
             record(36, 16, None),
             record(26, 16, [16, 8, 8, 0]),

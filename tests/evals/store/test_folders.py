@@ -13,7 +13,7 @@ from evals import report
 from evals.cli import main
 from evals.report.compare import compare
 from evals.store.folders import BLOCK, last_line, samples_of, states
-from evals.store.journal import canonical
+from evals.store.journal import Lines
 from hidrop.errors import UserError
 from tests.evals.world import SAMPLES, World
 
@@ -41,11 +41,10 @@ def test_a_list_says_what_is_done_begun_and_failed(
 
 def test_a_cell_with_a_very_long_result_line_is_finished(go: Any, tmp_path: Path, folder: Path) -> None:
     path = sorted((folder / "samples").glob("*.jsonl"))[0]
-    *lines, result = path.read_bytes().splitlines()
+    lines = Lines.of(path)
     prompts = [{"text": n, "visual": 16, "entering": None, "count": 1} for n in range(3000)]
-    long = canonical({**json.loads(result), "prompts": prompts}).encode()
-    assert len(long) > 2 * BLOCK
-    path.write_bytes(b"\n".join([*lines, long, b""]))
+    lines.replace([*lines.records[:-1], {**lines.records[-1], "prompts": prompts}])
+    assert len(last_line(path)) > 2 * BLOCK
     (state,) = states(folder)
     assert (state.done, state.begun) == (6, 0)
     path.write_bytes(path.read_bytes()[:-1])  # torn: the result counts as not written

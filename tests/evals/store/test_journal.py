@@ -8,7 +8,10 @@ import time
 import pytest
 
 from evals.store import journal
-from evals.store.journal import Journal, locked
+from evals.store.journal import Journal
+from evals.store.lock import locked
+from evals.store.sealed_lines import canonical, sealed
+from hidrop.atomic_file import write_atomically
 from hidrop.errors import UserError
 from tests.evals.world import ANSWER, SCORE, result_of
 
@@ -34,7 +37,8 @@ def filled(path, count=3, done=True):
 
 def test_a_journal_begins_with_its_schema_and_the_whole_identity(tmp_path):
     header = json.loads(filled(tmp_path / "a.jsonl").read_text().splitlines()[0])
-    assert header == {"schema": 2, "kind": "cell", "id": journal.identity_hash(IDENTITY), "identity": IDENTITY}
+    assert len(header.pop("sum")) == len(header.pop("link")) == 16
+    assert header == {"schema": 3, "kind": "cell", "id": journal.identity_hash(IDENTITY), "identity": IDENTITY}
 
 
 def test_what_was_written_is_read_back(tmp_path):
@@ -139,9 +143,17 @@ def test_a_journal_of_another_cell_is_not_taken_for_this_one(tmp_path):
 
 
 def test_a_journal_of_another_schema_is_refused(tmp_path):
-    path = filled(tmp_path / "a.jsonl")
-    path.write_text(path.read_text().replace('"schema":2', '"schema":99'))
-    with pytest.raises(UserError, match="another version"):
+    header = {"schema": 2, "kind": "cell", "id": journal.identity_hash(IDENTITY), "identity": IDENTITY}
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{canonical(header)}\n{canonical(answer(0))}\n")
+    with pytest.raises(UserError, match="another version of hidrop .schema 2, this version reads 3"):
+        Journal(path, IDENTITY)
+    newer, _ = sealed([{**header, "schema": 99}], header["id"])
+    path.write_bytes(newer)
+    with pytest.raises(UserError, match="schema 99"):
+        Journal(path, IDENTITY)
+    path.write_bytes(newer.replace(b'"schema":99', b'"schema":98'))
+    with pytest.raises(UserError, match="its first line is damaged"):
         Journal(path, IDENTITY)
 
 
@@ -157,7 +169,7 @@ def test_identities_differ_exactly_when_their_content_does():
 
 HOLDER = """
 import pathlib, sys, time
-from evals.store.journal import locked
+from evals.store.lock import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -188,8 +200,8 @@ def test_a_lock_is_free_again_after_its_block(tmp_path):
 
 def test_a_file_is_replaced_in_one_step_and_leaves_no_rest(tmp_path):
     path = tmp_path / "table.md"
-    journal.write_atomically(path, "one")
-    journal.write_atomically(path, "two")
+    write_atomically(path, "one")
+    write_atomically(path, "two")
     assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
 
 

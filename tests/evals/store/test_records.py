@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from evals.store.records import SampleRecord, checked, header, parsed, sample, unfinished
+from evals.store.records import SampleRecord, checked, contradiction, header, parsed, sample
 from tests.evals.world import ANSWER, SCORE, result_of
 
 RECORDS: dict[str, dict[str, Any]] = {
-    "cell": {"kind": "cell", "schema": 2, "id": "abc", "identity": {"task": "gqa"}},
+    "cell": {"kind": "cell", "schema": 3, "id": "abc", "identity": {"task": "gqa"}},
     "answer": {"kind": "answer", "doc_id": 3, **ANSWER, "entering": [16, 8], "kept": [[2, "8AA="]]},
     "score": {"kind": "score", "doc_id": 3, **SCORE},
     "result": {"kind": "result", **result_of(1), "n_empty": 0, "n_distinct": 1},
@@ -158,4 +158,4 @@ def journal(answers: str, scores: str, n: int | None) -> list[Any]:
     ],
 )
 def test_a_result_has_to_fit_what_is_before_it(records: list[SampleRecord], problem: str | None) -> None:
-    assert unfinished(records) == problem
+    assert contradiction(records) == problem

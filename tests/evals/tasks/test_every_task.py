@@ -6,12 +6,14 @@ import ast
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 
 from evals import tasks
+from evals.store.statistics import value_of
 from evals.tasks import PROTOCOLS, TASKS, TaskSpec, data_digest, evaluate, get_task, missing
 from evals.tasks.base import LLAVA, Answer, Task
 from evals.tasks.build import build, decode, official
@@ -163,6 +165,32 @@ def test_a_limit_keeps_groups_whole_and_takes_at_least_one(name: str, data_folde
             assert result.n <= limit or len(set(kept)) == 1
             following = sum(group == rest[0] for group in rest) if rest else 0
             assert not rest or result.n + following > limit
+
+
+@every_task_and_protocol
+def test_its_value_follows_from_the_scores_of_its_samples(
+    name: str, protocol: str, data_folder: Path, oracle: Any
+) -> None:
+    """So that a stored value can be checked: with right, wrong and odd answers, and with failed samples."""
+    case, spec = CASES[name], TaskSpec(name, str(data_folder), protocol)
+    said = (case.right, case.wrong, lambda doc: "maybe", lambda doc: "", lambda doc: "A or No, yes")
+    for seed in range(5):
+        random = Random(seed)
+
+        def say(doc: dict[str, Any], context: str, random: Random = random) -> str:
+            return random.choice(said)(doc)
+
+        lm = oracle(say)
+        lm.failures = {(name, doc_id): "broken" for doc_id in range(1, len(case.documents)) if random.random() < 0.3}
+
+        def generate(requests: Any, lm: Any = lm, answered: Any = lm.generate_until) -> list[str]:
+            texts = zip(requests, answered(requests), strict=True)
+            return ["" if request.args[4:2:-1] in lm.failures else text for request, text in texts]
+
+        lm.generate_until = generate
+        result = evaluate(lm, spec)
+        assert value_of(name, protocol, result.samples) == pytest.approx(result.value, abs=1e-9)
+        assert result.n_failed == len(lm.failures)
 
 
 # ---- where its data is ---------------------------------------------------------------------------------------------

@@ -1,0 +1,117 @@
+"""The lock on a results folder. Who writes a file into the folder holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from hidrop.atomic_file import STALE
+from hidrop.errors import CannotWrite, UserError
+
+NAME = ".lock"
+# What file systems answer that have no locks (some NFS, FUSE and object stores).
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+PAUSE = 0.05  # seconds between two tries
+
+# The folders that this process has locked, with the thread that did it: a nested block does not lock again.
+_held: dict[tuple[int, int], int] = {}
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Lock `folder`, which is created if missing, for the calling thread. Blocks on the same folder can be nested.
+
+    patience: seconds to wait for another process. Raises UserError, with the process and host, if another process keeps
+    the lock; and if the folder cannot be locked at all. The kernel releases the lock of a process that died; the file
+    only names the owner. Temporary files of writers that were killed are removed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = folder.stat()
+    except OSError as error:
+        raise CannotWrite(f"{folder}: cannot be written ({error.strerror}). Choose another --out") from None
+    key = place.st_dev, place.st_ino
+    if _held.get(key) == threading.get_ident():
+        yield
+        return
+    descriptor = _opened(folder)
+    try:
+        _lock(descriptor, folder, time.monotonic() + patience)
+        _held[key] = threading.get_ident()
+        try:
+            _name(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n")
+            _tidy(folder)
+            yield
+        finally:
+            del _held[key]
+            _name(descriptor, "")
+    finally:
+        os.close(descriptor)
+
+
+def holder(folder: Path) -> str | None:
+    """Who holds the folder's lock, as its file says; None for nobody."""
+    try:
+        return (folder / NAME).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _opened(folder: Path) -> int:
+    """The lock's file. A link is not followed: writing the owner's name would overwrite the file that it leads to."""
+    path = folder / NAME
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise UserError(f"{path}: not a plain file, so the folder cannot be locked. Remove it") from None
+        raise CannotWrite(f"{path}: cannot be written ({error.strerror}). Choose another --out") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path}: not a plain file, so the folder cannot be locked. Remove it")
+    return descriptor
+
+
+def _lock(descriptor: int, folder: Path, until: float) -> None:
+    import fcntl
+
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise UserError(
+                    f"{folder}: in use by {holder(folder) or 'another process'}. Wait for it, or use another --out"
+                ) from None
+            time.sleep(PAUSE)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise UserError(f"{folder}: cannot be locked ({error.strerror}). Use another --out") from None
+            raise UserError(
+                f"{folder}: its file system has no file locks ({error.strerror}), so two runs in it could not be kept "
+                "apart. Use --out with a folder on a local disk and copy it afterwards, or mount the file system with "
+                "locks (NFS: the option local_lock=flock)"
+            ) from None
+
+
+def _name(descriptor: int, owner: str) -> None:
+    """Write the owner into the lock's file. The lock does not depend on it: a full disk is no error."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, owner.encode(), 0)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed writers left: the lock's owner is the only writer."""
+    for pattern in (STALE, f"*/{STALE}"):
+        for path in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                path.unlink()
