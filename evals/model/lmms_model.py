@@ -26,10 +26,11 @@ from evals.model.requests import (
     TokenizedPrompt,
     batches,
     cut,
-    decoding,
     ends_of,
+    generation_config,
     inputs_of,
     record_of,
+    without_own_settings,
 )
 from evals.store.kept_tokens import cuts_of
 from evals.tasks.protocol import protocol as protocol_called
@@ -272,7 +273,6 @@ class HidropLlava(lmms):
         All prompts have equally many images. Shorter prompts are padded on the left.
         """
         import torch
-        from transformers import GenerationConfig
 
         from evals.model.nan_guard import Watch
 
@@ -280,15 +280,10 @@ class HidropLlava(lmms):
         ends, pad = ends_of(self.loaded)
         inputs = inputs_of(prompts, pad, self.loaded.backbone)
         width = inputs["input_ids"].shape[1]
-        config = GenerationConfig(
-            max_new_tokens=self._longest(settings, width),
-            pad_token_id=pad,
-            eos_token_id=ends or None,
-            **decoding(settings),
-        )
+        config = generation_config(settings, self._longest(settings, width), ends, pad)
         watch = Watch(model.device)
         started = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), without_own_settings(model):
             out = model.generate(**inputs, generation_config=config, logits_processor=[watch])
         watch.check(str(model.dtype).removeprefix("torch."))
         rows = out[:, width:].tolist()  # waits for the device, so the timing includes it

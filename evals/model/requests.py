@@ -6,14 +6,16 @@ padded batch's arithmetic depend on the other rows in it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from transformers import GenerationConfig
 
     from hidrop.backbones import Backbone
     from hidrop.models import Loaded
@@ -102,10 +104,35 @@ def inputs_of(prompts: Sequence[TokenizedPrompt], pad: int, backbone: Backbone) 
 
 def ends_of(loaded: Loaded) -> tuple[list[int], int]:
     """The ids that end an answer, and the id that pads shorter rows."""
-    ends = loaded.model.generation_config.eos_token_id
-    ends = loaded.tokenizer.eos_token_id if ends is None else ends
-    ends = [ends] if isinstance(ends, int) else list(ends or ())
+    own = loaded.tokenizer.eos_token_id
+    ends = list(loaded.ends) or ([] if own is None else [own])
     return ends, next((i for i in (loaded.tokenizer.pad_token_id, *ends) if i is not None), 0)
+
+
+def generation_config(settings: Mapping[str, Any], longest: int, ends: Sequence[int], pad: int) -> GenerationConfig:
+    """All settings of `generate` for a task's settings. Fields that are not set here have transformers' default."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=longest, pad_token_id=pad, eos_token_id=list(ends) or None, **decoding(settings)
+    )
+
+
+@contextlib.contextmanager
+def without_own_settings(model: Any) -> Iterator[None]:
+    """Take the settings of a checkpoint's generation_config.json away from a model, and put them back afterwards.
+
+    `generate` fills every field that its caller left open from them: penalties, forced and forbidden tokens, kinds of
+    cache, and whatever a later version of transformers adds.
+    """
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @dataclass(frozen=True)
@@ -139,7 +166,6 @@ def decoding(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A task's settings for a GenerationConfig: greedy unless the task asks for sampling at a temperature above 0."""
     temperature = settings.get("temperature") or 0.0
     sampling = bool(settings.get("do_sample", temperature > 0)) and temperature > 0
-    # All are set, because a checkpoint's generation_config fills unset ones (LLaVA's turns sampling on).
     values = {name: (settings.get(name) or off) if sampling else off for name, off in SAMPLING.items()}
     return {"do_sample": sampling, "num_beams": int(settings.get("num_beams") or 1), **values}
 

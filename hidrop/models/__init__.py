@@ -3,9 +3,10 @@
 `load` and `peek` take a folder, "mini:<name>" or a Hub id; what differs between layouts and families stays in here.
 """
 
+from hidrop.models.answer_ends import answer_ends
 from hidrop.models.convert import convert
 from hidrop.models.digest import digest
 from hidrop.models.loading import Loaded, Peeked, load, peek, tensor_files
 from hidrop.models.saving import save
 
-__all__ = ["Loaded", "Peeked", "convert", "digest", "load", "peek", "save", "tensor_files"]
+__all__ = ["Loaded", "Peeked", "answer_ends", "convert", "digest", "load", "peek", "save", "tensor_files"]

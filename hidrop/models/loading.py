@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hidrop.backbones import Backbone, backbone_of, family_of
 from hidrop.errors import UserError, did_you_mean
 from hidrop.geometry import Geometry
+from hidrop.models.answer_ends import answer_ends
 from hidrop.models.digest import digest
 from hidrop.models.original import is_original
 from hidrop.models.saving import quiet
@@ -37,8 +38,9 @@ class Loaded:
     """A model ready to run, in eval mode, with everything that belongs to it.
 
     `tokenizer` pads on the left, because batches are for generation. `reducer` is the method that the weights were
-    trained with, None for a plain or unknown one. `path` is the folder that was read. `features` is for `reduce`, where
-    images are asked more than once.
+    trained with, None for a plain or unknown one. `path` is the folder that was read. `ends` are the ids of the tokens
+    that end an answer; empty: the tokenizer's own end token. `features` is for `reduce`, where images are asked more
+    than once.
     """
 
     model: Any
@@ -52,6 +54,7 @@ class Loaded:
     source: str
     path: Path
     weight_files: tuple[Path, ...]
+    ends: tuple[int, ...]
     features: FeatureCache
 
     def image_tokens(self, height: int, width: int) -> int:
@@ -128,6 +131,7 @@ def load(
         source=str(source),
         path=path,
         weight_files=files,
+        ends=answer_ends(path),
         features=FeatureCache(),
     )
 

@@ -68,6 +68,7 @@ def loaded(tiny_llava: Callable[..., Any], tokenizer: Any, image_processor: Any)
         image_processor=image_processor,
         geometry=geometry,
         reducer=None,
+        ends=(),
         image_tokens=lambda height, width: 16,
         features=FeatureCache(),
     )
