@@ -22,6 +22,7 @@ def caption(document: ResultDocument) -> list[tuple[str, str]]:
     """(topic, sentence) pairs in reading order, without empty topics."""
     lines = [
         ("Protocol", _protocol(document)),
+        ("Decoding", _decoding(document)),
         *_columns(document),
         ("Hardware", facts(document["hardware"])),
         ("Versions", _versions(document)),
@@ -45,6 +46,33 @@ def _protocol(document: ResultDocument) -> str:
     if document["limit"]:
         parts.append(f"only the first {document['limit']} samples of each task")
     return ", ".join(parts)
+
+
+def _decoding(document: ResultDocument) -> str:
+    """The decoding settings of each task, and the tokens that end an answer of each model."""
+    tasks, models = dict[str, dict[str, None]](), dict[str, dict[str, None]]()
+    for cell in document["cells"]:
+        if "decoding" in cell:
+            tasks.setdefault(_settings(cell["decoding"]), {})[task_name(cell["task"])] = None
+        if "ends" in cell:
+            ends = " or ".join(map(str, cell["ends"]))
+            words = f"at token {ends}" if ends else "at the tokenizer's end token"
+            models.setdefault(words, {})[cell["model"]] = None
+    parts = [f"{', '.join(names)}: {words}" if len(tasks) > 1 else words for words, names in tasks.items()]
+    places = [f"{words} ({', '.join(names)})" if len(models) > 1 else words for words, names in models.items()]
+    if places:
+        parts.append(f"an answer ends {', '.join(places)}")
+    return "; ".join(parts)
+
+
+def _settings(decoding: Mapping[str, Any] | str) -> str:
+    if isinstance(decoding, str):
+        return f"the settings of {decoding}"
+    greedy = not decoding.get("do_sample")
+    words = ["greedy" if greedy else f"sampling at temperature {decoding.get('temperature')}"]
+    if (beams := decoding.get("num_beams", 1)) > 1:
+        words.append(f"{beams} beams")
+    return ", ".join([*words, f"at most {decoding.get('max_new_tokens')} new tokens"])
 
 
 def _columns(document: ResultDocument) -> list[tuple[str, str]]:

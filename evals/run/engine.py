@@ -32,6 +32,7 @@ class Engine:
 
     load: Callable[[Cell, str], Any]  # (cell, device) -> Loaded
     weights_digest: Callable[[str], str]
+    answer_ends: Callable[[str], tuple[int, ...]]  # by the model's source; empty: the tokenizer's end token
     data_digest: Callable[[Cell], str]
     # (loaded, method, cell, recorder of each batch's new records, answers of an earlier run by doc_id, whether this
     # process answers a batch)
@@ -46,7 +47,7 @@ def default(workers: int | None = None) -> Engine:
     """`workers`: threads that prefetch images; by default one less than the usable cores, at most 4."""
     threads = min(4, usable_cores() - 1) if workers is None else workers
     answering = partial(language_model, workers=threads)
-    return Engine(load, weights_digest, data_digest, answering, ask, evaluate, profile, release)
+    return Engine(load, weights_digest, answer_ends, data_digest, answering, ask, evaluate, profile, release)
 
 
 def load(cell: Cell, device: str) -> Any:
@@ -74,6 +75,14 @@ def weights_digest(source: str) -> str:
     folder = find(source)
     small = [p for pattern in ("*.json", "*.model", "*.jinja") for p in folder.glob(pattern)]
     return digest([*tensor_files(source), *small])
+
+
+def answer_ends(source: str) -> tuple[int, ...]:
+    """The ids of the tokens that end an answer. Empty: the tokenizer's own end token."""
+    from hidrop.models import answer_ends as ends
+    from hidrop.models.sources import find
+
+    return ends(find(source))
 
 
 def data_digest(cell: Cell) -> str:

@@ -222,6 +222,7 @@ class MatrixRunner:
             "task": cell.task,
             "protocol": [cell.protocol, PROTOCOL_VERSION],
             "decoding": decoding(cell.protocol, cell.task),
+            "ends": list(self.engine.answer_ends(cell.spec.source)),
             "dtype": cell.dtype,
             "attention": cell.attention,
             "quantization": cell.quantization,
@@ -264,6 +265,7 @@ class MatrixRunner:
         row = self.rows[cell.model, cell.label]
         entry = document.cell_entry(cell, row, log.result, self.matrix.text_tokens, log.id)
         entry["provenance"] = document.sessions(log.provenance)
+        entry["decoding"], entry["ends"] = log.identity["decoding"], log.identity["ends"]
         return entry
 
     def _cell(self, cell: Cell, log: Journal, loaded: Any) -> bool:

@@ -201,6 +201,11 @@ class Journal:
         self._made = made
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes the cell's numbers, as its header has it."""
+        return self._whole.header["identity"]
+
+    @property
     def scores(self) -> list[ScoreRecord]:
         """The scores of all samples, of a finished cell."""
         return self._whole.scores

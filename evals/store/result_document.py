@@ -108,6 +108,8 @@ class CellEntry(RowEntry):
     seconds: float
     id: str | None  # the identity hash of its journal
     base: str | None
+    decoding: NotRequired[dict[str, Any] | str]  # the task's settings, or the version of lmms-eval that has them
+    ends: NotRequired[list[WholeNumber]]  # the tokens that end an answer; empty: the tokenizer's end token
     stats: NotRequired[CellStats]
     provenance: NotRequired[list[Provenance]]
 

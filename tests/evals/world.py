@@ -72,6 +72,7 @@ class World:
     """A fake of everything heavy. Vanilla's answers are right more often than others'."""
 
     weights: dict[str, str] = field(default_factory=dict)
+    ends: dict[str, tuple[int, ...]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     asked: list[tuple[str, int]] = field(default_factory=list)
     timed: list[str] = field(default_factory=list)
@@ -82,6 +83,7 @@ class World:
         return Engine(
             load=self.load,
             weights_digest=lambda source: self.weights.get(source, f"weights of {source}"),
+            answer_ends=lambda source: self.ends.get(source, (2,)),
             data_digest=lambda cell: f"data of {cell.task}",
             language_model=lambda *parts: parts,
             ask=self.ask,

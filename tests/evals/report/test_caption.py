@@ -28,6 +28,20 @@ def test_the_protocol_is_said_in_full(document_of: Make) -> None:
     assert limited.endswith("batch size 8, only the first 20 samples of each task")
 
 
+def test_decoding_is_said_in_words(cell: Make, document_of: Make) -> None:
+    greedy = {"do_sample": False, "num_beams": 1, "temperature": 0.0, "max_new_tokens": 16, "until": []}
+    cells = [cell("m", "vanilla", Schedule(), "gqa", 80.0, decoding=greedy, ends=[2])]
+    assert told(document_of(cells=cells))["Decoding"] == "greedy, at most 16 new tokens; an answer ends at token 2"
+    sampled = greedy | {"do_sample": True, "temperature": 0.7, "num_beams": 3}
+    cells.append(cell("n", "vanilla", Schedule(), "pope", 80.0, decoding=sampled, ends=[]))
+    cells.append(cell("n", "vanilla", Schedule(), "textvqa_val", 80.0, decoding="lmms-eval 0.7.3", ends=[]))
+    assert told(document_of(cells=cells))["Decoding"] == (
+        "GQA: greedy, at most 16 new tokens; POPE: sampling at temperature 0.7, 3 beams, at most 16 new tokens; "
+        "TextVQA: the settings of lmms-eval 0.7.3; "
+        "an answer ends at token 2 (m), at the tokenizer's end token (n)"
+    )
+
+
 def test_scores_have_their_metrics_sizes_and_seeds(cell: Make, failure: Make, document_of: Make) -> None:
     cells = [
         cell("m", "vanilla", Schedule(), "gqa", 80.0, n=500),

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from evals.report.caption import caption
 from hidrop.errors import UserError
 from tests.evals.world import SAMPLES, World, samples_of, without_date
 
@@ -96,6 +97,14 @@ def test_other_weights_make_other_cells(go):
     go(world)
     assert {key.split("/")[0] for key, _ in world.asked} == {"tuned"}
     assert "load plain" not in world.calls and "profile tuned" in world.calls
+
+
+def test_other_ends_of_an_answer_make_other_cells_and_the_caption_names_them(go):
+    go(World())
+    world = World(ends={"tuned": (2, 7)})
+    document = go(world)
+    assert {key.split("/")[0] for key, _ in world.asked} == {"tuned"}
+    assert "an answer ends at token 2 (plain), at token 2 or 7 (tuned)" in dict(caption(document))["Decoding"]
 
 
 def test_another_limit_makes_other_cells_and_keeps_the_first(go):
