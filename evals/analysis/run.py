@@ -12,6 +12,7 @@ from evals.analysis.probe_settings import ProbeSettings
 from evals.analysis.task_curves import curves_of, heat, pooled
 from evals.run.engine import NUMERIC_VERSION
 from evals.store import journal
+from evals.store.cell_files import journal_of
 from evals.store.lock import locked
 from evals.store.records import AnswerRecord
 from evals.tasks import PROTOCOL_VERSION, evaluation
@@ -97,7 +98,7 @@ def _task(
         "device": asked.device.split(":")[0],
         "numeric": NUMERIC_VERSION,
     }
-    path = journal.place(folder, f"probes/{spec.name}", journal.identity_hash(identity))
+    path = journal_of(folder, f"probes/{spec.name}", journal.identity_hash(identity))
     with journal.Journal(path, identity) as log:
         progress(spec.name, len(log.answers))
 

@@ -261,7 +261,7 @@ def model_of(name: str, source: str | None, device: str, dtype: str, attention: 
 
 def write(document: Mapping[str, Any], out: Path) -> Path:
     """One file for a model, a type, compiled or not, and a machine: a later run on the same replaces it."""
-    from evals.store import journal
+    from evals.store.cell_files import slug
     from evals.store.lock import locked
     from hidrop.atomic_file import write_atomically
 
@@ -269,7 +269,7 @@ def write(document: Mapping[str, Any], out: Path) -> Path:
     machine = re.sub(r"[^a-z0-9]+", "-", str(hardware.get("gpu") or hardware["cpu"]).lower()).strip("-")
     cores = "" if hardware.get("gpu") else f"-{hardware['threads']}-threads"
     kind = f"{document['dtype']}-compiled" if document.get("compiled") else document["dtype"]
-    path = out / f"{journal.slug(document['model'])}-{kind}-{machine}{cores}.json"
+    path = out / f"{slug(document['model'])}-{kind}-{machine}{cores}.json"
     with locked(out, patience=PATIENCE):
         write_atomically(path, json.dumps(document, indent=1) + "\n")
     return path

@@ -37,6 +37,13 @@ class MatrixOptions(Options):
     out: Annotated[Path | None, option("--out", "DIR", "Results folder (default: results/<matrix>).")] = None
     force: Annotated[bool, flag("--force", "Run finished cells again. Their old files are moved, not deleted.")] = False
 
+    keep_cells: Annotated[
+        bool,
+        flag(
+            "--keep-cells", "Take finished cells of an earlier version of hidrop or of a method. The caption says so."
+        ),
+    ] = False
+
     @property
     def name(self) -> str:
         """The matrix, from the argument or the option. Raises UserError for none and for two different ones."""
@@ -59,6 +66,7 @@ class MatrixOptions(Options):
             device=self.device,
             workers=self.workers,
             force=self.force,
+            keep_cells=self.keep_cells,
             quiet=self.quiet,
             stream=self.stream,
             command=command_line(),
@@ -117,7 +125,7 @@ def plan(options: PlanOptions) -> int:
     """Print tokens, FLOPs and KV bytes of every row.
 
     Needs no checkpoint for models whose sizes are known, and loads no weights. Takes the options of `run`, so that you
-    can paste its command line; --device, --workers, --out and --force change nothing here.
+    can paste its command line; --device, --workers, --out, --force and --keep-cells change nothing here.
     """
     options.loading(f"{options.name}: reading models")
     from rich.console import Console
@@ -149,8 +157,8 @@ def plan(options: PlanOptions) -> int:
 def validate(options: MatrixOptions) -> int:
     """List every problem that would stop a matrix or a recipe.
 
-    Takes the options of `run`, so that you can paste its command line; --workers and --force change nothing here.
-    MATRIX may also be a recipe of `train`. Exits with 2 when there are problems.
+    Takes the options of `run`, so that you can paste its command line; --workers, --force and --keep-cells change
+    nothing here. MATRIX may also be a recipe of `train`. Exits with 2 when there are problems.
     """
     options.loading(f"{options.name}: checking files, data and packages")
     from evals.matrix.validate import check
@@ -187,8 +195,8 @@ def told(options: Options, problems: list[str], verdict: str, document: dict[str
 def throughput(options: MatrixOptions) -> int:
     """Compare a matrix's speed with one sample at a time.
 
-    Takes the options of `run`; --out and --force change nothing here. --limit defaults to 128 samples. Exits with 1
-    when the matrix is less than 4 times as fast, or gives other answers.
+    Takes the options of `run`; --out, --force and --keep-cells change nothing here. --limit defaults to 128 samples.
+    Exits with 1 when the matrix is less than 4 times as fast, or gives other answers.
     """
     options.loading(f"{options.name}: loading libraries")
     from evals.bench import throughput as timing

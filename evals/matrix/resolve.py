@@ -9,6 +9,7 @@ from pathlib import Path
 from evals.matrix.schema import Cell, Matrix, MethodEntry, ModelEntry, short
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
+from hidrop.method_source import source_digest
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer, build
 
@@ -30,6 +31,11 @@ class MatrixRow:
     @property
     def method(self) -> str:
         return self.reducer.name
+
+    @property
+    def source(self) -> str:
+        """The digest of the method's code. `resolve` has taken it, soon after the code was imported."""
+        return source_digest(type(self.reducer))  # type: ignore[arg-type]  # a class can be hashed
 
     @property
     def key(self) -> tuple[str, str]:
@@ -68,6 +74,7 @@ def resolve(
         try:
             reducer = method_of(cell, geometry, trained)
             plan = reducer.plan(geometry)
+            source_digest(type(reducer))  # type: ignore[arg-type]  # a class can be hashed
         except (ValueError, TypeError) as error:
             problems.append(f"methods.{place(cell)} on {cell.model}: {error}")
             continue

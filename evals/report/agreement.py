@@ -14,7 +14,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from evals.store.journal import Lines, slug
+from evals.store.cell_files import existing, readable
+from evals.store.folders import read_document
+from evals.store.journal import Lines
+from evals.store.result_document import cell_key
 from evals.tasks.base import LLAVA, Answer
 from evals.tasks.data import HUB, MINI, TaskSpec, data_digest, missing
 from evals.tasks.registry import get_task
@@ -155,8 +158,9 @@ def find_run(place: Path, task: str | None, pattern: str | None) -> Path:
     if not folder.is_dir():
         raise UserError(f"{place}: neither a journal nor a results folder (it has no samples/)")
     paths = sorted(folder.glob("*.jsonl"))
-    wanted = f"{slug_pattern(pattern or '*/*')}.{slug(task) if task else '*'}.*.jsonl"
-    found = [path for path in paths if fnmatchcase(path.name, wanted)]
+    wanted = f"{name_pattern(pattern or '*/*')}.{readable(task) if task else '*'}.*.jsonl"
+    labelled = _by_label(place, f"{pattern or '*/*'}/{task or '*'}")
+    found = [path for path in paths if path in labelled or fnmatchcase(path.name, wanted)]
     names = ", ".join(path.name for path in found or paths)
     if not found:
         raise UserError(
@@ -169,9 +173,19 @@ def find_run(place: Path, task: str | None, pattern: str | None) -> Path:
     return found[0]
 
 
-def slug_pattern(pattern: str) -> str:
+def _by_label(folder: Path, pattern: str) -> set[Path]:
+    """The journals of the cells that a folder's result document has under matching labels. A file may have another."""
+    try:
+        cells = read_document(folder)["cells"]
+    except UserError:  # no document yet, or a damaged one
+        return set()
+    ids = {cell["id"] for cell in cells if cell["id"] and fnmatchcase(cell_key(cell), pattern)}
+    return {path for id in ids for path in existing(folder, id)}
+
+
+def name_pattern(pattern: str) -> str:
     """Convert a pattern on model/method to a pattern on journal file names."""
-    return "*".join(slug(part) for part in pattern.split("*"))
+    return "*".join(readable(part) for part in pattern.split("*"))
 
 
 def read_run(path: Path) -> Run:

@@ -29,6 +29,7 @@ def caption(document: ResultDocument) -> list[tuple[str, str]]:
         ("Date", document["date"]),
         *_published(document),
         ("Statistics", _statistics(document)),
+        ("Older cells", _older(document)),
         ("Warnings (!)", _warnings(document)),
         ("Samples that failed", _samples(document)),
         ("Cells that failed", _failed(document)),
@@ -148,6 +149,15 @@ def _statistics(document: ResultDocument) -> str:
         f"wrong{f' ({soft} soft score: right from {RIGHT:g} on)' if soft else ''}, and the share of samples "
         "with the same parsed answer as vanilla"
     )
+
+
+def _older(document: ResultDocument) -> str:
+    """The cells that --keep-cells took from an earlier version of the code."""
+    cells = [cell for cell in document["cells"] if cell.get("older")]
+    if not cells:
+        return ""
+    names = ", ".join(map(cell_key, cells))
+    return f"answered by an earlier version of hidrop or of their method, and taken on purpose (--keep-cells): {names}"
 
 
 def _warnings(document: ResultDocument) -> str:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evals.store.folders import samples_of
-from evals.store.journal import header_of, place
+from evals.store.folders import samples_file, samples_of
+from evals.store.journal import header_of
 from evals.store.records import ScoredAnswer
 from evals.store.result_document import CellEntry, ResultDocument, cell_key
 from evals.tasks.base import RIGHT
@@ -100,7 +100,9 @@ def _kinds(rows: Sequence[ScoredAnswer], base: Sequence[ScoredAnswer]) -> dict[i
 
 def _identity(folder: Path, cell: CellEntry) -> dict[str, Any]:
     """The identity in the header of the cell's journal, with its hash as `id`."""
-    header = header_of(place(folder, cell_key(cell), str(cell["id"])))
+    path = samples_file(folder, cell)
+    assert path is not None  # its samples were read
+    header = header_of(path)
     return {"id": header["id"], **header["identity"]}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.matrix.schema import Cell
-from evals.store.journal import slug
+from evals.store.cell_files import slug
 from hidrop.errors import CannotWrite, UserError, without_addresses
 from hidrop.program import program
 

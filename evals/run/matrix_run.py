@@ -23,8 +23,8 @@ class RunOptions:
     """A user's options for a run. An option that is None takes the matrix's value.
 
     only: a pattern on model/method/task. workers: threads that prepare images. force: run finished cells again.
-    retry: run only what failed in the last run. stream: the output for progress. command: the command line, for the
-    result document.
+    keep_cells: take cells that an earlier version of the code finished. retry: run only what failed in the last run.
+    stream: the output for progress. command: the command line, for the result document.
     """
 
     matrix: str | Path
@@ -34,6 +34,7 @@ class RunOptions:
     device: str | None = None
     workers: int | None = None
     force: bool = False
+    keep_cells: bool = False
     retry: bool = False
     quiet: bool = False
     stream: TextIO | None = None
@@ -82,6 +83,10 @@ def run_matrix(options: RunOptions) -> Finished | None:
     from evals.run.processes import Processes
     from evals.run.progress import Progress
 
+    if options.force and options.keep_cells:
+        raise UserError(
+            "--force runs finished cells again, and --keep-cells takes them as they are. Give one of the two"
+        )
     matrix, cells = options.load()
     processes = Processes.join()
     alone(matrix, cells, processes.count)
@@ -112,6 +117,7 @@ def run_matrix(options: RunOptions) -> Finished | None:
             others=[cell for cell in others if (cell.model, cell.label) in rows],
             processes=processes,
             force=options.force,
+            keep_cells=options.keep_cells,
             pause=pause,
         )
         if not processes.main:

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Cell, Matrix
-from evals.run.engine import NUMERIC_VERSION, Engine
+from evals.run.cell_journals import CellJournals
+from evals.run.engine import Engine
 from evals.run.failures import Failure, failure_file
 from evals.run.processes import ALONE, Processes
 from evals.run.progress import Progress
 from evals.run.timings import Timings
-from evals.store import document, journal, recomputed
+from evals.store import document, recomputed
 from evals.store.journal import Journal
 from evals.store.lock import locked
 from evals.store.result_document import CellEntry, FailureEntry, ProfileEntry, ResultDocument
-from evals.tasks.protocol import PROTOCOL_VERSION, decoding
-from hidrop import provenance
 from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.errors import CannotWrite, UserError
 
@@ -42,20 +39,22 @@ def run(
     others: Iterable[Cell] = (),
     processes: Processes = ALONE,
     force: bool = False,
+    keep_cells: bool = False,
     pause: Callable[[], None] = lambda: None,
 ) -> ResultDocument:
     """Run `cells` into the folder `out` and return the result document. Its `failed` lists the failures.
 
     Cells and samples that an earlier run finished with the same identity do not run again. `others` are cells that were
     not asked for: the document has them if an earlier run finished them. Each of several `processes` calls this, and
-    the document of the first one is complete. `force`: run finished cells again. `pause` is called between batches,
-    cells and models, and may raise KeyboardInterrupt. Raises UserError if another process works in `out`. Once a file
-    cannot be written (a full disk), the cells that are left are not run, and fail with the reason.
+    the document of the first one is complete. `force`: run finished cells again. `keep_cells`: take cells that an
+    earlier version of the code finished. `pause` is called between batches, cells and models, and may raise
+    KeyboardInterrupt. Raises UserError if another process works in `out`. Once a file cannot be written (a full disk),
+    the cells that are left are not run, and fail with the reason.
     """
     cells, others = list(cells), list(others)
     with locked(out) if processes.main else contextlib.nullcontext():
         processes.wait()  # until the first process has locked the folder
-        work = MatrixRunner(matrix, rows, out, device, engine, progress, processes, pause)
+        work = MatrixRunner(matrix, rows, out, device, engine, progress, processes, pause, keep_cells)
         for model in matrix.models:
             own = [cell for cell in cells if cell.model == model]
             if force:
@@ -85,9 +84,11 @@ class MatrixRunner:
         progress: Progress,
         processes: Processes,
         pause: Callable[[], None],
+        keep_cells: bool = False,
     ):
         self.matrix, self.rows, self.out, self.device = matrix, rows, out, device
         self.engine, self.progress, self.processes, self.pause = engine, progress, processes, pause
+        self.journals = CellJournals(out, rows, device, engine, keep=keep_cells)
         self.done: list[CellEntry] = []
         self.profiles: list[ProfileEntry] = []
         self.failed: list[FailureEntry] = []
@@ -99,21 +100,14 @@ class MatrixRunner:
         if self.processes.main and cells:
             with contextlib.suppress(Exception):  # `model` reports the same error
                 weights = self.engine.weights_digest(cells[0].spec.source)
-                for cell in cells:
-                    self._journal(cell, weights).set_aside()
+                self.journals.set_aside(cells, weights)
                 if self.matrix.profile:
                     self._timings(cells, weights).forget()
         self.processes.wait()
 
     def model(self, cells: list[Cell], others: list[Cell]) -> None:
         """Run the cells and timings of one model, and collect the results of its `others`."""
-        weights, journals, failures = "", dict[str, Journal](), dict[str, Failure]()
-        for cell in cells + others:
-            try:
-                weights = weights or self.engine.weights_digest(cell.spec.source)
-                journals[cell.key] = self._journal(cell, weights)
-            except Exception as error:
-                failures[cell.key] = Failure.of(error)
+        weights, journals, failures = self._opened(cells + others)
         pending = [cell for cell in cells if cell.key in journals and journals[cell.key].result is None]
         timed = [cell for cell in cells if cell.key in journals] if self.matrix.profile and self.processes.main else []
         loaded: Any = None
@@ -126,12 +120,7 @@ class MatrixRunner:
                 if timed and not pending:
                     self._fail_timing(self._timings(timed, weights), failed)
         if self.processes.count > 1:
-            failures |= self._share(pending if loaded is not None else [], weights, loaded)
-            for found in self.processes.gather(failures):
-                failures = {**found, **failures}
-            self._end(*failures.values())
-            if self.processes.main:
-                journals |= {cell.key: self._journal(cell, weights) for cell in pending}
+            failures |= self._together(pending, journals, weights, loaded, failures)
         if self.processes.main:
             self._finish(cells, journals, weights, loaded, failures)
             others = [cell for cell in others if self._other(cell, journals.get(cell.key), weights, failures)]
@@ -149,6 +138,46 @@ class MatrixRunner:
         except Exception as error:
             return None, Failure.of(error)
 
+    def _opened(self, cells: Iterable[Cell]) -> tuple[str, dict[str, Journal], dict[str, Failure]]:
+        """The digest of a model's weights, and the journal of each cell, or why there is none."""
+        weights, journals, failures = "", dict[str, Journal](), dict[str, Failure]()
+        known: dict[str, Journal] = {}
+        for cell in cells:
+            try:
+                weights = weights or self.engine.weights_digest(cell.spec.source)
+                log = self.journals.open(cell, weights)
+                journals[cell.key] = known.setdefault(log.id, log)
+            except Exception as error:
+                failures[cell.key] = Failure.of(error)
+        return weights, journals, failures
+
+    def _together(
+        self,
+        pending: list[Cell],
+        journals: dict[str, Journal],
+        weights: str,
+        loaded: Any,
+        failures: dict[str, Failure],
+    ) -> dict[str, Failure]:
+        """Answer cells together with other processes, and open their journals again. Returns all failures by cell.
+
+        Of labels with one journal, the first one is answered.
+        """
+        first: dict[str, Cell] = {}
+        for cell in pending:
+            first.setdefault(journals[cell.key].id, cell)
+        failures = failures | self._share(list(first.values()) if loaded is not None else [], weights, loaded)
+        for found in self.processes.gather(failures):
+            failures = {**found, **failures}
+        self._end(*failures.values())
+        for cell in pending:
+            if failure := failures.get(first[journals[cell.key].id].key):
+                failures[cell.key] = failure
+        if self.processes.main:
+            answered = {id: self.journals.open(cell, weights) for id, cell in first.items()}
+            journals |= {cell.key: answered[journals[cell.key].id] for cell in pending}
+        return failures
+
     def _share(self, cells: list[Cell], weights: str, loaded: Any) -> dict[str, Failure]:
         """Answer this process's batches of each cell. Returns the failures by cell."""
         failures: dict[str, Failure] = {}
@@ -161,7 +190,7 @@ class MatrixRunner:
             def mine(batch: int, place: int = place) -> bool:
                 return self.processes.mine(batch + place)
 
-            with self._journal(cell, weights, self.processes.name) as log:
+            with self.journals.open(cell, weights, self.processes.name) as log:
                 try:
                     self.engine.ask(self._model(cell, log, loaded, mine), cell)
                 except Exception as error:
@@ -189,7 +218,7 @@ class MatrixRunner:
             elif self.ended and journals[cell.key].result is None:
                 self._fail(cell, self.ended.of_the_rest())
             # A method that could not answer is not timed: its failure would end the other methods' timings.
-            elif self._cell(cell, journals[cell.key], loaded):
+            elif self._cell(cell, journals[cell.key], weights, loaded):
                 done.append(cell)
         if self.matrix.profile is not None and done and loaded is not None and not self.ended:
             self._time(self._timings(done, weights), loaded)
@@ -210,46 +239,11 @@ class MatrixRunner:
         rows = {cell.label: self.rows[cell.model, cell.label] for cell in cells}
         return Timings(self.out / "profiles", cells[0], rows, self.matrix.profile, self.device, weights)
 
-    def _identity(self, cell: Cell, weights: str) -> dict[str, Any]:
-        """Everything that changes a cell's numbers, and nothing else."""
-        row = self.rows[cell.model, cell.label]
-        return {
-            "method": row.method,
-            "fields": asdict(row.reducer),
-            "entering": list(row.plan.entering),
-            "weights": weights,
-            "data": self.engine.data_digest(cell),
-            "task": cell.task,
-            "protocol": [cell.protocol, PROTOCOL_VERSION],
-            "decoding": decoding(cell.protocol, cell.task),
-            "ends": list(self.engine.answer_ends(cell.spec.source)),
-            "dtype": cell.dtype,
-            "attention": cell.attention,
-            "quantization": cell.quantization,
-            "batch_size": cell.batch_size,
-            "limit": cell.limit,
-            "device": self.device.split(":")[0],
-            "numeric": NUMERIC_VERSION,
-        }
-
-    def _journal(self, cell: Cell, weights: str, part: str | None = None) -> Journal:
-        """Raises UserError for a file that is damaged."""
-        identity = self._identity(cell, weights)
-        return Journal(journal.place(self.out, cell.key, journal.identity_hash(identity)), identity, part, self._made)
-
-    def _made(self) -> dict[str, Any]:
-        """The provenance of what is answered now. It is no part of a cell's identity."""
-        return {**self._session, "date": provenance.now()}
-
-    @cached_property
-    def _session(self) -> dict[str, Any]:
-        return provenance.session(self.device)
-
     def _other(self, cell: Cell, log: Journal | None, weights: str, failures: Mapping[str, Failure]) -> bool:
         """Add a cell that was not asked for to the document if it is finished. A damaged journal is a failure."""
         try:
             if log is not None and log.result is not None:
-                self.done.append(self._entry(cell, log))
+                self.done.append(self._entry(cell, log, weights))
                 return True
             if weights and cell.key in failures:  # without weights it is not known which journal is the cell's
                 self._fail(cell, failures[cell.key])
@@ -257,7 +251,7 @@ class MatrixRunner:
             self._fail(cell, Failure.of(error))
         return False
 
-    def _entry(self, cell: Cell, log: Journal) -> CellEntry:
+    def _entry(self, cell: Cell, log: Journal, weights: str) -> CellEntry:
         """Raises UserError for a result that the cell's scores do not give."""
         assert log.result is not None
         log.check()
@@ -265,17 +259,21 @@ class MatrixRunner:
         row = self.rows[cell.model, cell.label]
         entry = document.cell_entry(cell, row, log.result, self.matrix.text_tokens, log.id)
         entry["provenance"] = document.sessions(log.provenance)
-        entry["decoding"], entry["ends"] = log.identity["decoding"], log.identity["ends"]
+        entry["decoding"] = log.identity["decoding"]
+        if "ends" in log.identity:
+            entry["ends"] = log.identity["ends"]
+        if differs := self.journals.differences(cell, weights, log):
+            entry["older"] = differs
         return entry
 
-    def _cell(self, cell: Cell, log: Journal, loaded: Any) -> bool:
+    def _cell(self, cell: Cell, log: Journal, weights: str, loaded: Any) -> bool:
         """Run one cell unless it is finished, and add it to the document. False if it failed."""
         earlier = log.result is not None
         with log:
             try:
                 if not earlier:
                     self._answer(cell, log, loaded)
-                entry = self._entry(cell, log)
+                entry = self._entry(cell, log, weights)
             except Exception as error:
                 self._fail(cell, Failure.of(error))
                 return False

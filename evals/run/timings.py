@@ -13,6 +13,7 @@ from evals.matrix.schema import Cell
 from evals.profiling.settings import ProfileSettings
 from evals.run.engine import Engine
 from evals.store import journal
+from evals.store.cell_files import slug
 from evals.store.result_document import ProfileEntry
 from evals.store.timings_document import SCHEMA, TIMINGS, StoredTiming, TimingsDocument
 from hidrop.atomic_file import make_folder, write_atomically
@@ -38,7 +39,7 @@ class Timings:
         from hidrop.provenance import describe, versions
 
         self.model, self.methods, self.settings = cell.model, methods, settings
-        self.path = folder / f"{journal.slug(cell.model)}.json"
+        self.path = folder / f"{slug(cell.model)}.json"
         shared = {
             "weights": weights,
             "dtype": cell.dtype,
@@ -50,7 +51,9 @@ class Timings:
             "versions": versions(),
         }
         self.ids = {
-            label: journal.identity_hash({"method": [row.method, asdict(row.reducer), row.plan.entering], **shared})
+            label: journal.identity_hash(
+                {"method": [row.method, row.source, asdict(row.reducer), row.plan.entering], **shared}
+            )
             for label, row in methods.items()
         }
         self.stored = self._read()

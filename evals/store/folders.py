@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import Literal, cast
 
 from evals.store import lock, recomputed
-from evals.store.journal import Lines, place
+from evals.store.cell_files import existing, finished
+from evals.store.journal import Lines
 from evals.store.records import ResultRecord, ScoredAnswer
 from evals.store.result_document import RESULTS, CellEntry, ResultDocument, cell_key
 from hidrop.errors import UserError
 
 DOCUMENT = "leaderboard.json"
-BLOCK = 1 << 16  # bytes
 
 
 def read_document(place: str | Path) -> ResultDocument:
@@ -33,6 +32,12 @@ def _of_commit(revision: str, folder: str) -> str:
     if done.returncode:
         raise UserError(f"{name}: git cannot show it: {done.stderr.strip()}")
     return done.stdout
+
+
+def samples_file(folder: Path, cell: CellEntry) -> Path | None:
+    """The journal of a cell of the document, whatever label it was answered under; None if it is missing."""
+    found = existing(folder, cell["id"]) if cell["id"] else []
+    return next((path for path in found if path.is_file()), None)
 
 
 def samples_of(folder: Path, cell: CellEntry) -> list[ScoredAnswer] | None:
@@ -57,19 +62,15 @@ def contradiction_with(folder: Path, document: ResultDocument, without: Collecti
     without: journals to skip. Raises UserError for a damaged one.
     """
     for cell in document["cells"]:
-        lines = None if _path_of(folder, cell) in without else _journal_of(folder, cell)
+        lines = None if samples_file(folder, cell) in without else _journal_of(folder, cell)
         if lines and lines.result and (problem := _difference(cell, lines.result)):
             return f"{problem} ({lines.path})"
     return None
 
 
-def _path_of(folder: Path, cell: CellEntry) -> Path:
-    return place(folder, cell_key(cell), str(cell["id"]))
-
-
 def _journal_of(folder: Path, cell: CellEntry) -> Lines | None:
-    path = _path_of(folder, cell)
-    if not path.exists():
+    path = samples_file(folder, cell)
+    if path is None:
         return None
     lines = Lines.of(path)
     recomputed.check(path, lines.header["identity"], lines.records)
@@ -115,7 +116,7 @@ def states(base: Path) -> Iterator[State]:
 
 def _state(folder: Path) -> State:
     journals = [*folder.glob("samples/*.jsonl")]
-    done = [path for path in journals if _finished(path)]
+    done = [path for path in journals if finished(path)]
     parts = {path.name.rsplit(".", 2)[0] for path in folder.glob("samples/parts/*.jsonl")}
     unfinished = {path.stem for path in journals if path not in done} | parts
     begun, failed = len(unfinished), len([*folder.glob("failures/*.txt")])
@@ -134,24 +135,3 @@ def _state(folder: Path) -> State:
         hardware.get("gpu") or hardware["cpu"],
         lock.holder(folder) or "-",
     )
-
-
-def _finished(path: Path) -> bool:
-    """Whether a journal's last whole line is its result. Only the end of the file is read."""
-    return b'"kind":"result"' in last_line(path)
-
-
-def last_line(path: Path) -> bytes:
-    """The last line of a file that ends with a line break, however long the line is; what follows it was torn off.
-
-    Read backwards in blocks, so that a long file costs no more than its last line.
-    """
-    with path.open("rb") as file:
-        start, found = file.seek(0, os.SEEK_END), b""
-        while start and found.count(b"\n") < 2:
-            size = min(BLOCK, start)
-            start -= size
-            file.seek(start)
-            found = file.read(size) + found
-    *whole, _torn = found.split(b"\n")
-    return whole[-1] if whole else b""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -280,13 +279,3 @@ def unused(path: Path) -> Path:
         number += 1
         found = path.with_name(f"{path.name}-{number}")
     return found
-
-
-def place(out: Path, key: str, id: str) -> Path:
-    """The path of a cell's journal in a results folder. key: "model/label/task". id: the cell's identity hash."""
-    return out / "samples" / f"{slug(key)}.{id[:12]}.jsonl"
-
-
-def slug(key: str) -> str:
-    """A cell's key as a file name: "mini/fastv-25%/gqa" -> "mini.fastv-25pct.gqa"."""
-    return re.sub(r"[^A-Za-z0-9._+-]", "-", key.replace("/", ".").replace("%", "pct"))

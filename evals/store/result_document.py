@@ -109,6 +109,7 @@ class CellEntry(RowEntry):
     id: str | None  # the identity hash of its journal
     base: str | None
     decoding: NotRequired[dict[str, Any] | str]  # the task's settings, or the version of lmms-eval that has them
+    older: NotRequired[list[str]]  # of a cell that --keep-cells took: the parts of its identity that differ today
     ends: NotRequired[list[WholeNumber]]  # the tokens that end an answer; empty: the tokenizer's end token
     stats: NotRequired[CellStats]
     provenance: NotRequired[list[Provenance]]

@@ -162,6 +162,7 @@ def going(tmp_path):
             others=others,
             processes=processes,
             force=changes.get("force", False),
+            keep_cells=changes.get("keep_cells", False),
             pause=changes.get("pause", lambda: None),
         )
 

@@ -6,7 +6,8 @@ import pytest
 
 from evals import cli
 from evals.report.agreement import match
-from evals.store.journal import Journal, identity_hash, slug
+from evals.store.cell_files import readable
+from evals.store.journal import Journal, identity_hash
 from evals.tasks.data import TaskSpec, data_digest
 from hidrop.errors import UserError
 from tests.evals.world import ANSWER
@@ -20,7 +21,7 @@ def journal(tmp_path, data_folder):
 
     def write(task, answers, cell="tiny/vanilla", out="out"):
         identity = {"task": task, "data": data_digest(TaskSpec(task, str(data_folder))), "method": cell}
-        path = tmp_path / out / "samples" / f"{slug(f'{cell}/{task}')}.{identity_hash(identity)[:12]}.jsonl"
+        path = tmp_path / out / "samples" / f"{readable(f'{cell}/{task}')}.{identity_hash(identity)[:12]}.jsonl"
         with Journal(path, identity) as log:
             for doc_id, answer in enumerate(answers):
                 error = None if answer is not None else "broken image"

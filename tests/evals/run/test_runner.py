@@ -1,9 +1,16 @@
+import importlib
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from evals.report.caption import caption
+from evals.run import cell_journals
+from evals.store.folders import samples_of as samples_in
+from evals.store.journal import canonical, identity_hash
 from hidrop.errors import UserError
+from hidrop.reducer import METHODS
 from tests.evals.world import SAMPLES, World, samples_of, without_date
 
 
@@ -221,3 +228,207 @@ def test_what_does_not_change_numbers_makes_no_other_cell(go, tmp_path):
     world = World()
     go(world, only="plain/fastv/gqa")
     assert world.asked == []
+
+
+LARGEST = """
+from dataclasses import dataclass
+from typing import ClassVar
+from hidrop.plan import Cut, Schedule
+from hidrop.reducer import Reducer
+
+@dataclass(frozen=True)
+class Largest(Reducer):
+    keep: int
+    name: ClassVar[str] = "largest"
+
+    def schedule(self, geometry):
+        return Schedule(cuts=(Cut(2, self.keep),))
+
+    def score(self, view):
+        return view.visual_BVD.float().norm(dim=-1)
+"""
+
+
+@pytest.fixture
+def with_own_method(go, tmp_path, monkeypatch):
+    """run(world, source, ...): run a matrix with a method of the user's own, which has this source now."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setitem(METHODS, "largest", "own_largest:Largest")
+
+    def run(world, source, **changes):
+        (tmp_path / "own_largest.py").write_text(source)
+        sys.modules.pop("own_largest", None)
+        importlib.invalidate_caches()
+        matrix = tmp_path / "tiny.yaml"
+        matrix.write_text(
+            matrix.read_text().replace("  fastv: {layer: 1, keep: 4}", "  fastv: {name: largest, keep: 4}")
+        )
+        return go(world, **changes)
+
+    yield run
+    sys.modules.pop("own_largest", None)
+
+
+def test_an_edited_method_makes_other_cells_and_a_comment_does_not(with_own_method):
+    with_own_method(World(), LARGEST)
+    same, edited = World(), World()
+    with_own_method(same, LARGEST.replace("    def score", "    # A comment.\n    def score"))
+    assert same.asked == [] and same.timed == []
+    with_own_method(edited, LARGEST.replace("dim=-1", "dim=-1, p=1"))
+    assert {key for key, _ in edited.asked} == {"plain/fastv/gqa", "plain/fastv/pope"}
+    assert set(edited.timed) == {"vanilla", "fastv"}
+
+
+def test_keep_cells_takes_those_of_an_earlier_source_and_the_caption_says_so(with_own_method, monkeypatch):
+    first = with_own_method(World(), LARGEST)
+    assert "Older cells" not in dict(caption(first))
+    edited, kept, fresh = LARGEST.replace("dim=-1", "dim=-1, p=1"), World(), World()
+    document = with_own_method(kept, edited, keep_cells=True)
+    assert kept.asked == []
+    older = {(c["label"], c["task"]): c["older"] for c in document["cells"] if "older" in c}
+    assert older == {("fastv", "gqa"): ["source"], ("fastv", "pope"): ["source"]}
+    assert [c["id"] for c in document["cells"]] == [c["id"] for c in first["cells"]]
+    assert dict(caption(document))["Older cells"].endswith("(--keep-cells): plain/fastv/gqa, plain/fastv/pope")
+    with_own_method(fresh, edited)
+    assert {key for key, _ in fresh.asked} == {"plain/fastv/gqa", "plain/fastv/pope"}
+    again = with_own_method(World(), edited, keep_cells=True)
+    assert not any("older" in cell for cell in again["cells"]), "cells of today's code come first"
+
+
+def test_keep_cells_takes_those_of_an_earlier_arithmetic_and_of_earlier_files(go, tmp_path, monkeypatch):
+    go(World())
+    monkeypatch.setattr(cell_journals, "NUMERIC_VERSION", 99)
+    kept = World()
+    assert {tuple(c["older"]) for c in go(kept, keep_cells=True)["cells"]} == {("numeric",)} and kept.asked == []
+    for path in (tmp_path / "out/samples").glob("*.jsonl"):  # as an earlier version wrote it
+        header, *lines = path.read_text().splitlines()
+        identity = json.loads(header)["identity"]
+        del identity["source"], identity["ends"]
+        header = canonical({**json.loads(header), "identity": identity, "id": identity_hash(identity)})
+        path.unlink()
+        name = f"{path.name.rsplit('.', 2)[0]}.{identity_hash(identity)[:12]}.jsonl"
+        path.with_name(name).write_text("\n".join([header, *lines]) + "\n")
+    document = go(kept, keep_cells=True)
+    assert kept.asked == [] and {tuple(c["older"]) for c in document["cells"]} == {("ends", "numeric", "source")}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("dtype: float32", "dtype: float16"), ("keep: 4", "keep: 5"), ("batch_size: 2", "batch_size: 3")],
+)
+def test_keep_cells_takes_nothing_that_differs_in_more_than_code(go, tmp_path, old, new):
+    go(World(), only="plain/fastv/gqa")
+    matrix = tmp_path / "tiny.yaml"
+    matrix.write_text(matrix.read_text().replace(old, new))
+    world = World()
+    go(world, only="plain/fastv/gqa", keep_cells=True)
+    assert len(world.asked) == SAMPLES
+
+
+def test_keep_cells_leaves_an_unfinished_cell_of_earlier_code_alone(go, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        go(World(stop_after=2), only="plain/fastv/gqa")
+    monkeypatch.setattr(cell_journals, "NUMERIC_VERSION", 99)
+    world = World()
+    go(world, only="plain/fastv/gqa", keep_cells=True)
+    assert len(world.asked) == SAMPLES
+
+
+def changed(tmp_path, *pairs):
+    """Change the matrix file."""
+    matrix = tmp_path / "tiny.yaml"
+    text = matrix.read_text()
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    matrix.write_text(text)
+
+
+def test_a_second_budget_answers_no_finished_cell_again(go, tmp_path):
+    changed(tmp_path, ("fastv: {layer: 1, keep: 4}", "fastv: {layer: 1, budget: 7}"))
+    first = go(World())
+    changed(tmp_path, ("budget: 7}", "budget: [7, 10]}"))
+    world = World()
+    document = go(world)
+    assert {key for key, _ in world.asked} == {"plain/fastv-10/gqa", "plain/fastv-10/pope"}
+    ids = {(c["label"], c["task"]): c["id"] for c in (*first["cells"], *document["cells"])}
+    assert ids["fastv", "gqa"] == ids["fastv-7", "gqa"] != ids["fastv-10", "gqa"]
+
+
+def test_renamed_models_and_methods_find_their_cells_and_samples(go, tmp_path):
+    first = go(World())
+    changed(tmp_path, ("  fastv: {layer", "  fast: {name: fastv, layer"), ("[vanilla, fastv]", "[vanilla, fast]"))
+    changed(tmp_path, ("  plain: {source", "  little: {source"), ("models: [plain]", "models: [little]"))
+    changed(tmp_path, ("reference: plain", "reference: little"))
+    world = World()
+    document = go(world)
+    assert world.asked == [] and "(from an earlier run)" in go.log.getvalue()
+    assert {c["label"] for c in document["cells"]} == {"vanilla", "fast", "own"}
+    assert [c["value"] for c in document["cells"]] == [c["value"] for c in first["cells"]]
+    for cell in document["cells"]:
+        assert len(samples_in(tmp_path / "out", cell)) == SAMPLES
+    assert len(samples_of(tmp_path / "out")) == 6, "no journal was written a second time"
+
+
+def test_an_interrupted_cell_goes_on_under_its_new_label(go, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(World(stop_after=2), only="plain/fastv/gqa")
+    changed(tmp_path, ("  fastv: {layer", "  fast: {name: fastv, layer"), ("[vanilla, fastv]", "[vanilla, fast]"))
+    world = World()
+    go(world, only="plain/fast/gqa")
+    assert world.asked == [("plain/fast/gqa", doc_id) for doc_id in range(2, SAMPLES)]
+
+
+def test_two_labels_of_one_cell_are_answered_once(go, tmp_path):
+    changed(tmp_path, ("  own: {name", "  twin: {name: fastv, layer: 1, keep: 4}\n  own: {name"))
+    changed(tmp_path, ("[vanilla, fastv]", "[vanilla, fastv, twin]"))
+    world = World()
+    document = go(world)
+    assert not any("/twin/" in key for key, _ in world.asked)
+    cells = {(c["label"], c["task"]): c for c in document["cells"]}
+    assert cells["twin", "gqa"]["id"] == cells["fastv", "gqa"]["id"] and len(cells) == 8
+    forced = World()
+    assert len(go(forced, force=True)["cells"]) == 8
+    assert len(forced.asked) == 6 * SAMPLES and not any("/twin/" in key for key, _ in forced.asked)
+
+
+def test_two_models_with_the_same_weights_are_answered_once_by_force_too(go, tmp_path):
+    changed(tmp_path, ("  tuned: {source", "  copy: {source: plain, reference: plain}\n  tuned: {source"))
+    changed(tmp_path, ("models: [plain]", "models: [plain, copy]"))
+    for force in (False, True):
+        world = World()
+        assert len(go(world, force=force)["cells"]) == 10
+        assert {key.split("/")[0] for key, _ in world.asked} == {"plain", "tuned"}
+
+
+def test_names_that_look_alike_keep_failures_and_timings_apart(go, tmp_path):
+    changed(tmp_path, ("  plain: {source: plain}", "  a%: {source: plain}\n  apct: {source: other}"))
+    changed(tmp_path, ("reference: plain", "reference: a%"), ("models: [plain]", "models: [a%, apct]"))
+    world = World(broken={"evaluate a%/fastv/gqa": RuntimeError("one"), "evaluate apct/fastv/gqa": RuntimeError("two")})
+    document = go(world)
+    files = {failure["model"]: failure["traceback"] for failure in document["failed"]}
+    assert "one" in Path(files["a%"]).read_text() and "two" in Path(files["apct"]).read_text()
+    again = World()
+    assert go(again)["failed"] == [] and not list((tmp_path / "out/failures").iterdir())
+    last = World()
+    go(last)
+    assert last.calls == [], "each model's timings are still there"
+
+
+def test_very_long_names_are_run(go, tmp_path):
+    long = "m" * 80
+    changed(
+        tmp_path, ("  plain: {source: plain}", f"  {long}: {{source: plain}}"), ("models: [plain]", f"models: [{long}]")
+    )
+    seed = 10**160  # a label of more than 255 bytes
+    changed(
+        tmp_path,
+        ("reference: plain", f"reference: {long}"),
+        ("  own: {name", f"  random: {{layer: 1, keep: 2, seed: [1, {seed}]}}\n  own: {{name"),
+    )
+    changed(tmp_path, ("[vanilla, fastv]", "[vanilla, fastv, random]"))
+    broken = {f"evaluate {long}/random-s{seed}/gqa": RuntimeError("once")}
+    document = go(World(broken=broken))
+    assert len(document["cells"]) == 9 and len(document["failed"]) == 1
+    assert len(go(World())["cells"]) == 10

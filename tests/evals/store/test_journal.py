@@ -205,13 +205,6 @@ def test_a_file_is_replaced_in_one_step_and_leaves_no_rest(tmp_path):
     assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    ("key", "name"), [("mini/fastv-25%/gqa", "mini.fastv-25pct.gqa"), ("a/../b", "a....b"), ("ü/x", "-.x")]
-)
-def test_a_key_becomes_a_plain_file_name(key, name):
-    assert journal.slug(key) == name
-
-
 def test_a_record_that_found_no_room_is_not_written_later(tmp_path):
     """A file that takes ten bytes and then no more, as a full disk does; afterwards there is room again."""
     import errno

@@ -1,0 +1,86 @@
+"""The journals of a run's cells: which cell is which, and where its journal is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evals.matrix.resolve import MatrixRow
+from evals.matrix.schema import Cell
+from evals.run.engine import NUMERIC_VERSION, Engine
+from evals.run.older_cells import differences, older_cell
+from evals.store import cell_files, journal
+from evals.store.journal import Journal
+from evals.tasks.protocol import PROTOCOL_VERSION, decoding
+from hidrop import provenance
+
+
+class CellJournals:
+    """Opens the journals of cells in the folder `out`. `keep`: take cells that an earlier version of the code finished.
+
+    Two labels whose cells have the same identity are one cell, with one journal.
+    """
+
+    def __init__(
+        self, out: Path, rows: Mapping[tuple[str, str], MatrixRow], device: str, engine: Engine, *, keep: bool = False
+    ):
+        self.out, self.rows, self.device, self.engine, self.keep = out, rows, device, engine, keep
+        self._moved: set[str] = set()
+
+    def identity(self, cell: Cell, weights: str) -> dict[str, Any]:
+        """Everything that changes a cell's numbers, and nothing else."""
+        row = self.rows[cell.model, cell.label]
+        return {
+            "method": row.method,
+            "fields": asdict(row.reducer),
+            "source": row.source,
+            "entering": list(row.plan.entering),
+            "weights": weights,
+            "data": self.engine.data_digest(cell),
+            "task": cell.task,
+            "protocol": [cell.protocol, PROTOCOL_VERSION],
+            "decoding": decoding(cell.protocol, cell.task),
+            "ends": list(self.engine.answer_ends(cell.spec.source)),
+            "dtype": cell.dtype,
+            "attention": cell.attention,
+            "quantization": cell.quantization,
+            "batch_size": cell.batch_size,
+            "limit": cell.limit,
+            "device": self.device.split(":")[0],
+            "numeric": NUMERIC_VERSION,
+        }
+
+    def open(self, cell: Cell, weights: str, part: str | None = None) -> Journal:
+        """Raises UserError for a file that is damaged."""
+        identity = self.identity(cell, weights)
+        path = cell_files.journal_of(self.out, cell.key, journal.identity_hash(identity))
+        log = Journal(path, identity, part, self._made)
+        if self.keep and log.result is None and (older := older_cell(self.out, identity)):
+            return Journal(*older)
+        return log
+
+    def _made(self) -> dict[str, Any]:
+        """The provenance of what is answered now. It is no part of a cell's identity."""
+        return {**self._session, "date": provenance.now()}
+
+    @cached_property
+    def _session(self) -> dict[str, Any]:
+        return provenance.session(self.device)
+
+    def differences(self, cell: Cell, weights: str, log: Journal) -> list[str]:
+        """The parts of its identity in which a journal that `keep` took differs from the cell of today."""
+        return differences(log.identity, self.identity(cell, weights))
+
+    def set_aside(self, cells: Iterable[Cell], weights: str) -> None:
+        """Move the existing journals of cells to samples/replaced/, but none that this run has written."""
+        for cell in cells:
+            identity = self.identity(cell, weights)
+            id = journal.identity_hash(identity)
+            if id in self._moved:
+                continue
+            self._moved.add(id)
+            for path in cell_files.existing(self.out, id):
+                Journal(path, identity).set_aside()

@@ -1,0 +1,93 @@
+"""Where the journals of cells are: named after model, label and task for people, found by the cell's identity.
+
+A journal's name ends with the first digits of its identity's hash. Labels change: a second budget splits the row
+`fastv` in two, a model gets another name. The identity does not. The file is found by its digits and keeps its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from evals.store.journal import header_of
+from hidrop.errors import UserError
+
+DIGITS = 12  # of the identity's hash, in a file name
+LONGEST = 120  # bytes of a file name's readable part: a name may have 255, and parts and repairs add to it
+BLOCK = 1 << 16  # bytes
+
+
+def readable(key: str) -> str:
+    """A cell's key as a part of a file name: "mini/fastv-25%/gqa" -> "mini.fastv-25pct.gqa". Keys may share it."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", key.replace("/", ".").replace("%", "pct"))[:LONGEST]
+
+
+def slug(key: str) -> str:
+    """A file name of its own for each key: `readable`, with a hash where another key could have the same name.
+
+    Keys with another number of parts have files in other folders.
+    """
+    name, (_, *inner) = readable(key), key.split("/")
+    plain = len(key) < LONGEST and "pct" not in key and not any("." in part for part in inner)
+    if plain and not re.search(r"[^A-Za-z0-9._+%/-]", key):
+        return name
+    return f"{name}-{hashlib.sha256(key.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
+
+
+def place(out: Path, key: str, id: str) -> Path:
+    """The path for a new journal. key: "model/label/task". id: the cell's identity hash."""
+    return out / "samples" / f"{readable(key)}.{id[:DIGITS]}.jsonl"
+
+
+def existing(out: Path, id: str) -> list[Path]:
+    """The journals of a cell, whatever they are called, a finished one first.
+
+    Also those of which only the files of several processes exist, in parts/.
+    """
+    samples = out / "samples"
+    whole = [path for path in sorted(samples.glob("*.jsonl")) if path.is_file() and _is_of(path, path.stem, id)]
+    stems = {path: path.name.rsplit(".", 2)[0] for path in sorted(samples.glob("parts/*.jsonl"))}
+    parts = [samples / f"{stem}.jsonl" for path, stem in stems.items() if _is_of(path, stem, id)]
+    return sorted(dict.fromkeys([*whole, *parts]), key=lambda path: not finished(path))
+
+
+def journal_of(out: Path, key: str, id: str) -> Path:
+    """The journal of a cell: the existing one, or else the path for a new one."""
+    own, found = place(out, key, id), existing(out, id)
+    if own in found and not finished(found[0]):
+        return own
+    return found[0] if found else own
+
+
+def _is_of(path: Path, stem: str, id: str) -> bool:
+    """Whether a file belongs to a cell: by the digits in its name, or by its header if the name has none."""
+    digits = re.search(rf"\.([0-9a-f]{{{DIGITS}}})$", stem)
+    if digits:
+        return digits[1] == id[:DIGITS]
+    try:
+        return header_of(path)["id"] == id
+    except (UserError, OSError):
+        return False
+
+
+def finished(path: Path) -> bool:
+    """Whether a journal's last whole line is its result. Only the end of the file is read; False without a file."""
+    return path.is_file() and b'"kind":"result"' in last_line(path)
+
+
+def last_line(path: Path) -> bytes:
+    """The last line of a file that ends with a line break, however long the line is; what follows it was torn off.
+
+    Read backwards in blocks, so that a long file costs no more than its last line.
+    """
+    with path.open("rb") as file:
+        start, found = file.seek(0, os.SEEK_END), b""
+        while start and found.count(b"\n") < 2:
+            size = min(BLOCK, start)
+            start -= size
+            file.seek(start)
+            found = file.read(size) + found
+    *whole, _torn = found.split(b"\n")
+    return whole[-1] if whole else b""
