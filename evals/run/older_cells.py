@@ -13,8 +13,6 @@ from hidrop.errors import UserError
 
 # The parts of an identity that say which code answered.
 CODE = ("source", "numeric")
-# Parts that earlier versions did not write yet. A cell without them is like one with any value.
-NEW = ("source", "ends")
 
 
 def older_cell(out: Path, identity: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
@@ -34,14 +32,8 @@ def older_cell(out: Path, identity: Mapping[str, Any]) -> tuple[Path, dict[str, 
 def differences(older: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
     """The parts of its identity in which an older cell differs from what would be answered today."""
     own, wanted = json.loads(canonical(older)), json.loads(canonical(identity))
-    return sorted(name for name in wanted if name not in own or own[name] != wanted[name])
+    return sorted(name for name in wanted if own[name] != wanted[name])
 
 
 def _same_but_code(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    names = wanted.keys() - set(CODE)
-    lacking = names - own.keys()
-    return (
-        own.keys() <= wanted.keys()
-        and lacking <= set(NEW)
-        and all(own[name] == wanted[name] for name in names - lacking)
-    )
+    return own.keys() == wanted.keys() and all(own[name] == wanted[name] for name in wanted.keys() - set(CODE))

@@ -259,9 +259,7 @@ class MatrixRunner:
         row = self.rows[cell.model, cell.label]
         entry = document.cell_entry(cell, row, log.result, self.matrix.text_tokens, log.id)
         entry["provenance"] = document.sessions(log.provenance)
-        entry["decoding"] = log.identity["decoding"]
-        if "ends" in log.identity:
-            entry["ends"] = log.identity["ends"]
+        entry["decoding"], entry["ends"] = log.identity["decoding"], log.identity["ends"]
         if differs := self.journals.differences(cell, weights, log):
             entry["older"] = differs
         return entry
