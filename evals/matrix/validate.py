@@ -37,13 +37,14 @@ def installed(matrix: Matrix) -> list[str]:
 
 
 def models(matrix: Matrix, cells: list[Cell]) -> list[str]:
-    """Checkpoints with missing files."""
+    """Checkpoints with missing files, or with settings that cannot be read."""
+    from hidrop.models import answer_ends
     from hidrop.models.sources import find
 
     problems = []
     for name, spec in {cell.model: cell.spec for cell in cells}.items():
         try:
-            find(spec.source)
+            answer_ends(find(spec.source))
         except UserError as error:
             problems.append(f"{matrix.file}: {absent(name, spec, error)}")
     return problems

@@ -67,14 +67,10 @@ def load(cell: Cell, device: str) -> Any:
 
 
 def weights_digest(source: str) -> str:
-    """sha256 over a checkpoint's weights and the small files (config, tokenizer, processor) in its folder."""
-    from hidrop.models import tensor_files
-    from hidrop.models.digest import digest
-    from hidrop.models.sources import find
+    """sha256 over a checkpoint's weights and the small files (configs, tokenizer, processors) that belong to it."""
+    from hidrop.models import checkpoint_files, digest
 
-    folder = find(source)
-    small = [p for pattern in ("*.json", "*.model", "*.jinja") for p in folder.glob(pattern)]
-    return digest([*tensor_files(source), *small])
+    return digest(checkpoint_files(source))
 
 
 def answer_ends(source: str) -> tuple[int, ...]:

@@ -123,19 +123,20 @@ def rows_of(spec: TaskSpec) -> int:
 
 def data_digest(spec: TaskSpec) -> str:
     """sha256 over the names and contents of the parquet files; for the Hub, the dataset's current commit."""
+    from hidrop.models.digest import file_state
+
     if spec.data == HUB:
         from huggingface_hub import HfApi
 
         return f"{spec.source.repository}@{HfApi().dataset_info(spec.source.repository).sha}"
     files, digest = locate(spec), hashlib.sha256()
     for path in (*files.questions, *files.images):
-        state = path.stat()
-        digest.update(f"{path.parent.name}/{path.name}\0{_content(path, state.st_size, state.st_mtime_ns)}\n".encode())
+        digest.update(f"{path.parent.name}/{path.name}\0{_content(path, file_state(path))}\n".encode())
     return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
-def _content(path: Path, size: int, changed: int) -> str:
-    """sha256 of a file. `size` and `changed` are part of the cache's key, so a file that was replaced is read again."""
+def _content(path: Path, state: tuple[int, ...]) -> str:
+    """sha256 of a file. `state` is part of the cache's key, so that a file that was replaced is read again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

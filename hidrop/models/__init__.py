@@ -6,7 +6,17 @@
 from hidrop.models.answer_ends import answer_ends
 from hidrop.models.convert import convert
 from hidrop.models.digest import digest
-from hidrop.models.loading import Loaded, Peeked, load, peek, tensor_files
+from hidrop.models.loading import Loaded, Peeked, checkpoint_files, load, peek
 from hidrop.models.saving import save
 
-__all__ = ["Loaded", "Peeked", "answer_ends", "convert", "digest", "load", "peek", "save", "tensor_files"]
+__all__ = [
+    "Loaded",
+    "Peeked",
+    "answer_ends",
+    "checkpoint_files",
+    "convert",
+    "digest",
+    "load",
+    "peek",
+    "save",
+]

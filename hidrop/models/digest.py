@@ -7,17 +7,22 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from hidrop.cache_folder import cache_folder
 
+# Seconds. A file that has just changed may change again within one tick of the file system's clock, so it is not
+# remembered yet.
+SETTLED = 2.0
+
 
 def digest(files: Iterable[Path]) -> str:
     """sha256, as hex, over the content of weight files and their names; their folder does not matter.
 
-    Reading 13 GB takes a while, so the hash of each file is remembered (by path, size and time of change) in
-    digests.json of the cache folder. Raises OSError when a file cannot be read.
+    Reading 13 GB takes a while, so the hash of each file is remembered in digests.json of the cache folder, by path and
+    by what the system says of the file. Raises OSError when a file cannot be read.
     """
     whole = hashlib.sha256()
     for file in sorted(files, key=lambda f: f.name):
@@ -25,16 +30,28 @@ def digest(files: Iterable[Path]) -> str:
     return whole.hexdigest()
 
 
-def _of_file(file: Path) -> str:
+def file_state(file: Path) -> tuple[int, ...]:
+    """What changes when the content of a file does: size, times and number.
+
+    A program can set the time of modification. The time of change and the number (of another file that took the name)
+    are the system's own.
+    """
     stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev
+
+
+def _of_file(file: Path) -> str:
     # A Hub cache links names to blobs: the blob's own path is what stays the same.
-    key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    known = _read()
-    if key not in known:
-        with file.open("rb") as stream:
-            known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        _write(known)
-    return known[key]
+    place, state, known = f"{file.resolve()}|", file_state(file), _read()
+    key = place + "|".join(map(str, state))
+    if key in known:
+        return known[key]
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    _, modified, changed, *_ = state
+    if file_state(file) == state and time.time() - max(modified, changed) / 1e9 > SETTLED:
+        _write({other: hash for other, hash in known.items() if not other.startswith(place)} | {key: found})
+    return found
 
 
 def _store() -> Path:

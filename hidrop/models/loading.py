@@ -14,7 +14,7 @@ from hidrop.models.answer_ends import answer_ends
 from hidrop.models.digest import digest
 from hidrop.models.original import is_original
 from hidrop.models.saving import quiet
-from hidrop.models.sources import find, read_config, weight_files
+from hidrop.models.sources import find, read_config, settings_files, weight_files
 from hidrop.models.weight_files import BUFFERS, listed
 from hidrop.numerics import ATTENTIONS, DEVICE_MAPS, DTYPES, QUANTIZATIONS
 from hidrop.program import program
@@ -148,6 +148,21 @@ def tensor_files(source: str | Path) -> tuple[Path, ...]:
     from hidrop.models.original import tensors
 
     return tensors.files(path, raw)
+
+
+def checkpoint_files(source: str | Path) -> tuple[Path, ...]:
+    """Every file that answers depend on: the weights, and the small files of a checkpoint's and its tower's folder.
+
+    Raises UserError like `tensor_files`.
+    """
+    path = find(source)
+    raw = read_config(path)
+    folders = [path]
+    if is_original(raw):
+        from hidrop.models.original import tensors
+
+        folders += tensors.other_folders(path, raw)
+    return (*tensor_files(source), *(file for folder in folders for file in settings_files(folder)))
 
 
 def peek(source: str | Path, *, allow_download: bool = False) -> Peeked:

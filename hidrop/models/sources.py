@@ -16,6 +16,13 @@ MINI_NAMES = ("vanilla", "pdrop", "hidrop")
 
 # What a Hub repository may hold besides a checkpoint for torch; never fetched.
 _OTHER_FORMATS = ["*.msgpack", "*.h5", "*.onnx", "*.gguf", "*.pth", "optimizer*", "global_step*"]
+# Files of an adapter, as peft writes them.
+ADAPTERS = ("adapter_config.json", "adapter_model.*")
+# The small files of a checkpoint: configs, processors, chat templates, and the vocabularies of all of transformers'
+# tokenizers.
+_TEMPLATES = ("*.jinja", "additional_chat_templates/*.jinja")
+_VOCABULARIES = ("*.model", "*.txt", "*.tiktoken", "*.vocab", "*.bpe", "*.codes", "*.spm", "*.tokenizer")
+SETTINGS = ("*.json", *_TEMPLATES, *_VOCABULARIES)
 _WITHOUT_WEIGHTS = ["*.json", "*.jinja", "*.model", "*.txt"]
 
 
@@ -25,7 +32,8 @@ def find(source: str | Path, *, allow_download: bool = False, config_only: bool 
     `source` is "mini:<name>", a local folder, or a Hub id "owner/name[/subfolder]". A Hub id is looked up in the
     local cache only, unless `allow_download`. With `config_only` the weights need not be there.
 
-    Raises UserError, with the command that provides it, when the checkpoint or its weights are missing.
+    Raises UserError, with the command that provides it, when the checkpoint or its weights are missing, and for an
+    adapter next to the weights.
     """
     text = str(source)
     if text.startswith("mini:"):
@@ -33,11 +41,14 @@ def find(source: str | Path, *, allow_download: bool = False, config_only: bool 
     folder = Path(text).expanduser()
     if folder.exists():
         _check(folder, text, config_only=config_only)
+        _check_adapter(folder, text)
         return folder
     repo = re.fullmatch(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)", text)
     if repo is None or text[0] in ".~/":
         raise UserError(f"model '{text}': no such folder, and not a Hub id like 'llava-hf/llava-1.5-7b-hf'")
-    return _hub(text, repo[1], repo[2].strip("/"), allow_download=allow_download, config_only=config_only)
+    folder = _hub(text, repo[1], repo[2].strip("/"), allow_download=allow_download, config_only=config_only)
+    _check_adapter(folder, text)
+    return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -101,6 +112,21 @@ def _check(folder: Path, text: str, *, config_only: bool) -> None:
         f"model '{text}': no weights here (looked for model.safetensors, pytorch_model.bin and their index files). "
         "Copy or download the checkpoint again"
     )
+
+
+def settings_files(folder: Path) -> tuple[Path, ...]:
+    """The small files of a checkpoint that answers can depend on: configs, tokenizer, processors, chat templates."""
+    found = [file for pattern in SETTINGS for file in folder.glob(pattern) if file.is_file()]
+    return tuple(sorted(found))
+
+
+def _check_adapter(folder: Path, text: str) -> None:
+    """transformers adds an adapter to the weights next to it, but only where peft is installed."""
+    if found := [file for pattern in ADAPTERS for file in sorted(folder.glob(pattern))]:
+        raise UserError(
+            f"model '{text}': an adapter next to the weights ({', '.join(file.name for file in found)}). Whether it is "
+            "used depends on the packages that are installed. Merge it into the weights, or move it away"
+        )
 
 
 def _hub(text: str, repo: str, subfolder: str, *, allow_download: bool, config_only: bool) -> Path:

@@ -68,6 +68,12 @@ def files(folder: Path, raw: dict[str, Any]) -> tuple[Path, ...]:
     return _gather(folder, describe(folder, raw), allow_download=False)[1]
 
 
+def other_folders(folder: Path, raw: dict[str, Any]) -> list[Path]:
+    """The vision tower's own folder, which has the image processor's settings; none if there is no such folder."""
+    tower = describe(folder, raw).tower
+    return [] if tower is None else [find(tower, config_only=True)]
+
+
 def _gather(
     folder: Path, described: Described, *, allow_download: bool
 ) -> tuple[dict[str, torch.Tensor], tuple[Path, ...]]:
