@@ -14,6 +14,7 @@ from evals.run.engine import NUMERIC_VERSION, Engine
 from evals.run.older_cells import differences, older_cell
 from evals.store import cell_files, journal
 from evals.store.journal import Journal
+from evals.tasks.official_files import official_digest
 from evals.tasks.protocol import PROTOCOL_VERSION, decoding
 from hidrop import provenance
 
@@ -43,6 +44,7 @@ class CellJournals:
             "task": cell.task,
             "protocol": [cell.protocol, PROTOCOL_VERSION],
             "decoding": decoding(cell.protocol, cell.task),
+            "official": official_digest(cell.task),
             "ends": list(self.engine.answer_ends(cell.spec.source)),
             "dtype": cell.dtype,
             "attention": cell.attention,

@@ -1,5 +1,7 @@
 import importlib
+import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,6 +10,9 @@ import pytest
 from evals.report.caption import caption
 from evals.run import cell_journals
 from evals.store.folders import samples_of as samples_in
+from evals.tasks import get_task
+from evals.tasks.build import lmms_folder
+from evals.tasks.official_files import official_digest
 from hidrop.errors import UserError
 from hidrop.reducer import METHODS
 from tests.evals.world import SAMPLES, World, samples_of, without_date
@@ -195,6 +200,25 @@ def test_every_row_is_compared_with_the_vanilla_of_its_reference(go):
     assert "against" not in cells["vanilla", "gqa"]["stats"]
     low, high = cells["vanilla", "gqa"]["stats"]["interval"]
     assert low <= 80 <= high
+
+
+def test_other_files_of_lmms_eval_make_other_cells(go, tmp_path, monkeypatch):
+    go(World(), only="plain/fastv")
+    folder = tmp_path / "site/lmms_eval/tasks"
+    for task in ("gqa", "pope"):
+        (folder / task).mkdir(parents=True)
+        shutil.copytree(lmms_folder(get_task(task)), folder / task, dirs_exist_ok=True)
+    (folder.parent / "__init__.py").touch()
+    spec = importlib.util.spec_from_file_location("lmms_eval", folder.parent / "__init__.py")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    official_digest.cache_clear()
+    same, other = World(), World()
+    go(same, only="plain/fastv")
+    (folder / "gqa/gqa.yaml").write_text((folder / "gqa/gqa.yaml").read_text() + "# changed")
+    official_digest.cache_clear()
+    go(other, only="plain/fastv")
+    official_digest.cache_clear()
+    assert same.asked == [] and {key for key, _ in other.asked} == {"plain/fastv/gqa"}
 
 
 @pytest.mark.parametrize(
