@@ -34,7 +34,8 @@ from evals.model.requests import (
 )
 from evals.store.kept_tokens import cuts_of
 from evals.tasks.protocol import protocol as protocol_called
-from hidrop.errors import UserError, without_addresses
+from hidrop.errors import UserError, in_a_line
+from hidrop.images import as_rgb
 from hidrop.runtime.generation import new_tokens
 
 if TYPE_CHECKING:
@@ -210,7 +211,6 @@ class HidropLlava(lmms):
             if isinstance(prompt, TokenizedPrompt):
                 by_images.setdefault(prompt.images, []).append(prompt)
                 continue
-            prompt = without_addresses(prompt)
             answers[request.place] = GenerationResult("")
             if not request.padding and request.key not in self._done:
                 self.failures[request.key] = prompt
@@ -243,7 +243,7 @@ class HidropLlava(lmms):
     def _images_of(self, request: Request) -> Images | str:
         try:
             doc = self.task_dict[request.task][request.split][request.doc_id]
-            images = [v.convert("RGB") for v in request.visuals(doc) or ()]
+            images = [as_rgb(image) for image in request.visuals(doc) or ()]
             tokens = tuple(self.loaded.image_tokens(image.height, image.width) for image in images)
             if not images:
                 return Images(tokens, None)
@@ -252,7 +252,7 @@ class HidropLlava(lmms):
         except (UserError, MemoryError):
             raise
         except Exception as error:  # PIL and the processor raise many types for a broken file
-            return f"{type(error).__name__}: {error}"
+            return in_a_line(error)
 
     def _prompt(self, request: Request, images: Images) -> TokenizedPrompt | str:
         """The prompt of a request, or the error of its question."""
@@ -262,7 +262,7 @@ class HidropLlava(lmms):
                 loaded.tokenizer, request.context, images.tokens, image_token_id=loaded.backbone.placeholder_id
             )
         except ValueError as error:
-            return f"{type(error).__name__}: {error}"
+            return in_a_line(error)
         if len(ids) >= longest:
             return f"the prompt has {len(ids)} tokens, but the model has only {longest} positions"
         return TokenizedPrompt(request, ids, images.pixels, images.tokens)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evals.matrix.schema import Cell
 from evals.store.cell_files import slug
-from hidrop.errors import CannotWrite, UserError, without_addresses
+from hidrop.errors import CannotWrite, UserError, in_a_line, real_cause
 from hidrop.program import program
 
 
@@ -25,10 +25,9 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        first = next(iter(str(error).splitlines()), "")
-        reason = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
-        text = "".join(traceback.format_exception(error))
-        return cls(without_addresses(reason), text, isinstance(error, CannotWrite))
+        cause = real_cause(error)
+        reason = next(iter(str(cause).splitlines()), "") if isinstance(cause, UserError) else in_a_line(cause)
+        return cls(reason, "".join(traceback.format_exception(error)), isinstance(cause, CannotWrite))
 
     def of_the_rest(self) -> Failure:
         """The failure of a cell that was not run because of this one."""

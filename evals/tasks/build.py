@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evals.tasks.base import IMAGE, Task
 from evals.tasks.data import HUB, Files, TaskSpec, data_digest, locate
 from evals.tasks.protocol import protocol
+from hidrop.images import ImageError, open_image, read_inside, shortened
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def lmms_folder(task: Task) -> Path:
@@ -46,7 +49,7 @@ def build(spec: TaskSpec) -> Any:
     from lmms_eval.api.task import ConfigurableTask
 
     config, files = official(spec.task), None if spec.data == HUB else locate(spec)
-    config["doc_to_visual"] = _visual(config["doc_to_visual"], _images(spec, files))
+    config["doc_to_visual"] = _visual(config["doc_to_visual"], _images(spec, files), files)
     config["process_docs"] = _prepare(spec.task)
     config["metric_list"] = spec.task.metrics(config["metric_list"], spec.protocol)
     if files is None:
@@ -126,22 +129,30 @@ def _name(spec: TaskSpec) -> str:
     return f"sha256-{data_digest(spec)[:16]}"
 
 
-def _visual(official: Callable[[Mapping[str, Any]], Any], image: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """The task's own doc_to_visual, given an image that is decoded at the last moment. Raises PIL's errors."""
+def _visual(
+    official: Callable[[Mapping[str, Any]], Any], image: Callable[[Mapping[str, Any]], Any], files: Files | None
+) -> Any:
+    """The task's own doc_to_visual, given an image that is decoded at the last moment. Raises ImageError."""
 
     def visual(doc: Mapping[str, Any]) -> Any:
-        return official({**doc, IMAGE: decode(image(doc))})
+        return official({**doc, IMAGE: decode(image(doc), files)})
 
     return visual
 
 
-def decode(image: Any) -> Any:
-    """A PIL image from an undecoded entry of a datasets.Image column (bytes or a path), or the PIL image itself."""
-    from PIL import Image
+def decode(image: Any, files: Files | None = None) -> Image.Image:
+    """An RGB image from an undecoded entry of a datasets.Image column: bytes, or a path inside the data's folder.
 
-    if not isinstance(image, Mapping):
-        return image
-    return Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"])
+    Raises ImageError for anything else, and for an image that cannot be read whole.
+    """
+    content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, None)
+    if content is not None:
+        return open_image(content)
+    if path is None:
+        raise ImageError("no image" if isinstance(image, Mapping | None) else f"a {type(image).__name__} is no image")
+    if files is None:
+        raise ImageError(f"{shortened(path)}: a path, but this data set has no folder")
+    return open_image(read_inside(files.root, path, files.start))
 
 
 @contextlib.contextmanager

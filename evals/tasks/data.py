@@ -50,6 +50,9 @@ class Files:
 
     questions: tuple[Path, ...]
     images: tuple[Path, ...] = ()
+    # Images that the files name by a path are read from here only. Relative paths begin at `start`.
+    root: Path = Path()
+    start: Path = Path()
 
 
 def locate(spec: TaskSpec) -> Files:
@@ -68,9 +71,10 @@ def locate(spec: TaskSpec) -> Files:
     source = spec.source
     for place in (root / source.folder, root / source.repository.split("/")[1], root):
         if questions := tuple(sorted(place.glob(source.files))):
-            return Files(questions, tuple(sorted(place.glob(source.images.files))) if source.images else ())
+            images = tuple(sorted(place.glob(source.images.files))) if source.images else ()
+            return Files(questions, images, root, place)
         if (place / source.plain).is_file():
-            return Files((place / source.plain,))
+            return Files((place / source.plain,), root=root, start=place)
     return Files(())
 
 

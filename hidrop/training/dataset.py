@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
-from hidrop.errors import UserError
+from hidrop.errors import UserError, in_a_line
+from hidrop.images import open_image, read_inside
 from hidrop.prompts import pad_to_square
 from hidrop.training.batch import batch_of
 from hidrop.training.conversations import Conversations, Prompt, encode
@@ -66,8 +66,8 @@ class Samples(Dataset[Example]):
                 return self._read(other)
             except (UserError, MemoryError):
                 raise
-            except Exception as error:  # a broken file can make PIL raise anything
-                reason = reason or f"sample {other}: {error}"
+            except Exception as error:  # an image, or a prompt that is too long
+                reason = reason or f"sample {other}: {in_a_line(error)}"
                 with self._replaced.get_lock():
                     self._replaced.value += 1
             if step >= PATIENCE:
@@ -76,14 +76,13 @@ class Samples(Dataset[Example]):
 
     def _read(self, index: int) -> Example:
         turns = self.conversations[index]
-        images = [self._image(self.folder / path) for path in turns.images]
+        images = [self._image(path) for path in turns.images]
         counts = [self.image_tokens] * len(images)
         ids, labels = encode(turns, self.tokenizer, self.image_token_id, counts, self.prompt, self.longest)
         return {"ids": ids, "labels": labels, "images": images}
 
-    def _image(self, path: Path) -> torch.Tensor:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
+    def _image(self, path: str) -> torch.Tensor:
+        image = open_image(read_inside(self.folder, path))
         if self.shape == "pad":
             image = pad_to_square(image, self._fill)
         return self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]

@@ -148,6 +148,36 @@ def test_a_broken_image_is_replaced_by_the_next_sample_with_one_and_counted(data
         samples(data, embedded)[0]
 
 
+def test_a_truncated_image_is_replaced_whatever_pil_was_told(
+    data: Path, embedded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import ImageFile
+
+    path = data / "images/a/0.png"
+    path.write_bytes(path.read_bytes()[:5000])
+    for truncated in (True, False):
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", truncated)
+        found = samples(data, embedded)
+        assert found[0]["ids"] == found[1]["ids"] and found.replaced == 1
+
+
+def test_only_regular_files_inside_the_folder_of_the_images_are_read(data: Path, embedded: Any) -> None:
+    """An image's path is part of a file that somebody else may have written."""
+    import os
+    import shutil
+
+    outside = data / "outside.png"
+    shutil.copy(data / "images/a/1.png", outside)
+    (data / "images/link.png").symlink_to(outside)
+    os.mkfifo(data / "images/pipe.png")
+    inside = (data / "images/a/1.png").resolve()
+    right = {**RECORDS[1], "image": str(inside)}
+    for name in ("../outside.png", str(outside), "link.png", "pipe.png", "a", f"file://{inside}", "/dev/zero"):
+        (data / "data.json").write_text(json.dumps([{**RECORDS[0], "image": name}, right]))
+        found = samples(data, embedded)
+        assert found[0]["ids"] == found[1]["ids"] and found.replaced == 1, name
+
+
 @pytest.mark.parametrize("shape", ["pad", "square"])
 def test_images_are_those_of_evaluation(shape: str, data: Path, embedded: Any) -> None:
     from PIL import Image
