@@ -81,7 +81,23 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def read_inside(folder: Path, name: str, *starts: Path) -> bytes:
-    """The content of the file `name`, a path inside `folder`. A relative path may begin at one of `starts` or there.
+    """The content of the regular file `name` inside `folder`; see `inside`."""
+    path, shown = inside(folder, name, *starts), shortened(name)
+    try:
+        # The file may have been replaced since then: the flag keeps a pipe from waiting.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ImageError(f"{shown}: not a regular file")
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"{shown}: cannot be read: {error.strerror}") from None
+    if len(content) > MOST_BYTES:
+        raise ImageError(f"{shown}: larger than {MOST_BYTES >> 30} GiB")
+    return content
+
+
+def inside(folder: Path, name: str, *starts: Path) -> Path:
+    """The regular file `name`, a path inside `folder`. A relative path may begin at one of `starts` or there.
 
     Raises ImageError if the path leads out of the folder (by a link, too), and for anything that is not a regular file:
     reading a pipe could wait forever.
@@ -99,11 +115,7 @@ def read_inside(folder: Path, name: str, *starts: Path) -> bytes:
             raise ImageError(f"{shown}: leads out of the folder of the images")
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError(f"{shown}: not a regular file")
-        # The file may have been replaced since then: the flag keeps a pipe from waiting.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ImageError(f"{shown}: not a regular file")
-            content = file.read(MOST_BYTES + 1)
+        return path
     except OSError as error:
         raise ImageError(f"{shown}: cannot be read: {error.strerror}") from None
     except RuntimeError:  # pathlib's error for a link to itself, before Python 3.13
@@ -112,9 +124,6 @@ def read_inside(folder: Path, name: str, *starts: Path) -> bytes:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{shown}: not a path ({in_a_line(error)})") from None
-    if len(content) > MOST_BYTES:
-        raise ImageError(f"{shown}: larger than {MOST_BYTES >> 30} GiB")
-    return content
 
 
 def base64_text(text: str) -> str:

@@ -16,7 +16,7 @@ from evals.store.cell_files import journal_of
 from evals.store.lock import locked
 from evals.store.records import AnswerRecord
 from evals.tasks import PROTOCOL_VERSION, evaluation
-from evals.tasks.data import TaskSpec, data_digest
+from evals.tasks.data import TaskSpec, data_digest, prepare
 from evals.tasks.protocol import decoding
 from hidrop.analysis.curves import Curves, Values
 from hidrop.models import Loaded
@@ -84,6 +84,7 @@ def _task(
     workers: int,
     progress: Callable[[str, int], None],
 ) -> tuple[Curves, list[AnswerRecord]]:
+    prepare(spec)
     identity = {
         "probes": [PROBES_VERSION, asdict(probes)],
         "weights": weights,

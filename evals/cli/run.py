@@ -161,7 +161,7 @@ def validate(options: MatrixOptions) -> int:
     nothing here. MATRIX may also be a recipe of `train`. Exits with 2 when there are problems.
     """
     options.loading(f"{options.name}: checking files, data and packages")
-    from evals.matrix.validate import check
+    from evals.matrix.validate import check, notes
     from hidrop.recipes import is_recipe
 
     if is_recipe(options.name):
@@ -170,7 +170,9 @@ def validate(options: MatrixOptions) -> int:
     matrix, cells = asked.load()
     rows, problems = check(matrix, cells, device=asked.place(matrix), out=asked.folder(matrix))
     verdict = f"{matrix.file}: ok, {len(cells)} cells in {len(rows)} rows"
-    return told(options, problems, verdict, {"matrix": matrix.name, "cells": len(cells), "problems": problems})
+    known = notes(matrix, cells) if not problems else []
+    document = {"matrix": matrix.name, "cells": len(cells), "problems": problems, "notes": known}
+    return told(options, problems, "\n".join([verdict, *(f"note: {line}" for line in known)]), document)
 
 
 def validate_recipe(options: MatrixOptions) -> int:

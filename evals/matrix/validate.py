@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from evals.matrix import packages
 from evals.matrix.resolve import MatrixRow, Peek, absent, peek_files, resolve
 from evals.matrix.schema import Cell, Matrix
-from evals.tasks import missing
+from evals.tasks import TaskSpec, missing, remarks
 from hidrop.errors import UserError
 
 
@@ -78,11 +78,20 @@ def alone(matrix: Matrix, cells: Iterable[Cell], processes: int) -> None:
 
 
 def data(matrix: Matrix, cells: list[Cell]) -> list[str]:
-    """Datasets that are missing, or whose format differs from what their task reads."""
+    """Datasets that are missing or incomplete, or that hold what their task cannot read or score."""
+    return _of_data(matrix, cells, missing)
+
+
+def notes(matrix: Matrix, cells: list[Cell]) -> list[str]:
+    """What a reader of the numbers should know about the data, such as another number of rows than the official one."""
+    return _of_data(matrix, cells, remarks)
+
+
+def _of_data(matrix: Matrix, cells: list[Cell], lines: Callable[[TaskSpec], list[str]]) -> list[str]:
     if packages.lacking(["pyarrow"]):
         return []
     specs = dict.fromkeys(cell.task_spec for cell in cells)
-    return [f"{matrix.file}: tasks.{line}" for spec in specs for line in missing(spec)]
+    return [f"{matrix.file}: tasks.{line}" for spec in specs for line in lines(spec)]
 
 
 def writable(out: Path) -> list[str]:

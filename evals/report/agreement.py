@@ -19,7 +19,8 @@ from evals.store.folders import read_document
 from evals.store.journal import Lines
 from evals.store.result_document import cell_key
 from evals.tasks.base import LLAVA, Answer
-from evals.tasks.data import HUB, MINI, TaskSpec, data_digest, missing
+from evals.tasks.checks import missing
+from evals.tasks.data import HUB, MINI, TaskSpec, data_digest, prepare
 from evals.tasks.registry import get_task
 from hidrop.errors import UserError
 
@@ -201,6 +202,7 @@ def read_docs(run: Run, data: str | None) -> dict[int, Mapping[str, Any]]:
     from evals.tasks.build import build, quiet
 
     spec = TaskSpec(run.task, data or MINI, LLAVA)
+    prepare(spec)
     if problems := missing(spec):
         raise UserError("\n".join(problems))
     if data_digest(spec) != run.data:

@@ -83,7 +83,9 @@ def answer_ends(source: str) -> tuple[int, ...]:
 
 def data_digest(cell: Cell) -> str:
     from evals.tasks import data_digest as digest
+    from evals.tasks import prepare
 
+    prepare(cell.task_spec)
     return digest(cell.task_spec)
 
 

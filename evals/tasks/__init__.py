@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evals.tasks.data import TaskSpec, data_digest, missing
+from evals.tasks.checks import missing, remarks
+from evals.tasks.data import TaskSpec, data_digest, prepare
 from evals.tasks.protocol import PROTOCOL_VERSION, PROTOCOLS
 from evals.tasks.registry import TASKS, get_task
 
@@ -29,6 +30,8 @@ __all__ = [
     "evaluate",
     "get_task",
     "missing",
+    "prepare",
+    "remarks",
 ]
 
 

@@ -50,8 +50,9 @@ class Source:
     folder: str  # below a data folder
     files: str  # a glob in the repository, and in the folder
     columns: tuple[str, ...]
-    rows: int  # of the official files; used for estimates when they have not been downloaded
+    rows: int  # of the official files; other numbers are told, and it serves for estimates without files
     images: JoinedImages | None = None  # None: the column `image` holds them
+    megabytes: int | None = None  # to download
 
     @property
     def plain(self) -> str:
@@ -59,11 +60,9 @@ class Source:
         return f"{self.split}.parquet"
 
     @property
-    def command(self) -> str:
-        """The command that downloads the official files to where they are looked for, below data/."""
-        globs = (self.files, self.images.files) if self.images else (self.files,)
-        wanted = " ".join(f'--include "{pattern}"' for pattern in globs)
-        return f"hf download --repo-type dataset {self.repository} {wanted} --local-dir data/{self.folder}"
+    def globs(self) -> tuple[str, ...]:
+        """The files in the repository."""
+        return (self.files, self.images.files) if self.images else (self.files,)
 
 
 @dataclass(frozen=True)
@@ -146,6 +145,13 @@ class Task:
         """The group of a document. Groups are asked completely or not at all, and can be units of the statistics."""
         return None if self.group_column is None else doc[self.group_column]
 
+    def row_problem(self, doc: Doc) -> tuple[str, str] | None:
+        """The column of a document that keeps it from being asked or scored, and why; None for a good document.
+
+        `doc` has the columns of `source` but not the image.
+        """
+        return next(((name, MISSING) for name in ("question", "answer") if name in doc and empty(doc[name])), None)
+
     # ---- how answers are scored ------------------------------------------------------------------------------------
 
     def target(self, doc: Doc) -> Any:
@@ -210,6 +216,25 @@ class Task:
     def metrics(self, official: Sequence[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
         """The metrics that lmms-eval shall compute, from those in its own file; files for a server are not written."""
         return [metric for metric in official if metric["metric"] != "submission"]
+
+
+# The reason of a row without a value.
+MISSING = "is empty"
+
+
+def empty(value: Any) -> bool:
+    """Whether a document lacks a value: None, NaN, or text without a letter."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def no_text(doc: Doc, *columns: str) -> tuple[str, str] | None:
+    """The first of these columns that holds no text, and why."""
+    for name in columns:
+        if empty(doc[name]):
+            return name, MISSING
+        if not isinstance(doc[name], str):
+            return name, f"a {type(doc[name]).__name__} instead of text"
+    return None
 
 
 def mean_of_sums(sums: np.ndarray) -> np.ndarray:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import glob
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.tasks.base import IMAGE, Task
-from evals.tasks.data import HUB, Files, TaskSpec, data_digest, locate
+from evals.tasks.data import Files, TaskSpec, data_digest, locate
 from evals.tasks.protocol import protocol
 from hidrop.images import ImageError, open_image, read_inside, shortened
 
@@ -45,19 +46,15 @@ def official(task: Task) -> dict[str, Any]:
 
 
 def build(spec: TaskSpec) -> Any:
-    """lmms-eval's task for `spec`. The network is only used if the spec's data is "hub"."""
+    """lmms-eval's task for `spec`, whose files are there (`evals.tasks.checks.missing`). Uses no network."""
     from lmms_eval.api.task import ConfigurableTask
 
-    config, files = official(spec.task), None if spec.data == HUB else locate(spec)
+    config, files = official(spec.task), locate(spec)
     config["doc_to_visual"] = _visual(config["doc_to_visual"], _images(spec, files), files)
     config["process_docs"] = _prepare(spec.task)
     config["metric_list"] = spec.task.metrics(config["metric_list"], spec.protocol)
-    if files is None:
-        config["dataset_kwargs"] = {}  # the official one asks for a login
-    else:
-        paths = [str(path.resolve()) for path in files.questions]
-        config |= {"dataset_path": "parquet", "dataset_name": _name(spec)}
-        config["dataset_kwargs"] = {"data_files": {spec.source.split: paths}}
+    config |= {"dataset_path": "parquet", "dataset_name": _name(spec)}
+    config["dataset_kwargs"] = {"data_files": {spec.source.split: patterns(files.questions)}}
     if generation := protocol(spec.protocol).generation(spec.task):
         config["generation_kwargs"] = generation
         config["doc_to_text"] = spec.task.question
@@ -107,18 +104,20 @@ def _prepare(task: Task) -> Callable[[Any], Any]:
     return prepare
 
 
-def _images(spec: TaskSpec, files: Files | None) -> Callable[[Mapping[str, Any]], Any]:
+def patterns(paths: Sequence[Path]) -> list[str]:
+    """Paths for datasets.load_dataset, which takes them for patterns: a folder's name may have a bracket in it."""
+    return [glob.escape(str(path.absolute())) for path in paths]
+
+
+def _images(spec: TaskSpec, files: Files) -> Callable[[Mapping[str, Any]], Any]:
     """A function from a document to its undecoded image."""
     import datasets
 
-    source, joined = spec.source, spec.source.images
-    if joined is None or (files is not None and not files.images):
+    joined = spec.source.images
+    if joined is None or not files.images:
         return lambda doc: doc[IMAGE]
-    if files is None:
-        images = datasets.load_dataset(source.repository, joined.files.split("/")[0], split=source.split)
-    else:
-        paths = [str(path.resolve()) for path in files.images]
-        images = datasets.load_dataset("parquet", name=_name(spec), data_files={"images": paths}, split="images")
+    found = {"images": patterns(files.images)}
+    images = datasets.load_dataset("parquet", name=_name(spec), data_files=found, split="images")
     images = images.cast_column(IMAGE, datasets.Image(decode=False))
     place = {name: row for row, name in enumerate(images[joined.id])}
     return lambda doc: images[place[doc[joined.key]]][IMAGE]
@@ -130,7 +129,7 @@ def _name(spec: TaskSpec) -> str:
 
 
 def _visual(
-    official: Callable[[Mapping[str, Any]], Any], image: Callable[[Mapping[str, Any]], Any], files: Files | None
+    official: Callable[[Mapping[str, Any]], Any], image: Callable[[Mapping[str, Any]], Any], files: Files
 ) -> Any:
     """The task's own doc_to_visual, given an image that is decoded at the last moment. Raises ImageError."""
 

@@ -2,19 +2,24 @@
 
 A local folder holds the parquet files of the Hub's dataset repositories as they are, so that one `hf download` makes
 it. For POPE `data: data` and `data: data/pope` both find data/pope/data/test-*.parquet. The embedded benchmark's own
-layout (pope/test.parquet; GQA's file there holds its images) is found the same way.
+layout (pope/test.parquet; GQA's file there holds its images) is found the same way, and so are the Hub's cache, a
+repository's folder in it, and a snapshot. `evals.tasks.checks` says what is missing or wrong.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.tasks.base import IMAGE, LLAVA, Source, Task
+from evals.tasks import hub, image_column
+from evals.tasks.base import LLAVA, Source, Task
 from evals.tasks.registry import get_task
 from hidrop.errors import UserError
+from hidrop.images import ImageError, inside
 
 MINI, HUB = "mini", "hub"
 
@@ -50,96 +55,121 @@ class Files:
 
     questions: tuple[Path, ...]
     images: tuple[Path, ...] = ()
-    # Images that the files name by a path are read from here only. Relative paths begin at `start`.
+    # Images that the files name by a path are read from here only. Relative paths begin at `start`, or here.
     root: Path = Path()
     start: Path = Path()
 
+    @property
+    def with_images(self) -> tuple[Path, ...]:
+        """The files that have the column of the images."""
+        return self.images or self.questions
+
 
 def locate(spec: TaskSpec) -> Files:
-    """The files of a spec whose data is local. The embedded benchmark is built on first use.
+    """The files of a spec. The embedded benchmark is built on first use; of the Hub's data, only the cache is read.
 
-    No files if they are not there; `missing` says why in words.
+    No files if they are not there; `evals.tasks.checks.missing` says why in words.
     """
-    if spec.data == HUB:
-        raise ValueError("the Hub's files are not local")
-    if spec.data == MINI:
-        from hidrop.mini import ensure
-
-        root = Path(ensure())
-    else:
-        root = Path(spec.data).expanduser()
     source = spec.source
-    for place in (root / source.folder, root / source.repository.split("/")[1], root):
+    for place, root in _places(spec):
         if questions := tuple(sorted(place.glob(source.files))):
             images = tuple(sorted(place.glob(source.images.files))) if source.images else ()
             return Files(questions, images, root, place)
-        if (place / source.plain).is_file():
-            return Files((place / source.plain,), root=root, start=place)
+        if (place / source.plain).exists():
+            return Files((place / source.plain,), (), root, place)
     return Files(())
 
 
-def missing(spec: TaskSpec) -> list[str]:
-    """What keeps a task from running, each with the command or path that provides it; empty if nothing does.
-
-    Reads file footers only. The Hub is not checked, because that would already need the network.
-    """
-    import pyarrow.parquet as parquet
-
+def _places(spec: TaskSpec) -> Iterator[tuple[Path, Path]]:
+    """Folders that may hold a spec's files, each with the folder that no path in the files may leave."""
+    repository = spec.source.repository
     if spec.data == HUB:
-        return []
-    source, files = spec.source, locate(spec)
-    if not files.questions:
-        return [
-            f"{spec.name}: no data in '{spec.data}' (looked for {source.folder}/{source.files}). "
-            f"Get it with: {source.command}"
-        ]
-    problems = []
-    for path in (*files.questions, *files.images):
-        try:
-            there = set(parquet.read_schema(path).names)
-        except (OSError, ValueError) as error:  # pyarrow's own errors derive from ValueError
-            problems.append(f"{spec.name}: cannot read {path}: {error}. Get it again with: {source.command}")
-            continue
-        for column in sorted(_wanted(source, files, path) - there):
-            way = ""
-            if column == IMAGE and source.images:
-                way = f" and {source.folder}/{source.images.files} is not there. Get it with: {source.command}"
-            problems.append(f"{spec.name}: {path} has no column '{column}'{way}")
-    return problems
+        if found := hub.snapshot(hub.cache() / hub.folder_name(repository)):
+            yield found, hub.bounds_of(found)
+        return
+    root = root_of(spec)
+    for name in (spec.source.folder, repository.split("/")[1]):
+        yield root / name, root
+    yield root, hub.bounds_of(root)
+    if found := hub.snapshot_below(root, repository):
+        yield found, hub.bounds_of(found)
 
 
-def _wanted(source: Source, files: Files, path: Path) -> set[str]:
-    """The columns that one of a task's files must have."""
-    if source.images is None:
-        return set(source.columns)
-    if path in files.images:
-        return {source.images.id, IMAGE}
-    return {*source.columns, source.images.key if files.images else IMAGE}
+def root_of(spec: TaskSpec) -> Path:
+    """The folder that a spec's data names."""
+    if spec.data == MINI:
+        from hidrop.mini import ensure
+
+        return Path(ensure())
+    return Path(spec.data).expanduser()
+
+
+def prepare(spec: TaskSpec) -> None:
+    """Download the files of a spec whose data is the Hub's; see `hub.fetch`."""
+    if spec.data == HUB:
+        hub.fetch(spec.source)
+
+
+def download(spec: TaskSpec) -> str:
+    """The command that downloads a spec's official files to where they are looked for, with their size."""
+    source = spec.source
+    if spec.data == HUB:
+        return hub.download_command(source)
+    root = root_of(spec)
+    if root.name.startswith(hub.PREFIX) or any(root.glob(f"{hub.PREFIX}*")):
+        return hub.download_command(
+            source, "--cache-dir", str(root.parent if root.name.startswith(hub.PREFIX) else root)
+        )
+    own = root.absolute().name in (source.folder, source.repository.split("/")[1])
+    return hub.download_command(source, "--local-dir", str(root if own else root / source.folder))
 
 
 def rows_of(spec: TaskSpec) -> int:
     """How many documents a task has, from the footers of its files; the official number if it has no files."""
     import pyarrow.parquet as parquet
 
-    files = () if spec.data == HUB else locate(spec).questions
+    files = [path for path in locate(spec).questions if path.is_file()]
     return sum(parquet.read_metadata(path).num_rows for path in files) or spec.source.rows
 
 
 def data_digest(spec: TaskSpec) -> str:
-    """sha256 over the names and contents of the parquet files; for the Hub, the dataset's current commit."""
-    from hidrop.models.digest import file_state
+    """sha256 over the names and contents of a spec's files, and of the image files that they name by a path.
 
-    if spec.data == HUB:
-        from huggingface_hub import HfApi
-
-        return f"{spec.source.repository}@{HfApi().dataset_info(spec.source.repository).sha}"
+    So the Hub's data and the same files in a folder are the same data. Raises UserError if there are no files.
+    """
     files, digest = locate(spec), hashlib.sha256()
+    if not files.questions:
+        raise UserError(f"{spec.name}: no data in '{spec.data}'. Get it with: {download(spec)}")
     for path in (*files.questions, *files.images):
-        digest.update(f"{path.parent.name}/{path.name}\0{_content(path, file_state(path))}\n".encode())
+        digest.update(f"{path.parent.name}/{path.name}\0{content_of(path)}\n".encode())
+    for path in files.with_images:
+        for _, name in image_column.rows_without_bytes(path):
+            digest.update(f"{name}\0{_image_digest(files, name)}\n".encode())
     return digest.hexdigest()
 
 
-@functools.lru_cache(maxsize=256)
+def _image_digest(files: Files, name: str | None) -> str:
+    if name is None:
+        return "none"
+    try:
+        return content_of(inside(files.root, name, files.start))
+    except (ImageError, OSError):
+        return "unreadable"
+
+
+def content_of(path: Path) -> str:
+    """sha256 of a file's content; read again only when the file was written or replaced.
+
+    Raises UserError for a pipe or a device, which could wait forever.
+    """
+    from hidrop.models.digest import file_state
+
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UserError(f"{path}: not a regular file")
+    return _content(path, file_state(path))
+
+
+@functools.lru_cache(maxsize=1 << 14)
 def _content(path: Path, state: tuple[int, ...]) -> str:
     """sha256 of a file. `state` is part of the cache's key, so that a file that was replaced is read again."""
     with path.open("rb") as file:

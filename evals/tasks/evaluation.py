@@ -11,7 +11,8 @@ from typing import Any
 
 from evals.tasks.base import IMAGE, LMMS_EVAL, Answer
 from evals.tasks.build import build, quiet, rows_within
-from evals.tasks.data import TaskSpec, missing
+from evals.tasks.checks import missing
+from evals.tasks.data import TaskSpec, prepare
 from hidrop.errors import UserError
 
 
@@ -63,8 +64,6 @@ def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bo
 
     Raises UserError when data is missing, RuntimeError when not one sample could be prepared for the model.
     """
-    if problems := missing(spec):
-        raise UserError("\n".join(problems))
     from lmms_eval import evaluator
 
     name, asked = spec.name, spec.task
@@ -111,6 +110,9 @@ def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bo
 
 def _ready(lm: Any, spec: TaskSpec) -> Any:
     """lmms-eval's task; `lm` gets its documents."""
+    prepare(spec)
+    if problems := missing(spec):
+        raise UserError("\n".join(problems))
     task = build(spec)
     task.set_config("num_fewshot", 0)
     lm.task_dict[spec.name] = task.dataset

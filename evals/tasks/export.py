@@ -14,7 +14,8 @@ from typing import Any
 
 from evals.tasks.base import LMMS_EVAL
 from evals.tasks.build import lmms_folder
-from evals.tasks.data import HUB, MINI, TaskSpec, locate, missing
+from evals.tasks.checks import missing
+from evals.tasks.data import HUB, MINI, TaskSpec, locate
 from evals.tasks.registry import TASKS
 from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.errors import UserError

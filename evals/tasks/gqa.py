@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 
-from evals.tasks.base import LLAVA, Answer, Doc, JoinedImages, Source, Task
+from evals.tasks.base import LLAVA, Answer, Doc, JoinedImages, Source, Task, no_text
 from hidrop.prompts import SHORT_ANSWER
 
 
@@ -21,12 +21,16 @@ class GQA(Task):
         columns=("question", "answer"),
         rows=12578,
         images=JoinedImages("testdev_balanced_images/*.parquet", id="id", key="imageId"),
+        megabytes=68,
     )
     id_columns = ("id",)
     export_yaml = "process_docs: null\n"  # the official function downloads images, which the exported file holds
 
     def question(self, doc: Doc) -> str:
         return f"{doc['question']}\n{SHORT_ANSWER}"
+
+    def row_problem(self, doc: Doc) -> tuple[str, str] | None:
+        return no_text(doc, "question", "answer")
 
     def reading(self, answer: Answer, protocol: str) -> str:
         """Lower case; LLaVA also drops trailing dots, lmms-eval all punctuation."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from evals.tasks.base import LLAVA, RIGHT, Answer, Doc, Sample, Source, Statistic, Task, mean_of_sums
+from evals.tasks.base import LLAVA, RIGHT, Answer, Doc, Sample, Source, Statistic, Task, mean_of_sums, no_text
 from hidrop.prompts import LETTER_ANSWER
 
 # The rotations of a question carry its index plus a multiple of this.
@@ -34,6 +34,7 @@ class MMBench(Task):
             *("category", "L2-category", "image", "source", "split"),
         ),
         rows=4329,
+        megabytes=97,
     )
     max_new_tokens = 1024
     metric = "circular_accuracy"
@@ -51,6 +52,17 @@ class MMBench(Task):
         hint = [] if absent(doc.get("hint")) else [str(doc["hint"])]
         lines = [f"{letter}. {text}" for letter, text in options(doc).items()]
         return "\n".join([*hint, str(doc["question"]), *lines, LETTER_ANSWER])
+
+    def row_problem(self, doc: Doc) -> tuple[str, str] | None:
+        if found := no_text(doc, "question", "answer"):
+            return found
+        index, right = doc["index"], doc["answer"]
+        if not isinstance(index, int | float) or index % 1:  # NaN, too
+            return "index", f"{str(index)[:20]!r} is not a whole number"
+        # An option called "None" counts as missing in the question, but official rows have it.
+        if right not in tuple(LETTERS) or doc[right] is None or doc[right] != doc[right]:
+            return "answer", f"{right[:20]!r} is not the letter of one of its options"
+        return None
 
     def group(self, doc: Doc) -> int:
         """The question that a document is a rotation of."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from evals.tasks.base import LLAVA, Answer, Doc, Sample, Source, Statistic, Task
+from evals.tasks.base import LLAVA, Answer, Doc, Sample, Source, Statistic, Task, no_text
 from hidrop.prompts import SHORT_ANSWER
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class POPE(Task):
         files="data/test-*.parquet",
         columns=("question", "question_id", "answer", "category", "image"),
         rows=9000,
+        megabytes=255,
     )
     metric = "f1"
     official = "pope_f1_score"
@@ -36,6 +37,11 @@ class POPE(Task):
 
     def question(self, doc: Doc) -> str:
         return f"{doc['question']}\n{SHORT_ANSWER}"
+
+    def row_problem(self, doc: Doc) -> tuple[str, str] | None:
+        if found := no_text(doc, "question", "answer", "category"):
+            return found
+        return None if _truth(doc) in ("yes", "no") else ("answer", f"{doc['answer'][:20]!r} is neither yes nor no")
 
     def reading(self, answer: Answer, protocol: str) -> str:
         """ "yes" or "no". LLaVA reads "no" if the first sentence has a word No, not or no, and "yes" otherwise.

@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from evals.tasks.base import Answer, Doc, Source, Task
+from evals.tasks.base import Answer, Doc, Source, Task, no_text
 from hidrop.prompts import SHORT_ANSWER
+
+# An answer counts fully if three others agree, so that with fewer references a right answer is not right.
+REFERENCES = 4
 
 
 class TextVQA(Task):
@@ -23,6 +26,7 @@ class TextVQA(Task):
         files="data/validation-*.parquet",
         columns=("question", "question_id", "answers", "ocr_tokens", "image"),
         rows=5000,
+        megabytes=920,
     )
     metric = "vqa_accuracy"
     id_columns = ("image_id", "question_id")  # LLaVA's answers file has the image's id there
@@ -31,6 +35,18 @@ class TextVQA(Task):
 
     def question(self, doc: Doc) -> str:
         return f"{doc['question']}\nReference OCR token: {', '.join(doc['ocr_tokens'] or ())}\n{SHORT_ANSWER}"
+
+    def row_problem(self, doc: Doc) -> tuple[str, str] | None:
+        if found := no_text(doc, "question"):
+            return found
+        said, words = doc["answers"], doc["ocr_tokens"]
+        if not isinstance(said, list | None) or not all(isinstance(text, str) for text in said or ()):
+            return "answers", "not a list of texts"
+        if len(said or ()) < REFERENCES:
+            return "answers", f"{len(said or ())} references, but VQA's accuracy needs at least {REFERENCES}"
+        if not isinstance(words, list | None) or not all(isinstance(text, str) for text in words or ()):
+            return "ocr_tokens", "not a list of texts"
+        return None
 
     def target(self, doc: Doc) -> Any:
         return doc["answers"]

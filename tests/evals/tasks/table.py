@@ -126,7 +126,7 @@ CASES: dict[str, Case] = {
     ),
     "textvqa_val": Case(
         textvqa(),
-        "data/validation-00000-of-00002.parquet",
+        "data/validation-00000-of-00001.parquet",
         f"What does IT say?\nReference OCR token: NOKIA, 12\n{SHORT}",
         wrong=lambda doc: "banana",
         right=lambda doc: doc["answers"][0],
@@ -134,7 +134,7 @@ CASES: dict[str, Case] = {
     ),
     "pope": Case(
         pope(),
-        "data/test-00000-of-00003.parquet",
+        "data/test-00000-of-00001.parquet",
         f"Is there a cup in the image?\n{SHORT}",
         wrong=lambda doc: "no" if doc["answer"] == "yes" else "yes",
     ),

@@ -237,7 +237,8 @@ def test_missing_data_names_the_command_that_gets_it(name: str, tmp_path: Path, 
     assert f"hf download --repo-type dataset {source.repository}" in problem
     assert f'--include "{source.files}"' in problem
     assert source.images is None or f'--include "{source.images.files}"' in problem
-    assert f"--local-dir data/{source.folder}" in problem
+    assert f"--local-dir {tmp_path}/{source.folder}" in problem
+    assert f"(about {source.megabytes} MB)" in problem
     with pytest.raises(UserError, match="hf download"):
         evaluate(oracle(), spec_of(name, tmp_path))
 

@@ -1,0 +1,229 @@
+"""Everything that is wrong with a task's data, found before a run: missing files, shards, columns, rows and images.
+
+`missing` lists what stops a run. `remarks` lists what a reader should know, such as another number of rows than the
+official files have.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evals.tasks import hub, image_column
+from evals.tasks.base import IMAGE, Source
+from evals.tasks.data import HUB, MINI, Files, TaskSpec, download, locate, root_of, rows_of
+from hidrop.errors import in_a_line
+from hidrop.images import ImageError, inside
+
+# Of a file name such as test-00000-of-00003.parquet, or with a hash behind the number of shards.
+SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?\.parquet")
+ROWS = 4096  # that are read at once
+SHOWN = 5  # names in a message
+
+
+def missing(spec: TaskSpec) -> list[str]:
+    """What keeps a task from running, each with its place and the command that provides it; empty if nothing does.
+
+    Reads footers and all columns but the images. Of the Hub's data only what is in the cache is checked: without the
+    network it has to be complete, otherwise the run downloads what is missing.
+    """
+    files = locate(spec)
+    if spec.data == HUB and not hub.offline() and (not files.questions or [*_shards(files)]):
+        return []
+    if not files.questions:
+        return [_absent(spec)]
+    return list(_problems(spec, files, _state(files)))
+
+
+def remarks(spec: TaskSpec) -> list[str]:
+    """What a reader of the numbers should know about data that can be used."""
+    if spec.data == MINI:
+        return []
+    if not locate(spec).questions:
+        return [f"{spec.name}: will be downloaded with: {download(spec)}"] if spec.data == HUB else []
+    found, official = rows_of(spec), spec.source.rows
+    return [f"{spec.name}: {found:,} rows, but the official {spec.source.split} has {official:,}"] * (found != official)
+
+
+def _absent(spec: TaskSpec) -> str:
+    """Why no file was found."""
+    source = spec.source
+    if spec.data == HUB:
+        place = f"not in the Hub's cache ({hub.cache()}), and HF_HUB_OFFLINE forbids to download it"
+        return f"{spec.name}: {source.repository} is {place}. Get it with: {download(spec)}"
+    root = root_of(spec)
+    why = f". {there}" if (there := hub.explained(root, source.repository)) else ""
+    why = f". It is a file: name its folder{why}" if root.is_file() else why
+    looked = f"looked for {source.folder}/{source.files}"
+    return f"{spec.name}: no data in '{spec.data}' ({looked}){why}. Get it with: {download(spec)}"
+
+
+def _state(files: Files) -> tuple[Any, ...]:
+    """Changes when a file does."""
+    states: list[tuple[int, ...] | None] = []
+    for path in (*files.questions, *files.images):
+        try:
+            found = path.stat()
+            states.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        except OSError:
+            states.append(None)
+    return tuple(states)
+
+
+@functools.lru_cache(maxsize=64)  # every cell of a matrix asks
+def _problems(spec: TaskSpec, files: Files, state: tuple[Any, ...]) -> tuple[str, ...]:
+    """The problems of files that were found; of each kind only if the kinds before it have none."""
+    kinds: tuple[Callable[[TaskSpec, Files], Iterator[str]], ...] = (_incomplete, _unread, _columns, _empty, _rows)
+    for kind in kinds:
+        if found := tuple(f"{spec.name}: {line}" for line in kind(spec, files)):
+            return found
+    return ()
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def _incomplete(spec: TaskSpec, files: Files) -> Iterator[str]:
+    for line in _shards(files):
+        yield f"{line}. Get it with: {download(spec)}"
+
+
+def _shards(files: Files) -> Iterator[str]:
+    """Shards that are missing, there twice, or of another download. Files without a number are not counted."""
+    groups: dict[tuple[Path, str], list[re.Match[str]]] = defaultdict(list)
+    for path in (*files.questions, *files.images):
+        if match := SHARD.fullmatch(path.name):
+            groups[path.parent, match["stem"]].append(match)
+    for (folder, stem), found in groups.items():
+        counts = sorted({match["count"] for match in found})
+        if len(counts) > 1:
+            yield f"{folder}: {stem} has files of {' and of '.join(counts)} shards. Keep those of one download"
+            continue
+        names: dict[int, list[str]] = defaultdict(list)
+        for match in found:
+            names[int(match["index"])].append(match[0])
+        for twice in (several for several in names.values() if len(several) > 1):
+            yield f"{folder}: the same shard twice: {', '.join(sorted(twice))}. Keep the newer one"
+        total = int(counts[0])
+        lacking = total - len(set(names) & set(range(min(total, 1 << 16))))
+        if lacking > 0:
+            first = [f"{n:05d}" for n in range(min(total, len(names) + SHOWN)) if n not in names][:SHOWN]
+            more = f" and {lacking - len(first)} more" if lacking > len(first) else ""
+            yield f"{folder}: {stem} has {total - lacking} of {total} shards. Missing: {', '.join(first)}{more}"
+
+
+def _unread(spec: TaskSpec, files: Files) -> Iterator[str]:
+    """Files that are not parquet files."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    for path in (*files.questions, *files.images):
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise ValueError("not a regular file")
+            parquet.read_schema(path)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            yield f"cannot read {path}: {in_a_line(error)}. Get it again with: {download(spec)}"
+
+
+def _columns(spec: TaskSpec, files: Files) -> Iterator[str]:
+    """Columns that are not there, and columns of images that hold something else."""
+    import pyarrow.parquet as parquet
+
+    source = spec.source
+    for path in (*files.questions, *files.images):
+        there = set(parquet.read_schema(path).names)
+        for column in sorted(_wanted(source, files, path) - there):
+            way = ""
+            if column == IMAGE and source.images:
+                way = f" and {source.folder}/{source.images.files} is not there. Get it with: {download(spec)}"
+            yield f"{path} has no column '{column}'{way}"
+        if path in files.with_images and (held := image_column.holds(path)):
+            yield f"{path}: column '{IMAGE}' holds {held}, but no images: bytes, or paths inside the data's folder"
+
+
+def _wanted(source: Source, files: Files, path: Path) -> set[str]:
+    """The columns that one of a task's files must have."""
+    if source.images is None:
+        return set(source.columns)
+    if path in files.images:
+        return {source.images.id, IMAGE}
+    return {*source.columns, source.images.key if files.images else IMAGE}
+
+
+def _empty(spec: TaskSpec, files: Files) -> Iterator[str]:
+    import pyarrow.parquet as parquet
+
+    for path in (*files.questions, *files.images):
+        if not parquet.read_metadata(path).num_rows:
+            yield f"{path}: no rows. Get it again with: {download(spec)}"
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+def _rows(spec: TaskSpec, files: Files) -> Iterator[str]:
+    """Rows that cannot be asked or scored, and images that cannot be there."""
+    task, source = spec.task, spec.source
+    images = _image_names(source, files)
+    for path in files.questions:
+        found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for row, doc in enumerate(_documents(path, _wanted(source, files, path) - {IMAGE})):
+            if problem := task.row_problem(doc):
+                found[problem[0]].append((row, problem[1]))
+            if images is not None and source.images and doc[source.images.key] not in images:
+                found[source.images.key].append((row, f"no image '{doc[source.images.key]}' in {source.images.files}"))
+        yield from _told(spec, path, found)
+    for path in files.with_images:
+        yield from _told(spec, path, {IMAGE: list(_images(files, path))})
+
+
+def _told(spec: TaskSpec, path: Path, found: Mapping[str, list[tuple[int, str]]]) -> Iterator[str]:
+    """One line for each column: its first row, and how many more there are."""
+    import pyarrow.parquet as parquet
+
+    total = parquet.read_metadata(path).num_rows
+    for column, rows in found.items():
+        if not rows:
+            continue
+        row, reason = rows[0]
+        way = f"Get the official {spec.source.split} with: {download(spec)}"
+        if len(rows) == total > 1:
+            cannot = "so this split cannot be used" if column == IMAGE else "so this split cannot be scored"
+            yield f"{path}: column '{column}': all {total:,} rows: {reason}, {cannot}. {way}"
+        else:
+            more = f", and {len(rows) - 1:,} more rows" if len(rows) > 1 else ""
+            yield f"{path}: row {row} (from 0), column '{column}': {reason}{more}. Remove the rows. {way}"
+
+
+def _documents(path: Path, columns: Iterable[str]) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as parquet
+
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=ROWS, columns=sorted(columns)):
+            yield from batch.to_pylist()
+
+
+def _image_names(source: Source, files: Files) -> set[Any] | None:
+    """The names of the images in files of their own; None if there are no such files."""
+    if not source.images or not files.images:
+        return None
+    key = source.images.id
+    return {doc[key] for path in files.images for doc in _documents(path, [key])}
+
+
+def _images(files: Files, path: Path) -> Iterator[tuple[int, str]]:
+    """(row, reason) of each image that is neither bytes nor a file inside the data's folder."""
+    for row, name in image_column.rows_without_bytes(path):
+        if name is None:
+            yield row, "no image"
+            continue
+        try:
+            inside(files.root, name, files.start)
+        except ImageError as error:
+            yield row, str(error)

@@ -1,0 +1,119 @@
+"""Data sets in the Hugging Face Hub's cache: finding them without the network, explaining them, and downloading them.
+
+The cache holds a folder `datasets--owner--name` for each repository, with `refs/main` (a commit) and a folder of files
+in `snapshots/` for each commit.
+"""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from pathlib import Path
+
+from evals.tasks.base import Source
+from hidrop.errors import UserError, in_a_line
+
+PREFIX = "datasets--"
+
+
+def cache() -> Path:
+    """The cache that huggingface_hub uses, as its environment variables say."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def offline() -> bool:
+    """Whether the user forbids the network (HF_HUB_OFFLINE)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def folder_name(repository: str) -> str:
+    return PREFIX + repository.replace("/", "--")
+
+
+def snapshot(folder: Path) -> Path | None:
+    """The snapshot of a repository's folder that `refs/main` names, or else its only one. None if there is none."""
+    try:
+        found = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        several = [place for place in _children(folder / "snapshots") if place.is_dir()]
+        return several[0] if len(several) == 1 else None
+    return found if found.is_dir() else None
+
+
+def snapshot_below(root: Path, repository: str) -> Path | None:
+    """A repository's snapshot, where `root` is the cache, a folder with `hub/` (HF_HOME), or the repository's own."""
+    own = root.parent if root.name == "snapshots" else root
+    places = [own] if own.name.startswith(PREFIX) else []
+    name = folder_name(repository)
+    return next(filter(None, map(snapshot, [*places, root / name, root / "hub" / name])), None)
+
+
+def bounds_of(place: Path) -> Path:
+    """The folder that holds all files of a data set at `place`: a snapshot's files are links into its repository's."""
+    inside = place.parent.name == "snapshots" and place.parent.parent.name.startswith(PREFIX)
+    return place.parent.parent if inside else place
+
+
+def explained(root: Path, repository: str) -> str:
+    """Why a folder of the Hub's cache gives no data of a repository; "" for any other folder."""
+    own = root.parent if root.name == "snapshots" else root
+    if own.name.startswith(PREFIX):
+        found = own.name.removeprefix(PREFIX).replace("--", "/", 1)
+        if found != repository:
+            return f"This is the Hub cache's folder of {found}, not of {repository}"
+        if snapshot(own) is None:
+            count = len(_children(own / "snapshots"))
+            return f"This is the Hub cache's folder of {found} with {count} snapshots and no refs/main. Name a snapshot"
+        return f"This is the Hub cache's folder of {found}, but its snapshot lacks these files"
+    base = root / "hub" if (root / "hub").is_dir() else root
+    others = sorted(place.name for place in _children(base) if place.name.startswith(PREFIX))
+    if not others:
+        return ""
+    if folder_name(repository) in others:
+        return explained(base / folder_name(repository), repository)
+    names = ", ".join(name.removeprefix(PREFIX).replace("--", "/", 1) for name in others[:5])
+    return f"This is the Hub's cache, but it has no {repository} (it has {names}{', ...' if others[5:] else ''})"
+
+
+def download_command(source: Source, *where: str) -> str:
+    """The command that downloads a task's official files, with their size. `where`: options such as --local-dir."""
+    wanted = " ".join(f'--include "{pattern}"' for pattern in source.globs)
+    options = " ".join(option if option.startswith("--") else shlex.quote(option) for option in where)
+    size = f" (about {_size(source.megabytes)})" if source.megabytes else ""
+    return f"hf download --repo-type dataset {source.repository} {wanted} {options}".rstrip() + size
+
+
+def _size(megabytes: int) -> str:
+    return f"{megabytes} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
+
+
+@functools.cache
+def fetch(source: Source) -> None:
+    """Download a task's files to the cache, once in a process; files that are there are not downloaded again.
+
+    Without the network, what an earlier download left is used. Raises UserError if there is nothing.
+    """
+    there = snapshot(cache() / folder_name(source.repository))
+    if offline() and there is not None:
+        return
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(source.repository, repo_type="dataset", allow_patterns=list(source.globs))
+    except Exception as error:  # of the network, of the server, or of the cache's folder
+        if there is None:
+            raise UserError(
+                f"{source.repository}: cannot be downloaded ({in_a_line(error)}), and it is not in the Hub's cache "
+                f"({cache()}). Get it with: {download_command(source)}"
+            ) from error
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

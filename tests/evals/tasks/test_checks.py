@@ -1,0 +1,284 @@
+"""Data that is incomplete or cannot be scored is refused before a run, with its place and the way out."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from evals.tasks import TASKS, TaskSpec, data_digest, evaluate, get_task, missing, remarks
+from evals.tasks.data import locate, rows_of
+from hidrop.errors import UserError
+from tests.evals.tasks.table import CASES, PICTURES
+
+Write = Callable[[list[dict[str, Any]], Path], None]
+IMAGES = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+every_task = pytest.mark.parametrize("name", TASKS)
+
+
+def spec_of(name: str, folder: Path) -> TaskSpec:
+    return TaskSpec(name, str(folder), get_task(name).protocols[0])
+
+
+def problems(name: str, documents: list[dict[str, Any]], folder: Path, write: Write) -> list[str]:
+    """The problems of a task whose file has these documents."""
+    source = get_task(name).source
+    write(documents, folder / source.folder / source.plain)
+    return missing(spec_of(name, folder))
+
+
+# ---- shards --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shards(tmp_path: Path, write_parquet: Write) -> Callable[..., list[str]]:
+    """The problems of POPE in files of these names."""
+
+    def write(*names: str) -> list[str]:
+        for name in names:
+            write_parquet(CASES["pope"].documents, tmp_path / "pope/data" / name)
+        return missing(TaskSpec("pope", str(tmp_path)))
+
+    return write
+
+
+def test_a_missing_shard_is_named(shards: Callable[..., list[str]], tmp_path: Path, oracle: Any) -> None:
+    [problem] = shards("test-00000-of-00003.parquet", "test-00002-of-00003.parquet")
+    assert "test has 2 of 3 shards. Missing: 00001." in problem and "hf download" in problem
+    with pytest.raises(UserError, match="Missing: 00001"):
+        evaluate(oracle(), TaskSpec("pope", str(tmp_path)))
+    assert shards("test-00001-of-00003.parquet") == []
+
+
+def test_shards_may_carry_a_hash_and_are_counted_all_the_same(shards: Callable[..., list[str]]) -> None:
+    [problem] = shards("test-00001-of-00002-0123456789abcdef.parquet")
+    assert "has 1 of 2 shards. Missing: 00000." in problem
+    assert shards("test-00000-of-00002-fedcba9876543210.parquet") == []
+
+
+def test_a_shard_that_is_there_twice_is_named(shards: Callable[..., list[str]]) -> None:
+    [problem] = shards("test-00000-of-00001-0123456789abcdef.parquet", "test-00000-of-00001.parquet")
+    assert "the same shard twice: test-00000-of-00001-0123456789abcdef.parquet, test-00000-of-00001.parquet" in problem
+
+
+def test_shards_of_two_downloads_are_told(shards: Callable[..., list[str]]) -> None:
+    [problem] = shards("test-00000-of-00001.parquet", "test-00000-of-00002.parquet")
+    assert "files of 00001 and of 00002 shards" in problem
+
+
+def test_a_file_name_with_a_huge_number_of_shards_is_told_at_once(shards: Callable[..., list[str]]) -> None:
+    [problem] = shards("test-00000-of-99999999999.parquet")
+    assert "has 1 of 99999999999 shards" in problem and len(problem) < 600
+
+
+def test_shards_of_the_images_are_counted_too(tmp_path: Path, write_parquet: Write) -> None:
+    rows = [{k: v for k, v in row.items() if k != "image"} for row in CASES["gqa"].documents]
+    write_parquet(rows, tmp_path / "gqa" / CASES["gqa"].file)
+    images = [{"id": f"n{i}", "image": PICTURES[i]} for i in range(2)]
+    write_parquet(images, tmp_path / "gqa/testdev_balanced_images/testdev-00000-of-00002.parquet")
+    [problem] = missing(TaskSpec("gqa", str(tmp_path)))
+    assert "testdev_balanced_images: testdev has 1 of 2 shards" in problem
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+@every_task
+def test_a_table_without_rows_has_no_rows(name: str, tmp_path: Path) -> None:
+    source = get_task(name).source
+    path = tmp_path / source.folder / source.plain
+    path.parent.mkdir(parents=True)
+    columns = {column: pyarrow.array([], pyarrow.string()) for column in (*source.columns, "image")}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    [problem] = missing(spec_of(name, tmp_path))
+    assert f"{path}: no rows" in problem
+
+
+@every_task
+def test_a_split_without_answers_cannot_be_scored(name: str, tmp_path: Path, write_parquet: Write, oracle: Any) -> None:
+    for nothing in (None, "", float("nan")):
+        column = "answers" if "answers" in get_task(name).source.columns else "answer"
+        if column == "answers":
+            nothing = None if nothing is None else []
+        documents = [{**doc, column: nothing} for doc in CASES[name].documents]
+        [problem] = problems(name, documents, tmp_path, write_parquet)
+        assert f"column '{column}': all {len(documents)} rows: " in problem and "cannot be scored" in problem
+    with pytest.raises(UserError, match="cannot be scored"):
+        evaluate(oracle(), spec_of(name, tmp_path))
+
+
+UNSCORABLE: list[tuple[str, dict[str, Any], str]] = [
+    ("gqa", {"question": None}, "column 'question': is empty"),
+    ("gqa", {"answer": " "}, "column 'answer': is empty"),
+    ("pope", {"answer": "maybe"}, "column 'answer': 'maybe' is neither yes nor no"),
+    ("pope", {"category": None}, "column 'category': is empty"),
+    ("mmbench_en_dev", {"answer": None}, "column 'answer': is empty"),
+    ("mmbench_en_dev", {"answer": "AB"}, "column 'answer': 'AB' is not the letter of one of its options"),
+    ("mmbench_en_dev", {"answer": "D"}, "column 'answer': 'D' is not the letter of one of its options"),
+    ("mmbench_en_dev", {"index": None}, "column 'index': 'None' is not a whole number"),
+    ("textvqa_val", {"answers": []}, "column 'answers': 0 references, but VQA's accuracy needs at least 4"),
+    ("textvqa_val", {"answers": None}, "column 'answers': 0 references"),
+    ("textvqa_val", {"answers": ["nokia"]}, "column 'answers': 1 references"),
+    ("textvqa_val", {"answers": ["nokia"] * 3}, "column 'answers': 3 references"),
+    ("textvqa_val", {"answers": ["nokia", None, "a", "b", "c"]}, "column 'answers': not a list of texts"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "words"), UNSCORABLE)
+def test_a_row_that_cannot_be_scored_is_named_with_its_column(
+    name: str, change: dict[str, Any], words: str, tmp_path: Path, write_parquet: Write
+) -> None:
+    documents = [dict(doc) for doc in CASES[name].documents]
+    documents[1] |= change
+    [problem] = problems(name, documents, tmp_path, write_parquet)
+    assert f"row 1 (from 0), {words}" in problem and "hf download" in problem
+
+
+def test_texts_of_another_type_are_told(tmp_path: Path, write_parquet: Write) -> None:
+    documents = [{**doc, "answers": "['nokia', 'nokia']"} for doc in CASES["textvqa_val"].documents]
+    assert "not a list of texts" in problems("textvqa_val", documents, tmp_path, write_parquet)[0]
+    numbers = [{**doc, "answer": 1} for doc in CASES["gqa"].documents]
+    assert "a int instead of text" in problems("gqa", numbers, tmp_path, write_parquet)[0]
+
+
+def test_several_bad_rows_are_one_line_a_column(tmp_path: Path, write_parquet: Write) -> None:
+    documents = [
+        {**doc, "answer": "?", "question": "" if i == 5 else "Is it?"} for i, doc in enumerate(CASES["pope"].documents)
+    ]
+    documents[0]["answer"] = "yes"
+    found = problems("pope", documents, tmp_path, write_parquet)
+    assert len(found) == 2
+    assert any("row 1 (from 0), column 'answer': '?' is neither yes nor no, and 3 more rows" in line for line in found)
+    assert any("row 5 (from 0), column 'question': is empty. " in line for line in found)
+
+
+def test_a_question_whose_image_is_not_there_is_named(tmp_path: Path, write_parquet: Write) -> None:
+    rows = [{k: v for k, v in row.items() if k != "image"} for row in CASES["gqa"].documents]
+    write_parquet(rows, tmp_path / "gqa" / CASES["gqa"].file)
+    images = tmp_path / "gqa/testdev_balanced_images/testdev-00000-of-00001.parquet"
+    write_parquet([{"id": "n0", "image": PICTURES[0]}], images)
+    [problem] = missing(TaskSpec("gqa", str(tmp_path)))
+    assert "row 2 (from 0), column 'imageId': no image 'n1' in testdev_balanced_images/*.parquet" in problem
+
+
+def test_a_changed_file_is_checked_again(tmp_path: Path, write_parquet: Write) -> None:
+    documents = [dict(doc) for doc in CASES["gqa"].documents]
+    assert problems("gqa", documents, tmp_path, write_parquet) == []
+    assert problems("gqa", [{**doc, "answer": None} for doc in documents], tmp_path, write_parquet) != []
+    assert problems("gqa", documents, tmp_path, write_parquet) == []
+
+
+# ---- images --------------------------------------------------------------------------------------------------------
+
+
+def image_problems(images: list[Any], folder: Path, kind: Any = IMAGES) -> list[str]:
+    rows = [{k: v for k, v in row.items() if k != "image"} for row in CASES["pope"].documents[: len(images)]]
+    table = pyarrow.Table.from_pylist(rows).append_column("image", pyarrow.array(images, kind))
+    (folder / "pope").mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table, folder / "pope/test.parquet")
+    return missing(TaskSpec("pope", str(folder)))
+
+
+def test_base64_text_in_the_column_of_the_images_is_called_that(tmp_path: Path) -> None:
+    text = base64.b64encode(os.urandom(26_000)).decode()
+    [problem] = image_problems([text] * 2, tmp_path, pyarrow.string())
+    assert f"column 'image': all 2 rows: base64 text of {len(text):,} characters" in problem
+    assert len(problem) < 600
+
+
+def test_images_that_cannot_be_there_are_named(tmp_path: Path) -> None:
+    (tmp_path / "pope").mkdir()
+    (tmp_path / "pope/a.png").write_bytes(PICTURES[0]["bytes"])
+    os.mkfifo(tmp_path / "pope/pipe.png")
+    good, inside = PICTURES[0], {"bytes": None, "path": "a.png"}
+    assert image_problems([good, inside, {"bytes": b"broken", "path": None}], tmp_path) == []
+    for bad, words in [
+        ({"bytes": None, "path": None}, "no image"),
+        (None, "no image"),
+        ({"bytes": None, "path": "b.png"}, "b.png: cannot be read: No such file or directory"),
+        ({"bytes": None, "path": "pipe.png"}, "pipe.png: not a regular file"),
+        ({"bytes": None, "path": "/etc/hostname"}, "/etc/hostname: leads out of the folder of the images"),
+        ({"bytes": None, "path": "https://a/b.png"}, "https://a/b.png: an address"),
+    ]:
+        [problem] = image_problems([good, inside, bad], tmp_path)
+        assert f"row 2 (from 0), column 'image': {words}" in problem
+
+
+def test_a_column_of_another_kind_is_no_column_of_images(tmp_path: Path) -> None:
+    [problem] = image_problems([[1.0]], tmp_path, pyarrow.list_(pyarrow.float32()))
+    assert "column 'image' holds list<" in problem and "but no images" in problem
+    assert image_problems([PICTURES[0]["bytes"]] * 2, tmp_path, pyarrow.binary()) == []
+    [problem] = image_problems([None, None], tmp_path, pyarrow.null())
+    assert "all 2 rows: no image" in problem
+
+
+def test_the_digest_follows_image_files_that_the_table_names(tmp_path: Path) -> None:
+    (tmp_path / "pope").mkdir()
+    image, spec = tmp_path / "pope/a.png", TaskSpec("pope", str(tmp_path))
+    found = []
+    for colour in (0, 1, 0):
+        image.write_bytes(PICTURES[colour]["bytes"])
+        assert image_problems([{"bytes": None, "path": "a.png"}], tmp_path) == []
+        found.append(data_digest(spec))
+    assert found[0] == found[2] != found[1]
+
+
+# ---- folders and rows ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["data[v2]", "a*b?", "[!x]", ".hidden", "__x__", "with space", "a'b"])
+def test_a_folder_may_have_any_name(folder: str, tmp_path: Path, write_parquet: Write, oracle: Any) -> None:
+    spec = TaskSpec("pope", str(tmp_path / folder))
+    write_parquet(CASES["pope"].documents, tmp_path / folder / "pope/test.parquet")
+    assert missing(spec) == [] and evaluate(oracle(), spec).value == 100
+
+
+def test_images_in_files_of_their_own_are_found_in_a_folder_of_any_name(
+    tmp_path: Path, write_parquet: Write, oracle: Any
+) -> None:
+    folder = tmp_path / "d[0]"
+    rows = [{k: v for k, v in row.items() if k != "image"} for row in CASES["gqa"].documents]
+    write_parquet(rows, folder / "gqa" / CASES["gqa"].file)
+    images = folder / "gqa/testdev_balanced_images/testdev-00000-of-00001.parquet"
+    write_parquet([{"id": f"n{i}", "image": PICTURES[i]} for i in range(2)], images)
+    assert evaluate(oracle(), TaskSpec("gqa", str(folder))).value == 100
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "pope").mkdir()
+    os.mkfifo(tmp_path / "pope/test.parquet")
+    spec = TaskSpec("pope", str(tmp_path))
+    [problem] = missing(spec)
+    assert "not a regular file" in problem and rows_of(spec) == 9000
+    with pytest.raises(UserError, match="not a regular file"):
+        data_digest(spec)
+
+
+@pytest.mark.parametrize(("data", "wanted"), [("/mnt/x", "/mnt/x/gqa"), ("/mnt/my data", "'/mnt/my data/gqa'")])
+def test_the_hint_names_the_users_own_folder(data: str, wanted: str) -> None:
+    [problem] = missing(TaskSpec("gqa", data))
+    assert f"--local-dir {wanted} (about 68 MB)" in problem
+
+
+def test_the_hint_does_not_nest_the_tasks_folder(tmp_path: Path) -> None:
+    for name in ("gqa", "GQA"):
+        [problem] = missing(TaskSpec("gqa", str(tmp_path / name)))
+        assert f"--local-dir {tmp_path / name} (" in problem
+
+
+def test_a_file_in_place_of_a_folder_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "gqa.parquet").write_bytes(b"")
+    [problem] = missing(TaskSpec("gqa", str(tmp_path / "gqa.parquet")))
+    assert "It is a file: name its folder" in problem
+
+
+def test_another_number_of_rows_than_the_official_one_is_remarked(data_folder: Path) -> None:
+    assert remarks(TaskSpec("pope", str(data_folder))) == ["pope: 6 rows, but the official test has 9,000"]
+    assert remarks(TaskSpec("pope", "mini")) == []
+    assert locate(TaskSpec("pope", "mini")).questions, "the embedded sets are no copies of the official ones"
