@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.report.columns import columns_of, task_name
@@ -12,7 +12,8 @@ from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.store.result_document import FailureEntry, ResultDocument, cell_key
 from evals.tasks.base import RIGHT, Task
-from evals.tasks.registry import known_tasks
+from evals.tasks.data import MINI
+from evals.tasks.registry import TASKS, get_task, known_tasks
 
 # The caption shows the start of a message's first line; the JSON file has the whole message.
 ERROR_LENGTH = 200
@@ -93,12 +94,23 @@ def _scores(document: ResultDocument) -> str:
         counts = sorted({cell["n"] for cell in cells if cell["n"]})
         size = f" on {'-'.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))}" if counts else ""
         if cells:
-            parts.append(f"{task_name(task)} {metrics}{size}")
+            parts.append(f"{task_name(task)} {metrics}{size}{_official(document, task, counts)}")
     if not parts:
         return ""
     counts = sorted({row.seeds for row in together(rows_of(document)) if row.seeds > 1})
     seeds = f". With {' or '.join(map(str, counts))} seeds: mean ± half of the range" if counts else ""
     return f"{'; '.join(parts)}. Scores are 0 to 100; the best of each section is bold{seeds}"
+
+
+def _official(document: ResultDocument, task: str, counts: Sequence[int]) -> str:
+    """The official number of samples, if the task's data must have another one. The embedded sets are no copies."""
+    if task not in TASKS or document["data"].get(task, MINI) == MINI or not counts:
+        return ""
+    official, limit, groups = get_task(task).source.rows, document["limit"], get_task(task).group_column
+    if limit is not None and groups is not None and limit < official:
+        return ""  # a limit is rounded down to whole groups
+    wanted = official if limit is None else min(limit, official)
+    return "" if set(counts) == {wanted} else f" (official: {official:,})"
 
 
 def facts(hardware: Mapping[str, Any]) -> str:

@@ -25,6 +25,9 @@ from hidrop.numerics import element_bytes
 from hidrop.plan import TokenPlan
 from hidrop.provenance import PACKAGES
 
+# Failed samples count as wrong. Above this share of them a score is marked, as it says too little about the model.
+FAILED_SHARE = 0.01
+
 # The scores of a cell's samples, by model, label and task.
 CellScores = dict[tuple[str, str, str], list[ScoreRecord]]
 
@@ -100,8 +103,11 @@ def _ordered(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def warnings(result: ResultRecord) -> list[str]:
-    """Signs of a broken cell in its answers as a whole. A model can answer like this, but rarely does."""
-    found, answered = [], result["n"] - result["n_failed"]
+    """Signs of broken data, or of a broken cell in its answers as a whole. A model can answer like this, but rarely does."""
+    found, failed, answered = [], result["n_failed"], result["n"] - result["n_failed"]
+    if failed > FAILED_SHARE * result["n"]:
+        share = f"{100 * failed / result['n']:.1f} %"
+        found.append(f"{failed} of {result['n']} samples failed ({share}, more than {100 * FAILED_SHARE:g} %)")
     if empty := result.get("n_empty", 0):
         found.append(f"{empty} of {answered} answers are empty")
     if answered > 1 and result.get("n_distinct") == 1:

@@ -176,6 +176,10 @@ class Task:
         """The task's value (0-100), and further metrics."""
         return 100 * fmean(scores), {}
 
+    def metric_name(self, answers: Sequence[Answer], protocol: str) -> str:
+        """What the value of these answers is called."""
+        return self.metric if protocol == LLAVA else self.official
+
     def score(self, answers: Sequence[Answer], protocol: str) -> Scores:
         """Score a task's answers. Raises ValueError when there are none.
 
@@ -190,7 +194,7 @@ class Task:
             for answer, reading in zip(answers, readings, strict=True)
         )
         value, extra = self.value(answers, readings, scores, protocol)
-        return Scores(self.metric if protocol == LLAVA else self.official, value, scores, readings, extra)
+        return Scores(self.metric_name(answers, protocol), value, scores, readings, extra)
 
     # ---- statistics ------------------------------------------------------------------------------------------------
 

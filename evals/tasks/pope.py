@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+CATEGORIES = ("adversarial", "popular", "random")
+
+
 class POPE(Task):
     """9,000 questions in three categories (random, popular, adversarial), scored by F1 with yes as the positive class.
 
@@ -71,6 +74,13 @@ class POPE(Task):
             extra |= {f"{name}_{category}": value for name, value in of.items()}
         mean = fmean(extra[f"f1_{category}"] for category in categories)
         return mean if protocol == LLAVA else overall["f1"], overall | extra
+
+    def metric_name(self, answers: Sequence[Answer], protocol: str) -> str:
+        """LLaVA's name only for the mean over all three categories. A limit can leave some out."""
+        found = sorted({str(answer.doc.get("category", "all")) for answer in answers})
+        if protocol != LLAVA or tuple(found) == CATEGORIES:
+            return super().metric_name(answers, protocol)
+        return f"{self.metric} of {' and '.join(found)} only"
 
     def statistic(self, protocol: str, samples: Sequence[Sample]) -> Statistic:
         """Confusion counts of each category under LLaVA's protocol, of all samples under lmms-eval's."""

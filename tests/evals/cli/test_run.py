@@ -46,6 +46,9 @@ def test_a_broken_image_costs_its_sample_only(matrix, tmp_path, make_rows, write
     records = [json.loads(line) for line in next((tmp_path / "out/samples").iterdir()).read_text().splitlines()]
     failed = [r["doc_id"] for r in records if r["kind"] == "answer" and r["error"]]
     assert failed == [1]
+    table = (tmp_path / "out/leaderboard.md").read_text()
+    assert "(!) |" in table and "1 of 3 samples failed (33.3 %, more than 1 %)" in table
+    assert "on 3 (official: 12,578)" in table
 
 
 def test_a_failed_cell_makes_exit_code_1_and_is_told_without_hiding_the_others(matrix, tmp_path, monkeypatch, capsys):

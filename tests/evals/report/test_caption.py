@@ -61,6 +61,32 @@ def test_scores_have_their_metrics_sizes_and_seeds(cell: Make, failure: Make, do
     assert told(document)["Scores"].endswith(". With 2 or 3 seeds: mean ± half of the range")
 
 
+@pytest.mark.parametrize(
+    ("n", "limit", "data", "said"),
+    [
+        (12_578, None, "data", "on 12578"),
+        (12_578, 99_999, "data", "on 12578"),
+        (12_577, None, "data", "on 12577 (official: 12,578)"),
+        (12_579, None, "hub", "on 12579 (official: 12,578)"),
+        (20, 20, "data", "on 20"),
+        (19, 20, "data", "on 19 (official: 12,578)"),
+        (500, None, "mini", "on 500"),
+    ],
+)
+def test_another_number_of_samples_than_the_official_one_is_said(
+    n: int, limit: int | None, data: str, said: str, cell: Make, document_of: Make
+) -> None:
+    cells = [cell("m", "vanilla", Schedule(), "gqa", 80.0, n=n)]
+    document = document_of(cells=cells, limit=limit, data={"gqa": data})
+    assert told(document)["Scores"].startswith(f"GQA exact_match {said}. ")
+
+
+def test_a_limit_that_is_rounded_to_whole_groups_is_no_difference(cell: Make, document_of: Make) -> None:
+    cells = [cell("m", "vanilla", Schedule(), "mmbench_en_dev", 80.0, n=18)]
+    assert "official" not in told(document_of(cells=cells, limit=20, data={"mmbench_en_dev": "data"}))["Scores"]
+    assert "(official: 4,329)" in told(document_of(cells=cells, data={"mmbench_en_dev": "data"}))["Scores"]
+
+
 def test_a_machine_is_said_in_words() -> None:
     assert facts({"cpu": "X", "cores": 1, "threads": 2, "memory_bytes": 8 * 1024**3, "gpu": "Y", "cuda": "12.8"}) == (
         "X, 1 core, 2 threads, 8 GiB memory, Y, cuda 12.8"

@@ -71,7 +71,8 @@ def test_all_of_a_cells_entry_comes_from_its_row_and_its_result():
         "model": "m", "method": "fastv", "label": "g-s1", "group": "g", "trained": True, "adaptive": False,
         "average_tokens": 10.0, "share": 0.625, "kept": 4, "budget": "7", "entering": [16, 16, 4, 4],
         "image_tokens": 16, "task": "pope", "metric": "f1", "value": 71.5, "extra": {"yes": 40.0}, "n": 9,
-        "n_failed": 2, "warnings": ["1 of 7 answers are empty"], "percent_of_vanilla": None,
+        "n_failed": 2, "percent_of_vanilla": None,
+        "warnings": ["2 of 9 samples failed (22.2 %, more than 1 %)", "1 of 7 answers are empty"],
         "flops": row.plan.flops(10), "paper_macs": row.plan.paper_macs(), "kv_bytes": row.plan.kv_bytes(10, 2),
         "text_tokens": 10.0, "seconds": 3.5, "id": "an id", "base": None,
     }  # fmt: skip
@@ -116,9 +117,11 @@ def test_alike_prompts_are_one_group_in_an_order_of_their_own():
     ("result", "said"),
     [
         ({"n": 5, "n_failed": 0, "n_empty": 0, "n_distinct": 2}, []),
-        ({"n": 5, "n_failed": 2, "n_empty": 3, "n_distinct": 2}, ["3 of 3 answers are empty"]),
-        ({"n": 5, "n_failed": 3, "n_distinct": 1}, ["all 2 answers are the same"]),
-        ({"n": 5, "n_failed": 4, "n_distinct": 1}, []),
+        ({"n": 500, "n_failed": 2, "n_empty": 3, "n_distinct": 2}, ["3 of 498 answers are empty"]),
+        ({"n": 500, "n_failed": 3, "n_distinct": 1}, ["all 497 answers are the same"]),
+        ({"n": 500, "n_failed": 5, "n_distinct": 9}, []),
+        ({"n": 500, "n_failed": 6, "n_distinct": 9}, ["6 of 500 samples failed (1.2 %, more than 1 %)"]),
+        ({"n": 5, "n_failed": 4, "n_distinct": 1}, ["4 of 5 samples failed (80.0 %, more than 1 %)"]),
         ({"n": 5, "n_failed": 0}, []),
         (
             {"n": 2, "n_failed": 0, "n_empty": 2, "n_distinct": 1},
@@ -126,7 +129,7 @@ def test_alike_prompts_are_one_group_in_an_order_of_their_own():
         ),
     ],
 )
-def test_answers_that_are_odd_as_a_whole_are_said(result: Any, said: list[str]) -> None:
+def test_what_looks_wrong_is_warned_about(result: Any, said: list[str]) -> None:
     assert document.warnings(result) == said
 
 

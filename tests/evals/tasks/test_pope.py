@@ -88,6 +88,18 @@ def test_llavas_value_is_the_mean_f1_of_the_categories() -> None:
     assert result.readings == ("yes", "yes", "yes", "no", "no", "no")
 
 
+def test_the_f1_of_some_of_the_categories_is_not_called_the_mean_f1() -> None:
+    named = {
+        "f1": CASES,
+        "f1 of adversarial only": CASES[:2],  # as with a limit
+        "f1 of adversarial and random only": CASES[:2] + CASES[4:],
+        "f1 of adversarial and popular and random and rare only": [*CASES, ("rare", "no", "no")],
+    }
+    for name, said in named.items():
+        assert TASK.score(answers(*said), "llava").metric == name
+    assert TASK.score(answers(*CASES[:2]), "lmms-eval").metric == "pope_f1_score"
+
+
 def test_documents_without_a_category_are_one_category() -> None:
     docs = [Answer({"answer": target}, text) for target, text in (("yes", "yes"), ("yes", "no"), ("no", "no"))]
     assert TASK.score(docs, "llava").extra["f1_all"] == pytest.approx(200 / 3)
