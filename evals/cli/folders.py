@@ -183,11 +183,16 @@ class ExportTasksOptions(Options):
 
 @COMMANDS.command("export-tasks", example="tasks/")
 def export_tasks(options: ExportTasksOptions) -> int:
-    """Export the tasks as YAML files for lmms-eval's command line."""
+    """Export the tasks as YAML files for lmms-eval's command line.
+
+    Tasks without usable data are skipped, with the reason.
+    """
     options.loading(f"{options.data}: reading data")
     from evals.tasks.export import export
 
-    names = export(options.folder, options.data)
-    options.say(f"lmms-eval --model hidrop --include_path {options.folder} --tasks {','.join(names)}")
-    options.document({"folder": str(options.folder), "tasks": names})
+    found = export(options.folder, options.data)
+    for why in found.skipped.values():
+        options.say(f"skipped: {why}")
+    options.say(f"lmms-eval --model hidrop --include_path {options.folder} --tasks {','.join(found.names)}")
+    options.document({"folder": str(options.folder), "tasks": found.names, "skipped": found.skipped})
     return DONE

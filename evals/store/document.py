@@ -103,7 +103,7 @@ def _ordered(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def warnings(result: ResultRecord) -> list[str]:
-    """Signs of broken data, or of a broken cell in its answers as a whole. A model can answer like this, but rarely does."""
+    """Signs of broken data or a broken cell in the answers as a whole. Models can answer like this, but rarely do."""
     found, failed, answered = [], result["n_failed"], result["n"] - result["n_failed"]
     if failed > FAILED_SHARE * result["n"]:
         share = f"{100 * failed / result['n']:.1f} %"

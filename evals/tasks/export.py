@@ -9,39 +9,48 @@ Question texts and scores are lmms-eval's in that case. `protocol` still chooses
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evals.tasks.base import LMMS_EVAL
-from evals.tasks.build import lmms_folder
+from evals.tasks.build import lmms_folder, patterns
 from evals.tasks.checks import missing
 from evals.tasks.data import HUB, MINI, TaskSpec, locate
+from evals.tasks.image_column import rows_without_bytes
 from evals.tasks.registry import TASKS
 from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.errors import UserError
 
 
-def export(folder: Path, data: str = MINI) -> list[str]:
-    """Write one YAML file per task that has data into `folder`, and return the names hidrop_<data's name>_<task>.
+@dataclass(frozen=True)
+class Exported:
+    """The names of the exported tasks, hidrop_<data's name>_<task>, and why other tasks were skipped."""
 
-    Raises UserError if no task has data, for a damaged file, for the Hub's data, and for data with its images in
-    separate files, which lmms-eval's YAML cannot join.
+    names: list[str]
+    skipped: dict[str, str]
+
+
+def export(folder: Path, data: str = MINI) -> Exported:
+    """Write a YAML file into `folder` for each task that lmms-eval can run on this data.
+
+    Raises UserError if there is none, and for the Hub's data.
     """
     import yaml
 
     if data == HUB:
         raise UserError("data 'hub': lmms-eval has these tasks itself. Use mini, or a folder with parquet files")
-    known = [TaskSpec(name, data, LMMS_EVAL) for name in TASKS]
-    specs = [spec for spec in known if locate(spec).questions]
-    if problems := [problem for spec in specs or known for problem in missing(spec)]:
-        raise UserError("\n".join(problems))
+    specs = [TaskSpec(name, data, LMMS_EVAL) for name in TASKS]
+    skipped = {spec.name: why for spec in specs if (why := _obstacle(spec))}
+    if len(skipped) == len(specs):
+        raise UserError("\n".join(skipped.values()))
     make_folder(folder)
-    label, names = MINI if data == MINI else Path(data).resolve().name, []
+    label, names = MINI if data == MINI else _label(data), []
     for spec in specs:
-        files = locate(spec)
-        if files.images:
-            raise UserError(f"{spec.name}: its images are in files of their own; use a matrix for this data")
-        paths = [str(path.resolve()) for path in files.questions]
+        if spec.name in skipped:
+            continue
+        paths = patterns(locate(spec).questions)
         config: dict[str, Any] = {
             "include": str(lmms_folder(spec.task) / f"{spec.name}.yaml"),
             "task": f"hidrop_{label}_{spec.name}",
@@ -53,4 +62,21 @@ def export(folder: Path, data: str = MINI) -> list[str]:
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True) + spec.task.export_yaml
         write_atomically(folder / f"{config['task']}.yaml", text)
         names.append(config["task"])
-    return names
+    return Exported(names, skipped)
+
+
+def _obstacle(spec: TaskSpec) -> str | None:
+    """Why a task cannot be exported."""
+    if problems := missing(spec):
+        return "\n".join(problems)
+    files = locate(spec)
+    if files.images:
+        return f"{spec.name}: its images are in files of their own, which lmms-eval cannot join. Run it in a matrix"
+    if any(name for path in files.questions for _, name in rows_without_bytes(path)):
+        return f"{spec.name}: its table names images by paths, which lmms-eval reads from anywhere. Run it in a matrix"
+    return None
+
+
+def _label(data: str) -> str:
+    """A folder's name as part of a task's name, which lmms-eval takes for a pattern and splits at commas."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", Path(data).expanduser().resolve().name) or "data"

@@ -121,7 +121,7 @@ def test_exported_tasks_are_official_ones_on_local_data(data_folder: Path, tmp_p
 
     from evals.tasks.export import export
 
-    names = export(tmp_path / "tasks", str(data_folder))
+    names = export(tmp_path / "tasks", str(data_folder)).names
     assert names == [f"hidrop_{data_folder.name}_{name}" for name in TASKS]
     manager = TaskManager(include_defaults=False, include_path=[str(tmp_path / "tasks")])
     results = simple_evaluate(
@@ -147,11 +147,51 @@ def test_export_command_prints_how_to_use_the_tasks(
     assert "hf download" in capsys.readouterr().err
 
 
-def test_only_tasks_with_data_are_exported(data_folder: Path, tmp_path: Path) -> None:
+def test_what_can_be_exported_is_and_the_rest_is_skipped_with_the_reason(
+    data_folder: Path, tmp_path: Path, write_parquet: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evals.cli import main
     from evals.tasks.export import export
 
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/pope").symlink_to(data_folder / "pope")
-    assert export(tmp_path / "tasks", str(tmp_path / "data")) == ["hidrop_data_pope"]
+    data = tmp_path / "my data[1]"
+    data.mkdir()
+    (data / "pope").symlink_to(data_folder / "pope")
+    rows = [{key: value for key, value in doc.items() if key != "image"} for doc in CASES["gqa"].documents]
+    write_parquet(rows, data / "gqa" / CASES["gqa"].file)
+    images = [{"id": doc["imageId"], "image": doc["image"]} for doc in CASES["gqa"].documents[1:]]
+    write_parquet(images, data / "gqa/testdev_balanced_images/testdev-00000-of-00001.parquet")
+    write_parquet(
+        [{**doc, "answers": []} for doc in CASES["textvqa_val"].documents], data / "textvqa/validation.parquet"
+    )
+    found = export(tmp_path / "tasks", str(data))
+    assert found.names == ["hidrop_my_data_1__pope"]
+    assert {name: why.split(": ")[0] for name, why in found.skipped.items()} == {
+        name: name for name in ("gqa", "mmbench_en_dev", "textvqa_val")
+    }
+    assert "images are in files of their own" in found.skipped["gqa"]
+    assert "hf download" in found.skipped["mmbench_en_dev"]
+    assert "0 references" in found.skipped["textvqa_val"]
+    assert [path.stem for path in (tmp_path / "tasks").iterdir()] == found.names
+    assert main(["export-tasks", str(tmp_path / "t"), "--data", str(data)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("skipped: ") == 3 and printed.endswith("--tasks hidrop_my_data_1__pope\n")
+
+
+def test_an_exported_task_reads_a_folder_of_any_name(tmp_path: Path, write_parquet: Write) -> None:
+    import yaml
+    from datasets import load_dataset
+
+    from evals.tasks.export import export
+
+    write_parquet(CASES["pope"].documents, tmp_path / "a[b]/pope/test.parquet")
+    [name] = export(tmp_path / "tasks", str(tmp_path / "a[b]")).names
+    text = (tmp_path / f"tasks/{name}.yaml").read_text()
+    kwargs = yaml.safe_load(text)["dataset_kwargs"]
+    assert len(load_dataset("parquet", split="test", cache_dir=str(tmp_path / "cache"), **kwargs)) == 6
+
+
+def test_the_hubs_data_are_not_exported(tmp_path: Path) -> None:
+    from evals.tasks.export import export
+
     with pytest.raises(UserError, match="lmms-eval has these tasks itself"):
         export(tmp_path / "tasks", "hub")
