@@ -1,7 +1,8 @@
 """VisionZip (CVPR 2025, arXiv 2412.04467): dominant tokens by the class token's attention, the rest merged by keys.
 
-This happens in the tower's layer whose output are the features. The `dominant` patches that the class token attends to
-most (summed over heads) stay as they are, and so does the class token. Of the other patches, in their order,
+This happens in the tower's layer whose output are the features. The class token stays as it is, and so do the
+`dominant - 1` patches that it attends to most (summed over heads): as in the released code, `dominant` counts the class
+token, so that the published 54 + 10 is 64 tokens. Of the other patches, in their order,
 `contextual` evenly spaced ones are targets. Each remaining patch joins the target whose key is most similar (cosine,
 keys averaged over heads). A target's token is its own feature plus the mean of those that joined it. Everything runs
 before the projector, and the text plays no part.
@@ -28,7 +29,7 @@ MERGED_SHARE = 10 / 64
 
 @dataclass(frozen=True)
 class VisionZip(Encoded):
-    """The class token, `dominant` patches and `contextual` merged tokens of each image."""
+    """`dominant` tokens (the class token and `dominant - 1` patches) and `contextual` merged ones of each image."""
 
     dominant: int
     contextual: int
@@ -37,18 +38,17 @@ class VisionZip(Encoded):
 
     @property
     def tokens(self) -> int:
-        return 1 + self.dominant + self.contextual
-
-    @property
-    def published_as(self) -> str | None:
-        """The authors do not count the class token."""
-        return str(self.dominant + self.contextual)
+        return self.dominant + self.contextual
 
     def schedule(self, geometry: Geometry) -> Schedule:
-        if self.dominant < 1 or self.contextual < 1:
-            raise ValueError("dominant, contextual: at least one of each")
+        if self.dominant < 2:
+            raise ValueError(f"dominant: {self.dominant} is too few; at least 2, the class token and a patch")
+        if self.contextual < 1:
+            raise ValueError(f"contextual: {self.contextual} is too few; at least 1")
         if self.tokens > geometry.visual_tokens:
-            raise ValueError(f"dominant + contextual: at most {geometry.visual_tokens - 1}, plus the class token")
+            raise ValueError(
+                f"dominant + contextual: {self.tokens} tokens, but an image has {geometry.visual_tokens} at most"
+            )
         return super().schedule(geometry)
 
     def compress(self, vision: Vision) -> torch.Tensor:
@@ -70,8 +70,9 @@ class VisionZip(Encoded):
         logits = torch.einsum("ihd,inhd->ihn", query, keys).float() * keys.shape[-1] ** -0.5
         seen = logits.softmax(-1).sum(1)[:, 1:]
         best = seen.argsort(dim=1, descending=True, stable=True)
-        kept = best[:, : self.dominant].sort(dim=1).values + 1
-        rest = best[:, self.dominant :].sort(dim=1).values + 1
+        patches = self.dominant - 1  # the class token is one of the dominant tokens
+        kept = best[:, :patches].sort(dim=1).values + 1
+        rest = best[:, patches:].sort(dim=1).values + 1
 
         metric = torch.nn.functional.normalize(rows(keys.float().mean(2), rest), dim=-1)
         count = rest.shape[1]
@@ -88,11 +89,11 @@ class VisionZip(Encoded):
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
-        """The budget counts the class token too; the other tokens are divided as in the published settings."""
+        """Dominant and contextual tokens in the proportion of the published settings."""
         total = round(average)
         if not 3 <= total <= geometry.visual_tokens:
             raise BudgetError(f"it reaches 3..{geometry.visual_tokens}", (3.0, float(geometry.visual_tokens)))
-        contextual = params.setdefault("contextual", max(1, round((total - 1) * MERGED_SHARE)))
+        contextual = params.setdefault("contextual", max(1, round(total * MERGED_SHARE)))
         if not 1 <= contextual <= total - 2:
-            raise BudgetError(f"contextual: {contextual} leaves no dominant token; at most {total - 2} of {total}")
-        return cls(**{**params, "dominant": total - 1 - contextual})
+            raise BudgetError(f"contextual: {contextual} leaves no dominant patch; at most {total - 2} of {total}")
+        return cls(**{**params, "dominant": total - contextual})

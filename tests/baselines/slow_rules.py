@@ -216,7 +216,8 @@ class VisionZipRule:
             logits = torch.stack([query[head] @ k[head] / math.sqrt(size) for k in keys])
             seen = [s + p.item() for s, p in zip(seen, logits.softmax(0), strict=True)]
         patches = range(1, len(keys))
-        kept = sorted(sorted(patches, key=lambda i: (-seen[i], i))[: self.dominant])
+        # The class token is one of the dominant tokens: 54 + 10 is 53 patches, the class token and 10 merged ones.
+        kept = sorted(sorted(patches, key=lambda i: (-seen[i], i))[: self.dominant - 1])
         rest = [i for i in patches if i not in kept]
         targets = [rest[n * (len(rest) // self.contextual)] for n in range(self.contextual)]
         joined: dict[int, list[torch.Tensor]] = {target: [] for target in targets}
@@ -264,8 +265,8 @@ RULES: dict[str, Callable[[], Any]] = {
     "uniform-after-a-layer": lambda: UniformRule(7, layer=1),
     "pool": lambda: PoolRule(5),
     "divprune": lambda: DivPruneRule(5),
-    "visionzip": lambda: VisionZipRule(3, 2),
-    "visionzip-one": lambda: VisionZipRule(6, 1),
+    "visionzip": lambda: VisionZipRule(4, 2),
+    "visionzip-one": lambda: VisionZipRule(7, 1),
     "downsample": lambda: DownsampleRule(2),
     "downsample-odd": lambda: DownsampleRule(3),
     "text_only": TextOnlyRule,

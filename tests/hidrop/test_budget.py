@@ -37,14 +37,25 @@ def test_fastv_counts_are_those_of_its_sheet(layer, average, keep):
     assert solve("fastv", {"layer": layer}, average, LLAVA) == build("fastv", {"layer": layer, "keep": keep})
 
 
-@pytest.mark.parametrize(("budget", "dominant", "contextual"), [(193, 162, 30), (129, 108, 20), (65, 54, 10)])
-def test_visionzip_counts_are_the_published_ones_plus_the_class_token(budget, dominant, contextual):
-    zipped = solve("visionzip", {}, budget, LLAVA)
-    assert zipped == build("visionzip", {"dominant": dominant, "contextual": contextual})
-    assert zipped.published_as == str(budget - 1)
+@pytest.mark.parametrize(("budget", "dominant", "contextual"), [(192, 162, 30), (128, 108, 20), (64, 54, 10)])
+def test_visionzips_published_settings_have_the_tokens_that_they_are_called_by(budget, dominant, contextual):
+    zipped = build("visionzip", {"dominant": dominant, "contextual": contextual})
+    assert zipped.plan(LLAVA).entering == (budget,) * 32
+    assert zipped.published_as is None  # the authors count as we do
+    assert solve("visionzip", {}, budget, LLAVA) == zipped
+
+
+def test_visionzip_refuses_what_leaves_no_patch():
+    for fields, wrong in (
+        ({"dominant": 1, "contextual": 10}, "dominant: 1 is too few; at least 2, the class token and a patch"),
+        ({"dominant": 5, "contextual": 0}, "contextual: 0 is too few; at least 1"),
+        ({"dominant": 500, "contextual": 77}, "577 tokens, but an image has 576 at most"),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            build("visionzip", fields).plan(LLAVA)
     with pytest.raises(BudgetError, match=r"3\.\.576"):
         solve("visionzip", {}, 2, LLAVA)
-    with pytest.raises(BudgetError, match="contextual: 100 leaves no dominant token; at most 62 of 64"):
+    with pytest.raises(BudgetError, match="contextual: 100 leaves no dominant patch; at most 62 of 64"):
         solve("visionzip", {"contextual": 100}, 64, LLAVA)
 
 
