@@ -15,7 +15,7 @@ from evals.store import journal
 from evals.store.cell_files import journal_of
 from evals.store.lock import locked
 from evals.store.records import AnswerRecord
-from evals.tasks import PROTOCOL_VERSION, evaluation
+from evals.tasks import evaluation, protocol_version
 from evals.tasks.data import TaskSpec, data_digest, prepare
 from evals.tasks.protocol import decoding
 from hidrop.analysis.curves import Curves, Values
@@ -90,7 +90,7 @@ def _task(
         "weights": weights,
         "data": data_digest(spec),
         "task": spec.name,
-        "protocol": [spec.protocol, PROTOCOL_VERSION],
+        "protocol": [spec.protocol, protocol_version(spec.protocol, spec.name)],
         "decoding": decoding(spec.protocol, spec.name),
         "samples": [asked.skip, asked.samples],
         "batch_size": asked.batch_size,

@@ -1,19 +1,19 @@
 """Compare a run's answers with published ones: how often they agree, and both scores under LLaVA's rule.
 
-The published side is LLaVA's answers file: one JSON object per line with `question_id`, `prompt` and `text`. A run is
-the journal of one cell. Answers are matched by question id and question text, never by order.
+The published side is LLaVA's answers file (`evals.report.answers_file`). A run is the journal of one cell. The prompts
+of both sides are compared as well: answers to other prompts differ for that reason alone.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from evals.report.answers_file import Published, read_answers
 from evals.store.cell_files import existing, readable
 from evals.store.folders import read_document
 from evals.store.journal import Lines
@@ -21,18 +21,21 @@ from evals.store.result_document import cell_key
 from evals.tasks.base import LLAVA, Answer
 from evals.tasks.checks import missing
 from evals.tasks.data import HUB, MINI, TaskSpec, data_digest, prepare
+from evals.tasks.protocol import protocol_version
 from evals.tasks.registry import get_task
 from hidrop.errors import UserError
+from hidrop.prompts import LETTER_ANSWER, PLACEHOLDER
 
 
 @dataclass(frozen=True)
 class Run:
-    """The answers of one cell by doc_id; None for a sample that failed."""
+    """The answers of one cell by doc_id; None for a sample that failed. `protocol`: its name and version."""
 
     path: Path
     task: str
     data: str
     answers: dict[int, str | None]
+    protocol: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,32 @@ class Flip:
     ours: str
     published_score: float
     our_score: float
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How the prompts of both sides compare, in numbers of samples.
+
+    capitals: prompts that differ in capital letters only. other: prompts that differ in more. example: the first that
+    differs (doc_id, published, run). unknown: why they were not compared, None if they were.
+    """
+
+    same: int = 0
+    capitals: int = 0
+    other: int = 0
+    example: tuple[int, str, str] | None = None
+    unknown: str | None = None
+
+    def lines(self) -> Iterable[str]:
+        """What to print: nothing but the count if all prompts are equal."""
+        if self.unknown:
+            yield f"  prompts not compared: {self.unknown}"
+            return
+        counts = [(self.same, "equal"), (self.capitals, "differ in capital letters only"), (self.other, "differ")]
+        yield f"  prompts: {', '.join(f'{count} {what}' for count, what in counts if count)}"
+        if self.example:
+            doc_id, theirs, ours = self.example
+            yield f"    doc {doc_id}: published {theirs!r}, run {ours!r}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +99,7 @@ class Agreement:
     published_extra: dict[str, float]
     our_extra: dict[str, float]
     flips: tuple[Flip, ...]
+    prompts: Prompts = field(default_factory=Prompts)
 
     def text(self, flips: int) -> str:
         """The comparison as text, with the first `flips` samples that differ."""
@@ -88,6 +118,7 @@ class Agreement:
             *(f"  {name:{wide}}  {published:9.2f}  {ours:6.2f}" for name, published, ours in rows),
         ]
         lines.append(f"  {share}, {100 * self.same_text / self.matched:.1f} % the same text")
+        lines += self.prompts.lines()
         lines.append(f"  {len(self.flips)} differ: {self.gained} score higher in the run, {self.lost} lower")
         for flip in self.flips[:flips]:
             said = f"published {flip.published!r}, run {flip.ours!r} (correct: {flip.target})"
@@ -98,7 +129,7 @@ class Agreement:
 
 
 def agree(
-    run: Run, docs: Mapping[int, Mapping[str, Any]], published: Mapping[int, str], unmatched: int = 0
+    run: Run, docs: Mapping[int, Mapping[str, Any]], published: Mapping[int, Published], unmatched: int = 0
 ) -> Agreement:
     """Compare the documents that both sides answer. `unmatched`: number of published answers without a document.
 
@@ -111,16 +142,16 @@ def agree(
             "a higher --limit"
         )
     task = get_task(run.task)
-    theirs = task.score([Answer(docs[d], published[d]) for d in both], LLAVA)
+    theirs = task.score([Answer(docs[d], published[d].text) for d in both], LLAVA)
     answers = [Answer(docs[d], run.answers[d] or "", failed=run.answers[d] is None) for d in both]
     ours = task.score(answers, LLAVA)
     flips, same_text, same_reading = [], 0, 0
     for i, (doc_id, answer) in enumerate(zip(both, answers, strict=True)):
         same = theirs.readings[i] == ours.readings[i] and not answer.failed
-        same_text += answer.text.strip() == published[doc_id].strip() and not answer.failed
+        same_text += answer.text.strip() == published[doc_id].text.strip() and not answer.failed
         same_reading += same
         if not same or theirs.samples[i] != ours.samples[i]:
-            said = (published[doc_id], answer.text, theirs.samples[i], ours.samples[i])
+            said = (published[doc_id].text, answer.text, theirs.samples[i], ours.samples[i])
             flips.append(Flip(doc_id, docs[doc_id]["question"], _target(task.target(docs[doc_id])), *said))
     return Agreement(
         task=run.task,
@@ -137,7 +168,32 @@ def agree(
         published_extra=theirs.extra,
         our_extra=ours.extra,
         flips=tuple(flips),
+        prompts=_prompts(run, {d: (published[d].prompt, docs[d]) for d in both}),
     )
+
+
+def _prompts(run: Run, asked: Mapping[int, tuple[str, Mapping[str, Any]]]) -> Prompts:
+    """Compare the published prompts with the run's own questions."""
+    if run.protocol[:1] != (LLAVA,):
+        name = run.protocol[0] if run.protocol else "an unknown one"
+        return Prompts(unknown=f"the published ones are LLaVA's, and the run's protocol is {name}")
+    version = protocol_version(LLAVA, run.task)
+    if run.protocol != (LLAVA, version):
+        told = f"the run has version {run.protocol[-1]} of protocol {LLAVA}, and the current one is {version}"
+        return Prompts(unknown=f"{told}. Run the cell again")
+    kinds, example = Counter[str](), None
+    for doc_id, (prompt, doc) in asked.items():
+        theirs, ours = _bare(prompt), _bare(get_task(run.task).question(doc))
+        kind = "same" if theirs == ours else "capitals" if theirs.lower() == ours.lower() else "other"
+        kinds[kind] += 1
+        if kind != "same" and example is None:
+            example = (doc_id, theirs, ours)
+    return Prompts(kinds["same"], kinds["capitals"], kinds["other"], example)
+
+
+def _bare(prompt: str) -> str:
+    """A prompt without the image's place, and without MMBench's last line, which LLaVA's answers file leaves out."""
+    return prompt.replace(PLACEHOLDER, "").strip().removesuffix(LETTER_ANSWER).rstrip()
 
 
 def _target(target: Any) -> str:
@@ -194,7 +250,7 @@ def read_run(path: Path) -> Run:
     lines = Lines.of(path)
     identity = lines.header["identity"]
     answers = {r["doc_id"]: None if r["error"] else r["answer"] for r in lines.records if r["kind"] == "answer"}
-    return Run(path, identity["task"], identity["data"], answers)
+    return Run(path, identity["task"], identity["data"], answers, tuple(identity.get("protocol") or ()))
 
 
 def read_docs(run: Run, data: str | None) -> dict[int, Mapping[str, Any]]:
@@ -213,107 +269,9 @@ def read_docs(run: Run, data: str | None) -> dict[int, Mapping[str, Any]]:
         return dict(enumerate(docs))
 
 
-# ---- the published answers -----------------------------------------------------------------------------------------
-
-
 def match(
     answers: Path, questions: Path | None, task: str, docs: Mapping[int, Mapping[str, Any]]
 ) -> tuple[dict[int, str], int]:
-    """The published texts by doc_id, and the number of published answers without a document.
-
-    `questions` is the benchmark's question file (question_id, image, text, optionally category). With it, documents are
-    found by image; without it, by question id. Raises UserError if a file is not in LLaVA's format, if a question
-    matches several documents, or if nothing matches.
-    """
-    lines = [_fields(line, answers, ("question_id", "prompt", "text")) for line in _objects(answers)]
-    asked: dict[str, dict[str, Any]] = {}
-    if questions is not None:
-        rows = [_fields(line, questions, ("question_id", "image", "text")) for line in _objects(questions)]
-        for row in rows:
-            known = asked.setdefault(str(row["question_id"]), row)
-            if any(known.get(name) != row.get(name) for name in ("image", "category")):
-                raise UserError(f"{questions}: question {row['question_id']} appears twice with different images")
-    index = _index(task, docs, by_image=questions is not None)
-    found: dict[int, str] = {}
-    lost = 0
-    for number, line in enumerate(lines, start=1):
-        by_id = (str(line["question_id"]), None)
-        key, category = by_id if questions is None else _key(line, asked, answers, number)
-        candidates = [d for d in index.get(key, ()) if _says(line["prompt"], docs[d])]
-        candidates = [d for d in candidates if category is None or docs[d].get("category") in (None, category)]
-        if len(candidates) > 1:
-            way = "" if questions else ". Give the benchmark's question file with --questions: it names the images"
-            question = f"question {line['question_id']}"
-            raise UserError(f"{answers}: line {number}: {question} matches several documents{way}")
-        if not candidates:
-            lost += 1
-        elif candidates[0] in found:
-            raise UserError(f"{answers}: line {number}: a second answer to question {line['question_id']}")
-        else:
-            found[candidates[0]] = str(line["text"])
-    if not found:
-        column = "image" if questions else " or ".join(get_task(task).id_columns)
-        sample = lines[0]["question_id"] if lines else "none, the file is empty"
-        raise UserError(
-            f"{answers}: none of its {len(lines)} answers matches a question of {task} by {column} "
-            f"and question text (first question_id: {sample}). Check --task and --questions"
-        )
-    return found, lost
-
-
-def _index(task: str, docs: Mapping[int, Mapping[str, Any]], by_image: bool) -> dict[str, list[int]]:
-    index: dict[str, list[int]] = {}
-    for doc_id, doc in docs.items():
-        columns = get_task(task).image_columns if by_image else get_task(task).id_columns
-        for key in {
-            Path(str(doc[column])).stem if by_image else str(doc[column]) for column in columns if column in doc
-        }:
-            index.setdefault(key, []).append(doc_id)
-    return index
-
-
-def _key(line: dict[str, Any], asked: Mapping[str, dict[str, Any]], path: Path, number: int) -> tuple[str, str | None]:
-    question = asked.get(str(line["question_id"]))
-    if question is None:
-        raise UserError(
-            f"{path}: line {number}: question {line['question_id']} is not in the file given as --questions"
-        )
-    return Path(str(question["image"])).stem, question.get("category")
-
-
-def _says(prompt: str, doc: Mapping[str, Any]) -> bool:
-    """Whether the prompt contains the document's question, as whole lines."""
-    said, asked = (
-        ["", *(line.strip().lower() for line in text.strip().splitlines()), ""]
-        for text in (prompt, str(doc["question"]))
-    )
-    return "\n".join(asked) in "\n".join(said)
-
-
-def _fields(line: dict[str, Any], path: Path, names: Sequence[str]) -> dict[str, Any]:
-    for name in names:
-        if name not in line:
-            raise UserError(f"{path}: a line has no '{name}'. LLaVA's format is {{{', '.join(names)}}}. Line: {line}")
-    for name in ("prompt", "text"):
-        if not isinstance(line.get(name, ""), str):
-            raise UserError(f"{path}: '{name}' of question {line['question_id']} is not a string. Line: {line}")
-    return line
-
-
-def _objects(path: Path) -> Iterable[dict[str, Any]]:
-    """The JSON objects of a file with one per line. Raises UserError for anything else in it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    lines = text.split("\n")  # not splitlines: an answer may contain other line separators
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError:
-            raise UserError(f"{path}: line {number} is not JSON") from None
-        if not isinstance(value, dict):
-            raise UserError(f"{path}: line {number} is not a JSON object")
-        yield value
+    """The published texts by doc_id, and the number of published answers without a document: see `read_answers`."""
+    found, lost = read_answers(answers, questions, task, docs)
+    return {doc_id: one.text for doc_id, one in found.items()}, lost

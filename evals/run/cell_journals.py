@@ -15,7 +15,7 @@ from evals.run.older_cells import differences, older_cell
 from evals.store import cell_files, journal
 from evals.store.journal import Journal
 from evals.tasks.official_files import official_digest
-from evals.tasks.protocol import PROTOCOL_VERSION, decoding
+from evals.tasks.protocol import decoding, protocol_version
 from hidrop import provenance
 
 
@@ -42,7 +42,7 @@ class CellJournals:
             "weights": weights,
             "data": self.engine.data_digest(cell),
             "task": cell.task,
-            "protocol": [cell.protocol, PROTOCOL_VERSION],
+            "protocol": [cell.protocol, protocol_version(cell.protocol, cell.task)],
             "decoding": decoding(cell.protocol, cell.task),
             "official": official_digest(cell.task),
             "ends": list(self.engine.answer_ends(cell.spec.source)),

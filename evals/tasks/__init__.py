@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.tasks.checks import missing, remarks
 from evals.tasks.data import TaskSpec, data_digest, prepare
-from evals.tasks.protocol import PROTOCOL_VERSION, PROTOCOLS
+from evals.tasks.protocol import PROTOCOL_VERSION, PROTOCOLS, protocol_version
 from evals.tasks.registry import TASKS, get_task
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "get_task",
     "missing",
     "prepare",
+    "protocol_version",
     "remarks",
 ]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +105,8 @@ class Task:
     title: str  # of its column in tables
     source: Source
 
+    # Part of a cell's identity: raise a protocol's number when this task's prompts, images or scores change under it.
+    revisions: ClassVar[Mapping[ProtocolName, int]] = {}
     # The longest answer under LLaVA's protocol. None: that protocol's default.
     max_new_tokens: int | None = None
     # What the value is called under LLaVA's protocol.

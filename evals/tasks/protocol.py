@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from evals.tasks.base import LLAVA, LMMS_EVAL, Task
+from evals.tasks.base import LLAVA, LMMS_EVAL, ProtocolName, Task
 from evals.tasks.registry import get_task
 from hidrop.errors import UserError
 from hidrop.prompts import PLACEHOLDER, SYSTEM, pad_to_square, piecewise
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-# Part of a cell's identity: raise it whenever a prompt, an image or a score changes for the same model.
-PROTOCOL_VERSION = "1"
+# Part of a cell's identity: raise a protocol's version when its prompts, images or scores change for the same model. A
+# change of one task has `Task.revisions`, so that the other tasks' finished cells stay valid.
+PROTOCOL_VERSION: dict[str, str] = {LLAVA: "1", LMMS_EVAL: "1"}
 
 GREY = (122, 116, 104)  # CLIP's mean colour
 
@@ -29,7 +30,7 @@ GREY = (122, 116, 104)  # CLIP's mean colour
 class Protocol:
     """Base of the two protocols. An instance has no state; get one with `protocol(name)`."""
 
-    name: str
+    name: ProtocolName
     # The longest answer if neither the task nor the caller sets one.
     max_new_tokens: int
 
@@ -142,6 +143,12 @@ def protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise UserError(f"protocol: unknown protocol '{name}'. Known: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+def protocol_version(name: str, task: str) -> str:
+    """The version of a protocol's prompts, images and scores in a task, for a cell's identity: "1", or "1.2"."""
+    revision = get_task(task).revisions.get(protocol(name).name, 0)
+    return f"{PROTOCOL_VERSION[name]}.{revision}" if revision else PROTOCOL_VERSION[name]
 
 
 def decoding(name: str, task: str) -> dict[str, Any] | str:

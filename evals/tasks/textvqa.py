@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
-from evals.tasks.base import Answer, Doc, Source, Task, no_text
+from evals.tasks.base import LLAVA, Answer, Doc, ProtocolName, Source, Task, no_text
 from hidrop.prompts import SHORT_ANSWER
 
 # An answer counts fully if three others agree, so that with fewer references a right answer is not right.
@@ -15,7 +15,10 @@ REFERENCES = 4
 
 
 class TextVQA(Task):
-    """5,000 questions, scored by VQA's soft accuracy. Under LLaVA's protocol the prompt lists the image's OCR words."""
+    """5,000 questions, scored by VQA's soft accuracy. Under LLaVA's protocol the prompt lists the image's OCR words.
+
+    LLaVA's question file has all questions capitalised ("What is the brand?"). The official data is in lower case.
+    """
 
     name = "textvqa_val"
     title = "TextVQA"
@@ -28,13 +31,15 @@ class TextVQA(Task):
         rows=5000,
         megabytes=920,
     )
+    revisions: ClassVar[Mapping[ProtocolName, int]] = {LLAVA: 1}  # 1: questions are capitalised
     metric = "vqa_accuracy"
     id_columns = ("image_id", "question_id")  # LLaVA's answers file has the image's id there
     soft = True
     export_yaml = "metric_list:\n  - {metric: exact_match, aggregation: mean, higher_is_better: true}\n"
 
     def question(self, doc: Doc) -> str:
-        return f"{doc['question']}\nReference OCR token: {', '.join(doc['ocr_tokens'] or ())}\n{SHORT_ANSWER}"
+        question, words = str(doc["question"]).capitalize(), ", ".join(doc["ocr_tokens"] or ())
+        return f"{question}\nReference OCR token: {words}\n{SHORT_ANSWER}"
 
     def row_problem(self, doc: Doc) -> tuple[str, str] | None:
         if found := no_text(doc, "question"):

@@ -8,7 +8,9 @@ from evals import cli
 from evals.report.agreement import match
 from evals.store.cell_files import readable
 from evals.store.journal import Journal, identity_hash
+from evals.tasks.base import LLAVA, LMMS_EVAL
 from evals.tasks.data import TaskSpec, data_digest
+from evals.tasks.protocol import protocol_version
 from hidrop.errors import UserError
 from tests.evals.world import ANSWER
 
@@ -19,8 +21,10 @@ SUFFIX = "\nAnswer the question using a single word or phrase."
 def journal(tmp_path, data_folder):
     """Write the journal of a cell with the given answers (None: the sample failed); returns the results folder."""
 
-    def write(task, answers, cell="tiny/vanilla", out="out"):
+    def write(task, answers, cell="tiny/vanilla", out="out", protocol=LLAVA, version=None):
+        asked = [protocol, version or protocol_version(protocol, task)]
         identity = {"task": task, "data": data_digest(TaskSpec(task, str(data_folder))), "method": cell}
+        identity["protocol"] = asked
         path = tmp_path / out / "samples" / f"{readable(f'{cell}/{task}')}.{identity_hash(identity)[:12]}.jsonl"
         with Journal(path, identity) as log:
             for doc_id, answer in enumerate(answers):
@@ -79,6 +83,53 @@ def test_pope_is_scored_by_the_mean_f1_of_its_splits_and_flips_are_told(journal,
     assert (found["gained"], found["lost"]) == (0, 2)
     assert "66.7 % have the same parsed answer" in text and "2 differ: 0 score higher in the run, 2 lower" in text
     assert table(text) == ["f1", "accuracy", "f1_adversarial", "f1_popular", "f1_random"]
+
+
+def test_prompts_that_differ_in_capital_letters_are_counted_and_shown(journal, lines, make_rows, data_folder, capsys):
+    docs = make_rows("gqa")
+    theirs = published(docs, ["red", "no", "2"], "id")
+    theirs[1]["prompt"] = "is it BIG?" + SUFFIX
+    theirs[2]["prompt"] = "<image>\nHow many?"
+    run = ("--run", journal("gqa", ["red", "no", "2"]), "--data", data_folder)
+    found, text = compare(capsys, "--answers", lines(theirs), *run)
+    prompts = found["prompts"]
+    assert (prompts["same"], prompts["capitals"], prompts["other"], prompts["unknown"]) == (1, 1, 1, None)
+    assert prompts["example"] == [1, "is it BIG?" + SUFFIX, "Is it big?" + SUFFIX]
+    assert "prompts: 1 equal, 1 differ in capital letters only, 1 differ" in text and "'is it BIG?\\nAnswer" in text
+    assert found["matched"] == found["same_text"] == 3
+
+
+def test_textvqas_official_spelling_is_another_prompt_than_llavas(journal, lines, make_rows, data_folder, capsys):
+    docs = make_rows("textvqa_val")
+    words = "\nReference OCR token: NOKIA, 12" + SUFFIX
+    run = ("--run", journal("textvqa_val", ["nokia", "13"]), "--data", data_folder)
+    for spelled, expected in ((str.capitalize, (2, 0)), (str, (0, 2))):
+        theirs = published(docs, ["nokia", "13"], "image_id")
+        rows = [{**line, "prompt": spelled(doc["question"]) + words} for line, doc in zip(theirs, docs, strict=True)]
+        found, _ = compare(capsys, "--answers", lines(rows), *run)
+        assert (found["prompts"]["same"], found["prompts"]["capitals"]) == expected
+
+
+def test_prompts_of_another_protocol_or_version_are_not_compared(journal, lines, make_rows, data_folder, capsys):
+    answers = lines(published(make_rows("textvqa_val"), ["nokia", "13"], "image_id"))
+    for settings, told in (
+        ({"protocol": LMMS_EVAL}, "the run's protocol is lmms-eval"),
+        ({"version": "1"}, "the run has version 1 of protocol llava, and the current one is 1.1. Run the cell again"),
+    ):
+        out = journal("textvqa_val", ["nokia", "13"], out=told[:20], **settings)
+        found, text = compare(capsys, "--answers", answers, "--run", out, "--data", data_folder)
+        assert told in found["prompts"]["unknown"] and "prompts not compared" in text
+        assert found["matched"] == 2
+
+
+def test_a_misspelled_published_prompt_is_found_by_its_id(lines, make_rows):
+    docs = dict(enumerate(make_rows("pope")))
+    rows = [
+        {"question_id": "0", "prompt": "Is there a cup in the imange?" + SUFFIX, "text": "Yes"},
+        {"question_id": "1", "prompt": "Is there a cat in the image?" + SUFFIX, "text": "No"},  # another question
+        {"question_id": "2", "prompt": "What is it?" + SUFFIX, "text": "No"},
+    ]
+    assert match(lines(rows), None, "pope", docs) == ({0: "Yes"}, 2)
 
 
 def test_a_failed_sample_is_never_an_agreement(journal, lines, make_rows, data_folder, capsys):

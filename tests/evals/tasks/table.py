@@ -127,7 +127,7 @@ CASES: dict[str, Case] = {
     "textvqa_val": Case(
         textvqa(),
         "data/validation-00000-of-00001.parquet",
-        f"What does IT say?\nReference OCR token: NOKIA, 12\n{SHORT}",
+        f"What does it say?\nReference OCR token: NOKIA, 12\n{SHORT}",
         wrong=lambda doc: "banana",
         right=lambda doc: doc["answers"][0],
         value=80.0,  # nine of ten agree: 1.0; two of ten: 0.6
