@@ -7,7 +7,8 @@ detached. Positions are those of the whole prompt, in every layer and while deco
 
 Options for the paper's ablations: `query: text` scores with all text tokens that are no answer, weighted by the norm
 of their hidden states; `positions: group` and `compacted` are the schemes of its Table 5; `topk: ste` and `soft-gate`
-let the loss reach the scores in training, through the soft mask of its DTop-K.
+let the loss reach the scores in training, through the soft mask of its DTop-K. `ties: released` rounds scores and
+keeps tied tokens as the released code does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from hidrop.budget import nearest_count
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import BudgetError, Positions, Reducer, TopK
+from hidrop.reducer import BudgetError, Positions, Reducer, Ties, TopK
 
 if TYPE_CHECKING:
     import torch
@@ -40,17 +41,42 @@ class HiDrop(Reducer):
     query: Literal["last", "text"] = "last"
     positions: Positions = "persistent"
     topk: TopK = "released"
+    ties: Ties = "earlier"
 
     name: ClassVar[str] = "hidrop"
+
+    @property
+    def adaptive(self) -> bool:
+        return self.ties == "released"
+
+    @property
+    def bound(self) -> Literal["", "<=", "~"]:
+        """With `ties: released` the plan is that of distinct scores, and ties add a few tokens to some samples."""
+        return "~" if self.adaptive else ""
+
+    @property
+    def as_trained(self) -> Self:
+        return replace(self, ties="earlier")
 
     def schedule(self, geometry: Geometry) -> Schedule:
         if len(self.filters) != len(self.keep):
             raise ValueError(f"keep: {len(self.keep)} counts for {len(self.filters)} filters {list(self.filters)}")
+        if self.adaptive and self.topk != "released":
+            raise ValueError(f"ties: released is the choice of topk: released, not of {self.topk}")
         cuts = tuple(Cut(layer, count) for layer, count in zip(self.filters, self.keep, strict=True))
         return Schedule(self.inject, cuts, self.exit)
 
     def score(self, view: View) -> torch.Tensor:
-        return view.attention_to_visual(of="next", queries=view.text_by_norm() if self.query == "text" else None)
+        queries = view.text_by_norm() if self.query == "text" else None
+        return view.attention_to_visual(of="next", queries=queries, rounded=self.ties == "released")
+
+    def choose(self, view: View) -> tuple[torch.Tensor, tuple[Cut, ...]]:
+        """With `ties: released`: every token that scores as much as the last of the planned ones stays."""
+        from hidrop.topk import tied_counts
+
+        score = self.score(view)
+        counts = tied_counts(score, view.valid_BV, view.cut.keep_B).tolist()
+        return score, tuple(Cut(view.layer, count) for count in counts)
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:

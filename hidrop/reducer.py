@@ -47,6 +47,12 @@ METHODS: dict[str, str] = {
 #   group:      persistent, in ranges of their own: the visual tokens first, then all text.
 Positions = Literal["persistent", "compacted", "group"]
 
+# What happens to equal scores.
+#   earlier:  scores are float32, of two equal ones the earlier token wins, and exactly the planned number stays.
+#   released: as in the released HiDrop code, scores are rounded to the model's own type, and every token that scores
+#             as much as the last one that stays, stays as well. Counts then depend on the sample.
+Ties = Literal["earlier", "released"]
+
 # The gradient of the choice of tokens in training. Outside of training the three are the same.
 #   released:  none. The soft mask of the released HiDrop code picks indices and is not used otherwise.
 #   ste:       straight-through: kept tokens go on as they are, and backward as if multiplied by the soft mask.
@@ -89,8 +95,18 @@ class Reducer:
 
     @property
     def adaptive(self) -> bool:
-        """Whether counts depend on the sample: `choose` says them, and the schedule holds the most there can be."""
+        """Whether counts depend on the sample: `choose` says them, and `bound` how the schedule compares with them."""
         return False
+
+    @property
+    def bound(self) -> Literal["", "<=", "~"]:
+        """How counted tokens compare with the plan: equal (""), at most as many ("<="), or about as many ("~")."""
+        return "<=" if self.adaptive else ""
+
+    @property
+    def as_trained(self) -> Self:
+        """The method without the fields that training does not depend on: equal for weights trained with it."""
+        return self
 
     @property
     def rechosen(self) -> bool:

@@ -22,6 +22,17 @@ def keep_top(score_BV: torch.Tensor, valid_BV: torch.Tensor, keep_B: torch.Tenso
     return torch.where(wanted, best, -1).sort(dim=1).values
 
 
+def tied_counts(score_BV: torch.Tensor, valid_BV: torch.Tensor, keep_B: torch.Tensor) -> torch.Tensor:
+    """How many tokens of each row score at least as much as its `keep_B[b]`-th best, (B,); 0 where that is 0.
+
+    With distinct scores this is `keep_B`.
+    """
+    ranked = torch.where(valid_BV, score_BV, -torch.inf)
+    place_B1 = (keep_B[:, None] - 1).clamp(min=0)
+    least_B1 = ranked.sort(dim=1, descending=True).values.gather(1, place_B1)
+    return torch.where(keep_B > 0, (valid_BV & (ranked >= least_B1)).sum(1), 0)
+
+
 def marked(index_BK: torch.Tensor, count: int) -> torch.Tensor:
     """Indices, -1 for none, as a mask (B, count)."""
     mask = torch.zeros(index_BK.shape[0], count + 1, dtype=torch.bool, device=index_BK.device)

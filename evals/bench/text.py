@@ -37,7 +37,7 @@ def implied(geometry: Geometry, reducers: Mapping[str, Reducer], text: int, elem
     lines = [("method", "average", "FLOPs", "KV MiB", "layers x visual tokens")]
     for label, reducer in reducers.items():
         plan: TokenPlan = reducer.plan(g)
-        most = "<= " if reducer.adaptive else ""
+        most = f"{reducer.bound} " if reducer.bound else ""
         kv = plan.kv_bytes(text, element_bytes) / 2**20
         lines.append(
             (
@@ -45,7 +45,7 @@ def implied(geometry: Geometry, reducers: Mapping[str, Reducer], text: int, elem
                 f"{most}{plan.average_tokens:.2f}",
                 most + scaled(plan.flops(text)),
                 f"{most}{kv:.1f}",
-                "depends on the sample" if reducer.adaptive else run_lengths(plan.entering),
+                "depends on the sample" if reducer.bound == "<=" else most + run_lengths(plan.entering),
             )
         )
     return "\n".join([head, "", *aligned(lines)])

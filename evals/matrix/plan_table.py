@@ -31,6 +31,7 @@ def entry(row: MatrixRow, matrix: Matrix) -> dict[str, Any]:
         "budget_reading": matrix.budget_reading,
         "published_as": row.reducer.published_as,
         "adaptive": row.reducer.adaptive,
+        "bound": row.reducer.bound,
         "average_tokens": row.plan.average_tokens,
         "share": row.plan.share,
         "kept": row.plan.kept,
@@ -47,7 +48,7 @@ HEADINGS = ("model", "method", "average", "share", "kept", "paper MACs", "FLOPs"
 
 def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
     """The texts of a row, one for each of HEADINGS."""
-    most = "<= " if entry["adaptive"] else ""
+    most = f"{entry['bound']} " if entry["bound"] else ""
     return (
         entry["model"],
         f"{entry['method']} (trained)" if entry["trained"] else entry["label"] + published(entry["published_as"]),
@@ -57,7 +58,7 @@ def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
         most + scaled(entry["paper_macs"]),
         most + scaled(entry["flops"]),
         f"{most}{entry['kv_bytes'] / 2**20:.1f} MiB",
-        "depends on the sample" if entry["adaptive"] else run_lengths(entry["entering"]),
+        "depends on the sample" if entry["bound"] == "<=" else most + run_lengths(entry["entering"]),
     )
 
 
@@ -102,5 +103,6 @@ def caption(matrix: Matrix) -> str:
     return (
         f"{reading} In quotes: the authors' name for a setting. FLOPs: all operations of one prefill with "
         f"{matrix.text_tokens} text tokens, without the vision tower and the LM head. Paper MACs: the papers' count, "
-        "of visual tokens only, with one multiply-accumulate as 1. <=: the number depends on the sample."
+        "of visual tokens only, with one multiply-accumulate as 1. <=: the number depends on the sample. ~: tied "
+        "scores may add to it."
     )

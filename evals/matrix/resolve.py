@@ -78,7 +78,7 @@ def resolve(
         except (ValueError, TypeError) as error:
             problems.append(f"methods.{place(cell)} on {cell.model}: {error}")
             continue
-        own = reducer == trained and reducer.name != "vanilla"
+        own = trained is not None and reducer.name != "vanilla" and reducer.as_trained == trained.as_trained
         budget = None if cell.budget is None else short(cell.budget)
         rows[cell.model, cell.label] = MatrixRow(cell.model, cell.label, reducer, plan, own, budget, cell.group)
     return rows, [f"{matrix.file}: {line}" for line in dict.fromkeys(problems)]

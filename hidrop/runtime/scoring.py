@@ -1,7 +1,9 @@
 """The auxiliary attention that methods score with: a few query rows of one layer, whatever kernel the model runs on.
 
 Probabilities are a float32 softmax over all keys that the query may see (text and visual, causal, no padding),
-averaged over the query heads. Only the query rows are computed, (B, H, Q, N), never the square.
+averaged over the query heads. `rounded` scores are those of the released HiDrop and PDrop codes: logits are divided by
+the root of the head size after the product, probabilities are rounded to the model's own type, and so are their means.
+Only the query rows are computed, (B, H, Q, N), never the square.
 Shapes as in layout.py; H query heads, G key/value heads.
 """
 
@@ -126,15 +128,24 @@ class View:
         norm = torch.where(asked, rows(self.hidden_BND, self.text_BT).float().norm(dim=-1), 0)
         return Queries(self.text_BT, norm / norm.sum(1, keepdim=True).clamp(min=1e-12))
 
-    def attention(self, of: Literal["this", "next"], queries: Queries | None = None) -> torch.Tensor:
-        """Attention probabilities of the query rows, (B, Q, N) float32, mean over heads. See `attention_by_head`."""
-        return self.attention_by_head(of, queries).mean(1)
+    def attention(
+        self, of: Literal["this", "next"], queries: Queries | None = None, *, rounded: bool = False
+    ) -> torch.Tensor:
+        """Attention probabilities of the query rows, (B, Q, N) float32, mean over heads. See `attention_by_head`.
 
-    def attention_by_head(self, of: Literal["this", "next"], queries: Queries | None = None) -> torch.Tensor:
+        rounded: the probabilities are rounded to the states' own type before the mean, and the mean is of that type.
+        """
+        by_head = self.attention_by_head(of, queries, rounded=rounded)
+        return by_head.to(self.hidden_BND.dtype).mean(1).float() if rounded else by_head.mean(1)
+
+    def attention_by_head(
+        self, of: Literal["this", "next"], queries: Queries | None = None, *, rounded: bool = False
+    ) -> torch.Tensor:
         """Attention probabilities of the query rows in each query head, (B, H, Q, N) float32.
 
         of="this": the attention that the layer really computed (its own input, norm and projections).
         of="next": what the next layer would compute if nothing were cut.
+        rounded: scale the logits after the product, in the states' own type, as the released codes do.
         Raises ValueError for "this" before any layer has run on the visual tokens.
         """
         slots = (queries or self.queries).slot_BQ
@@ -163,8 +174,10 @@ class View:
         query, *new = (x.unflatten(-1, (-1, size)).transpose(1, 2) for x in made)
         query = rotated(query, rows(cos, slots), rows(sin, slots))
         key = rotated(new[0], cos, sin) if keys is None else keys.to(cos.device)
-        query = query.unflatten(1, (key.shape[1], -1)) * attention.scaling  # (B, G, H/G, Q, head)
-        logits = (query @ key[:, :, None].transpose(-1, -2)).float()
+        query = query.unflatten(1, (key.shape[1], -1))  # (B, G, H/G, Q, head)
+        query = query if rounded else query * attention.scaling
+        logits = query @ key[:, :, None].transpose(-1, -2)
+        logits = (logits / (1 / attention.scaling) if rounded else logits).float()
         seen = torch.arange(self.order_BN.shape[1], device=slots.device) <= slots[:, :, None]
         seen = seen & (self.order_BN >= 0)[:, None]
         logits = logits.masked_fill(~seen[:, None, None], torch.finfo(logits.dtype).min)
@@ -183,8 +196,14 @@ class View:
         """Of numbers for all slots, (B, Q, N), those of the visual ones, (B, Q, V)."""
         return seen_BQN.gather(2, self.visual_BV[:, None].expand(-1, seen_BQN.shape[1], -1))
 
-    def attention_to_visual(self, of: Literal["this", "next"], queries: Queries | None = None) -> torch.Tensor:
-        """Weighted mean over the queries of the attention that each visual token gets, (B, V) float32."""
+    def attention_to_visual(
+        self, of: Literal["this", "next"], queries: Queries | None = None, *, rounded: bool = False
+    ) -> torch.Tensor:
+        """Weighted mean over the queries of the attention that each visual token gets, (B, V) float32.
+
+        rounded: all means are rounded to the states' own type. See `attention`.
+        """
         queries = queries or self.queries
-        mean_BN = (self.attention(of, queries) * queries.weight_BQ[:, :, None]).sum(1)
+        mean_BN = (self.attention(of, queries, rounded=rounded) * queries.weight_BQ[:, :, None]).sum(1)
+        mean_BN = mean_BN.to(self.hidden_BND.dtype).float() if rounded else mean_BN
         return mean_BN.gather(1, self.visual_BV)

@@ -39,16 +39,18 @@ def view_of_logits() -> Callable[..., Any]:
         visual: list[int],
         text: list[int] | None = None,
         memory: Any = None,
+        dtype: torch.dtype = torch.float32,
+        keep: int = 1,
     ) -> View:
         heads, tokens = len(logits[0]), len(logits[0][0])
         table = torch.zeros(tokens, heads * tokens)
         for slot, row in zip(queries, logits, strict=True):
             table[slot] = torch.tensor(row).flatten()
         attention = SimpleNamespace(
-            head_dim=tokens, scaling=1.0, k_proj=lambda x: x.repeat(1, 1, heads), q_proj=lambda x: x @ table
+            head_dim=tokens, scaling=1.0, k_proj=lambda x: x.repeat(1, 1, heads), q_proj=lambda x: x @ table.to(dtype)
         )
         layer = SimpleNamespace(self_attn=attention, input_layernorm=lambda x: x)
-        states = torch.eye(tokens)[None]
+        states = torch.eye(tokens, dtype=dtype)[None]
         slots = torch.tensor([queries])
         count = torch.tensor([1])
         return View(
@@ -57,12 +59,12 @@ def view_of_logits() -> Callable[..., Any]:
             input_BND=states,
             hidden_BND=states,
             order_BN=torch.arange(tokens)[None] * ROOM,
-            rope=(torch.ones(1, tokens, tokens), torch.zeros(1, tokens, tokens)),
+            rope=(torch.ones(1, tokens, tokens, dtype=dtype), torch.zeros(1, tokens, tokens, dtype=dtype)),
             keys=None,
             text_BT=torch.tensor([text or queries]),
             visual_BV=torch.tensor([visual]),
             queries=Queries(slots, torch.full(slots.shape, 1 / len(queries))),
-            cut=RowCuts(1, (Cut(1, 1),), (len(visual),), count, count * 0),
+            cut=RowCuts(1, (Cut(1, keep),), (len(visual),), count * keep, count * 0),
             layout=None,
             memory=memory,
         )

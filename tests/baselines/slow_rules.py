@@ -40,6 +40,7 @@ class NextLayerRule:
     grouped: bool = False
     text_queries: bool = False
     gated: bool = False
+    ties: bool = False  # all that score as much as the last that stays, stay
 
     def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
         if layer not in self.cuts:
@@ -50,6 +51,9 @@ class NextLayerRule:
         rows = [[w * p for p in slow.attention(layer + 1, after, q)] for q, w in weights.items()]
         scores = [sum(row[i] for row in rows) / sum(weights.values()) for i in range(len(after))]
         count = scaled(self.cuts[layer], [t for t in slow.whole if t.visual])
+        if self.ties:
+            visual = sorted((scores[i] for i, t in enumerate(after) if t.visual), reverse=True)
+            count = sum(score >= visual[count - 1] for score in visual) if count else 0
         if self.gated and slow.training:  # n (c' - a) is k minus the place in the order
             order = sorted((i for i, t in enumerate(after) if t.visual), key=lambda i: (-scores[i], i))
             gate = {i: 1 / (1 + math.exp(place - count)) for place, i in enumerate(order)}
@@ -245,6 +249,7 @@ RULES: dict[str, Callable[[], Any]] = {
     "hidrop-compacted": lambda: NextLayerRule({3: 5, 4: 2}, compacted=True, inject=2, exit=6),
     "hidrop-ste": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6),
     "hidrop-soft-gate": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6, gated=True),
+    "hidrop-ties": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6, ties=True),
     "hidrop-text": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6, text_queries=True),
     "hidrop-cut-on-entry": lambda: NextLayerRule({2: 7, 3: 2}, compacted=False, inject=3, exit=5),
     "fastv": lambda: FastVRule(2, 5),

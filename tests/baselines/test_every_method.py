@@ -30,6 +30,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "hidrop-compacted": ("hidrop", dict(HIDROP, positions="compacted"), (0, 16, 16, 5, 2, 0)),
     "hidrop-ste": ("hidrop", dict(HIDROP, topk="ste"), (0, 16, 16, 5, 2, 0)),
     "hidrop-soft-gate": ("hidrop", dict(HIDROP, topk="soft-gate"), (0, 16, 16, 5, 2, 0)),
+    "hidrop-ties": ("hidrop", dict(HIDROP, ties="released"), (0, 16, 16, 5, 2, 0)),  # no ties in random models
     "hidrop-text": ("hidrop", dict(HIDROP, query="text"), (0, 16, 16, 5, 2, 0)),
     "fastv": ("fastv", dict(layer=2, keep=5), (16, 16, 5, 5, 5, 5)),
     "fastv-all": ("fastv", dict(layer=2, keep=5, query="all"), (16, 16, 5, 5, 5, 5)),
@@ -75,7 +76,7 @@ def reducer_of(row: str) -> Reducer:
 def follows(entering: tuple[int, ...], row: str) -> bool:
     """Whether a prompt with one image had as many visual tokens in each layer as the method's row says."""
     wanted = METHODS[row][2]
-    if reducer_of(row).adaptive:
+    if reducer_of(row).bound == "<=":
         return entering != wanted and all(n <= most for n, most in zip(entering, wanted, strict=True))
     return entering == wanted
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -201,6 +203,53 @@ def test_clustering_equals_the_slow_reference_row_by_row(slow_dpc_knn):
         wanted = slow_dpc_knn(list(x[row, : sizes[row]].double()), clusters[row])
         got = merged[row, : clusters[row]].double()
         torch.testing.assert_close(got, torch.stack(wanted), atol=1e-5, rtol=1e-4)
+
+
+NOISE = 1e-6  # of the released code: drawn below this, added to every density
+
+
+def released_cluster(
+    x: list[torch.Tensor], clusters: int, seed: int
+) -> tuple[list[torch.Tensor], list[float], list[float]]:
+    """The released DPC-KNN, one loop at a time, with its noise: merged tokens, densities and centre scores."""
+    n, noise = len(x), random.Random(seed)
+    far = [[(a - b).norm().item() / math.sqrt(len(a)) for b in x] for a in x]
+    density = [math.exp(-sum(d * d for d in sorted(row)[:clusters]) / clusters) + NOISE * noise.random() for row in far]
+    most = max(map(max, far))
+    apart = [min((far[a][b] for b in range(n) if density[b] > density[a]), default=most) for a in range(n)]
+    weight = [d * distance for d, distance in zip(density, apart, strict=True)]
+    centres = sorted(range(n), key=lambda a: -weight[a])[:clusters]
+    near = [min(range(clusters), key=lambda c: row[centres[c]]) for row in far]
+    joined = [centres.index(a) if a in centres else near[a] for a in range(n)]
+    members = [[x[a] for a in range(n) if joined[a] == c] for c in range(clusters)]
+    return [sum(group) / (len(group) + 1e-6) for group in members], density, weight
+
+
+@pytest.mark.parametrize("clusters", [1, 3, 4, 6])
+@pytest.mark.parametrize("points", [1, 2, 3])
+def test_recycling_is_the_released_one_for_any_noise_if_densities_are_distinct(clusters, points):
+    x = torch.randn(1, 30, 6, generator=torch.Generator().manual_seed(points), dtype=torch.float64)
+    merged = dpc_knn_means(x.float(), torch.tensor([30]), torch.tensor([clusters]), clusters)[0]
+    for seed in range(8):
+        wanted, density, weight = released_cluster(list(x[0]), clusters, seed)
+        # What the noise can change: densities closer than it, and the best centre scores if they are that close.
+        if clusters > 1:
+            assert min(b - a for a, b in pairwise(sorted(density))) > NOISE
+            best = sorted(weight, reverse=True)[: clusters + 1]
+            assert min(a - b for a, b in pairwise(best)) > NOISE * max(weight)
+        torch.testing.assert_close(merged.double(), torch.stack(wanted), atol=1e-5, rtol=1e-4)
+
+
+def test_with_equal_densities_the_released_code_draws_and_ours_is_one_of_its_outcomes():
+    """Of two clusters, two tokens that are each other's nearest have equal densities. Here are two such pairs."""
+    x = torch.tensor([(0.0, 0.0), (0.1, 0.0), (1.0, 1.0), (1.1, 1.0), (0.0, 0.4), (0.9, 0.5)], dtype=torch.float64)
+
+    def told(merged: list[torch.Tensor]) -> tuple[float, ...]:
+        return tuple(round(v, 4) for token in merged for v in token.tolist())
+
+    outcomes = {told(released_cluster(list(x), 2, seed)[0]) for seed in range(40)}
+    assert len(outcomes) == 2
+    assert told(list(dpc_knn_means(x.float()[None], torch.tensor([6]), torch.tensor([2]), 2)[0])) in outcomes
 
 
 def test_merged_tokens_carry_gradient():

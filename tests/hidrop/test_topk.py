@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hidrop.topk import keep_top, marked, soft_mask, top_indices, uniform_rank
+from hidrop.topk import keep_top, marked, soft_mask, tied_counts, top_indices, uniform_rank
 
 
 def test_the_best_stay_in_their_original_order():
@@ -42,6 +42,16 @@ def test_a_filler_never_beats_a_token_however_low_that_scores():
     score = torch.tensor([[9.0, -torch.inf, -3.0e38]])
     valid = torch.tensor([[False, True, True]])
     assert sorted(top_indices(score, valid, 2)[0].tolist()) == [1, 2]
+
+
+@given(st.lists(st.tuples(st.integers(-2, 2), st.booleans()), min_size=1, max_size=9), st.integers(0, 9))
+def test_tied_tokens_are_those_that_score_as_much_as_the_last_one_kept(tokens, k):
+    score = torch.tensor([[float(number) for number, _ in tokens]])
+    valid = torch.tensor([[there for _, there in tokens]])
+    known = sorted((number for number, there in tokens if there), reverse=True)
+    k = min(k, len(known))
+    wanted = len([number for number in known if number >= known[k - 1]]) if k else 0
+    assert tied_counts(score, valid, torch.tensor([k])).tolist() == [wanted]
 
 
 def test_keeping_nothing_is_possible():

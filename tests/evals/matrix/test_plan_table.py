@@ -35,6 +35,21 @@ def test_the_plan_says_tokens_flops_and_cache_of_each_row(paper):
     assert "64.00" in lines[2] and "hidrop (trained)" in lines[2] and lines[2].endswith("6x1 8x0")
 
 
+def test_numbers_that_ties_or_samples_change_are_marked(tmp_path):
+    text = (
+        "protocol: llava\nmodels: {a: {source: x, geometry: llava-1.5-7b}}\ntasks: {gqa: {data: mini}}\nmethods:\n"
+        "  tied: {name: hidrop, inject: 9, filters: [10, 14, 16, 18], keep: [87, 10, 5, 1], exit: 25, ties: released}\n"
+        '  ranked: {name: sparsevlm, version: "1.0"}\n'
+    )
+    (tmp_path / "own.yaml").write_text(text)
+    matrix = load_matrix(tmp_path / "own.yaml")
+    rows, problems = resolve(matrix, matrix.cells(), trust_presets=True)
+    assert problems == []
+    tied, ranked = planning.plain(matrix, [planning.entry(row, matrix) for row in rows.values()]).splitlines()[1:3]
+    assert " ~ 48.00 " in tied and tied.endswith("~ 8x0 2x576 4x87 2x10 2x5 6x1 8x0")
+    assert " <= 576.00 " in ranked and ranked.endswith("depends on the sample")
+
+
 def test_a_terminal_gets_the_same_rows(paper):
     console = Console(file=io.StringIO(), width=200)
     console.print(planning.table(*paper))

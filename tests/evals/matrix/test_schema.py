@@ -209,6 +209,16 @@ def test_a_row_is_trained_exactly_when_its_schedule_is_the_checkpoints(tmp_path)
     assert rows["a", "own"].method == "fastv"
 
 
+def test_ties_do_not_make_a_trained_row_untrained(tmp_path):
+    schedule = {"inject": 2, "filters": [3], "keep": [4], "exit": 6}
+    own = "{name: hidrop, inject: 2, filters: [3], keep: [4], exit: 6"
+    text = BASE.replace("fastv: {", f"tied: {own}, ties: released}}\n  other: {own}, query: text}}\n  fastv: {{")
+    matrix = load(tmp_path, text)
+    rows, problems = resolve(matrix, matrix.cells(), peek=lambda source: (SMALL, build("hidrop", schedule)))
+    assert problems == []
+    assert {label for (_, label), row in rows.items() if row.trained} == {"tied"}
+
+
 def test_the_checkpoints_method_needs_a_checkpoint_with_one(tmp_path):
     matrix = load(tmp_path, BASE.replace("vanilla: {}", "own: {name: checkpoint}"))
     _, problems = resolve(matrix, matrix.cells(), peek=plain)
