@@ -29,9 +29,10 @@ class ImageError(ValueError):
     """Why an image cannot be used. The same file gives the same text in every run."""
 
 
-def open_image(content: bytes) -> Image.Image:
+def open_image(content: bytes, *, turned: bool = False) -> Image.Image:
     """An image file's content as a decoded RGB image; `info` is that of the file, with its EXIF data.
 
+    turned: turn the image as its EXIF orientation says, and drop this entry.
     16-bit grey is scaled to 8 bits by dropping the low byte, as PIL does with 16-bit colours. Raises ImageError for a
     broken or truncated file, whatever PIL's process-wide settings are.
     """
@@ -41,7 +42,7 @@ def open_image(content: bytes) -> Image.Image:
         raise ImageError("the image has no bytes")
     try:
         with _STRICT:
-            return _decoded(content)
+            return _decoded(content, turned)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -50,14 +51,18 @@ def open_image(content: bytes) -> Image.Image:
         raise ImageError(f"broken image: {in_a_line(error)}") from error
 
 
-def _decoded(content: bytes) -> Image.Image:
-    from PIL import Image
+def _decoded(content: bytes, turned: bool) -> Image.Image:
+    from PIL import ExifTags, Image, ImageOps
 
     Image.init()
     image: Any = Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise ImageError(f"the image has {width} x {height} pixels. At most {MOST_PIXELS:,} are decoded")
+    if turned:
+        image.load()
+        if image.getexif().get(ExifTags.Base.Orientation) is not None:
+            image = ImageOps.exif_transpose(image)
     return as_rgb(image)
 
 

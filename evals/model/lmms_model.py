@@ -17,6 +17,7 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 
 from evals.model import arguments
+from evals.model.documents import unturned
 from evals.model.prefetch import ahead
 from evals.model.requests import (
     Batch,
@@ -142,6 +143,7 @@ class HidropLlava(lmms):
         self.trace: Any = None
         self._record, self._done = record, dict(done or {})
         self._workers, self._mine, self._graphs = workers, mine, graphs
+        self._unturned: dict[tuple[str, str], tuple[Any, Any]] = {}  # the documents that were given, and without EXIF
 
     @property
     def batch_size(self) -> int:
@@ -240,9 +242,19 @@ class HidropLlava(lmms):
         """The images of each request, or the error of its sample. Runs in a worker thread."""
         return [self._images_of(request) for request in batch.requests]
 
+    def _documents(self, task: str, split: str) -> Any:
+        """The documents of a split, with images turned by their EXIF data only if the protocol does so."""
+        documents = self.task_dict[task][split]
+        if self.protocol.turns_images:
+            return documents
+        known = self._unturned.get((task, split))
+        if known is None or known[0] is not documents:
+            known = self._unturned[task, split] = documents, unturned(documents)
+        return known[1]
+
     def _images_of(self, request: Request) -> Images | str:
         try:
-            doc = self.task_dict[request.task][request.split][request.doc_id]
+            doc = self._documents(request.task, request.split)[request.doc_id]
             images = [as_rgb(image) for image in request.visuals(doc) or ()]
             tokens = tuple(self.loaded.image_tokens(image.height, image.width) for image in images)
             if not images:

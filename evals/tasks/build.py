@@ -50,7 +50,8 @@ def build(spec: TaskSpec) -> Any:
     from lmms_eval.api.task import ConfigurableTask
 
     config, files = official(spec.task), locate(spec)
-    config["doc_to_visual"] = _visual(config["doc_to_visual"], _images(spec, files), files)
+    turned = protocol(spec.protocol).turns_images
+    config["doc_to_visual"] = _visual(config["doc_to_visual"], _images(spec, files), files, turned)
     config["process_docs"] = _prepare(spec.task)
     config["metric_list"] = spec.task.metrics(config["metric_list"], spec.protocol)
     config |= {"dataset_path": "parquet", "dataset_name": _name(spec)}
@@ -129,29 +130,33 @@ def _name(spec: TaskSpec) -> str:
 
 
 def _visual(
-    official: Callable[[Mapping[str, Any]], Any], image: Callable[[Mapping[str, Any]], Any], files: Files
+    official: Callable[[Mapping[str, Any]], Any],
+    image: Callable[[Mapping[str, Any]], Any],
+    files: Files,
+    turned: bool,
 ) -> Any:
     """The task's own doc_to_visual, given an image that is decoded at the last moment. Raises ImageError."""
 
     def visual(doc: Mapping[str, Any]) -> Any:
-        return official({**doc, IMAGE: decode(image(doc), files)})
+        return official({**doc, IMAGE: decode(image(doc), files, turned=turned)})
 
     return visual
 
 
-def decode(image: Any, files: Files | None = None) -> Image.Image:
+def decode(image: Any, files: Files | None = None, *, turned: bool = False) -> Image.Image:
     """An RGB image from an undecoded entry of a datasets.Image column: bytes, or a path inside the data's folder.
 
-    Raises ImageError for anything else, and for an image that cannot be read whole.
+    turned: turn it as its EXIF orientation says (`Protocol.turns_images`), as datasets does. Raises ImageError for
+    anything else, and for an image that cannot be read whole.
     """
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, None)
     if content is not None:
-        return open_image(content)
+        return open_image(content, turned=turned)
     if path is None:
         raise ImageError("no image" if isinstance(image, Mapping | None) else f"a {type(image).__name__} is no image")
     if files is None:
         raise ImageError(f"{shortened(path)}: a path, but this data set has no folder")
-    return open_image(read_inside(files.root, path, files.start))
+    return open_image(read_inside(files.root, path, files.start), turned=turned)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """The two evaluation protocols: how a question and its images become token ids and pixels.
 
 `llava` is the evaluation that gave LLaVA-1.5's published numbers (its `vicuna_v1` conversation, square padding, its
-own question texts). `lmms-eval` is that toolkit's defaults (its question texts, the tokenizer's chat template, CLIP
-preprocessing with a centre crop). The same model scores differently under the two, so every table names its protocol.
+own question texts). `lmms-eval` is that toolkit's defaults for its class `llava_hf` (its question texts, the
+processor's chat template, CLIP preprocessing with a centre crop). lmms-eval's other class, `llava`, runs LLaVA's own
+code and comes closer to `llava` here. The same model scores differently, so every table names its protocol.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 # Part of a cell's identity: raise a protocol's version when its prompts, images or scores change for the same model. A
 # change of one task has `Task.revisions`, so that the other tasks' finished cells stay valid.
-PROTOCOL_VERSION: dict[str, str] = {LLAVA: "1", LMMS_EVAL: "1"}
+PROTOCOL_VERSION: dict[str, str] = {
+    LLAVA: "1",
+    LMMS_EVAL: "2",  # 2: images are turned by their EXIF data, and the chat template is the processor's
+}
 
 GREY = (122, 116, 104)  # CLIP's mean colour
 
@@ -31,6 +35,8 @@ class Protocol:
     """Base of the two protocols. An instance has no state; get one with `protocol(name)`."""
 
     name: ProtocolName
+    # Whether an image is turned as its EXIF orientation says.
+    turns_images: bool
     # The longest answer if neither the task nor the caller sets one.
     max_new_tokens: int
 
@@ -71,6 +77,7 @@ class LlavaProtocol(Protocol):
     """LLaVA's own evaluation: `vicuna_v1` with its system sentence, images padded to a square (LLaVA-NeXT: tiles)."""
 
     name = LLAVA
+    turns_images = False  # LLaVA opens a file with PIL and does not look at its EXIF data
     max_new_tokens = 128
 
     def generation(self, task: Task) -> dict[str, Any]:
@@ -96,13 +103,18 @@ class LlavaProtocol(Protocol):
 
 
 class LmmsEvalProtocol(Protocol):
-    """lmms-eval's defaults: the tokenizer's chat template if it has one, plain CLIP preprocessing."""
+    """lmms-eval's defaults for transformers models (its class `llava_hf`): the processor's chat template if it has one,
+    plain CLIP preprocessing.
+    """
 
     name = LMMS_EVAL
+    turns_images = True  # lmms-eval gets its images from datasets, which turns them
     max_new_tokens = 1024
 
     def text(self, tokenizer: Any, question: str, images: int) -> str:
         """The chat template's text; without a template, transformers' `USER: <image>\\n... ASSISTANT:`.
+
+        `Loaded.tokenizer` has the processor's template.
 
         Raises UserError for a template that loses the images, ValueError for a question with a placeholder in it.
         """

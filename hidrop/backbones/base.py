@@ -168,21 +168,32 @@ class Backbone(ABC):
         """Tokenizer, image processor and processor out of a folder in transformers' layout.
 
         torchvision may be absent, broken or present: images go through PIL everywhere, so that pixels are the same.
+        Tokenizer and processor get one and the same chat template: the processor's if it has one, by transformers' own
+        rule (processor_config.json, chat_template.json, chat_template.jinja), else the tokenizer's.
         Raises UserError when the folder lacks one of them.
         """
         import transformers
         from transformers import AutoProcessor, AutoTokenizer
 
         try:
+            stated, _ = getattr(transformers, cls.processor_class).get_processor_dict(path)
+            template = stated.get("chat_template")
             if (path / "processor_config.json").is_file():
                 processor = AutoProcessor.from_pretrained(path, backend="pil")
-                return processor.tokenizer, processor.image_processor, processor
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            image_processor = getattr(transformers, cls.image_processor_class).from_pretrained(path)
-        except (OSError, ValueError, ImportError) as error:
+                tokenizer, image_processor = processor.tokenizer, processor.image_processor
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(path)
+                image_processor = getattr(transformers, cls.image_processor_class).from_pretrained(path)
+                processor = None
+        except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: tokenizer or image processor cannot be loaded ({reason})") from None
-        return tokenizer, image_processor, cls.processor_of(config, tokenizer, image_processor)
+        # A tokenizer does not read chat_template.json, where older checkpoints have the template.
+        tokenizer.chat_template = template or tokenizer.chat_template
+        if processor is None:
+            processor = cls.processor_of(config, tokenizer, image_processor)
+        processor.chat_template = processor.chat_template or tokenizer.chat_template
+        return tokenizer, image_processor, processor
 
     # ---- a model's parts --------------------------------------------------------------------------------------------
 
