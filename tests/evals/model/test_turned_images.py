@@ -72,7 +72,7 @@ def by_lmms_eval(loaded: Any, folder: Path, protocol: str, tmp_path: Path) -> li
     seen = looked(lm)
     simple_evaluate(
         model=lm,
-        tasks=export(tmp_path / "tasks", str(folder)),
+        tasks=export(tmp_path / "tasks", str(folder)).names,
         task_manager=TaskManager(include_defaults=False, include_path=[str(tmp_path / "tasks")]),
         bootstrap_iters=0,
         cli_args=SimpleNamespace(output_path=str(tmp_path), process_with_media=True),
