@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
+from hidrop.pretrained import pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -158,7 +159,7 @@ class Backbone(ABC):
         import transformers
 
         try:
-            return getattr(transformers, cls.config_class).from_pretrained(path)
+            return pretrained(getattr(transformers, cls.config_class), path)
         except Exception as error:  # transformers' strict configs raise their own types for a wrong field
             reason = " ".join(str(error).split())
             raise UserError(f"{path}/config.json: transformers cannot read it ({reason})") from None
@@ -179,11 +180,11 @@ class Backbone(ABC):
             stated, _ = getattr(transformers, cls.processor_class).get_processor_dict(path)
             template = stated.get("chat_template")
             if (path / "processor_config.json").is_file():
-                processor = AutoProcessor.from_pretrained(path, backend="pil")
+                processor = pretrained(AutoProcessor, path, backend="pil")
                 tokenizer, image_processor = processor.tokenizer, processor.image_processor
             else:
-                tokenizer = AutoTokenizer.from_pretrained(path)
-                image_processor = getattr(transformers, cls.image_processor_class).from_pretrained(path)
+                tokenizer = pretrained(AutoTokenizer, path)
+                image_processor = pretrained(getattr(transformers, cls.image_processor_class), path)
                 processor = None
         except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())

@@ -17,6 +17,7 @@ from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config, settings_files, weight_files
 from hidrop.models.weight_files import BUFFERS, listed
 from hidrop.numerics import ATTENTIONS, DEVICE_MAPS, DTYPES, QUANTIZATIONS
+from hidrop.pretrained import pretrained
 from hidrop.program import program
 from hidrop.reducer import Reducer, build_entry
 
@@ -245,7 +246,8 @@ def _weights(
     if quantization is not None or isinstance(placed, str):
         more["device_map"] = placed
     try:
-        model, info = getattr(transformers, family.model_class).from_pretrained(
+        model, info = pretrained(
+            getattr(transformers, family.model_class),
             path,
             dtype=dtype,
             attn_implementation=attention,

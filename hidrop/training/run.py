@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
+from hidrop.pretrained import pretrained
 from hidrop.program import torchrun
 from hidrop.reducer import build_entry
 from hidrop.training.conversations import Conversations
@@ -55,7 +56,7 @@ class Reduced(Trainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or self._learner.trained is not llava:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            saved = type(llava).from_pretrained(resume_from_checkpoint, dtype=llava.dtype)
+            saved = pretrained(type(llava), resume_from_checkpoint, dtype=llava.dtype)
             llava.load_state_dict(saved.state_dict())
 
 

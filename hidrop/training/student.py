@@ -10,6 +10,7 @@ import torch
 from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
 from hidrop.models.sources import find
+from hidrop.pretrained import pretrained
 from hidrop.prompts import PLACEHOLDER
 from hidrop.training.recipe import LlavaRecipe, Lora, Parts
 
@@ -60,11 +61,11 @@ def put_together(parts: Parts, dtype: torch.dtype, attention: str) -> tuple[Any,
     )
 
     language, tower = find(parts.language_model), find(parts.vision_tower)
-    tokenizer = AutoTokenizer.from_pretrained(language)
-    processor = CLIPImageProcessorPil.from_pretrained(tower)
-    vision = AutoConfig.from_pretrained(tower)
+    tokenizer = pretrained(AutoTokenizer, language)
+    processor = pretrained(CLIPImageProcessorPil, tower)
+    vision = pretrained(AutoConfig, tower)
     vision = getattr(vision, "vision_config", vision)
-    text = AutoConfig.from_pretrained(language)
+    text = pretrained(AutoConfig, language)
     tokenizer.add_tokens([PLACEHOLDER], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
@@ -78,11 +79,11 @@ def put_together(parts: Parts, dtype: torch.dtype, attention: str) -> tuple[Any,
         attn_implementation=attention,
     )
     model = LlavaForConditionalGeneration(config).to(dtype)
-    decoder = AutoModelForCausalLM.from_pretrained(language, dtype=dtype)
+    decoder = pretrained(AutoModelForCausalLM, language, dtype=dtype)
     backbone = backbone_of(model)
     backbone.decoder.load_state_dict(decoder.model.state_dict())
     backbone.head.load_state_dict(decoder.lm_head.state_dict())
-    backbone.tower.load_state_dict(CLIPVisionModel.from_pretrained(tower, dtype=dtype).state_dict())
+    backbone.tower.load_state_dict(pretrained(CLIPVisionModel, tower, dtype=dtype).state_dict())
     if len(tokenizer) > text.vocab_size:
         # One row more for the placeholder, which is never embedded. Multiples of 64 keep the matrices fast.
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)

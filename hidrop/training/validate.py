@@ -10,6 +10,7 @@ from pathlib import Path
 from hidrop.backbones import geometry_of
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
+from hidrop.pretrained import pretrained
 from hidrop.program import program
 from hidrop.reducer import build_entry
 from hidrop.training.recipe import LlavaRecipe, Parts
@@ -63,7 +64,7 @@ def parts_geometry(parts: Parts) -> Geometry:
 
     from hidrop.models.sources import find
 
-    text, vision = (AutoConfig.from_pretrained(find(name)) for name in (parts.language_model, parts.vision_tower))
+    text, vision = (pretrained(AutoConfig, find(name)) for name in (parts.language_model, parts.vision_tower))
     vision = getattr(vision, "vision_config", vision)
     side = vision.image_size // vision.patch_size
     return geometry_of(LlavaConfig(text_config=text, vision_config=vision, image_seq_length=side**2))

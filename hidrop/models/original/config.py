@@ -12,6 +12,7 @@ from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.models.sources import find, read_config, weight_files
 from hidrop.models.weight_files import open_tensors
+from hidrop.pretrained import pretrained
 from hidrop.reducer import Reducer, build
 
 # What the tower's tensors are called in a checkpoint that holds them.
@@ -121,7 +122,7 @@ def _clip(tower: Path) -> Any:
     model_type = read_config(tower).get("model_type")
     if model_type not in ("clip", "clip_vision_model"):
         raise UserError(f"{tower}/config.json: a '{model_type}' tower is not supported. Supported: {supported()}")
-    return CLIPVisionConfig.from_pretrained(tower)
+    return pretrained(CLIPVisionConfig, tower)
 
 
 def _from_shapes(folder: Path) -> Any | None:

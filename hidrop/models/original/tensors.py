@@ -11,6 +11,7 @@ from hidrop.errors import UserError
 from hidrop.models.original.config import TOWER, Described, describe, grown
 from hidrop.models.sources import find, weight_files
 from hidrop.models.weight_files import BUFFERS, listed, open_tensors
+from hidrop.pretrained import pretrained
 from hidrop.reducer import Reducer
 
 if TYPE_CHECKING:
@@ -52,8 +53,13 @@ def read(folder: Path, raw: dict[str, Any], *, dtype: str, attention: str, allow
     tensors, files = _gather(folder, described, allow_download=allow_download)
     state = _translate(tensors, described, folder)
     stored = str(raw.get("torch_dtype") or raw.get("dtype") or "float16")
-    model = LlavaForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=state, dtype=stored if dtype == "auto" else dtype, attn_implementation=attention
+    model = pretrained(
+        LlavaForConditionalGeneration,
+        None,
+        config=config,
+        state_dict=state,
+        dtype=stored if dtype == "auto" else dtype,
+        attn_implementation=attention,
     )
     # Vicuna's own generation config asks for sampling, which no benchmark here means.
     text = config.text_config
@@ -163,7 +169,7 @@ def _tokenizer(folder: Path, described: Described) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=described.config.text_config)
+        tokenizer = pretrained(AutoTokenizer, folder, config=described.config.text_config)
     except Exception as error:  # a missing sentencepiece surfaces under several types
         reason = " ".join(str(error).split())
         raise UserError(
@@ -187,6 +193,6 @@ def _image_processor(described: Described) -> Any:
     if described.tower is not None:
         folder = find(described.tower, config_only=True)
         if (folder / "preprocessor_config.json").is_file():
-            return CLIPImageProcessorPil.from_pretrained(folder)
+            return pretrained(CLIPImageProcessorPil, folder)
     side = described.config.vision_config.image_size
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
