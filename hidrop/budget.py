@@ -14,6 +14,9 @@ Reading = Literal["average", "kept"]
 # A number of visual tokens, or a share of the image's visual tokens, such as "11%".
 Budget = float | str
 
+MOST_TOKENS = 2**31  # of any image
+LONGEST_TEXT = 24  # characters of a share, which becomes a part of a row's name
+
 
 def parse_budget(value: object) -> Budget:
     """A budget as users write it: `64`, `64.0`, `"64"` or `"11%"`. A share keeps its text, which labels rows.
@@ -26,7 +29,7 @@ def parse_budget(value: object) -> Budget:
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):
             number = float(text[:-1] if share else value)
-    if not (math.isfinite(number) and number > 0) or (share and number > 100):
+    if not 0 < number <= (100 if share else MOST_TOKENS) or len(text) > LONGEST_TEXT:
         raise ValueError(f'a budget is a number of visual tokens (64) or a share of them ("11%"), not {value!r}')
     return text if share else number
 

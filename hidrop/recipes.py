@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hidrop import strict_yaml
 from hidrop.errors import UserError, did_you_mean
+from hidrop.regular_files import Unreadable, local_path, read_bytes
 
 if TYPE_CHECKING:
     from hidrop.mini.training.recipe import Recipe
@@ -32,9 +33,13 @@ def bundled() -> dict[str, Path]:
 
 def is_recipe(name: str) -> bool:
     """Whether a user means a training recipe: a bundled one, or a file that says which kind of training it is."""
-    path = Path(name)
-    if path.is_file():
-        return any(line.startswith(("kind:", "lessons:")) for line in path.read_text(errors="replace").splitlines())
+    path = local_path(name, f"'{name}'")
+    if path.exists():
+        try:
+            lines = read_bytes(path, strict_yaml.MOST_BYTES).decode(errors="replace").splitlines()
+        except Unreadable:  # whoever reads it as a matrix reports it
+            return False
+        return any(line.startswith(("kind:", "lessons:")) for line in lines)
     return name.removesuffix(".yaml") in bundled()
 
 
@@ -43,8 +48,8 @@ def load_recipe(name: str) -> Recipe | LlavaRecipe:
     from hidrop.mini.training.recipe import Recipe
     from hidrop.training.recipe import LlavaRecipe
 
-    path = Path(name)
-    if not path.is_file():
+    path = local_path(name, f"recipe '{name}'")
+    if not path.exists():
         known = bundled()
         found = known.get(name.removesuffix(".yaml"))
         if found is None:

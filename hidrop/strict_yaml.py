@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from hidrop.errors import UserError, did_you_mean
+from hidrop.regular_files import Unreadable, read_text
+from hidrop.visible import UNSEEN, visible
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# By aliases, a file of a few lines can expand to more than any memory holds.
+# A name that becomes a part of a file's or folder's name.
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+-]*$", max_length=80)]
+
+# What a file may hold. By aliases, a file of a few lines can expand to more than any memory holds.
+MOST_BYTES = 1 << 19
 MOST_VALUES = 100_000
+MOST_DEPTH = 32
+MOST_CHARACTERS = 4096  # of one text
+LARGEST = 2**63
+STANDARD = "tag:yaml.org,2002:"  # what !! stands for
+LONGEST_NUMBER = 40  # characters; Python needs quadratic time for a number's digits
 
 
 class StrictModel(BaseModel):
@@ -26,51 +37,111 @@ class StrictModel(BaseModel):
 
 
 class StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice: YAML's default is that the last one wins, unseen."""
+    """SafeLoader that refuses what is guessed, hidden or endless.
+
+    That is: a key given twice (YAML's default is that the last one wins, unseen), tags such as !!set, deep nesting,
+    aliases that expand to more than MOST_VALUES values, invisible characters, and numbers that are not decimal, not
+    finite or beyond 64 bits. A date is a text.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._total = 0
+        self._sizes: dict[int, int] = {}  # values of each finished node, aliases written out
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            if id(node) not in self._sizes:
+                raise _wrong(f"the alias *{event.anchor} is inside of what it stands for", event.start_mark)
+            return self._counted(node, self._sizes[id(node)], event)
+        if getattr(event, "tag", None) is not None:
+            tag = event.tag.replace(STANDARD, "!!")
+            raise _wrong(f"tags such as {tag} are not supported. Write the value without it", event.start_mark)
+        before = self._total
+        self._depth += 1
+        if self._depth > MOST_DEPTH:
+            raise _wrong(f"nested deeper than {MOST_DEPTH} levels", event.start_mark)
+        node = self._counted(super().compose_node(parent, index), 1, event)
+        self._depth -= 1
+        self._sizes[id(node)] = self._total - before
+        if isinstance(node, yaml.ScalarNode):
+            self._check_text(node)
+        return node
+
+    def _counted(self, node: yaml.Node | None, values: int, event: yaml.Event) -> yaml.Node | None:
+        self._total += values
+        if self._total > MOST_VALUES:
+            raise _wrong(f"with its aliases (*name) it has more than {MOST_VALUES} values", event.start_mark)
+        return node
+
+    @staticmethod
+    def _check_text(node: yaml.ScalarNode) -> None:
+        if node.tag == f"{STANDARD}merge":
+            raise _wrong("merging with << is not supported. Write the fields out", node.start_mark)
+        if len(node.value) > MOST_CHARACTERS:
+            raise _wrong(f"a text of more than {MOST_CHARACTERS} characters", node.start_mark)
+        if found := UNSEEN.search(node.value):
+            raise _wrong(f"the invisible character {visible(found[0])} in a text", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            # An unhashable key is the parent class's own error, below.
-            if not isinstance(key, (list, dict)) and key_node.tag != "tag:yaml.org,2002:merge":
+            if not isinstance(key, (list, dict)):  # an unhashable key is the parent class's own error, below
                 if key in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
+                    raise _wrong(f"'{key}' is given twice", key_node.start_mark)
                 seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """A decimal number. YAML 1.1 also reads 010 as 8 and 1:30 as 90."""
+        whole = node.tag == f"{STANDARD}int"
+        if ":" in node.value or (whole and re.match(r"[-+]?0.", node.value)):
+            raise _wrong(f"{shown(node.value)} is not a decimal number. For a text, put it in quotes", node.start_mark)
+        if len(node.value) <= LONGEST_NUMBER:
+            number = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+            if abs(number) <= LARGEST:
+                return number
+        raise _wrong(f"{shown(node.value)} is not a number of at most 64 bits", node.start_mark)
+
+
+for kind in ("int", "float"):
+    StrictLoader.add_constructor(f"{STANDARD}{kind}", StrictLoader.construct_number)
+# Without these rules 2026-11-25 and = are read as texts.
+StrictLoader.yaml_implicit_resolvers = {
+    first: [rule for rule in rules if rule[0] not in (f"{STANDARD}timestamp", f"{STANDARD}value")]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _wrong(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
     """The mapping in the file at `path`. Raises UserError, with `name` and line, for anything else."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        text = read_text(path, MOST_BYTES)
+    except Unreadable as reason:
         raise UserError(f"{name}: cannot be read: {reason}") from None
+    data = value(text, name)
+    if not isinstance(data, dict):
+        raise UserError(f"{name}: must be a mapping of fields, as in the bundled files")
+    return data
+
+
+def value(text: str, name: str) -> Any:
+    """The value that a YAML text stands for. Raises UserError, with `name` and line, for one that is not valid."""
     try:
-        data = yaml.load(text, StrictLoader)
+        return yaml.load(text, StrictLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise UserError(f"{name}: not valid YAML{where}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{name}: must be a mapping of fields, as in the bundled files")
-    if _values(data, {}) > MOST_VALUES:
-        raise UserError(f"{name}: its aliases (*name) expand to more than {MOST_VALUES} values, or for themselves")
-    return data
-
-
-def _values(value: Any, known: dict[int, float]) -> float:
-    """How many values `value` holds with each alias written out. What contains itself is infinite."""
-    if not isinstance(value, (dict, list)):
-        return 1
-    if id(value) not in known:
-        known[id(value)] = math.inf  # for whoever meets it within itself
-        inner = [*value, *value.values()] if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_values(one, known) for one in inner)
-    return known[id(value)]
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

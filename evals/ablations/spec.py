@@ -24,6 +24,7 @@ from evals.matrix.schema import MethodEntry, Name, TaskEntry, named
 from hidrop import strict_yaml
 from hidrop.errors import UserError
 from hidrop.mini.training.recipe import Lesson, Recipe
+from hidrop.regular_files import local_path
 from hidrop.strict_yaml import StrictModel
 
 BUNDLED = Path(__file__).parent
@@ -140,8 +141,8 @@ class Study(StrictModel):
 
 def load_study(name: str | Path) -> Study:
     """Read and check a study: a file, or a bundled study by name. Raises UserError with every mistake."""
-    path = Path(name)
-    if not path.is_file():
+    path = local_path(str(name), f"study '{name}'")
+    if not path.exists():
         path = BUNDLED / f"{path.name.removesuffix('.yaml')}.yaml"
     if not path.is_file():
         bundled = ", ".join(sorted(study.stem for study in BUNDLED.glob("*.yaml")))

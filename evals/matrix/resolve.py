@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from evals.matrix.schema import Cell, Matrix, MethodEntry, ModelEntry, short
 from hidrop.errors import UserError
@@ -12,6 +11,7 @@ from hidrop.geometry import PRESETS, Geometry
 from hidrop.method_source import source_digest
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer, build
+from hidrop.regular_files import local_path
 
 Peek = Callable[[str], tuple[Geometry, Reducer | None]]
 
@@ -106,9 +106,16 @@ def size(
 
 def absent(model: str, spec: ModelEntry, error: UserError) -> str:
     """Why a model's source cannot be used, with the command of the matrix that provides it, if it has one."""
-    if spec.get and not Path(spec.source).expanduser().exists():
+    if spec.get and not _there(spec.source):
         return f"models.{model}.source: {spec.source} does not exist. Get it: {spec.get}"
     return f"models.{model}.source: {error}"
+
+
+def _there(source: str) -> bool:
+    try:
+        return local_path(source, source).exists()
+    except UserError:  # no folder can have this name
+        return False
 
 
 def shape(geometry: Geometry) -> tuple[int, int, int, int]:

@@ -38,11 +38,12 @@ from hidrop.budget import Budget, Reading, parse_budget
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
 from hidrop.numerics import Attention, DeviceMap, Dtype, Quantization
-from hidrop.strict_yaml import StrictModel
+from hidrop.regular_files import local_path
+from hidrop.strict_yaml import FileName, StrictModel
 
 BUNDLED = Path(__file__).parent / "bundled"
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+-]*$", max_length=80)]
+Name = FileName
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
@@ -285,8 +286,8 @@ def load_matrix(name: str | Path, *, limit: int | None = None) -> Matrix:
 
 def find(name: str) -> Path:
     """The file for a path, or for the name of a bundled matrix with or without `.yaml`."""
-    path = Path(name)
-    if path.is_file():
+    path = local_path(name, f"matrix '{name}'")
+    if path.exists():
         return path
     bundled = sorted(p.stem for p in BUNDLED.glob("*.yaml"))
     if path.parent == Path(".") and path.name.removesuffix(".yaml") in bundled:

@@ -12,7 +12,9 @@ from evals.report.sections import NEAR_SHARE, NEAR_TOKENS, VANILLA
 from evals.report.tables import Entry, Sheet
 from evals.report.units import MISSING, fixed
 from evals.store.result_document import ResultDocument
+from hidrop.errors import UserError
 from hidrop.plan import TokenPlan
+from hidrop.strict_yaml import suggestion
 
 MEASURED = "measured here"
 OUTSIDE = " !"
@@ -23,7 +25,13 @@ def references_of(document: ResultDocument) -> list[Reference]:
     named = document.get("reference")
     if named is None:
         named = available() if document["matrix"] == "paper" else []
-    return [load_reference(name) for name in ([named] if isinstance(named, str) else named)]
+    names = [named] if isinstance(named, str) else named
+    if unknown := [name for name in names if name not in available()]:
+        # A results folder may come from somebody else: it names no other files of this machine.
+        raise UserError(
+            f"reference '{unknown[0]}': not a bundled file of published numbers.{suggestion(unknown[0], available())}"
+        )
+    return [load_reference(name) for name in names]
 
 
 def published_sheet(document: ResultDocument) -> Sheet | None:

@@ -11,6 +11,7 @@ from hidrop import strict_yaml
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.reducer import METHODS
+from hidrop.regular_files import local_path
 from hidrop.strict_yaml import StrictModel
 
 FOLDER = Path(__file__).parents[2] / "results" / "reference"
@@ -125,8 +126,8 @@ def available() -> list[str]:
 
 def load_reference(name: str | Path) -> Reference:
     """The reference file with that name or path. Raises UserError with every mistake and its place."""
-    path = Path(name)
-    if not path.is_file():
+    path = local_path(str(name), f"reference '{name}'")
+    if not path.exists():
         path = FOLDER / f"{Path(name).name.removesuffix('.yaml')}.yaml"
     if not path.is_file():
         raise UserError(f"reference '{name}': no such file.{strict_yaml.suggestion(str(name), available())}")

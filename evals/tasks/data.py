@@ -20,6 +20,7 @@ from evals.tasks.base import LLAVA, Source, Task
 from evals.tasks.registry import get_task
 from hidrop.errors import UserError
 from hidrop.images import ImageError, inside
+from hidrop.regular_files import local_path
 
 MINI, HUB = "mini", "hub"
 
@@ -101,7 +102,7 @@ def root_of(spec: TaskSpec) -> Path:
         from hidrop.mini import ensure
 
         return Path(ensure())
-    return Path(spec.data).expanduser()
+    return local_path(spec.data, f"{spec.name}.data")
 
 
 def prepare(spec: TaskSpec) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 from hidrop.errors import UserError
 from hidrop.program import program
+from hidrop.regular_files import Unreadable, local_path, read_text
 
 MINI = Path(__file__).parents[1] / "mini" / "weights"
+MOST_BYTES = 1 << 26  # of a config or an index
 MINI_NAMES = ("vanilla", "pdrop", "hidrop")
 
 # What a Hub repository may hold besides a checkpoint for torch; never fetched.
@@ -38,13 +40,13 @@ def find(source: str | Path, *, allow_download: bool = False, config_only: bool 
     text = str(source)
     if text.startswith("mini:"):
         return _mini(text)
-    folder = Path(text).expanduser()
+    folder = local_path(text, f"model '{text}'")
     if folder.exists():
         _check(folder, text, config_only=config_only)
         _check_adapter(folder, text)
         return folder
     repo = re.fullmatch(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)", text)
-    if repo is None or text[0] in ".~/":
+    if repo is None or text[0] in ".~/" or ".." in text.split("/"):
         raise UserError(f"model '{text}': no such folder, and not a Hub id like 'llava-hf/llava-1.5-7b-hf'")
     folder = _hub(text, repo[1], repo[2].strip("/"), allow_download=allow_download, config_only=config_only)
     _check_adapter(folder, text)
@@ -54,11 +56,11 @@ def find(source: str | Path, *, allow_download: bool = False, config_only: bool 
 def read_config(folder: Path) -> dict[str, Any]:
     """A checkpoint's config.json. Raises UserError when it is missing or broken."""
     file = folder / "config.json"
+    if not file.exists():
+        raise UserError(f"{folder}: no config.json here, so this is not a checkpoint's folder")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no config.json here, so this is not a checkpoint's folder") from None
-    except (OSError, ValueError) as error:
+        config = json.loads(read_text(file, MOST_BYTES))
+    except (Unreadable, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error}). Copy or download the checkpoint again") from None
     if not isinstance(config, dict):
         raise UserError(f"{file}: not a model's config. Copy or download the checkpoint again")
@@ -74,9 +76,15 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         index, single = folder / f"{stem}.{suffix}.index.json", folder / f"{stem}.{suffix}"
         if index.is_file():
             try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                shards = sorted(set(json.loads(read_text(index, MOST_BYTES))["weight_map"].values()))
+            except (Unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{index}: broken index ({error!r}). Copy or download the checkpoint again") from None
+            outside = [name for name in shards if Path(name).name != name or name in ("", "..")]
+            if outside:
+                raise UserError(
+                    f"{index}: names {outside[0]!r}, which is not a file of this folder. "
+                    "Copy or download the checkpoint again"
+                )
             missing = [name for name in shards if not (folder / name).is_file()]
             if missing:
                 raise UserError(

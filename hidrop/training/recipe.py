@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hidrop.reducer import build_entry
-from hidrop.strict_yaml import StrictModel
+from hidrop.strict_yaml import FileName, StrictModel
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -48,7 +48,7 @@ class LlavaRecipe(StrictModel):
     included.
     """
 
-    name: str
+    name: FileName
     kind: Literal["llava"]
     model: Parts | str
     train: Literal["projector", "all"]

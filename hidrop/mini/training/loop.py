@@ -55,7 +55,10 @@ def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: 
     `mini:<name>` exists and `out` is not given, and if `work` holds an unfinished training and `resume` is not given.
     """
     if out is None:
-        out = MINI / plan.name.removeprefix("mini-")
+        name = plan.name.removeprefix("mini-")
+        if not name or name.startswith("."):
+            raise UserError(f"{plan.name}: no name for an embedded model. Give the checkpoint's folder with --out")
+        out = MINI / name
         if (out / "config.json").exists():
             raise UserError(f"{out}: holds the checkpoint of mini:{out.name}. Give another folder with --out")
     work = work or Path("runs") / "train" / plan.name

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from hidrop.mini.training.model import GEOMETRY
 from hidrop.reducer import build_entry
-from hidrop.strict_yaml import StrictModel
+from hidrop.strict_yaml import FileName, StrictModel
 
 # What a lesson shows; see lessons.py.
 Kind = Literal["captions", "instructions", "signs", "rows", "letters", "drills"]
@@ -35,7 +35,7 @@ class Recipe(StrictModel):
     LLaVA's two stages (captions, instructions) come first, then drills of single skills.
     """
 
-    name: str
+    name: FileName
     seed: int = 0
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "vanilla"})
     start: str | None = None

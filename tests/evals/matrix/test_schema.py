@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -279,3 +280,33 @@ def test_the_mini_matrix_reaches_its_budgets_on_the_mini_geometry():
     for row in rows.values():
         if row.budget:
             assert 100 * row.plan.share == pytest.approx(float(row.budget.rstrip("%")), abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{source: plain}", "{source: '~typo/x'}", "models.plain.source: .*no home folder is known for '~typo'"),
+        ("{source: plain}", f"{{source: {'a' * 300}}}", "models.plain.source: .*File name too long"),
+        ("gqa: {data: mini}", "gqa: {data: '~typo/x'}", "gqa.data: no home folder is known for '~typo'"),
+        ("gqa: {data: mini}", f"gqa: {{data: {'a' * 300}}}", "gqa.data: not a path: File name too long"),
+        ("keep: 4", "budget: '1e308'", "methods.fastv.budget: .*a budget is a number of visual tokens"),
+        ("keep: 4", f"budget: '{'0' * 300}5%'", "methods.fastv.budget: .*a budget is a number of visual tokens"),
+    ],
+)
+def test_a_text_that_no_file_or_budget_can_be_is_named_with_its_place(
+    old: str, new: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evals.cli import main
+    from tests.evals.world import MATRIX
+
+    path = tmp_path / "odd.yaml"
+    path.write_text(MATRIX.replace(old, new))
+    assert main(["validate", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert re.search(message, printed.out + printed.err), printed
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "~typo/x", "a\0b", "a" * 5000])
+def test_a_name_that_no_file_can_have_is_refused_in_words(name: str) -> None:
+    with pytest.raises(UserError):
+        load_matrix(name)

@@ -130,3 +130,23 @@ def test_broken_index_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(UserError, match=r"model\.safetensors\.index\.json: broken index"):
         weight_files(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/hostname", "..", ".", "", "a/b.safetensors"])
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_an_index_names_files_of_its_own_folder_only(name: str, index: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for place in (tmp_path / "other", folder / "a"):
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_text("")
+        (place / "b.safetensors").write_text("")
+    (folder / index).write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(UserError, match=r"index\.json: names .*, which is not a file of this folder"):
+        weight_files(folder)
+
+
+def test_a_hub_id_stays_in_its_repository(cache: Path) -> None:
+    cached(cache, "owner/name", "config.json", "model.safetensors")
+    cached(cache, "owner/other", "config.json", "model.safetensors")
+    with pytest.raises(UserError, match="no such folder, and not a Hub id"):
+        find("owner/name/../../../models--owner--other/snapshots/abc")

@@ -1,0 +1,74 @@
+"""Reading files that may be anything: a folder, a pipe, a device or a dangling link gives words, and nothing waits.
+
+Opening a FIFO for reading blocks until somebody writes to it, and reading /dev/zero never ends. Files of results,
+matrices and configs are therefore opened here: a regular file is read up to a stated size, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from hidrop.errors import UserError
+
+
+class Unreadable(Exception):
+    """Why a file cannot be read, in words without the file's name."""
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file, opened for reading. Raises Unreadable, at once, for anything else."""
+    try:
+        # Without O_NONBLOCK the call itself waits for the other end of a pipe.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise Unreadable(error.strerror or type(error).__name__) from None
+    except ValueError:  # a NUL byte or half a character in the name
+        raise Unreadable("no file can have this name") from None
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise Unreadable("Is a directory" if stat.S_ISDIR(mode) else "it is a pipe or a device, not a regular file")
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """The content of a regular file. Raises Unreadable for anything else, and for one of more than `most` bytes."""
+    with opened(path) as file:
+        try:
+            content = file.read() if most is None else file.read(most + 1)
+        except OSError as error:
+            raise Unreadable(error.strerror or type(error).__name__) from None
+    if most is not None and len(content) > most:
+        raise Unreadable(f"it has more than {most:,} bytes")
+    return content
+
+
+def read_text(path: Path, most: int | None = None) -> str:
+    """The text of a regular file in UTF-8. Raises Unreadable like `read_bytes`, and for other bytes."""
+    try:
+        return read_bytes(path, most).decode()
+    except UnicodeDecodeError:
+        raise Unreadable("not UTF-8 text") from None
+
+
+def local_path(text: str, place: str) -> Path:
+    """The path that a user wrote, with ~ resolved. Nothing has to be there.
+
+    Raises UserError, with `place`, for a text that no file can have as its path.
+    """
+    try:
+        path = Path(text).expanduser()
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except RuntimeError:
+        raise UserError(
+            f"{place}: no home folder is known for {Path(text).parts[0]!r}. Write the path in full"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it holds a character that no path can have"
+        raise UserError(f"{place}: not a path: {reason}") from None
+    return path
