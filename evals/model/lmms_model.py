@@ -82,11 +82,32 @@ class HidropLlava(lmms):
         """
         from hidrop.models import load
 
+        batch = arguments.whole("batch_size", batch_size)
+        longest = None if max_new_tokens is None else arguments.whole("max_new_tokens", max_new_tokens)
+        method = None if method is None else str(method)
+        arguments.check(method, budget, fields)
+        protocol_called(protocol)
         if device == "cuda" and "LOCAL_RANK" in os.environ:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
-        loaded = load(pretrained, dtype=dtype, attention=attention, quantization=quantization, device=device)
+        loaded = load(
+            str(pretrained),
+            dtype=str(dtype),
+            attention=str(attention),
+            quantization=None if quantization is None else str(quantization),
+            device=str(device),
+        )
         reducer = arguments.method(loaded, method, budget, fields)
-        self._set_up(loaded, reducer, protocol, int(batch_size), max_new_tokens=max_new_tokens)
+        self._set_up(loaded, reducer, protocol, batch, max_new_tokens=longest)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Self:
+        """The model for lmms-eval's `--model_args`. An argument there wins over lmms-eval's own option of that name.
+
+        lmms-eval would take the last of two values unseen, and end with a traceback for an argument without a value.
+        Raises UserError.
+        """
+        given = arguments.split(arg_string)
+        return cls(**{name: value for name, value in (additional_config or {}).items() if value is not None} | given)
 
     @classmethod
     def from_loaded(
