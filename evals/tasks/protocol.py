@@ -63,8 +63,8 @@ class Protocol:
     ) -> dict[str, torch.Tensor]:
         """The model's inputs for RGB images of any size, by name (see `hidrop.backbones.base.Vision`).
 
-        shapes_images: the processor brings an image to a shape of its own choice, as with anyres
-        (`Backbone.shapes_images`), so that no protocol pads it before.
+        shapes_images: the processor brings an image to a shape by itself, as with anyres or with a model of
+        `image_aspect_ratio: square` (`Backbone.shapes_images`), so that no protocol pads it before.
         """
         return dict(image_processor(images=list(images), return_tensors="pt"))
 

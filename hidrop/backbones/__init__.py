@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hidrop.backbones.base import Backbone, Places, Vision
+from hidrop.backbones.config_fields import check_fields
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 
@@ -42,8 +43,10 @@ def supported() -> str:
 def family_of(config: Mapping[str, Any], place: str) -> type[Backbone]:
     """The family that a config in transformers' layout (a config.json) belongs to.
 
-    Raises UserError, naming `place` and what is supported, for any other architecture, decoder or tower.
+    Raises UserError, naming `place` and what is supported, for any other architecture, decoder or tower, and for
+    fields without a sensible value.
     """
+    check_fields(config, place)
     kind = backbone_class(str(config.get("model_type")))
     if kind is None:
         found = config.get("model_type") or "/".join(config.get("architectures") or ["unknown"])

@@ -15,8 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from hidrop.backbones.config_fields import check_sizes
+from hidrop.backbones.rehearsal import complete, rehearse
+from hidrop.checkpoint_files import check_folder, in_words, read_object
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.pretrained import pretrained
@@ -119,11 +123,16 @@ class Backbone(ABC):
     vision_settings: ClassVar[tuple[str, ...]] = ()
     # Whether methods may renumber positions (`compacted`, `group`): only where a token's position is one number.
     renumbers: ClassVar[bool] = True
-    # Whether the image processor brings an image to a shape of its own choice, so that no protocol pads it before.
-    shapes_images: ClassVar[bool] = False
+    # What a config may say of images that are no squares (LLaVA's own key; transformers does not know it).
+    aspects: ClassVar[tuple[str | None, ...]] = (None, "pad", "square")
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
+
+    @classmethod
+    def of_config(cls, config: Any) -> Self:
+        """A backbone without a model, which answers what follows from the config alone, such as `pixel_shape`."""
+        return cls(SimpleNamespace(config=config))  # type: ignore[arg-type]
 
     # ---- a checkpoint's config, without weights ---------------------------------------------------------------------
 
@@ -132,11 +141,14 @@ class Backbone(ABC):
         """Raises UserError, naming `place` and what is `supported`, for a decoder or a tower of another kind."""
         decoder = (config.get("text_config") or {}).get("model_type", cls.decoders[0])
         tower = (config.get("vision_config") or {}).get("model_type", cls.towers[0])
-        for part, found, known in (("decoder", decoder, cls.decoders), ("tower", tower, cls.towers)):
-            if found not in known:
+        for part, found, supports in (("decoder", decoder, cls.decoders), ("tower", tower, cls.towers)):
+            if found not in supports:
                 raise UserError(
                     f"{place}: {cls.title} with a '{found}' {part} is not supported. Supported: {supported}"
                 )
+        if (aspect := config.get("image_aspect_ratio")) not in cls.aspects:
+            known = ", ".join(repr(one) for one in cls.aspects if one)
+            raise UserError(f"{place}: image_aspect_ratio {aspect!r} is not supported for {cls.title}, only {known}")
 
     @classmethod
     @abstractmethod
@@ -155,14 +167,13 @@ class Backbone(ABC):
 
     @classmethod
     def read_config(cls, path: Path) -> Any:
-        """The config in a folder. Raises UserError for one that transformers refuses."""
+        """The config in a folder. Raises UserError for one that transformers refuses, and for impossible sizes."""
         import transformers
 
-        try:
-            return pretrained(getattr(transformers, cls.config_class), path)
-        except Exception as error:  # transformers' strict configs raise their own types for a wrong field
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}/config.json: transformers cannot read it ({reason})") from None
+        with in_words(f"{path}/config.json: transformers cannot read it"):
+            config = pretrained(getattr(transformers, cls.config_class), path)
+            check_sizes(config, f"{path}/config.json")
+        return config
 
     @classmethod
     def read_processing(cls, path: Path, config: Any) -> tuple[Any, Any, Any]:
@@ -171,29 +182,27 @@ class Backbone(ABC):
         torchvision may be absent, broken or present: images go through PIL everywhere, so that pixels are the same.
         Tokenizer and processor get one and the same chat template: the processor's if it has one, by transformers' own
         rule (processor_config.json, chat_template.json, chat_template.jinja), else the tokenizer's.
-        Raises UserError when the folder lacks one of them.
+        Raises UserError when the folder lacks one of them, or they do not fit each other and the config.
         """
         import transformers
         from transformers import AutoProcessor, AutoTokenizer
 
-        try:
-            stated, _ = getattr(transformers, cls.processor_class).get_processor_dict(path)
-            template = stated.get("chat_template")
+        check_folder(path)
+        with in_words(f"{path}: tokenizer or image processor cannot be loaded"):
+            template = getattr(transformers, cls.processor_class).get_processor_dict(path)[0].get("chat_template")
             if (path / "processor_config.json").is_file():
                 processor = pretrained(AutoProcessor, path, backend="pil")
                 tokenizer, image_processor = processor.tokenizer, processor.image_processor
+                made = cls.processor_of(config, tokenizer, image_processor)
+                complete(processor, made, read_object(path / "processor_config.json"))
             else:
                 tokenizer = pretrained(AutoTokenizer, path)
                 image_processor = pretrained(getattr(transformers, cls.image_processor_class), path)
-                processor = None
-        except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}: tokenizer or image processor cannot be loaded ({reason})") from None
-        # A tokenizer does not read chat_template.json, where older checkpoints have the template.
-        tokenizer.chat_template = template or tokenizer.chat_template
-        if processor is None:
-            processor = cls.processor_of(config, tokenizer, image_processor)
-        processor.chat_template = processor.chat_template or tokenizer.chat_template
+                processor = cls.processor_of(config, tokenizer, image_processor)
+            # A tokenizer does not read chat_template.json, where older checkpoints have the template.
+            tokenizer.chat_template = template or tokenizer.chat_template
+            processor.chat_template = template or processor.chat_template or tokenizer.chat_template
+        rehearse(cls.of_config(config), tokenizer, image_processor, processor, str(path))
         return tokenizer, image_processor, processor
 
     # ---- a model's parts --------------------------------------------------------------------------------------------
@@ -289,6 +298,14 @@ class Backbone(ABC):
     @abstractmethod
     def pixel_shape(self) -> tuple[int, ...]:
         """The shape of one image in `pixel_values`, of the most tiles where the number depends on the image."""
+
+    @property
+    def shapes_images(self) -> bool:
+        """Whether the image processor brings an image to a shape by itself, so that no protocol pads it before.
+
+        `image_aspect_ratio: square` is LLaVA's word for a model that was trained on the middle of each image.
+        """
+        return getattr(self.model.config, "image_aspect_ratio", None) == "square"
 
     def inputs_for(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """The model's inputs for images of `pixel_shape`: with random pixels for timings, empty ones in training."""

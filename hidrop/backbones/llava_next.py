@@ -27,7 +27,7 @@ class LlavaNext(Llava):
     model_class: ClassVar[str] = "LlavaNextForConditionalGeneration"
     processor_class: ClassVar[str] = "LlavaNextProcessor"
     image_processor_class: ClassVar[str] = "LlavaNextImageProcessorPil"
-    shapes_images: ClassVar[bool] = True
+    aspects: ClassVar[tuple[str | None, ...]] = (None, "anyres")
 
     @classmethod
     def geometry_of(cls, config: Any) -> Geometry:
@@ -45,6 +45,10 @@ class LlavaNext(Llava):
         side = self.model.config.vision_config.image_size
         height, width = largest_image(self.model.config)
         return 1 + (height // side) * (width // side), *super().pixel_shape
+
+    @property
+    def shapes_images(self) -> bool:
+        return True
 
     @property
     def pixel_tokens(self) -> int:

@@ -6,13 +6,14 @@
 from hidrop.models.answer_ends import answer_ends
 from hidrop.models.convert import convert
 from hidrop.models.digest import digest
-from hidrop.models.loading import Loaded, Peeked, checkpoint_files, load, peek
+from hidrop.models.loading import Loaded, Peeked, check, checkpoint_files, load, peek
 from hidrop.models.saving import save
 
 __all__ = [
     "Loaded",
     "Peeked",
     "answer_ends",
+    "check",
     "checkpoint_files",
     "convert",
     "digest",

@@ -6,11 +6,11 @@ penalties, forced and forbidden tokens, kinds of cache) is for other uses of the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hidrop.checkpoint_files import read_object
 from hidrop.errors import UserError
 from hidrop.models.original import is_original
 from hidrop.models.sources import read_config
@@ -41,13 +41,7 @@ def _settings(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     config = read_config(folder)
     file = folder / "generation_config.json"
     if file.is_file() and not is_original(config):
-        try:
-            stated = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{file}: cannot be read ({error}). Copy or download the checkpoint again") from None
-        if not isinstance(stated, dict):
-            raise UserError(f"{file}: not a model's generation settings. Copy or download the checkpoint again")
-        yield file.name, stated
+        yield file.name, read_object(file)
     yield "config.json", config
     text = config.get("text_config")
     if isinstance(text, dict):

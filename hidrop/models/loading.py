@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hidrop.backbones import Backbone, backbone_of, family_of
+from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError, did_you_mean
 from hidrop.geometry import Geometry
 from hidrop.models.answer_ends import answer_ends
 from hidrop.models.digest import digest
+from hidrop.models.headers import check_weights
 from hidrop.models.original import is_original
 from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config, settings_files, weight_files
-from hidrop.models.weight_files import BUFFERS, listed
 from hidrop.numerics import ATTENTIONS, DEVICE_MAPS, DTYPES, QUANTIZATIONS
 from hidrop.pretrained import pretrained
 from hidrop.program import program
@@ -105,15 +106,13 @@ def load(
                     raise UserError(f"{field}: {path} is in LLaVA's original layout: {way}")
             read = tensors.read(path, raw, dtype=dtype, attention=attention, allow_download=allow_download)
             model, tokenizer, image_processor, files = read.model, read.tokenizer, read.image_processor, read.files
-            backbone = backbone_of(model)
-            processor = backbone.processor_of(model.config, tokenizer, image_processor)
-            reducer = read.reducer
+            backbone, processor, reducer = backbone_of(model), read.processor, read.reducer
         else:
             family = family_of(raw, f"{path}/config.json")
+            tokenizer, image_processor, processor = _checked(path, raw, family)
             placed = device_map if device_map and device == "cuda" else {"": device}
             model = _weights(path, family, dtype, attention, quantization, placed)
             backbone = backbone_of(model)
-            tokenizer, image_processor, processor = family.read_processing(path, model.config)
             files = weight_files(path)
             reducer = _trained_with(raw, path, backbone.geometry)
     tokenizer.padding_side = "left"
@@ -135,6 +134,23 @@ def load(
         ends=answer_ends(path),
         features=FeatureCache(),
     )
+
+
+def check(source: str | Path) -> None:
+    """Raise what `load` would raise for a checkpoint on this machine, without reading or making any weight.
+
+    It reads all small files and the headers of all weight files, and tries tokenizer and image processor on an image.
+    """
+    path = find(source)
+    raw = read_config(path)
+    answer_ends(path)
+    with quiet():
+        if is_original(raw):
+            from hidrop.models.original import tensors
+
+            tensors.check(path, raw)
+        else:
+            _checked(path, raw, family_of(raw, f"{path}/config.json"))
 
 
 def tensor_files(source: str | Path) -> tuple[Path, ...]:
@@ -229,6 +245,20 @@ def check_kernel(
         raise UserError("attention: flash_attention_2 has no float32 kernel. Use sdpa, or dtype float16 or bfloat16")
 
 
+def _checked(path: Path, raw: dict[str, Any], family: type[Backbone]) -> tuple[Any, Any, Any]:
+    """Tokenizer, image processor and processor of a checkpoint in transformers' layout that is whole."""
+    from transformers import GenerationConfig
+
+    config = family.read_config(path)
+    _trained_with(raw, path, family.geometry_of(config))
+    check_weights(path, family, config)
+    processing = family.read_processing(path, config)
+    if (path / "generation_config.json").is_file():
+        with in_words(f"{path}/generation_config.json: transformers cannot read it"):
+            pretrained(GenerationConfig, path)
+    return processing
+
+
 def _weights(
     path: Path,
     family: type[Backbone],
@@ -239,31 +269,15 @@ def _weights(
 ) -> Any:
     import transformers
 
-    family.read_config(path)
     more: dict[str, Any] = {}
     if quantization is not None:
         more["quantization_config"] = _bits(quantization, dtype, family)
     if quantization is not None or isinstance(placed, str):
         more["device_map"] = placed
-    try:
-        model, info = pretrained(
-            getattr(transformers, family.model_class),
-            path,
-            dtype=dtype,
-            attn_implementation=attention,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **more,
+    with in_words(f"{path}: the weights cannot be loaded"):
+        return pretrained(
+            getattr(transformers, family.model_class), path, dtype=dtype, attn_implementation=attention, **more
         )
-    except Exception as error:  # safetensors, torch and transformers each have their own types for a broken file
-        raise UserError(f"{path}: the weights cannot be loaded ({' '.join(str(error).split())})") from None
-    # transformers only warns about these, and fills what is missing with random numbers.
-    wrong = [f"{name} is {tuple(found)}, not {tuple(want)}" for name, found, want in info["mismatched_keys"]]
-    extra = [name for name in info["unexpected_keys"] if not name.endswith(BUFFERS)]
-    kinds = {"missing tensors": info["missing_keys"], "extra tensors": extra, "wrong shapes": wrong}
-    if problems := [f"{kind}: {listed(names)}" for kind, names in kinds.items() if names]:
-        raise UserError(f"{path}: {'; '.join(problems)}. The weights do not belong to this config.json")
-    return model
 
 
 def _bits(quantization: str, dtype: str, family: type[Backbone]) -> Any:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from hidrop.checkpoint_files import AGAIN, kind, read_object
 from hidrop.errors import UserError
+from hidrop.models.incomplete import listed, what_instead
 from hidrop.program import program
-from hidrop.regular_files import Unreadable, local_path, read_text
+from hidrop.regular_files import local_path
 
 MINI = Path(__file__).parents[1] / "mini" / "weights"
 MOST_BYTES = 1 << 26  # of a config or an index
@@ -55,16 +56,23 @@ def find(source: str | Path, *, allow_download: bool = False, config_only: bool 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A checkpoint's config.json. Raises UserError when it is missing or broken."""
-    file = folder / "config.json"
-    if not file.exists():
-        raise UserError(f"{folder}: no config.json here, so this is not a checkpoint's folder")
     try:
-        config = json.loads(read_text(file, MOST_BYTES))
-    except (Unreadable, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read ({error}). Copy or download the checkpoint again") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: not a model's config. Copy or download the checkpoint again")
-    return config
+        return read_object(folder / "config.json")
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no config.json here, so this is not a checkpoint's folder") from None
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """The file of each tensor, by an index of shards. Raises UserError for an index that does not say that."""
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise UserError(f"{index}: broken index: weight_map is {kind(names)} without a tensor. {AGAIN}")
+    for tensor, name in names.items():
+        if not isinstance(name, str):
+            raise UserError(f"{index}: broken index: weight_map.{tensor} is {kind(name)} instead of a file. {AGAIN}")
+        if Path(name).name != name or name in ("", "..") or "\0" in name:
+            raise UserError(f"{index}: weight_map.{tensor}: {name!r}, which is not a file of this folder. {AGAIN}")
+    return names
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -75,21 +83,10 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         index, single = folder / f"{stem}.{suffix}.index.json", folder / f"{stem}.{suffix}"
         if index.is_file():
-            try:
-                shards = sorted(set(json.loads(read_text(index, MOST_BYTES))["weight_map"].values()))
-            except (Unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{index}: broken index ({error!r}). Copy or download the checkpoint again") from None
-            outside = [name for name in shards if Path(name).name != name or name in ("", "..")]
-            if outside:
-                raise UserError(
-                    f"{index}: names {outside[0]!r}, which is not a file of this folder. "
-                    "Copy or download the checkpoint again"
-                )
+            shards = sorted(set(read_index(index).values()))
             missing = [name for name in shards if not (folder / name).is_file()]
             if missing:
-                raise UserError(
-                    f"{folder}: shards missing: {', '.join(missing)}. Copy or download the checkpoint again"
-                )
+                raise UserError(f"{folder}: shards missing: {listed(missing)}. {AGAIN}")
             return tuple(folder / name for name in shards)
         if single.is_file():
             return (single,)
@@ -114,12 +111,7 @@ def _check(folder: Path, text: str, *, config_only: bool) -> None:
     read_config(folder)
     if config_only or weight_files(folder):
         return
-    if (folder / "adapter_config.json").is_file() or (folder / "non_lora_trainables.bin").is_file():
-        raise UserError(f"model '{text}': a LoRA adapter without its base model. Merge it into the base first")
-    raise UserError(
-        f"model '{text}': no weights here (looked for model.safetensors, pytorch_model.bin and their index files). "
-        "Copy or download the checkpoint again"
-    )
+    raise UserError(f"model '{text}': {what_instead(folder)}")
 
 
 def settings_files(folder: Path) -> tuple[Path, ...]:

@@ -43,9 +43,3 @@ def open_tensors(files: Iterable[Path]) -> Iterator[tuple[str, torch.Tensor]]:
         for name, value in content.items():
             if isinstance(value, torch.Tensor):
                 yield name, value
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few of some names, for a message."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")

@@ -5,15 +5,28 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from hidrop.backbones import geometry_of, supported
+from hidrop.backbones.config_fields import (
+    ClipFields,
+    DecoderFields,
+    Layer,
+    Text,
+    TowerFields,
+    check_fields,
+    check_sizes,
+)
+from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.models.sources import find, read_config, weight_files
 from hidrop.models.weight_files import open_tensors
 from hidrop.pretrained import pretrained
 from hidrop.reducer import Reducer, build
+from hidrop.strict_yaml import shown
 
 # What the tower's tensors are called in a checkpoint that holds them.
 TOWER = "model.vision_tower.vision_tower.vision_model."
@@ -24,6 +37,15 @@ TOWER_OWNER = {"clip-vit-large-patch14-336": "openai", "clip-vit-large-patch14":
 # The arguments of HiDrop's and PyramidDrop's training scripts.
 HIDROP_KEYS = ("late_entry_layer", "early_exit_layer", "layer_list", "image_token_keep_list")
 PDROP_KEYS = ("layer_list", "image_token_ratio_list")
+
+
+class OriginalFields(DecoderFields):
+    """LLaVA's original config.json: a LLaMA's, with `mm_*` keys of its own."""
+
+    mm_vision_tower: Annotated[str, Field(max_length=4000)] | None = None
+    mm_vision_select_layer: Layer = -2
+    torch_dtype: Text | None = None
+    dtype: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -50,22 +72,28 @@ def describe(folder: Path, raw: dict[str, Any], *, allow_download: bool = False)
     from transformers import LlamaConfig, LlavaConfig
 
     place = f"{folder}/config.json"
+    check_fields(raw, place, OriginalFields)
     _check(raw, place)
     known = {field.name for field in fields(LlamaConfig)} | {"rope_theta", "rope_scaling"}
     dropped = {"model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "name_or_path"}
-    text = LlamaConfig(**{key: value for key, value in raw.items() if key in known - dropped})
+    with in_words(f"{place}: transformers cannot read it"):
+        text = LlamaConfig(**{key: value for key, value in raw.items() if key in known - dropped})
     rows = text.vocab_size
     text.vocab_size = grown(rows + 1)
     tower, vision = _tower(folder, raw, allow_download=allow_download)
-    config = LlavaConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_index=rows,
-        projector_hidden_act="gelu",
-        vision_feature_layer=raw.get("mm_vision_select_layer", -2),
-        vision_feature_select_strategy="full" if raw.get("mm_vision_select_feature") == "cls_patch" else "default",
-        tie_word_embeddings=text.tie_word_embeddings,
-    )
+    with in_words(f"{place}: transformers cannot read it"):
+        config = LlavaConfig(
+            text_config=text,
+            vision_config=vision,
+            image_token_index=rows,
+            projector_hidden_act="gelu",
+            vision_feature_layer=raw.get("mm_vision_select_layer", -2),
+            vision_feature_select_strategy="full" if raw.get("mm_vision_select_feature") == "cls_patch" else "default",
+            tie_word_embeddings=text.tie_word_embeddings,
+            # LLaVA's code pads for the word "pad" alone: without the key it takes the middle of an image.
+            image_aspect_ratio=raw.get("image_aspect_ratio") or "square",
+        )
+    check_sizes(config, place)
     geometry = geometry_of(config)
     config.image_seq_length = geometry.visual_tokens
     return Described(config, geometry, _schedule(raw, place, geometry), tower, rows)
@@ -85,10 +113,13 @@ def _check(raw: dict[str, Any], place: str) -> None:
         "mm_patch_merge_type": ("flat", None),
         "mm_use_im_start_end": (False, None),
         "mm_vision_select_feature": ("patch", "cls_patch", None),
+        # anyres and its kin need LLaVA-NeXT's tensors and tokens.
+        "image_aspect_ratio": ("pad", "square", None),
     }
     for key, values in expected.items():
         if raw.get(key) not in values:
-            raise UserError(f"{place}: {key} {raw.get(key)!r} is not supported, only {values[0]!r} (LLaVA-1.5)")
+            known = " or ".join(repr(value) for value in values if value is not None)
+            raise UserError(f"{place}: {key} {shown(raw.get(key))} is not supported, only {known} (LLaVA-1.5)")
 
 
 def _tower(folder: Path, raw: dict[str, Any], *, allow_download: bool) -> tuple[str | None, Any]:
@@ -119,10 +150,13 @@ def _clip(tower: Path) -> Any:
     """A CLIPVisionConfig out of the folder of a whole CLIP or of its vision half."""
     from transformers import CLIPVisionConfig
 
-    model_type = read_config(tower).get("model_type")
+    raw, place = read_config(tower), f"{tower}/config.json"
+    model_type = raw.get("model_type")
     if model_type not in ("clip", "clip_vision_model"):
-        raise UserError(f"{tower}/config.json: a '{model_type}' tower is not supported. Supported: {supported()}")
-    return pretrained(CLIPVisionConfig, tower)
+        raise UserError(f"{place}: a {shown(model_type)} tower is not supported. Supported: {supported()}")
+    check_fields(raw, place, ClipFields if model_type == "clip" else TowerFields)
+    with in_words(f"{place}: transformers cannot read it"):
+        return pretrained(CLIPVisionConfig, tower)
 
 
 def _from_shapes(folder: Path) -> Any | None:
@@ -140,17 +174,20 @@ def _from_shapes(folder: Path) -> Any | None:
     }
     if "embeddings.patch_embedding.weight" not in shapes:
         return None
-    hidden, _, patch, _ = shapes["embeddings.patch_embedding.weight"]
-    positions, _ = shapes["embeddings.position_embedding.weight"]
-    layers = {int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layers.")}
-    return CLIPVisionConfig(
-        hidden_size=hidden,
-        intermediate_size=shapes["encoder.layers.0.mlp.fc1.weight"][0],
-        num_hidden_layers=max(layers) + 1,
-        num_attention_heads=max(hidden // 64, 1),
-        patch_size=patch,
-        image_size=patch * round((positions - 1) ** 0.5),
-    )
+    with in_words(f"{folder}: the vision tower in its weights is not a whole CLIP"):
+        hidden, _, patch, _ = shapes["embeddings.patch_embedding.weight"]
+        positions, _ = shapes["embeddings.position_embedding.weight"]
+        layers = {int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layers.")}
+        sizes = {
+            "hidden_size": hidden,
+            "intermediate_size": shapes["encoder.layers.0.mlp.fc1.weight"][0],
+            "num_hidden_layers": max(layers) + 1,
+            "num_attention_heads": max(hidden // 64, 1),
+            "patch_size": patch,
+            "image_size": patch * round((positions - 1) ** 0.5),
+        }
+        check_fields(sizes, f"{folder}: the vision tower in its weights", TowerFields)
+        return CLIPVisionConfig(**sizes)
 
 
 def _schedule(raw: dict[str, Any], place: str, geometry: Geometry) -> Reducer | None:
@@ -180,7 +217,7 @@ def _schedule(raw: dict[str, Any], place: str, geometry: Geometry) -> Reducer | 
         else:
             return None
         reducer.plan(geometry)
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{place}: its token schedule: {error}") from None
     return reducer
 

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hidrop.backbones.llava import Llava
+from hidrop.backbones.rehearsal import rehearse
+from hidrop.checkpoint_files import check_folder, in_words
 from hidrop.errors import UserError
+from hidrop.models.incomplete import listed
 from hidrop.models.original.config import TOWER, Described, describe, grown
 from hidrop.models.sources import find, weight_files
-from hidrop.models.weight_files import BUFFERS, listed, open_tensors
+from hidrop.models.weight_files import BUFFERS, open_tensors
 from hidrop.pretrained import pretrained
 from hidrop.reducer import Reducer
 
@@ -35,7 +38,20 @@ class Read:
     model: Any
     tokenizer: Any
     image_processor: Any
+    processor: Any
     reducer: Reducer | None
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A checkpoint in the original layout before its model is made; `tensors` by their names in memory."""
+
+    described: Described
+    tokenizer: Any
+    image_processor: Any
+    processor: Any
+    tensors: dict[str, torch.Tensor]
     files: tuple[Path, ...]
 
 
@@ -47,26 +63,45 @@ def read(folder: Path, raw: dict[str, Any], *, dtype: str, attention: str, allow
     """
     from transformers import GenerationConfig, LlavaForConditionalGeneration
 
-    described = describe(folder, raw, allow_download=allow_download)
+    checked = check(folder, raw, allow_download=allow_download)
+    described, tokenizer, state = checked.described, checked.tokenizer, checked.tensors
     config = described.config
-    tokenizer = _tokenizer(folder, described)
-    tensors, files = _gather(folder, described, allow_download=allow_download)
-    state = _translate(tensors, described, folder)
+    for name in (EMBEDDING, HEAD):
+        state[_in_memory(name)] = _with_mean_rows(state[_in_memory(name)], config.text_config.vocab_size)
     stored = str(raw.get("torch_dtype") or raw.get("dtype") or "float16")
-    model = pretrained(
-        LlavaForConditionalGeneration,
-        None,
-        config=config,
-        state_dict=state,
-        dtype=stored if dtype == "auto" else dtype,
-        attn_implementation=attention,
-    )
+    with in_words(f"{folder}: the weights cannot be loaded"):
+        model = pretrained(
+            LlavaForConditionalGeneration,
+            None,
+            config=config,
+            state_dict=state,
+            dtype=stored if dtype == "auto" else dtype,
+            attn_implementation=attention,
+        )
     # Vicuna's own generation config asks for sampling, which no benchmark here means.
     text = config.text_config
     model.generation_config = GenerationConfig(
         bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    return Read(model, tokenizer, _image_processor(described), described.reducer, files)
+    return Read(model, tokenizer, checked.image_processor, checked.processor, described.reducer, checked.files)
+
+
+def check(folder: Path, raw: dict[str, Any], *, allow_download: bool = False) -> Checked:
+    """All of a checkpoint that is there before its model: raises UserError for everything that `read` refuses.
+
+    Tensors are mapped into memory and not read.
+    """
+    described = describe(folder, raw, allow_download=allow_download)
+    check_folder(folder)
+    tokenizer = _tokenizer(folder, described)
+    tensors, files = _gather(folder, described, allow_download=allow_download)
+    with in_words(f"{folder}/config.json: transformers cannot build this model"):
+        state = _translate(tensors, described, folder)
+    with in_words(f"{described.tower or folder}: the image processor cannot be loaded"):
+        image_processor = _image_processor(described)
+        processor = Llava.processor_of(described.config, tokenizer, image_processor)
+    rehearse(Llava.of_config(described.config), tokenizer, image_processor, processor, str(described.tower or folder))
+    return Checked(described, tokenizer, image_processor, processor, state, files)
 
 
 def files(folder: Path, raw: dict[str, Any]) -> tuple[Path, ...]:
@@ -104,7 +139,7 @@ def _gather(
 
 
 def _translate(tensors: dict[str, torch.Tensor], described: Described, folder: Path) -> dict[str, torch.Tensor]:
-    """Original names -> names in memory, with a grown vocabulary; the result fits the model exactly."""
+    """Original names -> names in memory; but for rows of the vocabulary that are yet to come, they fit the model."""
     import torch
     from transformers import LlavaForConditionalGeneration
 
@@ -119,7 +154,6 @@ def _translate(tensors: dict[str, torch.Tensor], described: Described, folder: P
         expected = {
             name: tuple(t.shape) for name, t in LlavaForConditionalGeneration(described.config).state_dict().items()
         }
-    vocab = described.config.text_config.vocab_size
     old_rows = {
         _in_memory(name): (described.rows, described.config.text_config.hidden_size) for name in (EMBEDDING, HEAD)
     }
@@ -136,9 +170,11 @@ def _translate(tensors: dict[str, torch.Tensor], described: Described, folder: P
         "wrong shapes": wrong,
     }
     if problems := [f"{kind}: {listed(names)}" for kind, names in kinds.items() if names]:
-        raise UserError(f"{folder}: {'; '.join(problems)}")
-    for name in old_rows:
-        found[name] = _with_mean_rows(found[name], vocab)
+        raise UserError(f"{folder}: {'; '.join(problems)}. The weights do not belong to this config.json")
+    if whole := [_original(name) for name, value in found.items() if not value.is_floating_point()]:
+        raise UserError(
+            f"{folder}: weights that are not floating-point numbers: {listed(whole)}. Take the original ones"
+        )
     return found
 
 
@@ -168,14 +204,11 @@ def _tokenizer(folder: Path, described: Described) -> Any:
     """The checkpoint's tokenizer with an `<image>` token; the config learns that token's id."""
     from transformers import AutoTokenizer
 
-    try:
+    with in_words(
+        f"{folder}: the tokenizer cannot be loaded",
+        "A folder with tokenizer.model alone needs: pip install sentencepiece protobuf",
+    ):
         tokenizer = pretrained(AutoTokenizer, folder, config=described.config.text_config)
-    except Exception as error:  # a missing sentencepiece surfaces under several types
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{folder}: the tokenizer cannot be loaded ({reason}). A folder with tokenizer.model alone needs: "
-            "pip install sentencepiece protobuf"
-        ) from None
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     image = tokenizer.convert_tokens_to_ids("<image>")
     config = described.config
@@ -193,6 +226,7 @@ def _image_processor(described: Described) -> Any:
     if described.tower is not None:
         folder = find(described.tower, config_only=True)
         if (folder / "preprocessor_config.json").is_file():
+            check_folder(folder)
             return pretrained(CLIPImageProcessorPil, folder)
     side = described.config.vision_config.image_size
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})

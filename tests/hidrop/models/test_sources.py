@@ -127,9 +127,20 @@ def test_safetensors_win_over_bin_and_trainer_states_are_no_weights(tmp_path: Pa
 
 
 def test_broken_index_names_its_file(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(UserError, match=r"model\.safetensors\.index\.json: broken index"):
-        weight_files(tmp_path)
+    for text, message in (
+        ("[]", "holds a list instead of an object"),
+        ("{}", "broken index: weight_map is null without a tensor"),
+        ('{"weight_map": {}}', "broken index: weight_map is an object without a tensor"),
+        ('{"weight_map": ["a"]}', "broken index: weight_map is a list"),
+        ('{"weight_map": {"a": 3}}', r"broken index: weight_map\.a is a number instead of a file"),
+        ('{"weight_map": {"a": null}}', r"broken index: weight_map\.a is null"),
+        ('{"weight_map": {"a": ["b"]}}', r"broken index: weight_map\.a is a list"),
+        ('{"weight_map": {"a": "model-1.safetensors"}}', r"shards missing: model-1\.safetensors"),
+    ):
+        (tmp_path / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(UserError, match=message) as caught:
+            weight_files(tmp_path)
+        assert str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/hostname", "..", ".", "", "a/b.safetensors"])
@@ -141,7 +152,7 @@ def test_an_index_names_files_of_its_own_folder_only(name: str, index: str, tmp_
         (place / "model.safetensors").write_text("")
         (place / "b.safetensors").write_text("")
     (folder / index).write_text(json.dumps({"weight_map": {"x": name}}))
-    with pytest.raises(UserError, match=r"index\.json: names .*, which is not a file of this folder"):
+    with pytest.raises(UserError, match=r"index\.json: .*, which is not a file of this folder"):
         weight_files(folder)
 
 

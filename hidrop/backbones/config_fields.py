@@ -1,0 +1,144 @@
+"""The fields of a config.json that sizes, shapes and prompts depend on: their types, and how large they can be.
+
+transformers checks most types, but no sizes: it would begin to build 2**31 layers. The limits are far above every
+published model. Fields that are not named here are transformers' own business, and its errors are put in words where
+it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hidrop.errors import UserError
+from hidrop.strict_yaml import checked
+
+Width = Annotated[int, Field(strict=True, ge=1, le=2**18)]
+Layers = Annotated[int, Field(strict=True, ge=1, le=256)]
+Heads = Annotated[int, Field(strict=True, ge=1, le=2**12)]
+Rows = Annotated[int, Field(strict=True, ge=1, le=2**24)]
+Pixels = Annotated[int, Field(strict=True, ge=1, le=2**12)]
+GridPixels = Annotated[int, Field(strict=True, ge=1, le=2**14)]
+Tokens = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+TokenId = Annotated[int, Field(strict=True, ge=-1, le=2**24)]
+Layer = Annotated[int, Field(strict=True, ge=-256, le=256)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Text = Annotated[str, Field(max_length=200)]
+MOST_TOKENS = 2**16  # of one square image; the largest towers in use have 4096
+
+
+class Fields(BaseModel):
+    """Defaults say that a field may be missing: its value is then transformers' own."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class DecoderFields(Fields):
+    """A LLaMA's config, at the top of LLaVA's original layout or under `text_config`."""
+
+    model_type: Text | None = None
+    vocab_size: Rows = 1
+    hidden_size: Width = 1
+    intermediate_size: Width = 1
+    num_hidden_layers: Layers = 1
+    num_attention_heads: Heads = 1
+    num_key_value_heads: Heads | None = None
+    head_dim: Width | None = None
+    max_position_embeddings: Tokens = 1
+    hidden_act: Text = ""
+    rms_norm_eps: Positive = 1.0
+    rope_theta: Positive | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    bos_token_id: TokenId | None = None
+    eos_token_id: TokenId | list[TokenId] | None = None
+    pad_token_id: TokenId | None = None
+    tie_word_embeddings: Annotated[bool, Field(strict=True)] | None = None
+
+
+class TowerFields(Fields):
+    """A CLIP vision tower's config."""
+
+    model_type: Text | None = None
+    hidden_size: Width = 1
+    intermediate_size: Width = 1
+    num_hidden_layers: Layers = 1
+    num_attention_heads: Heads = 1
+    num_channels: Literal[3] = 3
+    image_size: Pixels = 1
+    patch_size: Pixels = 1
+    hidden_act: Text = ""
+    layer_norm_eps: Positive = 1.0
+
+
+class ClipFields(Fields):
+    """A whole CLIP's config."""
+
+    model_type: Text | None = None
+    vision_config: TowerFields | None = None
+
+
+class ConfigFields(Fields):
+    """A LLaVA in transformers' layout."""
+
+    model_type: Text | None = None
+    architectures: list[Text] | tuple[Text, ...] | None = None
+    text_config: DecoderFields | None = None
+    vision_config: TowerFields | None = None
+    image_token_index: TokenId = 0
+    image_token_id: TokenId = 0
+    image_seq_length: Tokens = 1
+    vision_feature_layer: Layer | list[Layer] | None = None
+    vision_feature_select_strategy: Literal["default", "full"] = "default"
+    projector_hidden_act: Text = ""
+    image_aspect_ratio: Text | None = None
+    image_grid_pinpoints: Annotated[list[tuple[GridPixels, GridPixels]], Field(min_length=1)] | None = None
+
+
+def check_fields(config: Mapping[str, Any], place: str, fields: type[Fields] = ConfigFields) -> None:
+    """Raises UserError with a line for each field of a config that has no sensible value, after `place`."""
+    checked(fields, dict(config), place)
+
+
+def check_sizes(config: Any, place: str) -> None:
+    """Raises UserError for sizes in a LLaVA's config (of transformers) that do not go together, after `place`."""
+    if found := [*_of_decoder(config.text_config), *_of_tower(config.vision_config), *_of_both(config)]:
+        raise UserError("\n".join(f"{place}: {problem}" for problem in found))
+
+
+def _of_decoder(text: Any) -> Iterator[str]:
+    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None)
+    if not head_dim and text.hidden_size % heads:
+        yield f"text_config: hidden_size {text.hidden_size} is not a multiple of num_attention_heads ({heads})"
+    elif (head_dim or text.hidden_size // heads) % 2:
+        yield f"text_config: heads of {head_dim or text.hidden_size // heads} cannot be rotated; their size is even"
+    if heads % kv_heads:
+        yield f"text_config: num_attention_heads {heads} is not a multiple of num_key_value_heads ({kv_heads})"
+
+
+def _of_tower(vision: Any) -> Iterator[str]:
+    side = vision.image_size // vision.patch_size
+    if vision.hidden_size % vision.num_attention_heads:
+        yield (
+            f"vision_config: hidden_size {vision.hidden_size} is not a multiple of num_attention_heads "
+            f"({vision.num_attention_heads})"
+        )
+    if not side:
+        yield f"vision_config: patch_size {vision.patch_size} is larger than image_size ({vision.image_size})"
+    if side * side > MOST_TOKENS:
+        yield f"vision_config: an image would have {side * side} visual tokens, more than {MOST_TOKENS}"
+
+
+def _of_both(config: Any) -> Iterator[str]:
+    tower, layers = config.vision_config, config.vision_feature_layer
+    for layer in [layers] if isinstance(layers, int) else layers:
+        if not -tower.num_hidden_layers - 1 <= layer <= tower.num_hidden_layers:
+            yield f"vision_feature_layer: {layer}, but the tower has {tower.num_hidden_layers} layers"
+    if not 0 <= config.image_token_id < config.text_config.vocab_size:
+        yield f"image_token_index: {config.image_token_id}, but there are {config.text_config.vocab_size} ids"
+    grid = getattr(config, "image_grid_pinpoints", None)
+    if grid and not any(min(sides) >= tower.image_size for sides in grid):
+        yield f"image_grid_pinpoints: none has room for a tile of {tower.image_size} pixels"

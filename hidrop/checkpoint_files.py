@@ -1,0 +1,133 @@
+"""The small files of a checkpoint (configs, tokenizers, indices), read within limits and refused in words.
+
+transformers and tokenizers take what such a file says as it is: a number in the place of an object, a size of 2**31 or
+a thousand nested lists end there in a traceback, or in all memory. So each file is read here first, and `in_words`
+goes around every call that lets them read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hidrop.errors import UserError
+from hidrop.regular_files import Unreadable, read_text
+
+AGAIN = "Copy or download the checkpoint again"
+# Bytes of a file. The largest tokenizers in use have 35 MB, and indices 10 MB; everything else has some kilobytes.
+MOST_BYTES, MOST_BYTES_OF_LISTS = 4 << 20, 128 << 20
+LISTS = ("tokenizer.json", "vocab.json", "added_tokens.json", ".index.json")
+# Objects and lists in each other. What transformers writes has up to seven.
+MOST_DEPTH = 32
+LONGEST_REASON = 400  # characters of another library's message
+# All that transformers reads of a checkpoint's folder, if it is there. Each holds one object.
+OBJECTS = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "chat_template.json",
+)
+TEXTS = ("chat_template.jinja",)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint.
+
+    Raises UserError, naming the file, for anything else: another kind of file or value, a size or depth beyond all
+    use, numbers and texts that are none (NaN, 1e999, half a surrogate pair). FileNotFoundError if there is no file.
+    """
+    try:
+        value = json.loads(_text(file), parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file}: not JSON: {reason(error)}. {AGAIN}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: holds {kind(value)} instead of an object of fields. {AGAIN}")
+    if problem := _odd(value):
+        raise UserError(f"{file}: {problem}. {AGAIN}")
+    return value
+
+
+def check_folder(folder: Path) -> None:
+    """Read all files that transformers would read of a checkpoint's folder. Raises UserError like `read_object`."""
+    for name in OBJECTS:
+        with contextlib.suppress(FileNotFoundError):
+            read_object(folder / name)
+    for name in TEXTS:
+        with contextlib.suppress(FileNotFoundError):
+            _text(folder / name)
+
+
+@contextlib.contextmanager
+def in_words(what: str, way: str = AGAIN) -> Iterator[None]:
+    """Turn whatever the block raises into a UserError: `what` it was about, the reason, and the `way` out.
+
+    For calls of libraries that each raise their own types for a broken file. UserErrors and interruptions pass.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        # What panics in the Rust of tokenizers and safetensors is a BaseException.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{what} ({reason(error)}). {way}") from error
+
+
+def reason(error: BaseException) -> str:
+    """An error of another library in one line that can be printed; an error without words by its type."""
+    words = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
+    words = "".join(c if c.isprintable() else "?" for c in words)
+    if isinstance(error, KeyError | AttributeError | AssertionError | IndexError) or not words:
+        words = f"{type(error).__name__}: {words}".rstrip(": ")
+    return words if len(words) <= LONGEST_REASON else words[: LONGEST_REASON - 3] + "..."
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, in words."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _text(file: Path) -> str:
+    if not file.exists():
+        raise FileNotFoundError(file)
+    try:
+        return read_text(file, MOST_BYTES_OF_LISTS if file.name.endswith(LISTS) else MOST_BYTES)
+    except Unreadable as error:
+        raise UserError(f"{file}: cannot be read: {error}. {AGAIN}") from None
+
+
+def _odd(value: dict[str, Any]) -> str | None:
+    """Why no library should get a value: nested too deep, or with texts that cannot be encoded."""
+    level: list[Any] = [value]
+    for _ in range(MOST_DEPTH):
+        texts = [text for one in level for text in (*(one if isinstance(one, dict) else ()), one) if type(text) is str]
+        if any("\ud800" <= letter <= "\udfff" for text in texts if not text.isascii() for letter in text):
+            return "holds half of a surrogate pair, which is no text"
+        nested = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [inner for values in nested for inner in values]
+        if not level:
+            return None
+    return f"objects and lists are nested more than {MOST_DEPTH} deep"
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
