@@ -21,7 +21,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 MOST_PIXELS = 178_956_970
 MOST_BYTES = 1 << 30
 # A path in a message is cut to this many characters.
-SHOWN = 80
+SHOWN = 200
 BASE64 = re.compile(r"(data:[\w/+.-]+;base64,)?[A-Za-z0-9+/\r\n]{64,}={0,2}\s*")
 
 
@@ -109,7 +109,7 @@ def inside(folder: Path, name: str, *starts: Path) -> Path:
     """
     shown = shortened(name)
     if held := base64_text(name):
-        raise ImageError(f"{held} instead of the path of an image")
+        raise ImageError(f"{held} instead of an image. Decode it to bytes")
     if "://" in name:
         raise ImageError(f"{shown}: an address. Only files inside the folder of the images are read")
     try:

@@ -7,6 +7,7 @@ official files have.
 from __future__ import annotations
 
 import functools
+import os
 import re
 import stat
 from collections import defaultdict
@@ -18,7 +19,7 @@ from evals.tasks import hub, image_column
 from evals.tasks.base import IMAGE, Source
 from evals.tasks.data import HUB, MINI, Files, TaskSpec, download, locate, root_of, rows_of
 from hidrop.errors import in_a_line
-from hidrop.images import ImageError, inside
+from hidrop.images import ImageError, inside, shortened
 
 # Of a file name such as test-00000-of-00003.parquet, or with a hash behind the number of shards.
 SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?\.parquet")
@@ -58,9 +59,9 @@ def _absent(spec: TaskSpec) -> str:
         return f"{spec.name}: {source.repository} is {place}. Get it with: {download(spec)}"
     root = root_of(spec)
     why = f". {there}" if (there := hub.explained(root, source.repository)) else ""
-    why = f". It is a file: name its folder{why}" if root.is_file() else why
+    why = f". It is a file: name its folder{why}" if os.path.isfile(root) else why
     looked = f"looked for {source.folder}/{source.files}"
-    return f"{spec.name}: no data in '{spec.data}' ({looked}){why}. Get it with: {download(spec)}"
+    return f"{spec.name}: no data in '{shortened(spec.data)}' ({looked}){why}. Get it with: {download(spec)}"
 
 
 def _state(files: Files) -> tuple[Any, ...]:
@@ -69,7 +70,7 @@ def _state(files: Files) -> tuple[Any, ...]:
     for path in (*files.questions, *files.images):
         try:
             found = path.stat()
-            states.append((found.st_ino, found.st_size, found.st_mtime_ns))
+            states.append((found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
         except OSError:
             states.append(None)
     return tuple(states)
@@ -177,7 +178,8 @@ def _rows(spec: TaskSpec, files: Files) -> Iterator[str]:
             if problem := task.row_problem(doc):
                 found[problem[0]].append((row, problem[1]))
             if images is not None and source.images and doc[source.images.key] not in images:
-                found[source.images.key].append((row, f"no image '{doc[source.images.key]}' in {source.images.files}"))
+                key = shortened(str(doc[source.images.key]))
+                found[source.images.key].append((row, f"no image '{key}' in {source.images.files}"))
         yield from _told(spec, path, found)
     for path in files.with_images:
         yield from _told(spec, path, {IMAGE: list(_images(files, path))})

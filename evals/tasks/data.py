@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,10 +74,12 @@ def locate(spec: TaskSpec) -> Files:
     """
     source = spec.source
     for place, root in _places(spec):
+        if not os.path.isdir(place):  # unlike Path's methods, False for names that no file can have
+            continue
         if questions := tuple(sorted(place.glob(source.files))):
             images = tuple(sorted(place.glob(source.images.files))) if source.images else ()
             return Files(questions, images, root, place)
-        if (place / source.plain).exists():
+        if os.path.exists(place / source.plain):
             return Files((place / source.plain,), (), root, place)
     return Files(())
 
@@ -117,7 +120,7 @@ def download(spec: TaskSpec) -> str:
     if spec.data == HUB:
         return hub.download_command(source)
     root = root_of(spec)
-    if root.name.startswith(hub.PREFIX) or any(root.glob(f"{hub.PREFIX}*")):
+    if root.name.startswith(hub.PREFIX) or hub.is_cache(root):
         return hub.download_command(
             source, "--cache-dir", str(root.parent if root.name.startswith(hub.PREFIX) else root)
         )
@@ -159,7 +162,7 @@ def _image_digest(files: Files, name: str | None) -> str:
 
 
 def content_of(path: Path) -> str:
-    """sha256 of a file's content; read again only when the file was written or replaced.
+    """sha256 of a file's content, read again when the file changed. (Its time of modification can be set by anybody.)
 
     Raises UserError for a pipe or a device, which could wait forever.
     """

@@ -9,6 +9,7 @@ Question texts and scores are lmms-eval's in that case. `protocol` still chooses
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,4 +80,4 @@ def _obstacle(spec: TaskSpec) -> str | None:
 
 def _label(data: str) -> str:
     """A folder's name as part of a task's name, which lmms-eval takes for a pattern and splits at commas."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", Path(data).expanduser().resolve().name) or "data"
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", Path(os.path.expanduser(data)).resolve().name) or "data"

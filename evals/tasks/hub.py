@@ -7,6 +7,7 @@ in `snapshots/` for each commit.
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 from pathlib import Path
 
@@ -39,9 +40,14 @@ def snapshot(folder: Path) -> Path | None:
     try:
         found = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
-        several = [place for place in _children(folder / "snapshots") if place.is_dir()]
+        several = [place for place in _children(folder / "snapshots") if os.path.isdir(place)]
         return several[0] if len(several) == 1 else None
-    return found if found.is_dir() else None
+    return found if os.path.isdir(found) else None
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether a folder is the cache: it has folders of data sets."""
+    return any(place.name.startswith(PREFIX) for place in _children(folder))
 
 
 def snapshot_below(root: Path, repository: str) -> Path | None:
@@ -69,7 +75,7 @@ def explained(root: Path, repository: str) -> str:
             count = len(_children(own / "snapshots"))
             return f"This is the Hub cache's folder of {found} with {count} snapshots and no refs/main. Name a snapshot"
         return f"This is the Hub cache's folder of {found}, but its snapshot lacks these files"
-    base = root / "hub" if (root / "hub").is_dir() else root
+    base = root / "hub" if is_cache(root / "hub") else root
     others = sorted(place.name for place in _children(base) if place.name.startswith(PREFIX))
     if not others:
         return ""
@@ -115,5 +121,5 @@ def fetch(source: Source) -> None:
 def _children(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
-    except OSError:
+    except (OSError, ValueError):
         return []

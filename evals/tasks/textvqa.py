@@ -48,7 +48,7 @@ class TextVQA(Task):
         if not isinstance(said, list | None) or not all(isinstance(text, str) for text in said or ()):
             return "answers", "not a list of texts"
         if len(said or ()) < REFERENCES:
-            return "answers", f"{len(said or ())} references, but VQA's accuracy needs at least {REFERENCES}"
+            return "answers", f"{len(said or ())} of at least {REFERENCES} references that VQA's accuracy needs"
         if not isinstance(words, list | None) or not all(isinstance(text, str) for text in words or ()):
             return "ocr_tokens", "not a list of texts"
         return None

@@ -80,5 +80,5 @@ def test_a_broken_template_file_is_an_error_in_words(text: str, checkpoint: Path
     from hidrop.errors import UserError
 
     (checkpoint / "chat_template.json").write_text(text)
-    with pytest.raises(UserError, match="tokenizer or image processor cannot be loaded"):
+    with pytest.raises(UserError, match="chat_template.json: |tokenizer or image processor cannot be loaded"):
         load(checkpoint)

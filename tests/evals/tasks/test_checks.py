@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from evals.tasks import TASKS, TaskSpec, data_digest, evaluate, get_task, missing, remarks
+from evals.tasks.build import build, quiet
 from evals.tasks.data import locate, rows_of
 from hidrop.errors import UserError
 from tests.evals.tasks.table import CASES, PICTURES
@@ -122,10 +123,10 @@ UNSCORABLE: list[tuple[str, dict[str, Any], str]] = [
     ("mmbench_en_dev", {"answer": "AB"}, "column 'answer': 'AB' is not the letter of one of its options"),
     ("mmbench_en_dev", {"answer": "D"}, "column 'answer': 'D' is not the letter of one of its options"),
     ("mmbench_en_dev", {"index": None}, "column 'index': 'None' is not a whole number"),
-    ("textvqa_val", {"answers": []}, "column 'answers': 0 references, but VQA's accuracy needs at least 4"),
-    ("textvqa_val", {"answers": None}, "column 'answers': 0 references"),
-    ("textvqa_val", {"answers": ["nokia"]}, "column 'answers': 1 references"),
-    ("textvqa_val", {"answers": ["nokia"] * 3}, "column 'answers': 3 references"),
+    ("textvqa_val", {"answers": []}, "column 'answers': 0 of at least 4 references that VQA's accuracy needs"),
+    ("textvqa_val", {"answers": None}, "column 'answers': 0 of at least 4"),
+    ("textvqa_val", {"answers": ["nokia"]}, "column 'answers': 1 of at least 4"),
+    ("textvqa_val", {"answers": ["nokia"] * 3}, "column 'answers': 3 of at least 4"),
     ("textvqa_val", {"answers": ["nokia", None, "a", "b", "c"]}, "column 'answers': not a list of texts"),
 ]
 
@@ -229,6 +230,18 @@ def test_the_digest_follows_image_files_that_the_table_names(tmp_path: Path) -> 
     assert found[0] == found[2] != found[1]
 
 
+def test_a_file_of_other_content_but_equal_size_and_time_is_other_data(tmp_path: Path, write_parquet: Write) -> None:
+    """datasets would go on with its converted copy of the old file."""
+    path, spec, found = tmp_path / "pope/test.parquet", TaskSpec("pope", str(tmp_path)), []
+    for thing in ("cup", "mug"):
+        write_parquet([{**doc, "question": f"Is there a {thing}?"} for doc in CASES["pope"].documents], path)
+        os.utime(path, (10**9, 10**9))
+        with quiet():
+            found.append((path.stat().st_size, data_digest(spec), build(spec).eval_docs_no_media[0]["question"]))
+    assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
+    assert [question for *_, question in found] == ["Is there a cup?", "Is there a mug?"]
+
+
 # ---- folders and rows ----------------------------------------------------------------------------------------------
 
 
@@ -276,6 +289,15 @@ def test_a_file_in_place_of_a_folder_is_called_that(tmp_path: Path) -> None:
     (tmp_path / "gqa.parquet").write_bytes(b"")
     [problem] = missing(TaskSpec("gqa", str(tmp_path / "gqa.parquet")))
     assert "It is a file: name its folder" in problem
+
+
+@pytest.mark.parametrize("data", ["x" * 5000, "a\0b", "\ud800", "a/" * 3000, "", ".", "~nobody-here/x", "/dev/null"])
+def test_a_name_that_no_folder_can_have_is_told_in_words(data: str) -> None:
+    [problem] = missing(TaskSpec("gqa", data))
+    assert problem.startswith("gqa: no data in '") and "hf download" in problem
+    assert rows_of(TaskSpec("gqa", data)) == 12578 and remarks(TaskSpec("gqa", data)) == []
+    with pytest.raises(UserError, match="no data in"):
+        data_digest(TaskSpec("gqa", data))
 
 
 def test_another_number_of_rows_than_the_official_one_is_remarked(data_folder: Path) -> None:
