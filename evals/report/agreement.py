@@ -259,7 +259,7 @@ def read_docs(run: Run, data: str | None) -> dict[int, Mapping[str, Any]]:
 
     spec = TaskSpec(run.task, data or MINI, LLAVA)
     prepare(spec)
-    if problems := missing(spec):
+    if problems := missing(spec, prepared=True):
         raise UserError("\n".join(problems))
     if data_digest(spec) != run.data:
         wrong = f"the run did not read '{data}'" if data else "the run did not read the embedded data"

@@ -27,14 +27,14 @@ ROWS = 4096  # that are read at once
 SHOWN = 5  # names in a message
 
 
-def missing(spec: TaskSpec) -> list[str]:
+def missing(spec: TaskSpec, *, prepared: bool = False) -> list[str]:
     """What keeps a task from running, each with its place and the command that provides it; empty if nothing does.
 
-    Reads footers and all columns but the images. Of the Hub's data only what is in the cache is checked: without the
-    network it has to be complete, otherwise the run downloads what is missing.
+    Reads footers and all columns but the images. The Hub's data need not be in its cache yet: with the network, the run
+    downloads what is missing. After that (`evals.tasks.data.prepare`) it is `prepared` and has to be complete.
     """
     files = locate(spec)
-    if spec.data == HUB and not hub.offline() and (not files.questions or [*_shards(files)]):
+    if spec.data == HUB and not prepared and not hub.offline() and (not files.questions or [*_shards(files)]):
         return []
     if not files.questions:
         return [_absent(spec)]
@@ -55,7 +55,8 @@ def _absent(spec: TaskSpec) -> str:
     """Why no file was found."""
     source = spec.source
     if spec.data == HUB:
-        place = f"not in the Hub's cache ({hub.cache()}), and HF_HUB_OFFLINE forbids to download it"
+        place = f"not in the Hub's cache ({hub.cache()})"
+        place += ", and HF_HUB_OFFLINE forbids to download it" if hub.offline() else ""
         return f"{spec.name}: {source.repository} is {place}. Get it with: {download(spec)}"
     root = root_of(spec)
     why = f". {there}" if (there := hub.explained(root, source.repository)) else ""

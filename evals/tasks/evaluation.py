@@ -111,7 +111,7 @@ def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bo
 def _ready(lm: Any, spec: TaskSpec) -> Any:
     """lmms-eval's task; `lm` gets its documents."""
     prepare(spec)
-    if problems := missing(spec):
+    if problems := missing(spec, prepared=True):
         raise UserError("\n".join(problems))
     task = build(spec)
     task.set_config("num_fewshot", 0)

@@ -160,8 +160,13 @@ def test_a_network_that_fails_leaves_what_is_in_the_cache(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(UserError, match=r"OSError: no route to host.*Get it with: hf download"):
         prepare(TaskSpec("pope", "hub"))
-    filled("pope", cache, write_parquet)
+    folder = filled("pope", cache, write_parquet)
     assert evaluate(oracle(), TaskSpec("pope", "hub")).value == 100
+    [link] = folder.rglob("test-*.parquet")
+    link.rename(link.with_name("test-00000-of-00002.parquet"))
+    assert missing(TaskSpec("pope", "hub")) == [], "the run would download the other one"
+    with pytest.raises(UserError, match="Missing: 00001"):
+        evaluate(oracle(), TaskSpec("pope", "hub"))
 
 
 def test_images_named_by_a_path_may_be_links_inside_their_repository_only(cache: Path, write_parquet: Write) -> None:
