@@ -17,12 +17,14 @@ from evals.tasks.registry import TASKS, get_task, known_tasks
 
 # The caption shows the start of a message's first line; the JSON file has the whole message.
 ERROR_LENGTH = 200
+DIGITS = 12  # of a digest
 
 
 def caption(document: ResultDocument) -> list[tuple[str, str]]:
     """(topic, sentence) pairs in reading order, without empty topics."""
     lines = [
         ("Protocol", _protocol(document)),
+        ("Weights", _weights(document)),
         ("Decoding", _decoding(document)),
         *_columns(document),
         ("Hardware", facts(document["hardware"])),
@@ -48,6 +50,18 @@ def _protocol(document: ResultDocument) -> str:
     if document["limit"]:
         parts.append(f"only the first {document['limit']} samples of each task")
     return ", ".join(parts)
+
+
+def _weights(document: ResultDocument) -> str:
+    """The digest of each model; several, if its cells were answered with different weights."""
+    models: dict[str, dict[str, None]] = {}
+    for cell in document["cells"]:
+        if "weights" in cell:
+            models.setdefault(cell["model"], {})[cell["weights"][:DIGITS]] = None
+    if not models:
+        return ""
+    names = ", ".join(f"{model} {' and '.join(digests)}" for model, digests in models.items())
+    return f"{names} (sha256 of weights, configs, tokenizer and processors)"
 
 
 def _decoding(document: ResultDocument) -> str:

@@ -259,7 +259,8 @@ class MatrixRunner:
         row = self.rows[cell.model, cell.label]
         entry = document.cell_entry(cell, row, log.result, self.matrix.text_tokens, log.id)
         entry["provenance"] = document.sessions(log.provenance)
-        entry["decoding"], entry["ends"] = log.identity["decoding"], log.identity["ends"]
+        for part in ("weights", "decoding", "ends"):
+            entry[part] = log.identity[part]
         if differs := self.journals.differences(cell, weights, log):
             entry["older"] = differs
         return entry

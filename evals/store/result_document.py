@@ -108,6 +108,7 @@ class CellEntry(RowEntry):
     seconds: float
     id: str | None  # the identity hash of its journal
     base: str | None
+    weights: NotRequired[str]  # the digest of its model's weights and of all files next to them that count
     decoding: NotRequired[dict[str, Any] | str]  # the task's settings, or the version of lmms-eval that has them
     older: NotRequired[list[str]]  # of a cell that --keep-cells took: the parts of its identity that differ today
     ends: NotRequired[list[WholeNumber]]  # the tokens that end an answer; empty: the tokenizer's end token

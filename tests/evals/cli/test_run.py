@@ -35,6 +35,12 @@ def test_a_matrix_runs_from_file_to_table(matrix, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == again
 
 
+def test_force_and_keep_cells_contradict_each_other(matrix, tmp_path, capsys):
+    assert run("--matrix", matrix(), "--out", tmp_path / "out", "--force", "--keep-cells") == cli.USER
+    assert "--keep-cells takes them as they are. Give one of the two" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_broken_image_costs_its_sample_only(matrix, tmp_path, make_rows, write_parquet, capsys):
     documents = make_rows("gqa")
     documents[1] = {**documents[1], "image": {"bytes": b"not a picture", "path": None}}

@@ -28,6 +28,13 @@ def test_the_protocol_is_said_in_full(document_of: Make) -> None:
     assert limited.endswith("batch size 8, only the first 20 samples of each task")
 
 
+def test_weights_are_named_by_their_digest(cell: Make, document_of: Make) -> None:
+    cells = [cell(model, "vanilla", Schedule(), "gqa", 80.0, weights=weights * 64) for model, weights in ("ma", "nb")]
+    words = "sha256 of weights, configs, tokenizer and processors"
+    assert told(document_of(cells=cells))["Weights"] == f"m {'a' * 12}, n {'b' * 12} ({words})"
+    assert "Weights" not in told(document_of(cells=[cell("m", "vanilla", Schedule(), "gqa", 80.0)]))
+
+
 def test_decoding_is_said_in_words(cell: Make, document_of: Make) -> None:
     greedy = {"do_sample": False, "num_beams": 1, "temperature": 0.0, "max_new_tokens": 16, "until": []}
     cells = [cell("m", "vanilla", Schedule(), "gqa", 80.0, decoding=greedy, ends=[2])]

@@ -97,6 +97,35 @@ def test_a_finished_run_is_no_work_for_any_number_of_processes(go: Any) -> None:
     assert [world.calls for world in worlds] == [[], []]
 
 
+def test_labels_that_are_one_cell_are_shared_once_and_fail_together(go: Any, tmp_path: Path) -> None:
+    matrix = tmp_path / "tiny.yaml"
+    text = matrix.read_text().replace("  own: {name", "  twin: {name: fastv, layer: 1, keep: 4}\n  own: {name")
+    matrix.write_text(text.replace("[vanilla, fastv]", "[vanilla, fastv, twin]"))
+    broken = World(broken={"ask plain/fastv/gqa": RuntimeError("out of memory")})
+    failed = together(go, [World(), broken])["failed"]
+    assert {(one["label"], one["task"], one["error"]) for one in failed} == {
+        (label, "gqa", "RuntimeError: out of memory") for label in ("fastv", "twin")
+    }
+    worlds = [World(), World()]
+    document = together(go, worlds)
+    assert len(document["cells"]) == 8 and document["failed"] == []
+    assert not any("/twin/" in key for world in worlds for key, _ in world.asked)
+    assert len(list((tmp_path / "out/samples").glob("*.jsonl"))) == 6
+
+
+def test_an_interrupted_cell_of_several_processes_goes_on_under_its_new_label(go: Any, tmp_path: Path) -> None:
+    broken = World(broken={"ask plain/fastv/gqa": RuntimeError("out of memory")})
+    together(go, [World(), broken])
+    matrix = tmp_path / "tiny.yaml"
+    text = matrix.read_text().replace("  fastv: {layer", "  fast: {name: fastv, layer")
+    matrix.write_text(text.replace("[vanilla, fastv]", "[vanilla, fast]"))
+    worlds = [World(), World(), World()]
+    assert len(together(go, worlds)["cells"]) == 6
+    asked = [one for world in worlds for one in world.asked]
+    assert 0 < len(asked) < SAMPLES and {key for key, _ in asked} == {"plain/fast/gqa"}
+    assert list((tmp_path / "out/samples/parts").iterdir()) == []
+
+
 def test_a_process_takes_its_own_device_and_refuses_to_share_one() -> None:
     assert Processes().device("cuda:1") == "cuda:1"
     assert Processes(3, 4, 1).device("cuda") == "cuda:1"

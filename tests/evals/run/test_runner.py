@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from evals import report
+from evals.report.agreement import find_run
 from evals.report.caption import caption
 from evals.run import cell_journals
 from evals.store.folders import samples_of as samples_in
@@ -382,6 +384,8 @@ def test_renamed_models_and_methods_find_their_cells_and_samples(go, tmp_path):
     for cell in document["cells"]:
         assert len(samples_in(tmp_path / "out", cell)) == SAMPLES
     assert len(samples_of(tmp_path / "out")) == 6, "no journal was written a second time"
+    report.write(document, tmp_path / "out")
+    assert find_run(tmp_path / "out", "gqa", "little/fast").name.startswith("plain.fastv.gqa.")
 
 
 def test_an_interrupted_cell_goes_on_under_its_new_label(go, tmp_path):
