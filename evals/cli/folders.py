@@ -24,22 +24,33 @@ class ReportOptions(Options):
     samples: Annotated[
         int | None, option("--samples", "N", "Samples of each task on the page (default: 48).", min=0)
     ] = None
+    out: Annotated[Path | None, option("--out", "DIR", "Folder of the files (default: the results folder).")] = None
 
 
 @COMMANDS.command("report", example="results/mini")
 def report(options: ReportOptions) -> int:
-    """Write tables, figures and an HTML page from a results folder."""
+    """Write tables, figures and an HTML page from a results folder.
+
+    Checks the table against the journals, if they are there. Without them the page keeps the samples that it shows.
+    """
     options.loading(f"{options.folder}: loading libraries")
     from evals import report
     from evals.report import figures, page
-    from evals.store.folders import read_document
+    from evals.store.folders import DOCUMENT, contradiction_with, read_document
+    from evals.store.lock import locked
+    from evals.store.result_document import RESULTS
 
-    document = read_document(options.folder)
-    paths = report.write(document, options.folder)
-    if not options.tables:
-        samples = page.SAMPLES if options.samples is None else options.samples
-        paths += figures.write(document, options.folder / "figures")
-        paths.append(page.write(document, options.folder, samples=samples))
+    out = options.out or options.folder
+    with locked(out):
+        document = read_document(options.folder)
+        if problem := contradiction_with(options.folder, document):
+            raise UserError(f"{options.folder / DOCUMENT}: {problem}. {RESULTS.remedy}")
+        paths = []
+        if not options.tables:  # the page first: it can refuse
+            samples = page.SAMPLES if options.samples is None else options.samples
+            paths += [page.write(document, options.folder, samples=samples, out=out)]
+            paths += figures.write(document, out / "figures")
+        paths = report.write(document, out) + paths
     report.show(document, options.stream)
     options.say(written(*paths))
     options.document(document)

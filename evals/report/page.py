@@ -22,9 +22,11 @@ from evals.report.tables import main_sheets
 from evals.report.text import sheets_of
 from evals.store.result_document import ResultDocument, cell_key
 from hidrop.atomic_file import write_atomically
+from hidrop.errors import UserError
 
 NAME = "report.html"
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+SAMPLES_SECTION = 'id="samples"'
 ASSETS = Path(__file__).parent / "assets"
 SAMPLES = 48
 IMAGE_BYTES = 2_500_000  # of all images together: keeps a page below 5 MB
@@ -36,18 +38,26 @@ FIGURES = {
 }
 
 
-def write(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> Path:
-    """Write report.html into `folder`, with up to `samples` samples of each task from its journals.
+def write(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out: Path | None = None) -> Path:
+    """Write report.html into `out` (default: `folder`), with up to `samples` samples of each task from its journals.
 
     If the journals are missing (they are not committed), the page keeps the samples of the existing report.html. Raises
-    UserError for a damaged journal.
+    UserError for a damaged journal, and if the existing page shows something that is not there any more; samples 0
+    drops it.
     """
-    path = folder / NAME
-    write_atomically(path, html(document, folder, samples=samples))
+    path = (out or folder) / NAME
+    text = html(document, folder, samples=samples, out=out)
+    before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if samples and (lost := lost_samples(before, text, document)):
+        raise UserError(
+            f"{path}: it shows {lost}, which {folder} does not have any more. Bring back its samples/ and its data, "
+            "choose another folder with --out, or drop them with --samples 0"
+        )
+    write_atomically(path, text)
     return path
 
 
-def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> str:
+def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out: Path | None = None) -> str:
     """The HTML that `write` writes. The same folder gives the same text."""
     from jinja2 import Environment, FileSystemLoader
 
@@ -55,8 +65,9 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> s
 
     document, mains = finite(document), main_sheets(document)
     found = page_samples(document, folder, samples=samples, room=IMAGE_BYTES)
-    if not found.tasks:
-        found = shown_before(document, folder / NAME) or found
+    if not found.tasks and samples:
+        earlier = (shown_before(document, place / NAME) for place in (out or folder, folder))
+        found = next(filter(None, earlier), found)
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     drawn = [(name, FIGURES[name.split("-")[0]], figure_style.svg(figure)) for name, figure in figures.drawn(document)]
     return environment.get_template("page.html.jinja").render(
@@ -77,17 +88,40 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES) -> s
 
 def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
     """The samples of an existing page of the same cells; None if there is no such page."""
-    found = DATA.search(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if found is None:
-        return None
     try:
-        data = json.loads(found[1])
+        data = _data_in(path.read_text(encoding="utf-8") if path.is_file() else "")
         ids = {cell_key(cell): cell["id"] for cell in document["cells"]}
         if not data["tasks"] or any(ids[key] != identity["id"] for key, identity in data["identities"].items()):
             return None
         return PageSamples(**{field.name: data[field.name] for field in fields(PageSamples)})
     except (ValueError, KeyError, TypeError):  # a page written by another version
         return None
+
+
+def lost_samples(before: str, after: str, document: ResultDocument) -> str | None:
+    """What a page shows of the document's samples and the next one does not, in words. None if nothing gets lost."""
+    keys, tasks = {cell_key(cell) for cell in document["cells"]}, set(tasks_of(document))
+    new = _data_in(after)
+    try:
+        old = _data_in(before)
+        lost = [key for key in old["identities"] if key in keys and key not in new["identities"]]
+        if lost:
+            return f"samples of {len(lost)} cells ({', '.join(lost[:3])}{' ...' if len(lost) > 3 else ''})"
+        asked = sorted(tasks & (_with_questions(old) - _with_questions(new)))
+        return f"questions and images of {', '.join(asked)}" if asked else None
+    except (ValueError, KeyError, TypeError, AttributeError):  # no page of this version
+        return "samples that another version wrote" if SAMPLES_SECTION in before and not new["tasks"] else None
+
+
+def _with_questions(data: Any) -> set[str]:
+    return {task for task, samples in data["tasks"].items() if any(sample["question"] for sample in samples)}
+
+
+def _data_in(page: str) -> Any:
+    """The data of a page. Raises ValueError if there is none."""
+    if not (found := DATA.search(page)):
+        raise ValueError("not a page of a report")
+    return json.loads(found[1])
 
 
 def _keys(document: ResultDocument) -> dict[tuple[str, str, str], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from evals.report import page
 from evals.report.page_samples import chosen, kind_of
 from evals.store.folders import read_document, samples_of
 from evals.store.kept_tokens import pack, unpack
+from hidrop.errors import UserError
 
 
 def data_of(text: str) -> dict[str, Any]:
@@ -115,6 +117,55 @@ def test_without_journals_or_data_the_page_says_so(little: Path, tmp_path: Path)
     assert len(data["notes"]) == 1 and "gqa: no questions and images" in data["notes"][0]
     assert all(sample["image"] is None for sample in data["tasks"]["gqa"])
     assert all(sample["image"] is not None for sample in data["tasks"]["pope"])
+
+
+def test_a_report_keeps_what_the_page_shows_or_refuses(little: Path, tmp_path: Path, capsys: Any) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    shutil.copytree(little, out)
+    report = ["report", str(out), "--quiet"]
+    assert main(report) == 0
+    whole = (out / page.NAME).read_text()
+    (out / "samples").rename(tmp_path / "samples")
+    assert main(report) == 0 and main([*report, "--out", str(other)]) == 0
+    assert data_of((out / page.NAME).read_text())["tasks"] == data_of(whole)["tasks"]
+    assert data_of((other / page.NAME).read_text())["tasks"] == data_of(whole)["tasks"]
+    assert {path.name for path in other.iterdir()} >= {"leaderboard.md", "leaderboard.json", "figures", page.NAME}
+
+    (tmp_path / "samples").rename(out / "samples")
+    journal = next((out / "samples").glob("plain.fastv.gqa.*"))
+    journal.rename(tmp_path / journal.name)
+    assert main(report) == 2
+    said = capsys.readouterr().err
+    assert f"{out / page.NAME}: it shows samples of 1 cells (plain/fastv/gqa)" in said and "--samples 0" in said
+    assert (out / page.NAME).read_text() == whole
+    assert main([*report, "--samples", "0"]) == 0
+    assert data_of((out / page.NAME).read_text())["tasks"].get("gqa", []) == []
+
+
+def test_a_report_refuses_to_drop_questions_and_pages_of_another_version(little: Path, tmp_path: Path) -> None:
+    document = read_document(little)
+    page.write(document, little, out=tmp_path)
+    moved: Any = {**document, "data": {**document["data"], "gqa": str(tmp_path)}}
+    with pytest.raises(UserError, match="it shows questions and images of gqa, which"):
+        page.write(moved, little, out=tmp_path)
+    path = tmp_path / page.NAME
+    path.write_text(path.read_text().replace('"identities"', '"other"'))
+    with pytest.raises(UserError, match="it shows samples that another version wrote"):
+        page.write(document, tmp_path)
+    page.write(document, little, out=tmp_path)
+
+
+def test_a_table_that_its_journals_do_not_give_is_refused(little: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(little, out)
+    table = json.loads((out / "leaderboard.json").read_text())
+    table["cells"][0]["value"] += 10
+    (out / "leaderboard.json").write_text(json.dumps(table))
+    for line in (["report"], ["report", "--tables"], ["export"], ["compare", str(little)]):
+        assert main([*line, str(out)]) == 2
+        assert f"{out}/leaderboard.json: plain/vanilla/gqa: value is " in capsys.readouterr().err
+    assert main(["doctor", str(out)]) == 1
+    assert "plain/vanilla/gqa: value is " in capsys.readouterr().out
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))))
