@@ -6,8 +6,8 @@ from pathlib import Path
 
 from evals.analysis import figures
 from evals.analysis.document import AnalysisDocument, LayerPart, SearchEntry, at, explained
-from evals.report.caption import facts
 from evals.report.page import ASSETS
+from evals.report.provenance import facts
 from evals.report.tables import Entry, Sheet
 from evals.report.text import plain_table
 from evals.report.units import MISSING

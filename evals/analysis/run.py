@@ -20,6 +20,7 @@ from evals.tasks.data import TaskSpec, data_digest, prepare
 from evals.tasks.protocol import decoding
 from hidrop.analysis.curves import Curves, Values
 from hidrop.models import Loaded
+from hidrop.provenance import provenance
 
 # Increase if a code change alters the numbers of the probes.
 PROBES_VERSION = 1
@@ -100,7 +101,7 @@ def _task(
         "numeric": NUMERIC_VERSION,
     }
     path = journal_of(folder, f"probes/{spec.name}", journal.identity_hash(identity))
-    with journal.Journal(path, identity) as log:
+    with journal.Journal(path, identity, made=lambda: provenance(asked.device)) as log:
         progress(spec.name, len(log.answers))
 
         def record(batch: list[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from evals.report.columns import columns_of, task_name
 from evals.report.differences import SIGNIFICANT
+from evals.report.provenance import provenance_lines
 from evals.report.published import OUTSIDE, citation, published_metrics, sources_used
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
@@ -27,9 +28,7 @@ def caption(document: ResultDocument) -> list[tuple[str, str]]:
         ("Weights", _weights(document)),
         ("Decoding", _decoding(document)),
         *_columns(document),
-        ("Hardware", facts(document["hardware"])),
-        ("Versions", _versions(document)),
-        ("Date", document["date"]),
+        *provenance_lines(document),
         *_published(document),
         ("Statistics", _statistics(document)),
         ("Older cells", _older(document)),
@@ -125,24 +124,6 @@ def _official(document: ResultDocument, task: str, counts: Sequence[int]) -> str
         return ""  # a limit is rounded down to whole groups
     wanted = official if limit is None else min(limit, official)
     return "" if set(counts) == {wanted} else f" (official: {official:,})"
-
-
-def facts(hardware: Mapping[str, Any]) -> str:
-    """A machine as one line of text."""
-    return ", ".join(_fact(key, value) for key, value in hardware.items() if value is not None)
-
-
-def _fact(key: str, value: Any) -> str:
-    if key.endswith("_bytes"):
-        return f"{value / 1024**3:.0f} GiB {key.removesuffix('_bytes').replace('_', ' ')}"
-    if key in ("cores", "threads"):
-        return f"{value} {key if value != 1 else key.removesuffix('s')}"
-    return str(value) if key in ("cpu", "gpu") else f"{key} {value}"
-
-
-def _versions(document: ResultDocument) -> str:
-    versions = {**document["versions"], "commit": document["commit"]}
-    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
 def _published(document: ResultDocument) -> list[tuple[str, str]]:

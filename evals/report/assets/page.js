@@ -149,6 +149,9 @@ function showDetail(keys) {
     if (own) body.append(make("p", {}, make("button", { type: "button", on: { click: () => visit(key) } }, "Show samples")));
     body.append(make("h3", {}, "Where it comes from"));
     body.append(listOf(identity ? Object.entries(identity) : [["id", data.cells[key].id]]));
+    for (const { date, ...session } of data.cells[key].provenance ?? []) {
+      body.append(listOf([["answered from", date], ...Object.entries(session)]));
+    }
   }
   body.append(make("h3", {}, "The run"), listOf(Object.entries(data.made)));
   dialog.showModal();

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from evals.report.caption import ERROR_LENGTH, caption, facts
+from evals.report.caption import ERROR_LENGTH, caption
+from evals.report.provenance import facts
 from hidrop.plan import Schedule
 
 Make = Callable[..., dict[str, Any]]
@@ -106,6 +107,56 @@ def test_a_machine_is_said_in_words() -> None:
 def test_versions_end_with_the_commit(document_of: Make) -> None:
     assert told(document_of())["Versions"] == "python 3.11.7, torch 2.13.0"
     assert told(document_of(commit="abc+"))["Versions"].endswith("torch 2.13.0, commit abc+")
+
+
+MACHINE = {"device": "cuda", "cpu": "X", "cores": 2, "threads": 1, "memory_bytes": None, "gpu": "Y"}
+
+
+def session(**changes: Any) -> dict[str, Any]:
+    made = {
+        "hardware": MACHINE,
+        "versions": {"python": "3.12", "torch": "2.13.0"},
+        "commit": "abc",
+        "date": "2026-01-01",
+    }
+    return {**made, **changes}
+
+
+def test_cells_of_one_session_are_said_to_be_of_its_machine_and_versions(cell: Make, document_of: Make) -> None:
+    """Not of the machine that wrote the table."""
+    cells = [cell("m", "vanilla", Schedule(), task, 80.0, provenance=[session()]) for task in ("gqa", "pope")]
+    found = told(document_of(cells=cells, commit="writer", profiles=[]))
+    assert found["Hardware"] == "device cuda, X, 2 cores, 1 thread, Y"
+    assert found["Versions"] == "python 3.12, torch 2.13.0, commit abc"
+    assert found["Date"] == "cells answered 2026-01-01, table written 2026-01-02T03:04:05+00:00"
+    assert "Timed on" not in found and "Unknown origin" not in found
+
+
+def test_a_mixture_of_sessions_is_named(cell: Make, document_of: Make, document: dict[str, Any]) -> None:
+    later = session(versions={"python": "3.12", "torch": "2.14.0"}, commit="def+", date="2026-02-01")
+    moved = session(hardware={**MACHINE, "gpu": "Z"}, date="2026-01-20")
+    parts = [session(hardware={**MACHINE, "device": f"cuda:{index}"}) for index in (0, 1)]
+    sessions: list[Any] = [[session(), later], [moved], parts, [], [session()]]
+    cells = [cell("m", f"row-{i}", Schedule(), "gqa", 80.0, provenance=made) for i, made in enumerate(sessions)]
+    found = told(document_of(cells=cells, profiles=document["profiles"]))
+    assert found["Versions"] == (
+        "cells of 2 commits, torch 2.13.0 and 2.14.0. All: python 3.12, torch 2.13.0 and 2.14.0, commits abc and def+"
+    )
+    one = "device cuda, X, 2 cores, 1 thread, "
+    assert found["Hardware"] == f"cells of 2 machines: {one}Y; {one}Z"
+    assert found["Timed on"] == "device cpu, Some CPU, 2 cores, 1 thread, 8 GiB memory"
+    assert found["Date"].startswith("cells answered 2026-01-01 to 2026-02-01, table written ")
+    assert found["Unknown origin"] == "the journals of 1 cells do not say where they were answered"
+
+
+def test_a_cell_from_before_sessions_were_written_counts_as_the_documents(cell: Make, document_of: Make) -> None:
+    cells = [
+        cell("m", "vanilla", Schedule(), "gqa", 80.0),
+        cell("m", "a", Schedule(), "gqa", 1.0, provenance=[session()]),
+    ]
+    found = told(document_of(cells=cells, commit="old"))
+    assert found["Versions"].startswith("cells of 2 commits, python 3.12 and 3.11.7. All: ")
+    assert "cells of 2 machines: device cuda, X" in found["Hardware"]
 
 
 def test_statistics_are_explained_where_rows_are_compared(document: dict[str, Any]) -> None:

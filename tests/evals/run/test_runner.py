@@ -449,3 +449,40 @@ def test_very_long_names_are_run(go, tmp_path):
     document = go(World(broken=broken))
     assert len(document["cells"]) == 9 and len(document["failed"]) == 1
     assert len(go(World())["cells"]) == 10
+
+
+def test_a_cell_lists_the_sessions_that_answered_it_and_keeps_them(go, tmp_path, monkeypatch):
+    """With the commit, versions and machine at the time, not those of the process that writes the table."""
+    from hidrop import provenance
+
+    def at(commit):
+        monkeypatch.setattr(provenance, "commit", lambda: commit)
+        monkeypatch.setattr(provenance, "now", lambda: f"date of {commit}")
+
+    at("a+")
+    with pytest.raises(KeyboardInterrupt):
+        go(World(stop_after=SAMPLES + 2))
+    at("b")
+    go(World())
+    at("c")
+    document = go(World())
+    made = {f"{c['label']}/{c['task']}": [one["commit"] for one in c["provenance"]] for c in document["cells"]}
+    assert made.pop("vanilla/gqa") == ["a+"] and made.pop("vanilla/pope") == ["a+", "b"]
+    assert document["commit"] == "c" and set(map(tuple, made.values())) == {("b",)}
+    first = document["cells"][0]["provenance"][0]
+    assert first["date"] == "date of a+" and first.keys() == {"hardware", "versions", "commit", "date"}
+    assert list(first["hardware"].items()) == list(document["hardware"].items())
+    assert list(first["versions"].items()) == list(document["versions"].items())
+    header = json.loads(next((tmp_path / "out/samples").glob("*.jsonl")).read_text().splitlines()[0])
+    assert not {"commit", "versions", "date", "hardware"} & header["identity"].keys()
+
+
+def test_a_damaged_journal_of_a_cell_that_was_not_asked_for_is_a_failure(go, tmp_path):
+    go(World())
+    path = next((tmp_path / "out/samples").glob("plain.vanilla.pope.*"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], *lines[4:]]))
+    document = go(World(), only="plain/vanilla/gqa")
+    [failed] = document["failed"]
+    assert (failed["label"], failed["task"]) == ("vanilla", "pope") and str(path) in failed["error"]
+    assert len(document["cells"]) == 5
