@@ -11,9 +11,8 @@ from evals.store import journal
 from evals.store.journal import Journal
 from evals.store.lock import locked
 from evals.store.sealed_lines import canonical, sealed
-from hidrop.atomic_file import write_atomically
 from hidrop.errors import UserError
-from tests.evals.world import ANSWER, SCORE, result_of
+from tests.evals.world import ANSWER, SCORE, result_of, undated
 
 IDENTITY = {"task": "gqa", "weights": "abc"}
 
@@ -80,6 +79,47 @@ def in_batches(doc_id):
 
 
 ORDER = (1, 3, 2, 4, 0, 5)  # by batch and doc_id
+
+
+def session(date):
+    return {"hardware": {"cpu": "x"}, "versions": {"torch": "2"}, "commit": "abc+", "date": date}
+
+
+def test_a_journal_cut_at_any_byte_differs_in_its_sessions_alone(tmp_path):
+    """Record for record what an undisturbed process writes, and the session that went on."""
+    path, first, second = tmp_path / "a.jsonl", session("2026-11-26"), session("2026-11-27")
+
+    def go_on(made):
+        with Journal(path, IDENTITY, made=lambda: made) as log:
+            for doc_id in range(3):
+                if doc_id not in log.answers:
+                    log.append(answer(doc_id))
+            if log.result is None:
+                log.finish(scores(3), result_of(3))
+
+    go_on(first)
+    whole, records = path.read_bytes(), Journal(path, IDENTITY)._whole.records
+    assert [record["kind"] for record in records[:2]] == ["provenance", "answer"]
+    for length in range(0, len(whole) + 1, 7):
+        path.write_bytes(whole[:length])
+        before = Journal(path, IDENTITY)
+        answered, sessions = len(before.answers), len(before.provenance)
+        go_on(second)
+        assert undated(path.read_bytes()) == undated(whole)
+        told = [first] * sessions + [second] * (answered < 3)
+        found = Journal(path, IDENTITY).provenance
+        assert found == [{"kind": "provenance", **one} for one in told], f"cut after {length} bytes"
+
+
+def test_the_parts_of_several_processes_keep_their_sessions(tmp_path):
+    path = tmp_path / "a.jsonl"
+    for rank in (1, 0):
+        made = session(f"2026-11-2{rank}")
+        with Journal(path, IDENTITY, part=f"{rank}-of-2", made=lambda made=made: made) as log:
+            log.append(*(in_batches(doc_id) for doc_id in ORDER if in_batches(doc_id)["batch"] % 2 == rank))
+    with Journal(path, IDENTITY, made=lambda: session("2026-11-29")) as log:
+        log.finish(scores(6), result_of(6))
+    assert [one["date"] for one in Journal(path, IDENTITY).provenance] == ["2026-11-20", "2026-11-21"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -196,13 +236,6 @@ def test_a_lock_is_free_again_after_its_block(tmp_path):
         with locked(tmp_path):
             assert str(os.getpid()) in (tmp_path / ".lock").read_text()
     assert (tmp_path / ".lock").read_text() == ""
-
-
-def test_a_file_is_replaced_in_one_step_and_leaves_no_rest(tmp_path):
-    path = tmp_path / "table.md"
-    write_atomically(path, "one")
-    write_atomically(path, "two")
-    assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_record_that_found_no_room_is_not_written_later(tmp_path):
