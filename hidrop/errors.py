@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 # Where Python prints an object's place in memory: "<_io.BytesIO object at 0x7f3a5c0b1e40>", or a bare pointer. It would
 # make two runs differ.
-ADDRESS = re.compile(r"(?: object)? at 0x[0-9a-fA-F]+|\b0x[0-9a-fA-F]{9,}\b")
+ADDRESS = re.compile(r"\s+at 0x[0-9a-fA-F]+|\b0x[0-9a-fA-F]{9,}\b")
 LONGEST = 300  # characters of a message in records and tables
 
 

@@ -110,8 +110,8 @@ def run_matrix(options: MatrixOptions, *, retry: bool = False) -> int:
     report.show(document, options.stream)
     for failure in document["failed"]:
         where = "/".join(part for part in (failure["model"], failure["label"], failure["task"]) if part)
-        told = f" (traceback: {failure['traceback']})" if Path(failure["traceback"]).is_file() else ""
-        print(f"failed: {where}: {failure['error']}{told}", file=sys.stderr)
+        trace = f" (traceback: {failure['traceback']})" if Path(failure["traceback"]).is_file() else ""
+        print(f"failed: {where}: {failure['error']}{trace}", file=sys.stderr)
     if finished.unwritten:
         print(f"failed: the tables: {finished.unwritten}", file=sys.stderr)
     else:

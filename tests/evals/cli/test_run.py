@@ -1,6 +1,8 @@
 """run, retry, plan, validate: from a matrix file to tables, and what is wrong with a matrix in words."""
 
+import errno
 import json
+import os
 
 import pytest
 
@@ -55,6 +57,27 @@ def test_a_broken_image_costs_its_sample_only(matrix, tmp_path, make_rows, write
     table = (tmp_path / "out/leaderboard.md").read_text()
     assert "(!) |" in table and "1 of 3 samples failed (33.3 %, more than 1 %)" in table
     assert "on 3 (official: 12,578)" in table
+
+
+def test_a_full_disk_ends_with_exit_code_1_and_the_list_of_what_failed(matrix, tmp_path, monkeypatch, capsys):
+    real, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "out"
+    assert run("--matrix", matrix(), "--out", out) == SOME_FAILED
+    failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert sum("No space left on device" in line and ": not run: " not in line for line in failed) == 2
+    assert sum(": not run: " in line for line in failed) >= 4 and failed[-1].startswith("failed: the tables: ")
+    assert not any("traceback" in line for line in failed), "there is no room for one"
+    assert not [path for path in out.rglob("*") if path.suffix == ".tmp"]
+    monkeypatch.setattr(os, "fsync", real)
+    assert run("--matrix", matrix(), "--out", out, "--quiet") == cli.DONE
 
 
 def test_a_failed_cell_makes_exit_code_1_and_is_told_without_hiding_the_others(matrix, tmp_path, monkeypatch, capsys):
