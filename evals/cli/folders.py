@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,13 +138,14 @@ def doctor(options: DoctorOptions) -> int:
     from evals.store.doctor import examine
     from evals.store.lock import locked
 
-    found = examine(options.folder)
-    for finding in found:
-        options.problem(finding.text())
-    if found and options.repair:
-        with locked(options.folder):
-            for finding in found:
+    # A repair reads and writes under the lock, so that it does not undo what a run writes in between.
+    with locked(options.folder) if options.repair and options.folder.is_dir() else contextlib.nullcontext():
+        found = examine(options.folder)
+        for finding in found:
+            options.problem(finding.text())
+            if options.repair:
                 finding.repair()
+    if found and options.repair:
         options.say(f"{len(found)} files repaired; the next run makes again what was dropped")
     if not found:
         options.say(f"{options.folder}: nothing is damaged")

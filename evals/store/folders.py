@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 from typing import Literal, cast
 
@@ -59,13 +60,25 @@ def samples_of(folder: Path, cell: CellEntry) -> list[ScoredAnswer] | None:
 def contradiction_with(folder: Path, document: ResultDocument, without: Collection[Path] = ()) -> str | None:
     """The first cell of a document whose journal, if it is there, gives another result, in words.
 
-    without: journals to skip. Raises UserError for a damaged one.
+    Also a share of vanilla's value that is not the cell's own. without: journals to skip. Raises UserError for a
+    damaged one.
     """
+    values = {cell_key(cell): cell["value"] for cell in document["cells"]}
     for cell in document["cells"]:
+        if problem := _wrong_percent(cell, values.get(str(cell["base"]))):
+            return problem
         lines = None if samples_file(folder, cell) in without else _journal_of(folder, cell)
         if lines and lines.result and (problem := _difference(cell, lines.result)):
             return f"{problem} ({lines.path})"
     return None
+
+
+def _wrong_percent(cell: CellEntry, base: float | None) -> str | None:
+    """`base`: the value that the cell is compared with."""
+    value, percent = cell["value"], cell["percent_of_vanilla"]
+    if value is None or percent is None or not base or isclose(percent, 100 * value / base):
+        return None
+    return f"{cell_key(cell)}: percent_of_vanilla is {percent}, but the values give {100 * value / base}"
 
 
 def _journal_of(folder: Path, cell: CellEntry) -> Lines | None:

@@ -166,6 +166,12 @@ def test_a_table_that_its_journals_do_not_give_is_refused(little: Path, tmp_path
         assert f"{out}/leaderboard.json: plain/vanilla/gqa: value is " in capsys.readouterr().err
     assert main(["doctor", str(out)]) == 1
     assert "plain/vanilla/gqa: value is " in capsys.readouterr().out
+    shutil.copy(little / "leaderboard.json", out)
+    assert main(["doctor", str(out)]) == 0
+    table = json.loads((out / "leaderboard.json").read_text())
+    table["cells"][2]["percent_of_vanilla"] = 99.9
+    (out / "leaderboard.json").write_text(json.dumps(table))
+    assert main(["report", str(out)]) == 2 and "percent_of_vanilla is 99.9, but" in capsys.readouterr().err
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))))

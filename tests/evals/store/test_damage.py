@@ -194,3 +194,17 @@ def test_a_result_that_its_scores_do_not_give_is_an_error(path: Path, old: str, 
     assert said in str(caught.value)
     log = repaired(path)
     assert log.result is None and len(log.answers) == COUNT
+
+
+def test_a_flipped_bit_in_a_processes_part_is_noticed_too(path: Path) -> None:
+    with Journal(path, IDENTITY, part="0-of-2", made=lambda: SESSION) as log:
+        log.append(*({**ANSWER, "doc_id": i} for i in range(3)))
+    (part,) = (path.parent / "parts").iterdir()
+    good, generator = part.read_bytes(), Random(2)
+    for _ in range(60):
+        part.write_bytes(flipped(good, generator.randrange(len(good)), generator.randrange(8)))
+        with pytest.raises(UserError, match=part.name):
+            Journal(path, IDENTITY)
+        (finding,) = doctor.examine(path.parents[1])
+        finding.repair()
+        assert Journal(path, IDENTITY).answers.keys() <= {0, 1, 2}
