@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evals.tasks.base import IMAGE
 
@@ -40,29 +41,37 @@ def rows_without_bytes(path: Path) -> Iterator[tuple[int, str | None]]:
     """
     import pyarrow.parquet as parquet
 
+    state = path.stat()
+    if _all_are_bytes(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns):
+        return
     with parquet.ParquetFile(path) as file:
-        if IMAGE not in file.schema_arrow.names or holds(path) or _all_are_bytes(file):
-            return
-        row = 0
-        for batch in file.iter_batches(batch_size=ROWS, columns=[IMAGE]):
-            for value in batch.column(0).to_pylist():
-                content, name = _parts(value)
-                if content is None:
-                    yield row, name
-                row += 1
+        yield from ((row, name) for row, (content, name) in enumerate(_images(file)) if content is None)
 
 
-def _parts(value: Any) -> tuple[bytes | None, str | None]:
-    """The bytes and the path of an image."""
-    if isinstance(value, dict):
-        return value.get("bytes"), value.get("path")
-    return (value, None) if isinstance(value, bytes) else (None, value)
+def _images(file: pyarrow.parquet.ParquetFile) -> Iterator[tuple[bytes | None, str | None]]:
+    """Bytes and path of each image."""
+    for batch in file.iter_batches(batch_size=ROWS, columns=[IMAGE]):
+        for value in batch.column(0).to_pylist():
+            if isinstance(value, dict):
+                yield value.get("bytes"), value.get("path")
+            else:
+                yield (value, None) if isinstance(value, bytes) else (None, value)
 
 
-def _all_are_bytes(file: pyarrow.parquet.ParquetFile) -> bool:
-    """Whether the footer says that no image lacks its bytes."""
-    kind = file.schema_arrow.field(IMAGE).type
-    leaf = IMAGE if _is_bytes(kind) else f"{IMAGE}.bytes"
+@functools.lru_cache(maxsize=256)  # every cell of a matrix asks; `state` changes when the file does
+def _all_are_bytes(path: Path, *state: int) -> bool:
+    """Whether no image lacks its bytes. A file without a column of images has none that does."""
+    import pyarrow.parquet as parquet
+
+    with parquet.ParquetFile(path) as file:
+        if IMAGE not in file.schema_arrow.names or holds(path):
+            return True
+        leaf = IMAGE if _is_bytes(file.schema_arrow.field(IMAGE).type) else f"{IMAGE}.bytes"
+        return _no_nulls(file, leaf) or all(content is not None for content, _ in _images(file))
+
+
+def _no_nulls(file: pyarrow.parquet.ParquetFile, leaf: str) -> bool:
+    """Whether the footer says that a leaf column has no null."""
     footer, seen = file.metadata, False
     for group in range(footer.num_row_groups):
         for place in range(footer.num_columns):

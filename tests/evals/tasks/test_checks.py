@@ -219,6 +219,13 @@ def test_a_column_of_another_kind_is_no_column_of_images(tmp_path: Path) -> None
     assert "all 2 rows: no image" in problem
 
 
+def test_images_are_found_without_the_footers_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, good = pyarrow.parquet.write_table, PICTURES[0]
+    monkeypatch.setattr(pyarrow.parquet, "write_table", lambda *a, **k: write(*a, write_statistics=False, **k))
+    assert image_problems([good] * 3, tmp_path) == []
+    assert "row 1 (from 0), column 'image': no image" in image_problems([good, None, good], tmp_path)[0]
+
+
 def test_the_digest_follows_image_files_that_the_table_names(tmp_path: Path) -> None:
     (tmp_path / "pope").mkdir()
     image, spec = tmp_path / "pope/a.png", TaskSpec("pope", str(tmp_path))
