@@ -6,12 +6,14 @@ from pathlib import Path
 
 from evals.analysis import figures
 from evals.analysis.document import AnalysisDocument, LayerPart, SearchEntry, at, explained
+from evals.report.embedded import policy
 from evals.report.page import ASSETS
 from evals.report.provenance import facts
 from evals.report.tables import Entry, Sheet
 from evals.report.text import plain_table
 from evals.report.units import MISSING
 from hidrop.atomic_file import write_atomically
+from hidrop.visible import visible_values
 
 COLUMNS = {
     "visual": "intra_visual",
@@ -78,6 +80,8 @@ def write(document: AnalysisDocument, folder: Path) -> Path:
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     headers, rows = layers_table(document)
     path = folder / "report.html"
+    style = (ASSETS / "page.css").read_text(encoding="utf-8")
+    document = visible_values(document)
     html = environment.get_template("analysis.html.jinja").render(
         document=document,
         explained=explained(document),
@@ -85,7 +89,8 @@ def write(document: AnalysisDocument, folder: Path) -> Path:
         rows=rows,
         figures=[(name, figures.TITLES[name], figure_style.svg(figure)) for name, figure in figures.drawn(document)],
         notes=[*NOTES, ("Hardware", facts(document["hardware"]))],
-        style=(ASSETS / "page.css").read_text(encoding="utf-8"),
+        policy=policy(style=style),
+        style=style,
     )
     write_atomically(path, html)
     return path

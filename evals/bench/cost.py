@@ -67,7 +67,7 @@ def read(path: Path) -> Speed:
     first = min((row["batch"] for row in rows), default=0)
     reached = {row["method"]: row["of_physical_limit"] for row in rows if row["batch"] == first}
     if "vanilla" not in reached:
-        raise UserError(f"--cost {path}: the file has no timing of vanilla. {BENCH.remedy}")
+        raise UserError(f"--cost {path}: the file has no timing of vanilla. {BENCH.remedy(str(path))}")
     name = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"
     return Speed(f"{name}, {document['dtype']}", Ceilings(**document["ceilings"]), reached)
 

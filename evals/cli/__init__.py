@@ -13,6 +13,7 @@ import sys
 from evals.cli.exit_codes import DONE, INTERRUPTED, USER
 from evals.matrix import packages
 from hidrop.errors import UserError
+from hidrop.visible import visible, visible_json
 
 # Options that belong to no command. Any other option in the first place belongs to `run`.
 OWN_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `run.py plan paper | head`: nobody reads what Python would flush at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:  # a folder in the place of a file, a full disk, a path without permission
+        return stopped(str(error) if error.filename is None else f"{error.filename}: {error.strerror}", USER, given)
 
 
 def with_command(argv: list[str]) -> list[str]:
@@ -50,7 +53,8 @@ def with_command(argv: list[str]) -> list[str]:
 
 def stopped(message: str, code: int, argv: list[str]) -> int:
     """Print why a command ended early, to stderr and with --json as a document on stdout. Returns the exit code."""
-    print(message, file=sys.stderr)
+    print(visible(message), file=sys.stderr)
     if "--json" in argv:
-        print(json.dumps({"error": message, "problems": message.splitlines()}, ensure_ascii=False), flush=True)
+        document = {"error": message, "problems": message.splitlines()}
+        print(visible_json(json.dumps(document, ensure_ascii=False)), flush=True)
     return code

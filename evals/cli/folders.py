@@ -45,7 +45,7 @@ def report(options: ReportOptions) -> int:
     with locked(out):
         document = read_document(options.folder)
         if problem := contradiction_with(options.folder, document):
-            raise UserError(f"{options.folder / DOCUMENT}: {problem}. {RESULTS.remedy}")
+            raise UserError(f"{options.folder / DOCUMENT}: {problem}. {RESULTS.remedy(str(options.folder / DOCUMENT))}")
         paths = []
         if not options.tables:  # the page first: it can refuse
             samples = page.SAMPLES if options.samples is None else options.samples

@@ -17,6 +17,7 @@ import typer
 from hidrop.errors import UserError
 from hidrop.numerics import ATTENTIONS
 from hidrop.program import program
+from hidrop.visible import visible, visible_json
 
 if TYPE_CHECKING:
     from hidrop.geometry import Geometry
@@ -68,16 +69,16 @@ class Options:
 
     def say(self, text: str) -> None:
         """Print a result or progress."""
-        print(text, file=self.stream, flush=True)
+        print(visible(text), file=self.stream, flush=True)
 
     def problem(self, text: str) -> None:
         """Print what is wrong: a result of commands that look for problems, and an error even with --quiet."""
-        print(text, file=sys.stderr if self.quiet else self.stream, flush=True)
+        print(visible(text), file=sys.stderr if self.quiet else self.stream, flush=True)
 
     def loading(self, text: str) -> None:
         """Say what happens before the libraries are imported, which takes seconds. Stdout stays for results."""
         if not self.quiet:
-            print(f"{text} ...", file=sys.stderr, flush=True)
+            print(f"{visible(text)} ...", file=sys.stderr, flush=True)
 
     def show_log(self) -> None:
         """Print the log of a training, which is its progress, to stderr."""
@@ -87,7 +88,7 @@ class Options:
     def document(self, document: Mapping[str, Any]) -> None:
         """With --json, end stdout with the document. Each command calls this once."""
         if self.json:
-            print(json.dumps(document, ensure_ascii=False), flush=True)
+            print(visible_json(json.dumps(document, ensure_ascii=False)), flush=True)
 
 
 def written(*paths: Path) -> str:

@@ -13,6 +13,7 @@ from evals.cli.exit_codes import DONE, SOME_FAILED, USER
 from evals.cli.options import BUNDLED, Options, Workers, argument, command_line, flag, option, written
 from hidrop.errors import UserError
 from hidrop.program import program
+from hidrop.visible import visible
 
 if TYPE_CHECKING:
     from evals.run.matrix_run import RunOptions
@@ -111,9 +112,9 @@ def run_matrix(options: MatrixOptions, *, retry: bool = False) -> int:
     for failure in document["failed"]:
         where = "/".join(part for part in (failure["model"], failure["label"], failure["task"]) if part)
         trace = f" (traceback: {failure['traceback']})" if Path(failure["traceback"]).is_file() else ""
-        print(f"failed: {where}: {failure['error']}{trace}", file=sys.stderr)
+        print(visible(f"failed: {where}: {failure['error']}{trace}"), file=sys.stderr)
     if finished.unwritten:
-        print(f"failed: the tables: {finished.unwritten}", file=sys.stderr)
+        print(visible(f"failed: the tables: {finished.unwritten}"), file=sys.stderr)
     else:
         options.say(written(*finished.written))
     options.document(document)

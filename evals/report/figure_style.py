@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.report.embedded import inert
 from hidrop.atomic_file import make_folder, replacing
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def svg(figure: Figure) -> str:
     """A figure as an <svg> element for an HTML page."""
     text = io.StringIO()
     figure.savefig(text, format="svg", bbox_inches="tight", metadata=METADATA["svg"])
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    return inert(text.getvalue()[text.getvalue().index("<svg") :])
 
 
 def panels_of(count: int, *, share_y: bool = False, height: float = 2.8) -> tuple[Figure, list[Axes]]:

@@ -19,6 +19,7 @@ from evals.report.figure_style import COLOURS, MARKERS, legend, panels_of, paret
 from evals.report.rows import TableRow, number, tasks_of
 from evals.report.sections import VANILLA, Board, boards
 from evals.store.result_document import ResultDocument
+from hidrop.visible import visible_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +37,7 @@ def write(document: ResultDocument, folder: Path) -> list[Path]:
 
 def drawn(document: ResultDocument) -> Iterator[tuple[str, Figure]]:
     """(name, figure) pairs, one at a time: each figure is cleared before the next is drawn."""
+    document = visible_values(document)
     found = boards(document)
     with styled():
         for place, board in enumerate(found, start=1):

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from evals.report.text import markdown
 from evals.store.lock import locked
 from evals.store.result_document import ResultDocument
 from hidrop.atomic_file import write_atomically
+from hidrop.visible import visible_json, visible_values
+
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?%?")
 
 
 def write(document: ResultDocument, out: Path) -> list[Path]:
@@ -35,7 +40,7 @@ def write(document: ResultDocument, out: Path) -> list[Path]:
 
 def json_text(document: Mapping[str, Any], indent: int | None = 1) -> str:
     """The document as strict JSON, with null for NaN and infinities. Ends with a newline."""
-    return json.dumps(finite(document), indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
+    return visible_json(json.dumps(finite(document), indent=indent, allow_nan=False, ensure_ascii=False)) + "\n"
 
 
 def finite(value: Any) -> Any:
@@ -51,12 +56,19 @@ def finite(value: Any) -> Any:
 
 def csv_text(document: ResultDocument) -> str:
     """One line per model, method, budget and seed, in operations, bytes and milliseconds. Missing values are empty."""
-    rows = rows_of(document)
+    rows = rows_of(document := visible_values(document))
     fields: dict[str, Callable[[TableRow], CsvValue]] = {}
     for column in columns_of(rows, tasks_of(document)):
         fields |= column.fields
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(fields), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: value(row) for name, value in fields.items()} for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, fields))
+    writer.writerows([csv_cell(value(row)) for value in fields.values()] for row in rows)
     return text.getvalue()
+
+
+def csv_cell(value: CsvValue) -> CsvValue:
+    """A cell that no spreadsheet takes for a formula: a quote goes before a text that could be one. Numbers stay."""
+    if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value

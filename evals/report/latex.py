@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from evals.report.caption import caption
 from evals.report.tables import Entry, Sheet, main_sheets
 from evals.store.result_document import ResultDocument
+from hidrop.visible import visible_values
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
@@ -16,6 +17,7 @@ SPECIAL = {
 
 def latex(document: ResultDocument) -> str:
     """All main tables, for \\input in a paper that loads the package booktabs."""
+    document = visible_values(document)
     notes = dict(caption(document))
     head = [f"% hidrop: {document['matrix']}, {document['date']}", "% needs \\usepackage{booktabs}"]
     head += [f"% {topic}: {notes[topic]}" for topic in notes]

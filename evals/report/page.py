@@ -14,15 +14,19 @@ from typing import Any
 
 from evals.report.caption import caption
 from evals.report.columns import task_name
+from evals.report.embedded import policy
 from evals.report.files import finite
 from evals.report.page_samples import KINDS, PageSamples, page_samples
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.report.tables import main_sheets
 from evals.report.text import sheets_of
+from evals.store.json_files import check_depth
 from evals.store.result_document import ResultDocument, cell_key
 from hidrop.atomic_file import write_atomically
 from hidrop.errors import UserError
+from hidrop.regular_files import Unreadable, read_text
+from hidrop.visible import visible, visible_values
 
 NAME = "report.html"
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
@@ -63,7 +67,9 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out:
 
     from evals.report import figure_style, figures
 
-    document, mains = finite(document), main_sheets(document)
+    document = visible_values(finite(document))
+    mains = main_sheets(document)
+    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     found = page_samples(document, folder, samples=samples, room=IMAGE_BYTES)
     if not found.tasks and samples:
         earlier = (shown_before(document, place / NAME) for place in (out or folder, folder))
@@ -77,10 +83,11 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out:
         sections=list(dict.fromkeys(title for sheet in mains for title, _ in sheet.sections)),
         keys=_keys(document),
         figures=drawn,
-        notes=[*caption(document), *(("Not shown", note) for note in found.notes)],
-        style=(ASSETS / "page.css").read_text(encoding="utf-8"),
-        script=(ASSETS / "page.js").read_text(encoding="utf-8"),
-        data=_script_safe({**_facts(document), **asdict(found)}),
+        notes=[*caption(document), *(("Not shown", visible(note)) for note in found.notes)],
+        policy=policy(style=style, script=script),
+        style=style,
+        script=script,
+        data=_script_safe(visible_values({**_facts(document), **asdict(found)})),
         tasks={task: task_name(task) for task in found.tasks},
         kinds=KINDS,
     )
@@ -89,12 +96,12 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out:
 def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
     """The samples of an existing page of the same cells; None if there is no such page."""
     try:
-        data = _data_in(path.read_text(encoding="utf-8") if path.is_file() else "")
+        data = _data_in(read_text(path))
         ids = {cell_key(cell): cell["id"] for cell in document["cells"]}
         if not data["tasks"] or any(ids[key] != identity["id"] for key, identity in data["identities"].items()):
             return None
         return PageSamples(**{field.name: data[field.name] for field in fields(PageSamples)})
-    except (ValueError, KeyError, TypeError):  # a page written by another version
+    except (Unreadable, ValueError, KeyError, TypeError):  # there is none yet, or one that another version wrote
         return None
 
 
@@ -121,6 +128,7 @@ def _data_in(page: str) -> Any:
     """The data of a page. Raises ValueError if there is none."""
     if not (found := DATA.search(page)):
         raise ValueError("not a page of a report")
+    check_depth(found[1])
     return json.loads(found[1])
 
 

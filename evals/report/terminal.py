@@ -9,6 +9,7 @@ from evals.report.caption import caption
 from evals.report.tables import Entry, Sheet
 from evals.report.text import Kind, layout, plain_table, sheets_of
 from evals.store.result_document import ResultDocument
+from hidrop.visible import visible_values
 
 STYLES: dict[Kind, str] = {"title": "bold", "header": "bold underline", "section": "italic cyan", "row": ""}
 
@@ -21,7 +22,7 @@ class Leaderboard:
     """
 
     def __init__(self, document: ResultDocument) -> None:
-        self.document = document
+        self.document = visible_values(document)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         sheets = sheets_of(self.document)

@@ -11,6 +11,7 @@ from evals.report.differences import difference_sheet, flip_sheet
 from evals.report.published import published_sheet
 from evals.report.tables import Entry, Sheet, batch_sheet, main_sheets
 from evals.store.result_document import ResultDocument
+from hidrop.visible import visible_values
 
 Kind = Literal["title", "header", "section", "row"]
 
@@ -28,6 +29,7 @@ def sheets_of(document: ResultDocument, *, split: bool = False) -> list[Sheet]:
 
 def markdown(document: ResultDocument) -> str:
     """The document as GitHub markdown. Its tables can be pasted into a README."""
+    document = visible_values(document)
     blocks = [f"# Results: {escape(document['matrix'])}"]
     for sheet in sheets_of(document):
         blocks.append(markdown_table(sheet) if not sheet.title else f"## {sheet.title}\n\n{markdown_table(sheet)}")
@@ -49,6 +51,7 @@ def markdown_table(sheet: Sheet) -> str:
 
 def plain_text(document: ResultDocument) -> str:
     """The document as aligned text without markup."""
+    document = visible_values(document)
     blocks = [f"Results: {document['matrix']}"]
     blocks += [plain_table(sheet) for sheet in sheets_of(document)]
     blocks.append("\n".join(f"{topic}: {text}." for topic, text in caption(document)))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from evals.matrix.schema import Cell
 from evals.store.cell_files import slug
+from evals.store.run_command import run_command
 from hidrop.errors import CannotWrite, UserError, in_a_line, real_cause
-from hidrop.program import program
 
 
 @dataclass(frozen=True)
@@ -47,5 +47,5 @@ def failed_before(cells: list[Cell], out: Path) -> list[Cell]:
         if failure_file(out, cell.key).exists() or failure_file(out, f"{cell.model}/profile").exists()
     ]
     if not found:
-        raise UserError(f"{out}: nothing failed in the last run. `{program()} --matrix` runs what is missing")
+        raise UserError(f"{out}: nothing failed in the last run. `{run_command(out)}` runs what is missing")
     return found

@@ -13,6 +13,7 @@ from rich.live import Live
 
 from evals.run.live_view import LiveView
 from evals.store.result_document import CellEntry
+from hidrop.visible import visible
 
 
 class Progress(AbstractContextManager["Progress"]):
@@ -83,4 +84,4 @@ class Progress(AbstractContextManager["Progress"]):
             self._print(text)
 
     def _print(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(visible(text), style=style, markup=False, highlight=False, soft_wrap=True)

@@ -24,6 +24,7 @@ from evals.store.sealed_lines import SCHEMA, Content, Line, canonical, content_o
 from evals.store.timings_document import TIMINGS
 from hidrop.atomic_file import write_atomically
 from hidrop.errors import UserError
+from hidrop.regular_files import Unreadable, read_bytes
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,11 @@ class Finding:
 
     def repair(self) -> None:
         """Set the damaged file aside and, if something can be kept, write a good one in its place."""
-        write_atomically(unused(self.path.with_name(self.path.name + ".damaged")), self.path.read_bytes())
-        if self.kept is None:
-            self.path.unlink()
+        aside = unused(self.path.with_name(self.path.name + ".damaged"))
+        if self.kept is None:  # whatever it is: it may be a folder or a pipe
+            self.path.rename(aside)
         else:
+            write_atomically(aside, self.path.read_bytes())
             write_atomically(self.path, self.kept)
 
     def text(self) -> str:
@@ -68,12 +70,15 @@ def _document(kind: FileKind[Any], path: Path, bad: set[Path]) -> Finding | None
         document = kind.read(path)
         problem = contradiction_with(path.parent, document, bad) if kind is RESULTS else None
     except UserError as error:
-        problem = str(error).removeprefix(f"{path}: ").removesuffix(f". {kind.remedy}")
+        problem = str(error).removeprefix(f"{path}: ").removesuffix(f". {kind.remedy(str(path))}")
     return Finding(path, problem, "nothing that the next run does not make again", None) if problem else None
 
 
 def _journal(path: Path) -> Finding | None:
-    data = path.read_bytes()
+    try:
+        data = read_bytes(path)
+    except Unreadable as reason:
+        return Finding(path, f"cannot be read: {reason}", "all of it", None)
     content = content_of(data)
     if content.problem:
         content = recovered(data) or content

@@ -51,7 +51,7 @@ def samples_of(folder: Path, cell: CellEntry) -> list[ScoredAnswer] | None:
     if lines is None or lines.result is None:
         return None
     if problem := _difference(cell, lines.result):
-        raise UserError(f"{folder / DOCUMENT}: {problem} ({lines.path}). {RESULTS.remedy}")
+        raise UserError(f"{folder / DOCUMENT}: {problem} ({lines.path}). {RESULTS.remedy(str(folder / DOCUMENT))}")
     answers, scores = lines.answers, {record["doc_id"]: record for record in lines.scores}
     merged = [{**answers[doc_id], **scores[doc_id]} for doc_id in sorted(scores) if doc_id in answers]
     return cast("list[ScoredAnswer]", merged)

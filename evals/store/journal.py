@@ -38,14 +38,17 @@ from evals.store.sealed_lines import (
 from hidrop.atomic_file import sync_folder, write_atomically
 from hidrop.errors import CannotWrite, UserError
 from hidrop.program import program
+from hidrop.regular_files import Unreadable, opened, read_bytes
 
 
 def header_of(path: Path) -> CellHeader:
     """The first line of a journal. Raises UserError if it is damaged, or the file is not a journal."""
-    with path.open("rb") as file:
-        first = file.readline()
     try:
+        with opened(path) as file:
+            first = file.readline()
         return sealed_lines.header_of(first.removesuffix(b"\n"))
+    except Unreadable as reason:
+        raise UserError(f"{path}: cannot be read: {reason}. Move it away") from None
     except ValueError:
         raise UserError(f"{path}: not a run's journal, or its first line is damaged") from None
 
@@ -65,8 +68,11 @@ class Lines:
         self.records: list[SampleRecord] = []
         self._file: Any = None
         self._good_bytes, self._link = 0, ""
-        if path.exists():
-            self._take(content_of(path.read_bytes()))
+        if os.path.lexists(path):
+            try:
+                self._take(content_of(read_bytes(path)))
+            except Unreadable as reason:
+                raise UserError(f"{path}: cannot be read: {reason}. Move it away") from None
 
     @property
     def answers(self) -> dict[int, AnswerRecord]:
@@ -273,9 +279,9 @@ class Journal:
 
 
 def unused(path: Path) -> Path:
-    """The path itself, or with the first number that makes it the name of no file."""
+    """The path itself, or with the first number that makes it the name of nothing that is there."""
     number, found = 1, path
-    while found.exists():
+    while os.path.lexists(found):
         number += 1
         found = path.with_name(f"{path.name}-{number}")
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +19,17 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from evals.store.run_command import folder_of, run_command
 from hidrop.errors import UserError
 from hidrop.program import program
+from hidrop.regular_files import Unreadable, read_text
 from hidrop.strict_yaml import dotted, shown
 
 Content = TypeVar("Content")
+MOST_BYTES = 1 << 28
+MOST_DEPTH = 64
+LONGEST_NUMBER = 40  # digits
+BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')  # a text as a whole, so that its brackets do not count
 MOST_PROBLEMS = 3  # named in a message; a file with one odd cell mostly has many
 
 
@@ -32,7 +39,7 @@ class FileKind(Generic[Content]):
 
     name: what messages call it, with its article. content: the TypedDict of what it holds.
     schema: the number that is written today; oldest: the smallest number that is still read.
-    command, then: the command that writes such a file, and what else to know about it, for `remedy`.
+    command: the command that writes such a file; None for a run of a matrix. then: what else to know about it.
     complete: adds, in place, the fields that earlier files with a readable number lack.
     """
 
@@ -40,37 +47,36 @@ class FileKind(Generic[Content]):
     content: type[Content]
     schema: int
     oldest: int
-    command: str
+    command: str | None
     then: str = ""
     complete: Callable[[dict[str, Any]], None] | None = None
 
-    @property
-    def remedy(self) -> str:
+    def remedy(self, place: str) -> str:
         """What a user can do about a file that cannot be read."""
-        return f"`{program()} {self.command}` writes {'it; ' + self.then if self.then else 'one'}"
+        command = f"{program()} {self.command}" if self.command else run_command(folder_of(place))
+        return f"`{command}` writes {'it; ' + self.then if self.then else 'one'}"
 
     def read(self, path: Path) -> Content:
         """The content of a file. Raises UserError, with the file, the field and the way out."""
         try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}. {self.remedy}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: not JSON: not UTF-8 text. {self.remedy}") from None
+            text = read_text(path, MOST_BYTES)
+        except Unreadable as reason:
+            raise UserError(f"{path}: cannot be read: {reason}. {self.remedy(str(path))}") from None
         return self.parsed(text, str(path))
 
     def parsed(self, text: str, place: str) -> Content:
         """The content of a file's text. Raises UserError like `read`; `place` names the file in its message."""
         try:
-            data = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+            check_depth(text)
+            data = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{place}: not JSON: {error}. {self.remedy}") from None
+            raise UserError(f"{place}: not JSON: {error}. {self.remedy(place)}") from None
         return self.checked(data, place)
 
     def checked(self, data: Any, place: str) -> Content:
         """`data` itself, if it is of this kind, with what an earlier version left out. Raises UserError like `read`."""
         if not isinstance(data, dict) or type(data.get("schema")) is not int:
-            raise UserError(f"{place}: not {self.name}: it has no schema number. {self.remedy}")
+            raise UserError(f"{place}: not {self.name}: it has no schema number. {self.remedy(place)}")
         if data["schema"] > self.schema:
             raise UserError(
                 f"{place}: {self.name} of a newer version (schema {data['schema']}, this version reads up to "
@@ -79,14 +85,14 @@ class FileKind(Generic[Content]):
         if data["schema"] < self.oldest:
             raise UserError(
                 f"{place}: {self.name} of an older version (schema {data['schema']}, this version reads from "
-                f"{self.oldest} on). {self.remedy}"
+                f"{self.oldest} on). {self.remedy(place)}"
             )
         try:
             if self.complete:
                 self.complete(data)
             self._adapter.validate_python(data, strict=True)
         except ValidationError as error:
-            raise UserError(f"{place}: not {self.name}: {problems(error)}. {self.remedy}") from None
+            raise UserError(f"{place}: not {self.name}: {problems(error)}. {self.remedy(place)}") from None
         return data  # type: ignore[return-value]  # the adapter has just checked it
 
     @cached_property
@@ -115,6 +121,22 @@ def problems(error: ValidationError) -> str:
         lines.append(f"{place} is missing" if item["type"] == "missing" else f"{place}: {message}")
     more = len(lines) - MOST_PROBLEMS
     return "; ".join(lines[:MOST_PROBLEMS]) + (f"; and {more} more problems" if more > 0 else "")
+
+
+def check_depth(text: str) -> None:
+    """Raises ValueError for JSON with more than MOST_DEPTH brackets in each other: Python's readers are recursive."""
+    depth = 0
+    for found in BRACKETS.finditer(text):
+        depth += found[0] in "[{"
+        depth -= found[0] in "]}"
+        if depth > MOST_DEPTH:
+            raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
+
+
+def _whole(text: str) -> int:
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
 
 
 def _no_number(text: str) -> NoReturn:

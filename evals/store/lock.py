@@ -14,11 +14,13 @@ from pathlib import Path
 
 from hidrop.atomic_file import STALE
 from hidrop.errors import CannotWrite, UserError
+from hidrop.regular_files import Unreadable, read_text
 
 NAME = ".lock"
 # What file systems answer that have no locks (some NFS, FUSE and object stores).
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 PAUSE = 0.05  # seconds between two tries
+LONGEST = 1 << 16  # bytes of the owner's name
 
 # The folders that this process has locked, with the thread that did it: a nested block does not lock again.
 _held: dict[tuple[int, int], int] = {}
@@ -59,8 +61,8 @@ def locked(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
 def holder(folder: Path) -> str | None:
     """Who holds the folder's lock, as its file says; None for nobody."""
     try:
-        return (folder / NAME).read_text(encoding="utf-8").strip() or None
-    except (OSError, UnicodeDecodeError):
+        return read_text(folder / NAME, LONGEST).strip() or None
+    except Unreadable:
         return None
 
 

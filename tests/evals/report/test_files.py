@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from evals import report
-from evals.report.files import json_text
+from evals.report.files import csv_cell, csv_text, json_text
 from hidrop.errors import UserError
+from hidrop.visible import UNSEEN
 
 
 def test_four_files_are_written_into_a_new_folder(document: dict[str, Any], tmp_path: Path) -> None:
@@ -80,3 +83,61 @@ def test_a_folder_that_cannot_be_made_is_the_users_error(document: dict[str, Any
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written .Not a directory.*--out"):
         report.write(document, tmp_path / "file" / "sub")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "=1+1",
+        "+x",
+        "-x",
+        "@SUM(A1)",
+        "  =1",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "\uff1d1",
+        '=HYPERLINK("http://x","y")',
+        "=cmd|' /C'!A0",
+    ],
+)
+def test_no_cell_of_the_csv_file_is_a_formula(name: str, document: dict[str, Any]) -> None:
+    for cell in document["cells"]:
+        cell["label"] = cell["group"] = f"{name} {cell['label']}"
+        cell["model"], cell["task"] = name + cell["model"], name + cell["task"]
+    lines = list(csv.reader(csv_text(document).splitlines()))
+    texts = [cell for line in lines for cell in line]
+    assert any(cell.startswith(("'", "\\x0d")) for cell in texts)
+    for cell in texts:
+        assert cell.lstrip()[:1] not in tuple("=+-@\uff1d") or float(cell) == float(cell), cell
+
+
+def test_numbers_stay_numbers_in_the_csv_file() -> None:
+    for value in (-1.5, 3, None, "-1.5", "+2", "-1e-5", "11%", "-.5", "failed", "fastv-25%"):
+        assert csv_cell(value) == value
+    assert [csv_cell(text) for text in ("-", "-x", "-1-1", "+1+cmd", "=1")] == ["'-", "'-x", "'-1-1", "'+1+cmd", "'=1"]
+
+
+def test_nothing_in_a_name_acts_on_what_shows_it(document: dict[str, Any], tmp_path: Path) -> None:
+    evil = "\x1b[31m\x9b2J\u202egnp.\x00\u2028|`<b>**$\\input{x}%&\x85\r\n\\end{table}"
+    document["matrix"] = evil
+    for cell in document["cells"]:
+        cell["label"] = cell["group"] = evil + cell["label"]
+    document["failed"][0]["error"] = document["command"] = evil
+    document["hardware"]["cpu"] = evil
+    report.write(document, tmp_path)
+    shown = io.StringIO()
+    report.show(document, shown)
+    console = io.StringIO()
+    Console(file=console, width=200).print(report.render_table(document))
+    written = {path.suffix: path.read_bytes().decode() for path in sorted(tmp_path.iterdir())}
+    for kind, text in {**written, "plain": shown.getvalue(), "terminal": console.getvalue()}.items():
+        assert not UNSEEN.search(text), kind
+    assert json.loads(written[".json"])["matrix"] == evil
+    body = [line for line in written[".tex"].splitlines() if not line.startswith("%")]
+    assert not any("\\input" in line or "\\end{table}\\" in line for line in body)
+    assert "\n".join(body).count("\\end{table}") == "\n".join(body).count("\\begin{table}") == 2
+    tables = [line for line in written[".md"].splitlines() if line.startswith("|")]
+    assert "<b>" not in written[".md"].replace("\\<b>", "") and len(tables) > 4
+    width = {line.replace("\\|", "").count("|") for line in tables[: 2 + len(document["cells"]) // 2]}
+    assert len(width) == 1, "a name adds no column"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -18,6 +20,7 @@ from evals.report.page_samples import chosen, kind_of
 from evals.store.folders import read_document, samples_of
 from evals.store.kept_tokens import pack, unpack
 from hidrop.errors import UserError
+from hidrop.visible import UNSEEN
 
 
 def data_of(text: str) -> dict[str, Any]:
@@ -180,3 +183,51 @@ def test_kept_tokens_come_back_from_a_journal(drawn: tuple[int, set[int]]) -> No
     assert unpack(pack(sorted(kept), count), count) == sorted(kept)
     with pytest.raises(ValueError, match="bits"):
         unpack(pack(sorted(kept), count), count + 8)
+
+
+def policy_of(text: str) -> dict[str, list[str]]:
+    found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert found
+    return {name: values for name, *values in (part.split() for part in found[1].split(";"))}
+
+
+def test_the_policy_names_the_pages_own_script_and_style_and_nothing_else(little: Path) -> None:
+    text = page.html(read_document(little), little)
+    policy = policy_of(text)
+    assert "unsafe" not in str(policy) and policy["default-src"] == ["'none'"]
+    for kind, element in (("script-src", r"<script>(.*?)</script>"), ("style-src", r"<style>(.*?)</style>")):
+        own = re.findall(element, text, re.DOTALL)
+        hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in own]
+        assert len(own) == 1 and policy[kind] == hashes
+    # Nothing that the policy would not apply: no style of an element, no other sheet, no handler.
+    assert not re.search(r"<[^>]*\s(style|on\w+)=", text.replace(data_text(text), ""))
+    assert text.count("<style") == 1 and text.count("<script") == 2
+
+
+def data_text(text: str) -> str:
+    found = page.DATA.search(text)
+    assert found
+    return found[1]
+
+
+def test_no_text_of_a_run_acts_on_the_page(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evals.report import page_samples
+
+    evil = "\x1b[31m\u202e\x00\u2028"
+
+    def answer(row: Any, kind: str) -> dict[str, Any]:
+        return {"text": evil, "score": 0, "kind": kind, "side": None, "kept": None}
+
+    monkeypatch.setattr(page_samples, "_answer", answer)
+    document = read_document(little)
+    document["matrix"] = document["command"] = evil
+    text = page.html(document, little)
+    assert not UNSEEN.search(text) and r"\\x1b[31m\\u202e" in text
+
+
+def test_an_existing_page_of_any_kind_is_replaced(little: Path, tmp_path: Path) -> None:
+    document, path = read_document(little), tmp_path / page.NAME
+    for content in (b"\xff", b'<script type="application/json" id="data">' + b"[" * 90_000 + b"</script>", b""):
+        path.write_bytes(content)
+        page.write(document, tmp_path)
+        assert path.read_text().startswith("<!doctype html>")

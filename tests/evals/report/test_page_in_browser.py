@@ -208,3 +208,28 @@ def test_without_scripts_tables_and_figures_are_there(browser: Any, url: str) ->
         assert texts(browser, "figcaption")
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_the_policy_stops_what_is_not_the_pages_own(chromium: Any, url: str, tmp_path: Path) -> None:
+    """A page into which somebody wrote a script, a handler and a style of theirs: none acts, and the page works."""
+    text = Path(url.removeprefix("file://")).read_text(encoding="utf-8")
+    added = "<script>document.title = 'ran'</script><img src='x' onerror=\"document.title = 'ran'\">"
+    added += "<style>h1 { display: none }</style><p id='styled' style='display: none'>there</p>"
+    changed = tmp_path / "changed.html"
+    changed.write_text(text.replace("<header>", f"{added}<header>"), encoding="utf-8")
+    chromium.get(changed.as_uri())
+    assert chromium.title != "ran"
+    assert texts(chromium, "h1") and texts(chromium, "#styled") == ["there"]
+    assert len(texts(chromium, ".main tbody tr:not(.section)")) == 5
+    chromium.get_log("browser")  # what was refused
+
+
+def test_drawings_keep_their_colours_and_lines(browser: Any, url: str) -> None:
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('.drawing svg *')].map(e => { const s = getComputedStyle(e);"
+        " return [e.getAttribute('fill'), s.fill, e.getAttribute('stroke-linecap'), s.strokeLinecap] })"
+    )
+    filled = [(asked, got) for asked, got, _, _ in drawn if asked and asked.startswith("#")]
+    assert filled and all(got.startswith("rgb(") for _, got in filled)
+    assert all(got == asked for _, _, asked, got in drawn if asked)
+    assert {got for _, _, asked, got in drawn if not asked} >= {"butt"}

@@ -113,7 +113,7 @@ def test_another_text_is_refused(text: str, message: str, tmp_path: Path) -> Non
 
 def test_a_file_that_cannot_be_read_as_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UserError, match=r"a\.json: not JSON: not UTF-8 text"):
+    with pytest.raises(UserError, match=r"a\.json: cannot be read: not UTF-8 text"):
         RESULTS.read(tmp_path / "a.json")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         RESULTS.read(tmp_path)

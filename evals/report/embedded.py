@@ -1,0 +1,46 @@
+"""What a page embeds, and the policy that lets a browser run and apply exactly that.
+
+The policy names the page's own script and styles by their hash. Whatever else gets into the page, as a name, an answer
+or a question of a data set, is not run and not applied, even if it were taken for markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+
+STYLED = re.compile(r'\sstyle="([^"]*)"')
+# matplotlib's own sheet, which would apply to the whole page. `inert` states it for the drawing.
+SHEET = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
+
+
+def policy(*, style: str, script: str | None = None) -> str:
+    """The Content-Security-Policy of a page with these texts in its style and script elements.
+
+    `script` None: the page has no script. The element with the page's data is not run, so it needs no entry.
+    """
+    parts = ["default-src 'none'", "base-uri 'none'", "form-action 'none'", "img-src data:"]
+    parts.append(f"style-src '{_hash(style)}'")
+    if script is not None:
+        parts.append(f"script-src '{_hash(script)}'")
+    return "; ".join(parts)
+
+
+def _hash(text: str) -> str:
+    # A browser reads CR LF as LF before it computes the hash.
+    digest = hashlib.sha256(text.replace("\r\n", "\n").encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def inert(svg: str) -> str:
+    """A drawing of matplotlib without styles, which the policy would not apply: each becomes an attribute."""
+    svg = SHEET.sub("", svg)
+    svg = svg.replace("<svg ", '<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)
+    return STYLED.sub(lambda found: "".join(_attributes(found[1])), svg)
+
+
+def _attributes(style: str) -> list[str]:
+    """ "fill: #fff; stroke: none" as attributes."""
+    pairs = (part.split(":", 1) for part in style.split(";") if ":" in part)
+    return [f' {name.strip()}="{value.strip()}"' for name, value in pairs]

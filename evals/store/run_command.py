@@ -1,0 +1,32 @@
+"""The command that runs the matrix of a results folder, for hints in errors."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from hidrop.program import program
+
+# The files of bundled matrices. Their names are the names of their folders in results/.
+BUNDLED = Path(__file__).parents[1] / "matrix" / "bundled"
+
+
+def run_command(folder: Path) -> str:
+    """`run.py run mini` for results/mini. MATRIX stands for a file whose name the folder does not tell."""
+    own = folder / "matrix.yaml"  # the commands ablate and analyze leave theirs
+    if own.is_file():
+        matrix = str(own)
+    elif (BUNDLED / f"{folder.name}.yaml").is_file():
+        matrix = folder.name
+    else:
+        matrix = "MATRIX"
+    out = [] if folder == Path("results") / matrix else ["--out", str(folder)]
+    return shlex.join([*program().split(), "run", matrix, *out])
+
+
+def folder_of(file: str) -> Path:
+    """The results folder of results/mini/leaderboard.json, of results/mini/profiles/a.json and of REV:results/mini."""
+    path = Path(file if Path(file).exists() else file.rsplit(":", 1)[-1])
+    if path.suffix == ".json":
+        path = path.parent
+    return path.parent if path.name == "profiles" else path
