@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class AnalyzeOptions(Options):
     attention: Kernel = "sdpa"
     device: Device = "auto"
     workers: Annotated[int, option("--workers", "N", "Threads that load and prepare images.", min=0)] = 1
-    out: Annotated[Path | None, option("--out", "DIR", "Default: results/analysis/<model>.")] = None
+    out: Annotated[Path | None, option("--out", "DIR", "Default: runs/analysis/<model>.")] = None
     inject: Annotated[int | None, option("--inject", "LAYER", "Injection layer.", min=1, panel=SCHEDULE)] = None
     exit: Annotated[int | None, option("--exit", "LAYER", "Exit layer.", min=1, panel=SCHEDULE)] = None
     filters: Annotated[str | None, option("--filters", "A,B", "Layers of the filters.", panel=SCHEDULE)] = None
@@ -98,13 +99,13 @@ def analyze(options: AnalyzeOptions) -> int:
     from hidrop.provenance import provenance
 
     name = model_name(options.model)
-    out = options.out or Path("results") / "analysis" / name
+    out = options.out or Path("runs") / "analysis" / name
     device = pick_device(options.device)
     dtype = options.dtype or ("float32" if device == "cpu" else "auto")
     matrix = matrix_of(options, name, dtype)
     rows, problems = check(matrix, matrix.cells(), device=device, out=out)
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError("\n".join(map(as_option, problems)))
     geometry = next(iter(rows.values())).plan.geometry
     budget, fixed = average_tokens(options.budget, geometry), fixed_of(options, geometry)
     probes = probes_of(options, geometry)
@@ -220,9 +221,25 @@ def matrix_of(options: AnalyzeOptions, name: str, dtype: str) -> Matrix:
     except ValidationError as error:
         problems += strict_yaml.problems(error, Matrix)
     if problems:
-        raise UserError("\n".join(f"analyze: {line}" for line in problems))
+        raise UserError("\n".join(as_option(f"analyze: {line}") for line in problems))
     matrix._file = "analyze"
     return matrix
+
+
+def as_option(problem: str) -> str:
+    """A problem of the matrix that `matrix_of` made, with the option that it comes from instead of its place there."""
+    places = {
+        r"tasks\.[^:]*?\.data": "--data",
+        r"tasks\.([^:.]+)": r"--task \1",
+        r"(models\.[^:]*?(\.source)?|name)": "--model",
+        r"(dtype|attention|device|protocol)": r"--\1",
+        r"batch_size": "--batch",
+    }
+    for place, name in places.items():
+        changed, found = re.subn(rf"^analyze: {place}: ", f"{name}: ", problem)
+        if found:
+            return changed
+    return problem
 
 
 def probes_of(options: AnalyzeOptions, geometry: Geometry) -> ProbeSettings:

@@ -66,6 +66,10 @@ def parse(argv: list[str]) -> Ready:
     command = build()
     try:
         found = command.main(argv, prog_name=name, standalone_mode=False)
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # Typer's own answer to `--help | head` is to exit with 1
+            raise error.__context__ from None
+        raise
     except typer.TyperException as error:
         known = argv[0] in command.commands
         place = f"{name} {argv[0]}" if known else name

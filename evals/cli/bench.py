@@ -76,6 +76,9 @@ def bench(options: BenchOptions) -> int:
     Prints the theoretical cost, then this machine's peak bandwidth and matmul rate, then timings. Methods,
     transformers' own forward and its decoder layers are interleaved in every round.
     """
+    check_methods(options.methods)
+    settings = settings_of(options)
+    sized(options.geometry, None if options.geometry is None else options.model)
     options.loading("bench: loading libraries")
     import torch
 
@@ -86,7 +89,6 @@ def bench(options: BenchOptions) -> int:
     from hidrop.models.loading import check_kernel
 
     check_writable(options.out)
-    settings = settings_of(options)
     device = pick_device(options.device)
     dtype = options.dtype or default_dtype(device)
     check_kernel(options.attention, device, dtype)
@@ -139,6 +141,7 @@ def bench_train(options: BenchTrainOptions) -> int:
 
     Also measures what the steps keep in memory, with and without gradient checkpointing.
     """
+    name, geometry = sized(options.geometry)
     options.loading("bench-train: loading libraries")
     import torch
 
@@ -150,7 +153,6 @@ def bench_train(options: BenchTrainOptions) -> int:
     check_writable(options.out)
     device = pick_device(options.device)
     dtype = options.dtype or default_dtype(device)
-    name, geometry = sized(options.geometry)
     batches = integers("--batch", options.batch, "1,4")
     texts = list(dict.fromkeys(lengths_of(options.text, batch, options.conversations) for batch in batches))
     hidrop = inference.methods(("hidrop",), 64, geometry)["hidrop"]
@@ -167,6 +169,16 @@ def bench_train(options: BenchTrainOptions) -> int:
     cuda = torch.device(device).type == "cuda"
     bars = [bar for steps in found for bar in training.bars(steps, cuda=cuda)] if options.bars else []
     return judged(options, bars, document)
+
+
+def check_methods(names: str | None) -> None:
+    """Raises UserError for an unknown method, before the libraries are loaded."""
+    from hidrop.reducer import METHODS
+
+    for name in map(str.strip, names.split(",")) if names is not None else ():
+        if name not in METHODS:
+            hint = did_you_mean(name, METHODS)
+            raise UserError(f"--methods: unknown method '{name}'.{hint} Known: {', '.join(METHODS)}")
 
 
 def judged(options: Options, bars: list[Any], document: Mapping[str, Any]) -> int:

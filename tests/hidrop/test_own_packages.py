@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,15 @@ def test_a_missing_one_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="package 'evals' is missing: it is installed with hidrop"):
         check_own_packages()
+
+
+def test_the_plug_in_of_lmms_eval_names_it(tmp_path: Path) -> None:
+    entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["lmms_eval.models"][
+        "hidrop"
+    ]
+    module, _, function = entry.partition(":")
+    start = f"from {module} import {function} as manifests"
+    done = run(start, "manifests()", path=foreign("evals", tmp_path))
+    assert "UserError: package 'evals'" in done.stderr and "belongs to another project" in done.stderr
+    done = run(start, "print([one.model_id for one in manifests()])", path=ROOT)
+    assert done.stdout.strip() == "['hidrop']"

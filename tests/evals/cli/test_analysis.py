@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from evals.cli import main
 from evals.cli.analysis import AnalyzeOptions, fixed_of, model_name, probes_of, telling
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
@@ -79,3 +81,35 @@ def test_progress_counts_samples_of_an_earlier_run_apart() -> None:
     tell("gqa", 3)
     assert said[0] == "gqa: 4 samples of an earlier run"
     assert said[1].startswith("gqa: 7 of 10, ")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["--model", "mini:vanilla", "--task", "gqaa"], "--task gqaa: unknown task. Did you mean 'gqa'?"),
+        (["--model", "mini:vanila"], "--model: model 'mini:vanila': unknown. Did you mean 'mini:vanilla'?"),
+        (["--model", "nowhere"], "--model: model 'nowhere': no such folder"),
+        (["--model", "my model"], "--model: "),
+        (["--model", "mini:vanilla", "--device", "gpu"], "--device: "),
+        (["--model", "mini:vanilla", "--data", ""], "--data: "),
+    ],
+)
+def test_a_problem_names_the_option_and_not_a_place_in_a_matrix(
+    line: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyze", *line, "--quiet"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(message) and "analyze:" not in told
+
+
+def test_an_analysis_does_not_write_over_a_committed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --out it goes to runs/, which git ignores."""
+    asked = {}
+
+    def check(*_: object, out: Path, **__: object) -> None:
+        asked["out"] = out
+        raise UserError("enough")
+
+    monkeypatch.setattr("evals.matrix.validate.check", check)
+    assert main(["analyze", "--model", "mini:vanilla", "--quiet"]) == 2
+    assert asked["out"] == Path("runs/analysis/mini-vanilla")

@@ -39,3 +39,27 @@ def test_numbers_of_the_command_line_become_settings() -> None:
 
 def test_the_default_type_follows_the_device() -> None:
     assert (default_dtype("cpu"), default_dtype("cuda:1")) == ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["bench", "--methods", "nonsense"], "--methods: unknown method 'nonsense'. Known: vanilla,"),
+        (["bench", "--methods", "fastv,pdropp"], "--methods: unknown method 'pdropp'. Did you mean 'pdrop'?"),
+        (["bench", "--geometry", "nonsense"], "--geometry nonsense: unknown."),
+        (["bench", "--batch", "two"], "--batch takes whole numbers"),
+        (["bench-train", "--geometry", "nonsense"], "--geometry nonsense: unknown."),
+    ],
+)
+def test_a_word_that_bench_does_not_know_is_refused_before_libraries_are_loaded(
+    line: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evals.cli import main
+    from evals.cli.options import Options
+
+    def loading(self: Options, text: str) -> None:
+        raise AssertionError("libraries are loaded")
+
+    monkeypatch.setattr(Options, "loading", loading)
+    assert main(line) == 2
+    assert capsys.readouterr().err.startswith(message)

@@ -113,3 +113,15 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     process.stdout.close()
     told = process.stderr.read()
     assert process.wait(60) == DONE and "Error" not in told and "Exception" not in told
+
+
+@pytest.mark.parametrize("line", [["--help"], ["run", "--help"], ["--version"], ["nonsense"], ["ls", "results"]])
+def test_no_command_complains_about_a_reader_that_stops(line: list[str]) -> None:
+    """As in `run.py --help | head -1`."""
+    command = [sys.executable, "run.py", *line]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait(60) == (USER if line == ["nonsense"] else DONE)
+    assert "Error" not in told and "Exception" not in told
