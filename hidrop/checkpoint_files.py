@@ -20,7 +20,7 @@ from hidrop.regular_files import Unreadable, read_text
 AGAIN = "Copy or download the checkpoint again"
 # Bytes of a file. The largest tokenizers in use have 35 MB, and indices 10 MB; everything else has some kilobytes.
 MOST_BYTES, MOST_BYTES_OF_LISTS = 4 << 20, 128 << 20
-LISTS = ("tokenizer.json", "vocab.json", "added_tokens.json", ".index.json")
+LISTS = ("tokenizer.json", "vocab.json", "added_tokens.json", ".index.json", "trainer_state.json")
 # Objects and lists in each other. What transformers writes has up to seven.
 MOST_DEPTH = 32
 LONGEST_REASON = 400  # characters of another library's message
@@ -40,22 +40,22 @@ OBJECTS = (
 TEXTS = ("chat_template.jinja",)
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file of a checkpoint.
+def read_object(file: Path, way: str = AGAIN) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint. `way`: the way out that messages name.
 
     Raises UserError, naming the file, for anything else: another kind of file or value, a size or depth beyond all
     use, numbers and texts that are none (NaN, 1e999, half a surrogate pair). FileNotFoundError if there is no file.
     """
     try:
-        value = json.loads(_text(file), parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(_text(file, way), parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{file}: not JSON: {reason(error)}. {AGAIN}") from None
+        raise UserError(f"{file}: not JSON: {reason(error)}. {way}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{file}: holds {kind(value)} instead of an object of fields. {AGAIN}")
+        raise UserError(f"{file}: holds {kind(value)} instead of an object of fields. {way}")
     if problem := _odd(value):
-        raise UserError(f"{file}: {problem}. {AGAIN}")
+        raise UserError(f"{file}: {problem}. {way}")
     return value
 
 
@@ -66,7 +66,7 @@ def check_folder(folder: Path) -> None:
             read_object(folder / name)
     for name in TEXTS:
         with contextlib.suppress(FileNotFoundError):
-            _text(folder / name)
+            _text(folder / name, AGAIN)
 
 
 @contextlib.contextmanager
@@ -101,13 +101,13 @@ def kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _text(file: Path) -> str:
+def _text(file: Path, way: str) -> str:
     if not file.exists():
         raise FileNotFoundError(file)
     try:
         return read_text(file, MOST_BYTES_OF_LISTS if file.name.endswith(LISTS) else MOST_BYTES)
     except Unreadable as error:
-        raise UserError(f"{file}: cannot be read: {error}. {AGAIN}") from None
+        raise UserError(f"{file}: cannot be read: {error}. {way}") from None
 
 
 def _odd(value: dict[str, Any]) -> str | None:

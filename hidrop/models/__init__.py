@@ -4,9 +4,10 @@
 """
 
 from hidrop.models.answer_ends import answer_ends
+from hidrop.models.checking import check
 from hidrop.models.convert import convert
 from hidrop.models.digest import digest
-from hidrop.models.loading import Loaded, Peeked, check, checkpoint_files, load, peek
+from hidrop.models.loading import Loaded, Peeked, checkpoint_files, load, peek
 from hidrop.models.saving import save
 
 __all__ = [

@@ -10,7 +10,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hidrop.backbones import Backbone
 from hidrop.checkpoint_files import AGAIN, in_words, read_object
 from hidrop.errors import UserError
 from hidrop.models.incomplete import listed
@@ -24,20 +23,21 @@ if TYPE_CHECKING:
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names
 
 
-def check_weights(folder: Path, family: type[Backbone], config: Any) -> None:
-    """Compare the weight files in `folder` with a config of transformers.
+def check_weights(folder: Path, model_class: str, config: Any, *, part: bool = False) -> None:
+    """Compare the weight files in `folder` with a config and a class of transformers.
 
-    Raises UserError for a broken file, an index that differs from its shards, weights that are not floating-point
-    numbers, and tensors that are missing, extra or of another shape.
+    part: the files may hold more than this model, as a whole CLIP's do. Raises UserError for a broken file, an index
+    that differs from its shards, weights that are not floating-point numbers, and tensors that are missing, extra or
+    of another shape.
     """
     import transformers
 
     tensors = headers(folder)
-    layers = config.text_config.num_hidden_layers
+    layers = getattr(config, "text_config", config).num_hidden_layers
     if layers > len(tensors):  # before so many are built
         raise UserError(f"{folder}: config.json has {layers} layers, but the weight files hold {len(tensors)} tensors")
     with quiet(), in_words(f"{folder}/config.json: transformers cannot build this model"):
-        _, info = getattr(transformers, family.model_class).from_pretrained(
+        _, info = getattr(transformers, model_class).from_pretrained(
             None,
             config=config,
             state_dict=tensors,
@@ -47,7 +47,7 @@ def check_weights(folder: Path, family: type[Backbone], config: Any) -> None:
         )
     # transformers only warns about these, and fills what is missing with random numbers.
     wrong = [f"{name} is {tuple(found)}, not {tuple(want)}" for name, found, want in info["mismatched_keys"]]
-    extra = [name for name in info["unexpected_keys"] if not name.endswith(BUFFERS)]
+    extra = [name for name in info["unexpected_keys"] if not part and not name.endswith(BUFFERS)]
     kinds = {"missing tensors": info["missing_keys"], "extra tensors": extra, "wrong shapes": wrong}
     if problems := [f"{kind}: {listed(names)}" for kind, names in kinds.items() if names]:
         raise UserError(f"{folder}: {'; '.join(problems)}. The weights do not belong to this config.json")

@@ -12,15 +12,15 @@ from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError, did_you_mean
 from hidrop.geometry import Geometry
 from hidrop.models.answer_ends import answer_ends
+from hidrop.models.checking import trained_with, whole
 from hidrop.models.digest import digest
-from hidrop.models.headers import check_weights
 from hidrop.models.original import is_original
 from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config, settings_files, weight_files
 from hidrop.numerics import ATTENTIONS, DEVICE_MAPS, DTYPES, QUANTIZATIONS
 from hidrop.pretrained import pretrained
 from hidrop.program import program
-from hidrop.reducer import Reducer, build_entry
+from hidrop.reducer import Reducer
 
 if TYPE_CHECKING:
     from hidrop.runtime.feature_cache import FeatureCache
@@ -109,12 +109,13 @@ def load(
             backbone, processor, reducer = backbone_of(model), read.processor, read.reducer
         else:
             family = family_of(raw, f"{path}/config.json")
-            tokenizer, image_processor, processor = _checked(path, raw, family)
+            parts = whole(path, raw, family)
+            tokenizer, image_processor, processor = parts.tokenizer, parts.image_processor, parts.processor
             placed = device_map if device_map and device == "cuda" else {"": device}
             model = _weights(path, family, dtype, attention, quantization, placed)
             backbone = backbone_of(model)
             files = weight_files(path)
-            reducer = _trained_with(raw, path, backbone.geometry)
+            reducer = trained_with(raw, path, backbone.geometry)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
@@ -134,23 +135,6 @@ def load(
         ends=answer_ends(path),
         features=FeatureCache(),
     )
-
-
-def check(source: str | Path) -> None:
-    """Raise what `load` would raise for a checkpoint on this machine, without reading or making any weight.
-
-    It reads all small files and the headers of all weight files, and tries tokenizer and image processor on an image.
-    """
-    path = find(source)
-    raw = read_config(path)
-    answer_ends(path)
-    with quiet():
-        if is_original(raw):
-            from hidrop.models.original import tensors
-
-            tensors.check(path, raw)
-        else:
-            _checked(path, raw, family_of(raw, f"{path}/config.json"))
 
 
 def tensor_files(source: str | Path) -> tuple[Path, ...]:
@@ -197,7 +181,7 @@ def peek(source: str | Path, *, allow_download: bool = False) -> Peeked:
         return Peeked(described.geometry, described.reducer, architecture)
     family = family_of(raw, f"{path}/config.json")
     geometry = family.geometry_of(family.read_config(path))
-    return Peeked(geometry, _trained_with(raw, path, geometry), architecture)
+    return Peeked(geometry, trained_with(raw, path, geometry), architecture)
 
 
 def check_kernel(
@@ -245,20 +229,6 @@ def check_kernel(
         raise UserError("attention: flash_attention_2 has no float32 kernel. Use sdpa, or dtype float16 or bfloat16")
 
 
-def _checked(path: Path, raw: dict[str, Any], family: type[Backbone]) -> tuple[Any, Any, Any]:
-    """Tokenizer, image processor and processor of a checkpoint in transformers' layout that is whole."""
-    from transformers import GenerationConfig
-
-    config = family.read_config(path)
-    _trained_with(raw, path, family.geometry_of(config))
-    check_weights(path, family, config)
-    processing = family.read_processing(path, config)
-    if (path / "generation_config.json").is_file():
-        with in_words(f"{path}/generation_config.json: transformers cannot read it"):
-            pretrained(GenerationConfig, path)
-    return processing
-
-
 def _weights(
     path: Path,
     family: type[Backbone],
@@ -294,18 +264,3 @@ def _bits(quantization: str, dtype: str, family: type[Backbone]) -> Any:
         bnb_4bit_compute_dtype="float16" if dtype == "auto" else dtype,
         llm_int8_skip_modules=whole,
     )
-
-
-def _trained_with(raw: dict[str, Any], path: Path, geometry: Geometry) -> Reducer | None:
-    """The method under config key "hidrop": {"name": ..., its fields}."""
-    entry = raw.get("hidrop")
-    if entry is None:
-        return None
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise UserError(f'{path}/config.json: hidrop: expected {{"name": <method>, <its fields>}}, found {entry!r}')
-    try:
-        reducer = build_entry(entry)
-        reducer.plan(geometry)
-    except ValueError as error:
-        raise UserError(f"{path}/config.json: hidrop: {error}") from None
-    return reducer

@@ -42,6 +42,9 @@ def save(
     # transformers translates the names in memory into the published ones here, so never write raw safetensors.
     with quiet():
         model.save_pretrained(path, state_dict=cast)
+    if (path / "model.safetensors").is_file():
+        # Of an earlier checkpoint in shards: it would be read instead.
+        (path / "model.safetensors.index.json").unlink(missing_ok=True)
 
     # On a copy: saving must not change the model that training goes on with.
     config = copy.deepcopy(model.config)

@@ -93,3 +93,22 @@ def test_a_folder_on_which_writing_fails_is_told(tmp_path, monkeypatch):
 def test_auto_takes_cuda_where_there_is_one(monkeypatch, asked, cuda, device):
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     assert validate.pick_device(asked) == device
+
+
+def test_a_checkpoint_that_would_not_load_is_told_without_loading_it(check, tmp_path):
+    import shutil
+
+    from hidrop.models.sources import MINI
+
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(MINI / "vanilla", folder)
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    _, problems = check(source=str(folder))
+    place = f"own.yaml: models.a.source: {file}: cannot be read ("
+    assert [line for line in problems if "models.a.source" in line and line.startswith(place)]
+    shutil.copy(MINI / "vanilla" / "model.safetensors", file)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    _, problems = check(source=str(folder))
+    assert any("tokenizer or image processor cannot be loaded" in line for line in problems)

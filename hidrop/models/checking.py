@@ -1,0 +1,77 @@
+"""Whether a checkpoint is whole: everything that `load` would refuse, found without reading or making any weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hidrop.backbones import Backbone, family_of
+from hidrop.checkpoint_files import in_words
+from hidrop.errors import UserError
+from hidrop.geometry import Geometry
+from hidrop.models.answer_ends import answer_ends
+from hidrop.models.headers import check_weights
+from hidrop.models.original import is_original
+from hidrop.models.saving import quiet
+from hidrop.models.sources import find, read_config
+from hidrop.pretrained import pretrained
+from hidrop.reducer import Reducer, build_entry
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a whole checkpoint has besides weights. `backbone` has a config and no model (see `Backbone.of_config`)."""
+
+    backbone: Backbone
+    tokenizer: Any
+    image_processor: Any
+    processor: Any
+
+
+def check(source: str | Path) -> Whole:
+    """Raise what `load` would raise for a checkpoint on this machine.
+
+    It reads all small files and the headers of all weight files, and tries tokenizer and image processor on an image.
+    """
+    path = find(source)
+    raw = read_config(path)
+    answer_ends(path)
+    with quiet():
+        if not is_original(raw):
+            return whole(path, raw, family_of(raw, f"{path}/config.json"))
+        from hidrop.backbones.llava import Llava
+        from hidrop.models.original import tensors
+
+        found = tensors.check(path, raw)
+        backbone = Llava.of_config(found.described.config)
+        return Whole(backbone, found.tokenizer, found.image_processor, found.processor)
+
+
+def whole(path: Path, raw: dict[str, Any], family: type[Backbone]) -> Whole:
+    """A checkpoint in transformers' layout, with its config.json (`raw`). Raises UserError like `check`."""
+    from transformers import GenerationConfig
+
+    config = family.read_config(path)
+    trained_with(raw, path, family.geometry_of(config))
+    check_weights(path, family.model_class, config)
+    tokenizer, image_processor, processor = family.read_processing(path, config)
+    if (path / "generation_config.json").is_file():
+        with in_words(f"{path}/generation_config.json: transformers cannot read it"):
+            pretrained(GenerationConfig, path)
+    return Whole(family.of_config(config), tokenizer, image_processor, processor)
+
+
+def trained_with(raw: dict[str, Any], path: Path, geometry: Geometry) -> Reducer | None:
+    """The method under config key "hidrop": {"name": ..., its fields}."""
+    entry = raw.get("hidrop")
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise UserError(f'{path}/config.json: hidrop: expected {{"name": <method>, <its fields>}}, found {entry!r}')
+    try:
+        reducer = build_entry(entry)
+        reducer.plan(geometry)
+    except ValueError as error:
+        raise UserError(f"{path}/config.json: hidrop: {error}") from None
+    return reducer
