@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from hidrop.errors import UserError
+from hidrop.patience import VARIABLE, patience
 from hidrop.program import torchrun
 
 # The environment variables that a launcher sets.
 RANK, COUNT, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
-# The launcher handles a process that died, so waiting has (almost) no limit.
-PATIENCE = datetime.timedelta(days=7)
+# The launcher handles a process that died. For one that hangs, the others wait at most so many minutes, unless
+# HIDROP_PATIENCE says otherwise. The longest honest wait is for the first process, which takes a model's timings.
+PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Processes:
         """Join the process group that the launcher's environment variables describe.
 
         Removes the variables, because lmms-eval and accelerate would distribute the samples by them a second time.
-        Raises UserError for invalid variables.
+        Raises UserError for invalid variables, and if the others do not come within the patience.
         """
         if int(os.environ.get(COUNT, "1")) < 2:
             return cls()
@@ -49,7 +52,9 @@ class Processes:
             ) from None
         import torch.distributed as dist
 
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        time = patience(PATIENCE)
+        with found._waiting(time):
+            dist.init_process_group("gloo", timeout=time)
         for name in (RANK, COUNT, LOCAL_RANK, "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
         return found
@@ -76,21 +81,40 @@ class Processes:
         return number % self.count == self.rank
 
     def wait(self) -> None:
-        """Wait until all processes have called this."""
+        """Wait until all processes have called this. Raises UserError if that takes longer than the patience."""
         if self.count > 1:
             import torch.distributed as dist
 
-            dist.barrier()
+            time = patience(PATIENCE)
+            with self._waiting(time):
+                dist.monitored_barrier(timeout=time, wait_all_ranks=True)
 
     def gather(self, thing: Any) -> list[Any]:
-        """The `thing` of every process, in the order of their ranks. Waits for all."""
+        """The `thing` of every process, in the order of their ranks. Waits for all; raises UserError like `wait`."""
         if self.count == 1:
             return [thing]
         import torch.distributed as dist
 
+        self.wait()  # which knows who is missing
         things: list[Any] = [None] * self.count
-        dist.all_gather_object(things, thing)
+        with self._waiting(patience(PATIENCE)):
+            dist.all_gather_object(things, thing)
         return things
+
+    @contextmanager
+    def _waiting(self, time: datetime.timedelta) -> Iterator[None]:
+        """Turn the errors of a wait that was in vain into words."""
+        try:
+            yield
+        except RuntimeError as error:  # gloo's and the store's own types are its subclasses
+            missing = re.search(r"[Rr]anks? ([\d, ]+) failed to (?:pass|reach|join)", str(error))
+            who = f"process {missing[1].strip()}" if missing else "the other processes"
+            minutes = f"{time.total_seconds() / 60:g} minutes"
+            raise UserError(
+                f"process {self.rank} of {self.count} waited {minutes} in vain for {who}: it "
+                f"hangs, has died or cannot be reached. Nothing that was answered is lost; the same command goes on. "
+                f"{VARIABLE}=<minutes> in the environment waits longer"
+            ) from error
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
