@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,12 @@ FOLDERS = tuple(Path(__file__).parent / place / "recipes" for place in ("trainin
 
 @dataclass(frozen=True)
 class Checked:
-    """What is wrong with a recipe on this machine, and otherwise what it does."""
+    """What is wrong with a recipe on this machine, what it would go on with, and what it does."""
 
     name: str
     problems: list[str]
     summary: str
+    notes: list[str] = field(default_factory=list)
 
 
 def bundled() -> dict[str, Path]:
@@ -80,14 +81,22 @@ def train(recipe: str, *, out: Path | None = None, resume: bool = False, work: P
     return loop.train(plan, out=out, resume=resume, work=work)
 
 
-def check(recipe: str) -> Checked:
-    """All that keeps a recipe from being trained on this machine. Raises UserError for a file that is not a recipe."""
+def check(recipe: str, *, out: Path | None = None, work: Path | None = None) -> Checked:
+    """All that keeps `train` with these arguments from ending in a checkpoint on this machine.
+
+    Raises UserError for a file that is not a recipe.
+    """
     from hidrop.training.recipe import LlavaRecipe
 
     plan = load_recipe(recipe)
     if isinstance(plan, LlavaRecipe):
         from hidrop.training import validate
 
-        return Checked(plan.name, validate.problems(plan), validate.summary(plan))
+        found = validate.findings(plan, out=out, work=work)
+        return Checked(plan.name, found.problems, validate.summary(plan), found.notes)
+    from hidrop.mini.training import loop
+
     steps = sum(lesson.steps for lesson in plan.lessons)
-    return Checked(plan.name, [], f"{len(plan.lessons)} lessons, {steps} steps, on data that it draws itself")
+    text = f"{len(plan.lessons)} lessons, {steps} steps, on data that it draws itself"
+    problems, notes = loop.findings(plan, out=out, work=work)
+    return Checked(plan.name, problems, text, notes)

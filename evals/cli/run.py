@@ -179,8 +179,10 @@ def validate(options: MatrixOptions) -> int:
 def validate_recipe(options: MatrixOptions) -> int:
     from hidrop.recipes import check
 
-    found = check(options.name)
-    document = {"recipe": found.name, "problems": found.problems}
+    found = check(options.name, out=options.out)
+    for note in found.notes:
+        options.say(note)
+    document = {"recipe": found.name, "problems": found.problems, "notes": found.notes}
     return told(options, found.problems, f"{found.name}: ok, {found.summary}", document)
 
 

@@ -16,6 +16,7 @@ from hidrop.models.incomplete import listed
 from hidrop.models.saving import quiet
 from hidrop.models.sources import read_index, weight_files
 from hidrop.models.weight_files import BUFFERS, open_tensors
+from hidrop.pretrained import pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,8 @@ def check_weights(folder: Path, model_class: str, config: Any, *, part: bool = F
     if layers > len(tensors):  # before so many are built
         raise UserError(f"{folder}: config.json has {layers} layers, but the weight files hold {len(tensors)} tensors")
     with quiet(), in_words(f"{folder}/config.json: transformers cannot build this model"):
-        _, info = getattr(transformers, model_class).from_pretrained(
+        _, info = pretrained(
+            getattr(transformers, model_class),
             None,
             config=config,
             state_dict=tensors,

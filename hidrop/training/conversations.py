@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,19 +28,20 @@ class Turns:
 class Conversations:
     """The usable samples of a file, in one block of bytes that worker processes share, instead of a million objects.
 
-    `skipped` counts the other samples by their problem. `lengths`: words of each sample, negative without an image.
+    `skipped`: the numbers of the other records of the file, from 1, by their problem. `lengths`: words of each sample,
+    negative without an image.
     Raises UserError for a file that is not a list of conversations, or has no usable one.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.skipped: Counter[str] = Counter()
+        self.skipped: dict[str, list[int]] = {}
         blocks, lengths = [], []
-        for record in _records(path):
+        for number, record in enumerate(_records(path), 1):
             try:
                 turns = turns_of(record)
             except ValueError as error:
-                self.skipped[str(error)] += 1
+                self.skipped.setdefault(str(error), []).append(number)
                 continue
             blocks.append(json.dumps([turns.images, turns.pairs], ensure_ascii=False).encode())
             words = sum(len(text.split()) for pair in turns.pairs for text in pair)
@@ -60,9 +60,13 @@ class Conversations:
         images, pairs = json.loads(self._bytes[start : self._ends[index]].tobytes())
         return Turns(tuple(images), tuple((question, answer) for question, answer in pairs))
 
+    def __iter__(self) -> Iterator[Turns]:
+        return (self[index] for index in range(len(self)))
+
     def problems(self) -> str:
-        """What was skipped and why, in words."""
-        return ", ".join(f"{count} x {reason}" for reason, count in self.skipped.most_common())
+        """What was skipped and why, in words, with the number of the first record of each kind."""
+        kinds = sorted(self.skipped.items(), key=lambda kind: -len(kind[1]))
+        return ", ".join(f"{len(numbers)} x {reason} (first: record {numbers[0]})" for reason, numbers in kinds)
 
 
 def _records(path: Path) -> Iterator[Any]:
@@ -70,7 +74,7 @@ def _records(path: Path) -> Iterator[Any]:
         records = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(records, list):
         raise UserError(f"{path}: not a list of conversations, as LLaVA's JSON files are")
@@ -99,6 +103,12 @@ def turns_of(record: Any) -> Turns:
         raise ValueError(f"another number of {PLACEHOLDER} than of images")
     if any(PLACEHOLDER in answer for _, answer in pairs):
         raise ValueError(f"{PLACEHOLDER} in an answer")
+    try:
+        "".join([*images, *(text for pair in pairs for text in pair)]).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair, a character that was cut in two") from None
+    if any("\0" in path for path in images):
+        raise ValueError("an image that is no path")
     return Turns(images, pairs)
 
 

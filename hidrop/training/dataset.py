@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from hidrop.backbones import Backbone
 from hidrop.errors import UserError, in_a_line
 from hidrop.images import open_image, read_inside
 from hidrop.prompts import pad_to_square
 from hidrop.training.batch import batch_of
 from hidrop.training.conversations import Conversations, Prompt, encode
+from hidrop.training.recipe import LlavaRecipe
 
 Example = dict[str, Any]
 # Abort after this many consecutive unreadable samples.
@@ -58,23 +61,21 @@ class Samples(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         lengths = self.conversations.lengths
         reason = ""
-        for step in range(len(self)):
-            other = (index + step) % len(self)
-            if (lengths[other] > 0) != (lengths[index] > 0):
-                continue
+        others = ((index + step) % len(self) for step in range(len(self)))
+        alike = (other for other in others if (lengths[other] > 0) == (lengths[index] > 0))
+        for other in itertools.islice(alike, PATIENCE + 1):
             try:
-                return self._read(other)
+                return self.read(other)
             except (UserError, MemoryError):
                 raise
             except Exception as error:  # an image, or a prompt that is too long
                 reason = reason or f"sample {other}: {in_a_line(error)}"
                 with self._replaced.get_lock():
                     self._replaced.value += 1
-            if step >= PATIENCE:
-                break
         raise UserError(f"{self.conversations.path}: no usable sample from {index} on. First problem: {reason}")
 
-    def _read(self, index: int) -> Example:
+    def read(self, index: int) -> Example:
+        """This very sample. Raises whatever a broken image makes PIL raise, and ValueError for one that is cut off."""
         turns = self.conversations[index]
         images = [self._image(path) for path in turns.images]
         counts = [self.image_tokens] * len(images)
@@ -86,6 +87,23 @@ class Samples(Dataset[Example]):
         if self.shape == "pad":
             image = pad_to_square(image, self._fill)
         return self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def samples_of(
+    recipe: LlavaRecipe, conversations: Conversations, backbone: Backbone, tokenizer: Any, image_processor: Any
+) -> Samples:
+    """The samples of a recipe for a model."""
+    return Samples(
+        conversations,
+        recipe.data.images,
+        tokenizer,
+        image_processor,
+        backbone.placeholder_id,
+        backbone.pixel_tokens,
+        recipe.prompt,
+        recipe.image,
+        recipe.max_length,
+    )
 
 
 class Collator:

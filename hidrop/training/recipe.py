@@ -7,13 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from hidrop.numerics import Attention
 from hidrop.reducer import build_entry
 from hidrop.strict_yaml import FileName, StrictModel
 
 CONFIGS = Path(__file__).parent / "configs"
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Parts(StrictModel):
@@ -59,23 +61,23 @@ class LlavaRecipe(StrictModel):
     lora: Lora | None = None
     batch: Count
     per_device: Count
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[float, Field(gt=0, le=10_000)] = 1.0
     max_steps: Count | None = None  # stop after this many steps, for a trial
-    lr: Annotated[float, Field(gt=0)]
+    lr: Finite
     warmup: Share = 0.03
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     max_length: Count = 2048
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     gradient_checkpointing: bool = True
-    attention: str = "sdpa"
+    attention: Attention = "sdpa"
     grouped: bool = False  # batches of one modality, sorted by length
     sharding: Literal["zero3", "fsdp"] | None = None
-    workers: Annotated[int, Field(ge=0)] = 4
+    workers: Annotated[int, Field(ge=0, le=256)] = 4
     save_steps: Count = 500
     keep_checkpoints: Count = 2
     log_steps: Count = 1
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
     @model_validator(mode="after")
     def _fits(self) -> LlavaRecipe:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,21 @@ from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hidrop.backbones import backbone_of
+from hidrop.checkpoint_files import reason
 from hidrop.errors import UserError
+from hidrop.patience import VARIABLE, patience
 from hidrop.pretrained import pretrained
 from hidrop.program import torchrun
 from hidrop.reducer import build_entry
+from hidrop.training.checkpoints import going_on, step, to_continue, write_record
 from hidrop.training.conversations import Conversations
-from hidrop.training.dataset import Collator, Order, Samples
+from hidrop.training.dataset import Collator, Order, samples_of
 from hidrop.training.recipe import CONFIGS, LlavaRecipe, Parts
 from hidrop.training.student import Student, student
 
 log = logging.getLogger("hidrop.training")
-RECORD = "recipe.json"
-# Fields that change no weight: a resumed training may have other values.
-KNOBS = {"workers", "save_steps", "keep_checkpoints", "log_steps", "report_to"}
+# Minutes that a step may wait for another process, unless HIDROP_PATIENCE says otherwise.
+PATIENCE = 30.0
 
 
 class Reduced(Trainer):
@@ -49,15 +53,24 @@ class Reduced(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         return self._order
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with going_on(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with going_on(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # Files have the published names of the tensors, and the model has other names. The Trainer would load none of
         # them and only warn. Sharded weights and adapters are loaded in other ways.
         llava = self._learner.model
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self._learner.trained is not llava:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            saved = pretrained(type(llava), resume_from_checkpoint, dtype=llava.dtype)
-            llava.load_state_dict(saved.state_dict())
+        with going_on(resume_from_checkpoint):
+            if self.is_deepspeed_enabled or self.is_fsdp_enabled or self._learner.trained is not llava:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+            else:
+                saved = pretrained(type(llava), resume_from_checkpoint, dtype=llava.dtype)
+                llava.load_state_dict(saved.state_dict())
 
 
 def always_seeing(llava: Any) -> Callable[..., Any]:
@@ -90,6 +103,23 @@ class Say(TrainerCallback):
                 f"{name} {logs[name]:.4g}" for name in ("loss", "grad_norm", "learning_rate") if name in logs
             )
             log.info("step %d/%d  %s", state.global_step, state.max_steps, shown)
+
+
+@contextlib.contextmanager
+def in_time(trainer: Trainer) -> Iterator[None]:
+    """Turn the error of a step that waited in vain for another process into words."""
+    try:
+        yield
+    except RuntimeError as error:
+        if trainer.args.world_size < 2 or not re.search(
+            "timed out|connection (closed|reset)", str(error), re.IGNORECASE
+        ):
+            raise
+        raise UserError(
+            f"process {trainer.args.process_index} of {trainer.args.world_size} waited in vain for another one "
+            f"({reason(error)}). Start the same command with --resume. {VARIABLE}=<minutes> in the environment waits "
+            f"longer than {trainer.args.ddp_timeout / 60:g} minutes"
+        ) from error
 
 
 def accumulation_of(recipe: LlavaRecipe) -> int:
@@ -140,6 +170,7 @@ def arguments_of(recipe: LlavaRecipe, work: Path) -> TrainingArguments:
         disable_tqdm=True,
         seed=recipe.seed,
         use_cpu=not cuda,
+        ddp_timeout=max(1, round(patience(PATIENCE).total_seconds())),
         **sharding,
     )
 
@@ -148,13 +179,18 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
     """Train what the recipe says and write the checkpoint, with its method, to `out`; returns `out`.
 
     Checkpoints are saved in `work` (default runs/train/<name>). `resume` continues from the last one, on one process to
-    the same weights. Raises UserError for missing files, and if `work` holds a training and `resume` is not given, or
-    holds a training by another recipe.
+    the same weights; a newest state that is not whole is passed over. Raises UserError for missing files, and if `work`
+    holds a training and `resume` is not given, a training by another recipe, or broken states only.
     """
     work = work or Path("runs") / "train" / recipe.name
     out = out or work / "final"
-    last = _last(recipe, work, resume)
+    last = to_continue(recipe, work, resume=resume)
     accumulation_of(recipe)  # only for its errors, before anything is loaded
+    conversations = Conversations(recipe.data.conversations)
+    if problems := conversations.problems():
+        log.warning("%s: left out: %s", recipe.data.conversations, problems)
+    order = Order(conversations.lengths, recipe.batch, recipe.seed, grouped=recipe.grouped)
+    write_record(recipe, work)
     master = torch.bfloat16 if recipe.dtype == "bfloat16" and recipe.sharding == "zero3" else torch.float32
     # With ZeRO-3, once the arguments exist, a checkpoint's weights are sharded as they are read. A new model is
     # assembled from whole weights before that, and sharded when training begins.
@@ -166,21 +202,7 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
         reducer.plan(backbone.geometry)
     except ValueError as error:
         raise UserError(f"{recipe.name}: method: {error}") from None
-    conversations = Conversations(recipe.data.conversations)
-    if problems := conversations.problems():
-        log.warning("%s: left out: %s", recipe.data.conversations, problems)
-    samples = Samples(
-        conversations,
-        recipe.data.images,
-        learner.tokenizer,
-        learner.image_processor,
-        backbone.placeholder_id,
-        backbone.pixel_tokens,
-        recipe.prompt,
-        recipe.image,
-        recipe.max_length,
-    )
-    order = Order(conversations.lengths, recipe.batch, recipe.seed, grouped=recipe.grouped)
+    samples = samples_of(recipe, conversations, backbone, learner.tokenizer, learner.image_processor)
     from hidrop.runtime import reduce
     from hidrop.runtime.forward_patch import bound
 
@@ -195,8 +217,9 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
             data_collator=Collator(learner.tokenizer.pad_token_id),
             callbacks=[Say()],
         )
-        done = trainer.train(resume_from_checkpoint=str(last) if last else None)
-    facts = _session(trainer, int(last.name.rsplit("-", 1)[1]) if last else 0, done.metrics["train_runtime"], recipe)
+        with in_time(trainer):
+            done = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    facts = _session(trainer, step(last) if last else 0, done.metrics["train_runtime"], recipe)
     replaced = sum(gather_object([samples.replaced]))  # of all processes
     if replaced:
         log.warning("%d samples could not be used and were replaced by others", replaced)
@@ -223,32 +246,18 @@ def _session(trainer: Reduced, first: int, seconds: float, recipe: LlavaRecipe) 
     return facts
 
 
-def _last(recipe: LlavaRecipe, work: Path, resume: bool) -> Path | None:
-    """The checkpoint to resume from. Writes a record of the recipe, so that no other recipe resumes there."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    said = recipe.model_dump_json(indent=1, exclude=KNOBS)
-    record = work / RECORD
-    if record.exists() and record.read_text() != said and (resume or get_last_checkpoint(str(work))):
-        raise UserError(f"{work}: holds a training by another recipe (see {record}). Remove the folder, or rename one")
-    found = get_last_checkpoint(str(work)) if work.is_dir() else None
-    if found and not resume:
-        raise UserError(f"{work}: holds a training; go on with --resume, or remove the folder to start over")
-    work.mkdir(parents=True, exist_ok=True)
-    if os.environ.get("RANK", "0") == "0" and (not record.exists() or record.read_text() != said):
-        record.write_text(said)
-    return Path(found) if found else None
-
-
 def _export(
     recipe: LlavaRecipe, learner: Student, weights: dict[str, Any], reducer: Any, out: Path, facts: dict[str, Any]
 ) -> None:
-    from hidrop.models import save
+    from hidrop.models import check, save
 
     model = learner.model
     if recipe.lora:
         model, weights = learner.trained.merge_and_unload(), {}
     dtype = recipe.dtype
+    # By this, an evaluation shows images as training did.
+    model.config.image_aspect_ratio = recipe.image
     save(model, learner.tokenizer, learner.image_processor, out, reducer=reducer, dtype=dtype, weights=weights or None)
     record = {"recipe": json.loads(recipe.model_dump_json()), **facts}
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    check(out)

@@ -7,15 +7,12 @@ from typing import Any
 
 import torch
 
-from hidrop.backbones import backbone_of
+from hidrop.backbones import Backbone, backbone_of
+from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError
-from hidrop.models.sources import find
 from hidrop.pretrained import pretrained
-from hidrop.prompts import PLACEHOLDER
+from hidrop.training.new_model import NewModel, new_model
 from hidrop.training.recipe import LlavaRecipe, Lora, Parts
-
-# LLaVA-1.5 uses the features before the tower's last layer, without the class token.
-FEATURE_LAYER, FEATURE_STRATEGY = -2, "default"
 
 
 @dataclass(frozen=True)
@@ -32,62 +29,51 @@ def student(recipe: LlavaRecipe, dtype: torch.dtype) -> Student:
     """Load or assemble the recipe's model, and freeze what is not trained. Raises UserError."""
     torch.manual_seed(recipe.seed)  # for a new projector and LoRA's matrices
     if isinstance(recipe.model, Parts):
-        model, tokenizer, image_processor = put_together(recipe.model, dtype, recipe.attention)
+        new = new_model(recipe.model)
+        model = put_together(new, dtype, recipe.attention)
+        tokenizer, image_processor = new.tokenizer, new.image_processor
     else:
         from hidrop.models import load
 
         name = str(dtype).removeprefix("torch.")
         loaded = load(recipe.model, dtype=name, device="cpu", attention=recipe.attention)
         model, tokenizer, image_processor = loaded.model, loaded.tokenizer, loaded.image_processor
-        if loaded.geometry.anyres:
-            raise UserError(f"{recipe.model}: images in tiles (LLaVA-NeXT) are not trained here")
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError("training needs a fast tokenizer (tokenizer.json), which gives the characters of each token")
+    if problem := unfit(backbone_of(model), tokenizer):
+        raise UserError(f"{recipe.name}: model: {problem}")
     tokenizer.padding_side = "right"
     freeze(model, recipe.train)
     return Student(model, adapted(model, recipe.lora) if recipe.lora else model, tokenizer, image_processor)
 
 
-def put_together(parts: Parts, dtype: torch.dtype, attention: str) -> tuple[Any, Any, Any]:
-    """A LLaVA-1.5 with a new projector, its tokenizer and its image processor."""
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        CLIPImageProcessorPil,
-        CLIPVisionModel,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-    )
+def unfit(backbone: Backbone, tokenizer: Any) -> str | None:
+    """Why a model that can be evaluated cannot be trained here; None when it can."""
+    if backbone.geometry.anyres:
+        return "images in tiles (LLaVA-NeXT) are not trained here"
+    if not getattr(tokenizer, "is_fast", False):
+        return "training needs a fast tokenizer (tokenizer.json), which gives the characters of each token"
+    for name in ("eos_token", "pad_token"):
+        if getattr(tokenizer, name, None) is None:
+            return f"the tokenizer has no {name}. Add it to tokenizer_config.json"
+    return None
 
-    language, tower = find(parts.language_model), find(parts.vision_tower)
-    tokenizer = pretrained(AutoTokenizer, language)
-    processor = pretrained(CLIPImageProcessorPil, tower)
-    vision = pretrained(AutoConfig, tower)
-    vision = getattr(vision, "vision_config", vision)
-    text = pretrained(AutoConfig, language)
-    tokenizer.add_tokens([PLACEHOLDER], special_tokens=True)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    config = LlavaConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_index=tokenizer.convert_tokens_to_ids(PLACEHOLDER),
-        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
-        vision_feature_layer=FEATURE_LAYER,
-        vision_feature_select_strategy=FEATURE_STRATEGY,
-        attn_implementation=attention,
-    )
-    model = LlavaForConditionalGeneration(config).to(dtype)
-    decoder = pretrained(AutoModelForCausalLM, language, dtype=dtype)
+
+def put_together(new: NewModel, dtype: torch.dtype, attention: str) -> Any:
+    """A LLaVA-1.5 with the weights of its parts and a new projector."""
+    from transformers import AutoModelForCausalLM, CLIPVisionModel, LlavaForConditionalGeneration
+
+    new.config._attn_implementation = attention
+    model = LlavaForConditionalGeneration(new.config).to(dtype)
     backbone = backbone_of(model)
-    backbone.decoder.load_state_dict(decoder.model.state_dict())
-    backbone.head.load_state_dict(decoder.lm_head.state_dict())
-    backbone.tower.load_state_dict(pretrained(CLIPVisionModel, tower, dtype=dtype).state_dict())
-    if len(tokenizer) > text.vocab_size:
-        # One row more for the placeholder, which is never embedded. Multiples of 64 keep the matrices fast.
-        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
-    return model, tokenizer, processor
+    with in_words(f"{new.language}: the weights cannot be loaded"):
+        decoder = pretrained(AutoModelForCausalLM, new.language, dtype=dtype)
+        backbone.decoder.load_state_dict(decoder.model.state_dict())
+        backbone.head.load_state_dict(decoder.lm_head.state_dict())
+    with in_words(f"{new.tower}: the weights cannot be loaded"):
+        backbone.tower.load_state_dict(pretrained(CLIPVisionModel, new.tower, dtype=dtype).state_dict())
+    if new.rows > new.config.text_config.vocab_size:
+        # The rows that are new hold the placeholder, which is never embedded.
+        model.resize_token_embeddings(new.rows, mean_resizing=False)
+    return model
 
 
 def freeze(model: Any, train: str) -> None:

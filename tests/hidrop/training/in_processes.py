@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
+from hidrop.errors import UserError
 from hidrop.recipes import train
+from hidrop.training import run
 
 
 def main(recipe: str, out: str, work: str, *more: str) -> None:
@@ -34,7 +38,13 @@ def main(recipe: str, out: str, work: str, *more: str) -> None:
 
     AcceleratorState.__init__ = begin_sharded  # type: ignore[method-assign]
     Accelerator.get_state_dict = gather_done  # type: ignore[method-assign]
-    train(recipe, out=Path(out), work=Path(work), resume="resume" in more)
+    if "hang" in more and os.environ["RANK"] == "1":
+        run.Say.on_step_end = lambda *args, **settings: time.sleep(600)  # type: ignore[method-assign]
+    try:
+        train(recipe, out=Path(out), work=Path(work), resume="resume" in more)
+    except UserError as error:
+        print(error, flush=True)
+        sys.exit(2)
 
 
 main(*sys.argv[1:])

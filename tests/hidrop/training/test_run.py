@@ -166,6 +166,23 @@ def test_weights_divided_by_fsdp_learn_what_whole_ones_do_and_go_on(
     assert same(divided, in_two_processes(path, tmp_path / "again", tmp_path / "b", "resume"))
 
 
+@pytest.mark.slow
+def test_a_hung_process_ends_a_training_after_the_patience(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    script = [str(Path(__file__).with_name("in_processes.py")), str(recipe(save_steps=1)), str(tmp_path / "out")]
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HIDROP_PATIENCE": "0.5"}
+    done = subprocess.run(
+        [*TORCHRUN, *script, str(tmp_path / "w"), "hang"],
+        cwd=ROOT,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0
+    assert "process 0 of 2 waited in vain for another one" in done.stdout, done.stdout + done.stderr[-3000:]
+    assert "Start the same command with --resume. HIDROP_PATIENCE=<minutes>" in done.stdout
+
+
 def test_sharding_needs_batches_of_one_modality(recipe: Callable[..., Path]) -> None:
     """Processes that run other modules than the rest would wait forever for their weights."""
     with pytest.raises(UserError, match="grouped: true"):
