@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from hidrop.backbones import backbone_of
+from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError
 from hidrop.mini.scenes import COLORS, PLACES, Scene, make_scene, render
 from hidrop.mini.training.collator import SceneCollator
@@ -54,11 +56,14 @@ def lay(model: LlavaForConditionalGeneration, collator: SceneCollator, plan: Rec
     path = shared / f"tower-{identity[:12]}.safetensors"
     if path.is_file():
         log.info("tower: taken from %s", path)
-        tower.load_state_dict(load_file(path))
+        with in_words(f"{path}: the tower cannot be read", "Remove this file; the tower is then trained again"):
+            tower.load_state_dict(load_file(path))
     else:
         _tower(tower, collator, plan.tower, plan.seed)
         shared.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, path)
+        draft = path.with_suffix(f".{os.getpid()}.draft")
+        save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, draft)
+        os.replace(draft, path)
     _align(model, collator, plan.align, plan.seed)
 
 

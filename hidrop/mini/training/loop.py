@@ -24,6 +24,8 @@ from hidrop.mini.training.samples import caption_sample, instruction_sample
 from hidrop.models.sources import MINI
 from hidrop.provenance import describe, versions
 from hidrop.reducer import Reducer, build_entry
+from hidrop.strict_yaml import checked
+from hidrop.training.validate import unwritable
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
@@ -54,22 +56,9 @@ def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: 
     runs/train/<recipe>), and `resume` continues from it. Raises UserError for a bad recipe, if the checkpoint of
     `mini:<name>` exists and `out` is not given, and if `work` holds an unfinished training and `resume` is not given.
     """
-    if out is None:
-        name = plan.name.removeprefix("mini-")
-        if not name or name.startswith("."):
-            raise UserError(f"{plan.name}: no name for an embedded model. Give the checkpoint's folder with --out")
-        out = MINI / name
-        if (out / "config.json").exists():
-            raise UserError(f"{out}: holds the checkpoint of mini:{out.name}. Give another folder with --out")
-    work = work or Path("runs") / "train" / plan.name
-    found = state.peek(work)
-    if found and not resume:
-        done = found.stage == len(plan.lessons) - 1 and found.step == plan.lessons[-1].steps
-        way_out = "write its checkpoint again" if done else "go on"
-        kind = "a finished" if done else "an unfinished"
-        raise UserError(f"{work}: holds {kind} training; {way_out} with --resume, or remove the folder to start over")
-    if found and (changed := _changed(found, plan)):
-        raise UserError(f"{work}: belongs to another recipe: {changed}. Remove the folder, or give this one a new name")
+    out, work = _target(plan, out), work or Path("runs") / "train" / plan.name
+    if begun := _begun(plan, work, resume):
+        raise UserError(begun)
     tokenizer = corpus_tokenizer()
     model = make_model(tokenizer, plan.seed)
     processor = make_image_processor()
@@ -87,13 +76,59 @@ def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: 
     return out
 
 
+def findings(plan: Recipe, *, out: Path | None = None, work: Path | None = None) -> tuple[list[str], list[str]]:
+    """What `train` with these arguments would stop at, and what the user should know of. Writes nothing."""
+    work = work or Path("runs") / "train" / plan.name
+    problems, notes = [], []
+    try:
+        out = _target(plan, out)
+    except UserError as error:
+        notes.append(str(error))
+    folders = [("--out", out), ("the training's folder", work)]
+    problems += [f"{name} {folder}: {wrong}" for name, folder in folders if folder and (wrong := unwritable(folder))]
+    try:
+        if begun := _begun(plan, work, resume=True):
+            problems.append(begun)
+        elif begun := _begun(plan, work, resume=False):
+            notes.append(begun)
+    except UserError as error:
+        problems.append(str(error))
+    return problems, notes
+
+
+def _target(plan: Recipe, out: Path | None) -> Path:
+    """The folder of the checkpoint. Raises UserError if it has to be named."""
+    if out is not None:
+        return out
+    name = plan.name.removeprefix("mini-")
+    if not name or name.startswith("."):
+        raise UserError(f"{plan.name}: no name for an embedded model. Give the checkpoint's folder with --out")
+    out = MINI / name
+    if (out / "config.json").exists():
+        raise UserError(f"{out}: holds the checkpoint of mini:{out.name}. Give another folder with --out")
+    return out
+
+
+def _begun(plan: Recipe, work: Path, resume: bool) -> str | None:
+    """Why the training in `work` keeps this one from starting. Raises UserError for a broken state."""
+    found = state.peek(work)
+    if found and not resume:
+        done = found.stage == len(plan.lessons) - 1 and found.step == plan.lessons[-1].steps
+        way_out = "write its checkpoint again" if done else "go on"
+        kind = "a finished" if done else "an unfinished"
+        return f"{work}: holds {kind} training; {way_out} with --resume, or remove the folder to start over"
+    if found and (changed := _changed(found, plan)):
+        return f"{work}: belongs to another recipe: {changed}. Remove the folder, or give this one a new name"
+    return None
+
+
 def _changed(found: state.TrainingProgress, plan: Recipe) -> str | None:
     """What has changed in a recipe since the training began. Lessons that have not begun yet may change."""
     if found.stage >= len(plan.lessons) or found.step > plan.lessons[found.stage].steps:
         return "it is further than this recipe goes"
     if not found.plan:  # states of early versions have no plan
         return None
-    begun = Recipe.model_validate(found.plan)
+    begun = checked(Recipe, found.plan, "the recipe in its progress.json")
     for name in ("seed", "method", "start", "tower", "align"):
         if getattr(begun, name) != getattr(plan, name):
             return f"{name}: {getattr(begun, name)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from hidrop.checkpoint_files import in_words, read_object
+from hidrop.errors import UserError
 from hidrop.mini.training.optimizer import Pair
 
 
@@ -30,6 +33,18 @@ class TrainingProgress:
     plan: dict[str, Any] = field(default_factory=dict)
 
 
+# The fields of progress.json, and the types that `save` writes.
+FIELDS: dict[str, tuple[type, ...]] = {
+    "recipe": (str,),
+    "stage": (int,),
+    "step": (int,),
+    "seconds": (int, float),
+    "loss": (int, float),
+    "plan": (dict,),
+    "files": (str,),
+}
+
+
 def save(folder: Path, model: nn.Module, optimizer: Pair, progress: TrainingProgress) -> None:
     """Write a resumable state below `folder`; an interruption leaves the previous one intact."""
     name = f"state-{progress.stage}-{progress.step}"
@@ -45,18 +60,34 @@ def save(folder: Path, model: nn.Module, optimizer: Pair, progress: TrainingProg
 
 
 def peek(folder: Path) -> TrainingProgress | None:
-    """The progress of the training in `folder`. None without a training."""
+    """The progress of the training in `folder`. None without a training. Raises UserError for a broken state."""
     record = _read(folder)
     return TrainingProgress(**{k: v for k, v in record.items() if k != "files"}) if record else None
 
 
 def load(folder: Path, model: nn.Module, optimizer: Pair) -> None:
-    """Restore weights and optimiser from what `save` wrote."""
+    """Restore weights and optimiser from what `save` wrote. Raises UserError for a broken state."""
     name = _read(folder)["files"]
-    model.load_state_dict(load_file(folder / f"{name}.safetensors"))
-    optimizer.load_state_dict(torch.load(folder / f"{name}.optimizer", weights_only=True))
+    with in_words(f"{folder}: the training cannot go on from {name}", _way(folder)):
+        model.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        optimizer.load_state_dict(torch.load(folder / f"{name}.optimizer", weights_only=True))
 
 
 def _read(folder: Path) -> dict[str, Any]:
+    """progress.json, with the types of its fields checked; empty without one."""
     path = folder / "progress.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        record = read_object(path, _way(folder))
+    except FileNotFoundError:
+        return {}
+    for name in {"recipe", "files"} | record.keys():
+        value = record.get(name)
+        if type(value) not in FIELDS.get(name, ()) or (type(value) is int and value < 0):
+            raise UserError(f"{path}: {name} is {value!r:.60}, which no training writes. {_way(folder)}")
+    if not re.fullmatch(r"state-\d+-\d+", record["files"]):
+        raise UserError(f"{path}: files is {record['files']!r:.60}, which no training writes. {_way(folder)}")
+    return record
+
+
+def _way(folder: Path) -> str:
+    return f"Remove {folder} to start over"

@@ -294,7 +294,7 @@ def test_a_training_that_was_begun_with_another_recipe_is_not_taken_up(
 @pytest.mark.parametrize(("stage", "step"), [(7, 0), (1, 5)])
 def test_a_state_that_is_further_than_the_recipe_is_not_taken_up(stage: int, step: int, tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
-    record = {"recipe": "tiny", "stage": stage, "step": step, "files": "state"}
+    record = {"recipe": "tiny", "stage": stage, "step": step, "files": "state-7-0"}
     (tmp_path / "w" / "progress.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="further than this recipe goes"):
         train(str(_tiny(tmp_path)), out=tmp_path / "out", work=tmp_path / "w", resume=True)
@@ -320,3 +320,26 @@ def test_a_recipe_can_go_on_from_an_embedded_model(tmp_path: Path) -> None:
         recipe.write_text(f"name: further\n{text}\nlessons: {lessons}\n")
         with pytest.raises(UserError, match="tower and align, or it has start"):
             load_recipe(str(recipe))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "null", "[1]", "3", "{}", '{"recipe": "tiny"}', '{"recipe": 3, "files": "state-0-2"}'),
+        '{"recipe": "tiny", "files": "../x"}',
+        '{"recipe": "tiny", "files": "state-0-2", "stage": "0"}',
+        '{"recipe": "tiny", "files": "state-0-2", "stage": -1}',
+        '{"recipe": "tiny", "files": "state-0-2", "plan": [1]}',
+        '{"recipe": "tiny", "files": "state-0-2", "more": 1}',
+        '{"recipe": "tiny", "files": "state-0-2", "stage": 0, "step": 2}',
+        '{"recipe": "tiny", "files": "state-0-2", "stage": 0, "step": 2, "plan": {"name": 3}}',
+    ],
+)
+def test_a_broken_state_is_told_with_the_way_out(text: str, tmp_path: Path) -> None:
+    work = tmp_path / "w"
+    work.mkdir()
+    (work / "progress.json").write_text(text)
+    (work / "state-0-2.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UserError) as caught:
+        train(str(_tiny(tmp_path)), out=tmp_path / "out", work=work, resume=True)
+    assert "progress.json" in str(caught.value) or f"Remove {work} to start over" in str(caught.value)
