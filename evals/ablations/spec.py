@@ -23,7 +23,9 @@ from pydantic import Field, ValidationError, model_validator
 from evals.matrix.schema import MethodEntry, Name, TaskEntry, named
 from hidrop import strict_yaml
 from hidrop.errors import UserError
+from hidrop.method_source import source_digest
 from hidrop.mini.training.recipe import Lesson, Recipe
+from hidrop.reducer import build_entry
 from hidrop.regular_files import local_path
 from hidrop.strict_yaml import StrictModel
 
@@ -131,10 +133,14 @@ class Study(StrictModel):
         )
 
     def folder_of(self, name: str, seed: int | None = None) -> str:
-        """The name of a trained model's folder, with a hash of recipe and start, so that a changed study retrains."""
+        """The name of a trained model's folder, with a hash of recipe, start and the method's source.
+
+        So a changed study, or one of an edited method, trains its models anew.
+        """
         recipe = self.recipe_of(name, seed)
         start = self.folder_of(recipe.start) if recipe.start in self.starts else recipe.start
-        made_by = recipe.model_dump(mode="json", exclude={"name"}), start
+        source = source_digest(type(build_entry(recipe.method)))  # type: ignore[arg-type]  # a class can be hashed
+        made_by = recipe.model_dump(mode="json", exclude={"name"}), start, source
         digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
         return f"{name}-s{recipe.seed}-{digest[:HASHED]}"
 

@@ -15,6 +15,7 @@ from evals.store.journal import header_of
 from hidrop.errors import UserError
 
 DIGITS = 12  # of the identity's hash, in a file name
+DIGITS_AT_END = re.compile(rf"\.[0-9a-f]{{{DIGITS}}}$")
 LONGEST = 120  # bytes of a file name's readable part: a name may have 255, and parts and repairs add to it
 BLOCK = 1 << 16  # bytes
 
@@ -46,11 +47,11 @@ def existing(out: Path, id: str) -> list[Path]:
 
     Also those of which only the files of several processes exist, in parts/.
     """
-    samples = out / "samples"
-    whole = [path for path in sorted(samples.glob("*.jsonl")) if path.is_file() and _is_of(path, path.stem, id)]
-    stems = {path: path.name.rsplit(".", 2)[0] for path in sorted(samples.glob("parts/*.jsonl"))}
-    parts = [samples / f"{stem}.jsonl" for path, stem in stems.items() if _is_of(path, stem, id)]
-    return sorted(dict.fromkeys([*whole, *parts]), key=lambda path: not finished(path))
+    samples, digits = out / "samples", f".{id[:DIGITS]}"
+    stems = [stem for stem in _stems(samples) if stem.endswith(digits) or _has_header(samples, stem, id)]
+    stems += [stem for stem in map(_of_part, _stems(samples / "parts")) if stem.endswith(digits)]
+    paths = [samples / f"{stem}.jsonl" for stem in dict.fromkeys(stems)]
+    return sorted((path for path in paths if not path.is_dir()), key=lambda path: not finished(path))
 
 
 def journal_of(out: Path, key: str, id: str) -> Path:
@@ -61,13 +62,26 @@ def journal_of(out: Path, key: str, id: str) -> Path:
     return found[0] if found else own
 
 
-def _is_of(path: Path, stem: str, id: str) -> bool:
-    """Whether a file belongs to a cell: by the digits in its name, or by its header if the name has none."""
-    digits = re.search(rf"\.([0-9a-f]{{{DIGITS}}})$", stem)
-    if digits:
-        return digits[1] == id[:DIGITS]
+def _stems(folder: Path) -> list[str]:
+    """The names of a folder's journals without their suffix; none if there is no folder."""
     try:
-        return header_of(path)["id"] == id
+        return sorted(name.removesuffix(".jsonl") for name in os.listdir(folder) if name.endswith(".jsonl"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _of_part(stem: str) -> str:
+    """The name of a journal in that of one of its parts: "cell.id.0-of-2" -> "cell.id"."""
+    return stem.rpartition(".")[0]
+
+
+def _has_header(samples: Path, stem: str, id: str) -> bool:
+    """Whether a journal without digits in its name is a cell's, by its first line."""
+    if DIGITS_AT_END.search(stem):
+        return False
+    path = samples / f"{stem}.jsonl"
+    try:
+        return path.is_file() and header_of(path)["id"] == id
     except (UserError, OSError):
         return False
 

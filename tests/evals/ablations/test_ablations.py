@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from evals import cli
-from evals.ablations import claims, runs, table
+from evals.ablations import claims, runs, spec, table
 from evals.ablations.document import ABLATIONS
 from evals.ablations.spec import Claim, Study, load_study
 from hidrop.errors import UserError
@@ -82,6 +82,16 @@ def test_what_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
     with locked(window.folder):
         others = runs.train_missing(study, tmp_path)
     assert [run.title for run in others] == ["window", "base-s1", "early-s1", "base-s2", "early-s2"]
+
+
+def test_a_study_of_an_edited_method_takes_up_nothing_of_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study(written(tmp_path))
+    before = study.folder_of("base", 1)
+    assert study.folder_of("base", 1) == before
+    monkeypatch.setattr(spec, "source_digest", lambda cls: f"an edited {cls.__name__}")
+    assert study.folder_of("base", 1) != before
 
 
 def test_a_changed_study_takes_up_nothing_of_the_old_one(tmp_path: Path) -> None:
