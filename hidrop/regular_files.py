@@ -72,3 +72,10 @@ def local_path(text: str, place: str) -> Path:
         reason = error.strerror if isinstance(error, OSError) else "it holds a character that no path can have"
         raise UserError(f"{place}: not a path: {reason}") from None
     return path
+
+
+def own_folder(path: Path) -> Path:
+    """`path`, a folder inside of a results folder. Raises UserError for a link: it could lead anywhere."""
+    if path.is_symlink():
+        raise UserError(f"{path}: a link to another folder. Results are written into their own folder: remove the link")
+    return path

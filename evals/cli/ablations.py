@@ -10,6 +10,8 @@ from typing import Annotated
 from evals.cli.command import Group
 from evals.cli.exit_codes import DONE, SOME_FAILED
 from evals.cli.options import Options, argument, check_writable, flag, option, written
+from hidrop.errors import UserError
+from hidrop.regular_files import Unreadable, read_text
 
 COMMANDS = Group("Analyze")
 
@@ -21,6 +23,15 @@ class AblateOptions(Options):
     out: Annotated[Path | None, option("--out", "DIR", "Results folder (default: results/<study>).")] = None
     train: Annotated[int | None, option("--train", "N", "Train at most N models now; 0 only scores.", min=0)] = None
     dry_run: Annotated[bool, flag("--dry-run", "Only list which models are trained and which are missing.")] = False
+
+
+def seconds_of(record: Path) -> float:
+    """How long a training took. Raises UserError for a file that is not the record of a training."""
+    try:
+        seconds = json.loads(read_text(record))["seconds"]
+        return float(seconds)
+    except (Unreadable, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{record}: not the record of a training: {error}. Remove its folder to train again") from None
 
 
 @COMMANDS.command("ablate", example="ablations --train 2")
@@ -55,7 +66,7 @@ def ablate(options: AblateOptions) -> int:
         return DONE
     document = finished.document
     seconds = {
-        run.title: json.loads((run.model / "training.json").read_text())["seconds"]
+        run.title: seconds_of(run.model / "training.json")
         for run in [*runs.starts_of(study, work), *runs.runs_of(study, work)]
         if run.done
     }

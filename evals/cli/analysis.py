@@ -203,7 +203,8 @@ def matrix_of(options: AnalyzeOptions, name: str, dtype: str) -> Matrix:
     from evals.matrix.schema import Matrix, task_problems
     from hidrop import strict_yaml
 
-    data = options.data or ("mini" if options.model.startswith("mini:") else "data")
+    default = "mini" if options.model.startswith("mini:") else "data"
+    data = default if options.data is None else options.data
     content: dict[str, Any] = {
         "name": name,
         "protocol": options.protocol,

@@ -12,6 +12,7 @@ from evals.cli.command import Group
 from evals.cli.exit_codes import DONE, SOME_FAILED
 from evals.cli.options import Options, argument, flag, option, written
 from hidrop.errors import UserError
+from hidrop.regular_files import own_folder
 
 COMMANDS = Group("Use results")
 
@@ -116,7 +117,8 @@ def export(options: ExportOptions) -> int:
     options.loading(f"{options.folder}: loading libraries")
     from evals.report.export import export
 
-    paths = export(options.folder, options.out or options.folder / "export", card=options.format == "hf")
+    out = options.out or own_folder(options.folder / "export")
+    paths = export(options.folder, out, card=options.format == "hf")
     options.say(written(*paths))
     options.document({"written": [str(path) for path in paths]})
     return DONE

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.report.embedded import inert
 from hidrop.atomic_file import make_folder, replacing
+from hidrop.regular_files import own_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ METADATA: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}
 
 def saved(figures: Iterable[tuple[str, Figure]], folder: Path) -> list[Path]:
     """Save each (name, figure) into `folder` in every file type of METADATA; return the paths."""
-    make_folder(folder)
+    make_folder(own_folder(folder))
     paths = []
     for name, figure in figures:
         for kind, metadata in METADATA.items():

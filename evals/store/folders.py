@@ -29,10 +29,13 @@ def read_document(place: str | Path) -> ResultDocument:
 
 def _of_commit(revision: str, folder: str) -> str:
     name = f"{revision}:{folder.rstrip('/')}/{DOCUMENT}"
-    done = subprocess.run(["git", "show", name], capture_output=True, text=True, check=False)
+    done = subprocess.run(["git", "show", "--end-of-options", name], capture_output=True, check=False)
     if done.returncode:
-        raise UserError(f"{name}: git cannot show it: {done.stderr.strip()}")
-    return done.stdout
+        raise UserError(f"{name}: git cannot show it: {done.stderr.decode(errors='replace').strip()}")
+    try:
+        return done.stdout.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{name}: not UTF-8 text") from None
 
 
 def samples_file(folder: Path, cell: CellEntry) -> Path | None:

@@ -143,3 +143,29 @@ def test_a_whole_report_answers_in_words(
     shutil.copytree(finished, tmp_path / "out", symlinks=True)
     damaged(tmp_path / "out", FILES[file], KINDS[kind])
     answered(["report", "OUT"], tmp_path / "out", capsys)
+
+
+def test_links_in_a_results_folder_are_not_written_through(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder may be somebody else's: a link in it must not change files outside of it."""
+    folder, mine = tmp_path / "out", tmp_path / "mine"
+    shutil.copytree(finished, folder)
+    mine.mkdir()
+    (mine / "precious").write_text("precious")
+    (folder / "figures").mkdir(exist_ok=True)
+    (folder / "export").mkdir()
+    names = [*(f"leaderboard.{kind}" for kind in ("md", "csv", "tex")), "report.html"]
+    names += ["figures/accuracy.svg", "figures/tokens.png", "export/samples.parquet", "export/README.md"]
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(mine / "precious")
+    assert answered(["report", "OUT"], folder, capsys) == DONE
+    assert answered(["export", "OUT", "--format", "hf"], folder, capsys) == DONE
+    assert (mine / "precious").read_text() == "precious"
+    for name in ("figures", "export"):
+        shutil.rmtree(folder / name)
+        (folder / name).symlink_to(mine)
+    assert answered(["report", "OUT"], folder, capsys) == USER
+    assert answered(["export", "OUT"], folder, capsys) == USER
+    assert sorted(mine.iterdir()) == [mine / "precious"]

@@ -27,7 +27,7 @@ WRONG = {
     "ablate": (["nowhere"], "nowhere"),
     "train": (["nowhere"], "recipe 'nowhere'"),
     "convert": (["nowhere", "new"], "model 'nowhere'"),
-    "report": (["nowhere"], "`run.py --matrix` writes it"),
+    "report": (["nowhere"], "`run.py run MATRIX --out nowhere` writes it"),
     "ls": (["nowhere"], "nowhere: no results folders here"),
     "compare": (["nowhere", "elsewhere"], "cannot be read"),
     "export": (["nowhere"], "cannot be read"),

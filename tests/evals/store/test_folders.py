@@ -12,7 +12,7 @@ import pytest
 from evals import report
 from evals.cli import main
 from evals.report.compare import compare
-from evals.store.cell_files import BLOCK, last_line
+from evals.store.cell_files import BLOCK, last_line, place
 from evals.store.folders import samples_of, states
 from evals.store.journal import Lines
 from hidrop.errors import UserError
@@ -128,3 +128,12 @@ def test_a_cells_samples_are_those_of_its_own_run(go: Any, tmp_path: Path, folde
     cell = document["cells"][0]
     assert [s["doc_id"] for s in samples_of(folder, cell) or ()] == list(range(SAMPLES))
     assert samples_of(folder, {**cell, "id": "somethingelse"}) is None
+
+
+@pytest.mark.parametrize("id", ["../../../../x", "/etc/passwd/", "..", "a/b/c/d/e/f/g", "\0"])
+@pytest.mark.parametrize("key", ["../../x/y", "a/../../b", "/etc/passwd", "..", "a\0b"])
+def test_a_cell_of_a_document_names_no_file_outside_of_the_samples(key: str, id: str, tmp_path: Path) -> None:
+    assert samples_file(tmp_path, {"id": id}) is None
+    path = place(tmp_path, key, "0" * 64)
+    assert path.parent == tmp_path / "samples"
+    assert path.resolve().parent == (tmp_path / "samples").resolve() and "\0" not in str(path)
