@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hidrop.errors import UserError
+from hidrop.regular_files import Unreadable, read_text
 
 
 def pretrained(kind: Any, folder: Path | str | None, **settings: Any) -> Any:
@@ -35,8 +36,8 @@ def files_with_code(folder: Path | str | None) -> list[str]:
     found = []
     for file in sorted(Path(folder).glob("*.json")) if folder is not None else ():
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):  # whoever reads the file reports it
+            content = json.loads(read_text(file))
+        except (Unreadable, ValueError, RecursionError):  # whoever reads the file reports it
             continue
         if isinstance(content, dict) and content.get("auto_map"):
             found.append(str(file))

@@ -12,6 +12,7 @@ import numpy as np
 
 from hidrop.errors import UserError
 from hidrop.prompts import PLACEHOLDER, SYSTEM
+from hidrop.regular_files import Unreadable, read_bytes
 from hidrop.runtime.layout import IGNORED
 
 Prompt = Literal["plain", "v1"]
@@ -71,9 +72,9 @@ class Conversations:
 
 def _records(path: Path) -> Iterator[Any]:
     try:
-        records = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        records = json.loads(read_bytes(path))
+    except Unreadable as reason:
+        raise UserError(f"{path}: cannot be read: {reason}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(records, list):

@@ -66,6 +66,7 @@ def test_a_model_is_probed_and_what_is_found_is_written(checkpoint: Path, tmp_pa
     assert rows[0] == "curve,layer,mean,low,high" and len([r for r in rows if r.startswith("exit_1,")]) == 4
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 4 and "src=" not in page and 'href="http' not in page
+    assert "unsafe" not in page and " style=" not in page and page.count("<style") == 1 and "style-src 'sha256-" in page
     curve = found["curves"]["exit_1"]
     assert all(low <= mean <= high for mean, low, high in zip(curve["mean"], curve["low"], curve["high"], strict=True))
 

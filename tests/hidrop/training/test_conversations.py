@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,13 @@ def test_grouped_batches_are_of_one_modality_and_each_epoch_shuffles_again() -> 
     assert len(plain) == 96 and len(set(plain)) == 96
     with pytest.raises(UserError, match="no batch of 80 of one modality"):
         Order(lengths, 80, seed=1, grouped=True)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.mkdir(), lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_refused_at_once(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "chat.json")
+    with pytest.raises(UserError, match=r"chat\.json: cannot be read"):
+        Conversations(tmp_path / "chat.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"deep\.json: not JSON"):
+        Conversations(tmp_path / "deep.json")
