@@ -2,7 +2,7 @@
 
     models:  {name: {source: folder, Hub id or mini:...}}
     methods: {name: {name: fastv, layer: 2, budget: [64, "11%"]}}     # a list of budgets is one row each
-    tasks:   {gqa: {data: mini}}
+    tasks:   {gqa: {data: mini}, pope: {data: data, version: llava}}
     runs:    [{models: [...], methods: [...], tasks: [...]}]          # left out: everything with everything
 
 A budget is the number of visual tokens per layer, averaged over all layers, or its percentage of the image's tokens.
@@ -31,7 +31,7 @@ from pydantic import (
 from evals.matrix.method_fields import CHECKPOINT, method_problems
 from evals.profiling.settings import ProfileSettings
 from evals.tasks.base import ProtocolName
-from evals.tasks.data import TaskSpec, rows_of
+from evals.tasks.data import TaskSpec, rows_of, version_problem
 from evals.tasks.registry import TASKS
 from hidrop import strict_yaml
 from hidrop.budget import Budget, Reading, parse_budget
@@ -85,6 +85,8 @@ class ModelEntry(StrictModel):
 
 class TaskEntry(StrictModel):
     data: Annotated[str, StringConstraints(min_length=1)]  # mini, hub, or a folder
+    # A version of the data other than the usual one; YAML reads 20230712 as a number.
+    version: Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)] | None = None
 
 
 class RunEntry(StrictModel):
@@ -137,6 +139,7 @@ class Matrix(StrictModel):
                     if name not in getattr(self, kind):
                         hint = strict_yaml.suggestion(name, getattr(self, kind))
                         wrong.append(f"runs[{index}].{kind}: no '{name}' here.{hint}")
+        wrong += self._versions()
         owner: dict[str, str] = {}
         for entry, method in self.methods.items():
             for variant in variants(entry, method):
@@ -145,6 +148,12 @@ class Matrix(StrictModel):
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _versions(self) -> list[str]:
+        """One line for each task with a version of its data that does not exist."""
+        known = ((name, task) for name, task in self.tasks.items() if name in TASKS)
+        problems = {name: version_problem(name, task.data, task.version) for name, task in known}
+        return [f"tasks.{name}.version: {problem}" for name, problem in problems.items() if problem]
 
     def cells(self, *, only: str | None = None) -> list[Cell]:
         """One cell per model x method x budget x task, in the order of the file, each once.
@@ -179,6 +188,7 @@ class Matrix(StrictModel):
             trained=self.methods[method].name == CHECKPOINT,
             task=task,
             data=self.tasks[task].data,
+            version=self.tasks[task].version,
             protocol=self.protocol,
             dtype=spec.dtype or self.dtype,
             attention=spec.attention or self.attention,
@@ -214,6 +224,7 @@ class Cell:
     trained: bool
     task: str
     data: str
+    version: str | None
     protocol: str
     dtype: str
     attention: str
@@ -229,7 +240,7 @@ class Cell:
     @property
     def task_spec(self) -> TaskSpec:
         """The task with its data and protocol, for `evals.tasks`."""
-        return TaskSpec(self.task, self.data, self.protocol)
+        return TaskSpec(self.task, self.data, self.protocol, self.version)
 
     @property
     def samples(self) -> int:

@@ -20,7 +20,7 @@ from evals.store.journal import Lines
 from evals.store.result_document import cell_key
 from evals.tasks.base import LLAVA, Answer
 from evals.tasks.checks import missing
-from evals.tasks.data import HUB, MINI, TaskSpec, data_digest, prepare
+from evals.tasks.data import HUB, MINI, TaskSpec, data_digest, prepare, version_problem
 from evals.tasks.protocol import protocol_version
 from evals.tasks.registry import get_task
 from hidrop.errors import UserError
@@ -257,16 +257,32 @@ def read_docs(run: Run, data: str | None) -> dict[int, Mapping[str, Any]]:
     """The run's documents by doc_id, without images. Raises UserError if the run read other data than `data`."""
     from evals.tasks.build import build, quiet
 
-    spec = TaskSpec(run.task, data or MINI, LLAVA)
-    prepare(spec)
-    if problems := missing(spec, prepared=True):
-        raise UserError("\n".join(problems))
-    if data_digest(spec) != run.data:
-        wrong = f"the run did not read '{data}'" if data else "the run did not read the embedded data"
-        raise UserError(f"{run.path}: {wrong}. Give the data that it read with --data (a folder, or {HUB})")
-    with quiet():
-        docs = build(spec).eval_docs_no_media
-        return dict(enumerate(docs))
+    specs, unusable = _specs(run.task, data or MINI), list[str]()
+    for spec in specs:
+        if problems := _unusable(spec):
+            unusable.append("\n".join(problems))
+        elif data_digest(spec) == run.data:
+            with quiet():
+                return dict(enumerate(build(spec).eval_docs_no_media))
+    if len(unusable) == len(specs):
+        raise UserError(unusable[0])
+    wrong = f"the run did not read '{data}'" if data else "the run did not read the embedded data"
+    raise UserError(f"{run.path}: {wrong}. Give the data that it read with --data (a folder, or {HUB})")
+
+
+def _specs(task: str, data: str) -> list[TaskSpec]:
+    """The usual version of a task's data, then the others that exist of it."""
+    others = [version for version in get_task(task).versions if version_problem(task, data, version) is None]
+    return [TaskSpec(task, data, LLAVA, version) for version in (None, *others)]
+
+
+def _unusable(spec: TaskSpec) -> list[str]:
+    """Why data cannot be read. The Hub's data is downloaded."""
+    try:
+        prepare(spec)
+    except UserError as error:
+        return [str(error)]
+    return missing(spec, prepared=True)
 
 
 def match(

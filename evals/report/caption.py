@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from evals.report.columns import columns_of, task_name
@@ -12,10 +12,12 @@ from evals.report.published import OUTSIDE, citation, published_metrics, sources
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.store.result_document import FailureEntry, ResultDocument, cell_key
-from evals.tasks.base import RIGHT, Task
+from evals.tasks.base import LMMS_EVAL, RIGHT, Source, Task
 from evals.tasks.data import MINI
 from evals.tasks.registry import TASKS, get_task, known_tasks
 
+# lmms-eval has two classes for LLaVA. `llava` is LLaVA's own code, with another prompt and with padding.
+LMMS_EVAL_CLASS = " (as its class llava_hf: the processor's chat template)"
 # The caption shows the start of a message's first line; the JSON file has the whole message.
 ERROR_LENGTH = 200
 DIGITS = 12  # of a digest
@@ -27,6 +29,7 @@ def caption(document: ResultDocument) -> list[tuple[str, str]]:
         ("Protocol", _protocol(document)),
         ("Weights", _weights(document)),
         ("Decoding", _decoding(document)),
+        ("Data", _data(document)),
         *_columns(document),
         *provenance_lines(document),
         *_published(document),
@@ -40,8 +43,9 @@ def caption(document: ResultDocument) -> list[tuple[str, str]]:
 
 
 def _protocol(document: ResultDocument) -> str:
+    imitated = LMMS_EVAL_CLASS if document["protocol"] == LMMS_EVAL else ""
     parts = [
-        document["protocol"],
+        document["protocol"] + imitated,
         f"dtype {document['dtype']}",
         f"attention {document['attention']}",
         f"batch size {document['batch_size']}",
@@ -90,6 +94,22 @@ def _settings(decoding: Mapping[str, Any] | str) -> str:
     return ", ".join([*words, f"at most {decoding.get('max_new_tokens')} new tokens"])
 
 
+def _data(document: ResultDocument) -> str:
+    """Which data each task's numbers belong to; "" if all of it is the embedded benchmark."""
+    parts = []
+    for task in known_tasks(tasks_of(document)):
+        if document["data"].get(task.name, MINI) != MINI:
+            source = _source(document, task)
+            rows = f"{'officially ' * bool(_official(document, task.name))}{source.rows:,} rows"
+            parts.append(f"{task.title}: {source.named}, {rows}")
+    return "; ".join(parts)
+
+
+def _source(document: ResultDocument, task: Task) -> Source:
+    """The data of a task, in the version that was asked."""
+    return task.versions.get(document.get("data_versions", {}).get(task.name, ""), task.source)
+
+
 def _columns(document: ResultDocument) -> list[tuple[str, str]]:
     """The topics of the table's columns, with the notes of their columns. The scores come first."""
     topics = {"Scores": [_scores(document)]}
@@ -104,10 +124,10 @@ def _scores(document: ResultDocument) -> str:
     for task in tasks_of(document):
         cells = [cell for cell in document["cells"] if cell["task"] == task]
         metrics = " and ".join(dict.fromkeys(cell["metric"] for cell in cells))
-        counts = sorted({cell["n"] for cell in cells if cell["n"]})
+        counts = _counts(document, task)
         size = f" on {'-'.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))}" if counts else ""
         if cells:
-            parts.append(f"{task_name(task)} {metrics}{size}{_official(document, task, counts)}")
+            parts.append(f"{task_name(task)} {metrics}{size}{_official(document, task)}")
     if not parts:
         return ""
     counts = sorted({row.seeds for row in together(rows_of(document)) if row.seeds > 1})
@@ -115,11 +135,17 @@ def _scores(document: ResultDocument) -> str:
     return f"{'; '.join(parts)}. Scores are 0 to 100; the best of each section is bold{seeds}"
 
 
-def _official(document: ResultDocument, task: str, counts: Sequence[int]) -> str:
+def _counts(document: ResultDocument, task: str) -> list[int]:
+    """The numbers of samples that a task's cells have, each once."""
+    return sorted({cell["n"] for cell in document["cells"] if cell["task"] == task and cell["n"]})
+
+
+def _official(document: ResultDocument, task: str) -> str:
     """The official number of samples, if the task's data must have another one. The embedded sets are no copies."""
+    counts = _counts(document, task)
     if task not in TASKS or document["data"].get(task, MINI) == MINI or not counts:
         return ""
-    official, limit, groups = get_task(task).source.rows, document["limit"], get_task(task).group_column
+    official, limit, groups = _source(document, get_task(task)).rows, document["limit"], get_task(task).group_column
     if limit is not None and groups is not None and limit < official:
         return ""  # a limit is rounded down to whole groups
     wanted = official if limit is None else min(limit, official)

@@ -71,7 +71,7 @@ def compare(a: str, b: str) -> Comparison:
     found = [
         _compared(key, Path(a), ours[key], Path(b), theirs[key], second["protocol"]) for key in ours if key in theirs
     ]
-    fields = ("protocol", "limit", "budget_reading", "dtype", "batch_size", "hardware", "versions")
+    fields = ("protocol", "data_versions", "limit", "budget_reading", "dtype", "batch_size", "hardware", "versions")
     differing = [f"{f} ({first.get(f)} / {second.get(f)})" for f in fields if first.get(f) != second.get(f)]
     return Comparison(found, [k for k in ours if k not in theirs], [k for k in theirs if k not in ours], differing)
 

@@ -116,8 +116,9 @@ def _asked(
 ) -> dict[int, ShownSample]:
     """Question and image of each sample, by doc_id. If the data is missing or differs: empty, and a note is added."""
     digests = {str(identities[key]["data"]) for key in answers}
-    spec = TaskSpec(task, str(document["data"].get(task)), document["protocol"])
+    version = document.get("data_versions", {}).get(task)
     try:
+        spec = TaskSpec(task, str(document["data"].get(task)), document["protocol"], version)
         if spec.data == "None":
             raise UserError("the document does not name the data of this task")
         if digests != {data_digest(spec)}:

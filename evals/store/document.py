@@ -183,7 +183,8 @@ def build(
     add_percentages(matrix, cells)
     add_stats(matrix, cells, scores)
     made = provenance(device)
-    return {
+    versions = {name: spec.version for name, spec in matrix.tasks.items() if spec.version is not None}
+    found: ResultDocument = {
         "schema": SCHEMA,
         "matrix": matrix.name,
         "out": str(out),
@@ -203,3 +204,4 @@ def build(
         "profiles": profiles,
         "failed": failed,
     }
+    return {**found, "data_versions": versions} if versions else found

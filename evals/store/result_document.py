@@ -155,7 +155,10 @@ class FailureEntry(RowEntry):
 
 
 class ResultDocument(Provenance):
-    """Everything that a run of a matrix found. `reference`: files of published numbers to print next to it."""
+    """Everything that a run of a matrix found. `reference`: files of published numbers to print next to it.
+
+    `data_versions`: the version of a task's data, for tasks that were asked with another one than the usual.
+    """
 
     schema: int
     matrix: str
@@ -171,6 +174,7 @@ class ResultDocument(Provenance):
     cells: list[CellEntry]
     profiles: list[ProfileEntry]
     failed: list[FailureEntry]
+    data_versions: NotRequired[dict[str, str]]
     command: NotRequired[str]
     reference: NotRequired[str | list[str]]
 

@@ -17,6 +17,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
 # The two protocols by name; `evals.tasks.protocol` defines them.
@@ -53,6 +55,10 @@ class Source:
     rows: int  # of the official files; other numbers are told, and it serves for estimates without files
     images: JoinedImages | None = None  # None: the column `image` holds them
     megabytes: int | None = None  # to download
+    title: str = ""  # of this version of the task's data, for captions; "" for the repository
+    renamed: tuple[tuple[str, str], ...] = ()  # (a column's name in the files, the name that the task reads)
+    convert: Callable[[Sequence[Path]], Path] | None = None  # makes one parquet file of question files of another kind
+    elsewhere: str = ""  # how to get the question files into {folder} if they are not in the repository
 
     @property
     def plain(self) -> str:
@@ -62,7 +68,18 @@ class Source:
     @property
     def globs(self) -> tuple[str, ...]:
         """The files in the repository."""
-        return (self.files, self.images.files) if self.images else (self.files,)
+        questions = () if self.elsewhere else (self.files,)
+        return (*questions, self.images.files) if self.images else questions
+
+    @property
+    def named(self) -> str:
+        """The data's name, for captions."""
+        return self.title or self.repository
+
+    @property
+    def described(self) -> str:
+        """The data's name and size."""
+        return f"{self.named}, {self.rows:,} rows"
 
 
 @dataclass(frozen=True)
@@ -104,6 +121,8 @@ class Task:
     name: str  # in a matrix, and in lmms-eval
     title: str  # of its column in tables
     source: Source
+    # Other versions of the data by the name that a matrix gives, such as the one that published numbers belong to.
+    versions: ClassVar[Mapping[str, Source]] = {}
 
     # Part of a cell's identity: raise a protocol's number when this task's prompts, images or scores change under it.
     revisions: ClassVar[Mapping[ProtocolName, int]] = {}

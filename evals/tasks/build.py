@@ -52,7 +52,7 @@ def build(spec: TaskSpec) -> Any:
     config, files = official(spec.task), locate(spec)
     turned = protocol(spec.protocol).turns_images
     config["doc_to_visual"] = _visual(config["doc_to_visual"], _images(spec, files), files, turned)
-    config["process_docs"] = _prepare(spec.task)
+    config["process_docs"] = _prepare(spec)
     config["metric_list"] = spec.task.metrics(config["metric_list"], spec.protocol)
     config |= {"dataset_path": "parquet", "dataset_name": _name(spec)}
     config["dataset_kwargs"] = {"data_files": {spec.source.split: patterns(files.questions)}}
@@ -86,14 +86,19 @@ def _groups(task: Task, docs: Any) -> list[Any]:
     return [task.group({column: value}) for value in docs[column]]
 
 
-def _prepare(task: Task) -> Callable[[Any], Any]:
-    """Leave images undecoded, and put the documents of a group next to each other, so that a limit can cut there."""
+def _prepare(spec: TaskSpec) -> Callable[[Any], Any]:
+    """Leave images undecoded, give columns the names that the task reads, and put the documents of a group next to each
+    other, so that a limit can cut there.
+    """
+    task, renamed = spec.task, dict(spec.source.renamed)
 
     def prepare(dataset: Any) -> Any:
         from datasets import Image
 
         if IMAGE in dataset.column_names:
             dataset = dataset.cast_column(IMAGE, Image(decode=False))
+        if renamed:
+            dataset = dataset.rename_columns(renamed)
         if task.group_column is not None:
             first: dict[Any, int] = {}
             groups = _groups(task, dataset)

@@ -18,7 +18,7 @@ from typing import Any
 from evals.tasks import hub, image_column
 from evals.tasks.base import IMAGE, Source
 from evals.tasks.data import HUB, MINI, Files, TaskSpec, download, locate, root_of, rows_of
-from hidrop.errors import in_a_line
+from hidrop.errors import CannotWrite, UserError, in_a_line
 from hidrop.images import ImageError, inside, shortened
 
 # Of a file name such as test-00000-of-00003.parquet, or with a hash behind the number of shards.
@@ -33,7 +33,12 @@ def missing(spec: TaskSpec, *, prepared: bool = False) -> list[str]:
     Reads footers and all columns but the images. The Hub's data need not be in its cache yet: with the network, the run
     downloads what is missing. After that (`evals.tasks.data.prepare`) it is `prepared` and has to be complete.
     """
-    files = locate(spec)
+    try:
+        files = locate(spec)
+    except CannotWrite as error:  # the cache folder, for question files that are converted
+        return [f"{spec.name}: {error}"]
+    except UserError as error:
+        return [f"{spec.name}: {error}. Get it again with: {download(spec)}"]
     if spec.data == HUB and not prepared and not hub.offline() and (not files.questions or [*_shards(files)]):
         return []
     if not files.questions:
@@ -48,7 +53,8 @@ def remarks(spec: TaskSpec) -> list[str]:
     if not locate(spec).questions:
         return [f"{spec.name}: will be downloaded with: {download(spec)}"] if spec.data == HUB else []
     found, official = rows_of(spec), spec.source.rows
-    return [f"{spec.name}: {found:,} rows, but the official {spec.source.split} has {official:,}"] * (found != official)
+    whole = f"version {spec.version}" if spec.version else f"the official {spec.source.split}"
+    return [f"{spec.name}: {found:,} rows, but {whole} has {official:,}"] * (found != official)
 
 
 def _absent(spec: TaskSpec) -> str:
@@ -144,7 +150,7 @@ def _columns(spec: TaskSpec, files: Files) -> Iterator[str]:
             way = ""
             if column == IMAGE and source.images:
                 way = f" and {source.folder}/{source.images.files} is not there. Get it with: {download(spec)}"
-            yield f"{path} has no column '{column}'{way}"
+            yield f"{_shown(spec, files, path)} has no column '{column}'{way}"
         if path in files.with_images and (held := image_column.holds(path)):
             yield f"{path}: column '{IMAGE}' holds {held}, but no images: bytes, or paths inside the data's folder"
 
@@ -163,7 +169,7 @@ def _empty(spec: TaskSpec, files: Files) -> Iterator[str]:
 
     for path in (*files.questions, *files.images):
         if not parquet.read_metadata(path).num_rows:
-            yield f"{path}: no rows. Get it again with: {download(spec)}"
+            yield f"{_shown(spec, files, path)}: no rows. Get it again with: {download(spec)}"
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -172,25 +178,30 @@ def _empty(spec: TaskSpec, files: Files) -> Iterator[str]:
 def _rows(spec: TaskSpec, files: Files) -> Iterator[str]:
     """Rows that cannot be asked or scored, and images that cannot be there."""
     task, source = spec.task, spec.source
-    images = _image_names(source, files)
+    images, renamed = _image_names(source, files), dict(source.renamed)
     for path in files.questions:
         found: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for row, doc in enumerate(_documents(path, _wanted(source, files, path) - {IMAGE})):
-            if problem := task.row_problem(doc):
+            if problem := task.row_problem({renamed.get(name, name): value for name, value in doc.items()}):
                 found[problem[0]].append((row, problem[1]))
             if images is not None and source.images and doc[source.images.key] not in images:
                 key = shortened(str(doc[source.images.key]))
                 found[source.images.key].append((row, f"no image '{key}' in {source.images.files}"))
-        yield from _told(spec, path, found)
+        yield from _told(spec, files, path, found)
     for path in files.with_images:
-        yield from _told(spec, path, {IMAGE: list(_images(files, path))})
+        yield from _told(spec, files, path, {IMAGE: list(_images(files, path))})
 
 
-def _told(spec: TaskSpec, path: Path, found: Mapping[str, list[tuple[int, str]]]) -> Iterator[str]:
+def _shown(spec: TaskSpec, files: Files, path: Path) -> str:
+    """A file's name in messages: for a converted one, the names of what it was made from."""
+    return str(files.start / spec.source.files) if files.originals and path in files.questions else str(path)
+
+
+def _told(spec: TaskSpec, files: Files, path: Path, found: Mapping[str, list[tuple[int, str]]]) -> Iterator[str]:
     """One line for each column: its first row, and how many more there are."""
     import pyarrow.parquet as parquet
 
-    total = parquet.read_metadata(path).num_rows
+    total, place = parquet.read_metadata(path).num_rows, _shown(spec, files, path)
     for column, rows in found.items():
         if not rows:
             continue
@@ -198,10 +209,10 @@ def _told(spec: TaskSpec, path: Path, found: Mapping[str, list[tuple[int, str]]]
         way = f"Get the official {spec.source.split} with: {download(spec)}"
         if len(rows) == total > 1:
             cannot = "so this split cannot be used" if column == IMAGE else "so this split cannot be scored"
-            yield f"{path}: column '{column}': all {total:,} rows: {reason}, {cannot}. {way}"
+            yield f"{place}: column '{column}': all {total:,} rows: {reason}, {cannot}. {way}"
         else:
             more = f", and {len(rows) - 1:,} more rows" if len(rows) > 1 else ""
-            yield f"{path}: row {row} (from 0), column '{column}': {reason}{more}. Remove the rows. {way}"
+            yield f"{place}: row {row} (from 0), column '{column}': {reason}{more}. Remove the rows. {way}"
 
 
 def _documents(path: Path, columns: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,8 @@
 A local folder holds the parquet files of the Hub's dataset repositories as they are, so that one `hf download` makes
 it. For POPE `data: data` and `data: data/pope` both find data/pope/data/test-*.parquet. The embedded benchmark's own
 layout (pope/test.parquet; GQA's file there holds its images) is found the same way, and so are the Hub's cache, a
-repository's folder in it, and a snapshot. `evals.tasks.checks` says what is missing or wrong.
+repository's folder in it, and a snapshot. `evals.tasks.checks` says what is missing or wrong. A task can have several
+versions of its data, each with a source of its own (`Task.versions`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from evals.tasks import hub, image_column
 from evals.tasks.base import LLAVA, Source, Task
 from evals.tasks.registry import get_task
-from hidrop.errors import UserError
+from hidrop.errors import UserError, did_you_mean
 from hidrop.images import ImageError, inside
 
 MINI, HUB = "mini", "hub"
@@ -27,19 +28,23 @@ MINI, HUB = "mini", "hub"
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task, its data ("mini", "hub", or a folder) and the protocol it is asked under.
+    """One task, its data ("mini", "hub", or a folder; one of the task's `versions`) and the protocol it is asked under.
 
-    Raises UserError for an unknown task, and for a protocol that the task does not have.
+    Raises UserError for an unknown task, for a protocol that the task does not have, and for a version of the data that
+    does not exist.
     """
 
     name: str
     data: str = MINI
     protocol: str = LLAVA
+    version: str | None = None
 
     def __post_init__(self) -> None:
         known = self.task.protocols
         if self.protocol not in known:
             raise UserError(f"{self.name}: cannot be asked under protocol '{self.protocol}'. Use {' or '.join(known)}")
+        if problem := version_problem(self.name, self.data, self.version):
+            raise UserError(f"{self.name}: version: {problem}")
 
     @property
     def task(self) -> Task:
@@ -47,7 +52,23 @@ class TaskSpec:
 
     @property
     def source(self) -> Source:
-        return self.task.source
+        return self.task.source if self.version is None else self.task.versions[self.version]
+
+
+def version_problem(name: str, data: str, version: str | None) -> str | None:
+    """Why a task's data does not exist in a version, in words; None if it does, and for the usual version (None)."""
+    if version is None:
+        return None
+    known = get_task(name).versions
+    if version not in known:
+        there = f"Known: {', '.join(known)}; without it" if known else "There is only the usual one"
+        return f"unknown version '{version}'.{did_you_mean(version, known)} {there}: {get_task(name).source.described}"
+    if data == MINI:
+        return "the embedded data has no versions; remove it, or give a folder as data"
+    if data == HUB and known[version].convert:
+        way = _into(known[version], Path("data") / known[version].folder)
+        return f"'{version}' needs files that are not on the Hub. Give the folder data as data, after: {way}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -59,6 +80,8 @@ class Files:
     # Images that the files name by a path are read from here only. Relative paths begin at `start`, or here.
     root: Path = Path()
     start: Path = Path()
+    # What the questions were converted from (`Source.convert`), if they are in files of another kind.
+    originals: tuple[Path, ...] = ()
 
     @property
     def with_images(self) -> tuple[Path, ...]:
@@ -69,7 +92,8 @@ class Files:
 def locate(spec: TaskSpec) -> Files:
     """The files of a spec. The embedded benchmark is built on first use; of the Hub's data, only the cache is read.
 
-    No files if they are not there; `evals.tasks.checks.missing` says why in words.
+    No files if they are not there; `evals.tasks.checks.missing` says why in words. Raises UserError for question files
+    that cannot be converted to parquet.
     """
     source = spec.source
     for place, root in _places(spec):
@@ -77,8 +101,10 @@ def locate(spec: TaskSpec) -> Files:
             continue
         if questions := tuple(sorted(place.glob(source.files))):
             images = tuple(sorted(place.glob(source.images.files))) if source.images else ()
-            return Files(questions, images, root, place)
-        if os.path.exists(place / source.plain):
+            if source.convert is None:
+                return Files(questions, images, root, place)
+            return Files((source.convert(questions),), images, root, place, originals=questions)
+        if source.convert is None and os.path.exists(place / source.plain):
             return Files((place / source.plain,), (), root, place)
     return Files(())
 
@@ -114,17 +140,26 @@ def prepare(spec: TaskSpec) -> None:
 
 
 def download(spec: TaskSpec) -> str:
-    """The command that downloads a spec's official files to where they are looked for, with their size."""
+    """The command that downloads a spec's official files to where they are looked for, with their size.
+
+    It also says how to get files that are not on the Hub. The Hub's cache has no place for these.
+    """
     source = spec.source
     if spec.data == HUB:
         return hub.download_command(source)
     root = root_of(spec)
-    if root.name.startswith(hub.PREFIX) or hub.is_cache(root):
+    if not source.elsewhere and (root.name.startswith(hub.PREFIX) or hub.is_cache(root)):
         return hub.download_command(
             source, "--cache-dir", str(root.parent if root.name.startswith(hub.PREFIX) else root)
         )
     own = root.absolute().name in (source.folder, source.repository.split("/")[1])
-    return hub.download_command(source, "--local-dir", str(root if own else root / source.folder))
+    return _into(source, root if own else root / source.folder)
+
+
+def _into(source: Source, folder: Path) -> str:
+    """The command that downloads official files into a folder, and how to get those that are not on the Hub."""
+    command = hub.download_command(source, "--local-dir", str(folder))
+    return f"{command}, and {source.elsewhere.format(folder=folder)}" if source.elsewhere else command
 
 
 def rows_of(spec: TaskSpec) -> int:
@@ -143,7 +178,7 @@ def data_digest(spec: TaskSpec) -> str:
     files, digest = locate(spec), hashlib.sha256()
     if not files.questions:
         raise UserError(f"{spec.name}: no data in '{spec.data}'. Get it with: {download(spec)}")
-    for path in (*files.questions, *files.images):
+    for path in (*(files.originals or files.questions), *files.images):
         digest.update(f"{path.parent.name}/{path.name}\0{content_of(path)}\n".encode())
     for path in files.with_images:
         for _, name in image_column.rows_without_bytes(path):

@@ -7,7 +7,7 @@ import importlib
 import io
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 from evals.tasks.base import LLAVA, RIGHT, Answer, Doc, Sample, Source, Statistic, Task, mean_of_sums, no_text
 from hidrop.prompts import LETTER_ANSWER
@@ -20,7 +20,7 @@ UTILS, STATIC = "lmms_eval.tasks.mmbench.en_utils", "mmbench_aggregate_dev_resul
 
 
 class MMBench(Task):
-    """4,329 rotations. A question counts as right when all its rotations are."""
+    """4,329 rotations (4,377 in LLaVA's version). A question counts as right when all its rotations are."""
 
     name = "mmbench_en_dev"
     title = "MMBench"
@@ -36,6 +36,22 @@ class MMBench(Task):
         rows=4329,
         megabytes=97,
     )
+    versions: ClassVar[Mapping[str, Source]] = {
+        # The one that LLaVA's evaluation reads and published numbers belong to: 1,176 questions.
+        "20230712": Source(
+            repository="lmms-lab/MMBench_EN",
+            split="dev",
+            folder="mmbench_20230712",
+            files="data/dev-*.parquet",
+            columns=(
+                *("index", "question", "hint", "answer", *LETTERS),
+                *("category", "l2-category", "image", "source", "split"),
+            ),
+            rows=4377,
+            title="dev 20230712 (lmms-lab/MMBench_EN)",
+            renamed=(("l2-category", "L2-category"),),
+        )
+    }
     max_new_tokens = 1024
     metric = "circular_accuracy"
     official = "gpt_eval_score"

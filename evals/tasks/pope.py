@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from evals.tasks.base import LLAVA, Answer, Doc, Sample, Source, Statistic, Task, no_text
+from evals.tasks.base import LLAVA, Answer, Doc, JoinedImages, Sample, Source, Statistic, Task, no_text
+from evals.tasks.pope_questions import as_parquet
 from hidrop.prompts import SHORT_ANSWER
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ CATEGORIES = ("adversarial", "popular", "random")
 
 class POPE(Task):
     """9,000 questions in three categories (random, popular, adversarial), scored by F1 with yes as the positive class.
+
+    LLaVA's evaluation has 2,910 random questions instead of 3,000, from an early commit of POPE's repository.
 
     LLaVA's value is the mean of the categories' F1, lmms-eval's the F1 of all samples.
     """
@@ -33,6 +36,24 @@ class POPE(Task):
         rows=9000,
         megabytes=255,
     )
+    versions: ClassVar[Mapping[str, Source]] = {
+        "llava": Source(
+            repository="lmms-lab-encoder/POPE",
+            split="test",
+            folder="pope",
+            files="coco/coco_pope_*.json",
+            columns=("question", "question_id", "answer", "category"),
+            rows=8910,
+            images=JoinedImages("data/test-*.parquet", id="image_source", key="image_source"),
+            title="LLaVA's questions (POPE's repository at commit e3e3926)",
+            convert=as_parquet,
+            elsewhere=(
+                "put the folder output/coco of https://github.com/AoiDragon/POPE at commit "
+                "e3e39262c85a6a83f26cf5094022a782cb0df58d to {folder}/coco"
+            ),
+            megabytes=255,
+        )
+    }
     metric = "f1"
     official = "pope_f1_score"
     details = ("accuracy", "f1_*")

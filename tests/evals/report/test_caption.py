@@ -50,6 +50,29 @@ def test_decoding_is_said_in_words(cell: Make, document_of: Make) -> None:
     )
 
 
+def test_the_protocol_lmms_eval_names_the_class_that_it_follows(document_of: Make) -> None:
+    said = told(document_of(protocol="lmms-eval"))["Protocol"]
+    assert said.startswith("lmms-eval (as its class llava_hf: the processor's chat template), dtype float32")
+
+
+def test_the_data_that_scores_belong_to_is_named_with_its_version(cell: Make, document_of: Make) -> None:
+    tasks = {"gqa": 500, "mmbench_en_dev": 4377, "pope": 8910, "textvqa_val": 5000}
+    cells = [cell("m", "vanilla", Schedule(), task, 80.0, n=n) for task, n in tasks.items()]
+    data = {"gqa": "mini", "mmbench_en_dev": "data", "pope": "/mnt/x", "textvqa_val": "hub"}
+    versions = {"mmbench_en_dev": "20230712", "pope": "llava"}
+    found = told(document_of(cells=cells, data=data, data_versions=versions))
+    assert found["Data"] == (
+        "MMBench: dev 20230712 (lmms-lab/MMBench_EN), 4,377 rows; "
+        "POPE: LLaVA's questions (POPE's repository at commit e3e3926), 8,910 rows; "
+        "TextVQA: lmms-lab-encoder/textvqa, 5,000 rows"
+    )
+    assert "official" not in found["Scores"], "the samples are counted against those of the version"
+    usual = told(document_of(cells=cells, data=data))
+    assert "MMBench: lmms-lab-encoder/MMBench, officially 4,329 rows" in usual["Data"]
+    assert "on 4377 (official: 4,329); POPE exact_match on 8910 (official: 9,000)" in usual["Scores"]
+    assert "Data" not in told(document_of(cells=cells, data=dict.fromkeys(tasks, "mini")))
+
+
 def test_scores_have_their_metrics_sizes_and_seeds(cell: Make, failure: Make, document_of: Make) -> None:
     cells = [
         cell("m", "vanilla", Schedule(), "gqa", 80.0, n=500),

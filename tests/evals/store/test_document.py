@@ -193,5 +193,19 @@ def test_statistics_are_those_of_the_cells_whose_samples_are_known() -> None:
     assert cells[4]["stats"] == {"interval": [100.0, 100.0]} and cells[0]["stats"]["interval"] != [100.0, 100.0]
 
 
+def test_a_document_names_the_versions_of_its_data(tmp_path) -> None:
+    from evals.matrix.schema import load_matrix
+    from evals.store.result_document import RESULTS
+
+    text = 'protocol: llava\nmodels: {a: {source: "mini:vanilla"}}\nmethods: {vanilla: {}}\ntasks:\n  gqa: {data: d}\n'
+    for more, versions in (("", None), ("  pope: {data: d, version: llava}\n", {"pope": "llava"})):
+        (tmp_path / "own.yaml").write_text(text + more)
+        matrix = load_matrix(tmp_path / "own.yaml")
+        found = document.build(matrix, tmp_path, "cpu", [], [], [], {})
+        assert found.get("data_versions") == versions
+        (tmp_path / "leaderboard.json").write_text(json.dumps(found))
+        assert RESULTS.read(tmp_path / "leaderboard.json").get("data_versions") == versions
+
+
 def test_the_plan_is_used_where_no_prompt_was_answered():
     assert entry(record(0, 0, None, "broken"))["flops"] == ROW.plan.flops(60)

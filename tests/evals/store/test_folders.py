@@ -13,7 +13,7 @@ from evals import report
 from evals.cli import main
 from evals.report.compare import compare
 from evals.store.cell_files import BLOCK, last_line, place
-from evals.store.folders import samples_of, states
+from evals.store.folders import samples_file, samples_of, states
 from evals.store.journal import Lines
 from hidrop.errors import UserError
 from tests.evals.world import SAMPLES, World
