@@ -104,7 +104,7 @@ def test_simple_evaluate_builds_the_model_from_strings(checkpoint: Path, data_fo
 
     for manifest in manifests():
         MODEL_REGISTRY_V2.register_manifest(manifest, overwrite=True)
-    name = export(tmp_path / "tasks", str(data_folder))[0]
+    name = export(tmp_path / "tasks", str(data_folder)).names[0]
     results = simple_evaluate(
         model="hidrop",
         model_args=f"pretrained={checkpoint},method=random,layer=2,keep=4,protocol=llava,max_new_tokens=3",
@@ -139,7 +139,7 @@ def test_the_command_line_finds_the_model_by_its_entry_point(
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: hidrop-as-installed\nVersion: 0\n")
     lines = [f"{name} = {target}" for name, target in entry.items()]
     (installed / "entry_points.txt").write_text("\n".join(["[lmms_eval.models]", *lines]) + "\n")
-    name = export(tmp_path / "tasks", str(data_folder))[0]
+    name = export(tmp_path / "tasks", str(data_folder)).names[0]
     command = [sys.executable, "-m", "lmms_eval", "--model", "hidrop", "--tasks", name, "--batch_size", "2"]
     command += ["--model_args", f"pretrained={checkpoint},max_new_tokens=3"]
     command += ["--include_path", str(tmp_path / "tasks"), "--output_path", str(tmp_path / "out"), "--log_samples"]
