@@ -169,7 +169,7 @@ def _empty(spec: TaskSpec, files: Files) -> Iterator[str]:
 
     for path in (*files.questions, *files.images):
         if not parquet.read_metadata(path).num_rows:
-            yield f"{_shown(spec, files, path)}: no rows. Get it again with: {download(spec)}"
+            yield f"{path}: no rows. Get it again with: {download(spec)}"
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------

@@ -7,14 +7,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar
 
 from evals.tasks.base import LLAVA, Answer, Doc, JoinedImages, Sample, Source, Statistic, Task, no_text
-from evals.tasks.pope_questions import as_parquet
+from evals.tasks.pope_questions import CATEGORIES, as_parquet
 from hidrop.prompts import SHORT_ANSWER
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-CATEGORIES = ("adversarial", "popular", "random")
 
 
 class POPE(Task):

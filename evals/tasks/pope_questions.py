@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hidrop.atomic_file import make_folder, replacing
 from hidrop.cache_folder import cache_folder
 from hidrop.errors import UserError
 
+CATEGORIES = ("adversarial", "popular", "random")
 PREFIX = "coco_pope_"  # the file's name goes on with the category
 FIELDS = ("question_id", "image", "text", "label")
 
@@ -23,9 +23,16 @@ FIELDS = ("question_id", "image", "text", "label")
 def as_parquet(paths: Sequence[Path]) -> Path:
     """One parquet file in the cache folder, with the columns of the other POPE data; made once for the same contents.
 
-    `image_source` is the image's name without its ending. Raises UserError, with the line, for a file of another kind.
+    `image_source` is the image's name without its ending. Raises UserError, with the line, for a file of another kind,
+    and if they are not one file for each of `CATEGORIES`: LLaVA's value is the mean of the three.
     """
-    contents = [(path, path.read_bytes()) for path in paths]
+    folder = paths[0].parent
+    wanted = [folder / f"{PREFIX}{category}.json" for category in CATEGORIES]
+    if lacking := [path.name for path in wanted if path not in paths]:
+        raise UserError(f"{folder}: the questions are not complete. Missing: {', '.join(lacking)}")
+    if more := [path.name for path in paths if path not in wanted]:
+        raise UserError(f"{folder}: not one of POPE's files: {', '.join(more)}. Move it away")
+    contents = [(path, _content(path)) for path in paths]
     digest = hashlib.sha256()
     for path, content in contents:
         digest.update(f"{path.name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
@@ -33,6 +40,15 @@ def as_parquet(paths: Sequence[Path]) -> Path:
     if not made.is_file():
         _write([row for path, content in contents for row in _rows(path, content)], made)
     return made
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():  # reading a pipe could wait forever
+        raise UserError(f"{path}: not a regular file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _rows(path: Path, content: bytes) -> list[dict[str, str]]:
@@ -45,6 +61,8 @@ def _rows(path: Path, content: bytes) -> list[dict[str, str]]:
         except ValueError:  # not UTF-8, or not JSON
             raise UserError(f"{path}: line {number} is not JSON") from None
         rows.append(_row(asked, category, f"{path}: line {number}"))
+    if not rows:
+        raise UserError(f"{path}: no questions")
     return rows
 
 
@@ -66,11 +84,6 @@ def _write(rows: list[dict[str, str]], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet as parquet
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft, name = tempfile.mkstemp(dir=path.parent, suffix=".parquet")
-    os.close(draft)
-    try:
-        parquet.write_table(pyarrow.Table.from_pylist(rows), name)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    make_folder(path.parent)
+    with replacing(path) as file:
+        parquet.write_table(pyarrow.Table.from_pylist(rows), file)

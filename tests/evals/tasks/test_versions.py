@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,39 @@ def test_a_question_file_of_another_kind_is_told_with_its_line(line: bytes, told
     file.write_bytes(file.read_bytes() + line + b"\n")
     [problem] = missing(TaskSpec("pope", str(pope), LLAVA, POPE))
     assert problem.startswith(f"pope: {file}: ") and told in problem
+
+
+@pytest.mark.parametrize("kind", ["absent", "other", "empty", "folder", "pipe"])
+def test_question_files_are_three_regular_files_with_questions_or_refused(kind: str, pope: Path) -> None:
+    folder, spec = pope / "pope/coco", TaskSpec("pope", str(pope), LLAVA, POPE)
+    file = folder / "coco_pope_random.json"
+    if kind == "other":
+        (folder / "coco_pope_random_old.json").write_bytes(file.read_bytes())
+    else:
+        file.unlink()
+    if kind == "empty":
+        file.write_text("\n")
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(file)
+    told = {
+        "absent": f"{folder}: the questions are not complete. Missing: coco_pope_random.json",
+        "other": f"{folder}: not one of POPE's files: coco_pope_random_old.json",
+        "empty": f"{file}: no questions",
+        "folder": f"{file}: not a regular file",
+        "pipe": f"{file}: not a regular file",
+    }
+    [problem] = missing(spec)
+    assert problem.startswith(f"pope: {told[kind]}. ") and "Get it again with: hf download" in problem
+    with pytest.raises(UserError, match="coco"):
+        data_digest(spec)
+
+
+def test_a_cache_folder_that_cannot_be_written_is_told(pope: Path, cache: Path) -> None:
+    cache.write_text("a file")
+    [problem] = missing(TaskSpec("pope", str(pope), LLAVA, POPE))
+    assert problem.startswith(f"pope: {cache}") and "hf download" not in problem
 
 
 def test_missing_files_of_a_version_are_named_with_what_gets_them(tmp_path: Path, pope: Path) -> None:
