@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from evals.tasks.protocol import decoding, protocol
+from evals.tasks.protocol import decoding, protocol, protocol_version
+from evals.tasks.registry import TASKS
 from hidrop.errors import UserError
 from hidrop.prompts import SYSTEM, pad_to_square, piecewise
 
@@ -153,6 +154,19 @@ def test_decoding_settings_are_part_of_a_cells_identity() -> None:
     assert decoding("lmms-eval", "gqa") == f"lmms-eval {metadata.version('lmms-eval')}"
 
 
+def test_a_change_of_one_task_gives_that_task_alone_another_version() -> None:
+    """LLaVA's TextVQA is capitalised since 1.1; finished cells of other tasks under that protocol stay valid."""
+    assert {task: protocol_version("llava", task) for task in TASKS} == {
+        "gqa": "1",
+        "mmbench_en_dev": "1",
+        "textvqa_val": "1.1",
+        "pope": "1",
+    }
+    assert {protocol_version("lmms-eval", task) for task in TASKS} == {"2"}
+
+
 def test_unknown_protocol_names_the_known_ones() -> None:
     with pytest.raises(UserError, match="llava, lmms-eval"):
         protocol("lava")
+    with pytest.raises(UserError, match="llava, lmms-eval"):
+        protocol_version("lava", "gqa")

@@ -28,6 +28,7 @@ class Probe(Reducer):
 
     def score(self, view: Any) -> torch.Tensor:
         SEEN["this"], SEEN["next"] = view.attention("this"), view.attention("next")
+        SEEN["rounded"] = view.attention("next", rounded=True)
         every = view.text_queries(torch.ones_like(view.text_BT, dtype=torch.float32))
         SEEN["text"] = view.attention("this", every)
         SEEN["rank"], SEEN["slots"] = view.rank_BV, view.text_BT
@@ -120,3 +121,20 @@ def test_half_precision_scores_are_float32(tiny_llava, prompt, pixels):
     with reduce(model, Probe()), torch.no_grad():
         model(input_ids=prompt(), pixel_values=pixels().to(torch.bfloat16))
     assert SEEN["this"].dtype == SEEN["next"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounded_scores_are_the_head_mean_of_the_eager_layers_own_probabilities(dtype, tiny_llava, prompt, pixels):
+    """transformers' eager attention casts its softmax to the model's type, as the released codes do."""
+    ids, image = prompt(3, 7), pixels().to(dtype)
+    with torch.no_grad():
+        theirs = tiny_llava(kv_heads=2, attention="eager").to(dtype)(
+            input_ids=ids, pixel_values=image, output_attentions=True
+        )
+        with reduce(tiny_llava(kv_heads=2).to(dtype), Probe()) as reduction:
+            reduction.model(input_ids=ids, pixel_values=image)
+    wanted = theirs.attentions[LAYER][:, :, -1].mean(1)
+    assert wanted.dtype == dtype
+    assert torch.equal(SEEN["rounded"], SEEN["rounded"].to(dtype).float())
+    assert not torch.equal(SEEN["next"], SEEN["next"].to(dtype).float())
+    torch.testing.assert_close(SEEN["rounded"][:, 0], wanted.float(), atol=2e-3, rtol=4 * torch.finfo(dtype).eps)
