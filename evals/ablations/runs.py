@@ -10,8 +10,7 @@ from typing import Any
 
 from evals.ablations.spec import Study
 from evals.matrix.method_fields import CHECKPOINT
-from evals.store.lock import locked
-from hidrop.errors import UserError
+from evals.store.lock import InUse, locked
 from hidrop.mini.training.recipe import Recipe
 
 log = logging.getLogger("hidrop.training")
@@ -85,9 +84,7 @@ def train_missing(study: Study, work: Path, *, at_most: int | None = None) -> li
                     log.info("%s", run.title)
                     loop.train(recipe, out=run.model, resume=True, work=run.folder / "progress")
                     spent += 1
-        except UserError:
-            if not taken(run.folder):
-                raise
+        except InUse:
             others.append(run)
     return others
 
@@ -99,15 +96,6 @@ def ready(study: Study, run: TrainingRun, work: Path) -> Recipe | None:
         return recipe
     start = next(start for start in starts_of(study, work) if start.name == recipe.start)
     return recipe.model_copy(update={"start": str(start.model)}) if start.done else None
-
-
-def taken(folder: Path) -> bool:
-    """Whether a process holds the folder's lock."""
-    try:
-        with locked(folder):
-            return False
-    except UserError:
-        return True
 
 
 def matrix_of(study: Study, work: Path) -> dict[str, Any]:

@@ -26,12 +26,16 @@ LONGEST = 1 << 16  # bytes of the owner's name
 _held: dict[tuple[int, int], int] = {}
 
 
+class InUse(UserError):
+    """Another process has locked the folder."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
     """Lock `folder`, which is created if missing, for the calling thread. Blocks on the same folder can be nested.
 
-    patience: seconds to wait for another process. Raises UserError, with the process and host, if another process keeps
-    the lock; and if the folder cannot be locked at all. The kernel releases the lock of a process that died; the file
+    patience: seconds to wait for another process. Raises InUse, with the process and host, if another process keeps the
+    lock; UserError if the folder cannot be locked at all. The kernel releases the lock of a process that died; the file
     only names the owner. Temporary files of writers that were killed are removed.
     """
     try:
@@ -90,7 +94,7 @@ def _lock(descriptor: int, folder: Path, until: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() >= until:
-                raise UserError(
+                raise InUse(
                     f"{folder}: in use by {holder(folder) or 'another process'}. Wait for it, or use another --out"
                 ) from None
             time.sleep(PAUSE)

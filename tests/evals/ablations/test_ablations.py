@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from evals.ablations import claims, runs, spec, table
 from evals.ablations.document import ABLATIONS
 from evals.ablations.spec import Claim, Study, load_study
 from hidrop.errors import UserError
+from tests.evals.holding import held_elsewhere
 
 TINY: dict[str, Any] = {
     "seeds": [1, 2],
@@ -75,11 +77,9 @@ def test_each_seed_of_a_variant_goes_on_from_the_studys_start(tmp_path: Path) ->
 
 
 def test_what_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
-    from evals.store.lock import locked
-
     study = load_study(written(tmp_path))
     window = runs.starts_of(study, tmp_path)[0]
-    with locked(window.folder):
+    with held_elsewhere(window.folder):
         others = runs.train_missing(study, tmp_path)
     assert [run.title for run in others] == ["window", "base-s1", "early-s1", "base-s2", "early-s2"]
 
@@ -92,6 +92,15 @@ def test_a_study_of_an_edited_method_takes_up_nothing_of_the_old_one(
     assert study.folder_of("base", 1) == before
     monkeypatch.setattr(spec, "source_digest", lambda cls: f"an edited {cls.__name__}")
     assert study.folder_of("base", 1) != before
+
+
+def test_a_folder_that_cannot_be_locked_is_not_left_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.raises(UserError, match="has no file locks"):
+        runs.train_missing(load_study(written(tmp_path)), tmp_path)
 
 
 def test_a_changed_study_takes_up_nothing_of_the_old_one(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_the_command_writes_what_it_measured(
     monkeypatch.setattr("evals.bench.inference.methods", lambda *args: METHODS)
     assert main(["bench-train", "--batch", "1,2", "--repeats", "1", "--out", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.json")
     assert path.name.startswith("train-tiny-float32") and TRAINING.read(path) == document
     assert [row["text"] for row in document["rows"]] == [[60]] * 6 + [[60, 60]] * 6
     assert document["kind"] == "training" and document["out_of_memory"] == []

@@ -15,6 +15,7 @@ from evals.cli import main
 from evals.store import lock
 from evals.store.lock import locked
 from hidrop.errors import UserError
+from tests.evals.holding import held_elsewhere
 
 
 def taken(folder: Path) -> bool:
@@ -46,22 +47,10 @@ def test_blocks_on_one_folder_can_be_nested_and_the_outermost_frees_it(tmp_path:
 
 
 def test_patience_waits_for_another_process(tmp_path: Path) -> None:
-    begun, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with locked(tmp_path):
-            begun.set()
-            done.wait(10)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    begun.wait(10)
-    with pytest.raises(UserError, match="in use by process"), locked(tmp_path):
+    with held_elsewhere(tmp_path), pytest.raises(UserError, match="in use by process"), locked(tmp_path):
         pass
-    threading.Timer(0.1, done.set).start()
-    with locked(tmp_path, patience=10):
+    with held_elsewhere(tmp_path, seconds=0.1), locked(tmp_path, patience=30):
         pass
-    thread.join()
 
 
 def without_locks(number: int) -> Callable[[int, int], None]:
