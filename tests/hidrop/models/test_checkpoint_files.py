@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 from collections.abc import Callable
@@ -109,7 +110,7 @@ def test_the_vocabulary_files_of_every_tokenizer_of_transformers_count() -> None
     known = set()
     for entry in TOKENIZER_MAPPING_NAMES.values():
         for name in entry if isinstance(entry, (tuple, list)) else (entry,):
-            files = getattr(getattr(transformers, name or "", None), "vocab_files_names", None)
-            known |= set(files.values()) if isinstance(files, dict) else set()
+            with contextlib.suppress(AttributeError, ImportError):  # some need sentencepiece, and name its *.model
+                known |= set(getattr(transformers, name or "").vocab_files_names.values())
     assert len(known) > 10
     assert [name for name in known if not any(fnmatch.fnmatchcase(name, pattern) for pattern in SETTINGS)] == []
