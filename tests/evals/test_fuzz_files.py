@@ -34,7 +34,7 @@ from tests.evals.test_fuzz import VALUES, WHOLE, WORDS, damage, places
 from tests.evals.world import World, going
 
 SOME = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=2_000, deadline=None, suppress_health_check=list(HealthCheck))
 few_and_many = pytest.mark.parametrize(
     "effort", [SOME, pytest.param(MANY, marks=pytest.mark.slow)], ids=["some", "many"]
 )

@@ -15,10 +15,11 @@ import pytest
 from evals import report
 from evals.cli import main
 from evals.cli.exit_codes import DONE, SOME_FAILED, USER
-from tests.evals.world import World
+from hidrop.errors import UserError
+from tests.evals.world import World, going
 
 Damage = Callable[[Path], Any]
-SECONDS = 15  # a command that takes longer waits for something
+SECONDS = 60  # a command that takes longer waits for something
 
 COMMANDS = [
     ["ls", "OUT"],
@@ -70,8 +71,6 @@ FILES = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with journals, tables, timings and a page."""
-    from tests.evals.world import going
-
     place = tmp_path_factory.mktemp("finished")
     document = going(place)(World())
     report.write(document, place / "out")
@@ -169,3 +168,22 @@ def test_links_in_a_results_folder_are_not_written_through(
     assert answered(["report", "OUT"], folder, capsys) == USER
     assert answered(["export", "OUT"], folder, capsys) == USER
     assert sorted(mine.iterdir()) == [mine / "precious"]
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a dangling link", "deep"])
+@pytest.mark.parametrize("file", ["a journal", "the samples", "the failures", "a timing", "the timings", "the parts"])
+def test_a_run_in_a_broken_folder_fails_in_words(file: str, kind: str, finished: Path, tmp_path: Path) -> None:
+    """A cell whose journal is not a file fails with its reason; a folder that cannot be written stops the run."""
+    shutil.copytree(finished, tmp_path / "out")
+    damaged(tmp_path / "out", FILES[file], KINDS[kind])
+    world = World()
+    world.broken["ask plain/fastv/pope"] = RuntimeError("for a traceback's file")
+    with in_time():
+        try:
+            document = going(tmp_path)(world)
+        except (UserError, OSError) as error:  # `main` answers to both in words
+            assert str(tmp_path / "out") in str(error)
+            return
+    reasons = [failure["error"] for failure in document["failed"]]
+    assert all(str(tmp_path / "out") in reason or "traceback" in reason for reason in reasons)
+    assert len(document["cells"]) + len([failure for failure in document["failed"] if failure["task"]]) == 6
