@@ -122,6 +122,13 @@ def in_time(trainer: Trainer) -> Iterator[None]:
         ) from error
 
 
+def join_others() -> None:
+    """Begin the process group of CPU processes, as accelerate does by itself but without passing on a timeout."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    if several and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", timeout=patience(PATIENCE))
+
+
 def accumulation_of(recipe: LlavaRecipe) -> int:
     """Micro-batches of a step. Raises UserError if the number of processes does not fit the batch or the machine."""
     cuda, processes = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1"))
@@ -195,6 +202,7 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
     # With ZeRO-3, once the arguments exist, a checkpoint's weights are sharded as they are read. A new model is
     # assembled from whole weights before that, and sharded when training begins.
     learner = student(recipe, master) if isinstance(recipe.model, Parts) else None
+    join_others()
     arguments = arguments_of(recipe, work)
     learner = learner or student(recipe, master)
     reducer, backbone = build_entry(recipe.method), backbone_of(learner.model)

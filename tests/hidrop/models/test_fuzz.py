@@ -25,7 +25,7 @@ from hidrop.errors import UserError
 from hidrop.models import check, load, peek, save
 
 SOME = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-MANY = settings(SOME, max_examples=1_500)
+MANY = settings(SOME, max_examples=500)
 few_and_many = pytest.mark.parametrize(
     "effort", [SOME, pytest.param(MANY, marks=pytest.mark.slow)], ids=["some", "many"]
 )
