@@ -20,7 +20,7 @@ from evals.tasks.build import lmms_folder, patterns
 from evals.tasks.checks import missing
 from evals.tasks.data import HUB, MINI, TaskSpec, locate
 from evals.tasks.image_column import rows_without_bytes
-from evals.tasks.registry import TASKS
+from evals.tasks.registry import TASKS, get_task
 from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.errors import UserError
 
@@ -42,19 +42,19 @@ def export(folder: Path, data: str = MINI) -> Exported:
 
     if data == HUB:
         raise UserError("data 'hub': lmms-eval has these tasks itself. Use mini, or a folder with parquet files")
-    specs = [TaskSpec(name, data, LMMS_EVAL) for name in TASKS]
-    skipped = {spec.name: why for spec in specs if (why := _obstacle(spec))}
+    specs = [*(TaskSpec(name, data, LMMS_EVAL) for name in TASKS), *_versions(data)]
+    skipped = {_named(spec): why for spec in specs if (why := _obstacle(spec))}
     if len(skipped) == len(specs):
         raise UserError("\n".join(skipped.values()))
     make_folder(folder)
     label, names = MINI if data == MINI else _label(data), []
     for spec in specs:
-        if spec.name in skipped:
+        if _named(spec) in skipped:
             continue
         paths = patterns(locate(spec).questions)
         config: dict[str, Any] = {
             "include": str(lmms_folder(spec.task) / f"{spec.name}.yaml"),
-            "task": f"hidrop_{label}_{spec.name}",
+            "task": f"hidrop_{label}_{spec.name}{f'_{spec.version}' if spec.version else ''}",
             "dataset_path": "parquet",
             "dataset_name": None,
             "dataset_kwargs": {"data_files": {spec.source.split: paths}},
@@ -66,13 +66,34 @@ def export(folder: Path, data: str = MINI) -> Exported:
     return Exported(names, skipped)
 
 
+def _versions(data: str) -> list[TaskSpec]:
+    """The versions of tasks' data (`Task.versions`) that a folder has."""
+    if data == MINI:
+        return []
+    pairs = ((name, version) for name in TASKS for version in get_task(name).versions)
+    return [spec for name, version in pairs if _there(spec := TaskSpec(name, data, LMMS_EVAL, version))]
+
+
+def _there(spec: TaskSpec) -> bool:
+    try:
+        return bool(locate(spec).questions)
+    except UserError:  # files that cannot be used: `missing` says why
+        return True
+
+
+def _named(spec: TaskSpec) -> str:
+    return f"{spec.name} (version {spec.version})" if spec.version else spec.name
+
+
 def _obstacle(spec: TaskSpec) -> str | None:
     """Why a task cannot be exported."""
     if problems := missing(spec):
         return "\n".join(problems)
     files = locate(spec)
+    if renamed := dict(spec.source.renamed):
+        return f"{_named(spec)}: lmms-eval does not know its column '{', '.join(renamed)}'. Run it in a matrix"
     if files.images:
-        return f"{spec.name}: its images are in files of their own, which lmms-eval cannot join. Run it in a matrix"
+        return f"{_named(spec)}: its images are in files of their own, which lmms-eval cannot join. Run it in a matrix"
     if any(name for path in files.questions for _, name in rows_without_bytes(path)):
         return f"{spec.name}: its table names images by paths, which lmms-eval reads from anywhere. Run it in a matrix"
     return None

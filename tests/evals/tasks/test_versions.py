@@ -244,6 +244,24 @@ def test_a_matrix_selects_a_version_and_refuses_an_unknown_one(tmp_path: Path) -
         load_matrix(tmp_path / "own.yaml")
 
 
+def test_versions_that_are_there_are_named_among_what_cannot_be_exported(
+    tmp_path: Path, mmbench: Path, pope: Path
+) -> None:
+    from evals.tasks.export import export
+
+    found = export(tmp_path / "tasks", str(mmbench))
+    assert found.names == ["hidrop_data_mmbench_en_dev", "hidrop_data_pope"]
+    assert found.skipped["mmbench_en_dev (version 20230712)"] == (
+        "mmbench_en_dev (version 20230712): lmms-eval does not know its column 'l2-category'. Run it in a matrix"
+    )
+    assert found.skipped["pope (version llava)"].startswith(
+        "pope (version llava): its images are in files of their own"
+    )
+    for file in (pope / "pope/coco").iterdir():
+        file.unlink()
+    assert "pope (version llava)" not in export(tmp_path / "tasks", str(pope)).skipped
+
+
 def test_agree_finds_the_version_that_a_run_has_read(mmbench: Path) -> None:
     from evals.report.agreement import Run, read_docs
 
