@@ -151,5 +151,6 @@ TRAINING = FileKind(
     schema=TRAINING_SCHEMA,
     oldest=1,
     command="bench-train",
+    kind="training",
     complete=_complete_training,
 )

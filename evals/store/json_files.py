@@ -40,6 +40,7 @@ class FileKind(Generic[Content]):
     name: what messages call it, with its article. content: the TypedDict of what it holds.
     schema: the number that is written today; oldest: the smallest number that is still read.
     command: the command that writes such a file; None for a run of a matrix. then: what else to know about it.
+    kind: the field "kind" of such a file; None for one without this field.
     complete: adds, in place, the fields that earlier files with a readable number lack.
     """
 
@@ -49,6 +50,7 @@ class FileKind(Generic[Content]):
     oldest: int
     command: str | None
     then: str = ""
+    kind: str | None = None
     complete: Callable[[dict[str, Any]], None] | None = None
 
     def remedy(self, place: str) -> str:
@@ -77,6 +79,10 @@ class FileKind(Generic[Content]):
         """`data` itself, if it is of this kind, with what an earlier version left out. Raises UserError like `read`."""
         if not isinstance(data, dict) or type(data.get("schema")) is not int:
             raise UserError(f"{place}: not {self.name}: it has no schema number. {self.remedy(place)}")
+        if data.get("kind") != self.kind:
+            raise UserError(
+                f"{place}: not {self.name}, but a file of kind {shown(data.get('kind'))}. {self.remedy(place)}"
+            )
         if data["schema"] > self.schema:
             raise UserError(
                 f"{place}: {self.name} of a newer version (schema {data['schema']}, this version reads up to "

@@ -20,6 +20,7 @@ from evals.tasks.base import IMAGE, Source
 from evals.tasks.data import HUB, MINI, Files, TaskSpec, download, locate, root_of, rows_of
 from hidrop.errors import CannotWrite, UserError, in_a_line
 from hidrop.images import ImageError, inside, shortened
+from hidrop.regular_files import local_path
 
 # Of a file name such as test-00000-of-00003.parquet, or with a hash behind the number of shards.
 SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?\.parquet")
@@ -67,6 +68,10 @@ def _absent(spec: TaskSpec) -> str:
     root = root_of(spec)
     why = f". {there}" if (there := hub.explained(root, source.repository)) else ""
     why = f". It is a file: name its folder{why}" if os.path.isfile(root) else why
+    try:
+        local_path(spec.data, f"{spec.name}.data")
+    except UserError as error:  # a name that no folder can have
+        why = f". {error}"
     looked = f"looked for {source.folder}/{source.files}"
     return f"{spec.name}: no data in '{shortened(spec.data)}' ({looked}){why}. Get it with: {download(spec)}"
 

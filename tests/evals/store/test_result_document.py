@@ -80,7 +80,7 @@ def test_what_is_wrong_is_named_with_its_place_and_the_way_out(
 ) -> None:
     said = refused(changed(*place, to=value), tmp_path / "leaderboard.json")
     assert message in said
-    assert "Update hidrop" in said or said.endswith("run the matrix again, finished cells are not run twice")
+    assert "Update hidrop" in said or said.endswith("finished cells are not run twice")
 
 
 def test_a_message_names_three_problems_and_counts_the_others(tmp_path: Path) -> None:
