@@ -23,8 +23,9 @@ from evals.store import records
 from evals.store.records import CellHeader, SampleRecord
 
 SCHEMA = 3
-SEAL = re.compile(rb'(.*),"sum":"([0-9a-f]{16})","link":"([0-9a-f]{16})"\}', re.DOTALL)
-LONGEST_HEADER = 1 << 15  # bytes; far more than a cell's identity needs
+SEAL = re.compile(rb',"sum":"([0-9a-f]{16})","link":"([0-9a-f]{16})"\}')
+SEAL_LENGTH = 52  # bytes
+HEADER_START, LONGEST_HEADER = b'{"id":"', 1 << 13  # bytes; far more than a cell's identity needs
 
 
 def canonical(value: Any) -> str:
@@ -148,8 +149,8 @@ def examined(rest: Iterable[bytes], id: str, link: str | None) -> tuple[list[Lin
 
 def _parts(line: bytes) -> tuple[bytes, str | None, str | None]:
     """A line without its checksums, its sum, and its link. The line itself and None if it has none."""
-    found = SEAL.fullmatch(line)
-    return (found[1], found[2].decode(), found[3].decode()) if found else (line, None, None)
+    found = SEAL.fullmatch(line[-SEAL_LENGTH:])
+    return (line[:-SEAL_LENGTH], found[1].decode(), found[2].decode()) if found else (line, None, None)
 
 
 def _torn(tail: bytes, id: str | None) -> str | None:
@@ -179,9 +180,12 @@ def recovered(data: bytes) -> Content | None:
     for place in range(min(len(data), (first if first >= 0 else len(data)) + 1, LONGEST_HEADER)):
         for bit in range(8):
             line = data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 : LONGEST_HEADER]
+            whole = line[: line.find(b"\n")]  # without a line break: all but one byte, which is no whole line
+            if not whole.startswith(HEADER_START) or _parts(whole)[1] is None:
+                continue
             try:
-                header = header_of(line[: line.index(b"\n")])
-            except ValueError:  # also from `index`: no line break is left
+                header = header_of(whole)
+            except ValueError:
                 continue
             if header["schema"] == SCHEMA and header["id"] == identity_hash(header["identity"]):
                 content = content_of(line + data[LONGEST_HEADER:])
