@@ -24,11 +24,6 @@ def visible(text: str) -> str:
     return UNSEEN.sub(lambda found: _escaped(found[0], r"\x{:02x}"), text)
 
 
-def visible_line(text: str) -> str:
-    """`visible`, on one line."""
-    return visible(" ".join(text.split("\n")).replace("\t", " "))
-
-
 def visible_json(text: str) -> str:
     r"""JSON of the same content, with what is invisible in its strings as \uXXXX."""
     return UNSEEN.sub(lambda found: _escaped(found[0], r"\u{:04x}"), text)

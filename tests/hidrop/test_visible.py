@@ -8,9 +8,7 @@ import unicodedata
 
 import pytest
 
-from hidrop.visible import visible, visible_json, visible_line, visible_values
-
-JOINERS = "\u200c\u200d"
+from hidrop.visible import visible, visible_json, visible_values
 
 
 def test_every_control_and_format_character_is_escaped() -> None:
@@ -44,7 +42,6 @@ def test_every_control_and_format_character_is_escaped() -> None:
 def test_what_is_shown(text: str, shown: str) -> None:
     assert visible(text) == shown
     assert visible(shown) == shown
-    assert visible_line(text) == shown.replace("\n", " ").replace("\t", " ")
     assert visible_values({text: [text, 1, None]}) == {shown: [shown, 1, None]}
 
 
