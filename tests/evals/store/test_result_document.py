@@ -68,7 +68,7 @@ def refused(document: Any, path: Path) -> str:
         (("failed", 0, "error"), None, "failed[0].error: input should be a valid string"),
         (("hardware", "cpu"), ..., "hardware.cpu is missing"),
         (("budget_reading",), "both", "budget_reading: input should be 'average' or 'kept'"),
-        (("schema",), ..., "not a result document: it has no schema number. `run.py --matrix` writes it"),
+        (("schema",), ..., "not a result document: it has no schema number. `run.py run MATRIX --out"),
         (("schema",), "1", "it has no schema number"),
         (("schema",), True, "it has no schema number"),
         (("schema",), 2, "a result document of a newer version (schema 2, this version reads up to 1). Update hidrop"),
