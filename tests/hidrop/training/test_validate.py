@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from hidrop.errors import UserError
 from hidrop.models import load
 from hidrop.recipes import check, train
+from hidrop.strict_yaml import checked
+from hidrop.training.recipe import LlavaRecipe
 from tests.hidrop.training.conftest import RECORDS, said
 
 Recipe = Callable[..., Path]
@@ -156,8 +159,13 @@ def test_fields_beyond_all_use_are_refused_by_the_recipe(recipe: Recipe) -> None
         "lr": float("inf"), "epochs": float("nan"), "seed": -1, "workers": 10**6, "batch": 2**40,
         "attention": "spda", "weight_decay": float("inf"),
     }  # fmt: skip
+    data = yaml.safe_load(recipe().read_text())
     for name, value in fields.items():
         with pytest.raises(UserError, match=name):
+            checked(LlavaRecipe, {**data, name: value}, "recipe.yaml")
+        # A number that is not finite is refused before it has a name, with its line.
+        there = name if isinstance(value, (int, str)) else r"line \d+, column \d+\): '\.(inf|nan)' is not a number"
+        with pytest.raises(UserError, match=there):
             check(str(recipe(**{name: value})))
     refused(recipe(lora={"rank": 64, "alpha": 1}), "lora.rank: 64 is more than the decoder's width (32)")
 
