@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hidrop.errors import UserError
+from hidrop.errors import UserError, reason
 from hidrop.regular_files import Unreadable, read_text
 
 AGAIN = "Copy or download the checkpoint again"
@@ -23,7 +23,6 @@ MOST_BYTES, MOST_BYTES_OF_LISTS = 4 << 20, 128 << 20
 LISTS = ("tokenizer.json", "vocab.json", "added_tokens.json", ".index.json", "trainer_state.json")
 # Objects and lists in each other. What transformers writes has up to seven.
 MOST_DEPTH = 32
-LONGEST_REASON = 400  # characters of another library's message
 # All that transformers reads of a checkpoint's folder, if it is there. Each holds one object.
 OBJECTS = (
     "config.json",
@@ -84,15 +83,6 @@ def in_words(what: str, way: str = AGAIN) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UserError(f"{what} ({reason(error)}). {way}") from error
-
-
-def reason(error: BaseException) -> str:
-    """An error of another library in one line that can be printed; an error without words by its type."""
-    words = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
-    words = "".join(c if c.isprintable() else "?" for c in words)
-    if isinstance(error, KeyError | AttributeError | AssertionError | IndexError) or not words:
-        words = f"{type(error).__name__}: {words}".rstrip(": ")
-    return words if len(words) <= LONGEST_REASON else words[: LONGEST_REASON - 3] + "..."
 
 
 def kind(value: Any) -> str:

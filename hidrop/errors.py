@@ -1,13 +1,15 @@
-"""The one error a user can act on, what its messages share, and any other error in one line."""
+"""The one error a user can act on, and what messages share: hints, values, names and other errors, each in one line."""
 
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 # Where Python prints an object's place in memory: "<_io.BytesIO object at 0x7f3a5c0b1e40>", or a bare pointer. It would
 # make two runs differ.
 ADDRESS = re.compile(r"\s+at 0x[0-9a-fA-F]+|\b0x[0-9a-fA-F]{9,}\b")
-LONGEST = 300  # characters of a message in records and tables
+# Characters: of an error in records and tables, of another library's words in a message, of a name, and of a value.
+LONGEST, LONGEST_REASON, LONGEST_NAME, LONGEST_VALUE = 300, 400, 200, 60
 
 
 class UserError(ValueError):
@@ -27,17 +29,42 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
+def printable(text: str) -> str:
+    """Text with "?" for each character that moves the cursor, breaks the line or cannot be encoded."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def shortened(text: str, longest: int = LONGEST_NAME) -> str:
+    """A name or another text for a message: printable, and its start alone if it is longer."""
+    clean = printable(text[: longest + 1])
+    return clean if len(clean) <= longest else f"{clean[:longest]}... ({len(text):,} characters)"
+
+
+def shown(value: Any) -> str:
+    """A value out of a file or a command line for a message, as Python writes it."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
+
+
 def in_a_line(error: BaseException) -> str:
     """An error as `Type: message` for records and tables: one line, at most LONGEST characters, equal in every run.
 
     A wrapper of retries is replaced by the error in it. Of a longer message, its first line is kept.
     """
     error = real_cause(error)
-    first = next(iter(str(error).splitlines()), "")
-    clean = "".join(letter if letter.isprintable() else "?" for letter in ADDRESS.sub("", first))
-    if len(clean) > LONGEST:
-        clean = f"{clean[:LONGEST]}... ({len(first):,} characters)"
-    return f"{type(error).__name__}: {clean}" if clean else type(error).__name__
+    first = shortened(ADDRESS.sub("", next(iter(str(error).splitlines()), "")), LONGEST)
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """The words of another library's error, to quote in a message of ours: all of its lines in one.
+
+    The type is named only where the words say little without it.
+    """
+    words = printable(" ".join(str(error).split()))
+    if isinstance(error, KeyError | AttributeError | AssertionError | IndexError) or not words:
+        words = f"{type(error).__name__}: {words}".rstrip(": ")
+    return words if len(words) <= LONGEST_REASON else words[: LONGEST_REASON - 3] + "..."
 
 
 def real_cause(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hidrop.errors import in_a_line
+from hidrop.errors import in_a_line, shortened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,8 +20,6 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 # PIL refuses larger images by default, as they may be made to fill the memory.
 MOST_PIXELS = 178_956_970
 MOST_BYTES = 1 << 30
-# A path in a message is cut to this many characters.
-SHOWN = 200
 BASE64 = re.compile(r"(data:[\w/+.-]+;base64,)?[A-Za-z0-9+/\r\n]{64,}={0,2}\s*")
 
 
@@ -134,12 +132,6 @@ def inside(folder: Path, name: str, *starts: Path) -> Path:
 def base64_text(text: str) -> str:
     """What a text is if it is base64, as in the TSV files of other toolkits, instead of a path; otherwise ""."""
     return f"base64 text of {len(text):,} characters" if BASE64.fullmatch(text) and len(text) > 255 else ""
-
-
-def shortened(text: str) -> str:
-    """A path for a message: its start, and without control characters."""
-    clean = "".join(letter if letter.isprintable() else "?" for letter in text[: SHOWN + 1])
-    return clean if len(clean) <= SHOWN else f"{clean[:SHOWN]}... ({len(text):,} characters)"
 
 
 class _Strict:

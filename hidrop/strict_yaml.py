@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from hidrop.errors import UserError, did_you_mean
+from hidrop.errors import UserError, did_you_mean, shown
 from hidrop.regular_files import Unreadable, read_text
 from hidrop.visible import UNSEEN, visible
 
@@ -183,11 +183,6 @@ def dotted(loc: Iterable[Any]) -> str:
     for part in loc:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     return path
-
-
-def shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def type_at(annotation: Any, loc: list[Any]) -> Any:

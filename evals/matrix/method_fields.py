@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hidrop import strict_yaml
+from hidrop.errors import shown
 from hidrop.reducer import METHODS, field_types, method_class, required_fields, type_problem
 
 CHECKPOINT = "checkpoint"  # the method that a checkpoint was trained with
@@ -44,7 +45,7 @@ def field_problems(path: str, entry: dict[str, Any], free: bool) -> list[str]:
         several = key == "seed" and free and isinstance(value, list) and value
         for one in value if several else [value]:
             if reason := type_problem(one, types[key], open_counts=budget):
-                lines.append(f"{path}.{key}: {reason}, not {strict_yaml.shown(one)}")
+                lines.append(f"{path}.{key}: {reason}, not {shown(one)}")
     lacking = [key for key in required_fields(cls) if key not in given]
     if budget and isinstance(given.get("keep"), int):
         lines.append(f"{path}.keep: the budget sets this field; give one of the two")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hidrop import strict_yaml
-from hidrop.errors import UserError
+from hidrop.errors import UserError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from hidrop.budget import Budget
@@ -91,14 +91,14 @@ def check(method: str | None, budget: Any, fields: Mapping[str, Any]) -> None:
     _check_names(fields, types)
     for name, value in values(fields).items():
         if reason := type_problem(value, types[name], open_counts=budget is not None):
-            raise UserError(f"model_args: {name}: {reason}, not {strict_yaml.shown(value)}")
+            raise UserError(f"model_args: {name}: {reason}, not {shown(value)}")
 
 
 def _check_names(fields: Iterable[str], types: Iterable[str] | None) -> None:
     """Raises UserError for a field that is not in `types`; without a method (None), for a misspelt argument only."""
     known = [*(types or ()), *OWN]
     for name in fields:
-        hint = strict_yaml.did_you_mean(name, known)
+        hint = did_you_mean(name, known)
         if name not in known and (hint or types is not None):
             raise UserError(f"model_args: {name} is unknown.{hint} Known: {', '.join(known)}")
 

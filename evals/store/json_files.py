@@ -20,10 +20,10 @@ from typing import Any, Generic, NoReturn, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from evals.store.run_command import folder_of, run_command
-from hidrop.errors import UserError
+from hidrop.errors import UserError, shown
 from hidrop.program import program
 from hidrop.regular_files import Unreadable, read_text
-from hidrop.strict_yaml import dotted, shown
+from hidrop.strict_yaml import dotted
 
 Content = TypeVar("Content")
 MOST_BYTES = 1 << 28

@@ -14,7 +14,7 @@ from typing import Any
 
 from evals.store.records import AnswerRecord, PromptGroup, SampleRecord, ScoreRecord
 from evals.tasks.registry import TASKS
-from hidrop.errors import UserError
+from hidrop.errors import UserError, shown
 from hidrop.program import program
 
 # Sums of the same numbers in another order differ in their last bits.
@@ -42,7 +42,7 @@ def contradiction(identity: Mapping[str, Any], records: Sequence[SampleRecord]) 
         found: Any = result.get(name, wanted)  # early results lack the counts of empty and different answers
         exact = not isinstance(wanted, float)
         if found != wanted if exact else not isclose(found, wanted, rel_tol=CLOSE, abs_tol=1e-6):
-            return f"its result says {name} {_short(found)}, but its answers and scores give {_short(wanted)}"
+            return f"its result says {name} {shown(found)}, but its answers and scores give {shown(wanted)}"
     return None
 
 
@@ -87,8 +87,3 @@ def _value(identity: Mapping[str, Any], scores: Sequence[ScoreRecord]) -> dict[s
     from evals.store.statistics import value_of
 
     return {"value": value_of(task, str(protocol[0]), scores)}
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:60] + " ..."

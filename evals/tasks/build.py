@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from evals.tasks.base import IMAGE, Task
 from evals.tasks.data import Files, TaskSpec, data_digest, locate
 from evals.tasks.protocol import protocol
-from hidrop.images import ImageError, open_image, read_inside, shortened
+from hidrop.errors import shortened
+from hidrop.images import ImageError, open_image, read_inside
 
 if TYPE_CHECKING:
     from PIL import Image

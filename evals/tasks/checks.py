@@ -18,8 +18,8 @@ from typing import Any
 from evals.tasks import hub, image_column
 from evals.tasks.base import IMAGE, Source
 from evals.tasks.data import HUB, MINI, Files, TaskSpec, download, locate, root_of, rows_of
-from hidrop.errors import CannotWrite, UserError, in_a_line
-from hidrop.images import ImageError, inside, shortened
+from hidrop.errors import CannotWrite, UserError, in_a_line, shortened
+from hidrop.images import ImageError, inside
 from hidrop.regular_files import local_path
 
 # Of a file name such as test-00000-of-00003.parquet, or with a hash behind the number of shards.

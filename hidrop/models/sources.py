@@ -14,7 +14,6 @@ from hidrop.program import program
 from hidrop.regular_files import local_path
 
 MINI = Path(__file__).parents[1] / "mini" / "weights"
-MOST_BYTES = 1 << 26  # of a config or an index
 MINI_NAMES = ("vanilla", "pdrop", "hidrop")
 
 # What a Hub repository may hold besides a checkpoint for torch; never fetched.

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from hidrop.checkpoint_files import in_words, read_object
-from hidrop.errors import UserError
+from hidrop.errors import UserError, shown
 from hidrop.training.recipe import LlavaRecipe
 
 log = logging.getLogger("hidrop.training")
@@ -114,7 +114,7 @@ def _check_progress(state: Path) -> None:
         raise UserError(f"{file}: is missing: the training was stopped while it saved") from None
     for name, kinds in PROGRESS.items():
         if type(said.get(name)) not in kinds:
-            raise UserError(f"{file}: {name} is {said.get(name)!r:.60}, which no training writes")
+            raise UserError(f"{file}: {name} is {shown(said.get(name))}, which no training writes")
     if said["global_step"] != step(state):
         raise UserError(f"{file}: global_step is {said['global_step']}, but the folder is {state.name}")
     with in_words(f"{file}: transformers cannot read it", REMOVE):

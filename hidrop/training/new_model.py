@@ -12,7 +12,7 @@ from hidrop.backbones.config_fields import ClipFields, DecoderFields, TowerField
 from hidrop.backbones.llava import Llava
 from hidrop.backbones.rehearsal import rehearse
 from hidrop.checkpoint_files import check_folder, in_words
-from hidrop.errors import UserError
+from hidrop.errors import UserError, shown
 from hidrop.models.headers import check_weights
 from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config
@@ -92,7 +92,7 @@ def _config(folder: Path, kind: Any, known: dict[str, Any]) -> Any:
     raw, place = read_config(folder), f"{folder}/config.json"
     name = raw.get("model_type")
     if not isinstance(name, str) or name not in known:
-        raise UserError(f"{place}: model_type {name!r:.60} is not supported here, only {' or '.join(known)}")
+        raise UserError(f"{place}: model_type {shown(name)} is not supported here, only {' or '.join(known)}")
     check_folder(folder)
     check_fields(raw, place, known[name])
     with in_words(f"{place}: transformers cannot read it"):

@@ -18,8 +18,7 @@ from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hidrop.backbones import backbone_of
-from hidrop.checkpoint_files import reason
-from hidrop.errors import UserError
+from hidrop.errors import UserError, reason
 from hidrop.patience import VARIABLE, patience
 from hidrop.pretrained import pretrained
 from hidrop.program import torchrun

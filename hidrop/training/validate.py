@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hidrop.backbones import Backbone
-from hidrop.checkpoint_files import reason
-from hidrop.errors import UserError
+from hidrop.errors import UserError, reason
 from hidrop.program import program
 from hidrop.reducer import build_entry
 from hidrop.training.recipe import LlavaRecipe, Parts

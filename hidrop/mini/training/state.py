@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hidrop.checkpoint_files import in_words, read_object
-from hidrop.errors import UserError
+from hidrop.errors import UserError, shown
 from hidrop.mini.training.optimizer import Pair
 
 
@@ -83,9 +83,9 @@ def _read(folder: Path) -> dict[str, Any]:
     for name in {"recipe", "files"} | record.keys():
         value = record.get(name)
         if type(value) not in FIELDS.get(name, ()) or (type(value) is int and value < 0):
-            raise UserError(f"{path}: {name} is {value!r:.60}, which no training writes. {_way(folder)}")
+            raise UserError(f"{path}: {name} is {shown(value)}, which no training writes. {_way(folder)}")
     if not re.fullmatch(r"state-\d+-\d+", record["files"]):
-        raise UserError(f"{path}: files is {record['files']!r:.60}, which no training writes. {_way(folder)}")
+        raise UserError(f"{path}: files is {shown(record['files'])}, which no training writes. {_way(folder)}")
     return record
 
 

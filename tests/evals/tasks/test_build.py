@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 from evals.run.failures import Failure
 from evals.tasks import TaskSpec
 from evals.tasks.build import build, quiet
-from hidrop.errors import UserError, in_a_line
+from hidrop.errors import UserError
 from hidrop.images import ImageError
 from tests.evals.tasks.table import CASES, PICTURES
 
@@ -111,10 +111,3 @@ def test_a_retried_error_is_shown_as_the_error_itself() -> None:
         assert failure.reason == "FileNotFoundError: [Errno 2] No such file: 'a.parquet'"
         assert "in fail" in failure.traceback
     assert Failure.of(retried(UserError("data: change it"))).reason == "data: change it"
-
-
-def test_an_error_in_a_line_has_no_address_and_an_end() -> None:
-    found = in_a_line(ValueError(f"cannot read {io.BytesIO()!r} of {object()!r}\nmore"))
-    assert found == "ValueError: cannot read <_io.BytesIO> of <object>"
-    assert len(in_a_line(ValueError("x" * 35_000))) < 400 and "35,000" in in_a_line(ValueError("x" * 35_000))
-    assert in_a_line(KeyboardInterrupt()) == "KeyboardInterrupt" and "\x1b" not in in_a_line(ValueError("\x1b[31m"))

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hidrop.checkpoint_files import LONGEST_REASON, MOST_BYTES, in_words, read_object, reason
-from hidrop.errors import UserError
+from hidrop.checkpoint_files import MOST_BYTES, in_words, read_object
+from hidrop.errors import LONGEST_REASON, UserError, reason
 from hidrop.models import check, load
 from hidrop.models.sources import MINI
 
