@@ -11,6 +11,7 @@ from PIL import Image
 
 from evals.tasks.protocol import protocol
 from hidrop.models import load, save
+from hidrop.pretrained import pretrained
 
 # Neither transformers' default nor ours, with a list of parts as lmms-eval's class llava_hf gives it.
 TEMPLATE = (
@@ -66,7 +67,7 @@ def test_the_processors_template_wins_over_the_tokenizers(layout: str, checkpoin
     add(checkpoint / "tokenizer_config.json", chat_template=BLIND)
     LAYOUTS[layout](checkpoint)
     assert load(checkpoint).tokenizer.chat_template == TEMPLATE
-    assert AutoProcessor.from_pretrained(checkpoint, backend="pil").chat_template == TEMPLATE
+    assert pretrained(AutoProcessor, checkpoint, backend="pil").chat_template == TEMPLATE
 
 
 def test_without_any_template_the_prompt_is_transformers_default(checkpoint: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from hidrop.errors import UserError
 from hidrop.models import checkpoint_files, digest, load, peek, save
 from hidrop.models.sources import SETTINGS
+from hidrop.pretrained import pretrained
 
 
 @pytest.fixture(autouse=True)
@@ -82,13 +83,13 @@ def test_an_adapter_that_transformers_would_add_is_refused(saved: Path, logits: 
     from transformers import LlavaForConditionalGeneration
 
     adapted = peft.get_peft_model(
-        LlavaForConditionalGeneration.from_pretrained(saved), peft.LoraConfig(target_modules=["q_proj"], r=2)
+        pretrained(LlavaForConditionalGeneration, saved), peft.LoraConfig(target_modules=["q_proj"], r=2)
     )
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     adapted.save_pretrained(saved)
-    assert not torch.allclose(logits(LlavaForConditionalGeneration.from_pretrained(saved).eval()), logits(model))
+    assert not torch.allclose(logits(pretrained(LlavaForConditionalGeneration, saved).eval()), logits(model))
     for read in (load, peek, checkpoint_files):
         with pytest.raises(UserError, match=r"adapter next to the weights \(adapter_config\.json, adapter_model"):
             read(saved)
