@@ -8,12 +8,11 @@ goes around every call that lets them read it.
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from hidrop import strict_json
 from hidrop.errors import UserError, reason
 from hidrop.regular_files import Unreadable, read_text
 
@@ -46,10 +45,10 @@ def read_object(file: Path, way: str = AGAIN) -> dict[str, Any]:
     use, numbers and texts that are none (NaN, 1e999, half a surrogate pair). FileNotFoundError if there is no file.
     """
     try:
-        value = json.loads(_text(file, way), parse_constant=_no_number, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
+        value = strict_json.value(_text(file, way))
+    except UserError:
+        raise
+    except ValueError as error:
         raise UserError(f"{file}: not JSON: {reason(error)}. {way}") from None
     if not isinstance(value, dict):
         raise UserError(f"{file}: holds {kind(value)} instead of an object of fields. {way}")
@@ -112,12 +111,3 @@ def _odd(value: dict[str, Any]) -> str | None:
         if not level:
             return None
     return f"objects and lists are nested more than {MOST_DEPTH} deep"
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_number(text)

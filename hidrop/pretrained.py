@@ -6,12 +6,12 @@ checkpoint's "auto_map" names.
 
 from __future__ import annotations
 
-import json
+import contextlib
 from pathlib import Path
 from typing import Any
 
+from hidrop.checkpoint_files import read_object
 from hidrop.errors import UserError
-from hidrop.regular_files import Unreadable, read_text
 
 
 def pretrained(kind: Any, folder: Path | str | None, **settings: Any) -> Any:
@@ -35,10 +35,7 @@ def files_with_code(folder: Path | str | None) -> list[str]:
     """The JSON files in a checkpoint's folder that ask for code of its own."""
     found = []
     for file in sorted(Path(folder).glob("*.json")) if folder is not None else ():
-        try:
-            content = json.loads(read_text(file))
-        except (Unreadable, ValueError, RecursionError):  # whoever reads the file reports it
-            continue
-        if isinstance(content, dict) and content.get("auto_map"):
-            found.append(str(file))
+        with contextlib.suppress(UserError, FileNotFoundError):  # whoever reads the file reports it
+            if read_object(file).get("auto_map"):
+                found.append(str(file))
     return found

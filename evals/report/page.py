@@ -21,8 +21,9 @@ from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.report.tables import main_sheets
 from evals.report.text import sheets_of
-from evals.store.json_files import check_depth
+from evals.store.json_files import MOST_DEPTH
 from evals.store.result_document import ResultDocument, cell_key
+from hidrop import strict_json
 from hidrop.atomic_file import write_atomically
 from hidrop.errors import UserError
 from hidrop.regular_files import Unreadable, read_text
@@ -128,8 +129,8 @@ def _data_in(page: str) -> Any:
     """The data of a page. Raises ValueError if there is none."""
     if not (found := DATA.search(page)):
         raise ValueError("not a page of a report")
-    check_depth(found[1])
-    return json.loads(found[1])
+    strict_json.check_depth(found[1], MOST_DEPTH)
+    return strict_json.value(found[1])
 
 
 def _keys(document: ResultDocument) -> dict[tuple[str, str, str], list[str]]:

@@ -8,18 +8,16 @@ may add fields without raising the number, and this version reads such a file.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from evals.store.run_command import folder_of, run_command
+from hidrop import strict_json
 from hidrop.errors import UserError, shown
 from hidrop.program import program
 from hidrop.regular_files import Unreadable, read_text
@@ -28,8 +26,6 @@ from hidrop.strict_yaml import dotted
 Content = TypeVar("Content")
 MOST_BYTES = 1 << 28
 MOST_DEPTH = 64
-LONGEST_NUMBER = 40  # digits
-BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')  # a text as a whole, so that its brackets do not count
 MOST_PROBLEMS = 3  # named in a message; a file with one odd cell mostly has many
 
 
@@ -69,9 +65,9 @@ class FileKind(Generic[Content]):
     def parsed(self, text: str, place: str) -> Content:
         """The content of a file's text. Raises UserError like `read`; `place` names the file in its message."""
         try:
-            check_depth(text)
-            data = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
-        except (ValueError, RecursionError) as error:
+            strict_json.check_depth(text, MOST_DEPTH)
+            data = strict_json.value(text)
+        except ValueError as error:
             raise UserError(f"{place}: not JSON: {error}. {self.remedy(place)}") from None
         return self.checked(data, place)
 
@@ -127,28 +123,3 @@ def problems(error: ValidationError) -> str:
         lines.append(f"{place} is missing" if item["type"] == "missing" else f"{place}: {message}")
     more = len(lines) - MOST_PROBLEMS
     return "; ".join(lines[:MOST_PROBLEMS]) + (f"; and {more} more problems" if more > 0 else "")
-
-
-def check_depth(text: str) -> None:
-    """Raises ValueError for JSON with more than MOST_DEPTH brackets in each other: Python's readers are recursive."""
-    depth = 0
-    for found in BRACKETS.finditer(text):
-        depth += found[0] in "[{"
-        depth -= found[0] in "]}"
-        if depth > MOST_DEPTH:
-            raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
-
-
-def _whole(text: str) -> int:
-    if len(text) > LONGEST_NUMBER:
-        raise ValueError(f"a number of {len(text)} digits")
-    return int(text)
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_number(text)

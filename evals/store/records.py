@@ -12,7 +12,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Literal,
-    NoReturn,
     NotRequired,  # before Python 3.12 pydantic cannot read typing's TypedDict
     cast,
 )
@@ -20,6 +19,7 @@ from typing import (
 from typing_extensions import TypedDict
 
 from evals.store.kept_tokens import unpack
+from hidrop import strict_json
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -148,7 +148,7 @@ class ScoredAnswer(AnswerRecord, ScoreRecord):  # type: ignore[misc]  # both hav
 def parsed(line: bytes) -> CellHeader | SampleRecord:
     """The record in a line. Raises ValueError, naming the field, for a line that is not a record."""
     try:
-        record = json.loads(line, parse_constant=_no_number)
+        record = strict_json.value(line)
         if b"\\ud" in line.lower():  # half a character cannot be written again
             json.dumps(record, ensure_ascii=False).encode()
         return checked(record)
@@ -234,7 +234,3 @@ def contradiction(records: Sequence[SampleRecord]) -> str | None:
     if len(scored) != results[0]["n"] or len(set(scored)) != len(scored):
         return f"its result is of {results[0]['n']} samples and {len(set(scored))} are scored"
     return None if answered >= set(scored) else "samples are scored that have no answer"
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")

@@ -124,8 +124,8 @@ NOT_OBJECTS = {
     "": "not JSON",
     "{": "not JSON",
     "[" * 100_000: "not JSON",
-    '{"a": NaN}': "NaN is no number of JSON",
-    '{"a": 1e999}': "1e999 is no number of JSON",
+    '{"a": NaN}': "NaN is not JSON",
+    '{"a": 1e999}': "1e999 is not JSON",
     '{"a": ' + "9" * 5000 + "}": "not JSON",
     "\ufeff{}": "not JSON",
 }
