@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import stat
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hidrop.errors import in_a_line, shortened
+from hidrop.regular_files import Unreadable, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,16 +87,9 @@ def read_inside(folder: Path, name: str, *starts: Path) -> bytes:
     """The content of the regular file `name` inside `folder`; see `inside`."""
     path, shown = inside(folder, name, *starts), shortened(name)
     try:
-        # The file may have been replaced since then: the flag keeps a pipe from waiting.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ImageError(f"{shown}: not a regular file")
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise ImageError(f"{shown}: cannot be read: {error.strerror}") from None
-    if len(content) > MOST_BYTES:
-        raise ImageError(f"{shown}: larger than {MOST_BYTES >> 30} GiB")
-    return content
+        return read_bytes(path, MOST_BYTES)
+    except Unreadable as reason:
+        raise ImageError(f"{shown}: cannot be read: {reason}") from None
 
 
 def inside(folder: Path, name: str, *starts: Path) -> Path:

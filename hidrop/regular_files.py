@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+
 
 from hidrop.errors import UserError
 
@@ -18,7 +19,7 @@ class Unreadable(Exception):
     """Why a file cannot be read, in words without the file's name."""
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BufferedReader:
     """A regular file, opened for reading. Raises Unreadable, at once, for anything else."""
     try:
         # Without O_NONBLOCK the call itself waits for the other end of a pipe.
@@ -52,6 +53,16 @@ def read_text(path: Path, most: int | None = None) -> str:
         return read_bytes(path, most).decode()
     except UnicodeDecodeError:
         raise Unreadable("not UTF-8 text") from None
+
+
+def file_state(file: Path) -> tuple[int, ...]:
+    """What changes when the content of a file does: size, times and number.
+
+    A program can set the time of modification. The time of change and the number (of another file that took the name)
+    are the system's own.
+    """
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
 
 
 def local_path(text: str, place: str) -> Path:

@@ -16,6 +16,7 @@ from typing import Any
 
 from evals.tasks.registry import get_task
 from hidrop.errors import UserError
+from hidrop.regular_files import Unreadable, read_text
 
 # Two words with this similarity (difflib's ratio) or more are spellings of the same word.
 SPELLING = 0.8
@@ -134,9 +135,9 @@ def _fields(line: dict[str, Any], path: Path, names: Sequence[str]) -> dict[str,
 def _objects(path: Path) -> Iterable[dict[str, Any]]:
     """The JSON objects of a file with one per line. Raises UserError for anything else in it."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        text = read_text(path)
+    except Unreadable as reason:
+        raise UserError(f"{path}: cannot be read: {reason}") from None
     lines = text.split("\n")  # not splitlines: an answer may contain other line separators
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -20,7 +20,7 @@ from evals.tasks.base import IMAGE, Source
 from evals.tasks.data import HUB, MINI, Files, TaskSpec, download, locate, root_of, rows_of
 from hidrop.errors import CannotWrite, UserError, in_a_line, shortened
 from hidrop.images import ImageError, inside
-from hidrop.regular_files import local_path
+from hidrop.regular_files import file_state, local_path
 
 # Of a file name such as test-00000-of-00003.parquet, or with a hash behind the number of shards.
 SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?\.parquet")
@@ -81,8 +81,7 @@ def _state(files: Files) -> tuple[Any, ...]:
     states: list[tuple[int, ...] | None] = []
     for path in (*files.questions, *files.images):
         try:
-            found = path.stat()
-            states.append((found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+            states.append(file_state(path))
         except OSError:
             states.append(None)
     return tuple(states)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from evals.tasks.base import LLAVA, Source, Task
 from evals.tasks.registry import get_task
 from hidrop.errors import UserError, did_you_mean
 from hidrop.images import ImageError, inside
+from hidrop.regular_files import Unreadable, file_state, opened
 
 MINI, HUB = "mini", "hub"
 
@@ -191,24 +191,23 @@ def _image_digest(files: Files, name: str | None) -> str:
         return "none"
     try:
         return content_of(inside(files.root, name, files.start))
-    except (ImageError, OSError):
+    except (ImageError, UserError, OSError):
         return "unreadable"
 
 
 def content_of(path: Path) -> str:
     """sha256 of a file's content, read again when the file changed. (Its time of modification can be set by anybody.)
 
-    Raises UserError for a pipe or a device, which could wait forever.
+    Raises UserError for a file that cannot be read, and for a pipe or a device, which could wait forever.
     """
-    from hidrop.models.digest import file_state
-
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise UserError(f"{path}: not a regular file")
-    return _content(path, file_state(path))
+    try:
+        return _content(path, file_state(path))
+    except Unreadable as reason:
+        raise UserError(f"{path}: cannot be read: {reason}") from None
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def _content(path: Path, state: tuple[int, ...]) -> str:
     """sha256 of a file. `state` is part of the cache's key, so that a file that was replaced is read again."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

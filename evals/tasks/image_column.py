@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.tasks.base import IMAGE
+from hidrop.regular_files import file_state
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,8 +42,7 @@ def rows_without_bytes(path: Path) -> Iterator[tuple[int, str | None]]:
     """
     import pyarrow.parquet as parquet
 
-    state = path.stat()
-    if _all_are_bytes(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns):
+    if _all_are_bytes(path, file_state(path)):
         return
     with parquet.ParquetFile(path) as file:
         yield from ((row, name) for row, (content, name) in enumerate(_images(file)) if content is None)
@@ -59,7 +59,7 @@ def _images(file: pyarrow.parquet.ParquetFile) -> Iterator[tuple[bytes | None, s
 
 
 @functools.lru_cache(maxsize=256)  # every cell of a matrix asks; `state` changes when the file does
-def _all_are_bytes(path: Path, *state: int) -> bool:
+def _all_are_bytes(path: Path, state: tuple[int, ...]) -> bool:
     """Whether no image lacks its bytes. A file without a column of images has none that does."""
     import pyarrow.parquet as parquet
 

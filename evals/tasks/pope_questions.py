@@ -14,6 +14,7 @@ from typing import Any
 from hidrop.atomic_file import make_folder, replacing
 from hidrop.cache_folder import cache_folder
 from hidrop.errors import UserError
+from hidrop.regular_files import Unreadable, read_bytes
 
 CATEGORIES = ("adversarial", "popular", "random")
 PREFIX = "coco_pope_"  # the file's name goes on with the category
@@ -43,12 +44,10 @@ def as_parquet(paths: Sequence[Path]) -> Path:
 
 
 def _content(path: Path) -> bytes:
-    if not path.is_file():  # reading a pipe could wait forever
-        raise UserError(f"{path}: not a regular file")
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        return read_bytes(path)
+    except Unreadable as reason:
+        raise UserError(f"{path}: cannot be read: {reason}") from None
 
 
 def _rows(path: Path, content: bytes) -> list[dict[str, str]]:

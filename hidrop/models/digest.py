@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hidrop.cache_folder import cache_folder
+from hidrop.regular_files import file_state
 
 # Seconds. A file that has just changed may change again within one tick of the file system's clock, so it is not
 # remembered yet.
@@ -28,16 +29,6 @@ def digest(files: Iterable[Path]) -> str:
     for file in sorted(files, key=lambda f: f.name):
         whole.update(f"{file.name} {_of_file(file)}\n".encode())
     return whole.hexdigest()
-
-
-def file_state(file: Path) -> tuple[int, ...]:
-    """What changes when the content of a file does: size, times and number.
-
-    A program can set the time of modification. The time of change and the number (of another file that took the name)
-    are the system's own.
-    """
-    stat = file.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev
 
 
 def _of_file(file: Path) -> str:

@@ -132,8 +132,8 @@ def test_question_files_are_three_regular_files_with_questions_or_refused(kind: 
         "absent": f"{folder}: the questions are not complete. Missing: coco_pope_random.json",
         "other": f"{folder}: not one of POPE's files: coco_pope_random_old.json",
         "empty": f"{file}: no questions",
-        "folder": f"{file}: not a regular file",
-        "pipe": f"{file}: not a regular file",
+        "folder": f"{file}: cannot be read: Is a directory",
+        "pipe": f"{file}: cannot be read: it is a pipe or a device, not a regular file",
     }
     [problem] = missing(spec)
     assert problem.startswith(f"pope: {told[kind]}. ") and "Get it again with: hf download" in problem
