@@ -11,7 +11,6 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
-
 from hidrop.errors import UserError
 
 

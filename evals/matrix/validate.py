@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from evals.matrix import packages
 from evals.matrix.resolve import MatrixRow, Peek, absent, peek_files, resolve
 from evals.matrix.schema import Cell, Matrix
 from evals.tasks import TaskSpec, missing, remarks
+from hidrop.atomic_file import unwritable
 from hidrop.errors import UserError
 
 
@@ -97,17 +97,7 @@ def _of_data(matrix: Matrix, cells: list[Cell], lines: Callable[[TaskSpec], list
 
 def writable(out: Path) -> list[str]:
     """A results folder that cannot be created or written."""
-    there = out
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        return [f"--out {out}: {there} is a file, not a folder"]
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        return [f"--out {out}: {there} cannot be written: {error.strerror}. Use another --out"]
-    return []
+    return [f"--out {out}: {problem}. Use another --out"] if (problem := unwritable(out)) else []
 
 
 def pick_device(asked: str) -> str:

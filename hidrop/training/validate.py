@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hidrop.atomic_file import unwritable
 from hidrop.backbones import Backbone
 from hidrop.errors import UserError, reason
 from hidrop.program import program
@@ -149,20 +149,6 @@ def _folders(recipe: LlavaRecipe, out: Path, work: Path, notes: list[str]) -> It
         notes.append(f"{work} holds a training: `train --resume` continues it from {state and state.name}")
     except UserError as error:
         yield str(error)
-
-
-def unwritable(folder: Path) -> str | None:
-    """Why a folder cannot be made or written; None when it can."""
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        return f"{there} is a file, not a folder"
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            return None
-    except OSError as error:
-        return f"{there} cannot be written: {error.strerror}"
 
 
 def _data(recipe: LlavaRecipe, model: _Model | None, notes: list[str]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from hidrop.atomic_file import unwritable
 from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
 from hidrop.mini.training import foundations, state
@@ -25,7 +26,6 @@ from hidrop.models.sources import MINI
 from hidrop.provenance import describe, versions
 from hidrop.reducer import Reducer, build_entry
 from hidrop.strict_yaml import checked
-from hidrop.training.validate import unwritable
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast

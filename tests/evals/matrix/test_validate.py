@@ -80,7 +80,7 @@ def test_a_folder_on_which_writing_fails_is_told(tmp_path, monkeypatch):
     def refuse(**settings):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(validate.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     assert validate.writable(tmp_path) == [
         f"--out {tmp_path}: {tmp_path} cannot be written: Permission denied. Use another --out"
     ]
