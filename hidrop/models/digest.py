@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.cache_folder import cache_folder
+from hidrop.errors import CannotWrite
 from hidrop.regular_files import file_state
 
 # Seconds. A file that has just changed may change again within one tick of the file system's clock, so it is not
@@ -59,9 +59,7 @@ def _read() -> dict[str, str]:
 
 def _write(known: dict[str, str]) -> None:
     """Replace the store in one step. A home that cannot be written only costs time, so it is not an error."""
-    with contextlib.suppress(OSError, RuntimeError):
+    with contextlib.suppress(CannotWrite, RuntimeError):
         store = _store()
-        store.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=store.parent, suffix=".tmp", delete=False) as stream:
-            json.dump(known, stream, indent=0)
-        os.replace(stream.name, store)
+        make_folder(store.parent)
+        write_atomically(store, json.dumps(known, indent=0))

@@ -13,6 +13,7 @@ import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from hidrop.atomic_file import write_atomically
 from hidrop.checkpoint_files import in_words, read_object
 from hidrop.errors import UserError, shown
 from hidrop.training.recipe import LlavaRecipe
@@ -79,9 +80,7 @@ def write_record(recipe: LlavaRecipe, work: Path) -> None:
     record = work / RECORD
     work.mkdir(parents=True, exist_ok=True)
     if os.environ.get("RANK", "0") == "0":
-        draft = record.with_suffix(".draft")
-        draft.write_text(_said(recipe))
-        os.replace(draft, record)
+        write_atomically(record, _said(recipe))
 
 
 def check_state(state: Path, recipe: LlavaRecipe) -> None:

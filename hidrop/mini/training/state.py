@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from hidrop.atomic_file import write_atomically
 from hidrop.checkpoint_files import in_words, read_object
 from hidrop.errors import UserError, shown
 from hidrop.mini.training.optimizer import Pair
@@ -51,9 +51,7 @@ def save(folder: Path, model: nn.Module, optimizer: Pair, progress: TrainingProg
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / f"{name}.safetensors")
     torch.save(optimizer.state_dict(), folder / f"{name}.optimizer")
-    draft = folder / "progress.json.draft"
-    draft.write_text(json.dumps({**asdict(progress), "files": name}))
-    os.replace(draft, folder / "progress.json")
+    write_atomically(folder / "progress.json", json.dumps({**asdict(progress), "files": name}))
     for old in folder.glob("state-*"):
         if old.stem != name:
             old.unlink()
