@@ -76,7 +76,7 @@ def test_hidrops_layers_are_the_published_ones_at_their_depth() -> None:
         (["--batch", "1,x"], "--batch takes whole numbers of 1 or more, such as 1,4 (got 1,x)"),
         (["--batch", "0"], "--batch takes whole numbers of 1 or more, such as 1,4 (got 0)"),
         (["--text", "2"], "--text: input should be greater than or equal to 4"),
-        (["--methods", "hidrp"], "--methods hidrp: unknown method 'hidrp'. Did you mean 'hidrop'"),
+        (["--methods", "hidrp"], "--methods: unknown method 'hidrp'. Did you mean 'hidrop'"),
         (["--budget", "600"], "--methods hidrop: hidrop: an average of 600 visual tokens is out of reach"),
         (["--attention", "sdp"], "attention: unknown value 'sdp'. Did you mean 'sdpa'"),
         (["--model", "mini:vanila"], "mini:vanila"),

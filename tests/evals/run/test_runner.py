@@ -438,14 +438,14 @@ def test_very_long_names_are_run(go, tmp_path):
     changed(
         tmp_path, ("  plain: {source: plain}", f"  {long}: {{source: plain}}"), ("models: [plain]", f"models: [{long}]")
     )
-    seed = 10**160  # a label of more than 255 bytes
+    seed, method = 2**62, "r" * 80  # with the model's name more than the 120 characters of a file's readable part
     changed(
         tmp_path,
         ("reference: plain", f"reference: {long}"),
-        ("  own: {name", f"  random: {{layer: 1, keep: 2, seed: [1, {seed}]}}\n  own: {{name"),
+        ("  own: {name", f"  {method}: {{name: random, layer: 1, keep: 2, seed: [1, {seed}]}}\n  own: {{name"),
     )
-    changed(tmp_path, ("[vanilla, fastv]", "[vanilla, fastv, random]"))
-    broken = {f"evaluate {long}/random-s{seed}/gqa": RuntimeError("once")}
+    changed(tmp_path, ("[vanilla, fastv]", f"[vanilla, fastv, {method}]"))
+    broken = {f"evaluate {long}/{method}-s{seed}/gqa": RuntimeError("once")}
     document = go(World(broken=broken))
     assert len(document["cells"]) == 9 and len(document["failed"]) == 1
     assert len(go(World())["cells"]) == 10
