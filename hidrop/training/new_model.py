@@ -16,14 +16,12 @@ from hidrop.errors import UserError, shown
 from hidrop.models.headers import check_weights
 from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config
+from hidrop.models.vocabulary import add_placeholder, grown
 from hidrop.pretrained import pretrained
-from hidrop.prompts import PLACEHOLDER
 from hidrop.training.recipe import Parts
 
 # LLaVA-1.5 uses the features before the tower's last layer, without the class token.
 FEATURE_LAYER, FEATURE_STRATEGY = -2, "default"
-# Multiples of 64 keep the matrices fast.
-MULTIPLE = 64
 
 
 @dataclass(frozen=True)
@@ -61,22 +59,18 @@ def new_model(parts: Parts) -> NewModel:
         check_weights(tower, "CLIPVisionModel", vision, part=True)
         with in_words(f"{language}: the tokenizer cannot be loaded"):
             tokenizer = pretrained(AutoTokenizer, language)
-            tokenizer.add_tokens([PLACEHOLDER], special_tokens=True)
-            if tokenizer.pad_token is None:
-                tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+            placeholder = add_placeholder(tokenizer)
         with in_words(f"{tower}: the image processor cannot be loaded"):
             image_processor = pretrained(CLIPImageProcessorPil, tower)
         config = LlavaConfig(
             text_config=text,
             vision_config=vision,
-            image_token_index=tokenizer.convert_tokens_to_ids(PLACEHOLDER),
+            image_token_index=placeholder,
             image_seq_length=(vision.image_size // vision.patch_size) ** 2,
             vision_feature_layer=FEATURE_LAYER,
             vision_feature_select_strategy=FEATURE_STRATEGY,
         )
-        rows = text.vocab_size
-        if len(tokenizer) > rows:
-            rows = -(-len(tokenizer) // MULTIPLE) * MULTIPLE
+        rows = grown(len(tokenizer)) if len(tokenizer) > text.vocab_size else text.vocab_size
         found = NewModel(language, tower, config, tokenizer, image_processor, rows)
         place = f"{language} with {tower}"
         family_of(config.to_dict(), place)

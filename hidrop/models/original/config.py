@@ -23,14 +23,13 @@ from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError, shown
 from hidrop.geometry import Geometry
 from hidrop.models.sources import find, read_config, weight_files
+from hidrop.models.vocabulary import grown
 from hidrop.models.weight_files import open_tensors
 from hidrop.pretrained import pretrained
 from hidrop.reducer import Reducer, build
 
 # What the tower's tensors are called in a checkpoint that holds them.
 TOWER = "model.vision_tower.vision_tower.vision_model."
-# Rows of the vocabulary come in multiples of this in llava-hf's conversions (32000 -> 32064), for aligned kernels.
-VOCAB_MULTIPLE = 64
 # The towers that LLaVA-1.5's configs name without an owner once the folder was copied by hand.
 TOWER_OWNER = {"clip-vit-large-patch14-336": "openai", "clip-vit-large-patch14": "openai"}
 # The arguments of HiDrop's and PyramidDrop's training scripts.
@@ -96,11 +95,6 @@ def describe(folder: Path, raw: dict[str, Any], *, allow_download: bool = False)
     geometry = geometry_of(config)
     config.image_seq_length = geometry.visual_tokens
     return Described(config, geometry, _schedule(raw, place, geometry), tower, rows)
-
-
-def grown(rows: int) -> int:
-    """The number of vocabulary rows, at least `rows`, that a converted model gets."""
-    return -(-rows // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
 def _check(raw: dict[str, Any], place: str) -> None:

@@ -11,8 +11,9 @@ from hidrop.backbones.rehearsal import rehearse
 from hidrop.checkpoint_files import check_folder, in_words
 from hidrop.errors import UserError
 from hidrop.models.incomplete import listed
-from hidrop.models.original.config import TOWER, Described, describe, grown
+from hidrop.models.original.config import TOWER, Described, describe
 from hidrop.models.sources import find, weight_files
+from hidrop.models.vocabulary import add_placeholder, grown
 from hidrop.models.weight_files import BUFFERS, open_tensors
 from hidrop.pretrained import pretrained
 from hidrop.reducer import Reducer
@@ -139,7 +140,7 @@ def _gather(
 
 
 def _translate(tensors: dict[str, torch.Tensor], described: Described, folder: Path) -> dict[str, torch.Tensor]:
-    """Original names -> names in memory; but for rows of the vocabulary that are yet to come, they fit the model."""
+    """Original names -> names in memory. Shapes fit the model, except for the rows that the vocabulary grows by."""
     import torch
     from transformers import LlavaForConditionalGeneration
 
@@ -209,13 +210,10 @@ def _tokenizer(folder: Path, described: Described) -> Any:
         "A folder with tokenizer.model alone needs: pip install sentencepiece protobuf",
     ):
         tokenizer = pretrained(AutoTokenizer, folder, config=described.config.text_config)
-    tokenizer.add_tokens(["<image>"], special_tokens=True)
-    image = tokenizer.convert_tokens_to_ids("<image>")
+    image = add_placeholder(tokenizer)
     config = described.config
     config.image_token_index = image
     config.text_config.vocab_size = max(config.text_config.vocab_size, grown(image + 1))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
 
 
