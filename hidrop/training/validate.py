@@ -11,17 +11,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hidrop.atomic_file import unwritable
-from hidrop.backbones import Backbone
 from hidrop.errors import UserError, reason
 from hidrop.program import program
 from hidrop.reducer import build_entry
 from hidrop.training.recipe import LlavaRecipe, Parts
 
 if TYPE_CHECKING:
+    from hidrop.models.checking import Whole
     from hidrop.training.conversations import Conversations
+    from hidrop.training.new_model import NewModel
 
 TRIED = 16  # samples of each modality that are made on trial
 
@@ -56,14 +57,7 @@ def summary(recipe: LlavaRecipe) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _Model:
-    backbone: Backbone
-    tokenizer: Any
-    image_processor: Any
-
-
-def _model(recipe: LlavaRecipe) -> tuple[_Model | None, list[str]]:
+def _model(recipe: LlavaRecipe) -> tuple[Whole | NewModel | None, list[str]]:
     from hidrop.training.student import unfit
 
     try:
@@ -82,14 +76,13 @@ def _model(recipe: LlavaRecipe) -> tuple[_Model | None, list[str]]:
     return found, problems
 
 
-def _found(recipe: LlavaRecipe) -> _Model:
+def _found(recipe: LlavaRecipe) -> Whole | NewModel:
     from hidrop.models import check
     from hidrop.models.sources import find
     from hidrop.training.new_model import new_model
 
     if not isinstance(recipe.model, Parts):
-        whole = check(recipe.model)
-        return _Model(whole.backbone, whole.tokenizer, whole.image_processor)
+        return check(recipe.model)
     lacking = []
     for name in (recipe.model.language_model, recipe.model.vision_tower):
         try:
@@ -98,8 +91,7 @@ def _found(recipe: LlavaRecipe) -> _Model:
             lacking.append(str(error))
     if lacking:
         raise UserError("\n".join(lacking))
-    new = new_model(recipe.model)
-    return _Model(new.backbone, new.tokenizer, new.image_processor)
+    return new_model(recipe.model)
 
 
 def _earlier(model: Parts | str) -> str | None:
@@ -151,7 +143,7 @@ def _folders(recipe: LlavaRecipe, out: Path, work: Path, notes: list[str]) -> It
         yield str(error)
 
 
-def _data(recipe: LlavaRecipe, model: _Model | None, notes: list[str]) -> Iterator[str]:
+def _data(recipe: LlavaRecipe, model: Whole | NewModel | None, notes: list[str]) -> Iterator[str]:
     from hidrop.training.conversations import Conversations
     from hidrop.training.dataset import Order
 
@@ -201,7 +193,9 @@ def _images(recipe: LlavaRecipe, conversations: Conversations, way: str, notes: 
         notes.append(f"{text} and are replaced by others")
 
 
-def _samples(recipe: LlavaRecipe, conversations: Conversations, model: _Model, notes: list[str]) -> Iterator[str]:
+def _samples(
+    recipe: LlavaRecipe, conversations: Conversations, model: Whole | NewModel, notes: list[str]
+) -> Iterator[str]:
     """Make some samples as training does."""
     import numpy as np
 
