@@ -9,8 +9,9 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from hidrop.backbones.base import Backbone, Places, Vision
+from hidrop.backbones.base import Backbone
 from hidrop.backbones.config_fields import check_fields
+from hidrop.backbones.model_inputs import Places, Vision
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 

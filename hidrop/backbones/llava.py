@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hidrop.backbones.base import Backbone, Vision
+from hidrop.backbones.base import Backbone
+from hidrop.backbones.model_inputs import Vision
 from hidrop.geometry import Geometry
 from hidrop.prompts import CHAT_TEMPLATE
 

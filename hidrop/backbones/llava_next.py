@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hidrop.backbones.base import Vision
 from hidrop.backbones.llava import Llava
+from hidrop.backbones.model_inputs import Vision
 from hidrop.geometry import Geometry
 
 if TYPE_CHECKING:

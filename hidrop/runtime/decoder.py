@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from hidrop.backbones.base import Backbone, Rope
+from hidrop.backbones.base import Backbone
+from hidrop.backbones.model_inputs import Rope
 from hidrop.reducer import Reducer
 from hidrop.runtime.cache import RaggedCache, Segment
 from hidrop.runtime.layout import ROOM, BatchPlan, Layout, RowCuts, answer_starts, segments

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from hidrop.backbones.base import Vision
+from hidrop.backbones.model_inputs import Vision
 from hidrop.reducer import Reducer
 
 # Of LLaVA-1.5-7B in half precision: all 500 images of POPE, or the 398 of GQA twice over.

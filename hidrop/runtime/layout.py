@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import torch
 
-from hidrop.backbones.base import Places
+from hidrop.backbones.model_inputs import Places
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule, TokenPlan
 

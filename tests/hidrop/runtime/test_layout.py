@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from hidrop.backbones.base import counted_places
+from hidrop.backbones.model_inputs import counted_places
 from hidrop.geometry import Geometry
 from hidrop.reducer import build
 from hidrop.runtime.layout import ROOM, Layout, answer_starts, plan_batch, read, segments, valid_places
