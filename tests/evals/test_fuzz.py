@@ -64,12 +64,14 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-@st.composite
-def changed_matrices(draw: Callable[..., Any]) -> str:
-    """A real matrix with up to three places changed, removed or added to."""
-    data = copy.deepcopy(draw(st.sampled_from(WHOLE)))
+def changed(draw: Callable[..., Any], data: Any) -> Any:
+    """A copy with up to three places set, removed or added to."""
+    data = copy.deepcopy(data)
     for _ in range(draw(st.integers(1, 3))):
-        *path, last = draw(st.sampled_from(places(data)[1:] or [("name",)]))
+        found = places(data)[1:]
+        if not found:
+            break
+        *path, last = draw(st.sampled_from(found))
         owner = data
         for key in path:
             owner = owner[key]
@@ -80,6 +82,13 @@ def changed_matrices(draw: Callable[..., Any]) -> str:
                 del owner[last]
             case "add" if isinstance(owner, dict):
                 owner[draw(st.sampled_from(WORDS))] = draw(VALUES)
+    return data
+
+
+@st.composite
+def changed_matrices(draw: Callable[..., Any]) -> str:
+    """A real matrix with up to three places changed, removed or added to."""
+    data = changed(draw, draw(st.sampled_from(WHOLE)))
     return yaml.safe_dump(data, allow_unicode=True, sort_keys=False)
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 import os
@@ -30,7 +29,7 @@ from evals.matrix.schema import load_matrix
 from evals.model import arguments
 from hidrop.errors import UserError
 from hidrop.recipes import bundled, is_recipe, load_recipe
-from tests.evals.test_fuzz import VALUES, WHOLE, WORDS, damage, places
+from tests.evals.test_fuzz import WHOLE, changed, damage
 from tests.evals.world import World, going
 
 SOME = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -50,27 +49,6 @@ SPIKES = [
 ]  # fmt: skip
 RECIPES = [yaml.safe_load(path.read_text()) for path in bundled().values()]
 STUDY = [yaml.safe_load(path.read_text()) for path in sorted(STUDIES.glob("*.yaml"))]
-
-
-def changed(draw: Callable[..., Any], data: Any) -> Any:
-    """A copy with up to three places set, removed or added to."""
-    data = copy.deepcopy(data)
-    for _ in range(draw(st.integers(1, 3))):
-        found = places(data)[1:]
-        if not found:
-            break
-        *path, last = draw(st.sampled_from(found))
-        owner = data
-        for key in path:
-            owner = owner[key]
-        match draw(st.sampled_from(["set", "remove", "add"])):
-            case "set":
-                owner[last] = draw(VALUES)
-            case "remove":
-                del owner[last]
-            case "add" if isinstance(owner, dict):
-                owner[draw(st.sampled_from(WORDS))] = draw(VALUES)
-    return data
 
 
 @st.composite
