@@ -119,9 +119,8 @@ def recipe(data: Path, checkpoint: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
-def parts(embedded: Any, tmp_path: Path) -> dict[str, Path]:
-    """A tiny language model and a tiny vision tower, each in a folder of its own."""
+def tiny_parts(folder: Path, embedded: Any, *, layers: int, side: int, patch: int) -> dict[str, Path]:
+    """A small random language model and a small random vision tower, each in a folder of its own below `folder`."""
     from transformers import (
         CLIPImageProcessorPil,
         CLIPVisionConfig,
@@ -131,19 +130,26 @@ def parts(embedded: Any, tmp_path: Path) -> dict[str, Path]:
         PreTrainedTokenizerFast,
     )
 
-    language, tower = tmp_path / "vicuna", tmp_path / "clip"
+    language, tower = folder / "vicuna", folder / "clip"
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=embedded.tokenizer.backend_tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
     text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=5, num_attention_heads=4
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4
     )
     LlamaForCausalLM(text).save_pretrained(language)
     tokenizer.save_pretrained(language)
     vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
-    )
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=side,
+        patch_size=patch,
+    )  # fmt: skip
     CLIPVisionModel(vision).save_pretrained(tower)
-    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     CLIPImageProcessorPil(**sizes).save_pretrained(tower)
     return {"language_model": language, "vision_tower": tower}
+
+
+@pytest.fixture
+def parts(embedded: Any, tmp_path: Path) -> dict[str, Path]:
+    """A tiny language model and a tiny vision tower."""
+    return tiny_parts(tmp_path, embedded, layers=5, side=32, patch=8)

@@ -20,7 +20,7 @@ from hidrop.models import load
 from hidrop.recipes import bundled, load_recipe, train
 from hidrop.reducer import build_entry
 from hidrop.training import run as llava
-from tests.hidrop.training.conftest import METHOD, RECORDS
+from tests.hidrop.training.conftest import METHOD, RECORDS, tiny_parts
 
 ROOT = Path(__file__).parents[3]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517"]
@@ -227,33 +227,8 @@ def test_the_bundled_recipes_have_the_papers_settings() -> None:
 @pytest.fixture(scope="session")
 def stand_in(embedded: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """LLaVA-1.5-7B's layers and tokens in a width of 32: its parts, each in a folder of its own."""
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        CLIPVisionModel,
-        LlamaConfig,
-        LlamaForCausalLM,
-        PreTrainedTokenizerFast,
-    )
-
     torch.manual_seed(1)
-    folder = tmp_path_factory.mktemp("parts")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=embedded.tokenizer.backend_tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    rows = len(tokenizer)
-    text = LlamaConfig(
-        vocab_size=rows, hidden_size=32, intermediate_size=48, num_hidden_layers=32, num_attention_heads=4
-    )
-    LlamaForCausalLM(text).save_pretrained(folder / "vicuna")
-    tokenizer.save_pretrained(folder / "vicuna")
-    vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=336, patch_size=14
-    )
-    CLIPVisionModel(vision).save_pretrained(folder / "clip")
-    sizes = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
-    CLIPImageProcessorPil(**sizes).save_pretrained(folder / "clip")
-    return {"language_model": folder / "vicuna", "vision_tower": folder / "clip"}
+    return tiny_parts(tmp_path_factory.mktemp("parts"), embedded, layers=32, side=336, patch=14)
 
 
 @pytest.mark.parametrize("method", ["vanilla", "pdrop", "hidrop"])
