@@ -438,7 +438,7 @@ def test_very_long_names_are_run(go, tmp_path):
     changed(
         tmp_path, ("  plain: {source: plain}", f"  {long}: {{source: plain}}"), ("models: [plain]", f"models: [{long}]")
     )
-    seed, method = 2**62, "r" * 80  # with the model's name more than the 120 characters of a file's readable part
+    method, seed = "r" * 80, 2**63 - 1  # the longest names and numbers that a matrix can have
     changed(
         tmp_path,
         ("reference: plain", f"reference: {long}"),
