@@ -56,7 +56,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` at the end of the block. If the block fails, `path` stays.
 
-    Raises CannotWrite, with the reason, when the disk is full or the folder cannot be written. Nothing is left behind.
+    Raises CannotWrite, with the reason, when the disk is full or the folder cannot be written. No temporary file stays.
     """
     temporary = path.with_name(f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}")
     try:

@@ -1,8 +1,8 @@
 """The small files of a checkpoint (configs, tokenizers, indices), read within limits and refused in words.
 
-transformers and tokenizers take what such a file says as it is: a number in the place of an object, a size of 2**31 or
-a thousand nested lists end there in a traceback, or in all memory. So each file is read here first, and `in_words`
-goes around every call that lets them read it.
+transformers and tokenizers do not check what such a file says: a number in the place of an object, a size of 2**31 or a
+thousand nested lists give a traceback, or fill the memory. So each file is read here first, and every call that lets
+them read it is inside `in_words`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def read_object(file: Path, way: str = AGAIN) -> dict[str, Any]:
     """The object in a JSON file of a checkpoint. `way`: the way out that messages name.
 
     Raises UserError, naming the file, for anything else: another kind of file or value, a size or depth beyond all
-    use, numbers and texts that are none (NaN, 1e999, half a surrogate pair). FileNotFoundError if there is no file.
+    use, numbers and texts that are invalid (NaN, 1e999, half a surrogate pair). FileNotFoundError if there is no file.
     """
     try:
         value = strict_json.value(_text(file, way))
@@ -105,7 +105,7 @@ def _odd(value: dict[str, Any]) -> str | None:
     for _ in range(MOST_DEPTH):
         texts = [text for one in level for text in (*(one if isinstance(one, dict) else ()), one) if type(text) is str]
         if any("\ud800" <= letter <= "\udfff" for text in texts if not text.isascii() for letter in text):
-            return "holds half of a surrogate pair, which is no text"
+            return "holds half of a surrogate pair, which is not text"
         nested = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
         level = [inner for values in nested for inner in values]
         if not level:

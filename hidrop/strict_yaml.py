@@ -54,7 +54,7 @@ class StrictLoader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if id(node) not in self._sizes:
-                raise _wrong(f"the alias *{event.anchor} is inside of what it stands for", event.start_mark)
+                raise _wrong(f"the alias *{event.anchor} is inside of its own value", event.start_mark)
             return self._counted(node, self._sizes[id(node)], event)
         if getattr(event, "tag", None) is not None:
             tag = event.tag.replace(STANDARD, "!!")
@@ -133,7 +133,7 @@ def read(path: Path, name: str) -> dict[str, Any]:
 
 
 def value(text: str, name: str) -> Any:
-    """The value that a YAML text stands for. Raises UserError, with `name` and line, for one that is not valid."""
+    """The value of a YAML text. Raises UserError, with `name` and line, for one that is not valid."""
     try:
         return yaml.load(text, StrictLoader)
     except yaml.MarkedYAMLError as error:

@@ -135,7 +135,7 @@ class Study(StrictModel):
     def folder_of(self, name: str, seed: int | None = None) -> str:
         """The name of a trained model's folder, with a hash of recipe, start and the method's source.
 
-        So a changed study, or one of an edited method, trains its models anew.
+        So a changed study, or one of an edited method, trains its models again.
         """
         recipe = self.recipe_of(name, seed)
         start = self.folder_of(recipe.start) if recipe.start in self.starts else recipe.start

@@ -1,4 +1,4 @@
-"""The journals of a run's cells: which cell is which, and where its journal is."""
+"""The journals of a run's cells: the identity of each cell, and where its journal is."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class CellJournals:
         return log
 
     def _made(self) -> dict[str, Any]:
-        """The provenance of what is answered now. It is no part of a cell's identity."""
+        """The provenance of what is answered now. It is not part of a cell's identity."""
         return {**self._session, "date": provenance.now()}
 
     @cached_property

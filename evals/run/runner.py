@@ -58,7 +58,7 @@ def run(
         for model in matrix.models:
             own = [cell for cell in cells if cell.model == model]
             if force:
-                work.begin_anew(own)
+                work.start_over(own)
             work.model(own, [cell for cell in others if cell.model == model])
             processes.wait()  # loading the next model would disturb the timings on this one
         places = {(c.model, c.label, c.task): place for place, c in enumerate(matrix.cells())}
@@ -95,7 +95,7 @@ class MatrixRunner:
         self.scores: document.CellScores = {}
         self.ended: Failure | None = None
 
-    def begin_anew(self, cells: list[Cell]) -> None:
+    def start_over(self, cells: list[Cell]) -> None:
         """Move existing journals of `cells` of one model to samples/replaced/, and forget its timings."""
         if self.processes.main and cells:
             with contextlib.suppress(Exception):  # `model` reports the same error

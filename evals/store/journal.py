@@ -1,4 +1,5 @@
-"""The journals of a run: one append-only JSON-lines file per cell. Who writes to one holds the folder's lock.
+"""The journals of a run: one append-only JSON-lines file per cell. A process that writes to one holds the
+folder's lock.
 
 The first line of a journal is its header {"schema": 3, "kind": "cell", "id", "identity"}. Next come, in the order of
 their creation, {"kind": "provenance", ...} for each session that answers samples, {"kind": "answer", "doc_id", ...} for

@@ -1,4 +1,4 @@
-"""The lock on a results folder. Who writes a file into the folder holds it."""
+"""The lock on a results folder. A process that writes into the folder holds it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def locked(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
 
 
 def holder(folder: Path) -> str | None:
-    """Who holds the folder's lock, as its file says; None for nobody."""
+    """The process that holds the folder's lock, as its file says; None if nobody does."""
     try:
         return read_text(folder / NAME, LONGEST).strip() or None
     except Unreadable:
@@ -109,7 +109,7 @@ def _lock(descriptor: int, folder: Path, until: float) -> None:
 
 
 def _name(descriptor: int, owner: str) -> None:
-    """Write the owner into the lock's file. The lock does not depend on it: a full disk is no error."""
+    """Write the owner into the lock's file. The lock does not depend on it: a full disk is not an error."""
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, owner.encode(), 0)

@@ -1,7 +1,7 @@
 """A cell's result, computed again from its answers and scores whenever it is read.
 
 The result line repeats what the lines before it give, so that a table can be written without scoring. Here it is
-compared with them: a number that was changed, or that an earlier rule gave, is no result.
+compared with them: a number that was changed, or that an earlier rule gave, is an error.
 """
 
 from __future__ import annotations

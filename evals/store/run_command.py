@@ -12,7 +12,7 @@ BUNDLED = Path(__file__).parents[1] / "matrix" / "bundled"
 
 
 def run_command(folder: Path) -> str:
-    """`run.py run mini` for results/mini. MATRIX stands for a file whose name the folder does not tell."""
+    """`run.py run mini` for results/mini. MATRIX is a placeholder where the folder does not name its file."""
     own = folder / "matrix.yaml"  # the commands ablate and analyze leave theirs
     if own.is_file():
         matrix = str(own)

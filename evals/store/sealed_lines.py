@@ -7,7 +7,7 @@ sum. `link` covers the line's sum and the link of the line before: a line that w
 chain there, and the lines after it are still known to be good. The first line is the cell's header, so all links
 depend on it.
 
-Both are made to find accidents and careless edits. They are no signature: who wants to can compute them again.
+Both find accidents and careless edits. They are not a signature: anybody can compute them again.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def recovered(data: bytes) -> Content | None:
     for place in range(min(len(data), (first if first >= 0 else len(data)) + 1, LONGEST_HEADER)):
         for bit in range(8):
             line = data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 : LONGEST_HEADER]
-            whole = line[: line.find(b"\n")]  # without a line break: all but one byte, which is no whole line
+            whole = line[: line.find(b"\n")]  # without a line break: all but one byte, which is not a whole line
             if not whole.startswith(HEADER_START) or _parts(whole)[1] is None:
                 continue
             try:

@@ -159,7 +159,9 @@ def decode(image: Any, files: Files | None = None, *, turned: bool = False) -> I
     if content is not None:
         return open_image(content, turned=turned)
     if path is None:
-        raise ImageError("no image" if isinstance(image, Mapping | None) else f"a {type(image).__name__} is no image")
+        raise ImageError(
+            "no image" if isinstance(image, Mapping | None) else f"a {type(image).__name__} is not an image"
+        )
     if files is None:
         raise ImageError(f"{shortened(path)}: a path, but this data set has no folder")
     return open_image(read_inside(files.root, path, files.start), turned=turned)

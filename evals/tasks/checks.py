@@ -22,7 +22,7 @@ from hidrop.errors import CannotWrite, UserError, in_a_line, shortened
 from hidrop.images import ImageError, inside
 from hidrop.regular_files import file_state, local_path
 
-# Of a file name such as test-00000-of-00003.parquet, or with a hash behind the number of shards.
+# Of a file name such as test-00000-of-00003.parquet, or with a hash after the number of shards.
 SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?\.parquet")
 ROWS = 4096  # that are read at once
 SHOWN = 5  # names in a message

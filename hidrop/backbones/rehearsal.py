@@ -68,7 +68,7 @@ def rehearse(backbone: Backbone, tokenizer: Any, image_processor: Any, processor
 
 
 def _check_placeholder(backbone: Backbone, tokenizer: Any, place: str) -> None:
-    """The id that stands for a visual token must be the tokenizer's placeholder, and no word that a text can hold."""
+    """The id of a visual token must be the tokenizer's placeholder, and not a word that a text can contain."""
     stated, rows = backbone.placeholder_id, backbone.model.config.text_config.vocab_size
     own = tokenizer.get_vocab().get(PLACEHOLDER)
     way = "Correct image_token_index in config.json, or copy the tokenizer that belongs to it"
@@ -80,7 +80,7 @@ def _check_placeholder(backbone: Backbone, tokenizer: Any, place: str) -> None:
         )
     if own is None and stated not in tokenizer.get_added_vocab().values():
         raise UserError(
-            f"{place}: config.json's image_token_index is {stated}, which is no placeholder of the tokenizer. {way}"
+            f"{place}: config.json's image_token_index is {stated}, which is not a placeholder of the tokenizer. {way}"
         )
     if (largest := max(tokenizer.get_vocab().values(), default=0)) >= rows:
         raise UserError(

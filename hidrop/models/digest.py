@@ -23,7 +23,7 @@ def digest(files: Iterable[Path]) -> str:
     """sha256, as hex, over the content of weight files and their names; their folder does not matter.
 
     Reading 13 GB takes a while, so the hash of each file is remembered in digests.json of the cache folder, by path and
-    by what the system says of the file. Raises OSError when a file cannot be read.
+    by its size, times and number. Raises OSError when a file cannot be read.
     """
     whole = hashlib.sha256()
     for file in sorted(files, key=lambda f: f.name):

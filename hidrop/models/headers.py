@@ -94,7 +94,7 @@ def _of_file(file: Path) -> list[tuple[str, torch.Tensor]]:
         tensors, whole = [], []
         # The library compares all offsets with the size of the file.
         with in_words(f"{file}: cannot be read"), safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  # it is no mapping
+            for name in opened.keys():  # noqa: SIM118  # it is not a mapping
                 part = opened.get_slice(name)
                 tensors.append((name, torch.empty(part.get_shape(), device="meta")))
                 if part.get_dtype() not in FLOATS and not name.endswith(BUFFERS):

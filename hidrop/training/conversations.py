@@ -98,7 +98,7 @@ def turns_of(record: Any) -> Turns:
     image = record.get("image")
     images = tuple(image) if isinstance(image, list) else (image,) if image is not None else ()
     if not all(isinstance(one, str) for one in images):
-        raise ValueError("an image that is no path")
+        raise ValueError("an image that is not a path")
     pairs = tuple((_in_front(q["value"]), a["value"]) for q, a in zip(said[::2], said[1::2], strict=True))
     if sum(text.count(PLACEHOLDER) for pair in pairs for text in pair) != len(images):
         raise ValueError(f"another number of {PLACEHOLDER} than of images")
@@ -109,7 +109,7 @@ def turns_of(record: Any) -> Turns:
     except UnicodeEncodeError:
         raise ValueError("half of a surrogate pair, a character that was cut in two") from None
     if any("\0" in path for path in images):
-        raise ValueError("an image that is no path")
+        raise ValueError("an image that is not a path")
     return Turns(images, pairs)
 
 

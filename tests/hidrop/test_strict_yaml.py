@@ -47,7 +47,7 @@ REFUSED = {
     'a: "\\0"': r"the invisible character \\x00",
     'a: "\\e[31m"': r"the invisible character \\x1b",
     '"\\u202e": 1': r"the invisible character \\u202e",
-    "a: &a [*a]": r"the alias \*a is inside of what it stands for",
+    "a: &a [*a]": r"the alias \*a is inside of its own value",
     "a: &a {b: *a}": r"the alias \*a is inside",
     LAUGHS: "more than 100000 values",
     MERGES: "merging with << is not supported",

@@ -82,7 +82,7 @@ def test_what_is_too_long_is_cut_but_never_an_image(embedded: Any) -> None:
         ({"conversations": said("<image>\nq", "a")}, "than of images"),
         ({"image": "x", "conversations": said("q", "a")}, "than of images"),
         ({"image": "x", "conversations": said("q", "<image>")}, "in an answer"),
-        ({"image": 3, "conversations": said("q", "a")}, "no path"),
+        ({"image": 3, "conversations": said("q", "a")}, "not a path"),
     ],
 )
 def test_a_record_that_is_none_is_left_out_and_counted(record: Any, reason: str, tmp_path: Path) -> None:
