@@ -60,7 +60,8 @@ def source_digest(cls: type[Reducer]) -> str:
             raise ValueError(f"{spec.origin}: the source of a method cannot be read ({error})") from None
         if isinstance(tree, ast.Module):
             todo += project.imported_by(spec, tree)
-    return _hash("\n".join(sorted(found.values())).encode())
+    # With its name: two modules that exchange their content are other code for whoever imports them.
+    return _hash("\n".join(f"{name} {found[name]}" for name in sorted(found)).encode())
 
 
 class _Project:

@@ -103,6 +103,12 @@ def test_code_counts(written: Write, old: str, new: str) -> None:
     assert written(largest=LARGEST, helper=HELPER) != written(largest=LARGEST.replace(old, new))
 
 
+def test_two_modules_that_exchange_their_content_are_other_code(written: Write) -> None:
+    helper = "import one, two\n\n\ndef factor(a, b):\n    return 2 * one.AMOUNT + two.AMOUNT\n"
+    first = written(largest=LARGEST, helper=helper, one="AMOUNT = 1.0\n", two="AMOUNT = -1.0\n")
+    assert written(one="AMOUNT = -1.0\n", two="AMOUNT = 1.0\n") != first
+
+
 def test_a_helper_of_the_same_project_counts_even_if_a_function_imports_it(written: Write) -> None:
     first = written(largest=LARGEST, helper=HELPER)
     assert "helper" not in sys.modules, "taking a digest imports nothing"
