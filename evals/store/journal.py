@@ -27,6 +27,7 @@ from evals.store.records import (
     SampleRecord,
     ScoreRecord,
 )
+from evals.store.run_command import repair_command
 from evals.store.sealed_lines import (
     SCHEMA,
     Content,
@@ -38,7 +39,6 @@ from evals.store.sealed_lines import (
 )
 from hidrop.atomic_file import sync_folder, write_atomically
 from hidrop.errors import CannotWrite, UserError
-from hidrop.program import program
 from hidrop.regular_files import Unreadable, opened, read_bytes
 
 
@@ -109,7 +109,7 @@ class Lines:
         self._good_bytes, self._link = content.size, content.link
 
     def _damaged(self, problem: str) -> UserError:
-        way = f"`{program()} doctor` repairs it; without the file the cell runs again"
+        way = f"`{repair_command(self.path)}` repairs it; without the file the cell runs again"
         return UserError(f"{self.path}: {problem}. {way}")
 
     def _check_header(self, header: CellHeader) -> None:

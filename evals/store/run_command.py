@@ -1,4 +1,4 @@
-"""The command that runs the matrix of a results folder, for hints in errors."""
+"""The commands that run the matrix of a results folder and that repair its journals, for hints in errors."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def run_command(folder: Path) -> str:
         matrix = "MATRIX"
     out = [] if folder == Path("results") / matrix else ["--out", str(folder)]
     return shlex.join([*program().split(), "run", matrix, *out])
+
+
+def repair_command(journal: Path) -> str:
+    """`run.py doctor results/mini --repair` for a journal in the folder's samples/ or samples/parts/."""
+    samples = journal.parent.parent if journal.parent.name == "parts" else journal.parent
+    return shlex.join([*program().split(), "doctor", str(samples.parent), "--repair"])
 
 
 def folder_of(file: str) -> Path:

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import time
 
 import pytest
 
+from evals.cli import main
+from evals.cli.exit_codes import DONE
 from evals.store import journal
 from evals.store.journal import Journal
 from evals.store.lock import locked
@@ -174,6 +177,22 @@ def test_damage_in_the_middle_is_named_with_its_line(tmp_path, damage):
     path.write_bytes(b"".join([*lines[:2], damage, *lines[2:]]))
     with pytest.raises(UserError, match=r"a\.jsonl: line 3 is damaged"):
         Journal(path, IDENTITY)
+
+
+@pytest.mark.parametrize("place", ["samples/a.jsonl", "samples/parts/a.0-of-2.jsonl"])
+def test_a_damaged_journal_names_the_whole_command_that_repairs_it(tmp_path, capsys, place):
+    out = tmp_path / "my out"
+    filled(out / "samples/a.jsonl", done=False)
+    path = out / place
+    path.parent.mkdir(exist_ok=True)
+    whole = (out / "samples/a.jsonl").read_bytes()
+    path.write_bytes(whole.replace(b'"doc_id":1', b'"doc_id":7'))
+    with pytest.raises(UserError, match=r"`run\.py doctor .* --repair` repairs it") as caught:
+        Journal(out / "samples/a.jsonl", IDENTITY)
+    _, *command = shlex.split(str(caught.value).split("`")[1])
+    assert command == ["doctor", str(out), "--repair"]
+    assert main(command) == DONE and path.with_name(f"{path.name}.damaged").exists()
+    Journal(out / "samples/a.jsonl", IDENTITY)
 
 
 def test_a_journal_of_another_cell_is_not_taken_for_this_one(tmp_path):
