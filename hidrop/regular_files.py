@@ -6,9 +6,10 @@ matrices and configs are therefore opened here: a regular file is read up to a s
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 from hidrop.errors import UserError
@@ -82,6 +83,28 @@ def local_path(text: str, place: str) -> Path:
         reason = error.strerror if isinstance(error, OSError) else "it holds a character that no path can have"
         raise UserError(f"{place}: not a path: {reason}") from None
     return path
+
+
+def opened_to_append(path: Path) -> FileIO:
+    """A regular file, created if it is missing, opened for writing at its end, without a buffer.
+
+    Raises UserError for a link, symbolic or hard, because what is written would be in another folder's file too; for
+    anything but a file; OSError when the file cannot be written.
+    """
+    wanted = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        handle = os.open(path, wanted, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: a link to another file. Put a copy of that file in its place") from None
+        raise
+    found = os.fstat(handle)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+        return FileIO(handle, "ab")
+    os.close(handle)
+    if stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: the file has another name too (a hard link). Put a copy of it in its place")
+    raise UserError(f"{path}: it is a pipe or a device, not a regular file. Move it away")
 
 
 def own_folder(path: Path) -> Path:

@@ -137,7 +137,7 @@ def doctor(options: DoctorOptions) -> int:
     Without --repair it only says what a repair would drop. Exits with 1 when something is damaged and was not repaired.
     """
     options.loading(f"{options.folder}: reading journals")
-    from evals.store.doctor import examine
+    from evals.store.doctor import examine, repair
     from evals.store.lock import locked
 
     # A repair reads and writes under the lock, so that it does not undo what a run writes in between.
@@ -145,8 +145,8 @@ def doctor(options: DoctorOptions) -> int:
         found = examine(options.folder)
         for finding in found:
             options.problem(finding.text())
-            if options.repair:
-                finding.repair()
+        if options.repair:
+            repair(options.folder, found)
     if found and options.repair:
         options.say(f"{len(found)} files repaired; the next run makes again what was dropped")
     if not found:

@@ -20,11 +20,13 @@ from evals.run.processes import ALONE, Processes
 from evals.run.progress import Progress
 from evals.run.timings import Timings
 from evals.store import document, recomputed
+from evals.store.folders import check_inside
 from evals.store.journal import Journal
 from evals.store.lock import locked
 from evals.store.result_document import CellEntry, FailureEntry, ProfileEntry, ResultDocument
 from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.errors import CannotWrite, UserError
+from hidrop.regular_files import own_folder
 
 
 def run(
@@ -48,10 +50,11 @@ def run(
     not asked for: the document has them if an earlier run finished them. Each of several `processes` calls this, and
     the document of the first one is complete. `force`: run finished cells again. `keep_cells`: take cells that an
     earlier version of the code finished. `pause` is called between batches, cells and models, and may raise
-    KeyboardInterrupt. Raises UserError if another process works in `out`. Once a file cannot be written (a full disk),
-    the cells that are left are not run, and fail with the reason.
+    KeyboardInterrupt. Raises UserError if another process works in `out`, or a folder in it is a link. Once a file
+    cannot be written (a full disk), the cells that are left are not run, and fail with the reason.
     """
     cells, others = list(cells), list(others)
+    check_inside(out)
     with locked(out) if processes.main else contextlib.nullcontext():
         processes.wait()  # until the first process has locked the folder
         work = MatrixRunner(matrix, rows, out, device, engine, progress, processes, pause, keep_cells)
@@ -324,7 +327,7 @@ class MatrixRunner:
         path = self._failure_file(key)
         self._end(failure)
         with contextlib.suppress(CannotWrite):  # the failure may be a full disk
-            make_folder(path.parent)
+            make_folder(own_folder(path.parent))
             write_atomically(path, failure.traceback or f"{failure.reason}\n")
         for row in rows:
             names = document.row_entry(row)

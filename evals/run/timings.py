@@ -18,6 +18,7 @@ from evals.store.result_document import ProfileEntry
 from evals.store.timings_document import SCHEMA, TIMINGS, StoredTiming, TimingsDocument
 from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.errors import UserError
+from hidrop.regular_files import own_folder
 
 
 class Timings:
@@ -93,6 +94,6 @@ class Timings:
         self._write()
 
     def _write(self) -> None:
-        make_folder(self.path.parent)
+        make_folder(own_folder(self.path.parent))
         content: TimingsDocument = {"schema": SCHEMA, "methods": self.stored}
         write_atomically(self.path, json.dumps(content, indent=1) + "\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.store import recomputed, records
-from evals.store.folders import contradiction_with
+from evals.store.folders import check_inside, contradiction_with
 from evals.store.journal import unused
 from evals.store.json_files import FileKind
 from evals.store.records import CellHeader, SampleRecord
@@ -47,6 +47,13 @@ class Finding:
 
     def text(self) -> str:
         return f"{self.path}: {self.problem}; a repair drops {self.drops}"
+
+
+def repair(folder: Path, found: Iterable[Finding]) -> None:
+    """Repair what `examine` found in a results folder. Raises UserError if a folder in it is a link."""
+    check_inside(folder)
+    for finding in found:
+        finding.repair()
 
 
 def examine(folder: Path) -> list[Finding]:

@@ -15,8 +15,17 @@ from evals.store.journal import Lines
 from evals.store.records import ResultRecord, ScoredAnswer
 from evals.store.result_document import RESULTS, CellEntry, ResultDocument, cell_key
 from hidrop.errors import UserError
+from hidrop.regular_files import own_folder
 
 DOCUMENT = "leaderboard.json"
+# The folders inside of a results folder that a run and a repair write.
+INSIDE = ("samples", "samples/parts", "samples/replaced", "failures", "profiles")
+
+
+def check_inside(folder: Path) -> None:
+    """Raises UserError if a folder inside of a results folder is a link. `folder` itself may be one."""
+    for name in INSIDE:
+        own_folder(folder / name)
 
 
 def read_document(place: str | Path) -> ResultDocument:

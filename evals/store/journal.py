@@ -39,7 +39,7 @@ from evals.store.sealed_lines import (
 )
 from hidrop.atomic_file import sync_folder, write_atomically
 from hidrop.errors import CannotWrite, UserError
-from hidrop.regular_files import Unreadable, opened, read_bytes
+from hidrop.regular_files import Unreadable, opened, opened_to_append, own_folder, read_bytes
 
 
 def header_of(path: Path) -> CellHeader:
@@ -157,7 +157,7 @@ class Lines:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Without a buffer, because a buffer would write failed data again when the file is closed.
-            self._file = self.path.open("ab", buffering=0)
+            self._file = opened_to_append(self.path)
             self._file.truncate(self._good_bytes)
 
     def replace(self, made: Iterable[SampleRecord]) -> None:
@@ -181,6 +181,8 @@ class Journal:
 
     If several processes share a cell, each writes its answers to a file of its own (named `part`) in parts/. The
     process that finishes the cell joins these files, in the order in which a single process would have written them.
+
+    Raises UserError if the journal's folder, or one in it, is a link. See `own_folder`.
     """
 
     def __init__(
@@ -192,14 +194,16 @@ class Journal:
     ):
         """`made`: the provenance of this session (`hidrop.provenance`), which is written before its first answer."""
         self.path = path
+        folder, self._replaced = path.parent / "parts", path.parent / "replaced"
+        for own in (path.parent, folder, self._replaced):
+            own_folder(own)
         whole = Lines(path, identity)
         self.id = whole.id
-        folder = path.parent / "parts"
         self._parts = [Lines(found, identity) for found in sorted(folder.glob(f"{path.stem}.*.jsonl"))]
         self._whole = self._own = whole
         if part is not None:
-            own = folder / f"{path.stem}.{part}.jsonl"
-            self._own = next((lines for lines in self._parts if lines.path == own), None) or Lines(own, identity)
+            mine = folder / f"{path.stem}.{part}.jsonl"
+            self._own = next((lines for lines in self._parts if lines.path == mine), None) or Lines(mine, identity)
         self.answers: dict[int, AnswerRecord] = {}
         for lines in (*self._parts, whole):
             self.answers |= lines.answers
@@ -263,9 +267,8 @@ class Journal:
         """Move the existing files of the cell to samples/replaced/."""
         for lines in (self._whole, *self._parts):
             if lines.path.exists():
-                place = self.path.parent / "replaced" / lines.path.name
-                place.parent.mkdir(exist_ok=True)
-                lines.path.replace(unused(place))
+                self._replaced.mkdir(exist_ok=True)
+                lines.path.replace(unused(self._replaced / lines.path.name))
 
     def close(self) -> None:
         self._own.close()

@@ -116,8 +116,9 @@ def _name(descriptor: int, owner: str) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what killed writers left: the lock's owner is the only writer."""
+    """Remove what killed writers left: the lock's owner is the only writer. Links to other folders are not followed."""
     for pattern in (STALE, f"*/{STALE}"):
         for path in folder.glob(pattern):
-            with contextlib.suppress(OSError):
-                path.unlink()
+            if path.parent == folder or not path.parent.is_symlink():
+                with contextlib.suppress(OSError):
+                    path.unlink()

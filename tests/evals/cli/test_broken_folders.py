@@ -170,6 +170,31 @@ def test_links_in_a_results_folder_are_not_written_through(
     assert sorted(mine.iterdir()) == [mine / "precious"]
 
 
+def content(*folders: Path) -> dict[Path, bytes]:
+    """The files of folders, but the lock."""
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path: path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("name", ["samples", "samples/parts", "samples/replaced", "failures", "profiles"])
+def test_a_run_and_a_repair_do_not_write_into_a_linked_folder(
+    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, mine = tmp_path / "out", tmp_path / "mine"
+    shutil.copytree(finished, folder)
+    damaged(folder, FILES["a journal"], KINDS["not UTF-8"])
+    (folder / name).mkdir(exist_ok=True)
+    (folder / name).rename(mine)
+    (folder / name).symlink_to(mine)
+    before = content(folder, mine)
+    world = World()
+    world.broken["ask plain/fastv/pope"] = RuntimeError("for a traceback's file")
+    with pytest.raises(UserError, match=f"out/{name}: a link to another folder"):
+        going(tmp_path)(world, force=True)
+    assert answered(["doctor", "OUT", "--repair"], folder, capsys) == USER
+    assert content(folder, mine) == before
+
+
 @pytest.mark.parametrize("kind", ["a folder", "a pipe", "a dangling link", "deep"])
 @pytest.mark.parametrize("file", ["a journal", "the samples", "the failures", "a timing", "the timings", "the parts"])
 def test_a_run_in_a_broken_folder_fails_in_words(file: str, kind: str, finished: Path, tmp_path: Path) -> None:

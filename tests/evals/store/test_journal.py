@@ -195,6 +195,46 @@ def test_a_damaged_journal_names_the_whole_command_that_repairs_it(tmp_path, cap
     Journal(out / "samples/a.jsonl", IDENTITY)
 
 
+def outside(kind, victim):
+    """A file of somebody else: a whole journal, the start of one, another file, or an empty one."""
+    if kind == "a journal":
+        filled(victim, done=False)
+    elif kind == "a torn journal":
+        victim.write_bytes(filled(victim, done=False).read_bytes()[:-5])
+    else:
+        victim.write_text({"settings": '{"precious": 1', "empty": ""}[kind])
+    return victim.read_bytes()
+
+
+@pytest.mark.parametrize("part", [None, "0-of-2"])
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+@pytest.mark.parametrize("kind", ["a journal", "a torn journal", "settings", "empty"])
+def test_a_journal_that_is_a_link_is_not_written(tmp_path, kind, link, part):
+    victim, path = tmp_path / "victim", tmp_path / "samples/a.jsonl"
+    before = outside(kind, victim)
+    place = path if part is None else path.parent / f"parts/a.{part}.jsonl"
+    place.parent.mkdir(parents=True)
+    link(victim, place)
+    with pytest.raises(UserError, match=r"link|damaged"):
+        Journal(path, IDENTITY, part).append(answer(7))
+    assert victim.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["samples", "samples/parts", "samples/replaced"])
+def test_a_journal_in_a_linked_folder_is_not_opened(tmp_path, name):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="a link to another folder"):
+        Journal(tmp_path / "samples/a.jsonl", IDENTITY)
+
+
+def test_a_results_folder_may_itself_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    assert len(Journal(filled(tmp_path / "out/samples/a.jsonl"), IDENTITY).answers) == 3
+
+
 def test_a_journal_of_another_cell_is_not_taken_for_this_one(tmp_path):
     path = filled(tmp_path / "a.jsonl")
     with pytest.raises(UserError, match="belongs to a different cell"):
