@@ -62,6 +62,8 @@ class POPE(Task):
     def row_problem(self, doc: Doc) -> tuple[str, str] | None:
         if found := no_text(doc, "question", "answer", "category"):
             return found
+        if doc["category"] not in CATEGORIES:  # each category has an F1 of its own in LLaVA's mean
+            return "category", f"{doc['category'][:20]!r} is not one of {', '.join(CATEGORIES)}"
         return None if _truth(doc) in ("yes", "no") else ("answer", f"{doc['answer'][:20]!r} is neither yes nor no")
 
     def reading(self, answer: Answer, protocol: str) -> str:
@@ -94,11 +96,10 @@ class POPE(Task):
         return mean if protocol == LLAVA else overall["f1"], overall | extra
 
     def metric_name(self, answers: Sequence[Answer], protocol: str) -> str:
-        """LLaVA's name only for the mean over all three categories. A limit can leave some out."""
+        """The protocol's name only for a value of all three categories. A limit, or the data, can leave some out."""
+        name = super().metric_name(answers, protocol)
         found = sorted({str(answer.doc.get("category", "all")) for answer in answers})
-        if protocol != LLAVA or tuple(found) == CATEGORIES:
-            return super().metric_name(answers, protocol)
-        return f"{self.metric} of {' and '.join(found)} only"
+        return name if tuple(found) == CATEGORIES else f"{name} of {' and '.join(found)} only"
 
     def statistic(self, protocol: str, samples: Sequence[Sample]) -> Statistic:
         """Confusion counts of each category under LLaVA's protocol, of all samples under lmms-eval's."""

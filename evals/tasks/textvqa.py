@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, ClassVar
 
-from evals.tasks.base import LLAVA, Answer, Doc, ProtocolName, Source, Task, no_text
+from evals.tasks.base import LLAVA, Answer, Doc, ProtocolName, Source, Task, empty, no_text
 from hidrop.prompts import SHORT_ANSWER
 
 # An answer counts fully if three others agree, so that with fewer references a right answer is not right.
@@ -49,6 +49,8 @@ class TextVQA(Task):
             return "answers", "not a list of texts"
         if len(said or ()) < REFERENCES:
             return "answers", f"{len(said or ())} of at least {REFERENCES} references that VQA's accuracy needs"
+        if all(map(empty, said or ())):
+            return "answers", "all references are empty"
         if not isinstance(words, list | None) or not all(isinstance(text, str) for text in words or ()):
             return "ocr_tokens", "not a list of texts"
         return None

@@ -119,6 +119,7 @@ UNSCORABLE: list[tuple[str, dict[str, Any], str]] = [
     ("gqa", {"answer": " "}, "column 'answer': is empty"),
     ("pope", {"answer": "maybe"}, "column 'answer': 'maybe' is neither yes nor no"),
     ("pope", {"category": None}, "column 'category': is empty"),
+    ("pope", {"category": "Random"}, "column 'category': 'Random' is not one of adversarial, popular, random"),
     ("mmbench_en_dev", {"answer": None}, "column 'answer': is empty"),
     ("mmbench_en_dev", {"answer": "AB"}, "column 'answer': 'AB' is not the letter of one of its options"),
     ("mmbench_en_dev", {"answer": "D"}, "column 'answer': 'D' is not the letter of one of its options"),
@@ -128,6 +129,7 @@ UNSCORABLE: list[tuple[str, dict[str, Any], str]] = [
     ("textvqa_val", {"answers": ["nokia"]}, "column 'answers': 1 of at least 4"),
     ("textvqa_val", {"answers": ["nokia"] * 3}, "column 'answers': 3 of at least 4"),
     ("textvqa_val", {"answers": ["nokia", None, "a", "b", "c"]}, "column 'answers': not a list of texts"),
+    ("textvqa_val", {"answers": ["", " "] * 5}, "column 'answers': all references are empty"),
 ]
 
 
