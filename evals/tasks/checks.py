@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evals.tasks import hub, image_column
+from evals.tasks import hub, image_column, shards
 from evals.tasks.base import IMAGE, Source
 from evals.tasks.data import HUB, MINI, Files, TaskSpec, download, locate, root_of, rows_of
 from hidrop.errors import CannotWrite, UserError, in_a_line, shortened
 from hidrop.images import ImageError, inside
 from hidrop.regular_files import file_state, local_path
 
-# Of a file name such as test-00000-of-00003.parquet, or with a hash after the number of shards.
-SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?\.parquet")
 ROWS = 4096  # that are read at once
-SHOWN = 5  # names in a message
 
 
 def missing(spec: TaskSpec, *, prepared: bool = False) -> list[str]:
@@ -40,7 +36,12 @@ def missing(spec: TaskSpec, *, prepared: bool = False) -> list[str]:
         return [f"{spec.name}: {error}"]
     except UserError as error:
         return [f"{spec.name}: {error}. Get it again with: {download(spec)}"]
-    if spec.data == HUB and not prepared and not hub.offline() and (not files.questions or [*_shards(files)]):
+    if (
+        spec.data == HUB
+        and not prepared
+        and not hub.offline()
+        and (not files.questions or [*shards.problems(spec.source, files)])
+    ):
         return []
     if not files.questions:
         return [_absent(spec)]
@@ -101,32 +102,8 @@ def _problems(spec: TaskSpec, files: Files, state: tuple[Any, ...]) -> tuple[str
 
 
 def _incomplete(spec: TaskSpec, files: Files) -> Iterator[str]:
-    for line in _shards(files):
+    for line in shards.problems(spec.source, files):
         yield f"{line}. Get it with: {download(spec)}"
-
-
-def _shards(files: Files) -> Iterator[str]:
-    """Shards that are missing, there twice, or of another download. Files without a number are not counted."""
-    groups: dict[tuple[Path, str], list[re.Match[str]]] = defaultdict(list)
-    for path in (*files.questions, *files.images):
-        if match := SHARD.fullmatch(path.name):
-            groups[path.parent, match["stem"]].append(match)
-    for (folder, stem), found in groups.items():
-        counts = sorted({match["count"] for match in found})
-        if len(counts) > 1:
-            yield f"{folder}: {stem} has files of {' and of '.join(counts)} shards. Keep those of one download"
-            continue
-        names: dict[int, list[str]] = defaultdict(list)
-        for match in found:
-            names[int(match["index"])].append(match[0])
-        for twice in (several for several in names.values() if len(several) > 1):
-            yield f"{folder}: the same shard twice: {', '.join(sorted(twice))}. Keep the newer one"
-        total = int(counts[0])
-        lacking = total - len(set(names) & set(range(min(total, 1 << 16))))
-        if lacking > 0:
-            first = [f"{n:05d}" for n in range(min(total, len(names) + SHOWN)) if n not in names][:SHOWN]
-            more = f" and {lacking - len(first)} more" if lacking > len(first) else ""
-            yield f"{folder}: {stem} has {total - lacking} of {total} shards. Missing: {', '.join(first)}{more}"
 
 
 def _unread(spec: TaskSpec, files: Files) -> Iterator[str]:

@@ -73,6 +73,33 @@ def test_shards_of_two_downloads_are_told(shards: Callable[..., list[str]]) -> N
     assert "files of 00001 and of 00002 shards" in problem
 
 
+@pytest.mark.parametrize(
+    "strange",
+    [
+        "test-00000-of-00001 (1).parquet",  # a browser's second copy
+        "test-00000-of-00001 copy.parquet",
+        "test-1.parquet",
+        "test-00001-of-00001.parquet",
+        "test-00000-of-00000.parquet",
+    ],
+)
+def test_a_file_that_is_no_shard_is_refused_and_not_read_as_more_data(
+    strange: str, shards: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    [alone] = shards(strange)
+    [problem] = shards("test-00000-of-00001.parquet")
+    for line in (alone, problem):
+        assert (
+            f"{tmp_path}/pope/data: not the name of a shard, such as test-00000-of-00001.parquet: {strange}. " in line
+        )
+        assert "Move away what does not belong here" in line and "hf download" in line
+
+
+def test_shards_of_two_sets_are_told(shards: Callable[..., list[str]]) -> None:
+    [problem] = shards("test-00000-of-00001.parquet", "test-old-00000-of-00001.parquet")
+    assert "shards of several sets: test, test-old. Keep those of one" in problem
+
+
 def test_a_file_name_with_a_huge_number_of_shards_is_told_at_once(shards: Callable[..., list[str]]) -> None:
     [problem] = shards("test-00000-of-99999999999.parquet")
     assert "has 1 of 99999999999 shards" in problem and len(problem) < 600

@@ -208,7 +208,7 @@ def as_on_the_hub(name: str, folder: Path, write: Write) -> Path:
     if source.images:
         images = {doc[source.images.key]: doc["image"] for doc in documents}
         rows = [{source.images.id: key, "image": image} for key, image in reversed(images.items())]
-        write(rows, folder / source.images.files.replace("*", "of-1"))
+        write(rows, folder / source.images.files.replace("*", "testdev-00000-of-00001"))
         documents = [{key: value for key, value in doc.items() if key != "image"} for doc in documents]
     write(documents, folder / case.file)
     return folder / case.file
