@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hidrop.errors import in_a_line, shortened
+from hidrop.png_chunks import damage
 from hidrop.regular_files import Unreadable, read_bytes
 
 if TYPE_CHECKING:
@@ -32,12 +33,15 @@ def open_image(content: bytes, *, turned: bool = False) -> Image.Image:
 
     turned: turn the image as its EXIF orientation says, and drop this entry.
     16-bit grey is scaled to 8 bits by dropping the low byte, as PIL does with 16-bit colours. Raises ImageError for a
-    broken or truncated file, whatever PIL's process-wide settings are.
+    broken or truncated file, whatever PIL's process-wide settings are. A PNG file's checksums are compared. Other
+    formats have none, so that bytes that were overwritten inside a file of full length can go unnoticed.
     """
     from PIL import UnidentifiedImageError
 
     if not content:
         raise ImageError("the image has no bytes")
+    if problem := damage(content):
+        raise ImageError(f"broken image: {problem}")
     try:
         with _STRICT:
             return _decoded(content, turned)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from hidrop.images import FORMATS, ImageError, open_image, read_inside
+from hidrop.png_chunks import damage
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
 
@@ -55,6 +57,61 @@ def test_a_truncated_image_is_refused_whatever_pil_was_told(format: str, share: 
     with pytest.raises(ImageError):
         open_image(content[: int(share * len(content))])
     assert before == (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
+
+
+def overwritten(content: bytes, start: int, stop: int) -> bytes:
+    return content[:start] + bytes(len(content[start:stop])) + content[stop:]
+
+
+@pytest.mark.parametrize("image", ["noise", "smooth"])
+def test_a_png_file_of_full_length_with_other_bytes_is_refused(image: str, pil: None) -> None:
+    pixel = (
+        NOISE if image == "noise" else np.broadcast_to(np.arange(96, dtype=np.uint8)[:, None, None] * 2, (96, 400, 3))
+    )
+    content = saved(Image.fromarray(np.ascontiguousarray(pixel)))
+    assert np.array_equal(pixels(content), pixel)
+    for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+        start = int(share * len(content))
+        for stop in (start + 1, start + 512, len(content)):
+            changed = overwritten(content, start, stop)
+            if changed != content:  # a byte may have been zero
+                with pytest.raises(ImageError, match="broken image"):
+                    open_image(changed)
+    flips = np.random.default_rng(1).integers(0, 8 * len(content), 300)
+    for bit in map(int, flips):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ImageError):
+            open_image(bytes(changed))
+
+
+def test_a_png_file_without_its_end_or_without_a_part_is_refused(pil: None) -> None:
+    content = saved(Image.fromarray(np.tile(NOISE, (20, 8, 1))))
+    places = [found.start() - 4 for found in re.finditer(b"IDAT", content)]
+    assert len(places) > 2, "PIL writes chunks of 64 KiB"
+    end = content.index(b"IEND") - 4
+    with pytest.raises(ImageError, match="has no end"):
+        open_image(content[:end])
+    for first, second in zip(places, [*places[1:], end], strict=True):
+        with pytest.raises(ImageError):
+            open_image(content[:first] + content[second:])
+    # Some programs append their own data. The image is whole.
+    assert np.array_equal(pixels(content + b"\0" * 100), pixels(content))
+
+
+def test_the_checksums_of_a_png_file_cost_little_of_its_decoding() -> None:
+    content = saved(Image.fromarray(np.tile(NOISE, (20, 20, 1))))
+
+    def least(work: Any) -> float:
+        times = []
+        for _ in range(5):
+            started = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    decoding = least(lambda: Image.open(io.BytesIO(content)).convert("RGB"))
+    assert least(lambda: damage(content)) < 0.25 * decoding  # some 3 % on one quiet core
 
 
 def test_pils_settings_are_restored_after_the_last_of_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
