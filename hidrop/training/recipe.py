@@ -93,6 +93,12 @@ class LlavaRecipe(StrictModel):
             raise ValueError("sharding: it needs grouped: true, so that all processes run the same modules")
         return self
 
+    @property
+    def sources(self) -> list[str]:
+        """The checkpoints that training starts from."""
+        parts = self.model
+        return [parts.language_model, parts.vision_tower] if isinstance(parts, Parts) else [parts]
+
     def accumulation(self, processes: int) -> int:
         """Micro-batches of an optimiser step. Raises ValueError if the batch cannot be divided among the processes."""
         if self.batch % (self.per_device * processes):

@@ -19,6 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from hidrop.backbones import backbone_of
 from hidrop.errors import UserError, reason
+from hidrop.models.origins import own_folders
 from hidrop.patience import VARIABLE, patience
 from hidrop.pretrained import pretrained
 from hidrop.program import torchrun
@@ -185,11 +186,14 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
     """Train what the recipe says and write the checkpoint, with its method, to `out`; returns `out`.
 
     Checkpoints are saved in `work` (default runs/train/<name>). `resume` continues from the last one, on one process to
-    the same weights; a newest state that is not whole is passed over. Raises UserError for missing files, and if `work`
-    holds a training and `resume` is not given, a training by another recipe, or broken states only.
+    the same weights; a newest state that is not whole is passed over. Raises UserError for missing files, for an `out`
+    or a `work` in which the recipe's own model is, and if `work` holds a training and `resume` is not given, a training
+    by another recipe, or broken states only.
     """
     work = work or Path("runs") / "train" / recipe.name
     out = out or work / "final"
+    if written := own_folders(recipe.sources, {"--out": out, "the training's folder": work}):
+        raise UserError(f"{recipe.name}: {written[0]}")
     last = to_continue(recipe, work, resume=resume)
     accumulation_of(recipe)  # only for its errors, before anything is loaded
     conversations = Conversations(recipe.data.conversations)

@@ -129,9 +129,12 @@ def _settings(recipe: LlavaRecipe, work: Path) -> Iterator[str]:
 
 
 def _folders(recipe: LlavaRecipe, out: Path, work: Path, notes: list[str]) -> Iterator[str]:
+    from hidrop.models.origins import own_folders
     from hidrop.training.checkpoints import states, to_continue
 
-    for name, folder in (("--out", out), ("the training's folder", work)):
+    folders = {"--out": out, "the training's folder": work}
+    yield from own_folders(recipe.sources, folders)
+    for name, folder in folders.items():
         if problem := unwritable(folder):
             yield f"{name} {folder}: {problem}"
     if not work.is_dir() or not states(work):

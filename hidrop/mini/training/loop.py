@@ -22,6 +22,7 @@ from hidrop.mini.training.model import make_image_processor, make_model, make_to
 from hidrop.mini.training.optimizer import Pair, warm_then_decay
 from hidrop.mini.training.recipe import Kind, Lesson, Recipe
 from hidrop.mini.training.samples import caption_sample, instruction_sample
+from hidrop.models.origins import own_folders
 from hidrop.models.sources import MINI
 from hidrop.provenance import describe, versions
 from hidrop.reducer import Reducer, build_entry
@@ -54,9 +55,12 @@ def train(plan: Recipe, *, out: Path | None = None, resume: bool = False, work: 
 
     `out` defaults to the folder of `mini:<name>` if that has no checkpoint yet. Progress is saved in `work` (default
     runs/train/<recipe>), and `resume` continues from it. Raises UserError for a bad recipe, if the checkpoint of
-    `mini:<name>` exists and `out` is not given, and if `work` holds an unfinished training and `resume` is not given.
+    `mini:<name>` exists and `out` is not given, for an `out` or a `work` with the recipe's `start`, and if `work`
+    holds an unfinished training and `resume` is not given.
     """
     out, work = _target(plan, out), work or Path("runs") / "train" / plan.name
+    if problems := own_folders(plan.sources, _folders(out, work)):
+        raise UserError(f"{plan.name}: {problems[0]}")
     if begun := _begun(plan, work, resume):
         raise UserError(begun)
     tokenizer = corpus_tokenizer()
@@ -84,8 +88,9 @@ def findings(plan: Recipe, *, out: Path | None = None, work: Path | None = None)
         out = _target(plan, out)
     except UserError as error:
         notes.append(str(error))
-    folders = [("--out", out), ("the training's folder", work)]
-    problems += [f"{name} {folder}: {wrong}" for name, folder in folders if folder and (wrong := unwritable(folder))]
+    folders = _folders(out, work)
+    problems += own_folders(plan.sources, folders)
+    problems += [f"{name} {folder}: {wrong}" for name, folder in folders.items() if (wrong := unwritable(folder))]
     try:
         if begun := _begun(plan, work, resume=True):
             problems.append(begun)
@@ -94,6 +99,10 @@ def findings(plan: Recipe, *, out: Path | None = None, work: Path | None = None)
     except UserError as error:
         problems.append(str(error))
     return problems, notes
+
+
+def _folders(out: Path | None, work: Path) -> dict[str, Path]:
+    return {**({"--out": out} if out else {}), "the training's folder": work}
 
 
 def _target(plan: Recipe, out: Path | None) -> Path:

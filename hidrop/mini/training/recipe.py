@@ -43,6 +43,11 @@ class Recipe(StrictModel):
     align: Stage | None = None
     lessons: tuple[Lesson, ...] = Field(min_length=1)
 
+    @property
+    def sources(self) -> list[str]:
+        """The checkpoints that training starts from."""
+        return [self.start] if self.start else []
+
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
         build_entry(self.method).plan(GEOMETRY)

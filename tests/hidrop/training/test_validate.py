@@ -14,6 +14,7 @@ import yaml
 
 from hidrop.errors import UserError
 from hidrop.models import load
+from hidrop.models.sources import MINI
 from hidrop.recipes import check, train
 from hidrop.strict_yaml import checked
 from hidrop.training.recipe import LlavaRecipe
@@ -51,6 +52,64 @@ def test_folders_that_cannot_be_written_are_refused(recipe: Recipe, tmp_path: Pa
     (tmp_path / "file").write_text("")
     refused(recipe(), "--out", "is a file, not a folder", out=tmp_path / "file" / "out", work=tmp_path / "w")
     refused(recipe(), "the training's folder", "is a file", out=tmp_path / "out", work=tmp_path / "file")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def not_into(recipe: Path, *parts: str, out: Path, work: Path, keep: Path) -> None:
+    """`check` and `train` both refuse to write there, and nothing of `keep` changes."""
+    before = content(keep)
+    refused(recipe, *parts, out=out, work=work)
+    with pytest.raises(UserError) as caught:
+        train(str(recipe), out=out, work=work)
+    assert all(part in str(caught.value) for part in parts)
+    assert content(keep) == before
+
+
+@pytest.mark.parametrize(
+    "kind", ["same", "inside", "around", "link to the folder", "dots", "link to a file", "hard link"]
+)
+@pytest.mark.parametrize("field", ["out", "work"])
+def test_a_training_does_not_write_into_the_folder_that_it_starts_from(
+    kind: str, field: str, recipe: Recipe, checkpoint: Path, tmp_path: Path
+) -> None:
+    model, linked = tmp_path / "models/start", tmp_path / "linked"
+    shutil.copytree(checkpoint, model)
+    linked.mkdir()
+    folder, message = {
+        "same": (model, "is the folder of"),
+        "inside": (model / "tuned", "is inside the folder of"),
+        "around": (model.parent, "is around the folder of"),
+        "link to the folder": (tmp_path / "other", "is the folder of"),
+        "dots": (model / "x/..", "is the folder of"),
+        "link to a file": (linked, "has a link to a file of"),
+        "hard link": (linked, "has a link to a file of"),
+    }[kind]
+    (tmp_path / "other").symlink_to(model)
+    if kind == "link to a file":
+        (linked / "model.safetensors").symlink_to(model / "model.safetensors")
+    if kind == "hard link":
+        (linked / "model.safetensors").hardlink_to(model / "model.safetensors")
+    free = {"out": tmp_path / "out", "work": tmp_path / "w"}
+    not_into(recipe(model=str(model)), message, "Choose another folder", **{**free, field: folder}, keep=model)
+    assert check(str(recipe(model=str(model))), out=tmp_path / "models/start-2", work=tmp_path / "w").problems == []
+
+
+def test_a_training_does_not_write_into_the_folder_of_a_part(recipe: Recipe, parts: Any, tmp_path: Path) -> None:
+    path = recipe(model={name: str(folder) for name, folder in parts.items()})
+    for folder in parts.values():
+        not_into(path, f"is the folder of {folder}", out=folder, work=tmp_path / "w", keep=folder)
+
+
+def test_a_training_of_an_embedded_model_does_not_write_into_its_start(tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(MINI / "vanilla", start)
+    lesson = {"data": "captions", "steps": 4, "batch": 1, "lr": 1e-3}
+    recipe = tmp_path / "mini-again.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "mini-again", "start": str(start), "lessons": [lesson]}))
+    not_into(recipe, "--out", f"is the folder of {start}", out=start, work=tmp_path / "w", keep=start)
 
 
 def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
