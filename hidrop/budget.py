@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ Reading = Literal["average", "kept"]
 Budget = float | str
 
 MOST_TOKENS = 2**31  # of any image
+DECIMAL = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)%?")  # float() also reads 1e2, 1_0, +5, nan and other digits
 LONGEST_TEXT = 24  # characters of a share, which becomes a part of a row's name
 
 
@@ -26,9 +28,11 @@ def parse_budget(value: object) -> Budget:
     text = value.strip() if isinstance(value, str) else ""
     share = text.endswith("%")
     number = math.nan
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError, OverflowError):
-            number = float(text[:-1] if share else value)
+    if DECIMAL.fullmatch(text):
+        number = float(text.removesuffix("%"))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            number = float(value)
     if not 0 < number <= (100 if share else MOST_TOKENS) or len(text) > LONGEST_TEXT:
         raise ValueError(f'a budget is a number of visual tokens (64) or a share of them ("11%"), not {value!r}')
     return text if share else number

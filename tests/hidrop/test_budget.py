@@ -154,7 +154,12 @@ def test_a_budget_is_read_alike_from_a_number_and_from_a_text(written, budget, t
 
 
 @pytest.mark.parametrize(
-    "written", [0, -3, "-3", "0%", "100.1%", "%", "", "x", "1e999", 10**400, float("nan"), "nan%", True, None, [64]]
+    "written",
+    [
+        *(0, -3, "-3", "0%", "100.1%", "%", "", "x", "1e999", 10**400, float("nan"), "nan%", True, None, [64]),
+        *("1e2%", "1e2", "1_1%", "6_4", "+64", "+11%", "11 %", "11%%", "0x10", "inf", ".", ".%"),
+        *("\u0661\u0661%", "\u0666\u0664", "\uff11\uff11%"),
+    ],
 )
 def test_what_is_no_budget_is_refused_with_an_example_of_each_kind(written):
     with pytest.raises(ValueError, match=r'a number of visual tokens \(64\) or a share of them \("11%"\), not'):
