@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from hidrop.checkpoint_files import AGAIN, kind, read_object
-from hidrop.errors import UserError
+from hidrop.errors import UserError, shortened, shown
 from hidrop.models.incomplete import listed, what_instead
 from hidrop.program import program
 from hidrop.regular_files import local_path
@@ -25,6 +26,7 @@ ADAPTERS = ("adapter_config.json", "adapter_model.*")
 _TEMPLATES = ("*.jinja", "additional_chat_templates/*.jinja")
 _VOCABULARIES = ("*.model", "*.txt", "*.tiktoken", "*.vocab", "*.bpe", "*.codes", "*.spm", "*.tokenizer")
 SETTINGS = ("*.json", *_TEMPLATES, *_VOCABULARIES)
+LONGEST_NAME = 255  # bytes, on all common file systems
 _WITHOUT_WEIGHTS = ["*.json", "*.jinja", "*.model", "*.txt"]
 
 
@@ -67,10 +69,13 @@ def read_index(index: Path) -> dict[str, str]:
     if not isinstance(names, dict) or not names:
         raise UserError(f"{index}: broken index: weight_map is {kind(names)} without a tensor. {AGAIN}")
     for tensor, name in names.items():
+        field = f"weight_map.{shortened(tensor)}"
         if not isinstance(name, str):
-            raise UserError(f"{index}: broken index: weight_map.{tensor} is {kind(name)} instead of a file. {AGAIN}")
+            raise UserError(f"{index}: broken index: {field} is {kind(name)} instead of a file. {AGAIN}")
         if Path(name).name != name or name in ("", "..") or "\0" in name:
-            raise UserError(f"{index}: weight_map.{tensor}: {name!r}, which is not a file of this folder. {AGAIN}")
+            raise UserError(f"{index}: {field}: {shown(name)}, which is not a file of this folder. {AGAIN}")
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            raise UserError(f"{index}: {field}: {shown(name)} is longer than a file's name can be. {AGAIN}")
     return names
 
 

@@ -156,6 +156,20 @@ def test_an_index_names_files_of_its_own_folder_only(name: str, index: str, tmp_
         weight_files(folder)
 
 
+@pytest.mark.parametrize("letter", ["a", "\u00e9"])
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_a_name_in_an_index_that_no_file_can_have_is_named_with_index_and_field(
+    index: str, letter: str, tmp_path: Path
+) -> None:
+    size = len(letter.encode())
+    for count, message in ((255 // size, "shards missing"), (255 // size + 1, "longer than a file's name can be")):
+        (tmp_path / index).write_text(json.dumps({"weight_map": {"head.weight": letter * count}}))
+        with pytest.raises(UserError, match=message) as caught:
+            weight_files(tmp_path)
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path / index}: weight_map.head.weight: ") and len(said) < 400 + len(str(tmp_path))
+
+
 def test_a_hub_id_stays_in_its_repository(cache: Path) -> None:
     cached(cache, "owner/name", "config.json", "model.safetensors")
     cached(cache, "owner/other", "config.json", "model.safetensors")
