@@ -17,6 +17,8 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["4bit", "8bit"]
 # How accelerate spreads a model's layers over all CUDA devices.
 DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
+# Of a device, as a regular expression. Nothing is tested on others of torch's devices.
+DEVICE = "cpu|cuda(:(0|[1-9][0-9]{0,2}))?"
 
 COMPUTE_DTYPES: tuple[str, ...] = get_args(ComputeDtype)
 DTYPES: tuple[str, ...] = get_args(Dtype)

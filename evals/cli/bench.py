@@ -148,11 +148,13 @@ def bench_train(options: BenchTrainOptions) -> int:
     from evals.bench import inference, training
     from evals.matrix.validate import pick_device
     from evals.profiling.allocator import keep_memory
+    from hidrop.models.loading import check_kernel
     from hidrop.reducer import build
 
     check_writable(options.out)
     device = pick_device(options.device)
     dtype = options.dtype or default_dtype(device)
+    check_kernel("sdpa", device, dtype)
     batches = integers("--batch", options.batch, "1,4")
     texts = list(dict.fromkeys(lengths_of(options.text, batch, options.conversations) for batch in batches))
     hidrop = inference.methods(("hidrop",), 64, geometry)["hidrop"]

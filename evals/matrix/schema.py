@@ -37,14 +37,14 @@ from hidrop import strict_yaml
 from hidrop.budget import Budget, Reading, parse_budget
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
-from hidrop.numerics import Attention, DeviceMap, Dtype, Quantization
+from hidrop.numerics import DEVICE, Attention, DeviceMap, Dtype, Quantization
 from hidrop.regular_files import local_path
 from hidrop.strict_yaml import FileName, StrictModel
 
 BUNDLED = Path(__file__).parent / "bundled"
 
 Name = FileName
-Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+Device = Annotated[str, StringConstraints(pattern=rf"^(auto|{DEVICE})$")]
 
 
 def budgets(value: Any) -> tuple[Budget, ...] | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hidrop.backbones import Backbone, backbone_of, family_of
 from hidrop.checkpoint_files import in_words
-from hidrop.errors import UserError, did_you_mean
+from hidrop.errors import UserError, did_you_mean, shortened
 from hidrop.geometry import Geometry
 from hidrop.models.answer_ends import answer_ends
 from hidrop.models.checking import trained_with, whole
@@ -17,7 +18,7 @@ from hidrop.models.digest import digest
 from hidrop.models.original import is_original
 from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config, settings_files, weight_files
-from hidrop.numerics import ATTENTIONS, DEVICE_MAPS, DTYPES, QUANTIZATIONS
+from hidrop.numerics import ATTENTIONS, DEVICE, DEVICE_MAPS, DTYPES, QUANTIZATIONS
 from hidrop.pretrained import pretrained
 from hidrop.program import program
 from hidrop.reducer import Reducer
@@ -199,10 +200,9 @@ def check_kernel(
         if value not in known:
             hint = did_you_mean(value, known)
             raise UserError(f"{field}: unknown value '{value}'.{hint} Known: {', '.join(known)}")
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device: unknown value '{device}'. Known: cpu, cuda, cuda:<number>") from None
+    if not re.fullmatch(DEVICE, str(device)):
+        raise UserError(f"device: unknown value '{shortened(str(device))}'. Known: cpu, cuda, cuda:<number>")
+    place = torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: '{device}' was asked for, but torch sees no CUDA device. Use --device cpu")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():

@@ -66,6 +66,8 @@ def test_fields_without_a_method_are_refused(loaded: Any) -> None:
         ("protocol=lava", "protocol"),
         ("dtype=16", "dtype: unknown value '16'"),
         ("device=5x", "device: unknown value '5x'"),
+        ("device=mps", "device: unknown value 'mps'. Known: cpu, cuda, cuda:<number>"),
+        ("device=cpu:3", "device: unknown value 'cpu:3'. Known: cpu, cuda, cuda:<number>"),
         ("pretrained=~nobody-here/x", "no home folder is known for '~nobody-here'"),
         ("pretrained=a\0b", "a character that no path can have"),
     ],

@@ -178,13 +178,22 @@ def test_missing_tokenizer_is_a_user_error(saved: Path) -> None:
         load(saved)
 
 
+NOT_DEVICES = (
+    *("gpu", "mps", "xpu", "meta", "cpu:0", "cpu:3", "CPU", "cpu ", ""),
+    *("cuda:", "cuda:-1", "cuda:01", "cuda:1000", "cuda:x", "cuda:\u0661"),
+)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"attention": "flash_attention_2"}, "flash-attn is not installed"),
         ({"attention": "spda"}, "attention: unknown value 'spda'. Did you mean 'sdpa'?"),
         ({"dtype": "fp16"}, "dtype: unknown value 'fp16'"),
-        ({"device": "gpu"}, "device: unknown value 'gpu'"),
+        *(
+            ({"device": name}, f"device: unknown value '{name}'. Known: cpu, cuda, cuda:<number>")
+            for name in NOT_DEVICES
+        ),
         ({"device": "cuda"}, "sees no CUDA device"),
         ({"device_map": "autos"}, "device_map: unknown value 'autos'. Did you mean 'auto'?"),
         ({"quantization": "4bit"}, "bitsandbytes is not installed"),
