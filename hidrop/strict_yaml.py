@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Strict, StringConstraints, ValidationError
 
 from hidrop.errors import UserError, did_you_mean, shown
 from hidrop.regular_files import Unreadable, read_text
@@ -19,6 +19,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 # A name that becomes a part of a file's or folder's name.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+-]*$", max_length=80)]
+
+# A whole number, and true or false. pydantic's own int also takes true, 8.0 and "8", and its bool takes 1 and "yes".
+Whole = Annotated[int, Strict()]
+Flag = Annotated[bool, Strict()]
 
 # What a file may hold. By aliases, a file of a few lines can expand to more than any memory holds.
 MOST_BYTES = 1 << 19
@@ -96,10 +100,12 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """A decimal number. YAML 1.1 also reads 010 as 8 and 1:30 as 90."""
+        """A decimal number. YAML 1.1 also reads 010 as 8, 1:30 as 90 and 1_0 as 10."""
         whole = node.tag == f"{STANDARD}int"
         if ":" in node.value or (whole and re.match(r"[-+]?0.", node.value)):
             raise _wrong(f"{shown(node.value)} is not a decimal number. For a text, put it in quotes", node.start_mark)
+        if "_" in node.value:
+            raise _wrong(f"write {shown(node.value)} without _, or in quotes if it is a text", node.start_mark)
         if len(node.value) <= LONGEST_NUMBER:
             number = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
             if abs(number) <= LARGEST:
@@ -171,6 +177,8 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
             message = f"unknown field.{suggestion(str(loc[-1]), known)}"
         elif item["type"] == "missing":
             message = "is missing"
+        elif item["type"] == "too_short" and not item["input"]:
+            message = "is empty; it needs at least one entry"
         elif item["type"] != "value_error":
             message = f"{message[0].lower()}{message[1:]}, not {shown(item['input'])}"
         lines[f"{path}: {message}" if path else message] = None

@@ -27,7 +27,7 @@ from hidrop.method_source import source_digest
 from hidrop.mini.training.recipe import Lesson, Recipe
 from hidrop.reducer import build_entry
 from hidrop.regular_files import local_path
-from hidrop.strict_yaml import StrictModel
+from hidrop.strict_yaml import StrictModel, Whole
 
 BUNDLED = Path(__file__).parent
 HASHED = 8  # digits of a recipe's hash in its folder's name
@@ -44,7 +44,7 @@ class Start(Training):
     """A model that variants start from, trained once with `method`."""
 
     method: dict[str, Any]
-    seed: int = 0
+    seed: Whole = 0
 
 
 class StudyVariant(StrictModel):
@@ -70,15 +70,15 @@ class Evaluation(StrictModel):
 
     reference: str
     tasks: Annotated[dict[str, TaskEntry], Field(min_length=1)]
-    limit: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] = 1
+    limit: Annotated[Whole, Field(ge=1)] | None = None
+    batch_size: Annotated[Whole, Field(ge=1)] = 1
 
 
 class Study(StrictModel):
     name: Name
     train: Training
     method: dict[str, Any]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Whole, ...], Field(min_length=1)]
     evaluation: Evaluation
     starts: dict[Name, Start] = Field(default_factory=dict)
     variants: Annotated[dict[Name, StudyVariant], Field(min_length=1)]

@@ -39,7 +39,7 @@ from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
 from hidrop.numerics import DEVICE, Attention, DeviceMap, Dtype, Quantization
 from hidrop.regular_files import local_path
-from hidrop.strict_yaml import FileName, StrictModel
+from hidrop.strict_yaml import FileName, StrictModel, Whole
 
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -89,12 +89,15 @@ class TaskEntry(StrictModel):
     version: Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)] | None = None
 
 
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class RunEntry(StrictModel):
     """Models, methods and tasks to combine. A missing list means all."""
 
-    models: tuple[str, ...] | None = None
-    methods: tuple[str, ...] | None = None
-    tasks: tuple[str, ...] | None = None
+    models: Names | None = None
+    methods: Names | None = None
+    tasks: Names | None = None
 
 
 class Matrix(StrictModel):
@@ -103,12 +106,12 @@ class Matrix(StrictModel):
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     methods: Annotated[dict[Name, MethodEntry], Field(min_length=1)]
     tasks: Annotated[dict[str, TaskEntry], Field(min_length=1)]
-    runs: tuple[RunEntry, ...] = (RunEntry(),)
+    runs: Annotated[tuple[RunEntry, ...], Field(min_length=1)] = (RunEntry(),)
     device: Device = "auto"
     dtype: Dtype = "auto"
     attention: Attention = "sdpa"
-    batch_size: Annotated[int, Field(ge=1)] = 1
-    limit: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[Whole, Field(ge=1)] = 1
+    limit: Annotated[Whole, Field(ge=1)] | None = None
     budget_reading: Reading = "average"
     profile: ProfileSettings | None = ProfileSettings()  # null: measure no time
     _file: str = PrivateAttr(default="matrix")
@@ -139,7 +142,7 @@ class Matrix(StrictModel):
                     if name not in getattr(self, kind):
                         hint = strict_yaml.suggestion(name, getattr(self, kind))
                         wrong.append(f"runs[{index}].{kind}: no '{name}' here.{hint}")
-        wrong += self._versions()
+        wrong += self._circles() + self._versions()
         owner: dict[str, str] = {}
         for entry, method in self.methods.items():
             for variant in variants(entry, method):
@@ -148,6 +151,21 @@ class Matrix(StrictModel):
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _circles(self) -> list[str]:
+        """One line for each circle of models that refer to each other. A model may name itself: that is the default."""
+        lines, seen = [], set[str]()
+        for name in self.models:
+            way, at = list[str](), name
+            while at in self.models and at not in seen:
+                seen.add(at)
+                way.append(at)
+                at = self.models[at].reference or ""
+            circle = way[way.index(at) :] if at in way else []
+            if len(circle) > 1:
+                told = " -> ".join([*circle, at])
+                lines.append(f"models.{at}.reference: the models refer to each other in a circle ({told})")
+        return lines
 
     def _versions(self) -> list[str]:
         """One line for each task with a version of its data that does not exist."""

@@ -6,21 +6,21 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from hidrop.strict_yaml import StrictModel
+from hidrop.strict_yaml import StrictModel, Whole
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[Whole, Field(ge=1)]
 
 
 class ProfileSettings(StrictModel):
     """How often, at which batch sizes and prompt lengths a method is timed."""
 
     repeats: Count = 10
-    warmup: Annotated[int, Field(ge=0)] = 2
+    warmup: Annotated[Whole, Field(ge=0)] = 2
     batch: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
     # Tokens around the image, at least two on each side: text-guided methods rate several tokens after the image.
-    text_tokens: Annotated[int, Field(ge=4)] = 60
+    text_tokens: Annotated[Whole, Field(ge=4)] = 60
     new_tokens: Count = 8
-    seed: int = 0
+    seed: Whole = 0
 
     @field_validator("batch", mode="before")
     @classmethod

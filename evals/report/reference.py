@@ -12,7 +12,7 @@ from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.reducer import METHODS
 from hidrop.regular_files import local_path
-from hidrop.strict_yaml import StrictModel
+from hidrop.strict_yaml import Flag, StrictModel, Whole
 
 FOLDER = Path(__file__).parents[2] / "results" / "reference"
 
@@ -41,7 +41,7 @@ class Published(StrictModel):
     """One row of one published table. Numbers are as printed; None if the source does not give them."""
 
     method: str
-    trained: bool = False
+    trained: Flag = False
     # The source's name for its token budget, which can differ from the average over the layers.
     label: Positive | None = None
     setting: str | None = None
@@ -50,7 +50,7 @@ class Published(StrictModel):
     source: str
     scores: dict[str, Positive] = Field(default_factory=dict)
     mean_percent: Positive | None = None
-    mean_tasks: Annotated[int, Field(ge=1)] | None = None
+    mean_tasks: Annotated[Whole, Field(ge=1)] | None = None
     tflops: Positive | None = None
     latency_ms: Positive | None = None
     hardware: str | None = None

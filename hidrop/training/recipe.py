@@ -9,12 +9,12 @@ from pydantic import Field, model_validator
 
 from hidrop.numerics import Attention
 from hidrop.reducer import build_entry
-from hidrop.strict_yaml import FileName, StrictModel
+from hidrop.strict_yaml import FileName, Flag, StrictModel, Whole
 
 CONFIGS = Path(__file__).parent / "configs"
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -68,16 +68,16 @@ class LlavaRecipe(StrictModel):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     max_length: Count = 2048
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: Flag = True
     attention: Attention = "sdpa"
-    grouped: bool = False  # batches of one modality, sorted by length
+    grouped: Flag = False  # batches of one modality, sorted by length
     sharding: Literal["zero3", "fsdp"] | None = None
-    workers: Annotated[int, Field(ge=0, le=256)] = 4
+    workers: Annotated[Whole, Field(ge=0, le=256)] = 4
     save_steps: Count = 500
     keep_checkpoints: Count = 2
     log_steps: Count = 1
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[Whole, Field(ge=0, le=2**32 - 1)] = 0
 
     @model_validator(mode="after")
     def _fits(self) -> LlavaRecipe:

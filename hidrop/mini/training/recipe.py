@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from hidrop.mini.training.model import GEOMETRY
 from hidrop.reducer import build_entry
-from hidrop.strict_yaml import FileName, StrictModel
+from hidrop.strict_yaml import FileName, StrictModel, Whole
 
 # What a lesson shows; see lessons.py.
 Kind = Literal["captions", "instructions", "signs", "rows", "letters", "drills"]
@@ -17,8 +17,8 @@ Kind = Literal["captions", "instructions", "signs", "rows", "letters", "drills"]
 class Stage(StrictModel):
     """`steps` updates of `batch` samples at peak learning rate `lr` (the schedule is in optimizer.py)."""
 
-    steps: int = Field(gt=0, multiple_of=4)  # batches are drawn in groups of four, see lessons.py
-    batch: int = Field(gt=0)
+    steps: Whole = Field(gt=0, multiple_of=4)  # batches are drawn in groups of four, see lessons.py
+    batch: Whole = Field(gt=0)
     lr: float = Field(gt=0)
 
 
@@ -36,7 +36,7 @@ class Recipe(StrictModel):
     """
 
     name: FileName
-    seed: int = 0
+    seed: Whole = 0
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "vanilla"})
     start: str | None = None
     tower: Stage | None = None

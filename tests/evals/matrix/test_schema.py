@@ -2,12 +2,17 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
+from evals.ablations.spec import Study
 from evals.matrix.resolve import resolve
 from evals.matrix.schema import Matrix, load_matrix
+from evals.report.reference import Reference
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
+from hidrop.mini.training.recipe import Recipe
 from hidrop.reducer import build
+from hidrop.training.recipe import LlavaRecipe
 from tests.baselines.test_every_method import WITH_A_RULE
 
 SMALL = Geometry(
@@ -118,11 +123,63 @@ def test_a_misspelt_field_of_a_method_is_named_with_its_place_and_the_right_spel
         ("budget: [", "keep: 3, budget: [", "methods.fastv.keep: the budget sets this field"),
         ('"mini:vanilla"', "x, geometry: llava-7b", "models.a.geometry: unknown preset 'llava-7b'. Did you mean"),
         ('"mini:vanilla"', "x, reference: b", "models.a.reference: no model 'b' here"),
+        ("tasks:", "runs: []\ntasks:", "own.yaml: runs: is empty; it needs at least one entry"),
+        ("tasks:", "runs: [{methods: []}]\ntasks:", "runs[0].methods: is empty; it needs at least one entry"),
+        ("  gqa: {data: mini}\n  pope: {data: mini}", "  {}", "own.yaml: tasks: is empty; it needs at least one entry"),
+        ('"25%"', '"1e2%"', "methods.fastv.budget: a budget is"),
+        ('"25%"', '"\u0661\u0661%"', "methods.fastv.budget: a budget is"),
+        ("tasks:", "device: mps\ntasks:", "own.yaml: device: "),
+        ("tasks:", "device: 'cuda:\u0661'\ntasks:", "own.yaml: device: "),
     ],
 )
 def test_each_mistake_is_named_with_its_place(tmp_path, old, new, message):
     assert old in BASE
     assert message in mistakes(tmp_path, BASE.replace(old, new, 1))
+
+
+NUMBERS = [
+    *("limit", "batch_size", "profile.repeats", "profile.warmup", "profile.batch", "profile.text_tokens"),
+    *("profile.new_tokens", "profile.seed"),
+]
+
+
+@pytest.mark.parametrize("written", ["true", "8.0", '"8"', "8_0", "8e0"])
+@pytest.mark.parametrize("field", NUMBERS)
+def test_a_count_of_a_matrix_is_a_whole_number_and_nothing_like_one(tmp_path, field, written):
+    *outer, inner = field.split(".")
+    line = f"{inner}: {written}" if not outer else f"{outer[0]}: {{{inner}: {written}}}"
+    said = mistakes(tmp_path, f"{BASE}{line}\n")
+    assert f"own.yaml: {field}" in said or "write '8_0' without _" in said
+    load(tmp_path, f"{BASE}{line.replace(written, '8')}\n")
+
+
+def loose(schema):
+    """The numbers and flags in a schema of pydantic that would take something else for one."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("int", "bool") and not schema.get("strict"):
+            yield schema["type"]
+        schema = [value for key, value in schema.items() if key != "metadata"]
+    if isinstance(schema, (list, tuple)):
+        for inner in schema:
+            yield from loose(inner)
+
+
+@pytest.mark.parametrize("model", [Matrix, LlavaRecipe, Recipe, Study, Reference])
+def test_whole_numbers_and_flags_of_every_file_are_strict(model):
+    assert list(loose(model.__pydantic_core_schema__)) == []
+    assert list(loose(TypeAdapter(dict[str, int | bool]).core_schema)) == ["int", "bool"]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_models_that_refer_to_each_other_in_a_circle_are_named(tmp_path, count):
+    names = "abc"[:count]
+    entries = [f"  {n}: {{source: x, reference: {names[(i + 1) % count]}}}\n" for i, n in enumerate(names)]
+    text = BASE.replace('  a: {source: "mini:vanilla"}\n', "  d: {source: x, reference: a}\n" + "".join(entries))
+    way = " -> ".join([*names, "a"])
+    assert mistakes(tmp_path, text) == (
+        f"own.yaml: models.a.reference: the models refer to each other in a circle ({way})"
+    )
+    assert load(tmp_path, BASE.replace('"mini:vanilla"', "x, reference: a")).models["a"].reference == "a"
 
 
 def test_all_mistakes_of_a_file_are_listed_at_once(tmp_path):
