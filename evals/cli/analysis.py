@@ -94,6 +94,7 @@ def analyze(options: AnalyzeOptions) -> int:
     from evals.matrix.validate import check, pick_device
     from evals.report.files import json_text
     from evals.run.engine import load, weights_digest
+    from evals.store.folders import check_inside
     from evals.store.lock import locked
     from hidrop.atomic_file import write_atomically
     from hidrop.provenance import provenance
@@ -106,6 +107,7 @@ def analyze(options: AnalyzeOptions) -> int:
     rows, problems = check(matrix, matrix.cells(), device=device, out=out)
     if problems:
         raise UserError("\n".join(map(as_option, problems)))
+    check_inside(out, "figures", "search")
     geometry = next(iter(rows.values())).plan.geometry
     budget, fixed = average_tokens(options.budget, geometry), fixed_of(options, geometry)
     probes = probes_of(options, geometry)

@@ -49,6 +49,7 @@ def report(options: ReportOptions) -> int:
             raise UserError(f"{options.folder / DOCUMENT}: {problem}. {RESULTS.remedy(str(options.folder / DOCUMENT))}")
         paths = []
         if not options.tables:  # the page first: it can refuse
+            own_folder(out / "figures")
             samples = page.SAMPLES if options.samples is None else options.samples
             paths += [page.write(document, options.folder, samples=samples, out=out)]
             paths += figures.write(document, out / "figures")

@@ -22,9 +22,9 @@ DOCUMENT = "leaderboard.json"
 INSIDE = ("samples", "samples/parts", "samples/replaced", "failures", "profiles")
 
 
-def check_inside(folder: Path) -> None:
-    """Raises UserError if a folder inside of a results folder is a link. `folder` itself may be one."""
-    for name in INSIDE:
+def check_inside(folder: Path, *more: str) -> None:
+    """Raises UserError if a folder inside of a results folder is a link, one of `more` too. `folder` may be one."""
+    for name in (*INSIDE, *more):
         own_folder(folder / name)
 
 

@@ -113,3 +113,18 @@ def test_an_analysis_does_not_write_over_a_committed_one(monkeypatch: pytest.Mon
     monkeypatch.setattr("evals.matrix.validate.check", check)
     assert main(["analyze", "--model", "mini:vanilla", "--quiet"]) == 2
     assert asked["out"] == Path("runs/analysis/mini-vanilla")
+
+
+@pytest.mark.parametrize("name", ["samples", "figures", "search"])
+def test_a_linked_folder_is_refused_before_the_model_is_loaded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loaded(*parts: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("evals.run.engine.load", loaded)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / name).symlink_to("mine")
+    assert main(["analyze", "--model", "mini:vanilla", "--samples", "4", "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path / name}: a link to another folder" in capsys.readouterr().err
+    assert not list((tmp_path / "mine").iterdir())

@@ -165,9 +165,10 @@ def test_links_in_a_results_folder_are_not_written_through(
     for name in ("figures", "export"):
         shutil.rmtree(folder / name)
         (folder / name).symlink_to(mine)
+    (folder / "report.html").unlink()
     assert answered(["report", "OUT"], folder, capsys) == USER
     assert answered(["export", "OUT"], folder, capsys) == USER
-    assert sorted(mine.iterdir()) == [mine / "precious"]
+    assert sorted(mine.iterdir()) == [mine / "precious"] and not (folder / "report.html").exists()
 
 
 def content(*folders: Path) -> dict[Path, bytes]:
