@@ -138,6 +138,8 @@ class Task:
 
     # The columns that a published answers file may call `question_id`.
     id_columns: tuple[str, ...] = ("question_id",)
+    # The columns that name a document: no two documents have the same values. Checked if the data has all of them.
+    key_columns: tuple[str, ...] = ("question_id",)
     # The columns that may say which image a document is about; the first one in the data is used.
     image_columns: tuple[str, ...] = ("imageId", "image_id", "image_source")
     # The column that `group` reads. None: every document is asked and counted by itself.
@@ -172,6 +174,13 @@ class Task:
         `doc` has the columns of `source` but not the image.
         """
         return next(((name, MISSING) for name in ("question", "answer") if name in doc and empty(doc[name])), None)
+
+    def group_problem(self, docs: Sequence[Doc]) -> tuple[str, str] | None:
+        """The column and the reason if these documents are not the whole group that they belong to; None if they are.
+
+        The documents are as in `row_problem`, and each of them is good.
+        """
+        return None
 
     # ---- how answers are scored ------------------------------------------------------------------------------------
 

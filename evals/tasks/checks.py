@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.tasks import hub, image_column, shards
-from evals.tasks.base import IMAGE, Source
+from evals.tasks.base import IMAGE, Doc, Source
 from evals.tasks.data import HUB, MINI, Files, TaskSpec, download, locate, root_of, rows_of
 from hidrop.errors import CannotWrite, UserError, in_a_line, shortened
 from hidrop.images import ImageError, inside
@@ -91,7 +91,14 @@ def _state(files: Files) -> tuple[Any, ...]:
 @functools.lru_cache(maxsize=64)  # every cell of a matrix asks
 def _problems(spec: TaskSpec, files: Files, state: tuple[Any, ...]) -> tuple[str, ...]:
     """The problems of files that were found; of each kind only if the kinds before it have none."""
-    kinds: tuple[Callable[[TaskSpec, Files], Iterator[str]], ...] = (_incomplete, _unread, _columns, _empty, _rows)
+    kinds: tuple[Callable[[TaskSpec, Files], Iterator[str]], ...] = (
+        _incomplete,
+        _unread,
+        _columns,
+        _empty,
+        _rows,
+        _keys,
+    )
     for kind in kinds:
         if found := tuple(f"{spec.name}: {line}" for line in kind(spec, files)):
             return found
@@ -171,6 +178,41 @@ def _rows(spec: TaskSpec, files: Files) -> Iterator[str]:
         yield from _told(spec, files, path, found)
     for path in files.with_images:
         yield from _told(spec, files, path, {IMAGE: list(_images(files, path))})
+
+
+def _keys(spec: TaskSpec, files: Files) -> Iterator[str]:
+    """Documents that are there twice, and groups that are not whole."""
+    task, renamed, keys = spec.task, dict(spec.source.renamed), spec.task.key_columns
+    first: dict[tuple[Any, ...], tuple[Path, int]] = {}
+    groups: dict[Any, list[tuple[Path, int, Doc]]] = defaultdict(list)
+    found: dict[Path, dict[str, list[tuple[int, str]]]] = {path: defaultdict(list) for path in files.questions}
+    for path in files.questions:
+        for row, doc in enumerate(_documents(path, _key_columns(spec, files, path))):
+            doc = {renamed.get(name, name): value for name, value in doc.items()}
+            key = tuple(doc.get(name) for name in keys)
+            before, place = first.setdefault(key, (path, row))
+            if None not in key and (before, place) != (path, row):
+                of = "" if before == path else f" of {before.name}"
+                others = "".join(f" in {name} '{shortened(str(doc[name]))}'" for name in keys[:-1])
+                reason = f"'{shortened(str(key[-1]))}'{others} is the same as in row {place}{of}"
+                found[path][keys[-1]].append((row, reason))
+            if task.group_column is not None:
+                groups[task.group(doc)].append((path, row, doc))
+    for rows in groups.values():
+        if problem := task.group_problem([doc for _, _, doc in rows]):
+            found[rows[0][0]][problem[0]].append((rows[0][1], problem[1]))
+    for path in files.questions:
+        yield from _told(spec, files, path, found[path])
+
+
+def _key_columns(spec: TaskSpec, files: Files, path: Path) -> set[str]:
+    """The columns that name a document, if all are there; with groups, all columns but the images."""
+    import pyarrow.parquet as parquet
+
+    there, renamed = parquet.read_schema(path).names, dict(spec.source.renamed)
+    keys = {name for name in there if renamed.get(name, name) in spec.task.key_columns}
+    keys = keys if len(keys) == len(spec.task.key_columns) else set()
+    return keys if spec.task.group_column is None else keys | _wanted(spec.source, files, path) - {IMAGE}
 
 
 def _shown(spec: TaskSpec, files: Files, path: Path) -> str:

@@ -23,7 +23,7 @@ class GQA(Task):
         images=JoinedImages("testdev_balanced_images/*.parquet", id="id", key="imageId"),
         megabytes=68,
     )
-    id_columns = ("id",)
+    id_columns = key_columns = ("id",)
     export_yaml = "process_docs: null\n"  # the official function downloads images, which the exported file holds
 
     def question(self, doc: Doc) -> str:

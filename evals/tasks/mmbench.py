@@ -57,7 +57,7 @@ class MMBench(Task):
     official = "gpt_eval_score"
     scale = 1.0
     details = ("rotation_accuracy", "l2_*")
-    id_columns = ("index",)
+    id_columns = key_columns = ("index",)
     group_column = "index"
     units = "questions with all their rotations"
     export_yaml = (
@@ -83,6 +83,22 @@ class MMBench(Task):
     def group(self, doc: Doc) -> int:
         """The question that a document is a rotation of."""
         return int(doc["index"]) % ROTATION
+
+    def group_problem(self, docs: Sequence[Doc]) -> tuple[str, str] | None:
+        """A question is asked once for each of its options, and lmms-eval leaves out a question without its first turn.
+
+        An option called "None" cannot be told from a missing one, so a question may have more rotations than counted.
+        """
+        turns = {int(doc["index"]) // ROTATION for doc in docs}
+        asked = max(len(options(doc)) for doc in docs)
+        lacking = sorted(set(range(max(asked, min(max(turns) + 1, len(LETTERS))))) - turns)
+        if not lacking:
+            return None
+        question, rows = (
+            self.group(docs[0]),
+            " and ".join(str(self.group(docs[0]) + turn * ROTATION) for turn in lacking),
+        )
+        return "index", f"question {question} lacks its rotation with index {rows}"
 
     def category(self, doc: Doc) -> str | None:
         return doc.get("L2-category") or doc.get("category")

@@ -51,6 +51,7 @@ class POPE(Task):
             megabytes=255,
         )
     }
+    key_columns = ("category", "question_id")  # each category counts from 1
     metric = "f1"
     official = "pope_f1_score"
     details = ("accuracy", "f1_*")

@@ -43,7 +43,8 @@ def shards(tmp_path: Path, write_parquet: Write) -> Callable[..., list[str]]:
 
     def write(*names: str) -> list[str]:
         for name in names:
-            write_parquet(CASES["pope"].documents, tmp_path / "pope/data" / name)
+            documents = [{**doc, "question_id": f"{name} {doc['question_id']}"} for doc in CASES["pope"].documents]
+            write_parquet(documents, tmp_path / "pope/data" / name)
         return missing(TaskSpec("pope", str(tmp_path)))
 
     return write
@@ -195,6 +196,48 @@ def test_a_question_whose_image_is_not_there_is_named(tmp_path: Path, write_parq
     write_parquet([{"id": "n0", "image": PICTURES[0]}], images)
     [problem] = missing(TaskSpec("gqa", str(tmp_path)))
     assert "row 2 (from 0), column 'imageId': no image 'n1' in testdev_balanced_images/*.parquet" in problem
+
+
+@every_task
+def test_a_document_that_is_there_twice_is_named(name: str, tmp_path: Path, write_parquet: Write) -> None:
+    documents, keys = [dict(doc) for doc in CASES[name].documents], get_task(name).key_columns
+    documents[-1] |= {key: documents[0][key] for key in keys}
+    [problem] = problems(name, documents, tmp_path, write_parquet)
+    last = len(documents) - 1
+    assert f"row {last} (from 0), column '{keys[-1]}': '{documents[0][keys[-1]]}'" in problem
+    assert "is the same as in row 0" in problem and "hf download" in problem
+
+
+def test_a_document_of_two_shards_is_named_with_both(tmp_path: Path, write_parquet: Write) -> None:
+    for shard in range(2):
+        documents = CASES["pope"].documents[3 * shard : 3 * shard + 3]
+        documents = [{**doc, "category": "random", "question_id": str(i)} for i, doc in enumerate(documents, shard * 2)]
+        write_parquet(documents, tmp_path / f"pope/data/test-0000{shard}-of-00002.parquet")
+    [problem] = missing(TaskSpec("pope", str(tmp_path)))
+    place = f"{tmp_path}/pope/data/test-00001-of-00002.parquet: row 0 (from 0), column 'question_id': "
+    assert f"{place}'2' in category 'random' is the same as in row 2 of test-00000-of-00002.parquet. " in problem
+
+
+def test_pope_may_give_a_number_to_a_question_of_each_category(tmp_path: Path, write_parquet: Write) -> None:
+    documents = [{**doc, "question_id": str(i % 2)} for i, doc in enumerate(CASES["pope"].documents)]
+    assert problems("pope", documents, tmp_path, write_parquet) == []
+
+
+@pytest.mark.parametrize(("gone", "index"), [(0, 7), (2, 1_000_007), (4, 2_000_007)])
+def test_a_question_that_lacks_a_rotation_is_named(gone: int, index: int, tmp_path: Path, write_parquet: Write) -> None:
+    documents = [doc for place, doc in enumerate(CASES["mmbench_en_dev"].documents) if place != gone]
+    assert index not in [doc["index"] for doc in documents]
+    [problem] = problems("mmbench_en_dev", documents, tmp_path, write_parquet)
+    row = 1 if gone == 0 else 0
+    assert f"row {row} (from 0), column 'index': question 7 lacks its rotation with index {index}. " in problem
+
+
+def test_an_option_called_none_makes_no_question_incomplete(tmp_path: Path, write_parquet: Write) -> None:
+    documents = [
+        {**doc, **{letter: "None" if doc[letter] == "green" else doc[letter] for letter in "ABCD"}}
+        for doc in CASES["mmbench_en_dev"].documents
+    ]
+    assert problems("mmbench_en_dev", documents, tmp_path, write_parquet) == []
 
 
 def test_a_changed_file_is_checked_again(tmp_path: Path, write_parquet: Write) -> None:
