@@ -27,8 +27,9 @@ ROWS = 4096  # that are read at once
 def missing(spec: TaskSpec, *, prepared: bool = False) -> list[str]:
     """What keeps a task from running, each with its place and the command that provides it; empty if nothing does.
 
-    Reads footers and all columns but the images. The Hub's data need not be in its cache yet: with the network, the run
-    downloads what is missing. After that (`evals.tasks.data.prepare`) it is `prepared` and has to be complete.
+    Reads all files, about a second for a gigabyte; a run reads them for its digest anyway. The Hub's data need not be
+    in its cache yet: with the network, the run downloads what is missing. After that (`evals.tasks.data.prepare`) it
+    is `prepared` and has to be complete.
     """
     try:
         files = locate(spec)
@@ -114,7 +115,7 @@ def _incomplete(spec: TaskSpec, files: Files) -> Iterator[str]:
 
 
 def _unread(spec: TaskSpec, files: Files) -> Iterator[str]:
-    """Files that are not parquet files."""
+    """Files that are not parquet files, and files with a page that cannot be read: every page is read once."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -122,7 +123,13 @@ def _unread(spec: TaskSpec, files: Files) -> Iterator[str]:
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise ValueError("not a regular file")
-            parquet.read_schema(path)
+            with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                read = 0
+                for batch in file.iter_batches(batch_size=image_column.ROWS):
+                    batch.validate(full=True)  # text that is not UTF-8, too
+                    read += batch.num_rows
+                if read != file.metadata.num_rows:
+                    raise ValueError(f"{read:,} of {file.metadata.num_rows:,} rows can be read")
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             yield f"cannot read {path}: {in_a_line(error)}. Get it again with: {download(spec)}"
 
@@ -256,6 +263,7 @@ def _image_names(source: Source, files: Files) -> set[Any] | None:
 
 def _images(files: Files, path: Path) -> Iterator[tuple[int, str]]:
     """(row, reason) of each image that is neither bytes nor a file inside the data's folder."""
+    yield from ((row, "no image (0 bytes)") for row in image_column.rows_of_no_bytes(path))
     for row, name in image_column.rows_without_bytes(path):
         if name is None:
             yield row, "no image"

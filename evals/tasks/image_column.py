@@ -48,6 +48,15 @@ def rows_without_bytes(path: Path) -> Iterator[tuple[int, str | None]]:
         yield from ((row, name) for row, (content, name) in enumerate(_images(file)) if content is None)
 
 
+def rows_of_no_bytes(path: Path) -> Iterator[int]:
+    """The rows whose image has 0 bytes, as in a page of zeros. Reads the whole column."""
+    import pyarrow.parquet as parquet
+
+    with parquet.ParquetFile(path) as file:
+        if IMAGE in file.schema_arrow.names and not holds(path):
+            yield from (row for row, (content, _) in enumerate(_images(file)) if content == b"")
+
+
 def _images(file: pyarrow.parquet.ParquetFile) -> Iterator[tuple[bytes | None, str | None]]:
     """Bytes and path of each image."""
     for batch in file.iter_batches(batch_size=ROWS, columns=[IMAGE]):

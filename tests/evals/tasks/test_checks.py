@@ -247,6 +247,36 @@ def test_a_changed_file_is_checked_again(tmp_path: Path, write_parquet: Write) -
     assert problems("gqa", documents, tmp_path, write_parquet) == []
 
 
+@pytest.mark.parametrize("column", ["question", "image.bytes"])
+@pytest.mark.parametrize("place", ["header", "page"])
+def test_a_damaged_page_is_named_before_the_run(column: str, place: str, tmp_path: Path) -> None:
+    path = tmp_path / "pope/test.parquet"
+    path.parent.mkdir()
+    table = pyarrow.Table.from_pylist(CASES["pope"].documents)
+    # Checksums find wrong bytes in a page; a broken header of a page is found without them.
+    pyarrow.parquet.write_table(
+        table, path, row_group_size=2, use_dictionary=False, write_page_checksum=place == "page", compression="none"
+    )
+    assert missing(TaskSpec("pope", str(tmp_path))) == []
+    group, content = pyarrow.parquet.read_metadata(path).row_group(1), bytearray(path.read_bytes())
+    [chunk] = [c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column]
+    at = chunk.data_page_offset if place == "header" else chunk.data_page_offset + chunk.total_compressed_size - 9
+    content[at : at + 8] = bytes(8)
+    path.write_bytes(content)
+    [problem] = missing(TaskSpec("pope", str(tmp_path)))
+    assert problem.startswith(f"pope: cannot read {path}: ") and "Get it again with: hf download" in problem
+
+
+def test_text_that_is_no_utf8_is_named_before_the_run(tmp_path: Path, write_parquet: Write) -> None:
+    assert problems("gqa", CASES["gqa"].documents, tmp_path, write_parquet) == []
+    path = tmp_path / "gqa/testdev.parquet"
+    table = pyarrow.parquet.read_table(path)
+    broken = pyarrow.array([b"\xff\xfe"] * len(table)).view(pyarrow.string())
+    pyarrow.parquet.write_table(table.set_column(table.schema.get_field_index("question"), "question", broken), path)
+    [problem] = missing(TaskSpec("gqa", str(tmp_path)))
+    assert f"cannot read {path}: " in problem and "UTF8" in problem
+
+
 # ---- images --------------------------------------------------------------------------------------------------------
 
 
@@ -281,6 +311,20 @@ def test_images_that_cannot_be_there_are_named(tmp_path: Path) -> None:
     ]:
         [problem] = image_problems([good, inside, bad], tmp_path)
         assert f"row 2 (from 0), column 'image': {words}" in problem
+
+
+def test_images_of_a_page_of_zeros_are_named(tmp_path: Path) -> None:
+    """Without checksums a page of zeros is a page of empty values."""
+    assert image_problems([PICTURES[0]] * 4, tmp_path) == []
+    path = tmp_path / "pope/test.parquet"
+    table = pyarrow.parquet.read_table(path)
+    pyarrow.parquet.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
+    content, picture = bytearray(path.read_bytes()), PICTURES[0]["bytes"]
+    second = content.index(picture, content.index(picture) + 1) - 4  # the length comes before the bytes
+    content[second : content.rindex(picture) + len(picture)] = bytes(content.rindex(picture) + len(picture) - second)
+    path.write_bytes(content)
+    [problem] = missing(TaskSpec("pope", str(tmp_path)))
+    assert "row 1 (from 0), column 'image': no image (0 bytes), and 2 more rows. " in problem
 
 
 def test_a_column_of_another_kind_is_no_column_of_images(tmp_path: Path) -> None:
