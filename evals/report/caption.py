@@ -99,10 +99,20 @@ def _data(document: ResultDocument) -> str:
     parts = []
     for task in known_tasks(tasks_of(document)):
         if document["data"].get(task.name, MINI) != MINI:
-            source = _source(document, task)
-            rows = f"{'officially ' * bool(_official(document, task.name))}{source.rows:,} rows"
-            parts.append(f"{task.title}: {source.named}, {rows}")
+            parts.append(f"{task.title}: {_size(document, task)}")
     return "; ".join(parts)
+
+
+def _size(document: ResultDocument, task: Task) -> str:
+    """The name of a task's data and its number of rows. With a limit too, another number than the official one is told.
+
+    Files of results from before the number was written have the number of samples alone.
+    """
+    source, found = _source(document, task), document.get("data_rows", {}).get(task.name)
+    if found is not None and found != source.rows:
+        return f"{found:,} rows ({source.named} has {source.rows:,})"
+    told = found is None and _official(document, task.name)
+    return f"{source.named}, {'officially ' * bool(told)}{source.rows:,} rows"
 
 
 def _source(document: ResultDocument, task: Task) -> Source:

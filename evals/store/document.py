@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,8 @@ from evals.store.result_document import (
     RowEntry,
     cell_key,
 )
+from evals.tasks.data import MINI, TaskSpec, counted_rows
+from hidrop.errors import UserError
 from hidrop.numerics import element_bytes
 from hidrop.plan import TokenPlan
 from hidrop.provenance import PACKAGES
@@ -204,4 +206,23 @@ def build(
         "profiles": profiles,
         "failed": failed,
     }
-    return {**found, "data_versions": versions} if versions else found
+    if versions:
+        found["data_versions"] = versions
+    if rows := data_rows(matrix, {cell["task"] for cell in cells}):
+        found["data_rows"] = rows
+    return found
+
+
+def data_rows(matrix: Matrix, tasks: Collection[str]) -> dict[str, int]:
+    """The number of documents in each task's files. Without the embedded benchmark, and without files that are gone."""
+    found = {}
+    for name, spec in matrix.tasks.items():
+        if name not in tasks or spec.data == MINI:
+            continue
+        try:
+            rows = counted_rows(TaskSpec(name, spec.data, matrix.protocol, spec.version))
+        except (OSError, ValueError, UserError):  # the files were moved or replaced during the run
+            continue
+        if rows:
+            found[name] = rows
+    return found

@@ -158,6 +158,7 @@ class ResultDocument(Provenance):
     """Everything that a run of a matrix found. `reference`: files of published numbers to print next to it.
 
     `data_versions`: the version of a task's data, for tasks that were asked with another one than the usual.
+    `data_rows`: the number of documents in a task's files, with a limit too; only for other data than the embedded one.
     """
 
     schema: int
@@ -175,6 +176,7 @@ class ResultDocument(Provenance):
     profiles: list[ProfileEntry]
     failed: list[FailureEntry]
     data_versions: NotRequired[dict[str, str]]
+    data_rows: NotRequired[dict[str, WholeNumber]]
     command: NotRequired[str]
     reference: NotRequired[str | list[str]]
 

@@ -164,10 +164,15 @@ def _into(source: Source, folder: Path) -> str:
 
 def rows_of(spec: TaskSpec) -> int:
     """How many documents a task has, from the footers of its files; the official number if it has no files."""
+    return counted_rows(spec) or spec.source.rows
+
+
+def counted_rows(spec: TaskSpec) -> int:
+    """How many documents a task's files have, from their footers; 0 without files."""
     import pyarrow.parquet as parquet
 
     files = [path for path in locate(spec).questions if path.is_file()]
-    return sum(parquet.read_metadata(path).num_rows for path in files) or spec.source.rows
+    return sum(parquet.read_metadata(path).num_rows for path in files)
 
 
 def data_digest(spec: TaskSpec) -> str:

@@ -112,6 +112,23 @@ def test_another_number_of_samples_than_the_official_one_is_said(
     assert told(document)["Scores"].startswith(f"GQA exact_match {said}. ")
 
 
+@pytest.mark.parametrize(
+    ("rows", "limit", "said"),
+    [
+        (4, 4, "GQA: 4 rows (lmms-lab-encoder/GQA has 12,578)"),
+        (4, None, "GQA: 4 rows (lmms-lab-encoder/GQA has 12,578)"),
+        (12_579, 4, "GQA: 12,579 rows (lmms-lab-encoder/GQA has 12,578)"),
+        (12_578, 4, "GQA: lmms-lab-encoder/GQA, 12,578 rows"),
+    ],
+)
+def test_the_number_of_rows_of_the_file_is_told_with_a_limit_too(
+    rows: int, limit: int | None, said: str, cell: Make, document_of: Make
+) -> None:
+    cells = [cell("m", "vanilla", Schedule(), "gqa", 80.0, n=limit or rows)]
+    document = document_of(cells=cells, limit=limit, data={"gqa": "data"}, data_rows={"gqa": rows})
+    assert told(document)["Data"] == said
+
+
 def test_a_limit_that_is_rounded_to_whole_groups_is_no_difference(cell: Make, document_of: Make) -> None:
     cells = [cell("m", "vanilla", Schedule(), "mmbench_en_dev", 80.0, n=18)]
     assert "official" not in told(document_of(cells=cells, limit=20, data={"mmbench_en_dev": "data"}))["Scores"]

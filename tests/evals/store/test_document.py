@@ -207,5 +207,24 @@ def test_a_document_names_the_versions_of_its_data(tmp_path) -> None:
         assert RESULTS.read(tmp_path / "leaderboard.json").get("data_versions") == versions
 
 
+def test_a_document_has_the_number_of_rows_of_its_files(tmp_path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    from evals.matrix.schema import load_matrix
+
+    (tmp_path / "own.yaml").write_text(
+        'protocol: llava\nlimit: 2\nmodels: {a: {source: "mini:vanilla"}}\nmethods: {vanilla: {}}\n'
+        f"tasks:\n  gqa: {{data: {tmp_path}}}\n  pope: {{data: mini}}\n  textvqa_val: {{data: gone}}\n"
+    )
+    (tmp_path / "gqa").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["a", "b", "c"]}), tmp_path / "gqa/testdev.parquet")
+    matrix = load_matrix(tmp_path / "own.yaml")
+    assert document.data_rows(matrix, ["gqa", "pope", "textvqa_val"]) == {"gqa": 3}
+    assert document.data_rows(matrix, ["pope"]) == {}
+    (tmp_path / "gqa/testdev.parquet").write_bytes(b"replaced")
+    assert document.data_rows(matrix, ["gqa"]) == {}
+
+
 def test_the_plan_is_used_where_no_prompt_was_answered():
     assert entry(record(0, 0, None, "broken"))["flops"] == ROW.plan.flops(60)
