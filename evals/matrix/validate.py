@@ -37,15 +37,18 @@ def installed(matrix: Matrix) -> list[str]:
 
 
 def models(matrix: Matrix, cells: list[Cell]) -> list[str]:
-    """Checkpoints that cannot be loaded: missing files, broken ones, parts that do not fit each other."""
+    """Checkpoints that cannot be loaded or asked: missing files, broken ones, parts that do not fit each other."""
     if packages.lacking(["torch", "transformers"]):
         return []
+    from evals.tasks.protocol import protocol
     from hidrop.models import check
 
     problems = []
     for name, spec in {cell.model: cell.spec for cell in cells}.items():
         try:
-            check(spec.source)
+            tokenizer = check(spec.source).tokenizer
+            for asked in sorted({cell.protocol for cell in cells if cell.model == name}):
+                protocol(asked).rehearse(tokenizer)
         except UserError as error:
             problems.append(f"{matrix.file}: {absent(name, spec, error)}")
     return problems

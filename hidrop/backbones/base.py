@@ -165,8 +165,10 @@ class Backbone(ABC):
         needed = [getattr(layer, "input_layernorm", None)]
         needed += [getattr(layer.self_attn, name, None) for name in ("q_proj", "k_proj")]
         kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-        window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
-        if None in needed or hasattr(layer.self_attn, "q_norm") or kinds != {"full_attention"} or window:
+        # transformers gives such layers another cache, even for a window of 0.
+        windows = [getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size")]
+        full = kinds == {"full_attention"} and windows == [None, None]
+        if None in needed or hasattr(layer.self_attn, "q_norm") or not full:
             return f"decoder '{text.model_type}' is not supported: it needs LLaMA's layers with full attention"
         return None
 

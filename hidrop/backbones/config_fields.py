@@ -35,6 +35,13 @@ class Fields(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class RopeFields(Fields):
+    """Position embeddings. A `factor` stretches them."""
+
+    rope_theta: Positive | None = None
+    factor: Positive | None = None
+
+
 class DecoderFields(Fields):
     """A LLaMA's config, at the top of LLaVA's original layout or under `text_config`."""
 
@@ -50,12 +57,13 @@ class DecoderFields(Fields):
     hidden_act: Text = ""
     rms_norm_eps: Positive = 1.0
     rope_theta: Positive | None = None
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
+    rope_scaling: RopeFields | None = None
+    rope_parameters: RopeFields | None = None
     bos_token_id: TokenId | None = None
     eos_token_id: TokenId | list[TokenId] | None = None
     pad_token_id: TokenId | None = None
     tie_word_embeddings: Annotated[bool, Field(strict=True)] | None = None
+    is_encoder_decoder: Literal[False] | None = None
 
 
 class TowerFields(Fields):
@@ -94,6 +102,7 @@ class ConfigFields(Fields):
     vision_feature_select_strategy: Literal["default", "full"] = "default"
     projector_hidden_act: Text = ""
     image_aspect_ratio: Text | None = None
+    is_encoder_decoder: Literal[False] | None = None
     image_grid_pinpoints: Annotated[list[tuple[GridPixels, GridPixels]], Field(min_length=1)] | None = None
 
 

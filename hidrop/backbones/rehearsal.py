@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # What the processor has to know of the model, and what older checkpoints leave out.
 FROM_THE_MODEL = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
+SHORT_PROMPT = f"USER: {PLACEHOLDER}\nWhat? ASSISTANT:"
+SAME = 1e-4  # a ramp from black to white becomes pixels between about -2 and 2
 LONGEST_SIDE = 2**12  # pixels that an image may be resized to
 
 
@@ -35,7 +37,8 @@ def rehearse(backbone: Backbone, tokenizer: Any, image_processor: Any, processor
     """Process one small image and its prompt. `backbone` needs a config, but no weights.
 
     Raises UserError, naming `place` and both values, if the image token is another one or an ordinary word, if the
-    pixels do not have the tower's shape, or if the processor writes another number of placeholders than the image has.
+    pixels do not have the tower's shape or do not show the image, if the processor writes another number of
+    placeholders than the image has, or if a short prompt is longer than the model's positions.
     """
     _check_placeholder(backbone, tokenizer, place)
     _check_sizes(backbone, image_processor, place)
@@ -56,14 +59,27 @@ def rehearse(backbone: Backbone, tokenizer: Any, image_processor: Any, processor
             f"{place}: the image processor makes pixels that are not finite. Correct image_mean, image_std and "
             "rescale_factor in processor_config.json (or preprocessor_config.json)"
         )
+    if np.ptp(pixels, axis=-1).max() < SAME:
+        raise UserError(
+            f"{place}: the image processor makes the same pixels of every image. Correct image_std, rescale_factor and "
+            "do_rescale in processor_config.json (or preprocessor_config.json)"
+        )
     with in_words(f"{place}: the processor cannot be used", "Correct processor_config.json"):
-        ids = np.asarray(processor(images=image, text=PLACEHOLDER, return_tensors="np")["input_ids"])
+        ids, prompt = (
+            np.asarray(processor(images=image, text=text, return_tensors="np")["input_ids"])
+            for text in (PLACEHOLDER, SHORT_PROMPT)
+        )
     written, wanted = int((ids == backbone.placeholder_id).sum()), backbone.image_tokens(height, width)
     if written != wanted:
         stated = ", ".join(f"{name} {getattr(processor, name, None)}" for name in FROM_THE_MODEL)
         raise UserError(
             f"{place}: the processor writes {written} placeholders for an image that has {wanted} visual tokens "
             f"({stated}). Correct processor_config.json, or remove these fields from it: they follow from config.json"
+        )
+    if prompt.size >= (longest := backbone.geometry.max_positions):
+        raise UserError(
+            f"{place}: a short question about an image has {prompt.size} tokens, but the model has only {longest} "
+            "positions. Correct text_config.max_position_embeddings in config.json"
         )
 
 

@@ -36,6 +36,16 @@ def answer_ends(folder: Path) -> tuple[int, ...]:
     return ()
 
 
+def check_ends(folder: Path, rows: int) -> None:
+    """Raises UserError like `answer_ends`, and for an id that is not one of the `rows` of a model's vocabulary."""
+    if outside := [end for end in answer_ends(folder) if end >= rows]:
+        shown = ", ".join(map(str, outside[:3]))
+        raise UserError(
+            f"{folder}: {KEY} in generation_config.json or config.json: {shown[:100]}, but the model has {rows} ids. "
+            "Copy the file that belongs to it"
+        )
+
+
 def _settings(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The settings that may state the ends, each with the name of its file. The first one that does counts."""
     config = read_config(folder)

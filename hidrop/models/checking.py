@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hidrop.backbones import Backbone, family_of
+from hidrop.backbones.runnable import check_runs
 from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
-from hidrop.models.answer_ends import answer_ends
+from hidrop.models.answer_ends import check_ends
 from hidrop.models.headers import check_weights
 from hidrop.models.original import is_original
 from hidrop.models.saving import quiet
@@ -36,7 +37,6 @@ def check(source: str | Path) -> Whole:
     """
     path = find(source)
     raw = read_config(path)
-    answer_ends(path)
     with quiet():
         if not is_original(raw):
             return whole(path, raw, family_of(raw, f"{path}/config.json"))
@@ -44,6 +44,7 @@ def check(source: str | Path) -> Whole:
         from hidrop.models.original import tensors
 
         found = tensors.check(path, raw)
+        check_ends(path, found.described.rows)
         backbone = Llava.of_config(found.described.config)
         return Whole(backbone, found.tokenizer, found.image_processor, found.processor)
 
@@ -55,6 +56,8 @@ def whole(path: Path, raw: dict[str, Any], family: type[Backbone]) -> Whole:
     config = family.read_config(path)
     trained_with(raw, path, family.geometry_of(config))
     check_weights(path, family.model_class, config)
+    check_runs(family, config, f"{path}/config.json")
+    check_ends(path, config.text_config.vocab_size)
     tokenizer, image_processor, processor = family.read_processing(path, config)
     if (path / "generation_config.json").is_file():
         with in_words(f"{path}/generation_config.json: transformers cannot read it"):

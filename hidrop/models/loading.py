@@ -12,7 +12,7 @@ from hidrop.backbones import Backbone, backbone_of, family_of
 from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError, did_you_mean, shortened
 from hidrop.geometry import Geometry
-from hidrop.models.answer_ends import answer_ends
+from hidrop.models.answer_ends import answer_ends, check_ends
 from hidrop.models.checking import trained_with, whole
 from hidrop.models.digest import digest
 from hidrop.models.original import is_original
@@ -108,6 +108,7 @@ def load(
             read = tensors.read(path, raw, dtype=dtype, attention=attention, allow_download=allow_download)
             model, tokenizer, image_processor, files = read.model, read.tokenizer, read.image_processor, read.files
             backbone, processor, reducer = backbone_of(model), read.processor, read.reducer
+            check_ends(path, backbone.geometry.vocab)
         else:
             family = family_of(raw, f"{path}/config.json")
             parts = whole(path, raw, family)

@@ -11,6 +11,7 @@ from hidrop.backbones import Backbone, family_of, geometry_of
 from hidrop.backbones.config_fields import ClipFields, DecoderFields, TowerFields, check_fields, check_sizes
 from hidrop.backbones.llava import Llava
 from hidrop.backbones.rehearsal import rehearse
+from hidrop.backbones.runnable import check_runs
 from hidrop.checkpoint_files import check_folder, in_words
 from hidrop.errors import UserError, shown
 from hidrop.models.headers import check_weights
@@ -75,6 +76,7 @@ def new_model(parts: Parts) -> NewModel:
         place = f"{language} with {tower}"
         family_of(config.to_dict(), place)
         check_sizes(found.backbone.model.config, place)
+        check_runs(Llava, found.backbone.model.config, f"{language}/config.json")
         geometry_of(config)
         with in_words(f"{place}: no processor can be made of them"):
             processor = Llava.processor_of(config, tokenizer, image_processor)

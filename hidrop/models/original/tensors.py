@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hidrop.backbones.llava import Llava
 from hidrop.backbones.rehearsal import rehearse
+from hidrop.backbones.runnable import check_runs
 from hidrop.checkpoint_files import check_folder, in_words
 from hidrop.errors import UserError
 from hidrop.models.incomplete import listed
@@ -98,6 +99,7 @@ def check(folder: Path, raw: dict[str, Any], *, allow_download: bool = False) ->
     tensors, files = _gather(folder, described, allow_download=allow_download)
     with in_words(f"{folder}/config.json: transformers cannot build this model"):
         state = _translate(tensors, described, folder)
+    check_runs(Llava, described.config, f"{folder}/config.json")
     with in_words(f"{described.tower or folder}: the image processor cannot be loaded"):
         image_processor = _image_processor(described)
         processor = Llava.processor_of(described.config, tokenizer, image_processor)

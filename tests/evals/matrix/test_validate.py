@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import pytest
 
@@ -6,17 +7,27 @@ from evals.matrix import packages, validate
 from evals.matrix.schema import load_matrix
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
+from hidrop.models.sources import MINI
 
 GEOMETRY = Geometry(layers=4, hidden=32, intermediate=64, heads=4, kv_heads=4, head_dim=8, vocab=99, visual_tokens=16)
 
 
 @pytest.fixture
 def check(tmp_path, data_folder):
-    def run(*, source="mini:vanilla", data=data_folder, device="cpu", out=tmp_path / "out", more="", peek=None):
+    def run(
+        *,
+        source="mini:vanilla",
+        data=data_folder,
+        device="cpu",
+        out=tmp_path / "out",
+        more="",
+        peek=None,
+        asked="llava",
+    ):
         path = tmp_path / "own.yaml"
         path.write_text(
-            f"protocol: llava\nmodels: {{a: {{source: '{source}'{more}}}}}\nmethods: {{fastv: {{layer: 9, keep: 1}}}}\n"
-            f"tasks: {{gqa: {{data: {data}}}}}\n"
+            f"protocol: {asked}\nmodels: {{a: {{source: '{source}'{more}}}}}\n"
+            f"methods: {{fastv: {{layer: 9, keep: 1}}}}\ntasks: {{gqa: {{data: {data}}}}}\n"
         )
         matrix = load_matrix(path)
         return validate.check(matrix, matrix.cells(), device=device, out=out, peek=peek or (lambda s: (GEOMETRY, None)))
@@ -112,3 +123,25 @@ def test_a_checkpoint_that_would_not_load_is_told_without_loading_it(check, tmp_
         (folder / name).unlink()
     _, problems = check(source=str(folder))
     assert any("tokenizer or image processor cannot be loaded" in line for line in problems)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "x",
+        "<image> probe",
+        "<image> {{ messages[0]['content'][1]['text'][:5] }}",
+        "{{ 1 / 0 }}",
+        "{{ nothing.there }}",
+        "{% for",
+        "{{ raise_exception('no') }}",
+    ],
+)
+def test_a_chat_template_that_loses_questions_or_images_is_told(check, tmp_path, template):
+    folder = tmp_path / "copy"
+    shutil.copytree(MINI / "vanilla", folder)
+    (folder / "chat_template.jinja").write_text(template)
+    _, problems = check(source=folder, asked="lmms-eval")
+    [line] = [line for line in problems if "models.a.source" in line]
+    assert "the tokenizer's chat template does not" in line and "use protocol llava" in line
+    assert not any("models.a.source" in line for line in check(source=folder, asked="llava")[1])

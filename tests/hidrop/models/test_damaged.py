@@ -61,6 +61,10 @@ def deep(levels: int) -> list[Any]:
     return value
 
 
+def rope(kind: str, **fields: float) -> dict[str, Any]:
+    return {"rope_type": kind, "rope_theta": 10000.0, **fields}
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -92,6 +96,22 @@ def deep(levels: int) -> list[Any]:
         ("text_config.head_dim", 31, "heads of 31 cannot be rotated"),
         ("text_config.rope_parameters", 3, "text_config.rope_parameters: "),
         ("text_config.rope_parameters", {"rope_type": "none such"}, "config.json: transformers cannot"),
+        ("text_config.rope_parameters.rope_theta", 0, "text_config.rope_parameters.rope_theta: "),
+        ("text_config.rope_parameters.rope_theta", -10000.0, "text_config.rope_parameters.rope_theta: "),
+        ("text_config.rope_parameters.factor", 0, "text_config.rope_parameters.factor: "),
+        ("text_config.rope_parameters", rope("linear", factor=-2.0), "text_config.rope_parameters.factor: "),
+        ("text_config.rope_parameters", rope("dynamic", factor=-2.0), "text_config.rope_parameters.factor: "),
+        ("text_config.rope_parameters", rope("default", rope_theta=1e-300), "that are not finite"),
+        ("text_config.rope_parameters", rope("linear", factor=1e-300), "that are not finite"),
+        ("text_config.sliding_window", 4, "decoder 'llama' is not supported: it needs LLaMA's layers with full"),
+        ("text_config.sliding_window", 0, "decoder 'llama' is not supported"),
+        ("text_config.attention_chunk_size", 8, "decoder 'llama' is not supported"),
+        ("text_config.layer_types", ["sliding_attention"] * 12, "decoder 'llama' is not supported"),
+        ("text_config.max_position_embeddings", 8, "tokens, but the model has only 8 positions"),
+        ("text_config.max_position_embeddings", 101, "tokens, but the model has only 101 positions"),
+        ("is_encoder_decoder", True, "config.json: is_encoder_decoder: "),
+        ("text_config.is_encoder_decoder", True, "config.json: text_config.is_encoder_decoder: "),
+        ("output_attentions", True, "transformers cannot build this model"),
         ("text_config.rms_norm_eps", None, "text_config.rms_norm_eps: "),
         ("text_config.hidden_act", {}, "text_config.hidden_act: "),
         ("vision_config.patch_size", None, "vision_config.patch_size: "),
@@ -244,6 +264,21 @@ def test_what_an_old_processor_file_leaves_out_follows_from_the_config(copy: Any
 )
 def test_a_processor_for_another_tower_is_refused_with_both_values(copy: Any, edit: Edit, message: str) -> None:
     refused(copy(processor_config=edit), message)
+
+
+@pytest.mark.parametrize("fields", [{"rescale_factor": 0}, {"image_std": [1e9] * 3}, {"rescale_factor": 1e-30}])
+def test_an_image_processor_that_makes_every_image_the_same_is_refused(copy: Any, fields: dict[str, Any]) -> None:
+    folder = copy(processor_config=lambda p: p["image_processor"].update(fields))
+    refused(folder, "makes the same pixels of every image")
+
+
+@pytest.mark.parametrize("end", [646, 10**30, [2, 646]])
+@pytest.mark.parametrize("file", ["generation_config", "config"])
+def test_an_end_of_answers_outside_of_the_vocabulary_is_refused(copy: Any, file: str, end: Any) -> None:
+    folder = copy(**{file: lambda c: c.update(eos_token_id=end)})
+    if file == "config":
+        (folder / "generation_config.json").unlink()
+    refused(folder, "eos_token_id", "but the model has 646 ids")
 
 
 def test_an_image_token_that_is_an_ordinary_word_is_refused(copy: Any) -> None:
