@@ -85,13 +85,13 @@ class MMBench(Task):
         return int(doc["index"]) % ROTATION
 
     def group_problem(self, docs: Sequence[Doc]) -> tuple[str, str] | None:
-        """A question is asked once for each of its options, and lmms-eval leaves out a question without its first turn.
+        """lmms-eval leaves out a question without its first rotation, and a gap shows that a row is missing.
 
-        An option called "None" cannot be told from a missing one, so a question may have more rotations than counted.
+        That the last rotations are missing only shows in the number of rows: how many a question should have is not in
+        the file, as an option called "None" cannot be told from a missing one.
         """
         turns = {int(doc["index"]) // ROTATION for doc in docs}
-        asked = max(len(options(doc)) for doc in docs)
-        lacking = sorted(set(range(max(asked, min(max(turns) + 1, len(LETTERS))))) - turns)
+        lacking = sorted(set(range(min(max(turns) + 1, len(LETTERS)))) - turns)
         if not lacking:
             return None
         question, rows = (
