@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hidrop import strict_json
-from hidrop.errors import UserError, reason
+from hidrop.errors import UserError, reason, shortened
 from hidrop.regular_files import Unreadable, read_text
 
 AGAIN = "Copy or download the checkpoint again"
@@ -61,10 +61,25 @@ def check_folder(folder: Path) -> None:
     """Read all files that transformers would read of a checkpoint's folder. Raises UserError like `read_object`."""
     for name in OBJECTS:
         with contextlib.suppress(FileNotFoundError):
-            read_object(folder / name)
+            content = read_object(folder / name)
+            if name == "tokenizer.json":
+                _check_ids(folder / name, content)
     for name in TEXTS:
         with contextlib.suppress(FileNotFoundError):
             _text(folder / name, AGAIN)
+
+
+def _check_ids(file: Path, tokenizer: dict[str, Any]) -> None:
+    """Raise UserError for two tokens with one id: which of them it is would differ from one load to the next."""
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    first: dict[Any, str] = {}
+    for token, number in vocabulary.items() if isinstance(vocabulary, dict) else ():
+        if type(number) is int and first.setdefault(number, token) != token:
+            raise UserError(
+                f"{file}: model.vocab: {shortened(first[number])!r} and {shortened(token)!r} both have the id "
+                f"{number}. {AGAIN}"
+            )
 
 
 @contextlib.contextmanager

@@ -216,6 +216,18 @@ def test_what_transformers_or_tokenizers_cannot_use_is_told_in_words(copy: Any, 
     refused(copy(**{stem: edit}), loads=False)
 
 
+def test_two_tokens_with_one_id_are_refused_every_time(copy: Any) -> None:
+    """tokenizers keeps either of them, by chance: the same file gave other prompts from load to load."""
+
+    def edit(tokenizer: dict[str, Any]) -> None:
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["the second"] = next(iter(vocabulary.values()))
+
+    folder = copy(tokenizer=edit)
+    for _ in range(3):
+        refused(folder, "tokenizer.json: model.vocab: ", "and 'the second' both have the id", loads=False)
+
+
 def test_every_kind_of_error_becomes_words_but_an_interruption_passes() -> None:
     panic = type("PanicException", (BaseException,), {})
     for error in (KeyError("x"), RecursionError(), panic("a\nb\x1b[31m\ud800"), MemoryError("y" * 10_000)):
