@@ -33,7 +33,7 @@ except UserError as error:
 """
 
 
-@pytest.mark.parametrize("hung", [0, 1])
+@pytest.mark.parametrize("hung", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_hung_process_is_named_after_the_patience_and_ends_the_others(hung: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

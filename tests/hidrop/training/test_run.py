@@ -151,7 +151,10 @@ def test_two_processes_learn_what_one_does(recipe: Callable[..., Path], tmp_path
         torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-2)
 
 
-@pytest.mark.parametrize("method", [{**METHOD, "topk": "ste"}, {"name": "visionzip", "dominant": 9, "contextual": 3}])
+VISIONZIP = {"name": "visionzip", "dominant": 9, "contextual": 3}
+
+
+@pytest.mark.parametrize("method", [{**METHOD, "topk": "ste"}, pytest.param(VISIONZIP, marks=pytest.mark.slow)])
 def test_weights_divided_by_fsdp_learn_what_whole_ones_do_and_go_on(
     method: dict[str, Any], recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
