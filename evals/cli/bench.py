@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 COMMANDS = Group("Measure speed")
 GEOMETRY = "bench-400m"
-# No benchmark asks with less text.
 PATIENCE = 60.0  # seconds to wait for another process that writes into the same folder
+# No benchmark asks with less text.
 LEAST_TEXT = 8
 
 Dtype = Annotated[

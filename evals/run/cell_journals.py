@@ -74,7 +74,7 @@ class CellJournals:
 
     def differences(self, cell: Cell, weights: str, log: Journal) -> list[str]:
         """The parts of its identity in which a journal that `keep` took differs from the cell of today."""
-        return differences(log.identity, self.identity(cell, weights))
+        return differences(log.identity, self.identity(cell, weights)) if self.keep else []
 
     def set_aside(self, cells: Iterable[Cell], weights: str) -> None:
         """Move the existing journals of cells to samples/replaced/, but none that this run has written."""
