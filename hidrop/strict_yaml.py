@@ -30,7 +30,7 @@ MOST_VALUES = 100_000
 MOST_DEPTH = 32
 MOST_CHARACTERS = 4096  # of one text
 LARGEST = 2**63
-STANDARD = "tag:yaml.org,2002:"  # what !! stands for
+STANDARD = "tag:yaml.org,2002:"  # written as !!
 LONGEST_NUMBER = 40  # characters; Python needs quadratic time for a number's digits
 
 

@@ -271,7 +271,7 @@ def read_docs(run: Run, data: str | None) -> dict[int, Mapping[str, Any]]:
 
 
 def _specs(task: str, data: str) -> list[TaskSpec]:
-    """The usual version of a task's data, then the others that exist of it."""
+    """The usual version of a task's data, then its other versions."""
     others = [version for version in get_task(task).versions if version_problem(task, data, version) is None]
     return [TaskSpec(task, data, LLAVA, version) for version in (None, *others)]
 

@@ -95,7 +95,7 @@ def _settings(decoding: Mapping[str, Any] | str) -> str:
 
 
 def _data(document: ResultDocument) -> str:
-    """Which data each task's numbers belong to; "" if all of it is the embedded benchmark."""
+    """Which data each task's numbers belong to; "" if all data is embedded."""
     parts = []
     for task in known_tasks(tasks_of(document)):
         if document["data"].get(task.name, MINI) != MINI:
