@@ -9,8 +9,8 @@ import torch
 from hidrop.topk import top_indices
 
 
-def dpc_knn_means(x_BMD: torch.Tensor, count_B: torch.Tensor, clusters_B: torch.Tensor, slots: int) -> torch.Tensor:
-    """Means of DPC-KNN clusters, (B, slots, D), densest and most separate centre first.
+def dpc_knn(x_BMD: torch.Tensor, count_B: torch.Tensor, clusters_B: torch.Tensor, slots: int) -> torch.Tensor:
+    """Members of DPC-KNN clusters, (B, M, slots), 1.0 for a member; densest and most separate centre first.
 
     The first `count_B` tokens of each row form `clusters_B` clusters. A token's density comes from its `clusters_B`
     nearest tokens, itself included. A centre is dense and far from anything denser. A token joins the nearest centre.
@@ -36,6 +36,4 @@ def dpc_knn_means(x_BMD: torch.Tensor, count_B: torch.Tensor, clusters_B: torch.
         reach = distance.gather(2, centre[:, None, :].expand(-1, size, -1))
         reach = reach.masked_fill(centre[:, None, :] == place[:, None], -1).masked_fill(~used[:, None], torch.inf)
         joined = reach.sort(dim=-1, stable=True).indices[..., :1]
-        member = ((joined == number) & valid[:, :, None]).float()
-    total = member.transpose(1, 2) @ x_BMD.float()
-    return (total / (member.sum(1)[..., None] + 1e-6)).to(x_BMD.dtype)
+        return ((joined == number) & valid[:, :, None]).float()

@@ -27,11 +27,13 @@ class DivPrune(Reducer):
     """Keep `keep` mutually distant visual tokens, chosen before the decoder."""
 
     keep: int
+    positions: Positions | None = None
 
     name: ClassVar[str] = "divprune"
+    counts: ClassVar[tuple[str, ...]] = ("keep",)
 
     @property
-    def positions(self) -> Positions:
+    def released_positions(self) -> Positions:
         return "compacted"
 
     def schedule(self, geometry: Geometry) -> Schedule:

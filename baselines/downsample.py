@@ -28,6 +28,7 @@ class Downsample(Encoded):
     side: int
 
     name: ClassVar[str] = "downsample"
+    counts: ClassVar[tuple[str, ...]] = ("side",)
 
     @property
     def tokens(self) -> int:

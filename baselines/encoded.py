@@ -7,7 +7,7 @@ with that many visual tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hidrop.geometry import Geometry
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class Encoded(Reducer):
     """Base: a method says how many `tokens` an image gets, and makes them in `compress`."""
 
+    positions: Positions | None = field(default=None, kw_only=True)
+
     @property
     def tokens(self) -> int:
         raise NotImplementedError
@@ -34,11 +36,11 @@ class Encoded(Reducer):
         raise NotImplementedError
 
     @property
-    def positions(self) -> Positions:
+    def released_positions(self) -> Positions:
         return "compacted"
 
     def schedule(self, geometry: Geometry) -> Schedule:
-        if geometry.anyres:
+        if geometry.dynamic:
             raise ValueError(f"{self.name}: images in tiles (anyres, as in LLaVA-NeXT) are not supported")
         return Schedule(cuts=(Cut(0, self.tokens),))
 
@@ -50,7 +52,7 @@ class Encoded(Reducer):
         return list(torch.nn.functional.pad(found, (0, 0, 0, whole - found.shape[1])))
 
     def prepare(self, prompt: Prompt) -> torch.Tensor:
-        return (prompt.inside_BV < self.tokens).float()
+        return (prompt.media.inside_BV < self.tokens).float()
 
     def score(self, view: View) -> torch.Tensor:
         return view.memory

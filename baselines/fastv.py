@@ -34,6 +34,7 @@ class FastV(Reducer):
     rechosen: bool = False
 
     name: ClassVar[str] = "fastv"
+    counts: ClassVar[tuple[str, ...]] = ("keep",)
 
     def schedule(self, geometry: Geometry) -> Schedule:
         if self.layer < 1:

@@ -1,7 +1,8 @@
 """Divides an image's patches into `count` cells of about equal size, for any count: for `uniform` and `pool`.
 
-The square of side x side patches is cut into about sqrt(count) bands of rows, and each band into its share of the
-cells. An image whose tokens do not form a square (as with anyres) counts as one row.
+A grid of rows x columns patches is cut into bands of rows, so that cells are about as high as they are wide, and each
+band into its share of the cells. An image with several grids (tiles, the frames of a video) shares its cells among them
+by their size.
 """
 
 from __future__ import annotations
@@ -17,26 +18,27 @@ if TYPE_CHECKING:
 def cells(prompt: Prompt, total_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The cell of each visual token, and whether the token is the one at the cell's centre; both (B, V).
 
-    `total_B` cells are shared among a row's images by their size. Their numbers continue from image to image. Only
-    valid before the first cut, because all tokens of the images are needed. Uses integer tensors only.
+    `total_B` cells are shared among a row's grids by their size. Their numbers continue from grid to grid. Only
+    valid before the first cut, because all tokens of the images are needed.
     """
-    valid, inside, size = prompt.visual_valid_BV, prompt.inside_BV.clamp(min=0), prompt.size_BV
+    valid, media = prompt.visual_valid_BV, prompt.media
+    inside, rows, columns = media.frame_inside_BV.clamp(min=0), media.rows_BV, media.columns_BV
+    size = rows * columns
     there = valid.sum(1, keepdim=True).clamp(min=1)
-    before = valid.long().cumsum(1) - 1 - inside  # tokens of the row's earlier images
+    before = valid.long().cumsum(1) - 1 - inside  # tokens of the row's earlier grids
     start = total_B[:, None] * before // there
-    count = (total_B[:, None] * (before + size) // there - start).clamp(min=1)
-    side = size.float().sqrt().round().long()
-    square = side * side == size
-    rows, columns = torch.where(square, side, 1), torch.where(square, side, size)
+    share = total_B[:, None] * (before + size) // there - start
+    count = share.clamp(min=1)  # with fewer cells than grids, neighbouring grids share a cell
     least = (count + columns - 1) // columns
-    bands = torch.minimum(torch.maximum(count.float().sqrt().round().long(), least), rows)
+    even = (count.float() * rows / columns).sqrt().round().long()
+    bands = torch.minimum(torch.maximum(even, least), rows).clamp(min=1)
     y, x = inside // columns, inside % columns
     band = y * bands // rows
     first, end = band * count // bands, (band + 1) * count // bands
     wide = end - first
     column = x * wide // columns
     # The middle of the rows y with y * bands // rows == band, and the same for the columns.
-    centre = (y == _middle(band, bands, rows)) & (x == _middle(column, wide, columns))
+    centre = (share > 0) & (y == _middle(band, bands, rows)) & (x == _middle(column, wide, columns))
     return start + first + column, centre
 
 

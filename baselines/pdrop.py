@@ -29,15 +29,20 @@ class PDrop(Reducer):
     """Keep `ratios[i]` of the image's visual tokens after `layers[i]`.
 
     `layers`: by default a quarter, half and three quarters of the depth. `ratio`: shares ratio, ratio^2, ... instead of
-    `ratios`. `positions`: compacted, as in the released code.
+    `ratios`. `positions`: by default compacted, as in the released code; persistent where a position is several numbers
+    (M-RoPE), as in the published ports.
     """
 
     layers: tuple[int, ...] | None = None
     ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
     ratio: float | None = None
-    positions: Positions = "compacted"
+    positions: Positions | None = None
 
     name: ClassVar[str] = "pdrop"
+
+    @property
+    def released_positions(self) -> Positions:
+        return "compacted"
 
     def schedule(self, geometry: Geometry) -> Schedule:
         layers = self.layers or quarters(geometry)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from hidrop.budget import single_cut
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import Positions, Reducer
+from hidrop.reducer import Mixture, Positions, Reducer
 
 if TYPE_CHECKING:
     import torch
@@ -25,11 +25,13 @@ class Pool(Reducer):
     """Replace an image's visual tokens by `keep` means over parts of it."""
 
     keep: int
+    positions: Positions | None = None
 
     name: ClassVar[str] = "pool"
+    counts: ClassVar[tuple[str, ...]] = ("keep",)
 
     @property
-    def positions(self) -> Positions:
+    def released_positions(self) -> Positions:
         return "compacted"
 
     def schedule(self, geometry: Geometry) -> Schedule:
@@ -41,7 +43,7 @@ class Pool(Reducer):
     def score(self, view: View) -> torch.Tensor:
         return view.valid_BV.float()
 
-    def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:
+    def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> Mixture:
         import torch
 
         from baselines.grid import cells
@@ -49,7 +51,7 @@ class Pool(Reducer):
         cell, _ = cells(view.memory, view.cut.merge_B)
         number = torch.arange(count, device=cell.device)
         member = ((cell[:, :, None] == number) & view.valid_BV[:, :, None]).to(view.hidden_BND.dtype)
-        return member.transpose(1, 2) @ view.visual_BVD / member.sum(1)[..., None].clamp(min=1)
+        return Mixture(member.transpose(1, 2), member.sum(1).clamp(min=1))
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:

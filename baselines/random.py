@@ -29,21 +29,18 @@ class Random(Reducer):
     seed: int = 0
 
     name: ClassVar[str] = "random"
+    counts: ClassVar[tuple[str, ...]] = ("keep",)
 
     def schedule(self, geometry: Geometry) -> Schedule:
         return Schedule(cuts=(Cut(self.layer, self.keep),))
 
     def prepare(self, prompt: Prompt) -> torch.Tensor:
-        """A number for each sample, (B, 1), from its question (never from answers) and its pixels."""
+        """A number for each sample, (B, 1), from its question (never from answers) and its images' pixels."""
         import torch
 
         place = prompt.question_BT.long().cumsum(1)
         text = torch.where(prompt.question_BT, mix(prompt.text_ids_BT * 65537 + place), 0).sum(1, keepdim=True)
-        if prompt.pixel_values is None:
-            return text
-        integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        bits = prompt.pixel_values.contiguous().view(integers[prompt.pixel_values.element_size()])
-        image = mix(bits.flatten(1).sum(1, dtype=torch.int64))[prompt.image_BV.clamp(min=0)]
+        image = mix(prompt.media.fingerprint_BV)
         return mix(text) + torch.where(prompt.visual_valid_BV, image, 0).sum(1, keepdim=True)
 
     def score(self, view: View) -> torch.Tensor:

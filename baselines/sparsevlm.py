@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from hidrop.budget import earlier_layers
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import BudgetError, Positions, Reducer
+from hidrop.reducer import BudgetError, Mixture, Positions, Reducer
 
 if TYPE_CHECKING:
     import torch
@@ -61,11 +61,13 @@ class SparseVLM(Reducer):
     heads: int = 14
     scale: float | None = None
     bias: float = 0.0
+    positions: Positions | None = None
 
     name: ClassVar[str] = "sparsevlm"
+    counts: ClassVar[tuple[str, ...]] = ("keep",)
 
     @property
-    def positions(self) -> Positions:
+    def released_positions(self) -> Positions:
         return "persistent" if self.version == "2.0" else "compacted"
 
     @property
@@ -166,10 +168,10 @@ class SparseVLM(Reducer):
         heads = top_indices(total, torch.ones_like(total, dtype=torch.bool), self.heads)
         return visual.gather(1, heads[:, :, None].expand(-1, -1, visual.shape[2])).mean(1)
 
-    def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:
+    def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> Mixture:
         import torch
 
-        from baselines.clustering import dpc_knn_means
+        from baselines.clustering import dpc_knn
         from hidrop.topk import top_indices
 
         pruned = view.valid_BV & ~kept
@@ -178,7 +180,8 @@ class SparseVLM(Reducer):
         slots = max(max(recycled(there - row.keep)[0], row.merge) for there, row in host)
         chosen = top_indices(score, pruned, slots)
         hidden = view.visual_BVD.gather(1, chosen[:, :, None].expand(-1, -1, view.hidden_BND.shape[2]))
-        return dpc_knn_means(hidden, candidates, view.cut.merge_B, count)
+        member_BCM = dpc_knn(hidden, candidates, view.cut.merge_B, count)
+        return Mixture(member_BCM.transpose(1, 2), member_BCM.sum(1) + 1e-6, chosen)
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> SparseVLM:

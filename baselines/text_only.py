@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 class TextOnly(Reducer):
     """No visual token enters any layer."""
 
+    positions: Positions | None = None
+
     name: ClassVar[str] = "text_only"
 
     @property
-    def positions(self) -> Positions:
+    def released_positions(self) -> Positions:
         return "compacted"
 
     def schedule(self, geometry: Geometry) -> Schedule:

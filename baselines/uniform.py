@@ -27,6 +27,7 @@ class Uniform(Reducer):
     layer: int = 0
 
     name: ClassVar[str] = "uniform"
+    counts: ClassVar[tuple[str, ...]] = ("keep",)
 
     def schedule(self, geometry: Geometry) -> Schedule:
         return Schedule(cuts=(Cut(self.layer, self.keep),))

@@ -35,6 +35,7 @@ class VisionZip(Encoded):
     contextual: int
 
     name: ClassVar[str] = "visionzip"
+    counts: ClassVar[tuple[str, ...]] = ("dominant", "contextual")
 
     @property
     def tokens(self) -> int:

@@ -10,9 +10,13 @@ from typing import Any
 class Geometry:
     """Sizes of a multimodal decoder. Counts are per sequence; nothing here needs weights.
 
-    `visual_tokens` is the number of visual tokens of ONE image at the model's own resolution. With `anyres`, as in
-    LLaVA-NeXT, each image has its own number, and this is that of the most tiles, line ends left out, as its tables
-    count. Methods state their keep counts for that number; a prompt with more or fewer scales them.
+    `visual_tokens` is the number of visual tokens of ONE image at the model's own resolution. In a `dynamic` family each
+    image has its own number, and this is that of a reference image: LLaVA-NeXT's largest one, line ends left out, as
+    its tables count; elsewhere the one that the user states (`reference_tokens`). Methods state their counts for that
+    number, and a prompt with more or fewer scales them (with `fixed_counts` it does not: each prompt keeps that many).
+
+    `rope_axes`: numbers in one RoPE position. Positions of several axes (M-RoPE) cannot be renumbered.
+    `referenced`: whether absolute counts have a meaning, because `visual_tokens` was published or stated.
     """
 
     layers: int
@@ -24,7 +28,10 @@ class Geometry:
     vocab: int
     visual_tokens: int
     max_positions: int = 4096
-    anyres: bool = False
+    dynamic: bool = False
+    rope_axes: int = 1
+    referenced: bool = True
+    fixed_counts: bool = False
 
     @classmethod
     def of_decoder(cls, config: Any, visual_tokens: int) -> Geometry:
@@ -82,6 +89,6 @@ PRESETS: dict[str, Geometry] = {
     "llava-1.5-7b": Geometry(32, 4096, 11008, 32, 32, 128, 32064, 576),
     "llava-1.5-13b": Geometry(40, 5120, 13824, 40, 40, 128, 32064, 576),
     "mobilellama-2.7b": Geometry(32, 2560, 6912, 32, 32, 80, 32064, 576, max_positions=2048),
-    "llava-next-7b": Geometry(32, 4096, 11008, 32, 32, 128, 32064, 2880, anyres=True),
+    "llava-next-7b": Geometry(32, 4096, 11008, 32, 32, 128, 32064, 2880, dynamic=True),
     "bench-400m": Geometry(24, 1024, 2816, 16, 16, 64, 32064, 576),
 }

@@ -8,7 +8,8 @@ detached. Positions are those of the whole prompt, in every layer and while deco
 Options for the paper's ablations: `query: text` scores with all text tokens that are no answer, weighted by the norm
 of their hidden states; `positions: group` and `compacted` are the schemes of its Table 5; `topk: ste` and `soft-gate`
 let the loss reach the scores in training, through the soft mask of its DTop-K. `ties: released` rounds scores and
-keeps tied tokens as the released code does.
+keeps tied tokens as the released code does. `deepstack` says what happens, in decoders with DeepStack (Qwen3-VL), to
+what is added to the visual tokens after layers that they skip.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from hidrop.budget import nearest_count
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import BudgetError, Positions, Reducer, Ties, TopK
+from hidrop.reducer import BudgetError, DeepStack, Positions, Reducer, Ties, TopK
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +43,10 @@ class HiDrop(Reducer):
     positions: Positions = "persistent"
     topk: TopK = "released"
     ties: Ties = "earlier"
+    deepstack: DeepStack = "carry"
 
     name: ClassVar[str] = "hidrop"
+    counts: ClassVar[tuple[str, ...]] = ("keep",)
 
     @property
     def adaptive(self) -> bool:

@@ -10,7 +10,7 @@ import functools
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from hidrop.errors import did_you_mean
@@ -47,6 +47,9 @@ METHODS: dict[str, str] = {
 #   group:      persistent, in ranges of their own: the visual tokens first, then all text.
 Positions = Literal["persistent", "compacted", "group"]
 
+# What happens to visual tokens that skip layers after which DeepStack adds something to them (see Tokens.passed).
+DeepStack = Literal["carry", "drop", "shift"]
+
 # What happens to equal scores.
 #   earlier:  scores are float32, of two equal ones the earlier token wins, and exactly the planned number stays.
 #   released: as in the released HiDrop code, scores are rounded to the model's own type, and every token that scores
@@ -72,6 +75,26 @@ class BudgetError(ValueError):
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Merged tokens as weighted sums of visual tokens: `weight_BMC` of those at a cut, divided by `total_BM`.
+
+    `among_BC`: the slots that the weights are of, by their number among the cut's visual slots; None: all of them.
+    Sums are made in the type of the weights.
+    """
+
+    weight_BMC: torch.Tensor
+    total_BM: torch.Tensor
+    among_BC: torch.Tensor | None = None
+
+    def of(self, states_BVD: torch.Tensor) -> torch.Tensor:
+        """The merged tokens, (B, M, D), of these states, in their type."""
+        states = states_BVD
+        if self.among_BC is not None:
+            states = states.gather(1, self.among_BC[:, :, None].expand(-1, -1, states.shape[2]))
+        return (self.weight_BMC @ states.to(self.weight_BMC.dtype) / self.total_BM[..., None]).to(states_BVD.dtype)
+
+
+@dataclass(frozen=True)
 class Reducer:
     """Base of every method. Subclasses are frozen dataclasses; layers in their fields are 1-based."""
 
@@ -81,12 +104,44 @@ class Reducer:
         """Raises ValueError for a field whose value is not one of its words."""
         for name, words in _words(type(self)).items():  # type: ignore[arg-type]  # a class can be hashed
             if getattr(self, name) not in words:
-                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, words))}")
+                listed = ", ".join(repr(word) for word in words if word is not None)
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {listed}")
+
+    # The fields that are numbers of tokens of one image, which have a meaning for a reference image only.
+    counts: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def positions(self) -> Positions:
-        """A method with a choice has a field of this name instead."""
+    def positions(self) -> Positions | None:
+        """The positions of the tokens. A method with a choice has a field of this name instead.
+
+        None in such a field: as released where a position is one number, else persistent. `on` decides.
+        """
         return "persistent"
+
+    @property
+    def released_positions(self) -> Positions:
+        """The positions in the method's released code."""
+        return "persistent"
+
+    def on(self, geometry: Geometry) -> Self:
+        """The method with everything decided that depends on the decoder's kind.
+
+        Raises ValueError for positions that the decoder's kind does not allow.
+        """
+        single = geometry.rope_axes == 1
+        if self.positions is None:
+            return replace(self, positions=self.released_positions if single else "persistent")  # type: ignore[call-arg]
+        if self.positions != "persistent" and not single:
+            raise ValueError(
+                f"positions: {self.positions} has no meaning where a position is {geometry.rope_axes} numbers (M-RoPE);"
+                " leave it out, or use persistent"
+            )
+        return self
+
+    @property
+    def deepstack(self) -> DeepStack:
+        """See `DeepStack`. A method that lets tokens skip layers has a field of this name instead."""
+        return "carry"
 
     @property
     def topk(self) -> TopK:
@@ -171,15 +226,23 @@ class Reducer:
         """Of an adaptive method, instead of `score`: the scores, and what each row keeps and merges. May wait."""
         raise NotImplementedError
 
-    def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> torch.Tensor:
-        """`count` tokens, (batch, count, hidden), that replace the dropped ones. Only for cuts with merge > 0."""
+    def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> Mixture:
+        """`count` tokens that replace the dropped ones, as weights of the visual tokens. Only for cuts with merge > 0.
+
+        The runtime applies the weights to the states, and to what DeepStack will add to them.
+        """
         raise NotImplementedError
 
 
 @functools.cache  # a budget is solved by building a method over and over
 def _words(cls: type[Reducer]) -> dict[str, tuple[Any, ...]]:
     """The fields of a method that are one of some words, with these words."""
-    return {name: get_args(hint) for name, hint in get_type_hints(cls).items() if get_origin(hint) is Literal}
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, hint in get_type_hints(cls).items():
+        kinds = [one for one in (hint, *get_args(hint)) if get_origin(one) is Literal]
+        if kinds:
+            found[name] = (*get_args(kinds[0]), *((None,) if type(None) in get_args(hint) else ()))
+    return found
 
 
 def method_class(name: str) -> type[Reducer]:

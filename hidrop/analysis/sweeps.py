@@ -59,7 +59,7 @@ def entering(walk: Walk, decoding: Decoding) -> list[Answers]:
     `walk` has to be blind. On weights that were not trained with late injection, this is an upper bound of the harm.
     """
     return [
-        walk.answers(layer, walk.entering(sequence), decoding.longest, decoding.ends)
+        walk.answers(layer, walk.entering(layer, sequence), decoding.longest, decoding.ends)
         for layer, sequence in walk.stations()
         if layer <= len(walk.decoder.layers)
     ]

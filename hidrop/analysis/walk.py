@@ -50,11 +50,11 @@ class Walk:
     ) -> None:
         self.forward, self.decoder = forward, forward.decoder
         ids = inputs["input_ids"]
-        self.layout = forward.layout_of(ids, inputs.get("attention_mask"), inputs=inputs)
+        vision = forward.backbone.vision(inputs)
+        self.layout = forward.layout_of(ids, inputs.get("attention_mask"), vision=vision)
         if min(self.layout.visual_counts) == 0:
             raise ValueError("a prompt without an image: there are no visual tokens to analyze")
         if features is None:
-            vision = forward.backbone.vision(inputs)
             if vision is None:
                 raise ValueError("a prompt with an image, but no pixel_values among the inputs")
             features = forward.encode(vision)
@@ -96,12 +96,12 @@ class Walk:
         assert rank_BV is not None
         there = sequence.order.gather(1, sequence.visual) >= 0
         index = keep_top(rank_BV, there, torch.tensor(counts, device=there.device), max(counts))
-        slots = torch.where(index >= 0, sequence.visual.gather(1, index.clamp(min=0)), -1)
-        return Branch(sequence.keeping(slots), counts)
+        return Branch(sequence.keeping(index), counts)
 
-    def entering(self, sequence: Sequence) -> Branch:
-        """A blind sequence with the visual tokens added, as they come from the projector."""
-        return Branch(Sequence(sequence.part(sequence.text), self.visual), list(self.layout.visual_counts))
+    def entering(self, layer: int, sequence: Sequence) -> Branch:
+        """A blind sequence with the visual tokens added, as they come from the projector, before `layer`."""
+        visual = self.visual.passed(layer - 1, self.forward.reducer.deepstack)
+        return Branch(Sequence(sequence.part(sequence.text), visual), list(self.layout.visual_counts))
 
     def answers(self, layer: int, branch: Branch, longest: int, ends: SequenceOf[int]) -> list[list[int]]:
         """Greedy answers when `branch` enters `layer` and all later ones: ids of each row, the end token included.

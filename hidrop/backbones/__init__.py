@@ -19,6 +19,13 @@ from hidrop.geometry import Geometry
 BACKBONES: dict[str, str] = {
     "llava": "hidrop.backbones.llava:Llava",
     "llava_next": "hidrop.backbones.llava_next:LlavaNext",
+    "llava_onevision": "hidrop.backbones.onevision:OneVision",
+    "internvl": "hidrop.backbones.internvl:InternVL",
+    "smolvlm": "hidrop.backbones.smolvlm:SmolVLM",
+    "qwen2_vl": "hidrop.backbones.qwen2_vl:Qwen2VL",
+    "qwen2_5_vl": "hidrop.backbones.qwen2_vl:Qwen2_5VL",
+    "qwen3_vl": "hidrop.backbones.qwen3_vl:Qwen3VL",
+    "gemma3": "hidrop.backbones.gemma3:Gemma3",
 }
 
 

@@ -4,7 +4,7 @@ Class attributes and class methods need no weights: they answer for a checkpoint
 loaded model. Nothing outside of this package asks for a model's type or for the path of one of its parts.
 
 Shapes: B batch, S input length, N slots of the sequence in a layer, P axes of a RoPE position (1, or more with M-RoPE),
-I images, D hidden size of the decoder.
+D hidden size of the decoder. A medium is an image, a video or a tile (model_inputs.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from hidrop.backbones.config_fields import check_sizes
-from hidrop.backbones.model_inputs import Places, Rope, Vision, counted_places
+from hidrop.backbones.model_inputs import IMAGE, TEXT, Grid, Places, Rope, Vision, counted_places
 from hidrop.backbones.rehearsal import complete, rehearse
 from hidrop.checkpoint_files import check_folder, in_words, read_object
 from hidrop.errors import UserError
@@ -50,11 +50,17 @@ class Backbone(ABC):
     tower_at: ClassVar[str]
     projector_at: ClassVar[str]
 
-    # What the model's forward takes for images, and how features are read off the tower.
+    # What the model's forward takes for images and videos, which of it are pixels, and how features are read off the
+    # tower.
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    pixel_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     vision_settings: ClassVar[tuple[str, ...]] = ()
-    # Whether methods may renumber positions (`compacted`, `group`): only where a token's position is one number.
-    renumbers: ClassVar[bool] = True
+    # Inputs of the model's forward that follow from the token ids, so that a reduced model does not read them.
+    derived_inputs: ClassVar[tuple[str, ...]] = ()
+    # The kinds of placeholders, by the config's name for their id.
+    placeholders: ClassVar[Mapping[str, int]] = {"image_token_id": IMAGE}
+    # Whether the tokens of one image see each other both ways.
+    both_ways: ClassVar[bool] = False
     # What a config may say of images that are no squares (LLaVA's own key; transformers does not know it).
     aspects: ClassVar[tuple[str | None, ...]] = (None, "pad", "square")
 
@@ -168,7 +174,7 @@ class Backbone(ABC):
         # transformers gives such layers another cache, even for a window of 0.
         windows = [getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size")]
         full = kinds == {"full_attention"} and windows == [None, None]
-        if None in needed or hasattr(layer.self_attn, "q_norm") or not full:
+        if None in needed or not full:
             return f"decoder '{text.model_type}' is not supported: it needs LLaMA's layers with full attention"
         return None
 
@@ -177,30 +183,61 @@ class Backbone(ABC):
         own = inspect.signature(type(self.model).forward)
         return own.replace(parameters=[p for name, p in own.parameters.items() if name != "self"])
 
-    # ---- images -----------------------------------------------------------------------------------------------------
+    @property
+    def levels(self) -> int:
+        """DeepStack: after so many of the first layers, something of the tower's is added to the visual tokens."""
+        return 0
+
+    @property
+    def window(self) -> int | None:
+        """The longest sequence, in tokens, in which every layer sees everything. None: there is no such limit."""
+        return None
+
+    # ---- images and videos ------------------------------------------------------------------------------------------
 
     @property
     def placeholder_id(self) -> int:
-        """The token id that stands for one visual token in a prompt."""
+        """The token id that stands for one visual token of an image in a prompt."""
         return self.model.config.image_token_id
 
-    def is_visual(self, ids_BS: torch.Tensor) -> torch.Tensor:
-        """Which places of the input are visual tokens, (B, S) bool."""
-        return ids_BS == self.placeholder_id
+    def kinds(self, ids_BS: torch.Tensor) -> torch.Tensor:
+        """TEXT, IMAGE or VIDEO for each place of the input, (B, S)."""
+        import torch
+
+        found = torch.full_like(ids_BS, TEXT)
+        for name, kind in self.placeholders.items():
+            found = found.masked_fill(ids_BS == getattr(self.model.config, name), kind)
+        return found
 
     def image_tokens(self, height: int, width: int) -> int:
         """Visual tokens of an image of `height` x `width` pixels."""
         return self.image_tokens_of(self.model.config, height, width)
 
     def vision(self, inputs: Mapping[str, Any]) -> Vision | None:
-        """The images among the arguments of a forward; None without images."""
+        """The images and videos among the arguments of a forward; None without any."""
         images = {name: inputs[name] for name in self.image_inputs if inputs.get(name) is not None}
-        if "pixel_values" not in images:
+        if not set(self.pixel_inputs) & set(images):
             return None
         config = self.model.config
         asked = {name: inputs.get(name) for name in self.vision_settings}
         settings = {name: getattr(config, name) if value is None else value for name, value in asked.items()}
         return Vision(self, images, settings)
+
+    def media(self, inputs: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        """The numbers of images and of videos among these inputs."""
+        return len(inputs["pixel_values"]), 0
+
+    def medium(self, inputs: Mapping[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
+        """The inputs of one medium; images come before videos."""
+        return {name: value[number : number + 1] for name, value in inputs.items()}
+
+    def pixels(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The pixels of one medium."""
+        return next(inputs[name] for name in self.pixel_inputs if name in inputs)
+
+    @abstractmethod
+    def grids(self, vision: Vision) -> tuple[tuple[Grid, ...], ...]:
+        """See `Vision.grids`. Their tokens are those of `features`."""
 
     @abstractmethod
     def features(self, vision: Vision) -> list[torch.Tensor]:
@@ -252,20 +289,30 @@ class Backbone(ABC):
 
     # ---- the decoder's input ----------------------------------------------------------------------------------------
 
-    def places(self, ids_BS: torch.Tensor, valid_BS: torch.Tensor, inputs: Mapping[str, Any]) -> Places:
-        """RoPE positions of the whole input; `inputs` are the images' (a family may need their sizes)."""
+    def places(self, valid_BS: torch.Tensor, kind_BS: torch.Tensor, vision: Vision | None) -> Places:
+        """RoPE positions of the whole input; `valid_BS`: no padding, `kind_BS`: see `kinds`."""
         return counted_places(valid_BS)
 
     def rope(self, hidden: torch.Tensor, position_PBN: torch.Tensor) -> Rope:
         """cos and sin of positions, (B, N, head size); type and device are those of `hidden`."""
         return self.decoder.rotary_emb(hidden, position_ids=position_PBN[0])
 
+    def layer_rope(self, rope: Rope, layer: int) -> Rope:
+        """What `layer` (1-based) takes of the `rope` of positions, where layers differ."""
+        return rope
+
     def mask(
-        self, hidden_BND: torch.Tensor, valid_BN: torch.Tensor | None, cache: Any | None, layer: int
+        self,
+        hidden_BND: torch.Tensor,
+        valid_BN: torch.Tensor | None,
+        cache: Any | None,
+        layer: int,
+        block_BN: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """The attention mask of layers that see this sequence from `layer` (1-based) on; None: plainly causal.
 
-        With fillers (`valid_BN`) no shortcut is looked for: that would wait for the device.
+        With fillers (`valid_BN`) no shortcut is looked for: that would wait for the device. `block_BN`: slots of one
+        block (a number from 0 on; -1: none) see each other both ways.
         """
         from transformers.masking_utils import create_causal_mask
 
@@ -276,5 +323,6 @@ class Backbone(ABC):
             past_key_values=cache,
             position_ids=None,
             layer_idx=layer - 1,
+            block_sequence_ids=block_BN,
             allow_is_causal_skip=valid_BN is None,
         )

@@ -7,7 +7,7 @@ from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hidrop.backbones.base import Backbone
-from hidrop.backbones.model_inputs import Vision
+from hidrop.backbones.model_inputs import Grid, Vision
 from hidrop.geometry import Geometry
 from hidrop.prompts import CHAT_TEMPLATE
 
@@ -84,7 +84,7 @@ class Llava(Backbone):
         from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
         side = isqrt(geometry.visual_tokens)
-        if side**2 != geometry.visual_tokens or geometry.anyres:
+        if side**2 != geometry.visual_tokens or geometry.dynamic:
             raise ValueError(f"{geometry.visual_tokens} visual tokens are not a square of patches")
         return LlavaConfig(
             text_config=LlamaConfig(**geometry.text_config()),
@@ -104,6 +104,14 @@ class Llava(Backbone):
     def pixel_shape(self) -> tuple[int, ...]:
         vision = self.model.config.vision_config
         return vision.num_channels, vision.image_size, vision.image_size
+
+    def grids(self, vision: Vision) -> tuple[tuple[Grid, ...], ...]:
+        """One square; strategy "full" puts the class token before it."""
+        height, width = (side // self.patch_size for side in vision.pixel_values.shape[-2:])
+        square: tuple[Grid, ...] = ((1, height, width),)
+        if vision.settings["vision_feature_select_strategy"] != "default":
+            square = ((1, 1, 1), *square)
+        return (square,) * len(vision.pixel_values)
 
     def features(self, vision: Vision) -> list[torch.Tensor]:
         side = self.model.config.vision_config.image_size

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hidrop.backbones.llava import Llava
-from hidrop.backbones.model_inputs import Vision
+from hidrop.backbones.model_inputs import Grid, Vision
 from hidrop.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class LlavaNext(Llava):
         """The whole image and the most tiles, without line ends: 5 x 576 = 2880, as its tables count."""
         tower = config.vision_config.image_size
         tiles = 1 + max((height // tower) * (width // tower) for height, width in config.image_grid_pinpoints)
-        return replace(super().geometry_of(config), visual_tokens=cls.square_tokens(config) * tiles, anyres=True)
+        return replace(super().geometry_of(config), visual_tokens=cls.square_tokens(config) * tiles, dynamic=True)
 
     @classmethod
     def image_tokens_of(cls, config: Any, height: int, width: int) -> int:
@@ -61,6 +61,13 @@ class LlavaNext(Llava):
         sizes = torch.tensor([size] * len(pixel_values), device=pixel_values.device)
         return {"pixel_values": pixel_values, "image_sizes": sizes}
 
+    def grids(self, vision: Vision) -> tuple[tuple[Grid, ...], ...]:
+        """The whole image, then its tiles without padding; the last column holds the line ends."""
+        (whole,) = set(super().grids(vision))
+        sizes = vision.inputs["image_sizes"].tolist()
+        tiles = [tiled(self.model.config, height, width) for height, width in sizes]
+        return tuple((*whole, (1, rows, columns + 1)) for rows, columns in tiles)
+
     def content(self, image: Vision) -> list[torch.Tensor]:
         """Tiles that only fill up a batch are left out."""
         from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
@@ -81,7 +88,13 @@ class LlavaNext(Llava):
 
 
 def image_tokens(config: Any, height: int, width: int) -> int:
-    """Visual tokens of an image of `height` x `width` pixels, line ends (`image_newline`) included.
+    """Visual tokens of an image of `height` x `width` pixels, line ends (`image_newline`) included."""
+    rows, columns = tiled(config, height, width)
+    return (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + rows * (columns + 1)
+
+
+def tiled(config: Any, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of patches that an image of `height` x `width` pixels has in its tiles.
 
     The image is put into the best of `config.image_grid_pinpoints`, cut into tiles of the tower's size, and the rows or
     columns of patches that are nothing but padding are taken out again.
@@ -96,7 +109,7 @@ def image_tokens(config: Any, height: int, width: int) -> int:
         rows -= 2 * ((rows - _scaled(height, columns / width)) // 2)
     else:
         columns -= 2 * ((columns - _scaled(width, rows / height)) // 2)
-    return side * side + rows * (columns + 1)
+    return rows, columns
 
 
 def largest_image(config: Any) -> tuple[int, int]:

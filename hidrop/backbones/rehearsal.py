@@ -124,7 +124,7 @@ def _check_sizes(backbone: Backbone, image_processor: Any, place: str) -> None:
             f"{place}: the image processor resizes to {edge} pixels (size) and then cuts out {crop} (crop_size), so "
             f"that images get black borders. {way}"
         )
-    if backbone.geometry.anyres:
+    if backbone.geometry.dynamic:
         stated, wanted = (
             sorted(map(tuple, getattr(one, "image_grid_pinpoints", None) or []))
             for one in (image_processor, backbone.model.config)

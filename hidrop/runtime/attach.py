@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
-from hidrop.backbones import Backbone, backbone_of
+from hidrop.backbones import Backbone, Places, backbone_of
 from hidrop.budget import Reading, solve
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
@@ -24,7 +24,7 @@ from hidrop.runtime.cache import RaggedCache, Replay, cache_for, check_empty
 from hidrop.runtime.cuda_graphs import Graphs
 from hidrop.runtime.decoder import Decoder
 from hidrop.runtime.feature_cache import Encoder
-from hidrop.runtime.forward import ForwardPass
+from hidrop.runtime.forward import ForwardPass, check_window
 from hidrop.runtime.forward_patch import bound, owner_of
 from hidrop.runtime.outputs import ReducedOutput
 from hidrop.runtime.trace import Kept, Trace
@@ -178,14 +178,15 @@ class Reduction:
         first_token = labels is None and isinstance(logits_to_keep, int) and logits_to_keep == 1
         if self.graphs and first_token and graph_forward.possible(run, use_cache, past_key_values):
             return graph_forward.prefill(run, self.graphs, input_ids, attention_mask, vision, return_dict)
-        given = None if vision is None else vision.inputs
-        layout = run.layout_of(input_ids, attention_mask, inputs=given, labels=labels)
+        layout = run.layout_of(input_ids, attention_mask, vision=vision, labels=labels)
         cache = cache_for(run.decoder.model, past_key_values, use_cache, labels is not None)
         made = run.whole(input_ids, layout, run.plan_of(layout), vision, None, cache)
         run.keep(made.record)
         if cache is not None and self.reducer.rechosen:
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            cache.replay = Replay(input_ids, mask, self.backbone.is_visual(input_ids), made.visual.hidden)
+            places = Places(layout.position_PBS, layout.next_B)
+            kinds = self.backbone.kinds(input_ids)
+            cache.replay = Replay(input_ids, mask, kinds, made.visual.hidden, made.visual.levels, places)
 
         head, hidden = self.backbone.head, run.decoder.model.norm(made.sequence.hidden)
         loss = None
@@ -194,7 +195,8 @@ class Reduction:
         logits = None
         if labels is None or not self.model.training:
             logits = outputs.logits(head, hidden, made.sequence, layout, input_ids.shape[1], logits_to_keep)
-        return outputs.returned(logits, cache, made.images, return_dict, loss)
+        images = outputs.image_states(made.images, self.geometry.hidden)
+        return outputs.returned(logits, cache, images, return_dict, loss)
 
     def _continue(
         self,
@@ -212,7 +214,7 @@ class Reduction:
         run, count = self.forward_pass, input_ids.shape[1]
         valid = None
         if count > 1:
-            if seen or bool(self.backbone.is_visual(input_ids).any()):
+            if seen or bool(self.backbone.kinds(input_ids).any()):
                 raise ValueError("images come with the first part of a prompt: start again without past_key_values")
             if attention_mask is not None:
                 new = attention_mask[:, -count:].bool()
@@ -220,7 +222,8 @@ class Reduction:
         elif self.graphs is not None:
             logits = self.graphs.step(cache, input_ids, partial(graph_forward.step, run))
             if logits is not None:
-                return outputs.returned(logits, cache, [], return_dict)
+                return outputs.returned(logits, cache, None, return_dict)
+        check_window(self.backbone, cache.input_length + count)
         cache.release()
         if cache.replay is not None:
             cache.replay = cache.replay.continued(input_ids, valid)
@@ -229,7 +232,7 @@ class Reduction:
             hidden = run.decoder.step(run.embed(input_ids), valid, cache)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden = run.decoder.model.norm(hidden)
-        return outputs.returned(self.backbone.head(hidden[:, keep]), cache, [], return_dict)
+        return outputs.returned(self.backbone.head(hidden[:, keep]), cache, None, return_dict)
 
 
 def reduce(

@@ -6,12 +6,14 @@ that is derived from "the" cache length (as transformers does from layer 0) woul
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
+
+from hidrop.backbones.model_inputs import Places
 
 
 @dataclass
@@ -34,35 +36,56 @@ class Segment:
         self.next_B = self.next_B + new.sum(1)
 
 
+def empty_layers(config: Any) -> list[DynamicLayer]:
+    """A cache layer for each of the decoder's. None of them forgets a token, whatever window its layer may have."""
+    return [DynamicLayer() for _ in range(config.num_hidden_layers)]
+
+
 @dataclass
 class Replay:
-    """The input so far, for methods that choose again at each token: ids and masks (B, S), visual tokens (B, V, D).
+    """The input so far, for methods that choose again at each token: ids and masks (B, S), visual tokens (B, V, D),
+    what DeepStack adds to these, and where everything is.
 
-    `visual_BS` tells placeholders from a generated token that happens to have their id, which is text.
+    `kind_BS` tells placeholders from a generated token that happens to have their id, which is text.
     """
 
     ids_BS: torch.Tensor
     mask_BS: torch.Tensor
-    visual_BS: torch.Tensor
+    kind_BS: torch.Tensor
     visual_BVD: torch.Tensor
+    levels: tuple[torch.Tensor, ...]
+    places: Places
 
     def continued(self, ids_BQ: torch.Tensor, mask_BQ: torch.Tensor | None) -> Replay:
         """With `ids_BQ` at the end; no mask: none of them is padding."""
         valid = torch.ones_like(ids_BQ) if mask_BQ is None else mask_BQ
-        return Replay(
-            torch.cat([self.ids_BS, ids_BQ], 1),
-            torch.cat([self.mask_BS, valid.to(self.mask_BS)], 1),
-            torch.cat([self.visual_BS, torch.zeros_like(ids_BQ, dtype=torch.bool)], 1),
-            self.visual_BVD,
+        offset_BQ = (valid.long().cumsum(1) - 1).clamp(min=0)
+        new_PBQ = (self.places.next_B[:, None] + offset_BQ).expand(len(self.places.position_PBS), -1, -1)
+        return replace(
+            self,
+            ids_BS=torch.cat([self.ids_BS, ids_BQ], 1),
+            mask_BS=torch.cat([self.mask_BS, valid.to(self.mask_BS)], 1),
+            kind_BS=torch.cat([self.kind_BS, torch.zeros_like(ids_BQ)], 1),
+            places=Places(torch.cat([self.places.position_PBS, new_PBQ], 2), self.places.next_B + valid.long().sum(1)),
         )
 
     def without(self, removed: int) -> Replay:
         """Without the last `removed` tokens."""
-        ids, mask, image = (x[:, : x.shape[1] - removed] for x in (self.ids_BS, self.mask_BS, self.visual_BS))
-        return Replay(ids, mask, image, self.visual_BVD)
+        left = self.ids_BS.shape[1] - removed
+        fewer_B = self.mask_BS[:, left:].long().sum(1)
+        return replace(
+            self,
+            ids_BS=self.ids_BS[:, :left],
+            mask_BS=self.mask_BS[:, :left],
+            kind_BS=self.kind_BS[:, :left],
+            places=Places(self.places.position_PBS[:, :, :left], self.places.next_B - fewer_B),
+        )
 
     def each_row(self, change: Any) -> Replay:
-        return Replay(*map(change, (self.ids_BS, self.mask_BS, self.visual_BS, self.visual_BVD)))
+        position_BPS = change(self.places.position_PBS.transpose(0, 1))
+        places = Places(position_BPS.transpose(0, 1), change(self.places.next_B))
+        ids, mask, kind, visual = map(change, (self.ids_BS, self.mask_BS, self.kind_BS, self.visual_BVD))
+        return Replay(ids, mask, kind, visual, tuple(map(change, self.levels)), places)
 
 
 class RaggedCache(DynamicCache):
@@ -73,7 +96,8 @@ class RaggedCache(DynamicCache):
     """
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config=config)
+        super().__init__()
+        self.layers = empty_layers(config)
         self.segments: list[Segment] = []
         self.input_length = 0
         self.replay: Replay | None = None
@@ -94,7 +118,7 @@ class RaggedCache(DynamicCache):
 
     def start_again(self) -> None:
         """Forget all keys, values and segments, as before the prefill."""
-        self.layers = DynamicCache(config=self._config).layers
+        self.layers = empty_layers(self._config)
         self.segments, self.input_length = [], 0
 
     def get_seq_length(self, layer_idx: int | None = None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,7 +97,8 @@ class Decoder:
         if cache is not None:
             following = run.layout.next_B if self.persistent else (sequence.order >= 0).sum(1)
             cache.segments.append(Segment(first, last, valid_BN, following))
-        mask, before = self.backbone.mask(sequence.hidden, valid_BN, cache, first), sequence.hidden
+        block_BN = run.layout.blocks(sequence.order)
+        mask, before = self.backbone.mask(sequence.hidden, valid_BN, cache, first, block_BN), sequence.hidden
         for layer in range(first, last + 1):
             before = sequence.hidden
             with sequence.entering(self.layers[layer - 1]):
@@ -153,7 +155,11 @@ class Decoder:
     ) -> torch.Tensor:
         # No position_ids: flash attention would take gaps in them for packed sequences.
         return self.layers[layer - 1](
-            hidden, attention_mask=mask, position_embeddings=rope, past_key_values=cache, use_cache=cache is not None
+            hidden,
+            attention_mask=mask,
+            position_embeddings=self.backbone.layer_rope(rope, layer),
+            past_key_values=cache,
+            use_cache=cache is not None,
         )
 
     def placed(self, sequence: Sequence, run: Prefill) -> Sequence:
@@ -200,19 +206,17 @@ class Decoder:
         there_BV = order_BV >= 0
         index = keep_top(score.detach(), there_BV, cut.keep_B, cut.keep)
         record.cut(after, order_BV, index)
-        slots = torch.where(index >= 0, sequence.visual.gather(1, index.clamp(min=0)), -1)
         if not soft and not cut.merge:
-            kept = sequence.keeping(slots)
-            kept.projected = sequence.projected and sequence.projected.at(index)
-            return self.placed(kept, run), plan
-        left = sequence.part(slots)
+            return self.placed(sequence.keeping(index), run), plan
+        left = sequence.visual_part(index)
         if soft:
             gate = rows(soft_mask(score, there_BV, cut.keep_B), index)[:, :, None].to(left.hidden.dtype)
             gate = gate if self.reducer.topk == "soft-gate" else 1 + (gate - gate.detach())
-            left = Tokens(left.hidden * gate, left.order)
+            left = replace(left, hidden=left.hidden * gate)
         if cut.merge:
-            hidden = self.reducer.merge(view, score, marked(index, order_BV.shape[1]), cut.merge)
-            left = Tokens(hidden, self._merged_order(order_BV, run.layout, cut)).after(left)
+            mixture = self.reducer.merge(view, score, marked(index, order_BV.shape[1]), cut.merge)
+            hidden, *levels = (mixture.of(states) for states in (view.visual_BVD, *sequence.levels))
+            left = Tokens(hidden, self._merged_order(order_BV, run.layout, cut), levels=tuple(levels)).after(left)
         return self.placed(Sequence(sequence.part(sequence.text), left), run), plan
 
     def next_layer(self, after: int) -> Any:
@@ -233,7 +237,7 @@ class Decoder:
             input_BND=before,
             hidden_BND=sequence.hidden,
             order_BN=sequence.order,
-            rope=sequence.rope,
+            rope=partial(self.backbone.layer_rope, sequence.rope),
             keys=None if run.cache is None or before is None else run.cache.layers[cut.after - 1].keys,
             text_BT=sequence.text,
             visual_BV=sequence.visual,
@@ -241,6 +245,7 @@ class Decoder:
             cut=cut,
             layout=run.layout,
             memory=run.memory,
+            block_BN=run.layout.blocks(sequence.order),
         )
 
     @staticmethod

@@ -53,7 +53,7 @@ class FeatureCache:
         if kept is not None:
             self.hits += 1
             self._kept.move_to_end(key)
-            return kept.to(image.pixel_values.device)
+            return kept.to(image.device)
         self.misses += 1
         made = reducer.encode(image)[0].detach()
         if made.nbytes <= self.limit_bytes:

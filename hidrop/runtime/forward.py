@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 
-from hidrop.backbones import Backbone, Vision
+from hidrop.backbones import Backbone, Places, Vision
 from hidrop.reducer import Reducer
 from hidrop.runtime.cache import RaggedCache, Replay
 from hidrop.runtime.decoder import Decoder
 from hidrop.runtime.feature_cache import Encoder
 from hidrop.runtime.inputs import decoder_prompt, placed, text_tokens, visual_tokens
 from hidrop.runtime.layout import BatchPlan, Layout, grouped_places, plan_batch, read, valid_places
+from hidrop.runtime.media_table import media_table
 from hidrop.runtime.sequence import Sequence, Tokens
 from hidrop.runtime.side_stream import SideStream, side_streams
 from hidrop.runtime.trace import Record
@@ -36,16 +37,36 @@ class Prefilled:
     record: Record
 
 
+def check_counts(layout: Layout, vision: Vision | None) -> None:
+    """Raises ValueError when the prompts have another number of placeholders than their images have visual tokens."""
+    if vision is None:
+        return  # without pixels: `visual_tokens` compares placeholders with the features that are there
+    videos = sum(layout.video_counts)
+    for kind, placed_there, found in zip(
+        ("image", "video"), (sum(layout.visual_counts) - videos, videos), vision.sizes, strict=True
+    ):
+        if placed_there != found:
+            raise ValueError(
+                f"the prompts hold {placed_there} {kind} tokens, but the pixels give {found} visual tokens: let the "
+                f"processor expand each {kind} into as many placeholders as it has tokens, and truncate no prompt"
+            )
+
+
+def check_window(backbone: Backbone, tokens: int) -> None:
+    """Raises ValueError for more tokens than all layers of the model see."""
+    if backbone.window is not None and tokens > backbone.window:
+        raise ValueError(
+            f"{tokens} tokens are more than the window of {backbone.title}'s layers with sliding attention "
+            f"({backbone.window}), beyond which a reduced sequence has no definition: use fewer or smaller images"
+        )
+
+
 class ForwardPass:
     """The way through one model with one method, and what it counted. Shapes as in layout.py."""
 
     def __init__(self, backbone: Backbone, reducer: Reducer, features: Encoder | None = None) -> None:
         """Raises ValueError for a method that does not fit the backbone's positions, depth or image size."""
-        if reducer.positions != "persistent" and not backbone.renumbers:
-            raise ValueError(
-                f"positions: {reducer.positions} has no meaning for {backbone.title}, whose positions are no single "
-                "numbers; use persistent"
-            )
+        reducer = reducer.on(backbone.geometry)
         self.backbone, self.reducer = backbone, reducer
         self.encode = reducer.encode if features is None else partial(features.encode, reducer)
         # Features that are kept are looked up by their pixels, which no graph can do.
@@ -69,23 +90,33 @@ class ForwardPass:
         self,
         ids_BS: torch.Tensor,
         mask_BS: torch.Tensor | None,
-        visual_BS: torch.Tensor | None = None,
+        kind_BS: torch.Tensor | None = None,
         *,
-        inputs: Mapping[str, torch.Tensor] | None = None,
+        vision: Vision | None = None,
+        places: Places | None = None,
         labels: torch.Tensor | None = None,
         multiple: int = 1,
     ) -> Layout:
-        """Where everything is in a batch of prompts. `visual_BS`: placeholders, by default those among the ids.
+        """Where everything is in a batch of prompts. `kind_BS`: the kind of each place, by default that of its id.
 
-        `inputs`: those of the images, by name. Raises ValueError for a mask of another shape or a prompt without text.
+        `places`: RoPE positions, by default the family's. Raises ValueError for a mask of another shape, a prompt
+        without text or beyond the model's window, and placeholders that are not as many as the tokens of `vision`.
         """
         valid = valid_places(ids_BS, mask_BS)
-        visual = self.backbone.is_visual(ids_BS) if visual_BS is None else visual_BS
-        if self.reducer.positions == "group":
-            places = grouped_places(valid, visual)
+        kind_BS = self.backbone.kinds(ids_BS) if kind_BS is None else kind_BS
+        if places is not None:
+            pass
+        elif self.reducer.positions == "group":
+            places = grouped_places(valid, kind_BS > 0)
         else:
-            places = self.backbone.places(ids_BS, valid, inputs or {})
-        return read(valid, visual, places, labels, multiple=multiple)
+            places = self.backbone.places(valid, kind_BS, vision)
+        layout = read(valid, kind_BS, places, labels, multiple=multiple, both_ways=self.backbone.both_ways)
+        check_counts(layout, vision)
+        longest = max(map(sum, zip(layout.text_counts, layout.visual_counts, strict=True)))
+        check_window(self.backbone, longest)
+        if not self.reducer.prepares:
+            return layout
+        return replace(layout, media=media_table(layout.feature_BV, vision))
 
     def plan_of(self, layout: Layout) -> BatchPlan:
         """What happens where for this batch. Raises ValueError when the schedule does not fit a row."""
@@ -110,25 +141,24 @@ class ForwardPass:
             found = images
             if found is None:
                 found = [] if vision is None else self.encode(vision)
-            tokens = visual_tokens(found, text, layout)
+            tokens = visual_tokens(found, text, layout).passed(plan.inject - 1, self.reducer.deepstack)
             if apart and side_streams(ids_BS.device) and plan.inject <= len(self.decoder.layers):
                 tokens = self.decoder.ahead(tokens, plan.inject)
             return found, tokens
 
         apart = plan.inject > 1 and not self.reducer.prepares and not torch.is_grad_enabled()
         made = SideStream(entering, ids_BS.device, apart=apart)
-        pixels = None if vision is None else vision.pixel_values
-        sequence, record = self._prefill(ids_BS, text, made, pixels, layout, plan, cache)
+        sequence, record = self._prefill(ids_BS, text, made, layout, plan, cache)
         return Prefilled(*made(), sequence, record)
 
     def again(self, replay: Replay, cache: RaggedCache) -> torch.Tensor:
         """The input so far once more from the first layer, into the emptied cache; its hidden states."""
-        layout = self.layout_of(replay.ids_BS, replay.mask_BS, replay.visual_BS)
+        layout = self.layout_of(replay.ids_BS, replay.mask_BS, replay.kind_BS, places=replay.places)
         text = text_tokens(self.embed, replay.ids_BS, layout)
-        visual = placed(replay.visual_BVD, layout.visual_BV)
+        visual = replace(placed(replay.visual_BVD, layout.visual_BV), levels=replay.levels)
         cache.start_again()
         plan = self.plan_of(layout)
-        sequence, record = self._prefill(replay.ids_BS, text, lambda: ([], visual), None, layout, plan, cache)
+        sequence, record = self._prefill(replay.ids_BS, text, lambda: ([], visual), layout, plan, cache)
         self.keep(record)
         return sequence.hidden
 
@@ -137,7 +167,6 @@ class ForwardPass:
         ids_BS: torch.Tensor,
         text: Tokens,
         entering: Callable[[], Entering],
-        pixels: torch.Tensor | None,
         layout: Layout,
         plan: BatchPlan,
         cache: RaggedCache | None,
@@ -145,9 +174,9 @@ class ForwardPass:
         """Through all layers what enters the decoder, and what was counted on the way."""
         memory = None
         if self.reducer.prepares:
-            images, visual = entering()
+            _, visual = entering()
             with torch.no_grad():
-                memory = self.reducer.prepare(decoder_prompt(text, visual, ids_BS, layout, pixels, images))
+                memory = self.reducer.prepare(decoder_prompt(text, visual, ids_BS, layout))
         sequence, record = self.decoder.prefill(text, lambda: entering()[1], layout, plan, cache, memory)
         if cache is not None:
             cache.input_length = layout.length

@@ -28,7 +28,6 @@ def possible(forward: ForwardPass, use_cache: bool | None, cache: Cache | None) 
         or reducer.adaptive
         or reducer.rechosen
         or spread
-        or (forward.geometry.anyres and reducer.prepares)  # images of different sizes are numbered on the host
         or isinstance(cache, RaggedCache)
         or not (wanted or cache is not None)
         or config._attn_implementation != "sdpa"
@@ -46,14 +45,13 @@ def prefill(
     """A prefill by a graph: the last token's logits."""
     length = ids_BS.shape[1]
     mask_BS = torch.ones_like(ids_BS) if mask_BS is None else mask_BS
-    visual_BS = forward.backbone.is_visual(ids_BS)
-    ids_BS, mask_BS, visual_BS = (graphs.padded(tensor) for tensor in (ids_BS, mask_BS, visual_BS))
-    given = None if vision is None else vision.inputs
-    layout = forward.layout_of(ids_BS, mask_BS, visual_BS, inputs=given, multiple=graphs.bucket)
+    kind_BS = forward.backbone.kinds(ids_BS)
+    ids_BS, mask_BS, kind_BS = (graphs.padded(tensor) for tensor in (ids_BS, mask_BS, kind_BS))
+    layout = forward.layout_of(ids_BS, mask_BS, kind_BS, vision=vision, multiple=graphs.bucket)
     plan = forward.plan_of(layout)
     images = None
-    if vision is not None and (forward.looks_up_features or forward.geometry.anyres):  # both wait for the device
-        images, vision = forward.encode(vision), vision.pixels_only()
+    if vision is not None and (forward.looks_up_features or forward.geometry.dynamic):  # both wait for the device
+        images, vision = forward.encode(vision), None
 
     def run(inputs: Any, cache: RaggedCache) -> tuple[torch.Tensor, Record]:
         ids, layout, plan, vision, images = inputs
@@ -73,7 +71,8 @@ def prefill(
     )
     cache.input_length = length
     forward.keep(replace(record, layout=layout))
-    return outputs.returned(logits, cache, images or [], return_dict)
+    shown = outputs.image_states(images or [], forward.geometry.hidden)
+    return outputs.returned(logits, cache, shown, return_dict)
 
 
 def step(

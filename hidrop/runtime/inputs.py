@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -22,7 +24,8 @@ def text_tokens(embed: nn.Module, ids_BS: torch.Tensor, layout: Layout) -> Token
 
 
 def visual_tokens(images: list[torch.Tensor], text: Tokens, layout: Layout) -> Tokens:
-    """The visual tokens of each row: `images`, (tokens, D) each, are those of the whole batch, row after row.
+    """The visual tokens of each row. `images`: features of the batch's images, then of its videos, row after row, as
+    `Vision.features` gives them.
 
     Raises ValueError when the prompts have another number of placeholders than there are features.
     """
@@ -34,8 +37,9 @@ def visual_tokens(images: list[torch.Tensor], text: Tokens, layout: Layout) -> T
         )
     index = layout.visual_BV
     features = torch.cat(images).to(text.hidden) if images else text.hidden[:, 0]
-    hidden = features.index_select(0, layout.feature_BV.clamp(min=0).flatten()).unflatten(0, index.shape)
-    return placed(hidden, index)
+    wide = features.index_select(0, layout.feature_BV.clamp(min=0).flatten()).unflatten(0, index.shape)
+    hidden, *levels = wide.split(text.hidden.shape[-1], dim=-1)
+    return replace(placed(hidden, index), levels=tuple(levels))
 
 
 def decoder_prompt(
@@ -43,8 +47,6 @@ def decoder_prompt(
     visual: Tokens,
     ids_BS: torch.Tensor,
     layout: Layout,
-    pixel_values: torch.Tensor | None,
-    images: list[torch.Tensor],
 ) -> Prompt:
     """What a method's `prepare` gets to see. Answers (labelled text) are no part of the question."""
     valid = text.order >= 0
@@ -54,7 +56,7 @@ def decoder_prompt(
     labels = layout.labels(text.order)
     if labels is not None:
         question = question & (labels == IGNORED)
-    image, inside, size = _numbered(images, layout)
+    assert layout.media is not None
     return Prompt(
         visual_BVD=visual.hidden,
         visual_valid_BV=visual.order >= 0,
@@ -62,27 +64,5 @@ def decoder_prompt(
         text_ids_BT=rows(ids_BS, layout.text_BT),
         text_valid_BT=valid,
         question_BT=question,
-        image_BV=image,
-        inside_BV=inside,
-        size_BV=size,
-        pixel_values=pixel_values,
+        media=layout.media,
     )
-
-
-def _numbered(images: list[torch.Tensor], layout: Layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Image, number inside the image and size of the image of each visual token, (B, V)."""
-    feature = layout.feature_BV
-    if not images:  # no image, or none that is known any more (a sequence that runs again)
-        return torch.full_like(feature, -1), torch.full_like(feature, -1), torch.ones_like(feature)
-    lengths = [image.shape[0] for image in images]
-    flat = feature.clamp(min=0)
-    if min(lengths) == max(lengths):  # the usual case, without a transfer
-        image, inside, size = flat // lengths[0], flat % lengths[0], torch.full_like(flat, lengths[0])
-    else:
-        sizes = torch.tensor(lengths)
-        number = torch.arange(len(lengths)).repeat_interleave(sizes)
-        first = torch.arange(len(number)) - (sizes.cumsum(0) - sizes)[number]
-        table = torch.stack([number, first, sizes[number]]).to(feature.device)
-        image, inside, size = table[:, flat]
-    there = feature >= 0
-    return torch.where(there, image, -1), torch.where(there, inside, -1), torch.where(there, size, 1)

@@ -15,9 +15,10 @@ from itertools import pairwise
 
 import torch
 
-from hidrop.backbones.model_inputs import Places
+from hidrop.backbones.model_inputs import TEXT, VIDEO, Places, numbered
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule, TokenPlan
+from hidrop.runtime.media_table import MediaTable
 
 IGNORED = -100
 # An `order` number is place * ROOM for a token of the input and place * ROOM + i for merged tokens put after it.
@@ -26,7 +27,11 @@ ROOM = 1 << 16
 
 @dataclass(frozen=True)
 class Layout:
-    """Places of text and visual tokens in the input, and the numbers derived from them."""
+    """Places of text and visual tokens in the input, and the numbers derived from them.
+
+    `feature_BV`: number of each visual token among the features of the batch. `block_BS`: number of the image that a
+    place belongs to, -1 for text, where the tokens of one image see each other both ways.
+    """
 
     text_BT: torch.Tensor
     visual_BV: torch.Tensor
@@ -37,7 +42,10 @@ class Layout:
     label_BS: torch.Tensor | None
     text_counts: tuple[int, ...]
     visual_counts: tuple[int, ...]
+    video_counts: tuple[int, ...]
     answers: int
+    block_BS: torch.Tensor | None = None
+    media: MediaTable | None = None
 
     @property
     def length(self) -> int:
@@ -61,6 +69,12 @@ class Layout:
         """Place in the input of each slot; -1 for fillers and merged tokens."""
         return torch.where(order_BN % ROOM == 0, order_BN // ROOM, -1)
 
+    def blocks(self, order_BN: torch.Tensor) -> torch.Tensor | None:
+        """The block of each slot, see `block_BS`; a merged token belongs to that of the token before it."""
+        if self.block_BS is None:
+            return None
+        return torch.where(order_BN >= 0, self.block_BS.gather(1, self.places(order_BN)), -1)
+
     def labels(self, order_BN: torch.Tensor) -> torch.Tensor | None:
         """Label of each slot, -100 for everything that is not labelled text. None without labels."""
         if self.label_BS is None:
@@ -71,29 +85,31 @@ class Layout:
 
 def read(
     valid: torch.Tensor,
-    visual: torch.Tensor,
+    kind_BS: torch.Tensor,
     places: Places,
     labels: torch.Tensor | None = None,
     *,
     multiple: int = 1,
+    both_ways: bool = False,
 ) -> Layout:
-    """Lay out a batch of prompts, padded left or right. `valid` (B, S): no padding; `visual` (B, S): placeholders.
+    """Lay out a batch of prompts, padded left or right. `valid` (B, S): no padding; `kind_BS`: TEXT, IMAGE or VIDEO.
 
     `places`: the RoPE position of each place. `multiple`: text slots are filled up to a multiple of this number.
-    Raises ValueError for a prompt without any text.
+    `both_ways`: tokens of one image see each other both ways. Raises ValueError for a prompt without any text.
     """
-    visual, text = valid & visual, valid & ~visual
-    counts = [text.sum(1), visual.sum(1)]
+    kind_BS = torch.where(valid, kind_BS, TEXT)
+    visual = kind_BS != TEXT
+    text = valid & ~visual
+    counts = [text.sum(1), visual.sum(1), (kind_BS == VIDEO).sum(1)]
     if labels is not None:
         labels = torch.where(text, labels, IGNORED)
         counts.append(_starts(labels).sum(1))
-    text_counts, visual_counts, *spans = torch.stack(counts).tolist()  # the one wait for the device
+    text_counts, visual_counts, video_counts, *spans = torch.stack(counts).tolist()  # the one wait for the device
     if min(text_counts) == 0:
         raise ValueError("a prompt needs at least one token of text")
     rank_BS = visual.long().cumsum(1) - 1
     visual_BV = _places(visual, max(visual_counts))
-    first_B = visual.sum(1).cumsum(0) - visual.sum(1)
-    feature_BV = first_B[:, None] + rank_BS.gather(1, visual_BV.clamp(min=0))
+    feature_BV = numbered(kind_BS).gather(1, visual_BV.clamp(min=0))
     return Layout(
         text_BT=_places(text, -(-max(text_counts) // multiple) * multiple),
         visual_BV=visual_BV,
@@ -104,8 +120,16 @@ def read(
         label_BS=labels,
         text_counts=tuple(text_counts),
         visual_counts=tuple(visual_counts),
+        video_counts=tuple(video_counts),
         answers=max([1, *(spans[0] if spans else [])]),
+        block_BS=_blocks(visual) if both_ways else None,
     )
+
+
+def _blocks(visual: torch.Tensor) -> torch.Tensor:
+    """The number of the run of visual places that a place is in, (B, S); -1 for text."""
+    before = torch.nn.functional.pad(visual[:, :-1], (1, 0))
+    return torch.where(visual, (visual & ~before).long().cumsum(1) - 1, -1)
 
 
 def valid_places(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

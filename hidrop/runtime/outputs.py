@@ -21,16 +21,20 @@ class ReducedOutput(CausalLMOutputWithPast):
     image_hidden_states: torch.Tensor | None = None
 
 
+def image_states(features: list[torch.Tensor], hidden: int) -> torch.Tensor | None:
+    """What enters the decoder of all images' features, (tokens, D): without DeepStack's levels. None without images."""
+    return torch.cat(features)[:, :hidden] if features else None
+
+
 def returned(
     logits: torch.Tensor | None,
     cache: Cache | None,
-    images: list[torch.Tensor],
+    images: torch.Tensor | None,
     return_dict: bool | None,
     loss: torch.Tensor | None = None,
 ) -> tuple | ReducedOutput:
-    """As transformers' models give it back; `images`: features of each, where some were made."""
-    hidden = torch.cat(images) if images else None
-    output = ReducedOutput(loss=loss, logits=logits, past_key_values=cache, image_hidden_states=hidden)
+    """As transformers' models give it back; `images`: see `image_states`."""
+    output = ReducedOutput(loss=loss, logits=logits, past_key_values=cache, image_hidden_states=images)
     return output.to_tuple() if return_dict is False else output
 
 

@@ -18,8 +18,10 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import rotate_half
 
+from hidrop.backbones.model_inputs import Rope
 from hidrop.runtime.fsdp import within
 from hidrop.runtime.layout import IGNORED, Layout, RowCuts
+from hidrop.runtime.media_table import MediaTable
 
 
 def rows(x_BN: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:
@@ -55,12 +57,8 @@ class Prompt:
     text_valid_BT: torch.Tensor
     # Unlabelled text after the last image of the row: the question with what follows it.
     question_BT: torch.Tensor
-    # Of each visual token: the index of its image in `pixel_values`, its number in the image (both -1 for fillers), and
-    # how many tokens that image has (1 for fillers).
-    image_BV: torch.Tensor
-    inside_BV: torch.Tensor
-    size_BV: torch.Tensor
-    pixel_values: torch.Tensor | None
+    # Where in its image or video each visual token is.
+    media: MediaTable
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,8 @@ class View:
     `layer` (1-based) has just run: `input_BND` is what it got (None if no layer has seen the visual tokens yet),
     `hidden_BND` what came out. `visual_BV` and `text_BT` are slots in that sequence. `cut` holds, as host numbers,
     how many tokens of each row are there, are kept and are merged. Attention "next" hands `take_keys` what that layer's
-    k_proj made of all tokens.
+    k_proj made of all tokens. `rope` gives cos and sin of the slots, (B, N, head), in a layer. `block_BN`: slots of one
+    block see each other both ways (-1: none; None: all is causal).
     """
 
     layer: int
@@ -78,7 +77,7 @@ class View:
     input_BND: torch.Tensor | None
     hidden_BND: torch.Tensor
     order_BN: torch.Tensor
-    rope: tuple[torch.Tensor, torch.Tensor]
+    rope: Callable[[int], Rope]
     keys: torch.Tensor | None
     text_BT: torch.Tensor
     visual_BV: torch.Tensor
@@ -86,6 +85,7 @@ class View:
     cut: RowCuts
     layout: Layout
     memory: Any
+    block_BN: torch.Tensor | None = None
     take_keys: Callable[[torch.Tensor], None] | None = None
 
     def detached(self) -> View:
@@ -158,20 +158,24 @@ class View:
             layer, states, keys = self.layers[self.layer - 1], self.input_BND, self.keys
         attention: Any = layer.self_attn
         size = attention.head_dim
-        cos, sin = self.rope
+        cos, sin = self.rope(self.layer + (of == "next"))
+
+        def heads(made: torch.Tensor, norm: str) -> torch.Tensor:
+            split = made.unflatten(-1, (-1, size))
+            return (getattr(attention, norm)(split) if hasattr(attention, norm) else split).to(cos.device)
 
         def projected(states_BND: torch.Tensor) -> list[torch.Tensor]:
             # A layer may be on another device than the sequence: what it gives comes back here.
             normed = layer.input_layernorm(states_BND).to(cos.device)
             if keys is not None:
-                return [attention.q_proj(normed).to(cos.device)]
-            made = attention.q_proj(rows(normed, slots)), attention.k_proj(normed)
-            return [x.to(cos.device) for x in made]
+                return [heads(attention.q_proj(normed), "q_norm")]
+            made = attention.k_proj(normed)
+            return [heads(attention.q_proj(rows(normed, slots)), "q_norm"), heads(made, "k_norm"), made.to(cos.device)]
 
         made = within(layer, projected, states if keys is None else rows(states, slots))
         if of == "next" and self.take_keys is not None:
-            self.take_keys(made[1])
-        query, *new = (x.unflatten(-1, (-1, size)).transpose(1, 2) for x in made)
+            self.take_keys(made[2])
+        query, *new = (x.transpose(1, 2) for x in made[:2])
         query = rotated(query, rows(cos, slots), rows(sin, slots))
         key = rotated(new[0], cos, sin) if keys is None else keys.to(cos.device)
         query = query.unflatten(1, (key.shape[1], -1))  # (B, G, H/G, Q, head)
@@ -179,6 +183,9 @@ class View:
         logits = query @ key[:, :, None].transpose(-1, -2)
         logits = (logits / (1 / attention.scaling) if rounded else logits).float()
         seen = torch.arange(self.order_BN.shape[1], device=slots.device) <= slots[:, :, None]
+        if self.block_BN is not None:
+            block_BQ = self.block_BN.gather(1, slots)
+            seen = seen | ((self.block_BN[:, None] == block_BQ[:, :, None]) & (block_BQ >= 0)[:, :, None])
         seen = seen & (self.order_BN >= 0)[:, None]
         logits = logits.masked_fill(~seen[:, None, None], torch.finfo(logits.dtype).min)
         return logits.softmax(-1).flatten(1, 2)
@@ -188,7 +195,7 @@ class View:
 
         D is the distance of their positions. It is the scaled dot product of two vectors of ones, each rotated.
         """
-        cos, sin = (x.float() for x in self.rope)
+        cos, sin = (x.float() for x in self.rope(self.layer))
         near = rows(cos, queries.slot_BQ) @ cos.transpose(1, 2) + rows(sin, queries.slot_BQ) @ sin.transpose(1, 2)
         return near * cos.shape[-1] ** -0.5
 

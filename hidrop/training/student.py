@@ -47,7 +47,7 @@ def student(recipe: LlavaRecipe, dtype: torch.dtype) -> Student:
 
 def unfit(backbone: Backbone, tokenizer: Any) -> str | None:
     """Why a model that can be evaluated cannot be trained here; None when it can."""
-    if backbone.geometry.anyres:
+    if backbone.geometry.dynamic:
         return "images in tiles (LLaVA-NeXT) are not trained here"
     if not getattr(tokenizer, "is_fast", False):
         return "training needs a fast tokenizer (tokenizer.json), which gives the characters of each token"

@@ -168,4 +168,4 @@ def test_the_preset_is_the_published_one() -> None:
 
     config = LlavaNextConfig(image_grid_pinpoints=[[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]])
     found, preset = geometry_of(config), PRESETS["llava-next-7b"]
-    assert (found.visual_tokens, found.anyres) == (preset.visual_tokens, preset.anyres) == (2880, True)
+    assert (found.visual_tokens, found.dynamic) == (preset.visual_tokens, preset.dynamic) == (2880, True)

@@ -46,8 +46,8 @@ def test_presets_have_the_parameters_of_the_published_language_models(name, para
 
 def test_presets_have_the_tokens_of_square_images_and_padded_vocabularies():
     tower = (336 // 14) ** 2
-    assert {geometry.visual_tokens for geometry in PRESETS.values() if not geometry.anyres} == {tower}
-    assert {name: g.visual_tokens for name, g in PRESETS.items() if g.anyres} == {"llava-next-7b": 5 * tower}
+    assert {geometry.visual_tokens for geometry in PRESETS.values() if not geometry.dynamic} == {tower}
+    assert {name: g.visual_tokens for name, g in PRESETS.items() if g.dynamic} == {"llava-next-7b": 5 * tower}
     assert all(geometry.vocab % 64 == 0 for geometry in PRESETS.values())
 
 

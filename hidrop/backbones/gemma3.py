@@ -1,0 +1,87 @@
+"""Gemma 3: images of 256 tokens that see each other both ways, RoPE by kind of layer, prompts within one window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import isqrt
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hidrop.backbones.base import Backbone
+from hidrop.backbones.model_inputs import Grid, Rope, Vision
+from hidrop.geometry import Geometry
+
+if TYPE_CHECKING:
+    import torch
+
+KINDS = ("full_attention", "sliding_attention")
+
+
+class Gemma3(Backbone):
+    """transformers' Gemma3ForConditionalGeneration.
+
+    Most layers see a window of the last tokens only. Within that window they are as all others, and a longer sequence
+    is refused: what a window means in a sequence with fewer tokens is not defined.
+    """
+
+    model_type: ClassVar[str] = "gemma3"
+    title: ClassVar[str] = "Gemma 3"
+    config_class: ClassVar[str] = "Gemma3Config"
+    model_class: ClassVar[str] = "Gemma3ForConditionalGeneration"
+    processor_class: ClassVar[str] = "Gemma3Processor"
+    image_processor_class: ClassVar[str] = "Gemma3ImageProcessorPil"
+    decoders: ClassVar[tuple[str, ...]] = ("gemma3_text",)
+    towers: ClassVar[tuple[str, ...]] = ("siglip_vision_model",)
+
+    decoder_at: ClassVar[str] = "model.language_model"
+    head_at: ClassVar[str] = "lm_head"
+    tower_at: ClassVar[str] = "model.vision_tower"
+    projector_at: ClassVar[str] = "model.multi_modal_projector"
+
+    derived_inputs: ClassVar[tuple[str, ...]] = ("token_type_ids",)
+    both_ways: ClassVar[bool] = True
+
+    @classmethod
+    def geometry_of(cls, config: Any) -> Geometry:
+        text = config.text_config
+        sizes = Geometry.of_decoder(text, config.mm_tokens_per_image)
+        return replace(sizes, max_positions=min(sizes.max_positions, text.sliding_window or sizes.max_positions))
+
+    @property
+    def window(self) -> int | None:
+        text = self.model.config.text_config
+        return text.sliding_window if "sliding_attention" in text.layer_types else None
+
+    def unsupported(self) -> str | None:
+        kinds = set(self.decoder.config.layer_types)
+        if not kinds <= {*KINDS} or getattr(self.decoder.config, "use_bidirectional_attention", False):
+            return f"decoder '{self.decoder.config.model_type}' is not supported with layers of {sorted(kinds)}"
+        return None
+
+    def grids(self, vision: Vision) -> tuple[tuple[Grid, ...], ...]:
+        side = isqrt(self.model.config.mm_tokens_per_image)
+        return (((1, side, side),),) * len(vision.pixel_values)
+
+    def features(self, vision: Vision) -> list[torch.Tensor]:
+        return list(self.model.model.get_image_features(vision.pixel_values, return_dict=True).pooler_output)
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        vision = self.model.config.vision_config
+        return vision.num_channels, vision.image_size, vision.image_size
+
+    def rope(self, hidden: torch.Tensor, position_PBN: torch.Tensor) -> Rope:
+        """The kinds of layers side by side: (B, N, kinds x head size)."""
+        import torch
+
+        both = [self.decoder.rotary_emb(hidden, position_PBN[0], kind) for kind in KINDS]
+        cos, sin = (torch.cat(parts, -1) for parts in zip(*both, strict=True))
+        return cos, sin
+
+    def layer_rope(self, rope: Rope, layer: int) -> Rope:
+        number = KINDS.index(self.decoder.config.layer_types[layer - 1])
+        cos, sin = (part.chunk(len(KINDS), -1)[number] for part in rope)
+        return cos, sin
+
+    def medium(self, inputs: Mapping[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": inputs["pixel_values"][number : number + 1]}

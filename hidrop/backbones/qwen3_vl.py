@@ -1,0 +1,45 @@
+"""Qwen3-VL: M-RoPE with interleaved axes, DeepStack, videos whose frames have their seconds as text between them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from hidrop.backbones.model_inputs import Vision
+from hidrop.backbones.qwen2_vl import Qwen2VL
+
+if TYPE_CHECKING:
+    from hidrop.backbones.mrope import Runs
+
+
+class Qwen3VL(Qwen2VL):
+    """transformers' Qwen3VLForConditionalGeneration.
+
+    After each of the first layers the decoder adds features of an earlier layer of the tower to the visual tokens.
+    """
+
+    model_type: ClassVar[str] = "qwen3_vl"
+    title: ClassVar[str] = "Qwen3-VL"
+    config_class: ClassVar[str] = "Qwen3VLConfig"
+    model_class: ClassVar[str] = "Qwen3VLForConditionalGeneration"
+    processor_class: ClassVar[str] = "Qwen3VLProcessor"
+    decoders: ClassVar[tuple[str, ...]] = ("qwen3_vl_text",)
+    towers: ClassVar[tuple[str, ...]] = ("qwen3_vl_vision", "qwen3_vl")
+
+    @property
+    def levels(self) -> int:
+        return len(self.model.config.vision_config.deepstack_visual_indexes)
+
+    def runs(self, vision: Vision) -> Runs:
+        """Each image is a run, and so is each frame of a video."""
+        import torch
+
+        from hidrop.backbones.mrope import Runs
+
+        grids = []
+        if (images := vision.inputs.get("image_grid_thw")) is not None:
+            grids.append(images)
+        if (videos := vision.inputs.get("video_grid_thw")) is not None:
+            frames = videos.repeat_interleave(videos[:, 0], 0)
+            grids.append(torch.cat([torch.ones_like(frames[:, :1]), frames[:, 1:]], 1))
+        frames, rows, columns = torch.cat(grids).unbind(1)
+        return Runs(frames, rows // self.merge, columns // self.merge, torch.ones_like(frames, dtype=torch.float64))

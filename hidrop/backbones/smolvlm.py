@@ -1,0 +1,92 @@
+"""SmolVLM: a SigLIP tower, tiles and the whole image, a pixel shuffle, and a LLaMA decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hidrop.backbones.base import Backbone
+from hidrop.backbones.model_inputs import Grid, Vision
+from hidrop.geometry import Geometry
+
+if TYPE_CHECKING:
+    import torch
+
+
+class SmolVLM(Backbone):
+    """transformers' SmolVLMForConditionalGeneration.
+
+    `pixel_values` are (prompts, tiles, 3, height, width); a prompt with fewer tiles than others of the batch is filled
+    up with tiles of zeros. `pixel_attention_mask` (prompts, tiles, height, width) marks pixels that are no padding.
+    A tile is a medium of its own. Videos come as images, one for each frame.
+    """
+
+    model_type: ClassVar[str] = "smolvlm"
+    title: ClassVar[str] = "SmolVLM"
+    config_class: ClassVar[str] = "SmolVLMConfig"
+    model_class: ClassVar[str] = "SmolVLMForConditionalGeneration"
+    processor_class: ClassVar[str] = "SmolVLMProcessor"
+    image_processor_class: ClassVar[str] = "SmolVLMImageProcessorPil"
+    decoders: ClassVar[tuple[str, ...]] = ("llama",)
+    towers: ClassVar[tuple[str, ...]] = ("smolvlm_vision", "smolvlm", "siglip_vision_model", "idefics3_vision")
+
+    decoder_at: ClassVar[str] = "model.text_model"
+    head_at: ClassVar[str] = "lm_head"
+    tower_at: ClassVar[str] = "model.vision_model"
+    projector_at: ClassVar[str] = "model.connector"
+
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_attention_mask")
+
+    @classmethod
+    def geometry_of(cls, config: Any) -> Geometry:
+        """Counts are planned for the image of one tile where nobody states another one."""
+        sizes = Geometry.of_decoder(config.text_config, cls.tile_side(config) ** 2)
+        return replace(sizes, dynamic=True, referenced=False)
+
+    @staticmethod
+    def tile_side(config: Any) -> int:
+        """Tokens on a side of a tile: the pixel shuffle makes one of several patches."""
+        return config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
+
+    def vision(self, inputs: Mapping[str, Any]) -> Vision | None:
+        """Tiles of zeros are left out here, and the tiles of all prompts are one row of media."""
+        vision = super().vision(inputs)
+        if vision is None:
+            return None
+        there = vision.pixel_values.flatten(2).any(-1)  # (prompts, tiles)
+        return replace(vision, inputs={name: value[there][None] for name, value in vision.inputs.items()})
+
+    def media(self, inputs: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        return inputs["pixel_values"].shape[1], 0
+
+    def medium(self, inputs: Mapping[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
+        return {name: value[:, number : number + 1] for name, value in inputs.items()}
+
+    def grids(self, vision: Vision) -> tuple[tuple[Grid, ...], ...]:
+        side = self.tile_side(self.model.config)
+        return (((1, side, side),),) * vision.count
+
+    def features(self, vision: Vision) -> list[torch.Tensor]:
+        made = self.model.model.get_image_features(**vision.inputs, return_dict=True)
+        return list(made.pooler_output)
+
+    def joined(self, images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Tiles of zeros are put behind those of prompts with fewer tiles."""
+        import torch
+
+        most = max((one["pixel_values"].shape[1] for one in images), default=0)
+
+        def filled(value: torch.Tensor) -> torch.Tensor:
+            return torch.cat([value, value.new_zeros(1, most - value.shape[1], *value.shape[2:])], 1)
+
+        return super().joined([{name: filled(value) for name, value in one.items()} for one in images])
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        vision = self.model.config.vision_config
+        return 1, vision.num_channels, vision.image_size, vision.image_size
+
+    @property
+    def pixel_tokens(self) -> int:
+        return self.tile_side(self.model.config) ** 2
