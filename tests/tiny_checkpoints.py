@@ -1,0 +1,324 @@
+"""Tiny random checkpoints of multimodal families, in the files that transformers 5.17 writes.
+
+    python -m tests.tiny_checkpoints DIR [family ...]     # writes DIR/qwen2_5_vl, DIR/gemma3, ...
+
+`make_model` returns the model alone. `write` fills a whole folder: config, weights, tokenizer, processor, chat template
+and generation settings. A family is one function that returns a `Family`; its name is the model_type of config.json.
+
+Weights are larger than usual, and biases and norms are random too: logits reach about 5, no attention is uniform, and a
+part that is left out shows. Tokenizers know bytes and the family's special tokens. Sizes of images are small: one of
+56 x 84 pixels has between 4 and some 200 visual tokens, and several tiles where the family has tiles.
+
+transformers' video processors need torchvision, which the project does without. So their settings are written out by
+hand, and `read_processor` loads a processor for images alone, which is what the project uses.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LAYERS = 6
+HIDDEN = 64
+VOCAB = 384  # rows of the embedding; no tokenizer fills them, as in most releases
+SPREAD = 0.25  # of weight matrices
+JITTER = 0.2  # of biases and norms around their initial value
+
+# What all decoders share: grouped-query attention, and room for prompts of bytes.
+TEXT = dict(
+    vocab_size=VOCAB,
+    hidden_size=HIDDEN,
+    intermediate_size=96,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=4096,
+)
+TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family's folder consists of, but for the weights.
+
+    `config` are the fields of config.json; `tokens` are the special tokens in the order of their ids; `named` are those
+    that the processor finds by a name of the tokenizer's; `tower` and `video` are settings of the image and the video
+    processor, `processor` those of the processor itself; `generation` is generation_config.json.
+    """
+
+    model_class: str
+    processor_class: str
+    image_processor: tuple[str, str]  # model type whose folder of transformers has the class, and its name
+    config: dict[str, Any]
+    tokens: list[str]
+    bos: str | None
+    eos: str
+    pad: str
+    template: str
+    images: dict[str, Any]
+    named: dict[str, str] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
+    video: dict[str, Any] | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
+    tokenizer: Callable[[Family], Any] = field(default_factory=lambda: qwen_tokenizer)
+
+    def token_id(self, token: str) -> int:
+        """Special tokens follow the bytes."""
+        return 256 + self.tokens.index(token)
+
+
+# ---- Qwen ------------------------------------------------------------------------------------------------------------
+
+QWEN_TOKENS = [
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>"),
+    *("<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
+    *("<|image_pad|>", "<|video_pad|>"),
+]
+QWEN_SYSTEM = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+)
+QWEN_TURNS = """\
+{% for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content -%}
+{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>\
+{% elif part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>\
+{% elif part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def qwen(version: str, vision: Mapping[str, Any], text: Mapping[str, Any], **changes: Any) -> Family:
+    """What the three Qwen families share. An image has one token for each 2 x 2 patches, between 4 and 64 tokens."""
+    ids = {token: 256 + index for index, token in enumerate(QWEN_TOKENS)}
+    unit = (2 * vision["patch_size"]) ** 2  # pixels of a token
+    patches = dict(patch_size=vision["patch_size"], temporal_patch_size=2, merge_size=2)
+    config = dict(
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+        vision_config=dict(num_heads=2, spatial_merge_size=2, temporal_patch_size=2, **vision),
+        text_config={
+            **TEXT,
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            **text,
+        },
+    )
+    return Family(
+        model_class=f"{version}ForConditionalGeneration",
+        image_processor=("qwen2_vl", "Qwen2VLImageProcessorPil"),
+        config=config,
+        tokens=QWEN_TOKENS,
+        bos=None,
+        eos="<|im_end|>",
+        pad="<|endoftext|>",
+        images=dict(size={"shortest_edge": 4 * unit, "longest_edge": 64 * unit}, **patches),
+        **{"template": QWEN_SYSTEM + QWEN_TURNS, **changes},
+    )
+
+
+def qwen_video(kind: str, unit: int, **settings: Any) -> dict[str, Any]:
+    size = {"shortest_edge": 4 * unit, "longest_edge": 64 * unit}
+    return {"video_processor_type": kind, "size": size, "temporal_patch_size": 2, "merge_size": 2, **settings}
+
+
+def qwen2_vl() -> Family:
+    return qwen(
+        "Qwen2VL",
+        vision=dict(depth=2, embed_dim=32, hidden_size=HIDDEN, mlp_ratio=2, patch_size=14),
+        text=dict(rope_parameters=mrope([2, 3, 3])),
+        processor_class="Qwen2VLProcessor",
+        video=qwen_video("Qwen2VLVideoProcessor", 28**2, patch_size=14, min_frames=2, max_frames=16),
+        generation=dict(do_sample=True, temperature=0.01, top_k=1, top_p=0.001),
+    )
+
+
+def qwen2_5_vl() -> Family:
+    """Windows of 2 x 2 tokens (56 pixels); the last of three blocks of the tower sees the whole image."""
+    tower = dict(depth=3, hidden_size=32, intermediate_size=48, out_hidden_size=HIDDEN, patch_size=14)
+    return qwen(
+        "Qwen2_5_VL",
+        vision=dict(tower, window_size=56, fullatt_block_indexes=[2], tokens_per_second=2),
+        text=dict(rope_parameters=mrope([2, 3, 3])),
+        processor_class="Qwen2_5_VLProcessor",
+        video=qwen_video("Qwen2VLVideoProcessor", 28**2, patch_size=14, min_frames=2, max_frames=16),
+        generation=dict(do_sample=True, temperature=1e-6, repetition_penalty=1.05),
+    )
+
+
+def qwen3_vl() -> Family:
+    """Heads that are larger than hidden size / heads, and three levels of DeepStack out of a tower of five blocks."""
+    tower = dict(depth=5, hidden_size=32, intermediate_size=48, out_hidden_size=HIDDEN, patch_size=16)
+    rope = mrope([6, 5, 5], theta=5e6, mrope_interleaved=True)
+    return qwen(
+        "Qwen3VL",
+        vision=dict(tower, num_position_embeddings=36, deepstack_visual_indexes=[1, 2, 3]),
+        text=dict(head_dim=32, rope_parameters=rope),
+        processor_class="Qwen3VLProcessor",
+        video=qwen_video("Qwen3VLVideoProcessor", 32**2, patch_size=16, min_frames=2, max_frames=16),
+        template=QWEN_TURNS,
+        generation=dict(do_sample=True, temperature=0.7, top_k=20, top_p=0.8),
+    )
+
+
+def mrope(section: list[int], theta: float = 1e6, **settings: Any) -> dict[str, Any]:
+    """RoPE of three axes; the sections add up to half of a head."""
+    return {"rope_type": "default", "rope_theta": theta, "mrope_section": section, **settings}
+
+
+FAMILIES: dict[str, Callable[[], Family]] = {
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+}
+
+
+# ---- tokenizers ------------------------------------------------------------------------------------------------------
+
+
+def byte_symbols() -> dict[str, int]:
+    """The 256 printable symbols of bytes in byte-level BPE, with their ids."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return {symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))}
+
+
+def qwen_tokenizer(family: Family) -> Any:
+    """Qwen2's own kind, which LLaVA-OneVision and InternVL use too: bytes without merges, then the special tokens."""
+    from transformers import Qwen2Tokenizer
+
+    vocab = {**byte_symbols(), **{token: family.token_id(token) for token in family.tokens}}
+    return with_tokens(Qwen2Tokenizer(vocab=vocab, merges=[], **named_tokens(family)), family)
+
+
+def named_tokens(family: Family) -> dict[str, Any]:
+    """The arguments of a tokenizer that name special tokens."""
+    named = {"bos_token": family.bos, "eos_token": family.eos, "pad_token": family.pad}
+    return {**named, "unk_token": None, "extra_special_tokens": family.named}
+
+
+def with_tokens(tokenizer: Any, family: Family) -> Any:
+    """The tokenizer, which already has the special tokens in its vocabulary, never splitting one of them."""
+    from tokenizers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in family.tokens])
+    return tokenizer
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def make_model(family: str, seed: int = 0, **changes: Any) -> Any:
+    """A random float32 model in eval mode, the same for a seed.
+
+    `changes` replace fields of the config; a dict replaces fields of a part: text_config={"num_hidden_layers": 2}.
+    """
+    import transformers
+
+    made = FAMILIES[family]()
+    torch.manual_seed(seed)
+    kind = getattr(transformers, made.model_class)
+    model = kind(kind.config_class(**changed(made.config, changes)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, SPREAD)
+            else:
+                parameter.add_(torch.randn_like(parameter), alpha=JITTER)
+    model.generation_config.pad_token_id = made.token_id(made.pad)
+    model.generation_config.eos_token_id = None
+    return model.eval()
+
+
+def changed(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with some fields replaced, down into dicts."""
+    both = {name: old for name, old in fields.items() if isinstance(old, dict) and isinstance(changes.get(name), dict)}
+    return {**fields, **changes, **{name: changed(old, changes[name]) for name, old in both.items()}}
+
+
+# ---- processors ------------------------------------------------------------------------------------------------------
+
+
+def images_only(processor_class: str) -> Any:
+    """A processor class of transformers without the parts that need torchvision.
+
+    A processor takes its parts in the order of `get_attributes`, and checks that each is there.
+    """
+    import transformers
+
+    # The two share all that concerns images, and SmolVLM's own refuses to start without num2words.
+    base = transformers.Idefics3Processor if processor_class == "SmolVLMProcessor" else None
+    base = base or getattr(transformers, processor_class)
+    parts = [name for name in base.get_attributes() if name != "video_processor"]
+    return type(processor_class, (base,), {"get_attributes": classmethod(lambda cls: parts)})
+
+
+def image_processor_class(family: Family) -> Any:
+    """The class that works on PIL images.
+
+    Without torchvision transformers hides some of these classes, although none of them uses it.
+    """
+    folder, name = family.image_processor
+    return getattr(importlib.import_module(f"transformers.models.{folder}.image_processing_pil_{folder}"), name)
+
+
+def make_processor(family: str) -> Any:
+    """The family's processor for images, with the tokenizer that belongs to `make_model`."""
+    made = FAMILIES[family]()
+    tokenizer = made.tokenizer(made)
+    image_processor = image_processor_class(made)(**made.images)
+    kind = images_only(made.processor_class)
+    return kind(image_processor=image_processor, tokenizer=tokenizer, chat_template=made.template, **made.processor)
+
+
+def read_processor(folder: Path) -> Any:
+    """The processor of a folder that `write` filled, for images."""
+    import transformers
+
+    made = FAMILIES[json.loads((folder / "config.json").read_text())["model_type"]]()
+    stated = json.loads((folder / "processor_config.json").read_text())
+    own = {name: stated[name] for name in made.processor}
+    return images_only(made.processor_class)(
+        image_processor=image_processor_class(made).from_pretrained(folder),
+        tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
+        chat_template=(folder / "chat_template.jinja").read_text(),
+        **own,
+    )
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def write(family: str, folder: Path, **changes: Any) -> Path:
+    """Fill a folder with a checkpoint of the family; `changes` are those of `make_model`. Returns the folder."""
+    from transformers import GenerationConfig
+
+    made = FAMILIES[family]()
+    model = make_model(family, **changes)
+    ends = {"bos_token_id": made.bos, "eos_token_id": made.eos, "pad_token_id": made.pad}
+    ids = {name: made.token_id(token) for name, token in ends.items() if token}
+    model.generation_config = GenerationConfig(**{**ids, **made.generation})
+    model.save_pretrained(folder)
+
+    processor = make_processor(family)
+    processor.save_pretrained(folder)
+    file = folder / "processor_config.json"
+    stated = json.loads(file.read_text())
+    if made.video:
+        stated["video_processor"] = made.video
+    file.write_text(json.dumps(stated, indent=2, sort_keys=True) + "\n")
+    return folder
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[2:] or FAMILIES:
+        print(write(chosen, Path(sys.argv[1]) / chosen))
