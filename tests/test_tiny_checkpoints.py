@@ -24,9 +24,9 @@ def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
 
 def asked(processor: Any, *sizes: tuple[int, int]) -> Any:
     """The inputs of one question about pictures of these sizes."""
-    parts = [*({"type": "image"} for _ in sizes), {"type": "text", "text": "What differs?"}]
-    text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
-    return processor(images=[pictures(*sizes)], text=[text], return_tensors="pt")
+    parts = [*({"type": "image", "image": one} for one in pictures(*sizes)), {"type": "text", "text": "What differs?"}]
+    settings = dict(add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    return processor.apply_chat_template([{"role": "user", "content": parts}], **settings)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +175,203 @@ def mrope(section: list[int], theta: float = 1e6, **settings: Any) -> dict[str, 
     return {"rope_type": "default", "rope_theta": theta, "mrope_section": section, **settings}
 
 
+# ---- families with a SigLIP or InternViT tower -----------------------------------------------------------------------
+
+
+def llava_onevision() -> Family:
+    """25 tokens a tile of 32 pixels, whose patches do not fill it (as 384 is no multiple of 14); 1 to 36 tiles."""
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
+    pinpoints = [[32 * rows, 32 * columns] for rows in range(1, 7) for columns in range(1, 7)]
+    pixels = dict(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    tower = dict(TOWER, model_type="siglip_vision_model", image_size=32, patch_size=6, vision_use_head=False)
+    return Family(
+        model_class="LlavaOnevisionForConditionalGeneration",
+        processor_class="LlavaOnevisionProcessor",
+        image_processor=("llava_onevision", "LlavaOnevisionImageProcessorPil"),
+        config=dict(
+            image_token_index=259,
+            video_token_index=260,
+            image_grid_pinpoints=pinpoints,
+            vision_aspect_ratio="anyres_max_9",
+            tie_word_embeddings=False,
+            vision_config=tower,
+            text_config=dict(TEXT, model_type="qwen2", bos_token_id=256, eos_token_id=258),
+        ),
+        tokens=tokens,
+        bos=None,
+        eos="<|im_end|>",
+        pad="<|endoftext|>",
+        template=ONEVISION_TURNS,
+        images=dict(pixels, image_grid_pinpoints=pinpoints),
+        processor=dict(num_image_tokens=25, vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_9"),
+        video={"video_processor_type": "LlavaOnevisionVideoProcessor", **pixels},
+    )
+
+
+ONEVISION_TURNS = """\
+{% for message in messages %}<|im_start|>{{ message.role }} {% if message.content is string %}
+{{ message.content }}{% else %}{% for part in message.content | selectattr('type', 'equalto', 'image') %}<image>\
+{% endfor %}{% for part in message.content | selectattr('type', 'equalto', 'video') %}<video>{% endfor %}\
+{% for part in message.content | selectattr('type', 'equalto', 'text') %}{{ '\n' + part.text }}{% endfor %}{% endif %}\
+<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def internvl() -> Family:
+    """16 tokens a tile of 32 pixels, 1 to 4 tiles and the whole image."""
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
+    pixels = dict(size={"height": 32, "width": 32}, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+    return Family(
+        model_class="InternVLForConditionalGeneration",
+        processor_class="InternVLProcessor",
+        image_processor=("got_ocr2", "GotOcr2ImageProcessorPil"),
+        config=dict(
+            image_token_id=261,
+            image_seq_length=16,
+            downsample_ratio=0.5,
+            tie_word_embeddings=False,
+            vision_config=dict(TOWER, image_size=[32, 32], patch_size=[4, 4], attention_bias=True),
+            text_config=dict(TEXT, model_type="qwen2", bos_token_id=256, eos_token_id=258),
+        ),
+        tokens=tokens,
+        bos=None,
+        eos="<|im_end|>",
+        pad="<|endoftext|>",
+        template=INTERNVL_TURNS,
+        images=dict(pixels, crop_to_patches=True, min_patches=1, max_patches=4),
+        named={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+        processor=dict(image_seq_length=16),
+        video={"video_processor_type": "InternVLVideoProcessor", **pixels},
+    )
+
+
+INTERNVL_TURNS = """\
+{% for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content -%}
+{% if part.type == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% elif part.type == 'video' %}{{ '<video>\n' }}\
+{% elif part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def smolvlm() -> Family:
+    """16 tokens a tile of 32 pixels. Each image is resized to 96 pixels on its longer side, and has up to 9 tiles."""
+    family = idefics3()
+    return replace(
+        family,
+        model_class="SmolVLMForConditionalGeneration",
+        processor_class="SmolVLMProcessor",
+        image_processor=("smolvlm", "SmolVLMImageProcessorPil"),
+        tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", *family.tokens[3:]],
+        bos="<|im_start|>",
+        pad="<|im_end|>",
+        template="<|im_start|>" + IDEFICS_TURNS,
+        video={
+            "video_processor_type": "SmolVLMVideoProcessor",
+            "size": {"longest_edge": 32},
+            "max_image_size": {"longest_edge": 32},
+            "video_sampling": {"fps": 1, "max_frames": 8, "video_size": {"longest_edge": 32}},
+        },
+    )
+
+
+def idefics3() -> Family:
+    """As SmolVLM, whose first version has this model type."""
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    tokens = ["<|end_of_text|>", "<|begin_of_text|>", "<|pad|>", "<fake_token_around_image>", "<image>"]
+    tokens += ["<end_of_utterance>", "<global-img>", *places]
+    ends = dict(bos_token_id=257, eos_token_id=261, pad_token_id=258)
+    return Family(
+        model_class="Idefics3ForConditionalGeneration",
+        processor_class="Idefics3Processor",
+        image_processor=("idefics3", "Idefics3ImageProcessorPil"),
+        config=dict(
+            image_token_id=260,
+            pad_token_id=258,
+            scale_factor=2,
+            tie_word_embeddings=False,
+            vision_config=dict(TOWER, image_size=32, patch_size=4),
+            text_config=dict(TEXT, model_type="llama", **ends),
+        ),
+        tokens=tokens,
+        bos="<|begin_of_text|>",
+        eos="<end_of_utterance>",
+        pad="<|pad|>",
+        template="<|begin_of_text|>" + IDEFICS_TURNS,
+        images=dict(size={"longest_edge": 96}, max_image_size={"longest_edge": 32}),
+        processor=dict(image_seq_len=16),
+        tokenizer=byte_tokenizer,
+    )
+
+
+IDEFICS_TURNS = """\
+{% for message in messages %}{{ message.role | capitalize }}{% if message.content is string %}: {{ message.content }}\
+{% else %}:{{ '' if message.content[0].type == 'image' else ' ' }}{% for part in message.content %}\
+{% if part.type == 'image' %}<image>{% elif part.type == 'video' %}<video>{% elif part.type == 'text' %}{{ part.text }}\
+{% endif %}{% endfor %}{% endif %}<end_of_utterance>
+{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
+
+
+def gemma3() -> Family:
+    """16 tokens an image. Layers 3 and 6 see everything, the others the last 512 places."""
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
+    tokens += ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+    text = dict(TEXT, head_dim=16, query_pre_attn_scalar=16, sliding_window=512)
+    text |= dict(layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2)
+    text |= dict(pad_token_id=256, eos_token_id=257, bos_token_id=258)
+    return Family(
+        model_class="Gemma3ForConditionalGeneration",
+        processor_class="Gemma3Processor",
+        image_processor=("gemma3", "Gemma3ImageProcessorPil"),
+        config=dict(
+            boi_token_index=263,
+            eoi_token_index=264,
+            image_token_index=265,
+            mm_tokens_per_image=16,
+            tie_word_embeddings=True,
+            vision_config=dict(TOWER, image_size=32, patch_size=4, vision_use_head=False),
+            text_config=text,
+        ),
+        tokens=tokens,
+        bos="<bos>",
+        eos="<eos>",
+        pad="<pad>",
+        template=GEMMA_TURNS,
+        images=dict(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        named={"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
+        processor=dict(image_seq_length=16),
+        generation=dict(do_sample=True, top_k=64, top_p=0.95, eos_token_id=[257, 262]),
+        tokenizer=gemma_tokenizer,
+    )
+
+
+GEMMA_TURNS = """\
+{{ bos_token }}{% set system = messages[0].content if messages[0].role == 'system' else none %}\
+{% for message in messages %}\
+{% if message.role != 'system' %}<start_of_turn>{{ 'model' if message.role == 'assistant' else message.role }}
+{% if loop.index0 == 1 and system %}{{ system if system is string else system[0].text }}
+
+{% endif %}{% if message.content is string %}{{ message.content | trim }}{% else %}{% for part in message.content -%}
+{% if part.type == 'image' %}<start_of_image>{% elif part.type == 'text' %}{{ part.text | trim }}{% endif %}\
+{% endfor %}{% endif %}<end_of_turn>
+{% endif %}{% endfor %}{% if add_generation_prompt %}<start_of_turn>model
+{% endif %}"""
+
+
 FAMILIES: dict[str, Callable[[], Family]] = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "llava_onevision": llava_onevision,
+    "internvl": internvl,
+    "smolvlm": smolvlm,
+    "idefics3": idefics3,
+    "gemma3": gemma3,
 }
 
 
@@ -198,6 +391,29 @@ def qwen_tokenizer(family: Family) -> Any:
 
     vocab = {**byte_symbols(), **{token: family.token_id(token) for token in family.tokens}}
     return with_tokens(Qwen2Tokenizer(vocab=vocab, merges=[], **named_tokens(family)), family)
+
+
+def byte_tokenizer(family: Family) -> Any:
+    """Bytes without merges and the special tokens; the template writes `bos`, not the tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {**byte_symbols(), **{token: family.token_id(token) for token in family.tokens}}
+    made = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return with_tokens(PreTrainedTokenizerFast(tokenizer_object=made, **named_tokens(family)), family)
+
+
+def gemma_tokenizer(family: Family) -> Any:
+    """Gemma's own kind: spaces are "\u2581", and all else falls back to bytes. `bos` is in front of every text."""
+    from transformers import GemmaTokenizer
+
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    vocab |= {token: family.token_id(token) for token in family.tokens}
+    vocab["\u2581"] = len(vocab)
+    names = {**named_tokens(family), "unk_token": "<unk>"}
+    return with_tokens(GemmaTokenizer(vocab=vocab, merges=[], add_bos_token=True, **names), family)
 
 
 def named_tokens(family: Family) -> dict[str, Any]:
