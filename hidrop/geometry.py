@@ -10,10 +10,10 @@ from typing import Any
 class Geometry:
     """Sizes of a multimodal decoder. Counts are per sequence; nothing here needs weights.
 
-    `visual_tokens` is the number of visual tokens of ONE image at the model's own resolution. In a `dynamic` family each
-    image has its own number, and this is that of a reference image: LLaVA-NeXT's largest one, line ends left out, as
-    its tables count; elsewhere the one that the user states (`reference_tokens`). Methods state their counts for that
-    number, and a prompt with more or fewer scales them (with `fixed_counts` it does not: each prompt keeps that many).
+    `visual_tokens` is the number of visual tokens of ONE image at the model's own resolution. In a `dynamic` family
+    each image has its own number, and this is that of a reference image: LLaVA-NeXT's largest one, line ends left out,
+    as its tables count; elsewhere the one that the user states (`reference_tokens`). Methods state their counts for
+    that number, and a prompt with more or fewer scales them (with `fixed_counts` each prompt keeps that many).
 
     `rope_axes`: numbers in one RoPE position. Positions of several axes (M-RoPE) cannot be renumbered.
     `referenced`: whether absolute counts have a meaning, because `visual_tokens` was published or stated.

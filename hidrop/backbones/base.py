@@ -94,14 +94,14 @@ class Backbone(ABC):
         """The sizes in a config of transformers."""
 
     @classmethod
-    @abstractmethod
     def image_tokens_of(cls, config: Any, height: int, width: int) -> int:
         """Visual tokens of an image of `height` x `width` pixels, as many as it has placeholders in a prompt."""
+        raise NotImplementedError
 
     @classmethod
-    @abstractmethod
     def processor_of(cls, config: Any, tokenizer: Any, image_processor: Any) -> Any:
         """transformers' processor: it writes one placeholder for each visual token."""
+        raise NotImplementedError
 
     @classmethod
     def read_config(cls, path: Path) -> Any:

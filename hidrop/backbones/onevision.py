@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: LLaVA-NeXT's tiles with a SigLIP tower and a Qwen2 decoder, tiles that are scaled down, and videos."""
+"""LLaVA-OneVision: LLaVA-NeXT's tiles, scaled down where there are many, a SigLIP tower, a Qwen2 decoder, videos."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ class OneVision(Backbone):
         found: list[tuple[Grid, ...]] = []
         if "pixel_values" in vision.inputs:
             whole = vision.inputs["whole"].tolist()
-            for size, alone in zip(vision.inputs["image_sizes"].tolist(), whole, strict=True):
-                end: Grid = (1, 1, 1)  # one line end behind an image that is seen whole only
-                if not alone and self.tiles_of(*size) > 1:
-                    rows, columns = self.scaled(*size, vision.settings["vision_aspect_ratio"])
+            for (height, width), alone in zip(vision.inputs["image_sizes"].tolist(), whole, strict=True):
+                end: Grid = (1, 1, 1)  # one line end after an image that is seen whole only
+                if not alone and self.tiles_of(height, width) > 1:
+                    rows, columns = self.scaled(height, width, vision.settings["vision_aspect_ratio"])
                     end = (1, rows, columns + 1)
                 found.append(((1, side, side), end))
         if (videos := vision.inputs.get("pixel_values_videos")) is not None:
@@ -174,8 +174,10 @@ class OneVision(Backbone):
         there = [one for one in images if "pixel_values" in one]
         if there:
             most = max(one["pixel_values"].shape[1] for one in there)
-            filled = [torch.nn.functional.pad(p, (0, 0) * 3 + (0, most - p.shape[1])) for p in
-                      (one["pixel_values"] for one in there)]
+            filled = [
+                torch.nn.functional.pad(p, (0, 0) * 3 + (0, most - p.shape[1]))
+                for p in (one["pixel_values"] for one in there)
+            ]
             found["pixel_values"] = torch.cat(filled)
             found["image_sizes"] = torch.cat([one["image_sizes"] for one in there])
             found["batch_num_images"] = torch.tensor([len(one["image_sizes"]) for one in there])

@@ -41,7 +41,12 @@ class Qwen2VL(Backbone):
     tower_at: ClassVar[str] = "model.visual"
     projector_at: ClassVar[str] = "model.visual.merger"
 
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+    image_inputs: ClassVar[tuple[str, ...]] = (
+        "pixel_values",
+        "image_grid_thw",
+        "pixel_values_videos",
+        "video_grid_thw",
+    )
     pixel_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos")
     derived_inputs: ClassVar[tuple[str, ...]] = ("mm_token_type_ids",)
     placeholders: ClassVar[Mapping[str, int]] = {"image_token_id": IMAGE, "video_token_id": VIDEO}
@@ -163,7 +168,7 @@ class Qwen2VL(Backbone):
         return rows, max(1, self.geometry.visual_tokens // rows)
 
 
-class Qwen2_5VL(Qwen2VL):  # noqa: N801  # the model's own name
+class Qwen2_5VL(Qwen2VL):  # the model's own name
     """transformers' Qwen2_5_VLForConditionalGeneration: frames of a video are apart as their seconds are."""
 
     model_type: ClassVar[str] = "qwen2_5_vl"
