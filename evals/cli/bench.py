@@ -252,7 +252,7 @@ def sized(geometry: str | None, model: str | None = None) -> tuple[str, Geometry
 
         return model, peek(model).geometry
     name = geometry or GEOMETRY
-    # LLaVA-NeXT's images are no square of patches: it is timed from a checkpoint.
+    # A model whose images have their own numbers of tokens is timed from a checkpoint.
     known = [preset for preset, sizes in PRESETS.items() if not sizes.dynamic]
     if name not in known:
         raise UserError(f"--geometry {name}: unknown.{did_you_mean(name, known)} Known: {', '.join(known)}")

@@ -29,11 +29,32 @@ def test_a_tower_that_keeps_its_class_token_gives_one_more(tiny_llava):
     assert geometry_of(config).visual_tokens == 17
 
 
+# Their heads are wider or narrower together than the hidden states.
+FREE_HEADS = {"qwen3-vl-4b": 4096, "qwen3-vl-32b": 8192, "gemma3-4b": 2048}
+
+
 def test_presets_have_consistent_heads():
-    for geometry in PRESETS.values():
-        assert geometry.heads * geometry.head_dim == geometry.hidden
+    for name, geometry in PRESETS.items():
+        assert geometry.heads * geometry.head_dim == FREE_HEADS.get(name, geometry.hidden)
         assert geometry.heads % geometry.kv_heads == 0
         assert geometry.with_visual_tokens(10).visual_tokens == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "non_embedding"),
+    [
+        ("qwen2.5-vl-3b", 2.77e9),  # Qwen2.5-3B, as its model card counts
+        ("qwen2.5-vl-7b", 6.53e9),
+        ("qwen2.5-vl-32b", 31.0e9),
+        ("qwen3-vl-2b", 1.4e9),  # Qwen3-1.7B
+        ("qwen3-vl-4b", 3.6e9),
+        ("qwen3-vl-8b", 6.95e9),
+        ("qwen3-vl-32b", 31.2e9),
+    ],
+)
+def test_presets_have_about_the_parameters_of_their_decoders_model_cards(name, non_embedding):
+    geometry = PRESETS[name]
+    assert geometry.layers * geometry.layer_weights == pytest.approx(non_embedding, rel=0.01)
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("llava-1.5-7b", 6_738_415_616), ("llava-1.5-13b", 13_015_864_320)])
@@ -46,9 +67,19 @@ def test_presets_have_the_parameters_of_the_published_language_models(name, para
 
 def test_presets_have_the_tokens_of_square_images_and_padded_vocabularies():
     tower = (336 // 14) ** 2
-    assert {geometry.visual_tokens for geometry in PRESETS.values() if not geometry.dynamic} == {tower}
-    assert {name: g.visual_tokens for name, g in PRESETS.items() if g.dynamic} == {"llava-next-7b": 5 * tower}
-    assert all(geometry.vocab % 64 == 0 for geometry in PRESETS.values())
+    square = [geometry for geometry in PRESETS.values() if not geometry.dynamic]
+    assert {geometry.visual_tokens for geometry in square} == {tower}
+    assert PRESETS["llava-next-7b"].visual_tokens == 5 * tower
+    assert all(geometry.vocab % 64 == 0 for geometry in square)
+
+
+def test_presets_of_tiles_have_the_tokens_of_the_most_tiles_and_the_whole_image():
+    onevision, internvl, smolvlm = (384 // 14) ** 2, (448 // 14 // 2) ** 2, (384 // 14 // 3) ** 2
+    tokens = {name: PRESETS[name].visual_tokens for name in ("llava-onevision-7b", "internvl3-8b", "smolvlm-2.2b")}
+    assert list(tokens.values()) == [(1 + 9) * onevision, (1 + 12) * internvl, (1 + 16) * smolvlm]
+    assert PRESETS["gemma3-4b"].visual_tokens == (896 // 14 // 4) ** 2
+    assert PRESETS["qwen2.5-vl-7b"].visual_tokens == (1008 // 28) ** 2
+    assert PRESETS["qwen3-vl-8b"].visual_tokens == (1024 // 32) ** 2
 
 
 def test_a_config_of_the_sizes_has_them_under_transformers_names():
