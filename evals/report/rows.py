@@ -35,7 +35,9 @@ class TableRow:
     trained: bool
     budget: str | None
     average_tokens: float
+    # The mean of the samples' shares. `share_of_total`: of all samples' tokens together, which large images dominate.
     share: float | None
+    share_of_total: float | None
     kept: int | None
     entering: tuple[int, ...]
     scores: dict[str, Score]
@@ -117,6 +119,7 @@ def rows_of(document: ResultDocument) -> list[TableRow]:
         scores: dict[str, Score] = {task: "failed" if task in failed_tasks else None for task in tasks}
         scores |= {cell["task"]: number(cell["value"]) for cell in own}
         percents = {cell["task"]: number(cell["percent_of_vanilla"]) for cell in own}
+        share = mean(cell["share"] for cell in own) if own else known.get("share")
         source = [profile] if profile and (at_profile or not own) else own
         rows.append(
             TableRow(
@@ -126,7 +129,8 @@ def rows_of(document: ResultDocument) -> list[TableRow]:
                 trained=bool(known.get("trained")),
                 budget=known.get("budget"),
                 average_tokens=_average_tokens(own, known),
-                share=sum(cell["share"] for cell in own) / len(own) if own else known.get("share"),
+                share=share,
+                share_of_total=mean(cell.get("share_of_total", cell["share"]) for cell in own) if own else share,
                 kept=known.get("kept"),
                 entering=tuple(known["entering"]),
                 scores=scores,

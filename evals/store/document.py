@@ -61,7 +61,13 @@ def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: in
     if any(p["entering"] for p in prompts):  # the counted tokens replace the row's plan, which is for one image
         visual = mean(lambda _, p: p["visual"])
         entry["average_tokens"] = mean(lambda plan, _: plan.average_tokens)
-        entry["share"] = entry["average_tokens"] / visual if visual else 0
+        total = entry["average_tokens"] / visual if visual else 0
+        # A prompt without an image has no share. Each other one counts the same, however large its image.
+        imaged = mean(lambda _, p: p["visual"] > 0)
+        shares = mean(lambda plan, p: plan.average_tokens / p["visual"] if p["visual"] else 0)
+        entry["share"] = shares / imaged if imaged else 0
+        if len({p["visual"] for p in prompts}) > 1:
+            entry["share_of_total"] = total
         entry["kept"] = None if row.reducer.adaptive else row.plan.kept
         columns = zip(*([n * p["count"] for n in _plan(p, row).entering] for p in prompts), strict=True)
         entry["entering"] = [round(sum(column) / sum(p["count"] for p in prompts)) for column in columns]

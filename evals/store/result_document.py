@@ -50,7 +50,11 @@ class Provenance(TypedDict):
 
 
 class RowEntry(TypedDict):
-    """What is known of a row before it runs, equal for all its cells. `group`: its label without a seed."""
+    """What is known of a row before it runs, equal for all its cells. `group`: its label without a seed.
+
+    share: the mean over the samples of average_tokens over the sample's visual tokens. share_of_total: the sum of the
+    first over the sum of the second; only where the samples' numbers of visual tokens differ.
+    """
 
     model: str
     method: str
@@ -60,6 +64,7 @@ class RowEntry(TypedDict):
     adaptive: bool
     average_tokens: float
     share: Share
+    share_of_total: NotRequired[Share]
     kept: WholeNumber | None
     budget: Budget | None
     entering: Layers

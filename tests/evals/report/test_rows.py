@@ -107,6 +107,14 @@ def test_numbers_that_depend_on_the_prompt_are_means_over_the_tasks() -> None:
     assert row.scores == {"gqa": 60.0, "pope": 70.0} and row.percent_of_vanilla == 95.0
 
 
+def test_the_share_of_all_tokens_together_is_the_samples_mean_where_a_cell_has_no_other() -> None:
+    assert row_of(cells=[CELL]).share_of_total == 0.4375
+    second = {**CELL, "task": "pope", "share": 0.5625, "share_of_total": 0.3125}
+    row = row_of(cells=[CELL, second])
+    assert (row.share, row.share_of_total) == (0.5, 0.375)
+    assert row_of(failed=[FAILED]).share_of_total == 0.5
+
+
 def test_the_average_of_a_row_without_cells_follows_from_what_enters_its_layers() -> None:
     failed = {key: value for key, value in FAILED.items() if key != "average_tokens"}
     assert row_of(failed=[failed]).average_tokens == (16 + 6 + 6 + 6) / 4

@@ -42,7 +42,8 @@ def test_other_counts_are_averaged_over_the_prompts():
     found = entry(record(26, 16, [16, 8, 8, 0]), record(42, 32, [32, 32, 8, 8]), record(26, 16, None))
     plans = [TokenPlan(GEOMETRY, n) for n in ((16, 8, 8, 0), (32, 32, 8, 8))] + [ROW.plan]
     assert found["average_tokens"] == pytest.approx((8 + 20 + 10) / 3)
-    assert found["share"] == pytest.approx((8 + 20 + 10) / (16 + 32 + 16))
+    assert found["share"] == pytest.approx((8 / 16 + 20 / 32 + 10 / 16) / 3)
+    assert found["share_of_total"] == pytest.approx((8 + 20 + 10) / (16 + 32 + 16))
     assert found["entering"] == [21, 19, 7, 4]
     assert found["flops"] == round(sum(plan.flops(10) for plan in plans) / 3)
     assert found["kv_bytes"] == round(sum(plan.kv_bytes(10, 4) for plan in plans) / 3)
@@ -55,8 +56,24 @@ def test_a_group_of_prompts_counts_as_often_as_it_has_prompts():
     assert found["average_tokens"] == pytest.approx((3 * 8 + 16) / 4)
 
 
+def test_each_image_counts_the_same_in_the_share_however_large_it_is():
+    """Half of 16 tokens twice and an eighth of 160 once: (1/2 + 1/2 + 1/8) / 3, but 36 of 192 tokens together."""
+    small, large = record(26, 16, [16, 8, 4, 4]), record(170, 160, [40, 20, 10, 10])
+    found = entry(small, small, large)
+    assert found["average_tokens"] == pytest.approx((8 + 8 + 20) / 3)
+    assert found["share"] == pytest.approx(0.375)
+    assert found["share_of_total"] == pytest.approx(0.1875)
+
+
+def test_images_of_one_size_have_one_share():
+    found = entry(record(26, 16, [16, 8, 8, 0]), record(26, 16, [16, 16, 8, 8]))
+    assert found["share"] == pytest.approx((8 + 12) / 32) and "share_of_total" not in found
+
+
 def test_prompts_without_an_image_have_no_share_to_divide():
     assert entry(record(10, 0, [0, 0, 0, 0]))["share"] == 0
+    found = entry(record(10, 0, [0, 0, 0, 0]), record(26, 16, [16, 8, 8, 0]))
+    assert (found["share"], found["share_of_total"]) == (0.5, 0.5)  # of the prompt with an image
 
 
 def test_all_of_a_cells_entry_comes_from_its_row_and_its_result():
