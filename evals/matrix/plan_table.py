@@ -32,9 +32,10 @@ def entry(row: MatrixRow, matrix: Matrix) -> dict[str, Any]:
         "published_as": row.reducer.published_as,
         "adaptive": row.reducer.adaptive,
         "bound": row.reducer.bound,
-        "average_tokens": row.plan.average_tokens,
         "share": row.plan.share,
+        "average_tokens": row.plan.average_tokens,
         "kept": row.plan.kept,
+        "reference_tokens": row.plan.geometry.visual_tokens if row.plan.geometry.anyres else None,
         "entering": list(row.plan.entering),
         "text_tokens": matrix.text_tokens,
         "flops": row.plan.flops(matrix.text_tokens),
@@ -43,7 +44,7 @@ def entry(row: MatrixRow, matrix: Matrix) -> dict[str, Any]:
     }
 
 
-HEADINGS = ("model", "method", "average", "share", "kept", "paper MACs", "FLOPs", "KV cache", "layers x visual tokens")
+HEADINGS = ("model", "method", "share", "average", "kept", "paper MACs", "FLOPs", "KV cache", "layers x visual tokens")
 
 
 def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
@@ -52,8 +53,8 @@ def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
     return (
         entry["model"],
         f"{entry['method']} (trained)" if entry["trained"] else entry["label"] + published(entry["published_as"]),
-        f"{most}{entry['average_tokens']:.2f}",
         f"{most}{100 * entry['share']:.1f} %",
+        f"{most}{entry['average_tokens']:.2f}",
         f"{most}{entry['kept']}",
         most + scaled(entry["paper_macs"]),
         most + scaled(entry["flops"]),
@@ -77,7 +78,7 @@ def scaled(count: float) -> str:
 
 def table(matrix: Matrix, entries: list[dict[str, Any]]) -> Table:
     """The plan for a terminal."""
-    rendered = Table(title=f"{matrix.name}: {len(entries)} rows", caption=caption(matrix))
+    rendered = Table(title=f"{matrix.name}: {len(entries)} rows", caption=caption(matrix, entries))
     for heading in HEADINGS:
         numeric = heading not in (HEADINGS[0], HEADINGS[1], HEADINGS[-1])
         rendered.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric)
@@ -92,14 +93,18 @@ def table(matrix: Matrix, entries: list[dict[str, Any]]) -> Table:
 
 def plain(matrix: Matrix, entries: list[dict[str, Any]]) -> str:
     """The plan as aligned text, for a pipe."""
-    return "\n".join([*aligned([HEADINGS, *map(cells_of, entries)]), caption(matrix)]) + "\n"
+    return "\n".join([*aligned([HEADINGS, *map(cells_of, entries)]), caption(matrix, entries)]) + "\n"
 
 
-def caption(matrix: Matrix) -> str:
+def caption(matrix: Matrix, entries: list[dict[str, Any]]) -> str:
     if matrix.budget_reading == "average":
         reading = "A budget is the average number of visual tokens per layer."
     else:
         reading = "A budget is the number of visual tokens that are kept after the last cut."
+    sizes = sorted({entry["reference_tokens"] for entry in entries if entry["reference_tokens"]})
+    if sizes:
+        stated = " or ".join(map(str, sizes))
+        reading += f" Images have their own numbers of tokens: shares hold for all, numbers for an image of {stated}."
     return (
         f"{reading} In quotes: the authors' name for a setting. FLOPs: all operations of one prefill with "
         f"{matrix.text_tokens} text tokens, without the vision tower and the LM head. Paper MACs: the papers' count, "

@@ -11,10 +11,11 @@ from functools import partial
 from typing import Literal
 
 from evals.report.rows import Score, TableRow, TimeField, TimeStatistic, number, rows_of, sizes_are_of_profile
-from evals.report.units import BYTES, COUNTS, MISSING, fixed, millis, unit_for
+from evals.report.units import BYTES, COUNTS, MISSING, fixed, millis, share_text, unit_for
 from evals.store.result_document import ResultDocument
 from evals.tasks.registry import TASKS, get_task
 
+SHARE_HEADER = "Share (tokens)"
 # Follows a score with a warning; the caption has the reason.
 WARNED = " (!)"
 
@@ -35,7 +36,7 @@ class Column:
     """One column of the tables and of the CSV file.
 
     part: the narrow table that shows it; narrow tables show accuracy and cost separately.
-    show: its text for a row; narrow: a shorter text for narrow tables.
+    show: its text for a row.
     fields: its CSV fields by name, in plain units (operations, bytes, milliseconds), None if not measured.
     topic, note: the caption's topic that explains the column, and the sentence added there.
     best: the number whose largest value in a section is marked. significant: whether the entry gets a mark.
@@ -50,7 +51,6 @@ class Column:
     note: Note = no_note
     best: Callable[[TableRow], float | None] | None = None
     significant: Callable[[TableRow], bool] | None = None
-    narrow: Show | None = None
     tabulated: bool = True
 
 
@@ -69,7 +69,7 @@ def only_in_csv(part: TablePart, fields: Fields) -> Column:
 
 
 def naming_columns() -> list[Column]:
-    """Model, method, and average visual tokens."""
+    """Model, method, and the share and average of the visual tokens."""
     method: Fields = {
         "method": lambda row: row.method,
         "label": lambda row: row.label,
@@ -77,39 +77,45 @@ def naming_columns() -> list[Column]:
         "budget": lambda row: row.budget,
     }
     tokens: Fields = {
-        "average_tokens": lambda row: rounded(row.average_tokens),
         "share": lambda row: rounded(row.share),
+        "share_of_total": lambda row: rounded(row.share_of_total),
+        "average_tokens": lambda row: rounded(row.average_tokens),
         "kept": lambda row: row.kept,
     }
     return [
         Column("Model", "name", lambda row: row.model, {"model": lambda row: row.model}),
         Column("Method", "name", lambda row: row.label, method),
         Column(
-            "Tokens",
+            SHARE_HEADER,
             "accuracy",
-            _tokens,
+            lambda row: share_and_tokens(row.share, row.average_tokens),
             tokens,
             topic="Tokens",
             note=_tokens_note,
-            narrow=lambda row: fixed(row.average_tokens),
         ),
     ]
 
 
-def _tokens(row: TableRow) -> str:
-    share = "" if row.share is None else f" ({100 * row.share:.1f} %)"
-    return f"{row.average_tokens:.1f}{share}"
+def share_and_tokens(share: float | None, tokens: float) -> str:
+    """For example: 11.1 % (64.0)"""
+    return f"{MISSING if share is None else share_text(share)} ({tokens:.1f})"
 
 
 def _tokens_note(document: ResultDocument) -> str:
     if not rows_of(document):
         return ""
-    text = "visual tokens that enter a layer, averaged over all layers, and their share of the image's tokens"
+    text = (
+        "the share of the image's visual tokens that enter a layer, averaged over all layers and then over the "
+        "samples, and in parentheses their mean number"
+    )
     kept = "; a budget here is the number left after the last cut, as in other papers' tables"
     budget = kept if document["budget_reading"] == "kept" else "; a budget is this average"
+    sizes = {str(cell["image_tokens"]) for cell in document["cells"] if "share_of_total" in cell}
+    stated = f"a budget in tokens is for an image of {' or '.join(sorted(sizes))}"
+    images = f"; images have different numbers of tokens, and {stated}" if sizes else ""
     adaptive = dict.fromkeys(cell["label"] for cell in document["cells"] if cell["adaptive"])
     by_sample = f"; counted in the run for methods that adapt to the sample: {', '.join(adaptive)}" if adaptive else ""
-    return text + budget + by_sample
+    return text + budget + images + by_sample
 
 
 # ---- accuracy ------------------------------------------------------------------------------------------------------

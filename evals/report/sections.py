@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from evals.report.rows import TableRow, rows_of
 from evals.report.seeds import together
+from evals.report.units import share_text
 from evals.store.result_document import ResultDocument
 
 VANILLA = "vanilla"
@@ -61,7 +62,9 @@ def _sections(rows: list[TableRow]) -> list[Section]:
         for trained, kind in ((False, "training-free"), (True, "trained")):
             some = tuple(row for row in here if row.trained is trained)
             if some:
-                sections.append(Section(f"{anchor:.4g} tokens {READINGS[some[0].reading]}, {kind}", some))
+                share = share_text(anchor / some[0].visual_tokens)
+                title = f"{share} ({anchor:.4g} tokens) {READINGS[some[0].reading]}, {kind}"
+                sections.append(Section(title, some))
     return sections
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from evals.report.columns import Column, columns_of, with_p95
 from evals.report.rows import TableRow, tasks_of
@@ -40,15 +40,11 @@ def main_sheets(document: ResultDocument, *, split: bool = False) -> list[Sheet]
         title = board.title if len(found) > 1 else ""
         if split:
             for part, name in (("accuracy", "Accuracy"), ("cost", "Cost")):
-                own = [_narrow(column) for column in columns if column.part in ("name", part)]
+                own = [column for column in columns if column.part in ("name", part)]
                 sheets.append(_sheet(_titled(title, name), board, own))
         else:
             sheets.append(_sheet(title, board, columns))
     return sheets
-
-
-def _narrow(column: Column) -> Column:
-    return replace(column, show=column.narrow or column.show)
 
 
 def batch_sheet(document: ResultDocument) -> Sheet | None:

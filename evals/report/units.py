@@ -42,3 +42,8 @@ def millis(value: float | None) -> str:
 def fixed(value: float | None, digits: int = 1) -> str:
     """A number with a fixed number of decimals."""
     return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def share_text(share: float) -> str:
+    """A share (0-1) in percent with one decimal."""
+    return f"{100 * share:.1f} %"

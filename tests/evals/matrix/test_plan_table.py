@@ -31,8 +31,24 @@ def test_the_plan_says_tokens_flops_and_cache_of_each_row(paper):
     lines = planning.plain(*paper).splitlines()
     assert len(lines) == 4
     told = " ".join(lines[1].split())
-    assert told == "llava-1.5-7b vanilla 576.00 100.0 % 576 3.82 T 8.34 T 318.0 MiB 32x576"
+    assert told == "llava-1.5-7b vanilla 100.0 % 576.00 576 3.82 T 8.34 T 318.0 MiB 32x576"
     assert "64.00" in lines[2] and "hidrop (trained)" in lines[2] and lines[2].endswith("6x1 8x0")
+
+
+def test_a_plan_for_images_of_their_own_sizes_states_the_image_that_numbers_are_for(paper, tmp_path):
+    assert "their own numbers" not in planning.plain(*paper)
+    text = (
+        "protocol: llava\nmodels: {a: {source: x, geometry: qwen2.5-vl-7b}}\ntasks: {gqa: {data: mini}}\nmethods:\n"
+        "  fastv: {layer: 2, budget: 22.2%}\n"
+    )
+    (tmp_path / "own.yaml").write_text(text)
+    matrix = load_matrix(tmp_path / "own.yaml")
+    rows, problems = resolve(matrix, matrix.cells(), trust_presets=True)
+    entries = [planning.entry(row, matrix) for row in rows.values()]
+    assert problems == [] and entries[0]["reference_tokens"] == 1296
+    assert planning.cells_of(entries[0])[2:4] == ("22.2 %", f"{entries[0]['average_tokens']:.2f}")
+    assert entries[0]["average_tokens"] == pytest.approx(0.222 * 1296, abs=0.5)
+    assert "numbers for an image of 1296." in planning.plain(matrix, entries)
 
 
 def test_numbers_that_ties_or_samples_change_are_marked(tmp_path):

@@ -54,6 +54,25 @@ def test_every_number_of_a_table_is_in_the_csv_file_and_its_topic_in_the_caption
     assert len(set(fields)) == len(fields) and fields == csv_text(document).splitlines()[0].split(",")
 
 
+def test_the_share_comes_before_the_tokens_in_every_format(document: dict[str, Any], tmp_path: Any) -> None:
+    for text in (markdown(document), latex.latex(document), page.html(document, tmp_path), report.plain(document)):
+        assert "Share (tokens)" in text
+        assert "43.8 % (7.0)" in text.replace(r"\%", "%")
+    first = csv_text(document).splitlines()[0].split(",")
+    place = first.index("share")
+    assert first[place : place + 3] == ["share", "share_of_total", "average_tokens"]
+
+
+def test_images_of_different_sizes_have_two_shares(document: dict[str, Any]) -> None:
+    assert "images have different" not in markdown(document)
+    document["cells"][2] |= {"share": 0.4, "share_of_total": 0.5}
+    document["cells"][3] |= {"share": 0.4, "share_of_total": 0.3}
+    line = list(csv.DictReader(io.StringIO(csv_text(document))))[1]
+    assert (line["share"], line["share_of_total"], line["average_tokens"]) == ("0.4", "0.4", "7.0")
+    text = "; images have different numbers of tokens, and a budget in tokens is for an image of 16"
+    assert text in markdown(document)
+
+
 def test_the_statistics_of_a_task_are_fields_of_their_own(document: dict[str, Any]) -> None:
     document["cells"][2]["stats"] = {
         "interval": [57.12345, 63.0],

@@ -50,9 +50,9 @@ def test_sections_go_from_all_tokens_down_with_trained_apart(cell: Cell, documen
     document["cells"].append(cell("mini", "fastv-10", Schedule(cuts=(Cut(1, 8),)), "gqa", 70.0, budget="10"))
     assert titles(document) == [
         "All visual tokens",
-        "10 tokens on average, training-free",
-        "7 tokens on average, training-free",
-        "5 tokens on average, trained",
+        "62.5 % (10 tokens) on average, training-free",
+        "43.8 % (7 tokens) on average, training-free",
+        "31.2 % (5 tokens) on average, trained",
     ]
 
 
@@ -67,7 +67,10 @@ def test_a_row_without_a_budget_joins_the_budget_its_average_is_near(cell: Cell,
         cell("b", "hidrop", hidrop, "gqa", 60.0, geometry=geometry, trained=True),
         cell("a", "fastv", fastv, "gqa", 50.0, geometry=geometry, budget="80"),
     ]
-    assert titles(document_of(cells=cells)) == ["80 tokens on average, training-free", "80 tokens on average, trained"]
+    assert titles(document_of(cells=cells)) == [
+        "13.9 % (80 tokens) on average, training-free",
+        "13.9 % (80 tokens) on average, trained",
+    ]
 
 
 def test_a_budget_in_percent_is_one_of_tokens(cell: Cell, document_of: Cell) -> None:
@@ -283,5 +286,5 @@ def test_a_line_of_timings_by_batch_size(document: dict[str, Any], timing: Calla
 
 def test_a_cost_table_of_its_own_names_only_model_and_method(document: dict[str, Any]) -> None:
     accuracy, cost = main_sheets(document, split=True)
-    assert accuracy.headers[:3] == ("Model", "Method", "Tokens") and "GQA" in accuracy.headers
-    assert cost.headers[:2] == ("Model", "Method") and not {"Tokens", "GQA"} & set(cost.headers)
+    assert accuracy.headers[:3] == ("Model", "Method", "Share (tokens)") and "GQA" in accuracy.headers
+    assert cost.headers[:2] == ("Model", "Method") and not {"Share (tokens)", "GQA"} & set(cost.headers)

@@ -142,7 +142,7 @@ def test_an_early_document_gets_what_it_lacks_and_can_be_reported(tmp_path: Path
     first = document["cells"][0]
     assert (first["group"], first["adaptive"], first["warnings"], first["base"]) == (first["label"], False, [], None)
     assert main(["report", str(tmp_path), "--tables"]) == 0
-    assert f"| {first['model']} | vanilla | 100.0 (100.0 %) |" in (tmp_path / "leaderboard.md").read_text()
+    assert f"| {first['model']} | vanilla | 100.0 % (100.0) |" in (tmp_path / "leaderboard.md").read_text()
 
 
 def test_what_a_run_writes_is_read(go: Any, tmp_path: Path) -> None:
