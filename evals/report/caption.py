@@ -169,9 +169,10 @@ def _published(document: ResultDocument) -> list[tuple[str, str]]:
         return []
     kinds = "; ".join(f"{task_name(task)} {metric}" for task, metric in published_metrics(document).items())
     text = (
-        "tokens are the average over the layers (~: inferred from the printed FLOPs; ?: the source's own label, if the "
-        "average is unknown). In parentheses: measured minus published score, with "
-        f"'{OUTSIDE.strip()}' if the published score is outside the measured 95 % interval. % of vanilla is the "
+        "share and tokens are averages over the layers (~: inferred from the printed FLOPs; ?: the source's own label, "
+        "if the average is unknown), or what the setting says. In parentheses after a score: measured minus published, "
+        f"with '{OUTSIDE.strip()}' if the published score is outside the measured 95 % interval; not for models whose "
+        "images have their own numbers of tokens, as tables differ in the size of the images. % of vanilla is the "
         f"source's own mean, over the given number of benchmarks. Metrics in the papers: {kinds}"
     )
     return [("Published numbers", text), *((f"Source {s.short}", citation(s)) for s in used)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from evals.report.columns import score_text, task_name
+from evals.report.columns import SHARE_HEADER, score_text, share_and_tokens, task_name
 from evals.report.reference import CitedSource, Published, Reference, available, load_reference
 from evals.report.rows import TableRow, number, rows_of, tasks_of
 from evals.report.sections import NEAR_SHARE, NEAR_TOKENS, VANILLA
 from evals.report.tables import Entry, Sheet
-from evals.report.units import MISSING, fixed
+from evals.report.units import MISSING, fixed, share_text
 from evals.store.result_document import ResultDocument
 from hidrop.errors import UserError
 from hidrop.plan import TokenPlan
@@ -18,6 +18,14 @@ from hidrop.strict_yaml import suggestion
 
 MEASURED = "measured here"
 OUTSIDE = " !"
+# Operations over those of the mean image: at least 1 but for rounding, and images would have to differ by far more
+# than those of a benchmark do to reach the upper bound.
+DIFFERENT_IMAGES = (0.95, 1.25)
+AFTER = {
+    "encoder": "kept after the encoder",
+    "layer": "kept after the method's layer",
+    "average": "average over the layers",
+}
 
 
 def references_of(document: ResultDocument) -> list[Reference]:
@@ -37,34 +45,65 @@ def references_of(document: ResultDocument) -> list[Reference]:
 def published_sheet(document: ResultDocument) -> Sheet | None:
     """Measured rows, each followed by the published numbers of the same method and budget; None if there are none.
 
-    Only rows with the reference's architecture are compared. Tokens are the average over the layers: "~" marks an
-    inferred average; "192?" is the source's label if the average is unknown. If exactly one measured row corresponds, a
-    published score is followed by measured minus published, and by OUTSIDE if the published score is outside the
-    measured 95 % interval.
+    Only rows with the reference's architecture are compared. The share comes first, then the average over the layers:
+    "~" marks an inferred average; "(192)?" is the source's label if the average is unknown. If exactly one measured row
+    corresponds, a published score is followed by measured minus published, and by OUTSIDE if the published score is
+    outside the measured 95 % interval.
+
+    If images have their own numbers of tokens, published numbers are grouped by the size of the images. Measured rows
+    come first and without differences: a document does not state the size of its images.
     """
-    sections: list[tuple[str, tuple[tuple[Entry, ...], ...]]] = []
+    sections: list[tuple[str, list[list[str]]]] = []
     tasks, measured = tasks_of(document), rows_of(document)
     for reference, entries in _comparable(document):
         rows = [row for row in measured if same_architecture(row, reference)]
-        for (method, trained, tokens), group in _groups(entries).items():
-            kind = "" if method == VANILLA else ", trained" if trained else ", training-free"
-            title = f"{reference.model}, {method}{'' if method == VANILLA else f' at {tokens:g} tokens'}{kind}"
-            ours = [row for row in rows if corresponds(row, group[0])]
+        own_sizes = reference.sizes.anyres
+        if own_sizes and entries:
+            methods = {entry.method for entry in entries}
+            ours = [row for row in rows if row.method in methods]
+            sections.append((f"{reference.model}, {MEASURED}", [_our_line(row, tasks) for row in ours]))
+        for group in _groups(entries):
+            ours = [] if own_sizes else [row for row in rows if corresponds(row, group[0])]
             lines = [_our_line(row, tasks) for row in ours]
             lines += [_line(entry, reference, tasks, ours[0] if len(ours) == 1 else None) for entry in group]
-            sections.append((title, tuple(tuple(Entry(text) for text in line) for line in lines)))
+            sections.append((_title(group[0], reference), lines))
     if not sections:
         return None
-    headers = ("Source", "Model or setting", "Tokens", *(task_name(task) for task in tasks), "% of vanilla")
-    return Sheet("Published and measured numbers", headers, tuple(sections))
+    headers = ("Source", "Model or setting", SHARE_HEADER, *(task_name(task) for task in tasks), "% of vanilla")
+    fields = tuple((title, tuple(tuple(map(Entry, line)) for line in lines)) for title, lines in sections)
+    return Sheet("Published and measured numbers", headers, fields)
+
+
+def _title(entry: Published, reference: Reference) -> str:
+    """For example: llava-1.5-7b, fastv at 11.1 % (64 tokens), training-free"""
+    parts = [reference.model, entry.images]
+    if entry.method == VANILLA:
+        parts.append(VANILLA)
+    else:
+        parts.append(f"{entry.method} at {_budget(entry, reference)}")
+        parts.append("trained" if entry.trained else "training-free")
+    return ", ".join(filter(None, parts))
+
+
+def _budget(entry: Published, reference: Reference) -> str:
+    if entry.share is not None:
+        return f"{entry.share:.1f} %" + (f" ({entry.label:g} tokens)" if entry.label else "")
+    return f"{share_text(entry.tokens / reference.sizes.visual_tokens)} ({entry.tokens:g} tokens)"
 
 
 def same_architecture(row: TableRow, reference: Reference) -> bool:
-    """Whether a row's model has the reference's architecture: the same layers, visual tokens and operations."""
+    """Whether a row's model has the reference's architecture: the same layers, visual tokens and operations.
+
+    With images of different sizes the layers' tokens are rounded means, and operations grow faster than tokens.
+    """
     sizes = reference.sizes
-    if row.architecture != (sizes.layers, sizes.visual_tokens) or row.paper_macs is None:
+    if row.paper_macs is None or len(row.entering) != sizes.layers:
         return False
-    return TokenPlan(sizes, row.entering).paper_macs() == round(row.paper_macs)
+    planned = TokenPlan(sizes, row.entering).paper_macs()
+    if sizes.anyres:
+        low, high = DIFFERENT_IMAGES
+        return low * planned <= row.paper_macs <= high * planned
+    return row.visual_tokens == sizes.visual_tokens and planned == round(row.paper_macs)
 
 
 def corresponds(row: TableRow, entry: Published) -> bool:
@@ -87,7 +126,8 @@ def sources_used(document: ResultDocument) -> list[CitedSource]:
 
 def published_metrics(document: ResultDocument) -> dict[str, str]:
     """The metric of the published scores, for each of the document's tasks that has one."""
-    kinds = {task: kind.metric for reference, _ in _comparable(document) for task, kind in reference.scores.items()}
+    used = [reference for reference, entries in _comparable(document) if entries]
+    kinds = {task: kind.metric for reference in used for task, kind in reference.scores.items()}
     return {task: kinds[task] for task in tasks_of(document) if task in kinds}
 
 
@@ -108,25 +148,31 @@ def _comparable(document: ResultDocument) -> list[tuple[Reference, list[Publishe
     return found
 
 
-def _groups(entries: Iterable[Published]) -> dict[tuple[str, bool, float], list[Published]]:
-    """Entries grouped by method, training and tokens. Order: vanilla, then most tokens first, method, training."""
-    groups: dict[tuple[str, bool, float], list[Published]] = {}
+def _groups(entries: Iterable[Published]) -> list[list[Published]]:
+    """Entries grouped by images, method, training and budget.
+
+    Order: the size of the images as the file has it, vanilla, then most tokens first, method, training.
+    """
+    groups: dict[tuple[str, str, bool, float], list[Published]] = {}
     for entry in entries:
-        groups.setdefault((entry.method, entry.trained, entry.tokens), []).append(entry)
-    order = sorted(groups, key=lambda key: (key[0] != VANILLA, -key[2], key[0], key[1]))
-    return {key: groups[key] for key in order}
+        groups.setdefault((entry.images, entry.method, entry.trained, entry.budget), []).append(entry)
+    images = list(dict.fromkeys(key[0] for key in groups))
+    order = sorted(groups, key=lambda key: (images.index(key[0]), key[1] != VANILLA, -key[3], key[1], key[2]))
+    return [groups[key] for key in order]
 
 
 def _our_line(row: TableRow, tasks: list[str]) -> list[str]:
     scores = [score_text(row.scores.get(task)) for task in tasks]
-    return [MEASURED, f"{row.model}, {row.label}", fixed(row.average_tokens), *scores, fixed(row.percent_of_vanilla)]
+    tokens = share_and_tokens(row.share, row.average_tokens)
+    return [MEASURED, f"{row.model}, {row.label}", tokens, *scores, fixed(row.percent_of_vanilla)]
 
 
 def _line(entry: Published, reference: Reference, tasks: list[str], ours: TableRow | None) -> list[str]:
     scores = [_score(entry.scores[task], ours, task) if task in entry.scores else MISSING for task in tasks]
     over = f" of {entry.mean_tasks}" if entry.mean_tasks else ""
     mean = MISSING if entry.mean_percent is None else f"{_printed(entry.mean_percent)}{over}"
-    return [reference.sources[entry.source].short, entry.setting or MISSING, _tokens(entry), *scores, mean]
+    setting = ", ".join(filter(None, (entry.setting, AFTER[entry.after] if entry.after else ""))) or MISSING
+    return [reference.sources[entry.source].short, setting, _tokens(entry, reference), *scores, mean]
 
 
 def _score(published: float, ours: TableRow | None, task: str) -> str:
@@ -138,10 +184,12 @@ def _score(published: float, ours: TableRow | None, task: str) -> str:
     return f"{_printed(published)} ({measured - published:+.1f}{'' if low <= published <= high else OUTSIDE})"
 
 
-def _tokens(entry: Published) -> str:
-    if entry.true_average is None:
-        return f"{entry.label:g}?"
-    return f"{'~' if entry.basis == 'inferred' else ''}{entry.true_average:g}"
+def _tokens(entry: Published, reference: Reference) -> str:
+    if entry.share is not None:
+        return f"{entry.share:.1f} %" + (f" ({entry.label:g})" if entry.label else "")
+    tokens = entry.tokens if entry.true_average is None else entry.true_average
+    text = f"{share_text(tokens / reference.sizes.visual_tokens)} ({tokens:g})"
+    return f"{text}?" if entry.true_average is None else f"{'~' * (entry.basis == 'inferred')}{text}"
 
 
 def _printed(value: float) -> str:

@@ -16,7 +16,12 @@ from hidrop.strict_yaml import Flag, StrictModel, Whole
 
 FOLDER = Path(__file__).parents[2] / "results" / "reference"
 
+# A label is a whole number of tokens, and a share is printed with one decimal.
+SHARE_ROUNDED = 0.06  # percentage points
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Count = Annotated[Whole, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -37,8 +42,39 @@ class CitedSource(StrictModel):
     note: str | None = None
 
 
+class Pixels(StrictModel):
+    """How large the images were: the processor's limits in pixels, or the visual tokens that every image had."""
+
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
+    tokens: Count | None = None
+    frames: Count | None = None  # of a video
+
+    @property
+    def text(self) -> str:
+        """In words. A number of tokens says more than the limits that lead to it."""
+        low = f"from {self.min_pixels} pixels" if self.min_pixels else ""
+        high = f"up to {self.max_pixels} pixels" if self.max_pixels else ""
+        size = f"{self.tokens} tokens an image" if self.tokens else " ".join(filter(None, (low, high)))
+        return ", ".join(filter(None, (size, f"{self.frames} frames" if self.frames else "")))
+
+    @model_validator(mode="after")
+    def _stated(self) -> Self:
+        if not self.text:
+            raise ValueError("give min_pixels, max_pixels, tokens or frames")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        return self
+
+
 class Published(StrictModel):
-    """One row of one published table. Numbers are as printed; None if the source does not give them."""
+    """One row of one published table. Numbers are as printed; None if the source does not give them.
+
+    share: percent of the visual tokens that are kept. after: what is counted. "encoder": before the decoder's first
+    layer; "layer": after the method's own layer, so that earlier layers see all tokens; "average": entering a layer, on
+    average. None: the source does not say.
+    pixels: "dynamic" is the processor's own limits; "unstated" if the source does not give them.
+    """
 
     method: str
     trained: Flag = False
@@ -47,6 +83,9 @@ class Published(StrictModel):
     setting: str | None = None
     true_average: Positive | None = None
     basis: Literal["published", "calculated", "inferred"] | None = None
+    share: Percent | None = None
+    after: Literal["encoder", "layer", "average"] | None = None
+    pixels: Pixels | Literal["dynamic", "unstated"] | None = None
     source: str
     scores: dict[str, Positive] = Field(default_factory=dict)
     mean_percent: Positive | None = None
@@ -57,17 +96,33 @@ class Published(StrictModel):
 
     @property
     def tokens(self) -> float:
-        """The tokens that sort and match the entry: its label, or the true average without a label."""
+        """The tokens that sort and match an entry without a share: its label, or the true average without a label."""
         tokens = self.true_average if self.label is None else self.label
         assert tokens is not None
         return tokens
 
+    @property
+    def budget(self) -> float:
+        """What sorts and tells apart entries of one model: the share, or the tokens."""
+        return self.tokens if self.share is None else self.share
+
+    @property
+    def images(self) -> str:
+        """The size of the images in words; "" for a model whose images all have the same."""
+        if isinstance(self.pixels, Pixels):
+            return self.pixels.text
+        words = {"dynamic": "the processor's own limits of pixels", "unstated": "pixels not stated"}
+        return words[self.pixels] if self.pixels else ""
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.method not in METHODS:
-            raise ValueError(f"unknown method '{self.method}'.{strict_yaml.suggestion(self.method, METHODS)}")
-        if self.label is None and self.true_average is None:
-            raise ValueError("an entry needs a label or a true_average")
+        if self.label is None and self.true_average is None and self.share is None:
+            raise ValueError("an entry needs a label, a true_average or a share")
+        if self.share is None and self.after is not None:
+            raise ValueError("after says what a share counts: give a share")
+        fixed = self.pixels.tokens if isinstance(self.pixels, Pixels) else None
+        if self.label and self.share and fixed and abs(self.share - 100 * self.label / fixed) > SHARE_ROUNDED:
+            raise ValueError(f"a label of {self.label:g} is {100 * self.label / fixed:.1f} % of {fixed} tokens")
         if (self.true_average is None) != (self.basis is None):
             raise ValueError("true_average and basis must both be given, or neither")
         if (self.latency_ms is None) != (self.hardware is None):
@@ -78,11 +133,12 @@ class Published(StrictModel):
 
 
 class Reference(StrictModel):
-    """The published numbers of one model."""
+    """The published numbers of one model. `other_methods`: names and titles of methods that hidrop does not have."""
 
     schema_: Literal[1] = Field(alias="schema")
     model: Text
     geometry: str
+    other_methods: dict[str, Text] = Field(default_factory=dict)
     scores: dict[str, ScoreKind]
     sources: dict[str, CitedSource]
     entries: tuple[Published, ...]
@@ -100,6 +156,7 @@ class Reference(StrictModel):
         seen = set()
         for index, entry in enumerate(self.entries):
             place = f"entries[{index}]"
+            wrong += [f"{place}: {problem}" for problem in self._problems(entry)]
             if entry.source not in self.sources:
                 wrong.append(f"{place}.source: '{entry.source}' is not in `sources`")
             for task, value in entry.scores.items():
@@ -107,16 +164,29 @@ class Reference(StrictModel):
                     wrong.append(f"{place}.scores.{task}: `scores` of the file has no entry for this task")
                 elif value > self.scores[task].max:
                     wrong.append(f"{place}.scores.{task}: {value} is above the maximum of {self.scores[task].max:g}")
-            for tokens in (entry.label, entry.true_average):
-                if tokens is not None and tokens > self.sizes.visual_tokens:
-                    wrong.append(f"{place}: {tokens:g} tokens are more than the model's {self.sizes.visual_tokens}")
-            key = (entry.method, entry.trained, entry.tokens, entry.source)
+            key = (entry.method, entry.trained, entry.images, entry.budget, entry.source)
             if key in seen:
                 wrong.append(f"{place}: a second entry for {key}")
             seen.add(key)
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _problems(self, entry: Published) -> list[str]:
+        """What contradicts the model and its methods. Tokens have a largest number only if all images have as many."""
+        wrong, known = [], [*METHODS, *self.other_methods]
+        if entry.method not in known:
+            wrong.append(f"unknown method '{entry.method}'.{strict_yaml.suggestion(entry.method, known)}")
+        if self.sizes.anyres:
+            if entry.share is None or entry.pixels is None:
+                wrong.append(f"images of {self.model} have their own numbers of tokens: give share and pixels")
+            return wrong
+        if entry.share is not None or entry.pixels is not None:
+            wrong.append(f"all images of {self.model} have {self.sizes.visual_tokens} tokens: no share or pixels")
+        for tokens in (entry.label, entry.true_average):
+            if tokens is not None and tokens > self.sizes.visual_tokens:
+                wrong.append(f"{tokens:g} tokens are more than the model's {self.sizes.visual_tokens}")
+        return wrong
 
 
 def available() -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from evals.report.published import published_sheet
 from evals.report.reference import FOLDER, Published, Reference, available, load_reference
 from evals.report.text import markdown
 from hidrop.errors import UserError
+from hidrop.geometry import PRESETS
 from hidrop.plan import Cut, Schedule
 
 
@@ -102,7 +104,7 @@ def test_sources_that_disagree_are_kept_apart(llava: Reference) -> None:
         ({"true_average": 600.0}, "600 tokens are more than the model's 576"),
         ({"latency_ms": 5.0}, "latency_ms and hardware must both be given"),
         ({"scores": {}, "mean_percent": None}, "needs scores or a mean_percent"),
-        ({"label": None, "true_average": None, "basis": None}, "needs a label or a true_average"),
+        ({"label": None, "true_average": None, "basis": None}, "needs a label, a true_average or a share"),
     ],
 )
 def test_a_mistake_is_refused_with_its_place(
@@ -112,6 +114,100 @@ def test_a_mistake_is_refused_with_its_place(
 
     raw["entries"][0] |= change
     assert re.search(message, refused(raw, tmp_path))
+
+
+@pytest.fixture
+def qwen() -> dict[str, Any]:
+    return yaml.safe_load((FOLDER / "qwen2.5-vl-7b.yaml").read_text())
+
+
+def test_the_four_sizes_of_images_stay_apart() -> None:
+    """The same share at other pixels moves FastV's MMBench from 55.6 to 77.2."""
+    reference = load_reference("qwen2.5-vl-7b")
+    sizes = [entry.images for entry in reference.entries]
+    assert list(dict.fromkeys(sizes)) == [
+        "pixels not stated",
+        "2048 tokens an image",
+        "1296 tokens an image",
+        "the processor's own limits of pixels",
+    ]
+    fastv = [e for e in reference.entries if (e.method, e.share) == ("fastv", 10)]
+    assert [(e.scores["mmbench_en_dev"], e.after) for e in fastv] == [(55.58, "layer"), (77.23, "layer")]
+    assert fastv[1].pixels is not None and fastv[0].pixels == "unstated"
+
+
+def test_each_size_of_images_has_a_vanilla_row_of_its_own() -> None:
+    reference = load_reference("qwen2.5-vl-7b")
+    assert {e.images for e in reference.entries if e.method == "vanilla"} == {e.images for e in reference.entries}
+
+
+def test_mme_is_told_apart_by_its_largest_value() -> None:
+    """Perception alone has 2000 points, so 1702 of all tokens is another number than 2317."""
+    reference = load_reference("qwen2.5-vl-7b")
+    whole = [e.scores for e in reference.entries if e.method == "vanilla"]
+    assert [scores.get("mme_perception", scores.get("mme")) for scores in whole] == [1702, 2317, 2303, 2331]
+    assert not any({"mme", "mme_perception"} <= set(e.scores) for e in reference.entries)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"share": None}, r"entries\[0\]: an entry needs a label|entries\[0\]: .*needs a label"),
+        ({"share": None, "label": 2048.0}, "have their own numbers of tokens: give share and pixels"),
+        ({"pixels": None}, "have their own numbers of tokens: give share and pixels"),
+        ({"pixels": {}}, "give min_pixels, max_pixels, tokens or frames"),
+        ({"pixels": {"min_pixels": 2, "max_pixels": 1}}, "min_pixels 2 is above max_pixels 1"),
+        ({"pixels": {"tokens": 1296}, "label": 512.0, "share": 22.2}, "a label of 512 is 39.5 % of 1296 tokens"),
+        ({"share": 122.2}, "share"),
+        ({"share": None, "label": 2048.0, "after": "layer"}, "after says what a share counts"),
+        ({"method": "hiprunee"}, "unknown method 'hiprunee'. Did you mean 'hiprune'"),
+    ],
+)
+def test_a_mistake_in_a_share_is_refused(
+    qwen: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    import re
+
+    qwen["entries"][0] |= change
+    assert re.search(message, refused(qwen, tmp_path))
+
+
+def test_a_label_is_not_compared_with_the_geometry_of_images_of_their_own_sizes(
+    qwen: dict[str, Any], tmp_path: Path
+) -> None:
+    qwen["entries"][0] |= {"label": 16384.0}
+    path = tmp_path / "large.yaml"
+    path.write_text(yaml.safe_dump(qwen))
+    assert load_reference(path).entries[0].label == 16384 > load_reference(path).sizes.visual_tokens
+
+
+def test_a_model_whose_images_are_alike_has_no_share(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["entries"][0] |= {"share": 11.1}
+    assert "all images of llava-1.5-7b have 576 tokens: no share or pixels" in refused(raw, tmp_path)
+
+
+def test_published_numbers_of_several_sizes_of_images_are_listed_without_differences(
+    cell: Callable[..., dict[str, Any]], document_of: Callable[..., dict[str, Any]]
+) -> None:
+    geometry, fastv = PRESETS["qwen2.5-vl-7b"], Schedule(cuts=(Cut(2, 130),))
+    ours = cell("mine", "fastv", fastv, "pope", 80.0, geometry=geometry, budget="16.4%")
+    ours["paper_macs"] = round(1.02 * ours["paper_macs"])  # images of different sizes
+    document = document_of(matrix="mine", cells=[ours], reference="qwen2.5-vl-7b")
+    sheet = published_sheet(document)
+    assert sheet is not None
+    sections = {title: [[field.text for field in row] for row in rows] for title, rows in sheet.sections}
+    assert list(sections) == [
+        "qwen2.5-vl-7b, measured here",
+        "qwen2.5-vl-7b, pixels not stated, fastv at 25.0 %, training-free",
+        "qwen2.5-vl-7b, pixels not stated, fastv at 10.0 %, training-free",
+        "qwen2.5-vl-7b, 2048 tokens an image, fastv at 20.0 %, training-free",
+        "qwen2.5-vl-7b, 2048 tokens an image, fastv at 10.0 %, training-free",
+    ]
+    measured, *published = (rows[0] for rows in sections.values())
+    assert measured[:4] == ["measured here", "mine, fastv", "16.5 % (213.3)", "80.0"]
+    assert published[0][:4] == ["IDPruner", "kept after the method's layer", "25.0 %", "85.2"]
+    ours["paper_macs"] *= 2
+    assert published_sheet(document) is None
 
 
 def test_the_same_line_twice_is_refused(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -128,11 +224,17 @@ def test_published_numbers_stand_below_the_measured_row_of_the_same_budget(paper
     sheet = published_sheet(paper)
     assert sheet is not None
     sections = {title: [[field.text for field in row] for row in rows] for title, rows in sheet.sections}
-    trained = sections["llava-1.5-7b, hidrop at 64 tokens, trained"]
+    trained = sections["llava-1.5-7b, hidrop at 11.1 % (64 tokens), trained"]
     assert [row[0] for row in trained] == ["measured here", "HiDrop"]
     assert [row[3] for row in trained] == ["60.0", "60.5 (-0.5)"]
-    free = sections["llava-1.5-7b, fastv at 64 tokens, training-free"]
-    assert [row[2] for row in free] == ["64.1", "64?", "64?", "~81.2", "64?"]
+    free = sections["llava-1.5-7b, fastv at 11.1 % (64 tokens), training-free"]
+    assert [row[2] for row in free] == [
+        "11.1 % (64.1)",
+        "11.1 % (64)?",
+        "11.1 % (64)?",
+        "~14.1 % (81.2)",
+        "11.1 % (64)?",
+    ]
     assert sections["llava-1.5-7b, vanilla"][0][0] == "measured here"
     assert not any("pdrop" in title or "sparsevlm" in title for title in sections)  # not in this matrix
 
@@ -144,7 +246,7 @@ def test_a_published_number_outside_of_the_measured_interval_is_marked(
     paper["cells"][-1]["stats"] = {"interval": interval}
     sheet = published_sheet(paper)
     assert sheet is not None
-    section = dict(sheet.sections)["llava-1.5-7b, hidrop at 64 tokens, trained"]
+    section = dict(sheet.sections)["llava-1.5-7b, hidrop at 11.1 % (64 tokens), trained"]
     assert section[1][3].text == shown
     assert "'!' if the published score is outside" in markdown(paper)
 
