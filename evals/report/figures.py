@@ -95,7 +95,7 @@ def tokens(board: Board, document: ResultDocument) -> Figure | None:
                 colour, _, line = looks[row.method]
                 counts = [*row.entering, row.entering[-1]]
                 axes.step(layers, counts, where="post", color=colour, linestyle=line, label=row.method)
-        axes.set_title(section.title, fontsize=8)
+        axes.set_title(section.title.replace(", ", ",\n"), fontsize=8)  # two lines, so that panels do not overlap
         axes.set_xlabel("layer")
     panels[0].set_ylabel("visual tokens entering")
     legend(figure, *panels)
