@@ -94,18 +94,34 @@ PRESETS: dict[str, Geometry] = {
     # Each image of the models below has its own number of tokens. The number here only reads a budget of tokens.
     # Qwen: 256 to 1280 tokens is the range that Qwen2-VL's README recommends; 1296 and 1024 are settings of published
     # tables (results/reference).
-    "qwen2-vl-7b": Geometry(28, 3584, 18944, 28, 4, 128, 152064, 1280, 32768, dynamic=True),
-    "qwen2.5-vl-3b": Geometry(36, 2048, 11008, 16, 2, 128, 151936, 1296, 128000, dynamic=True),
-    "qwen2.5-vl-7b": Geometry(28, 3584, 18944, 28, 4, 128, 152064, 1296, 128000, dynamic=True),
-    "qwen2.5-vl-32b": Geometry(64, 5120, 27648, 40, 8, 128, 152064, 1296, 128000, dynamic=True),
-    "qwen3-vl-2b": Geometry(28, 2048, 6144, 16, 8, 128, 151936, 1024, 262144, dynamic=True),
-    "qwen3-vl-4b": Geometry(36, 2560, 9728, 32, 8, 128, 151936, 1024, 262144, dynamic=True),
-    "qwen3-vl-8b": Geometry(36, 4096, 12288, 32, 8, 128, 151936, 1024, 262144, dynamic=True),
-    "qwen3-vl-32b": Geometry(64, 5120, 25600, 64, 8, 128, 151936, 1024, 262144, dynamic=True),
+    "qwen2-vl-7b": Geometry(
+        28, 3584, 18944, 28, 4, 128, 152064, 1280, 32768, dynamic=True, rope_axes=3, referenced=False
+    ),
+    "qwen2.5-vl-3b": Geometry(
+        36, 2048, 11008, 16, 2, 128, 151936, 1296, 128000, dynamic=True, rope_axes=3, referenced=False
+    ),
+    "qwen2.5-vl-7b": Geometry(
+        28, 3584, 18944, 28, 4, 128, 152064, 1296, 128000, dynamic=True, rope_axes=3, referenced=False
+    ),
+    "qwen2.5-vl-32b": Geometry(
+        64, 5120, 27648, 40, 8, 128, 152064, 1296, 128000, dynamic=True, rope_axes=3, referenced=False
+    ),
+    "qwen3-vl-2b": Geometry(
+        28, 2048, 6144, 16, 8, 128, 151936, 1024, 262144, dynamic=True, rope_axes=3, referenced=False
+    ),
+    "qwen3-vl-4b": Geometry(
+        36, 2560, 9728, 32, 8, 128, 151936, 1024, 262144, dynamic=True, rope_axes=3, referenced=False
+    ),
+    "qwen3-vl-8b": Geometry(
+        36, 4096, 12288, 32, 8, 128, 151936, 1024, 262144, dynamic=True, rope_axes=3, referenced=False
+    ),
+    "qwen3-vl-32b": Geometry(
+        64, 5120, 25600, 64, 8, 128, 151936, 1024, 262144, dynamic=True, rope_axes=3, referenced=False
+    ),
     # The whole image and the most tiles, line ends left out: 1 + 9 of 729 tokens; 1 + 12 of 256; 1 + 16 of 81.
-    "llava-onevision-7b": Geometry(28, 3584, 18944, 28, 4, 128, 152128, 7290, 32768, dynamic=True),
-    "internvl3-8b": Geometry(28, 3584, 18944, 28, 4, 128, 151674, 3328, 32768, dynamic=True),
-    "smolvlm-2.2b": Geometry(24, 2048, 8192, 32, 32, 64, 49155, 1377, 16384, dynamic=True),
-    # An image without crops.
-    "gemma3-4b": Geometry(34, 2560, 10240, 8, 4, 256, 262208, 256, 131072, dynamic=True),
+    "llava-onevision-7b": Geometry(28, 3584, 18944, 28, 4, 128, 152128, 7290, 32768, dynamic=True, referenced=False),
+    "internvl3-8b": Geometry(28, 3584, 18944, 28, 4, 128, 151674, 3328, 32768, dynamic=True, referenced=False),
+    "smolvlm-2.2b": Geometry(24, 2048, 8192, 32, 32, 64, 49155, 1377, 16384, dynamic=True, referenced=False),
+    # An image without crops, in prompts within the window of its layers.
+    "gemma3-4b": Geometry(34, 2560, 10240, 8, 4, 256, 262208, 256, 1024),
 }

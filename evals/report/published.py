@@ -57,7 +57,7 @@ def published_sheet(document: ResultDocument) -> Sheet | None:
     tasks, measured = tasks_of(document), rows_of(document)
     for reference, entries in _comparable(document):
         rows = [row for row in measured if same_architecture(row, reference)]
-        own_sizes = reference.sizes.anyres
+        own_sizes = reference.sizes.dynamic
         if own_sizes and entries:
             methods = {entry.method for entry in entries}
             ours = [row for row in rows if row.method in methods]
@@ -100,7 +100,7 @@ def same_architecture(row: TableRow, reference: Reference) -> bool:
     if row.paper_macs is None or len(row.entering) != sizes.layers:
         return False
     planned = TokenPlan(sizes, row.entering).paper_macs()
-    if sizes.anyres:
+    if sizes.dynamic:
         low, high = DIFFERENT_IMAGES
         return low * planned <= row.paper_macs <= high * planned
     return row.visual_tokens == sizes.visual_tokens and planned == round(row.paper_macs)

@@ -177,7 +177,7 @@ class Reference(StrictModel):
         wrong, known = [], [*METHODS, *self.other_methods]
         if entry.method not in known:
             wrong.append(f"unknown method '{entry.method}'.{strict_yaml.suggestion(entry.method, known)}")
-        if self.sizes.anyres:
+        if self.sizes.dynamic:
             if entry.share is None or entry.pixels is None:
                 wrong.append(f"images of {self.model} have their own numbers of tokens: give share and pixels")
             return wrong

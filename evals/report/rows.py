@@ -60,7 +60,7 @@ class TableRow:
 
     @property
     def visual_tokens(self) -> int:
-        """Visual tokens of one image without reduction; with anyres, of the largest image."""
+        """Visual tokens of one image without reduction; where images differ, of the reference image."""
         if self.image_tokens:
             return self.image_tokens
         return round(self.average_tokens / self.share) if self.share else max(self.entering)
