@@ -59,7 +59,7 @@ def view_of_logits() -> Callable[..., Any]:
             input_BND=states,
             hidden_BND=states,
             order_BN=torch.arange(tokens)[None] * ROOM,
-            rope=(torch.ones(1, tokens, tokens, dtype=dtype), torch.zeros(1, tokens, tokens, dtype=dtype)),
+            rope=lambda layer: (torch.ones_like(states), torch.zeros_like(states)),
             keys=None,
             text_BT=torch.tensor([text or queries]),
             visual_BV=torch.tensor([visual]),

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from baselines.clustering import dpc_knn_means
+from baselines.clustering import dpc_knn
 from baselines.sparsevlm import SparseVLM, recycled, scaled_layers
 from hidrop.budget import solve
 from hidrop.geometry import PRESETS
 from hidrop.plan import Cut
-from hidrop.reducer import BudgetError
+from hidrop.reducer import BudgetError, Mixture
 from hidrop.runtime import Prompt
+from hidrop.runtime.media_table import media_table
 from hidrop.runtime.scoring import Queries, View
 
 LLAVA = PRESETS["llava-1.5-7b"]
@@ -46,7 +47,8 @@ def test_rope_bias_is_what_the_sheet_works_out():
     """Head size 4, base 10000: angles 1 and 0.01 a position."""
     view = View.__new__(View)
     angle = torch.arange(6.0)[:, None] * torch.tensor([1.0, 0.01, 1.0, 0.01])
-    object.__setattr__(view, "rope", (angle.cos()[None], angle.sin()[None]))
+    object.__setattr__(view, "layer", 1)
+    object.__setattr__(view, "rope", lambda layer: (angle.cos()[None], angle.sin()[None]))
     bias = view.rope_bias(Queries(torch.tensor([[5]]), torch.ones(1, 1)))[0, 0].flip(0)
     wanted = torch.tensor([2.0, 1.540252, 0.583653, 0.009558])
     torch.testing.assert_close(bias[:4], wanted, atol=1e-5, rtol=0)
@@ -94,10 +96,7 @@ def prompt_of(visual: list[list[float]], text: list[list[float]], question: list
         text_ids_BT=torch.zeros(t.shape[:2], dtype=torch.long),
         text_valid_BT=torch.ones(t.shape[:2], dtype=torch.bool),
         question_BT=torch.tensor([question]),
-        image_BV=torch.zeros(v.shape[:2], dtype=torch.long),
-        inside_BV=torch.zeros(v.shape[:2], dtype=torch.long),
-        size_BV=torch.ones(v.shape[:2], dtype=torch.long),
-        pixel_values=None,
+        media=media_table(torch.arange(v.shape[1])[None], None),
     )
 
 
@@ -177,12 +176,18 @@ def test_version_1_has_bounds_instead_of_counts_and_no_budget():
             SparseVLM(**fields).plan(LLAVA)
 
 
+def recycle(x_BMD: torch.Tensor, counts: list[int], clusters: list[int]) -> torch.Tensor:
+    """The merged tokens, (B, most clusters, D), as SparseVLM makes them of its clusters."""
+    member_BMC = dpc_knn(x_BMD, torch.tensor(counts), torch.tensor(clusters), max(clusters))
+    return Mixture(member_BMC.transpose(1, 2), member_BMC.sum(1) + 1e-6).of(x_BMD)
+
+
 POINTS = [(0, 0), (0.1, 0), (0, 0.3), (1, 1), (1.2, 1), (2, 0), (2, 0.5)]
 
 
 def test_worked_example_of_the_clustering():
     x = torch.tensor([POINTS])
-    merged = dpc_knn_means(x, torch.tensor([7]), torch.tensor([3]), 3)
+    merged = recycle(x, [7], [3])
     wanted = torch.tensor([[[0.033333, 0.1], [1.1, 1.0], [2.0, 0.25]]])
     torch.testing.assert_close(merged, wanted, atol=2e-6, rtol=1e-5)
 
@@ -190,15 +195,15 @@ def test_worked_example_of_the_clustering():
 def test_clustering_breaks_ties_by_index():
     """Two mutual nearest neighbours have the same density; noise decides upstream, here the earlier one is denser."""
     x = torch.tensor([[(0.0, 0.0), (0.1, 0.0), (1.0, 1.0), (1.15, 1.0), (0.0, 0.3)]])
-    merged = dpc_knn_means(x, torch.tensor([5]), torch.tensor([2]), 2)
+    merged = recycle(x, [5], [2])
     torch.testing.assert_close(merged, torch.tensor([[[0.033333, 0.1], [1.075, 1.0]]]), atol=2e-6, rtol=1e-5)
-    assert torch.equal(merged, dpc_knn_means(x, torch.tensor([5]), torch.tensor([2]), 2))
+    assert torch.equal(merged, recycle(x, [5], [2]))
 
 
 def test_clustering_equals_the_slow_reference_row_by_row(slow_dpc_knn):
     x = torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(0))
     sizes, clusters = [20, 13, 1], [4, 2, 1]
-    merged = dpc_knn_means(x, torch.tensor(sizes), torch.tensor(clusters), 4)
+    merged = recycle(x, sizes, clusters)
     for row in range(3):
         wanted = slow_dpc_knn(list(x[row, : sizes[row]].double()), clusters[row])
         got = merged[row, : clusters[row]].double()
@@ -229,7 +234,7 @@ def released_cluster(
 @pytest.mark.parametrize("points", [1, 2, 3])
 def test_recycling_is_the_released_one_for_any_noise_if_densities_are_distinct(clusters, points):
     x = torch.randn(1, 30, 6, generator=torch.Generator().manual_seed(points), dtype=torch.float64)
-    merged = dpc_knn_means(x.float(), torch.tensor([30]), torch.tensor([clusters]), clusters)[0]
+    merged = recycle(x.float(), [30], [clusters])[0]
     for seed in range(8):
         wanted, density, weight = released_cluster(list(x[0]), clusters, seed)
         # What the noise can change: densities closer than it, and the best centre scores if they are that close.
@@ -249,10 +254,10 @@ def test_with_equal_densities_the_released_code_draws_and_ours_is_one_of_its_out
 
     outcomes = {told(released_cluster(list(x), 2, seed)[0]) for seed in range(40)}
     assert len(outcomes) == 2
-    assert told(list(dpc_knn_means(x.float()[None], torch.tensor([6]), torch.tensor([2]), 2)[0])) in outcomes
+    assert told(list(recycle(x.float()[None], [6], [2])[0])) in outcomes
 
 
 def test_merged_tokens_carry_gradient():
     x = torch.randn(1, 9, 4, requires_grad=True)
-    dpc_knn_means(x, torch.tensor([9]), torch.tensor([2]), 2).sum().backward()
+    recycle(x, [9], [2]).sum().backward()
     assert (x.grad != 0).all()
