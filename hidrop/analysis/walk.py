@@ -51,9 +51,9 @@ class Walk:
         self.forward, self.decoder = forward, forward.decoder
         ids = inputs["input_ids"]
         vision = forward.backbone.vision(inputs)
-        self.layout = forward.layout_of(ids, inputs.get("attention_mask"), vision=vision)
-        if min(self.layout.visual_counts) == 0:
+        if not bool((forward.backbone.kinds(ids) > 0).any(1).all()):
             raise ValueError("a prompt without an image: there are no visual tokens to analyze")
+        self.layout = forward.layout_of(ids, inputs.get("attention_mask"), vision=vision)
         if features is None:
             if vision is None:
                 raise ValueError("a prompt with an image, but no pixel_values among the inputs")

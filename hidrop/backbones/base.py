@@ -57,6 +57,8 @@ class Backbone(ABC):
     vision_settings: ClassVar[tuple[str, ...]] = ()
     # Inputs of the model's forward that follow from the token ids, so that a reduced model does not read them.
     derived_inputs: ClassVar[tuple[str, ...]] = ()
+    # Inputs of the model's forward with which a reduced model cannot do anything.
+    refused_inputs: ClassVar[tuple[str, ...]] = ()
     # The kinds of placeholders, by the config's name for their id.
     placeholders: ClassVar[Mapping[str, int]] = {"image_token_id": IMAGE}
     # Whether the tokens of one image see each other both ways.

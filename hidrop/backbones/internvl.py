@@ -35,6 +35,7 @@ class InternVL(Backbone):
     tower_at: ClassVar[str] = "model.vision_tower"
     projector_at: ClassVar[str] = "model.multi_modal_projector"
 
+    derived_inputs: ClassVar[tuple[str, ...]] = ("image_sizes",)
     vision_settings: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
 
     @classmethod

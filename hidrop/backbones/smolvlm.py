@@ -37,6 +37,7 @@ class SmolVLM(Backbone):
     projector_at: ClassVar[str] = "model.connector"
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_attention_mask")
+    refused_inputs: ClassVar[tuple[str, ...]] = ("image_hidden_states",)
 
     @classmethod
     def geometry_of(cls, config: Any) -> Geometry:

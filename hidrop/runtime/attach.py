@@ -163,6 +163,9 @@ class Reduction:
         """
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("a reduced model needs input_ids (they say where the image is), not inputs_embeds")
+        for name in self.backbone.refused_inputs:
+            if inputs.get(name) is not None:
+                raise ValueError(f"{name}: a reduced model makes the images' features itself; give their pixels")
         for name in ("output_attentions", "output_hidden_states"):
             if inputs.get(name):
                 raise ValueError(f"{name}: a reduced model has sequences of different lengths in its layers")

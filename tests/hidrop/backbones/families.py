@@ -41,10 +41,10 @@ FAMILIES: dict[str, Family] = {
     "llava": Family(lambda **more: make_llava(kv_heads=2, **more), {(32, 32): 16, (20, 90): 16}),
     # The whole image (16), then the patches of its tiles that are no padding, and a line end for each row of them.
     "llava_next": Family(make_llava_next, {(64, 64): 16 + 8 * 9, (40, 64): 16 + 6 * 9, (32, 32): 16 + 4 * 5}),
-    # 25 tokens a tile; 150 x 150 pixels are 5 x 5 tiles, scaled down to at most 9.
+    # 25 tokens a tile; 150 x 150 pixels are 5 x 5 tiles, scaled down to 14 x 14 tokens (at most 9 tiles).
     "llava_onevision": Family(
         functools.partial(make_model, "llava_onevision"),
-        {(30, 60): 25 + 5 * 11, (150, 150): 25 + 15 * 16, (32, 32): 25 + 5 * 6},
+        {(30, 60): 25 + 5 * 11, (150, 150): 25 + 14 * 15, (32, 32): 25 + 5 * 6},
         videos=((3, 3, 3),),
     ),
     # 16 tokens a tile, and the whole image where there is more than one tile.
@@ -108,7 +108,7 @@ def row_of(
     pictures = [picture(size, 100 * seed + number) for number, size in enumerate(sizes)]
     if name in ("llava", "llava_next"):
         return _llava_row(backbone, pictures, sizes, seed)
-    start, ids, inputs = words(3 + seed, seed), list[int](), dict[str, torch.Tensor]()
+    start, ids, inputs = words(3 + seed % 5, seed), list[int](), dict[str, torch.Tensor]()
     if pictures:
         parts = [*({"type": "image", "image": one} for one in pictures)]
         settings = dict(add_generation_prompt=False, tokenize=True, return_dict=True, return_tensors="pt")
@@ -119,7 +119,7 @@ def row_of(
         tokens, more = video_of(name, backbone, video, seed=1000 * seed + number)
         ids += words(2, seed + 50) + tokens
         inputs |= more
-    return start + ids + words(4 + 2 * seed, seed + 90), inputs
+    return start + ids + words(4 + 2 * (seed % 5), seed + 90), inputs
 
 
 def video_of(
@@ -155,7 +155,7 @@ def _llava_row(
         options["image_grid_pinpoints"] = grid
     processor = getattr(transformers, backbone.image_processor_class)(**options)
     made = [dict(processor(images=[one], return_tensors="pt")) for one in pictures]
-    ids = [1, *words(3, seed)]
+    ids = [1, *words(3 + seed % 5, seed)]
     for (height, width), number in zip(sizes, range(len(sizes)), strict=True):
         ids += [LLAVA_IMAGE] * backbone.image_tokens(height, width) + words(4, 10 * seed + number)
     return ids + ([] if sizes else words(4, seed + 5)), backbone.joined(made)

@@ -80,7 +80,11 @@ def test_images_of_two_rows_are_told_apart() -> None:
 def test_an_image_and_a_video_before_it_have_their_own_features() -> None:
     """Features of images come first in a batch, whatever the order in the prompt."""
     kinds = [VIDEO] * 2 + [TEXT] + [IMAGE] * 2
-    assert positions(kinds, runs((1, 1, 2, 1.0), (2, 1, 1, 3.0)))[0] == [[0, 3, 4, 5, 5], [0, 0, 4, 5, 5], [0, 0, 4, 5, 6]]
+    assert positions(kinds, runs((1, 1, 2, 1.0), (2, 1, 1, 3.0)))[0] == [
+        [0, 3, 4, 5, 5],
+        [0, 0, 4, 5, 5],
+        [0, 0, 4, 5, 6],
+    ]
 
 
 # ---- families: where their runs begin and end --------------------------------------------------------------------------

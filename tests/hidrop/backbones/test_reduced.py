@@ -42,7 +42,11 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], Steps]] = {
         Steps(1, ((1, 8), (2, 6)), 4),
     ),
 }
-every_setting = pytest.mark.parametrize("setting", SETTINGS)
+# Each takes up to a second: one of those with late injection and one without in every run, the others in slow ones.
+QUICK = ("fastv after 2", "inject 3, cuts 3 and 4, exit 6")
+every_setting = pytest.mark.parametrize(
+    "setting", [pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in SETTINGS]
+)
 
 
 @contextmanager
@@ -191,7 +195,11 @@ def one_axis(monkeypatch: pytest.MonkeyPatch) -> None:
         ("qwen3_vl", "fastv after 2", first_levels),
         ("qwen3_vl", "inject 3, cuts 3 and 4, exit 6", lost_on_entry),
         ("qwen3_vl", "inject 2, cut before it, exit 5", lost_on_entry),
-        *[(name, "fastv after 2", fault) for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl") for fault in (counted, one_axis)],
+        *[
+            (name, "fastv after 2", fault)
+            for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+            for fault in (counted, one_axis)
+        ],
     ],
 )
 def test_the_reference_notices_a_fault(

@@ -199,7 +199,7 @@ def test_a_schedule_that_does_not_fit_is_refused_before_anything_runs(tiny_llava
     ("change", "message"),
     [
         (lambda i: {**i, "pixel_values": None}, "16 image tokens, but pixel_values give 0"),
-        (lambda i: {**i, "input_ids": i["input_ids"][:, :12]}, "9 image tokens, but pixel_values give 16"),
+        (lambda i: {**i, "input_ids": i["input_ids"][:, :12]}, "9 image tokens, but the pixels give 16"),
         (lambda i: {**i, "input_ids": None, "inputs_embeds": torch.zeros(1, 3, 32)}, "needs input_ids"),
         (lambda i: {**i, "attention_mask": torch.ones(1, 1, 24, 24)}, "attention_mask: shape"),
         (lambda i: {**i, "output_attentions": True}, "output_attentions"),
