@@ -5,12 +5,12 @@
 `make_model` returns the model alone. `write` fills a whole folder: config, weights, tokenizer, processor, chat template
 and generation settings. A family is one function that returns a `Family`; its name is the model_type of config.json.
 
-Weights are larger than usual, and biases and norms are random too: logits reach about 5, no attention is uniform, and a
-part that is left out shows. Tokenizers know bytes and the family's special tokens. Sizes of images are small: one of
-56 x 84 pixels has between 4 and some 200 visual tokens, and several tiles where the family has tiles.
+Weights are larger than usual, and biases and norms are random too: logits reach 7 to 12 and attention is not uniform,
+so that a missing part changes the output. Tokenizers know bytes and the family's special tokens. An image of 56 x 84
+pixels has between 4 and about 200 visual tokens, and several tiles in families with tiles.
 
-transformers' video processors need torchvision, which the project does without. So their settings are written out by
-hand, and `read_processor` loads a processor for images alone, which is what the project uses.
+transformers' video processors need torchvision, which the project does not install. Their settings are therefore
+written here by hand, and `read_processor` loads a processor for images only.
 """
 
 from __future__ import annotations
@@ -43,14 +43,19 @@ TEXT = dict(
 )
 TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
 
+# Mean and standard deviation of red, green and blue.
+CLIP = dict(image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711])
+IMAGENET = dict(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+HALF = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+
 
 @dataclass(frozen=True)
 class Family:
-    """What a family's folder consists of, but for the weights.
+    """Everything in a family's folder except the weights.
 
-    `config` are the fields of config.json; `tokens` are the special tokens in the order of their ids; `named` are those
-    that the processor finds by a name of the tokenizer's; `tower` and `video` are settings of the image and the video
-    processor, `processor` those of the processor itself; `generation` is generation_config.json.
+    `config` has the fields of config.json. `tokens` are the special tokens in the order of their ids, and `named` are
+    those that the processor looks up by name on the tokenizer. `images` and `video` are the settings of the image and
+    video processors, `processor` those of the processor itself. `generation` has fields of generation_config.json.
     """
 
     model_class: str
@@ -74,6 +79,13 @@ class Family:
         return 256 + self.tokens.index(token)
 
 
+def video(kind: str, **settings: Any) -> dict[str, Any]:
+    """A video processor's section of processor_config.json, with the fields that all of them write."""
+    steps = dict(do_convert_rgb=True, do_normalize=True, do_rescale=True, do_resize=True, do_sample_frames=False)
+    steps |= dict(resample=3, rescale_factor=1 / 255, return_metadata=False)
+    return {"video_processor_type": kind, **steps, **settings}
+
+
 # ---- Qwen ------------------------------------------------------------------------------------------------------------
 
 QWEN_TOKENS = [
@@ -94,7 +106,13 @@ QWEN_TURNS = """\
 {% endif %}"""
 
 
-def qwen(version: str, vision: Mapping[str, Any], text: Mapping[str, Any], **changes: Any) -> Family:
+def qwen(
+    version: str,
+    vision: Mapping[str, Any],
+    text: Mapping[str, Any],
+    colours: Mapping[str, Any] = CLIP,
+    **changes: Any,
+) -> Family:
     """What the three Qwen families share. An image has one token for each 2 x 2 patches, between 4 and 64 tokens."""
     ids = {token: 256 + index for index, token in enumerate(QWEN_TOKENS)}
     unit = (2 * vision["patch_size"]) ** 2  # pixels of a token
@@ -121,14 +139,16 @@ def qwen(version: str, vision: Mapping[str, Any], text: Mapping[str, Any], **cha
         bos=None,
         eos="<|im_end|>",
         pad="<|endoftext|>",
-        images=dict(size={"shortest_edge": 4 * unit, "longest_edge": 64 * unit}, **patches),
+        images=dict(size={"shortest_edge": 4 * unit, "longest_edge": 64 * unit}, **patches, **colours),
         **{"template": QWEN_SYSTEM + QWEN_TURNS, **changes},
     )
 
 
-def qwen_video(kind: str, unit: int, **settings: Any) -> dict[str, Any]:
-    size = {"shortest_edge": 4 * unit, "longest_edge": 64 * unit}
-    return {"video_processor_type": kind, "size": size, "temporal_patch_size": 2, "merge_size": 2, **settings}
+def qwen_video(kind: str, side: int, colours: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
+    """A video of 2 to 16 frames; `side` is that of a patch in pixels."""
+    size = {"shortest_edge": 4 * (2 * side) ** 2, "longest_edge": 64 * (2 * side) ** 2}
+    frames = dict(size=size, min_frames=2, max_frames=16, patch_size=side, temporal_patch_size=2, merge_size=2)
+    return video(kind, **colours, **frames, **settings)
 
 
 def qwen2_vl() -> Family:
@@ -137,7 +157,7 @@ def qwen2_vl() -> Family:
         vision=dict(depth=2, embed_dim=32, hidden_size=HIDDEN, mlp_ratio=2, patch_size=14),
         text=dict(rope_parameters=mrope([2, 3, 3])),
         processor_class="Qwen2VLProcessor",
-        video=qwen_video("Qwen2VLVideoProcessor", 28**2, patch_size=14, min_frames=2, max_frames=16),
+        video=qwen_video("Qwen2VLVideoProcessor", 14, CLIP, max_video_tokens=128000),
         generation=dict(do_sample=True, temperature=0.01, top_k=1, top_p=0.001),
     )
 
@@ -150,7 +170,7 @@ def qwen2_5_vl() -> Family:
         vision=dict(tower, window_size=56, fullatt_block_indexes=[2], tokens_per_second=2),
         text=dict(rope_parameters=mrope([2, 3, 3])),
         processor_class="Qwen2_5_VLProcessor",
-        video=qwen_video("Qwen2VLVideoProcessor", 28**2, patch_size=14, min_frames=2, max_frames=16),
+        video=qwen_video("Qwen2VLVideoProcessor", 14, CLIP, max_video_tokens=128000),
         generation=dict(do_sample=True, temperature=1e-6, repetition_penalty=1.05),
     )
 
@@ -164,7 +184,8 @@ def qwen3_vl() -> Family:
         vision=dict(tower, num_position_embeddings=36, deepstack_visual_indexes=[1, 2, 3]),
         text=dict(head_dim=32, rope_parameters=rope),
         processor_class="Qwen3VLProcessor",
-        video=qwen_video("Qwen3VLVideoProcessor", 32**2, patch_size=16, min_frames=2, max_frames=16),
+        colours=HALF,
+        video=qwen_video("Qwen3VLVideoProcessor", 16, HALF, max_video_tokens=768, do_sample_frames=True, fps=2),
         template=QWEN_TURNS,
         generation=dict(do_sample=True, temperature=0.7, top_k=20, top_p=0.8),
     )
@@ -182,7 +203,7 @@ def llava_onevision() -> Family:
     """25 tokens a tile of 32 pixels, whose patches do not fill it (as 384 is no multiple of 14); 1 to 36 tiles."""
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
     pinpoints = [[32 * rows, 32 * columns] for rows in range(1, 7) for columns in range(1, 7)]
-    pixels = dict(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    pixels = dict(size={"height": 32, "width": 32}, **HALF)
     tower = dict(TOWER, model_type="siglip_vision_model", image_size=32, patch_size=6, vision_use_head=False)
     return Family(
         model_class="LlavaOnevisionForConditionalGeneration",
@@ -204,7 +225,7 @@ def llava_onevision() -> Family:
         template=ONEVISION_TURNS,
         images=dict(pixels, image_grid_pinpoints=pinpoints),
         processor=dict(num_image_tokens=25, vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_9"),
-        video={"video_processor_type": "LlavaOnevisionVideoProcessor", **pixels},
+        video=video("LlavaOnevisionVideoProcessor", **pixels),
     )
 
 
@@ -220,7 +241,7 @@ ONEVISION_TURNS = """\
 def internvl() -> Family:
     """16 tokens a tile of 32 pixels, 1 to 4 tiles and the whole image."""
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
-    pixels = dict(size={"height": 32, "width": 32}, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+    pixels = dict(size={"height": 32, "width": 32}, **IMAGENET)
     return Family(
         model_class="InternVLForConditionalGeneration",
         processor_class="InternVLProcessor",
@@ -246,7 +267,7 @@ def internvl() -> Family:
             "video_token": "<video>",
         },
         processor=dict(image_seq_length=16),
-        video={"video_processor_type": "InternVLVideoProcessor", **pixels},
+        video=video("InternVLVideoProcessor", initial_shift=True, **pixels),
     )
 
 
@@ -271,12 +292,17 @@ def smolvlm() -> Family:
         bos="<|im_start|>",
         pad="<|im_end|>",
         template="<|im_start|>" + IDEFICS_TURNS,
-        video={
-            "video_processor_type": "SmolVLMVideoProcessor",
-            "size": {"longest_edge": 32},
-            "max_image_size": {"longest_edge": 32},
-            "video_sampling": {"fps": 1, "max_frames": 8, "video_size": {"longest_edge": 32}},
-        },
+        video=video(
+            "SmolVLMVideoProcessor",
+            **HALF,
+            size={"longest_edge": 32},
+            max_image_size={"longest_edge": 32},
+            resample=1,
+            do_pad=True,
+            do_sample_frames=True,
+            fps=1,
+            num_frames=8,
+        ),
     )
 
 
@@ -342,7 +368,7 @@ def gemma3() -> Family:
         eos="<eos>",
         pad="<pad>",
         template=GEMMA_TURNS,
-        images=dict(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        images=dict(size={"height": 32, "width": 32}, **HALF),
         named={"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
         processor=dict(image_seq_length=16),
         generation=dict(do_sample=True, top_k=64, top_p=0.95, eos_token_id=[257, 262]),
