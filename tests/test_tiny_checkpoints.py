@@ -109,3 +109,26 @@ def test_changes_replace_single_fields() -> None:
     assert len(model.model.language_model.layers) == 2
     assert model.config.text_config.hidden_size == 64
     assert model.config.image_token_id == 260
+
+
+def test_auto_processor_reads_the_family_without_videos(folders: dict[str, Path]) -> None:
+    """The others need torchvision for it: for their video processors, or because transformers hides the PIL class."""
+    from transformers import AutoProcessor
+
+    read = asked(AutoProcessor.from_pretrained(folders["gemma3"], backend="pil"), *SIZES)
+    made = asked(make_processor("gemma3"), *SIZES)
+    assert all(torch.equal(read[name], made[name]) for name in made)
+
+
+def test_seed_decides_the_weights() -> None:
+    one, same, other = make_model("internvl"), make_model("internvl"), make_model("internvl", seed=1)
+    assert torch.equal(one.lm_head.weight, same.lm_head.weight)
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+
+
+def test_images_of_tiled_families_have_several_tiles() -> None:
+    """56 x 84 pixels: 2 x 3 tiles of 32 pixels (InternVL: 2 x 2) and the whole image."""
+    tiles = {family: asked(make_processor(family), SIZES[0]).pixel_values for family in ("internvl", "smolvlm")}
+    assert tiles["internvl"].shape == (5, 3, 32, 32)
+    assert tiles["smolvlm"].shape == (1, 7, 3, 32, 32)
+    assert asked(make_processor("llava_onevision"), SIZES[0]).pixel_values.shape == (1, 7, 3, 32, 32)
