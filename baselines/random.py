@@ -1,6 +1,7 @@
 """A uniformly random subset: the null hypothesis of this field.
 
-The subset depends on the seed and on the sample (question and pixels), not on the batch, the padding or the run.
+The subset depends on the seed and on the sample (question, pixels and the image's shape in patches), not on the batch,
+the padding or the run.
 Tokens are ranked by an integer hash, so no random state is needed and the device does not wait. Positions are kept.
 """
 
@@ -35,12 +36,17 @@ class Random(Reducer):
         return Schedule(cuts=(Cut(self.layer, self.keep),))
 
     def prepare(self, prompt: Prompt) -> torch.Tensor:
-        """A number for each sample, (B, 1), from its question (never from answers) and its images' pixels."""
+        """A number for each sample, (B, 1), from its question (never from answers) and its images.
+
+        An image's number is that of its pixels, moved by how far its grid is from a square: the same patches as 4 rows
+        of 6 and as 6 rows of 4 are two images.
+        """
         import torch
 
         place = prompt.question_BT.long().cumsum(1)
         text = torch.where(prompt.question_BT, mix(prompt.text_ids_BT * 65537 + place), 0).sum(1, keepdim=True)
-        image = mix(prompt.media.fingerprint_BV)
+        media = prompt.media
+        image = mix(media.fingerprint_BV + (media.rows_BV - media.columns_BV) * 65537)
         return mix(text) + torch.where(prompt.visual_valid_BV, image, 0).sum(1, keepdim=True)
 
     def score(self, view: View) -> torch.Tensor:
