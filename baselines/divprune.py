@@ -4,6 +4,10 @@ Variant: greedy max-min, as the paper solves it, on the projected features befor
 minus the cosine. The first token is the one farthest from its nearest neighbour; each next one is farthest from those
 already chosen. It uses neither text nor attention. Ties go to the earlier token. Positions are those of a prompt with
 that many visual tokens, because tokens are pruned before the decoder's input is numbered.
+
+Distances of all pairs are computed once for up to `WHOLE_SLOTS` tokens (64 MiB a prompt). Of more tokens they are made
+in blocks of as many numbers, and those to a chosen token again when it is chosen: another order of summation, so the
+last bits may differ.
 """
 
 from __future__ import annotations
@@ -20,6 +24,42 @@ if TYPE_CHECKING:
     import torch
 
     from hidrop.runtime.scoring import View
+
+
+WHOLE_SLOTS = 4096
+
+
+class Distances:
+    """One minus the cosine, of any two of these tokens (B, V, D) in float32."""
+
+    def __init__(self, tokens_BVD: torch.Tensor) -> None:
+        import torch
+
+        self.unit = torch.nn.functional.normalize(tokens_BVD.float(), dim=-1)
+        self.slots = self.unit.shape[1]
+        self.all = self._from(self.unit) if self.slots <= WHOLE_SLOTS else None
+
+    def _from(self, unit_BRD: torch.Tensor) -> torch.Tensor:
+        return 1 - unit_BRD @ self.unit.transpose(1, 2)
+
+    def of(self, index_BR: torch.Tensor) -> torch.Tensor:
+        """From some of the tokens to all, (B, R, V)."""
+        source = self.unit if self.all is None else self.all
+        picked = source.gather(1, index_BR[:, :, None].expand(-1, -1, source.shape[2]))
+        return picked if self.all is not None else self._from(picked)
+
+    def to_nearest(self, valid_BV: torch.Tensor) -> torch.Tensor:
+        """From each token to the nearest other one, (B, V); infinite for a token that is not valid."""
+        import torch
+
+        place = torch.arange(self.slots, device=valid_BV.device)
+        size = self.slots if self.all is not None else max(1, WHOLE_SLOTS**2 // self.slots)
+        found = []
+        for rows in place.split(size):
+            far = self._from(self.unit[:, rows]) if self.all is None else self.all
+            ignored = ~(valid_BV[:, rows, None] & valid_BV[:, None, :]) | (place == rows[:, None])
+            found.append(far.masked_fill(ignored, torch.inf).amin(-1))
+        return torch.cat(found, 1)
 
 
 @dataclass(frozen=True)
@@ -43,13 +83,11 @@ class DivPrune(Reducer):
         """Earlier choices score higher, because the first k of a larger choice are the choice of k."""
         import torch
 
-        unit = torch.nn.functional.normalize(view.visual_BVD.float(), dim=-1)
-        slots = unit.shape[1]
-        place = torch.arange(slots, device=unit.device)
+        far = Distances(view.visual_BVD)
         valid = view.valid_BV
-        far = 1 - unit @ unit.transpose(1, 2)
-        ignored = ~(valid[:, :, None] & valid[:, None, :]) | (place == place[:, None])
-        nearest = far.masked_fill(ignored, torch.inf).amin(-1)
+        slots = valid.shape[1]
+        place = torch.arange(slots, device=valid.device)
+        nearest = far.to_nearest(valid)
         score = torch.zeros_like(nearest)
         left = valid
         for step in range(view.cut.keep):
@@ -59,7 +97,7 @@ class DivPrune(Reducer):
             picked = place == pick
             score = torch.where(picked & left, float(slots - step), score)
             left = left & ~picked
-            distance = far.gather(1, pick[:, :, None].expand(-1, -1, slots))[:, 0]
+            distance = far.of(pick)[:, 0]
             nearest = distance if step == 0 else torch.minimum(nearest, distance)
         return score
 

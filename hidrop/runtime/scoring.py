@@ -3,13 +3,15 @@
 Probabilities are a float32 softmax over all keys that the query may see (text and visual, causal, no padding),
 averaged over the query heads. `rounded` scores are those of the released HiDrop and PDrop codes: logits are divided by
 the root of the head size after the product, probabilities are rounded to the model's own type, and so are their means.
-Only the query rows are computed, (B, H, Q, N), never the square.
+Only the query rows are computed, (B, H, Q, N). Means over many of them are made in blocks of queries, BLOCK_BYTES of
+probabilities for each prompt at a time: a square of 16k tokens and 28 heads would be 28 GiB.
 Shapes as in layout.py; H query heads, G key/value heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,6 +24,9 @@ from hidrop.backbones.model_inputs import Rope
 from hidrop.runtime.fsdp import within
 from hidrop.runtime.layout import IGNORED, Layout, RowCuts
 from hidrop.runtime.media_table import MediaTable
+
+# Float32 probabilities of a block of queries, of one prompt: all of LLaVA-1.5's (32 heads, up to 1400 tokens) in one.
+BLOCK_BYTES = 256 << 20
 
 
 def rows(x_BN: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:
@@ -114,7 +119,7 @@ class View:
         return Queries(self.text_BT, weight_BT)
 
     def every_token(self) -> Queries:
-        """All slots as queries, with equal weights. Scores with it compute a square, (B, H, N, N)."""
+        """All slots as queries, with equal weights. Scores with it compute a square, (B, H, N, N), in blocks."""
         valid = self.order_BN >= 0
         slots = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         return Queries(slots, valid.float() / valid.sum(1, keepdim=True))
@@ -135,8 +140,20 @@ class View:
 
         rounded: the probabilities are rounded to the states' own type before the mean, and the mean is of that type.
         """
-        by_head = self.attention_by_head(of, queries, rounded=rounded)
-        return by_head.to(self.hidden_BND.dtype).mean(1).float() if rounded else by_head.mean(1)
+        means = [seen_BQN for seen_BQN, _ in self._means(of, queries or self.queries, rounded=rounded)]
+        return means[0] if len(means) == 1 else torch.cat(means, 1)
+
+    def _means(
+        self, of: Literal["this", "next"], queries: Queries, *, rounded: bool
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """`attention` in blocks of queries, (B, part of Q, N) each, and these queries' weights."""
+        query, key = self._queries_and_keys(of, queries.slot_BQ)
+        heads, length = query.shape[1] * query.shape[2], key.shape[2]
+        size = max(1, BLOCK_BYTES // (4 * heads * length))
+        blocks = query.split(size, 3), queries.slot_BQ.split(size, 1), queries.weight_BQ.split(size, 1)
+        for part, slots, weight in zip(*blocks, strict=True):
+            by_head = self._probabilities(of, part, key, slots, rounded=rounded)
+            yield by_head.to(self.hidden_BND.dtype).mean(1).float() if rounded else by_head.mean(1), weight
 
     def attention_by_head(
         self, of: Literal["this", "next"], queries: Queries | None = None, *, rounded: bool = False
@@ -149,6 +166,11 @@ class View:
         Raises ValueError for "this" before any layer has run on the visual tokens.
         """
         slots = (queries or self.queries).slot_BQ
+        query, key = self._queries_and_keys(of, slots)
+        return self._probabilities(of, query, key, slots, rounded=rounded)
+
+    def _queries_and_keys(self, of: Literal["this", "next"], slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotated queries of these slots (B, G, H/G, Q, head), not scaled, and keys of all slots (B, G, N, head)."""
         layer: Any
         if of == "next":
             layer, states, keys = self.layers[self.layer], self.hidden_BND, None
@@ -178,7 +200,19 @@ class View:
         query, *new = (x.transpose(1, 2) for x in made[:2])
         query = rotated(query, rows(cos, slots), rows(sin, slots))
         key = rotated(new[0], cos, sin) if keys is None else keys.to(cos.device)
-        query = query.unflatten(1, (key.shape[1], -1))  # (B, G, H/G, Q, head)
+        return query.unflatten(1, (key.shape[1], -1)), key
+
+    def _probabilities(
+        self,
+        of: Literal["this", "next"],
+        query: torch.Tensor,
+        key: torch.Tensor,
+        slots: torch.Tensor,
+        *,
+        rounded: bool,
+    ) -> torch.Tensor:
+        """See `attention_by_head`, of the queries and keys that `_queries_and_keys` gives."""
+        attention: Any = self.layers[self.layer - (of == "this")].self_attn
         query = query if rounded else query * attention.scaling
         logits = query @ key[:, :, None].transpose(-1, -2)
         logits = (logits / (1 / attention.scaling) if rounded else logits).float()
@@ -210,7 +244,7 @@ class View:
 
         rounded: all means are rounded to the states' own type. See `attention`.
         """
-        queries = queries or self.queries
-        mean_BN = (self.attention(of, queries, rounded=rounded) * queries.weight_BQ[:, :, None]).sum(1)
+        blocks = self._means(of, queries or self.queries, rounded=rounded)
+        mean_BN = functools.reduce(torch.add, ((seen * weight[:, :, None]).sum(1) for seen, weight in blocks))
         mean_BN = mean_BN.to(self.hidden_BND.dtype).float() if rounded else mean_BN
         return mean_BN.gather(1, self.visual_BV)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from baselines.fastv import FastV
 from hidrop.geometry import PRESETS
-from hidrop.runtime import reduce
+from hidrop.hidrop import HiDrop
+from hidrop.runtime import reduce, scoring
+from hidrop.runtime.scoring import View
 
 LLAVA = PRESETS["llava-1.5-7b"]
 
@@ -116,3 +118,41 @@ def test_a_choice_made_again_can_be_taken_back(tiny_llava, prompt, pixels):
         cache.crop(-2)
         again = model(input_ids=more[:, 1:2], past_key_values=cache).logits[:, -1]
     torch.testing.assert_close(again, wanted)
+
+
+@pytest.mark.parametrize("method", ["fastv", "hidrop"])
+def test_many_queries_are_scored_in_blocks_with_the_same_result(
+    method, tiny_llava, prompt, pixels, padded, monkeypatch
+):
+    """A block holds no more probabilities than the limit, and one block is all that LLaVA's prompts need."""
+    rows = {"fastv": FastV(keep=5, query="all"), "hidrop": HiDrop(2, (3, 4), (5, 2), 6, query="text")}
+    model, inner, found, sizes = tiny_llava(kv_heads=2), View._probabilities, [], []
+
+    def spy(view: Any, *args: Any, **named: Any) -> torch.Tensor:
+        made = inner(view, *args, **named)
+        sizes.append(made[0].nbytes)
+        return made
+
+    monkeypatch.setattr(View, "_probabilities", spy)
+    batch = {**padded([prompt(3, 7, seed=1), prompt(5, 2, seed=2)]), "pixel_values": pixels(2)}
+    for limit in (scoring.BLOCK_BYTES, 4 * 4 * 26 * 3):  # three queries of 4 heads and 26 tokens
+        monkeypatch.setattr(scoring, "BLOCK_BYTES", limit)
+        sizes.clear()
+        with reduce(model, rows[method]) as reduction, torch.no_grad():
+            logits = model(**batch).logits
+        found.append((reduction.kept, logits))
+        assert max(sizes) <= limit
+        assert len(sizes) > 2 if len(found) == 2 else len(sizes) <= 2
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-6, rtol=1e-6)
+
+
+def test_means_in_blocks_differ_by_rounding_alone(view_of_logits, monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(40, 3, 40, generator=generator).tolist()
+    view = view_of_logits(logits, queries=list(range(40)), visual=list(range(1, 30)))
+    whole = view.attention_to_visual("this"), view.attention("this")
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * 3 * 40 * 7)
+    blocks = view.attention_to_visual("this"), view.attention("this")
+    torch.testing.assert_close(blocks[0], whole[0], atol=1e-6, rtol=0)
+    assert torch.equal(blocks[1], whole[1])
