@@ -7,9 +7,7 @@ import torch
 
 from baselines.random import Random, mix
 from hidrop.runtime import reduce
-from tests.baselines.families import QWEN, batch
-from tests.test_tiny_checkpoints import pictures
-from tests.tiny_checkpoints import make_model
+from tests.hidrop.backbones.families import batch_of, model_of
 
 
 def kept(model: Any, reducer: Random, seen: list[torch.Tensor], **inputs: Any) -> list[list[int]]:
@@ -64,11 +62,11 @@ def test_hash_is_splitmix64():
     assert [n % 2**64 for n in mix(torch.tensor([0, 1234567])).tolist()] == [0xE220A8397B1DCDAF, 6457827717110365317]
 
 
-@pytest.mark.parametrize("family", QWEN)
-def test_images_of_any_size_are_told_apart_by_every_patch_and_by_their_shape(family, seen):
-    model, reducer = make_model(family), Random(keep=500, layer=1)  # of the nominal 1296
-    first, second = pictures((112, 168), (168, 112))
-    inputs = batch(model, [[first]])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_images_of_any_size_are_told_apart_by_every_patch_and_by_their_shape(name, seen):
+    model, reducer = model_of(name), Random(keep=500, layer=1)  # of the nominal 1296
+    rows = [[(112, 168)], [(168, 112)]]
+    inputs = batch_of(name, rows[:1])
     subset = kept(model, reducer, seen, **inputs)[0]
     patches = len(inputs["pixel_values"])
     for patch in (0, patches // 2, patches - 1):
@@ -78,7 +76,7 @@ def test_images_of_any_size_are_told_apart_by_every_patch_and_by_their_shape(fam
     swapped = {**inputs, "image_grid_thw": inputs["image_grid_thw"][:, [0, 2, 1]]}
     assert (swapped["image_grid_thw"] != inputs["image_grid_thw"]).any()
     assert kept(model, reducer, seen, **swapped)[0] != subset
-    single = [subset, kept(model, reducer, seen, **batch(model, [[second]], first=1))[0]]
+    single = [subset, kept(model, reducer, seen, **batch_of(name, rows[1:], seed=1))[0]]
     for side in ("left", "right"):
-        both = kept(model, reducer, seen, **batch(model, [[first], [second]], side))
-        assert [[n for n in row if n >= 0] for row in both] == [[n for n in row if n >= 0] for row in single]
+        both = kept(model, reducer, seen, **batch_of(name, rows, side))
+        assert [[n for n in row if n >= 0] for row in both] == single
