@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hidrop.backbones.base import Backbone
-from hidrop.backbones.config_fields import check_fields
+from hidrop.backbones.config_fields import NamedFields, check_fields
 from hidrop.backbones.model_inputs import Places, Vision
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
@@ -26,6 +26,27 @@ BACKBONES: dict[str, str] = {
     "qwen2_5_vl": "hidrop.backbones.qwen2_vl:Qwen2_5VL",
     "qwen3_vl": "hidrop.backbones.qwen3_vl:Qwen3VL",
     "gemma3": "hidrop.backbones.gemma3:Gemma3",
+}
+# Families that were looked at and are not supported, each with the reason.
+LINEAR = "most of its layers are linear attention, in which a token that is taken out stays in the state"
+EXPERTS = "its layers choose among experts, and kept tokens were never compared with transformers there"
+REFUSED: dict[str, str] = {
+    "qwen3_next": LINEAR,
+    "qwen3_5": LINEAR,
+    "qwen3_5_moe": LINEAR,
+    "qwen3_vl_moe": EXPERTS,
+    "glm4v_moe": EXPERTS,
+    "llama4": EXPERTS,
+    "kimi_vl": EXPERTS,
+    "deepseek_vl_v2": EXPERTS,
+    "mllama": "its images are not tokens of the sequence: layers of cross attention read them",
+    "qwen2_5_omni": "it also hears and speaks, and its positions mix sound with frames",
+    "qwen3_omni_moe": "it also hears and speaks, and its positions mix sound with frames",
+    "gemma3_text": "it sees no images; Gemma 3 with images has model_type 'gemma3'",
+    "gemma3n": "its layers share keys and values with earlier ones, so tokens cannot differ from layer to layer",
+    "internvl_chat": "it runs code of its own; take the checkpoint in transformers' layout, whose name ends in '-hf'",
+    "instructblip": "its images have a fixed number of query tokens, which are no places of the image",
+    "blip-2": "its images have a fixed number of query tokens, which are no places of the image",
 }
 
 
@@ -54,11 +75,13 @@ def family_of(config: Mapping[str, Any], place: str) -> type[Backbone]:
     Raises UserError, naming `place` and what is supported, for any other architecture, decoder or tower, and for
     fields without a sensible value.
     """
-    check_fields(config, place)
     kind = backbone_class(str(config.get("model_type")))
     if kind is None:
+        check_fields(config, place, NamedFields)
         found = config.get("model_type") or "/".join(config.get("architectures") or ["unknown"])
-        raise UserError(f"{place}: architecture '{found}' is not supported. Supported: {supported()}")
+        reason = f": {REFUSED[found]}" if found in REFUSED else ""
+        raise UserError(f"{place}: architecture '{found}' is not supported{reason}. Supported: {supported()}")
+    check_fields(config, place, kind.fields)
     kind.check_config(config, place, supported())
     return kind
 

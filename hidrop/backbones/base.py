@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from hidrop.backbones.config_fields import check_sizes
+from hidrop.backbones import processing
+from hidrop.backbones.config_fields import ConfigFields, refuse, size_problems
 from hidrop.backbones.model_inputs import IMAGE, TEXT, Grid, Places, Rope, Vision, counted_places
-from hidrop.backbones.rehearsal import complete, rehearse
-from hidrop.checkpoint_files import check_folder, in_words, read_object
+from hidrop.backbones.rehearsal import rehearse, side_problems
+from hidrop.checkpoint_files import check_folder, in_words
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.pretrained import pretrained
@@ -41,9 +42,12 @@ class Backbone(ABC):
     config_class: ClassVar[str]
     model_class: ClassVar[str]
     processor_class: ClassVar[str]
-    image_processor_class: ClassVar[str]
+    image_processor_class: ClassVar[str]  # that works on PIL images, and ends in "Pil"
+    image_processor_folder: ClassVar[str]  # the folder of transformers.models that has it
+    image_processor_aliases: ClassVar[tuple[str, ...]] = ()  # other names that checkpoints give it
     decoders: ClassVar[tuple[str, ...]]  # model types of decoders that are supported
     towers: ClassVar[tuple[str, ...]]  # and of vision towers
+    fields: ClassVar[type[ConfigFields]] = ConfigFields  # of config.json: their types and limits
 
     decoder_at: ClassVar[str]  # has `layers`, `embed_tokens`, `norm` and `rotary_emb`
     head_at: ClassVar[str]
@@ -96,14 +100,55 @@ class Backbone(ABC):
         """The sizes in a config of transformers."""
 
     @classmethod
-    def image_tokens_of(cls, config: Any, height: int, width: int) -> int:
-        """Visual tokens of an image of `height` x `width` pixels, as many as it has placeholders in a prompt."""
-        raise NotImplementedError
+    def size_problems(cls, config: Any) -> Iterator[str]:
+        """What is wrong with sizes in a config of transformers that do not go together, a line for each."""
+        return size_problems(config)
 
     @classmethod
-    def processor_of(cls, config: Any, tokenizer: Any, image_processor: Any) -> Any:
-        """transformers' processor: it writes one placeholder for each visual token."""
-        raise NotImplementedError
+    @abstractmethod
+    def image_tokens_of(cls, config: Any, height: int, width: int, image_processor: Any) -> int:
+        """Visual tokens of an image of `height` x `width` pixels, as many as it has placeholders in a prompt.
+
+        `image_processor` is the checkpoint's. It decides, where tokens depend on more than the model.
+        """
+
+    @classmethod
+    def prompt_tokens_of(cls, config: Any, sizes: Sequence[tuple[int, int]], image_processor: Any) -> tuple[int, ...]:
+        """Visual tokens of each of the images (height, width) of one prompt."""
+        return tuple(cls.image_tokens_of(config, *size, image_processor) for size in sizes)
+
+    @classmethod
+    def processor_settings(cls, config: Any) -> dict[str, Any]:
+        """Arguments of the processor that follow from the model."""
+        return {}
+
+    @classmethod
+    def processor_of(cls, config: Any, tokenizer: Any, image_processor: Any, **settings: Any) -> Any:
+        """transformers' processor for images: it writes one placeholder for each visual token.
+
+        `settings` replace some of `processor_settings`.
+        """
+        return processing.images_only(cls.processor_class, cls.processor_class)(
+            image_processor=image_processor,
+            tokenizer=tokenizer,
+            chat_template=tokenizer.chat_template,
+            **{**cls.processor_settings(config), **settings},
+        )
+
+    @classmethod
+    def processor_problems(cls, config: Any, image_processor: Any) -> Iterator[str]:
+        """What is wrong with the settings of an image processor, before it is tried: a line for each problem."""
+        return side_problems(image_processor)
+
+    @classmethod
+    def prompt_placeholder(cls, tokenizer: Any, processor: Any) -> str:
+        """What stands for an image in the text that the processor is given."""
+        return processor.image_token
+
+    @classmethod
+    def placeholder_of(cls, tokenizer: Any, processor: Any) -> str:
+        """The token that stands for one visual token in the text that the processor makes."""
+        return processor.image_token
 
     @classmethod
     def read_config(cls, path: Path) -> Any:
@@ -112,38 +157,33 @@ class Backbone(ABC):
 
         with in_words(f"{path}/config.json: transformers cannot read it"):
             config = pretrained(getattr(transformers, cls.config_class), path)
-            check_sizes(config, f"{path}/config.json")
+            refuse(cls.size_problems(config), f"{path}/config.json")
         return config
 
     @classmethod
     def read_processing(cls, path: Path, config: Any) -> tuple[Any, Any, Any]:
-        """Tokenizer, image processor and processor out of a folder in transformers' layout.
+        """Tokenizer, image processor and processor out of a folder in transformers' layout (see processing.py).
 
-        torchvision may be absent, broken or present: images go through PIL everywhere, so that pixels are the same.
         Tokenizer and processor get one and the same chat template: the processor's if it has one, by transformers' own
         rule (processor_config.json, chat_template.json, chat_template.jinja), else the tokenizer's.
         Raises UserError when the folder lacks one of them, or they do not fit each other and the config.
         """
         import transformers
-        from transformers import AutoProcessor, AutoTokenizer
 
         check_folder(path)
         with in_words(f"{path}: tokenizer or image processor cannot be loaded"):
             template = getattr(transformers, cls.processor_class).get_processor_dict(path)[0].get("chat_template")
-            if (path / "processor_config.json").is_file():
-                processor = pretrained(AutoProcessor, path, backend="pil")
-                tokenizer, image_processor = processor.tokenizer, processor.image_processor
-                made = cls.processor_of(config, tokenizer, image_processor)
-                complete(processor, made, read_object(path / "processor_config.json"))
-            else:
-                tokenizer = pretrained(AutoTokenizer, path)
-                image_processor = pretrained(getattr(transformers, cls.image_processor_class), path)
-                processor = cls.processor_of(config, tokenizer, image_processor)
+            tokenizer, image_processor, processor = cls.read_parts(path, config)
             # A tokenizer does not read chat_template.json, where older checkpoints have the template.
             tokenizer.chat_template = template or tokenizer.chat_template
             processor.chat_template = template or processor.chat_template or tokenizer.chat_template
         rehearse(cls.of_config(config), tokenizer, image_processor, processor, str(path))
         return tokenizer, image_processor, processor
+
+    @classmethod
+    def read_parts(cls, path: Path, config: Any) -> tuple[Any, Any, Any]:
+        """Tokenizer, image processor and processor as their files have them."""
+        return processing.read(cls, path, config)
 
     # ---- a model's parts --------------------------------------------------------------------------------------------
 
@@ -211,9 +251,9 @@ class Backbone(ABC):
             found = found.masked_fill(ids_BS == getattr(self.model.config, name), kind)
         return found
 
-    def image_tokens(self, height: int, width: int) -> int:
-        """Visual tokens of an image of `height` x `width` pixels."""
-        return self.image_tokens_of(self.model.config, height, width)
+    def image_tokens(self, height: int, width: int, image_processor: Any = None) -> int:
+        """Visual tokens of an image of `height` x `width` pixels; see `image_tokens_of`."""
+        return self.image_tokens_of(self.model.config, height, width, image_processor)
 
     def vision(self, inputs: Mapping[str, Any]) -> Vision | None:
         """The images and videos among the arguments of a forward; None without any."""
@@ -271,6 +311,22 @@ class Backbone(ABC):
     @abstractmethod
     def pixel_shape(self) -> tuple[int, ...]:
         """The shape of one image in `pixel_values`, of the most tiles where the number depends on the image."""
+
+    @property
+    def pixel_unit(self) -> tuple[int, ...]:
+        """The last axes of `pixel_values`, which are the same for every image."""
+        return self.pixel_shape[-3:]
+
+    @property
+    def pixel_rows(self) -> int:
+        """Axes that `pixel_values` have before those of `pixel_shape`: that of images, or none if they are joined."""
+        return 1
+
+    @property
+    def trial_size(self) -> tuple[int, int]:
+        """Height and width of a small image to try an image processor on. It is no square."""
+        height, width = self.pixel_unit[-2:]
+        return height, 2 * width
 
     @property
     def shapes_images(self) -> bool:

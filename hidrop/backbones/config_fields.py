@@ -7,7 +7,7 @@ it is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,10 +36,11 @@ class Fields(BaseModel):
 
 
 class RopeFields(Fields):
-    """Position embeddings. A `factor` stretches them."""
+    """Position embeddings. A `factor` stretches them; `mrope_section` divides the angles of a head among three axes."""
 
     rope_theta: Positive | None = None
     factor: Positive | None = None
+    mrope_section: tuple[Width, Width, Width] | None = None
 
 
 class DecoderFields(Fields):
@@ -59,11 +60,21 @@ class DecoderFields(Fields):
     rope_theta: Positive | None = None
     rope_scaling: RopeFields | None = None
     rope_parameters: RopeFields | None = None
+    sliding_window: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] | None = None
+    use_sliding_window: Annotated[bool, Field(strict=True)] | None = None
+    layer_types: list[Text] | tuple[Text, ...] | None = None
     bos_token_id: TokenId | None = None
     eos_token_id: TokenId | list[TokenId] | None = None
     pad_token_id: TokenId | None = None
     tie_word_embeddings: Annotated[bool, Field(strict=True)] | None = None
     is_encoder_decoder: Literal[False] | None = None
+
+
+class LayerRopeFields(Fields):
+    """Position embeddings by kind of layer."""
+
+    full_attention: RopeFields | None = None
+    sliding_attention: RopeFields | None = None
 
 
 class TowerFields(Fields):
@@ -88,11 +99,19 @@ class ClipFields(Fields):
     vision_config: TowerFields | None = None
 
 
-class ConfigFields(Fields):
-    """A LLaVA in transformers' layout."""
+class NamedFields(Fields):
+    """What a config.json calls its architecture."""
 
     model_type: Text | None = None
     architectures: list[Text] | tuple[Text, ...] | None = None
+
+
+class ConfigFields(NamedFields):
+    """A config.json in transformers' layout: a decoder, a tower that cuts squares into patches, and a placeholder.
+
+    A family with other fields has a subclass, which its `Backbone.fields` names.
+    """
+
     text_config: DecoderFields | None = None
     vision_config: TowerFields | None = None
     image_token_index: TokenId = 0
@@ -112,12 +131,26 @@ def check_fields(config: Mapping[str, Any], place: str, fields: type[Fields] = C
 
 
 def check_sizes(config: Any, place: str) -> None:
-    """Raises UserError for sizes in a LLaVA's config (of transformers) that do not go together, after `place`."""
-    if found := [*_of_decoder(config.text_config), *_of_tower(config.vision_config), *_of_both(config)]:
+    """Raises UserError for sizes in a config (of transformers) that do not go together, after `place`."""
+    refuse(size_problems(config), place)
+
+
+def refuse(problems: Iterable[str], place: str) -> None:
+    """Raises UserError with a line for each problem, after `place`. Does nothing without any."""
+    if found := list(problems):
         raise UserError("\n".join(f"{place}: {problem}" for problem in found))
 
 
-def _of_decoder(text: Any) -> Iterator[str]:
+def size_problems(config: Any) -> Iterator[str]:
+    """What is wrong with the sizes of a config whose tower cuts squares into patches."""
+    yield from decoder_problems(config.text_config)
+    yield from tower_problems(config.vision_config)
+    yield from feature_layer_problems(config)
+    yield from token_problems(config)
+    yield from pinpoint_problems(config)
+
+
+def decoder_problems(text: Any) -> Iterator[str]:
     heads, kv_heads = text.num_attention_heads, text.num_key_value_heads or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None)
     if not head_dim and text.hidden_size % heads:
@@ -128,26 +161,58 @@ def _of_decoder(text: Any) -> Iterator[str]:
         yield f"text_config: num_attention_heads {heads} is not a multiple of num_key_value_heads ({kv_heads})"
 
 
-def _of_tower(vision: Any) -> Iterator[str]:
-    side = vision.image_size // vision.patch_size
-    if vision.hidden_size % vision.num_attention_heads:
-        yield (
-            f"vision_config: hidden_size {vision.hidden_size} is not a multiple of num_attention_heads "
-            f"({vision.num_attention_heads})"
-        )
+def tower_problems(vision: Any) -> Iterator[str]:
+    (height, width), (patch, other) = pair(vision.image_size), pair(vision.patch_size)
+    if height != width or patch != other:
+        yield f"vision_config: image_size {height} x {width} in patches of {patch} x {other} is no square of patches"
+    yield from head_problems(vision.hidden_size, vision.num_attention_heads)
+    side = height // patch
     if not side:
-        yield f"vision_config: patch_size {vision.patch_size} is larger than image_size ({vision.image_size})"
+        yield f"vision_config: patch_size {patch} is larger than image_size ({height})"
     if side * side > MOST_TOKENS:
         yield f"vision_config: an image would have {side * side} visual tokens, more than {MOST_TOKENS}"
 
 
-def _of_both(config: Any) -> Iterator[str]:
-    tower, layers = config.vision_config, config.vision_feature_layer
+def head_problems(
+    hidden: int, heads: int, name: str = "hidden_size", head_name: str = "num_attention_heads"
+) -> Iterator[str]:
+    """The widths of a tower's heads."""
+    if hidden % heads:
+        yield f"vision_config: {name} {hidden} is not a multiple of {head_name} ({heads})"
+
+
+def feature_layer_problems(config: Any) -> Iterator[str]:
+    """The layer or layers of the tower that features are read from, where the config names them."""
+    tower, layers = config.vision_config, getattr(config, "vision_feature_layer", [])
     for layer in [layers] if isinstance(layers, int) else layers:
         if not -tower.num_hidden_layers - 1 <= layer <= tower.num_hidden_layers:
             yield f"vision_feature_layer: {layer}, but the tower has {tower.num_hidden_layers} layers"
-    if not 0 <= config.image_token_id < config.text_config.vocab_size:
-        yield f"image_token_index: {config.image_token_id}, but there are {config.text_config.vocab_size} ids"
-    grid = getattr(config, "image_grid_pinpoints", None)
-    if grid and not any(min(sides) >= tower.image_size for sides in grid):
-        yield f"image_grid_pinpoints: none has room for a tile of {tower.image_size} pixels"
+
+
+def token_problems(config: Any, names: Iterable[str] = ("image_token_id",)) -> Iterator[str]:
+    """The ids of placeholders, which are rows of the vocabulary and differ from each other."""
+    found: dict[int, str] = {}
+    for name in names:
+        token, key, rows = getattr(config, name), field_name(config, name), config.text_config.vocab_size
+        if not 0 <= token < rows:
+            yield f"{key}: {token}, but there are {rows} ids"
+        if token in found:
+            yield f"{key}: {token}, which is also {found[token]}"
+        found[token] = key
+
+
+def pinpoint_problems(config: Any) -> Iterator[str]:
+    grid, (side, _) = getattr(config, "image_grid_pinpoints", None), pair(config.vision_config.image_size)
+    if grid and not any(min(sides) >= side for sides in grid):
+        yield f"image_grid_pinpoints: none has room for a tile of {side} pixels"
+
+
+def field_name(config: Any, name: str) -> str:
+    """The name of a config's attribute in its file: some configs give an older field a newer name."""
+    return (getattr(config, "attribute_map", None) or {}).get(name, name)
+
+
+def pair(sides: int | Iterable[int]) -> tuple[int, int]:
+    """Height and width, of a field that states one number for both or a list of the two."""
+    first, second = (sides, sides) if isinstance(sides, int) else sides
+    return first, second

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hidrop.backbones.base import Backbone
+from hidrop.backbones.config_fields import (
+    ConfigFields,
+    DecoderFields,
+    LayerRopeFields,
+    Layers,
+    Positive,
+    TokenId,
+    Tokens,
+)
 from hidrop.backbones.model_inputs import Grid, Rope, Vision
 from hidrop.geometry import Geometry
 
@@ -15,6 +24,27 @@ if TYPE_CHECKING:
     import torch
 
 KINDS = ("full_attention", "sliding_attention")
+
+
+class GemmaDecoderFields(DecoderFields):
+    """The decoder's config, whose position embeddings differ between kinds of layers."""
+
+    rope_parameters: LayerRopeFields | None = None  # type: ignore[assignment]
+    rope_local_base_freq: Positive | None = None
+    sliding_window_pattern: Layers | None = None
+    query_pre_attn_scalar: Positive | None = None
+    # No release has these, and the runtime leaves them out.
+    attn_logit_softcapping: None = None
+    final_logit_softcapping: None = None
+
+
+class GemmaFields(ConfigFields):
+    """A config.json."""
+
+    text_config: GemmaDecoderFields | None = None
+    mm_tokens_per_image: Tokens = 256
+    boi_token_index: TokenId = 0
+    eoi_token_index: TokenId = 0
 
 
 class Gemma3(Backbone):
@@ -30,6 +60,8 @@ class Gemma3(Backbone):
     model_class: ClassVar[str] = "Gemma3ForConditionalGeneration"
     processor_class: ClassVar[str] = "Gemma3Processor"
     image_processor_class: ClassVar[str] = "Gemma3ImageProcessorPil"
+    image_processor_folder: ClassVar[str] = "gemma3"
+    fields: ClassVar[type[ConfigFields]] = GemmaFields
     decoders: ClassVar[tuple[str, ...]] = ("gemma3_text",)
     towers: ClassVar[tuple[str, ...]] = ("siglip_vision_model",)
 
@@ -46,6 +78,39 @@ class Gemma3(Backbone):
         text = config.text_config
         sizes = Geometry.of_decoder(text, config.mm_tokens_per_image)
         return replace(sizes, max_positions=min(sizes.max_positions, text.sliding_window or sizes.max_positions))
+
+    @classmethod
+    def size_problems(cls, config: Any) -> Iterator[str]:
+        yield from super().size_problems(config)
+        vision, tokens = config.vision_config, config.mm_tokens_per_image
+        side, patches = isqrt(tokens), vision.image_size // vision.patch_size
+        if side * side != tokens or patches % side:
+            yield f"mm_tokens_per_image: {tokens} is no square whose side divides the {patches} patches of the tower's"
+        kinds, layers = config.text_config.layer_types, config.text_config.num_hidden_layers
+        if len(kinds) != layers:
+            yield f"text_config.layer_types: {len(kinds)} for {layers} layers"
+        if others := sorted({*kinds} - {*KINDS}):
+            yield f"text_config.layer_types: {', '.join(others)} is not supported, only {' and '.join(KINDS)}"
+
+    @classmethod
+    def processor_settings(cls, config: Any) -> dict[str, Any]:
+        return {"image_seq_length": config.mm_tokens_per_image}
+
+    @classmethod
+    def image_tokens_of(cls, config: Any, height: int, width: int, image_processor: Any) -> int:
+        """Every image has as many, whatever its size."""
+        return config.mm_tokens_per_image
+
+    @classmethod
+    def processor_problems(cls, config: Any, image_processor: Any) -> Iterator[str]:
+        yield from super().processor_problems(config, image_processor)
+        if getattr(image_processor, "do_pan_and_scan", None):
+            yield "the image processor's do_pan_and_scan adds crops to an image, which is not supported"
+
+    @classmethod
+    def placeholder_of(cls, tokenizer: Any, processor: Any) -> str:
+        """The processor's own `image_token` is what begins an image."""
+        return tokenizer.image_token
 
     @property
     def window(self) -> int | None:

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from hidrop.backbones.base import Backbone
+from hidrop.backbones.config_fields import ConfigFields, Layer, Pixels, TowerFields, pair
 from hidrop.backbones.model_inputs import Grid, Vision
 from hidrop.geometry import Geometry
 
 if TYPE_CHECKING:
     import torch
+
+
+# Tiles of an image, the whole one left out; checkpoints have up to 12.
+MOST_TILES = 256
+
+
+class InternTowerFields(TowerFields):
+    """The tower's config, whose sides may be lists of two."""
+
+    image_size: Pixels | tuple[Pixels, Pixels] = 1  # type: ignore[assignment]
+    patch_size: Pixels | tuple[Pixels, Pixels] = 1  # type: ignore[assignment]
+
+
+class InternFields(ConfigFields):
+    """A config.json."""
+
+    vision_config: InternTowerFields | None = None
+    downsample_ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
+    vision_feature_layer: Layer | None = None
+    vision_feature_select_strategy: Literal["default"] = "default"  # "full" keeps the class token, which is no patch
 
 
 class InternVL(Backbone):
@@ -27,6 +50,8 @@ class InternVL(Backbone):
     model_class: ClassVar[str] = "InternVLForConditionalGeneration"
     processor_class: ClassVar[str] = "InternVLProcessor"
     image_processor_class: ClassVar[str] = "GotOcr2ImageProcessorPil"
+    image_processor_folder: ClassVar[str] = "got_ocr2"
+    fields: ClassVar[type[ConfigFields]] = InternFields
     decoders: ClassVar[tuple[str, ...]] = ("qwen2", "qwen3", "llama")
     towers: ClassVar[tuple[str, ...]] = ("internvl_vision",)
 
@@ -47,14 +72,36 @@ class InternVL(Backbone):
     @staticmethod
     def tile_side(config: Any) -> int:
         """Tokens on a side of a tile: the pixel shuffle makes one of several patches."""
-        vision = config.vision_config
-        side = vision.image_size[0] if isinstance(vision.image_size, (list, tuple)) else vision.image_size
-        patch = vision.patch_size[0] if isinstance(vision.patch_size, (list, tuple)) else vision.patch_size
+        (side, _), (patch, _) = pair(config.vision_config.image_size), pair(config.vision_config.patch_size)
         return int(side // patch * config.downsample_ratio)
 
     @classmethod
     def tile_tokens(cls, config: Any) -> int:
         return cls.tile_side(config) ** 2
+
+    @classmethod
+    def size_problems(cls, config: Any) -> Iterator[str]:
+        yield from super().size_problems(config)
+        (side, _), (patch, _) = pair(config.vision_config.image_size), pair(config.vision_config.patch_size)
+        shuffled = side // patch * config.downsample_ratio
+        if shuffled != int(shuffled) or not shuffled:
+            yield f"downsample_ratio: {config.downsample_ratio} makes {shuffled} tokens of {side // patch} patches"
+
+    @classmethod
+    def processor_settings(cls, config: Any) -> dict[str, Any]:
+        return {"image_seq_length": cls.tile_tokens(config)}
+
+    @classmethod
+    def image_tokens_of(cls, config: Any, height: int, width: int, image_processor: Any) -> int:
+        """By the image processor's tiles of the closest aspect ratio, and the whole image if there are several."""
+        return cls.tile_tokens(config) * image_processor.get_number_of_image_patches(height, width)
+
+    @classmethod
+    def processor_problems(cls, config: Any, image_processor: Any) -> Iterator[str]:
+        yield from super().processor_problems(config, image_processor)
+        least, most = image_processor.min_patches, image_processor.max_patches
+        if not (type(least) is type(most) is int and 1 <= least <= most <= MOST_TILES):
+            yield f"the image processor's min_patches {least!r}, max_patches {most!r} are no range up to {MOST_TILES}"
 
     def grids(self, vision: Vision) -> tuple[tuple[Grid, ...], ...]:
         side = self.tile_side(self.model.config)
@@ -67,8 +114,7 @@ class InternVL(Backbone):
     @property
     def pixel_shape(self) -> tuple[int, ...]:
         vision = self.model.config.vision_config
-        sides = vision.image_size if isinstance(vision.image_size, (list, tuple)) else (vision.image_size,) * 2
-        return (vision.num_channels, *sides)
+        return (vision.num_channels, *pair(vision.image_size))
 
     @property
     def pixel_tokens(self) -> int:

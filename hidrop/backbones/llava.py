@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hidrop.backbones.base import Backbone
 from hidrop.backbones.model_inputs import Grid, Vision
+from hidrop.backbones.processing import image_processor_class
+from hidrop.checkpoint_files import read_object
 from hidrop.geometry import Geometry
-from hidrop.prompts import CHAT_TEMPLATE
+from hidrop.pretrained import pretrained
+from hidrop.prompts import CHAT_TEMPLATE, PLACEHOLDER
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +39,7 @@ class Llava(Backbone):
     model_class: ClassVar[str] = "LlavaForConditionalGeneration"
     processor_class: ClassVar[str] = "LlavaProcessor"
     image_processor_class: ClassVar[str] = "CLIPImageProcessorPil"
+    image_processor_folder: ClassVar[str] = "clip"
     decoders: ClassVar[tuple[str, ...]] = ("llama",)
     towers: ClassVar[tuple[str, ...]] = ("clip_vision_model",)
 
@@ -57,23 +62,55 @@ class Llava(Backbone):
         return side * side + (0 if config.vision_feature_select_strategy == "default" else 1)
 
     @classmethod
-    def image_tokens_of(cls, config: Any, height: int, width: int) -> int:
+    def image_tokens_of(cls, config: Any, height: int, width: int, image_processor: Any) -> int:
         return cls.square_tokens(config)
 
     @classmethod
-    def processor_of(cls, config: Any, tokenizer: Any, image_processor: Any) -> Any:
+    def processor_settings(cls, config: Any) -> dict[str, Any]:
+        """What older checkpoints leave out of the processor's file."""
+        return {
+            "patch_size": config.vision_config.patch_size,
+            "vision_feature_select_strategy": config.vision_feature_select_strategy,
+            "num_additional_image_tokens": 1,
+        }
+
+    @classmethod
+    def processor_of(cls, config: Any, tokenizer: Any, image_processor: Any, **settings: Any) -> Any:
         import transformers
 
         return getattr(transformers, cls.processor_class)(
             image_processor=image_processor,
             tokenizer=tokenizer,
-            patch_size=config.vision_config.patch_size,
-            vision_feature_select_strategy=config.vision_feature_select_strategy,
             # Vicuna's tokenizer brings no template, or one that knows no images.
             chat_template=tokenizer.chat_template or CHAT_TEMPLATE,
             image_token=tokenizer.convert_ids_to_tokens(config.image_token_id),
-            num_additional_image_tokens=1,
+            **{**cls.processor_settings(config), **settings},
         )
+
+    @classmethod
+    def read_parts(cls, path: Path, config: Any) -> tuple[Any, Any, Any]:
+        """By transformers' AutoProcessor where there is a processor's file, so that all of its fields count."""
+        from transformers import AutoProcessor, AutoTokenizer
+
+        file = path / "processor_config.json"
+        if not file.is_file():
+            tokenizer = pretrained(AutoTokenizer, path)
+            image_processor = pretrained(image_processor_class(cls), path)
+            return tokenizer, image_processor, cls.processor_of(config, tokenizer, image_processor)
+        processor = pretrained(AutoProcessor, path, backend="pil")
+        stated = read_object(file)
+        for name, value in cls.processor_settings(config).items():
+            if stated.get(name) is None:
+                setattr(processor, name, value)
+        return processor.tokenizer, processor.image_processor, processor
+
+    @classmethod
+    def prompt_placeholder(cls, tokenizer: Any, processor: Any) -> str:
+        return PLACEHOLDER
+
+    @classmethod
+    def placeholder_of(cls, tokenizer: Any, processor: Any) -> str:
+        return PLACEHOLDER
 
     @staticmethod
     def config_for(geometry: Geometry, tower: Tower) -> Any:

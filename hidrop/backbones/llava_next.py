@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +27,7 @@ class LlavaNext(Llava):
     model_class: ClassVar[str] = "LlavaNextForConditionalGeneration"
     processor_class: ClassVar[str] = "LlavaNextProcessor"
     image_processor_class: ClassVar[str] = "LlavaNextImageProcessorPil"
+    image_processor_folder: ClassVar[str] = "llava_next"
     aspects: ClassVar[tuple[str | None, ...]] = (None, "anyres")
 
     @classmethod
@@ -37,8 +38,13 @@ class LlavaNext(Llava):
         return replace(super().geometry_of(config), visual_tokens=cls.square_tokens(config) * tiles, dynamic=True)
 
     @classmethod
-    def image_tokens_of(cls, config: Any, height: int, width: int) -> int:
+    def image_tokens_of(cls, config: Any, height: int, width: int, image_processor: Any) -> int:
         return image_tokens(config, height, width)
+
+    @classmethod
+    def processor_problems(cls, config: Any, image_processor: Any) -> Iterator[str]:
+        yield from super().processor_problems(config, image_processor)
+        yield from pinpoint_problems(config, image_processor)
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:
@@ -110,6 +116,15 @@ def tiled(config: Any, height: int, width: int) -> tuple[int, int]:
     else:
         columns -= 2 * ((columns - _scaled(width, rows / height)) // 2)
     return rows, columns
+
+
+def pinpoint_problems(config: Any, image_processor: Any) -> Iterator[str]:
+    """Whether an image processor cuts images into the tiles that the model expects."""
+    stated, wanted = (
+        sorted(map(tuple, getattr(one, "image_grid_pinpoints", None) or [])) for one in (image_processor, config)
+    )
+    if stated != wanted:
+        yield f"the image processor's image_grid_pinpoints are {stated}, config.json's are {wanted}"
 
 
 def largest_image(config: Any) -> tuple[int, int]:

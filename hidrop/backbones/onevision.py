@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from hidrop.backbones.base import Backbone
-from hidrop.backbones.llava_next import largest_image, tiled
+from hidrop.backbones.config_fields import ConfigFields, TokenId, size_problems, token_problems
+from hidrop.backbones.llava_next import largest_image, pinpoint_problems, tiled
 from hidrop.backbones.model_inputs import IMAGE, VIDEO, Grid, Vision
 from hidrop.geometry import Geometry
 
@@ -17,6 +20,14 @@ if TYPE_CHECKING:
 
 # How much larger than allowed an image's tiles may be before they are scaled down.
 TOLERANCE = 1.1
+
+
+class OneVisionFields(ConfigFields):
+    """A config.json."""
+
+    video_token_index: TokenId = 0
+    vision_aspect_ratio: Annotated[str, Field(pattern=r"^anyres_max_[1-9]\d?$")] = "anyres_max_9"
+    vision_feature_select_strategy: Literal["full"] = "full"  # "default" leaves out a class token, and SigLIP has none
 
 
 class OneVision(Backbone):
@@ -33,6 +44,8 @@ class OneVision(Backbone):
     model_class: ClassVar[str] = "LlavaOnevisionForConditionalGeneration"
     processor_class: ClassVar[str] = "LlavaOnevisionProcessor"
     image_processor_class: ClassVar[str] = "LlavaOnevisionImageProcessorPil"
+    image_processor_folder: ClassVar[str] = "llava_onevision"
+    fields: ClassVar[type[ConfigFields]] = OneVisionFields
     decoders: ClassVar[tuple[str, ...]] = ("qwen2",)
     towers: ClassVar[tuple[str, ...]] = ("siglip_vision_model",)
     aspects: ClassVar[tuple[str | None, ...]] = (None, "anyres", "anyres_max_9")
@@ -66,6 +79,37 @@ class OneVision(Backbone):
     @staticmethod
     def side_of(config: Any) -> int:
         return config.vision_config.image_size // config.vision_config.patch_size
+
+    @classmethod
+    def size_problems(cls, config: Any) -> Iterator[str]:
+        yield from size_problems(config)
+        yield from token_problems(config, ("video_token_id",))
+
+    @classmethod
+    def processor_settings(cls, config: Any) -> dict[str, Any]:
+        return {
+            "num_image_tokens": cls.side_of(config) ** 2,
+            "vision_feature_select_strategy": config.vision_feature_select_strategy,
+            "vision_aspect_ratio": config.vision_aspect_ratio,
+        }
+
+    @classmethod
+    def image_tokens_of(cls, config: Any, height: int, width: int, image_processor: Any) -> int:
+        """The whole image, then its tiles without padding, with a line end for each row."""
+        rows, columns = cls.of_config(config).scaled(height, width, config.vision_aspect_ratio)
+        return cls.side_of(config) ** 2 + rows * (columns + 1)
+
+    @classmethod
+    def prompt_tokens_of(cls, config: Any, sizes: Sequence[tuple[int, int]], image_processor: Any) -> tuple[int, ...]:
+        """One of several images is seen whole only, with one line end."""
+        if len(sizes) > 1:
+            return (cls.side_of(config) ** 2 + 1,) * len(sizes)
+        return super().prompt_tokens_of(config, sizes, image_processor)
+
+    @classmethod
+    def processor_problems(cls, config: Any, image_processor: Any) -> Iterator[str]:
+        yield from super().processor_problems(config, image_processor)
+        yield from pinpoint_problems(config, image_processor)
 
     # ---- images and videos ------------------------------------------------------------------------------------------
 

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from math import isqrt
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from hidrop.backbones.base import Backbone
+from hidrop.backbones.config_fields import (
+    ConfigFields,
+    DecoderFields,
+    Fields,
+    Heads,
+    Layers,
+    Pixels,
+    Positive,
+    Text,
+    TokenId,
+    Tokens,
+    Width,
+    decoder_problems,
+    head_problems,
+    token_problems,
+)
 from hidrop.backbones.model_inputs import IMAGE, VIDEO, Grid, Places, Rope, Vision
 from hidrop.geometry import Geometry
 
@@ -18,6 +37,43 @@ if TYPE_CHECKING:
 # The tokens of the image that counts are planned for, where nobody states another one.
 NOMINAL_TOKENS = 1296
 SIDES = 3  # numbers in a grid: frames, rows and columns of patches
+MOST_PIXELS = 2**26  # of one image; the largest limits of checkpoints are a quarter of it
+SECTION = (16, 24, 24)  # what transformers takes where a config states none
+
+Merged = Annotated[int, Field(strict=True, ge=1, le=16)]
+Block = Annotated[int, Field(strict=True, ge=0, le=255)]
+
+
+class TowerFields(Fields):
+    """The vision tower's config of all of Qwen's families."""
+
+    model_type: Text | None = None
+    depth: Layers = 1
+    hidden_size: Width = 1
+    embed_dim: Width | None = None
+    intermediate_size: Width = 1
+    mlp_ratio: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+    out_hidden_size: Width | None = None
+    num_heads: Heads = 1
+    in_channels: Literal[3] = 3
+    in_chans: Literal[3] = 3
+    patch_size: Pixels = 1
+    spatial_merge_size: Merged = 1
+    temporal_patch_size: Merged = 1
+    window_size: Pixels | None = None
+    fullatt_block_indexes: list[Block] | tuple[Block, ...] = ()
+    deepstack_visual_indexes: list[Block] | tuple[Block, ...] = ()
+    tokens_per_second: Positive | None = None
+    num_position_embeddings: Tokens | None = None
+    hidden_act: Text = ""
+
+
+class QwenFields(DecoderFields, ConfigFields):
+    """A config.json. Those on the Hub have the decoder's fields at the top, those of transformers 5 a `text_config`."""
+
+    text_config: DecoderFields | None = None
+    vision_config: TowerFields | None = None  # type: ignore[assignment]
+    video_token_id: TokenId = 0
 
 
 class Qwen2VL(Backbone):
@@ -33,6 +89,8 @@ class Qwen2VL(Backbone):
     model_class: ClassVar[str] = "Qwen2VLForConditionalGeneration"
     processor_class: ClassVar[str] = "Qwen2VLProcessor"
     image_processor_class: ClassVar[str] = "Qwen2VLImageProcessorPil"
+    image_processor_folder: ClassVar[str] = "qwen2_vl"
+    fields: ClassVar[type[ConfigFields]] = QwenFields
     decoders: ClassVar[tuple[str, ...]] = ("qwen2_vl_text", "qwen2_vl")
     towers: ClassVar[tuple[str, ...]] = ("qwen2_vl_vision", "qwen2_vl")
 
@@ -55,6 +113,90 @@ class Qwen2VL(Backbone):
     def geometry_of(cls, config: Any) -> Geometry:
         sizes = Geometry.of_decoder(config.text_config, NOMINAL_TOKENS)
         return replace(sizes, dynamic=True, rope_axes=3, referenced=False)
+
+    @classmethod
+    def size_problems(cls, config: Any) -> Iterator[str]:
+        text, vision = config.text_config, config.vision_config
+        yield from decoder_problems(text)
+        section = tuple((text.rope_parameters or {}).get("mrope_section") or SECTION)
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        if sum(section) != head_dim // 2:
+            yield f"rope_parameters.mrope_section: {list(section)} does not add up to half of a head ({head_dim // 2})"
+        width, name = cls.tower_width(vision)
+        yield from head_problems(width, vision.num_heads, name, "num_heads")
+        if width % vision.num_heads == 0 and (head := width // vision.num_heads) % 4:
+            yield f"vision_config: heads of {head} cannot be rotated; their size is a multiple of 4"
+        made, name = cls.merged_width(vision)
+        if made != text.hidden_size:
+            yield f"vision_config: {name} {made} is not the decoder's hidden_size ({text.hidden_size})"
+        for key in ("fullatt_block_indexes", "deepstack_visual_indexes"):
+            blocks = getattr(vision, key, ())
+            if outside := [block for block in blocks if block >= vision.depth]:
+                yield f"vision_config.{key}: {outside[0]}, but the tower has {vision.depth} blocks"
+            if len(set(blocks)) < len(blocks):
+                yield f"vision_config.{key}: {list(blocks)} names a block twice"
+        if len(levels := getattr(vision, "deepstack_visual_indexes", ())) > text.num_hidden_layers:
+            yield f"vision_config.deepstack_visual_indexes: {len(levels)}, more than the decoder has layers"
+        unit = vision.spatial_merge_size * vision.patch_size
+        if (window := getattr(vision, "window_size", unit)) < unit:
+            yield f"vision_config.window_size: {window} pixels, less than a token's {unit}"
+        if isqrt(places := getattr(vision, "num_position_embeddings", 1)) ** 2 != places:
+            yield f"vision_config.num_position_embeddings: {places} is no square"
+        yield from token_problems(config, cls.placeholders)
+
+    @staticmethod
+    def tower_width(vision: Any) -> tuple[int, str]:
+        """The hidden size of the tower's blocks, and its field."""
+        return vision.embed_dim, "embed_dim"
+
+    @staticmethod
+    def merged_width(vision: Any) -> tuple[int, str]:
+        """The size of what the tower makes for the decoder, and its field."""
+        return vision.hidden_size, "hidden_size"
+
+    # ---- the image processor ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def image_tokens_of(cls, config: Any, height: int, width: int, image_processor: Any) -> int:
+        """By the image processor's resizing: sides become multiples of a token's, between `min` and `max` pixels.
+
+        Raises ValueError for an image that is more than 200 times as long as it is wide.
+        """
+        return image_processor.get_number_of_image_patches(height, width) // config.vision_config.spatial_merge_size**2
+
+    @classmethod
+    def processor_problems(cls, config: Any, image_processor: Any) -> Iterator[str]:
+        vision = config.vision_config
+        for name, wanted in (
+            ("patch_size", vision.patch_size),
+            ("merge_size", vision.spatial_merge_size),
+            ("temporal_patch_size", vision.temporal_patch_size),
+        ):
+            if (stated := getattr(image_processor, name, None)) != wanted:
+                yield f"the image processor's {name} is {stated!r}, but the vision tower's is {wanted}"
+        least, most = (getattr(image_processor.size, edge, 0) for edge in ("shortest_edge", "longest_edge"))
+        for name, pixels in (("shortest_edge (min_pixels)", least), ("longest_edge (max_pixels)", most)):
+            if type(pixels) is not int or not 0 < pixels <= MOST_PIXELS:
+                yield f"the image processor's size.{name} is {pixels!r} pixels"
+                return
+        if least > most:
+            yield f"the image processor's size has min_pixels {least} above max_pixels {most}"
+        if most < (unit := (vision.patch_size * vision.spatial_merge_size) ** 2):
+            yield f"the image processor's size has max_pixels {most}, less than a token's {unit}"
+
+    @property
+    def pixel_unit(self) -> tuple[int, ...]:
+        return self.pixel_shape[-1:]
+
+    @property
+    def pixel_rows(self) -> int:
+        return 0
+
+    @property
+    def trial_size(self) -> tuple[int, int]:
+        """Two and four tokens, and some pixels that have to be resized away."""
+        side = self.merge * self.model.config.vision_config.patch_size
+        return 2 * side + 1, 4 * side + 3
 
     # ---- images and videos ------------------------------------------------------------------------------------------
 
@@ -162,8 +304,6 @@ class Qwen2VL(Backbone):
     @property
     def _nominal(self) -> tuple[int, int]:
         """Rows and columns of tokens of an image with about the geometry's number of tokens."""
-        from math import isqrt
-
         rows = max(1, isqrt(self.geometry.visual_tokens))
         return rows, max(1, self.geometry.visual_tokens // rows)
 
@@ -179,7 +319,17 @@ class Qwen2_5VL(Qwen2VL):  # the model's own name
     decoders: ClassVar[tuple[str, ...]] = ("qwen2_5_vl_text", "qwen2_5_vl")
     towers: ClassVar[tuple[str, ...]] = ("qwen2_5_vl_vision", "qwen2_5_vl")
 
+    image_processor_aliases: ClassVar[tuple[str, ...]] = ("Qwen2_5_VLImageProcessor",)
+
     image_inputs: ClassVar[tuple[str, ...]] = (*Qwen2VL.image_inputs, "second_per_grid_ts")
+
+    @staticmethod
+    def tower_width(vision: Any) -> tuple[int, str]:
+        return vision.hidden_size, "hidden_size"
+
+    @staticmethod
+    def merged_width(vision: Any) -> tuple[int, str]:
+        return vision.out_hidden_size, "out_hidden_size"
 
     def interval(self, seconds: torch.Tensor | None, one: torch.Tensor) -> torch.Tensor:
         """tokens_per_second numbers a second. Without seconds a grid's frame counts as one second."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from hidrop.backbones.model_inputs import Vision
-from hidrop.backbones.qwen2_vl import Qwen2VL
+from hidrop.backbones.qwen2_vl import Qwen2_5VL, Qwen2VL
 
 if TYPE_CHECKING:
     from hidrop.backbones.mrope import Runs
@@ -24,6 +24,9 @@ class Qwen3VL(Qwen2VL):
     processor_class: ClassVar[str] = "Qwen3VLProcessor"
     decoders: ClassVar[tuple[str, ...]] = ("qwen3_vl_text",)
     towers: ClassVar[tuple[str, ...]] = ("qwen3_vl_vision", "qwen3_vl")
+
+    tower_width = staticmethod(Qwen2_5VL.tower_width)
+    merged_width = staticmethod(Qwen2_5VL.merged_width)
 
     @property
     def levels(self) -> int:

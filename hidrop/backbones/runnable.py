@@ -31,10 +31,12 @@ def check_runs(family: type[Backbone], config: Any, place: str) -> None:
     if (why := backbone.unsupported()) is not None:
         raise UserError(f"{place}: {why}")
     with in_words(f"{place}: the decoder's position embeddings cannot be computed", "Correct rope_parameters"):
-        rotary, last = type(backbone.decoder.rotary_emb)(config=asked.text_config), backbone.geometry.max_positions
+        decoder, last = backbone.decoder, backbone.geometry.max_positions
+        decoder.rotary_emb = type(decoder.rotary_emb)(config=asked.text_config)
+        angles = [value for name, value in decoder.rotary_emb.named_buffers() if name.endswith("inv_freq")]
         for position in (0, last - 1, 4 * last):
-            cos, sin = rotary(torch.zeros(1, 1, 1), torch.tensor([[position]]))
-            if not (cos.isfinite().all() and sin.isfinite().all() and (rotary.inv_freq > 0).all()):
+            cos, sin = backbone.rope(torch.zeros(1, 1, 1), torch.tensor([[[position]]]))
+            if not (cos.isfinite().all() and sin.isfinite().all() and all((one > 0).all() for one in angles)):
                 raise UserError(
                     f"{place}: text_config.rope_parameters {shown(asked.text_config.rope_parameters)} give position "
                     "embeddings that are not finite, or angles that are not positive. Correct rope_theta and factor"

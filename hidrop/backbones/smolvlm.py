@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from pydantic import Field
+
+from hidrop.backbones import processing
 from hidrop.backbones.base import Backbone
+from hidrop.backbones.config_fields import ConfigFields
 from hidrop.backbones.model_inputs import Grid, Vision
 from hidrop.geometry import Geometry
 
 if TYPE_CHECKING:
     import torch
+
+
+class SmolFields(ConfigFields):
+    """A config.json."""
+
+    scale_factor: Annotated[int, Field(strict=True, ge=1, le=64)] = 2
 
 
 class SmolVLM(Backbone):
@@ -28,6 +38,9 @@ class SmolVLM(Backbone):
     model_class: ClassVar[str] = "SmolVLMForConditionalGeneration"
     processor_class: ClassVar[str] = "SmolVLMProcessor"
     image_processor_class: ClassVar[str] = "SmolVLMImageProcessorPil"
+    image_processor_folder: ClassVar[str] = "smolvlm"
+    image_processor_aliases: ClassVar[tuple[str, ...]] = ("Idefics3ImageProcessor",)
+    fields: ClassVar[type[ConfigFields]] = SmolFields
     decoders: ClassVar[tuple[str, ...]] = ("llama",)
     towers: ClassVar[tuple[str, ...]] = ("smolvlm_vision", "smolvlm", "siglip_vision_model", "idefics3_vision")
 
@@ -49,6 +62,33 @@ class SmolVLM(Backbone):
     def tile_side(config: Any) -> int:
         """Tokens on a side of a tile: the pixel shuffle makes one of several patches."""
         return config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
+
+    @classmethod
+    def size_problems(cls, config: Any) -> Iterator[str]:
+        yield from super().size_problems(config)
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        if side % config.scale_factor:
+            yield f"scale_factor: {side} patches on a side are not a multiple of {config.scale_factor}"
+
+    @classmethod
+    def processor_settings(cls, config: Any) -> dict[str, Any]:
+        return {"image_seq_len": cls.tile_side(config) ** 2}
+
+    @classmethod
+    def processor_of(cls, config: Any, tokenizer: Any, image_processor: Any, **settings: Any) -> Any:
+        """Idefics3's class: it does the same with images, and SmolVLM's own refuses to start without num2words."""
+        return processing.images_only("Idefics3Processor", cls.processor_class)(
+            image_processor=image_processor,
+            tokenizer=tokenizer,
+            chat_template=tokenizer.chat_template,
+            **{**cls.processor_settings(config), **settings},
+        )
+
+    @classmethod
+    def image_tokens_of(cls, config: Any, height: int, width: int, image_processor: Any) -> int:
+        """By the image processor's tiles, and the whole image after them."""
+        tiles, _, _ = image_processor.get_number_of_image_patches(height, width)
+        return cls.tile_side(config) ** 2 * max(1, tiles)
 
     def vision(self, inputs: Mapping[str, Any]) -> Vision | None:
         """Tiles of zeros are left out here, and the tiles of all prompts are one row of media."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,8 +62,12 @@ class Loaded:
     features: FeatureCache
 
     def image_tokens(self, height: int, width: int) -> int:
-        """Visual tokens that an image of `height` x `width` pixels has in a prompt."""
-        return self.backbone.image_tokens(height, width)
+        """Visual tokens that an image of `height` x `width` pixels has in a prompt, as its only image."""
+        return self.backbone.image_tokens(height, width, self.image_processor)
+
+    def prompt_tokens(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        """Visual tokens of each of the images (height, width) of one prompt."""
+        return self.backbone.prompt_tokens_of(self.model.config, sizes, self.image_processor)
 
     def digest(self) -> str:
         """sha256 over the content of all weight files, a separate tower's included: the identity of the weights."""

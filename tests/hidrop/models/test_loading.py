@@ -105,7 +105,7 @@ def test_parts_are_where_the_runtime_looks_for_them(model: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "qwen2_5_vl"}, "architecture 'qwen2_5_vl' is not supported. Supported: LLaVA"),
+        ({"model_type": "gpt2"}, "architecture 'gpt2' is not supported. Supported: LLaVA"),
         ({"model_type": None, "architectures": ["GPT2LMHeadModel"]}, "architecture 'GPT2LMHeadModel'"),
         ({"text_config": {"model_type": "qwen2"}}, "'qwen2' decoder is not supported"),
         ({"vision_config": {"model_type": "siglip_vision_model"}}, "'siglip_vision_model' tower is not supported"),
