@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from hidrop.geometry import Geometry
@@ -43,6 +43,26 @@ def budget_tokens(budget: Budget, visual_tokens: int) -> float:
     return float(budget[:-1]) / 100 * visual_tokens if isinstance(budget, str) else budget
 
 
+def check_absolute(
+    cls: type[Reducer], params: Mapping[str, Any], budget: Budget | None, geometry: Geometry
+) -> Geometry:
+    """`geometry` with its number of visual tokens as the reference, once no number of tokens needs another one.
+
+    Raises ValueError for a number of tokens where each image has its own and nobody stated which image it is of.
+    """
+    if geometry.referenced:
+        return geometry
+    absolute = [name for name in cls.counts if params.get(name) not in (None, 0)]
+    if budget is not None and not isinstance(parse_budget(budget), str):
+        absolute.append("budget")
+    if absolute:
+        raise ValueError(
+            f"{cls.name}: {', '.join(absolute)}: a number of tokens has no meaning where each image has its own; give "
+            'a share, such as budget: "22.2%", or state reference_tokens, the tokens of the image that it is of'
+        )
+    return geometry.counted(geometry.visual_tokens, "fixed" if geometry.fixed_counts else "scaled")
+
+
 def solve(
     name: str, params: dict[str, Any] | None, budget: Budget, geometry: Geometry, reading: Reading = "average"
 ) -> Reducer:
@@ -55,9 +75,10 @@ def solve(
     """
     if reading not in get_args(Reading):
         raise ValueError(f"reading: {reading!r} is not one of {', '.join(map(repr, get_args(Reading)))}")
-    tokens = budget_tokens(parse_budget(budget), geometry.visual_tokens)
     cls = method_class(name)
     given = checked_params(cls, params, open_counts=True)
+    geometry = check_absolute(cls, given, budget, geometry)
+    tokens = budget_tokens(parse_budget(budget), geometry.visual_tokens)
 
     def with_average(average: float) -> Reducer:
         try:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
+
+# What an absolute number of tokens means for a prompt with another number than the reference image.
+#   scaled: the same share of it.
+#   fixed:  the same number, or all that there are.
+Counts = Literal["scaled", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,30 @@ class Geometry:
     def layer_kv_bytes(self, tokens: int, element_bytes: int) -> int:
         """Bytes of one layer's keys and values of one sequence."""
         return 2 * tokens * self.kv_heads * self.head_dim * element_bytes
+
+    def counted(self, reference_tokens: int | None, counts: Counts = "scaled") -> Geometry:
+        """The same with the image that absolute counts are of; None keeps it. See `Counts`.
+
+        Raises ValueError for another number than every image has, and for counts of an image that nobody stated.
+        """
+        if reference_tokens is not None and not self.dynamic and reference_tokens != self.visual_tokens:
+            raise ValueError(
+                f"reference_tokens: {reference_tokens}, but every image of this model has {self.visual_tokens} tokens; "
+                "leave it out"
+            )
+        if reference_tokens is not None and reference_tokens < 1:
+            raise ValueError(f"reference_tokens: {reference_tokens} is too few; at least 1")
+        return replace(
+            self,
+            visual_tokens=reference_tokens or self.visual_tokens,
+            referenced=self.referenced or reference_tokens is not None,
+            fixed_counts=counts == "fixed",
+        )
+
+    @property
+    def counting(self) -> dict[str, Any]:
+        """The arguments of `counted` that give this geometry's counts."""
+        return {"reference_tokens": self.visual_tokens, "counts": "fixed" if self.fixed_counts else "scaled"}
 
     def with_visual_tokens(self, count: int) -> Geometry:
         """The same decoder fed with `count` visual tokens (several images, or another resolution)."""

@@ -78,12 +78,15 @@ class Schedule:
     def scaled(self, geometry: Geometry, count: int) -> Schedule:
         """This schedule for a prompt with `count` visual tokens: kept shares stay, counts are rounded down.
 
-        A cut that leaves a token of one image leaves at least one of any image.
+        A cut that leaves a token of one image leaves at least one of any image. With `geometry.fixed_counts` the counts
+        stay, as far as there are so many tokens.
         """
         if count == geometry.visual_tokens:
             return self
 
         def share(part: int) -> int:
+            if geometry.fixed_counts:
+                return part
             return max(part * count // geometry.visual_tokens, min(part, 1))
 
         there, cuts = count, []

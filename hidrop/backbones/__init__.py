@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from hidrop.backbones.base import Backbone
 from hidrop.backbones.config_fields import NamedFields, check_fields
 from hidrop.backbones.model_inputs import Places, Vision
 from hidrop.errors import UserError
-from hidrop.geometry import Geometry
+from hidrop.geometry import Counts, Geometry
 
 # By the model_type of a config. Imported on demand.
 BACKBONES: dict[str, str] = {
@@ -48,6 +49,10 @@ REFUSED: dict[str, str] = {
     "instructblip": "its images have a fixed number of query tokens, which are no places of the image",
     "blip-2": "its images have a fixed number of query tokens, which are no places of the image",
 }
+
+
+# What was stated about loaded models. Not an attribute of theirs: those are saved and copied with them.
+_REFERENCES: WeakKeyDictionary[Any, tuple[int | None, Counts]] = WeakKeyDictionary()
 
 
 def backbone_class(model_type: str) -> type[Backbone] | None:
@@ -96,7 +101,16 @@ def backbone_of(model: Any) -> Backbone:
         elif hasattr(model, "model") and hasattr(model, "tokenizer"):  # what `load` returns
             way = " Give it the model itself: its attribute `model`."
         raise TypeError(f"{type(model).__name__} is not a model that hidrop can reduce.{way} It reduces {supported()}")
-    return kind(model)
+    return kind(model).counting(*_REFERENCES.get(model, (None, "scaled")))
+
+
+def count_by(model: Any, reference_tokens: int | None, counts: Counts = "scaled") -> None:
+    """State, for every later `backbone_of(model)`, the image that absolute counts of methods are of.
+
+    Raises ValueError like `Geometry.counted`.
+    """
+    backbone_of(model).counting(reference_tokens, counts)
+    _REFERENCES[model] = reference_tokens, counts
 
 
 def geometry_of(config: Any) -> Geometry:
@@ -104,4 +118,14 @@ def geometry_of(config: Any) -> Geometry:
     return family_of(config.to_dict(), type(config).__name__).geometry_of(config)
 
 
-__all__ = ["BACKBONES", "Backbone", "Places", "Vision", "backbone_class", "backbone_of", "family_of", "geometry_of"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "Places",
+    "Vision",
+    "backbone_class",
+    "backbone_of",
+    "count_by",
+    "family_of",
+    "geometry_of",
+]

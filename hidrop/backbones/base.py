@@ -23,7 +23,7 @@ from hidrop.backbones.model_inputs import IMAGE, TEXT, Grid, Places, Rope, Visio
 from hidrop.backbones.rehearsal import rehearse, side_problems
 from hidrop.checkpoint_files import check_folder, in_words
 from hidrop.errors import UserError
-from hidrop.geometry import Geometry
+from hidrop.geometry import Counts, Geometry
 from hidrop.pretrained import pretrained
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Backbone(ABC):
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
+        self.reference_tokens: int | None = None
+        self.counts: Counts = "scaled"
 
     @classmethod
     def of_config(cls, config: Any) -> Self:
@@ -205,7 +207,14 @@ class Backbone(ABC):
 
     @property
     def geometry(self) -> Geometry:
-        return self.geometry_of(self.model.config)
+        """The sizes in the model's config, with the image that counts are of (`counting`)."""
+        return self.geometry_of(self.model.config).counted(self.reference_tokens, self.counts)
+
+    def counting(self, reference_tokens: int | None, counts: Counts = "scaled") -> Self:
+        """State the image that absolute counts of methods are of. Raises ValueError like `Geometry.counted`."""
+        self.geometry_of(self.model.config).counted(reference_tokens, counts)
+        self.reference_tokens, self.counts = reference_tokens, counts
+        return self
 
     def unsupported(self) -> str | None:
         """Why this very model cannot be reduced, in words; None when it can."""

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 
-# Tiles of an image, the whole one left out; checkpoints have up to 12.
+# Tiles of an image that a checkpoint may ask for, the whole one left out.
 MOST_TILES = 256
+# Tiles of the image that plans are printed for: InternVL3's 12, and the whole image.
+MOST_SEEN = 13
 
 
 class InternTowerFields(TowerFields):
@@ -65,8 +67,8 @@ class InternVL(Backbone):
 
     @classmethod
     def geometry_of(cls, config: Any) -> Geometry:
-        """Counts are planned for the image of one tile where nobody states another one."""
-        sizes = Geometry.of_decoder(config.text_config, cls.tile_tokens(config))
+        """Plans are printed for the image of the most tiles where nobody states another one."""
+        sizes = Geometry.of_decoder(config.text_config, MOST_SEEN * cls.tile_tokens(config))
         return replace(sizes, dynamic=True, referenced=False)
 
     @staticmethod
@@ -114,11 +116,18 @@ class InternVL(Backbone):
     @property
     def pixel_shape(self) -> tuple[int, ...]:
         vision = self.model.config.vision_config
-        return (vision.num_channels, *pair(vision.image_size))
+        return (MOST_SEEN, vision.num_channels, *pair(vision.image_size))
+
+    @property
+    def pixel_rows(self) -> int:
+        return 0
 
     @property
     def pixel_tokens(self) -> int:
-        return self.tile_tokens(self.model.config)
+        return MOST_SEEN * self.tile_tokens(self.model.config)
+
+    def inputs_for(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"pixel_values": pixel_values.flatten(0, 1)}
 
     def medium(self, inputs: Mapping[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
         return {"pixel_values": inputs["pixel_values"][number : number + 1]}

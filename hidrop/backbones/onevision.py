@@ -72,8 +72,9 @@ class OneVision(Backbone):
 
     @classmethod
     def geometry_of(cls, config: Any) -> Geometry:
-        """Counts are planned for the whole image of the tower where nobody states another one."""
-        sizes = Geometry.of_decoder(config.text_config, cls.side_of(config) ** 2)
+        """Plans are printed for the image of the most tiles, without line ends, where nobody states another one."""
+        tiles = 1 + int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+        sizes = Geometry.of_decoder(config.text_config, tiles * cls.side_of(config) ** 2)
         return replace(sizes, dynamic=True, referenced=False)
 
     @staticmethod

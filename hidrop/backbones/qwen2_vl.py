@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
     from hidrop.backbones.mrope import Runs
 
-# The tokens of the image that counts are planned for, where nobody states another one.
-NOMINAL_TOKENS = 1296
-SIDES = 3  # numbers in a grid: frames, rows and columns of patches
 MOST_PIXELS = 2**26  # of one image; the largest limits of checkpoints are a quarter of it
 SECTION = (16, 24, 24)  # what transformers takes where a config states none
 
@@ -109,9 +106,12 @@ class Qwen2VL(Backbone):
     derived_inputs: ClassVar[tuple[str, ...]] = ("mm_token_type_ids",)
     placeholders: ClassVar[Mapping[str, int]] = {"image_token_id": IMAGE, "video_token_id": VIDEO}
 
+    # Tokens of the image that plans are printed for, where nobody states another one: a setting of published tables.
+    nominal_tokens: ClassVar[int] = 1280
+
     @classmethod
     def geometry_of(cls, config: Any) -> Geometry:
-        sizes = Geometry.of_decoder(config.text_config, NOMINAL_TOKENS)
+        sizes = Geometry.of_decoder(config.text_config, cls.nominal_tokens)
         return replace(sizes, dynamic=True, rope_axes=3, referenced=False)
 
     @classmethod
@@ -322,6 +322,7 @@ class Qwen2_5VL(Qwen2VL):  # the model's own name
     image_processor_aliases: ClassVar[tuple[str, ...]] = ("Qwen2_5_VLImageProcessor",)
 
     image_inputs: ClassVar[tuple[str, ...]] = (*Qwen2VL.image_inputs, "second_per_grid_ts")
+    nominal_tokens: ClassVar[int] = 1296
 
     @staticmethod
     def tower_width(vision: Any) -> tuple[int, str]:

@@ -25,6 +25,8 @@ class Qwen3VL(Qwen2VL):
     decoders: ClassVar[tuple[str, ...]] = ("qwen3_vl_text",)
     towers: ClassVar[tuple[str, ...]] = ("qwen3_vl_vision", "qwen3_vl")
 
+    nominal_tokens: ClassVar[int] = 1024
+
     tower_width = staticmethod(Qwen2_5VL.tower_width)
     merged_width = staticmethod(Qwen2_5VL.merged_width)
 

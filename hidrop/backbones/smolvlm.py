@@ -17,6 +17,9 @@ from hidrop.geometry import Geometry
 if TYPE_CHECKING:
     import torch
 
+# Tiles of the image that plans are printed for: 4 x 4 at SmolVLM's own longest edge, and the whole image.
+MOST_SEEN = 17
+
 
 class SmolFields(ConfigFields):
     """A config.json."""
@@ -54,8 +57,8 @@ class SmolVLM(Backbone):
 
     @classmethod
     def geometry_of(cls, config: Any) -> Geometry:
-        """Counts are planned for the image of one tile where nobody states another one."""
-        sizes = Geometry.of_decoder(config.text_config, cls.tile_side(config) ** 2)
+        """Plans are printed for the image of the most tiles where nobody states another one."""
+        sizes = Geometry.of_decoder(config.text_config, MOST_SEEN * cls.tile_side(config) ** 2)
         return replace(sizes, dynamic=True, referenced=False)
 
     @staticmethod
@@ -126,8 +129,8 @@ class SmolVLM(Backbone):
     @property
     def pixel_shape(self) -> tuple[int, ...]:
         vision = self.model.config.vision_config
-        return 1, vision.num_channels, vision.image_size, vision.image_size
+        return MOST_SEEN, vision.num_channels, vision.image_size, vision.image_size
 
     @property
     def pixel_tokens(self) -> int:
-        return self.tile_side(self.model.config) ** 2
+        return MOST_SEEN * self.tile_side(self.model.config) ** 2

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hidrop.backbones import Backbone, backbone_of, family_of
+from hidrop.backbones import Backbone, backbone_of, count_by, family_of
 from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError, did_you_mean, shortened
-from hidrop.geometry import Geometry
+from hidrop.geometry import Counts, Geometry
 from hidrop.models.answer_ends import answer_ends, check_ends
 from hidrop.models.checking import trained_with, whole
 from hidrop.models.digest import digest
@@ -82,6 +82,8 @@ def load(
     attention: str = "sdpa",
     quantization: str | None = None,
     device_map: str | None = None,
+    reference_tokens: int | None = None,
+    counts: Counts = "scaled",
     allow_download: bool = False,
 ) -> Loaded:
     """Load a checkpoint in transformers' or in LLaVA's original layout.
@@ -92,6 +94,9 @@ def load(
     `dtype` is then what they are computed in. Tower, projector, embeddings and LM head keep their own type.
     device_map: how accelerate spreads the layers of a model that is too large for one device over all CUDA devices; on
     a CPU there is nothing to spread.
+
+    reference_tokens: the visual tokens of the image that methods' absolute counts are of, where each image has its own
+    number. counts: "scaled" keeps the same share of other images, "fixed" as many tokens.
 
     Raises UserError for whatever the user has to change: a missing or incomplete checkpoint, an unsupported
     architecture, tensors that are missing, extra or of the wrong shape, a device or kernel that is not there.
@@ -126,9 +131,15 @@ def load(
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    # What quantises or spreads a model has put it in place.
+    model = (model if quantization or device_map else model.to(device)).eval()
+    try:
+        count_by(model, reference_tokens, counts)
+    except ValueError as error:
+        raise UserError(f"model '{source}': {error}") from None
+    backbone = backbone_of(model)
     return Loaded(
-        # What quantises or spreads a model has put it in place.
-        model=(model if quantization or device_map else model.to(device)).eval(),
+        model=model,
         backbone=backbone,
         tokenizer=tokenizer,
         image_processor=image_processor,

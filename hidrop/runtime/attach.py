@@ -15,10 +15,10 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from hidrop.backbones import Backbone, Places, backbone_of
-from hidrop.budget import Reading, solve
-from hidrop.geometry import Geometry
+from hidrop.budget import Reading, check_absolute, solve
+from hidrop.geometry import Counts, Geometry
 from hidrop.plan import TokenPlan
-from hidrop.reducer import Reducer, build
+from hidrop.reducer import Reducer, build, method_class
 from hidrop.runtime import graph_forward, outputs
 from hidrop.runtime.cache import RaggedCache, Replay, cache_for, check_empty
 from hidrop.runtime.cuda_graphs import Graphs
@@ -246,6 +246,8 @@ def reduce(
     reading: Reading = "average",
     features: Encoder | None = None,
     graphs: Graphs | None = None,
+    reference_tokens: int | None = None,
+    counts: Counts | None = None,
     **fields: Any,
 ) -> Reduction:
     """Reduce `model`: from now on `generate()` and `model(...)` run with fewer visual tokens.
@@ -263,6 +265,9 @@ def reduce(
     `reading="kept"` means the tokens after the last cut instead.
     features: images that this model has seen before are taken from it, without the tower, and new ones put into it. It
     is for evaluation: it waits for the device, and no gradient passes.
+    reference_tokens: the visual tokens of the image that absolute counts (`keep=64`, `budget=64`) are of, where each
+    image has its own number; a prompt with more or fewer keeps the same share, or with `counts="fixed"` as many tokens.
+    By default what `load` was told.
     graphs: prefills and decoding steps are captured as CUDA graphs where that is possible, and kept in it. A cache is
     valid until the next prefill of its shape.
 
@@ -275,18 +280,24 @@ def reduce(
     backbone = backbone_of(model)
     if (why := backbone.unsupported()) is not None:
         raise TypeError(why)
-    reducer = _method(method, budget, reading, fields, backbone.geometry)
+    if reference_tokens is not None or counts is not None:
+        backbone.counting(reference_tokens or backbone.reference_tokens, counts or backbone.counts)
+    reducer, geometry = _method(method, budget, reading, fields, backbone.geometry)
+    if backbone.geometry.dynamic:
+        backbone.counting(**geometry.counting)
     return Reduction(backbone, reducer, features, graphs).attach()
 
 
 def _method(
     method: Reducer | str, budget: float | str | None, reading: Reading, fields: dict[str, Any], geometry: Geometry
-) -> Reducer:
-    """The method that `reduce` was asked for. Raises TypeError and ValueError like it."""
+) -> tuple[Reducer, Geometry]:
+    """The method that `reduce` was asked for, and the sizes that its counts are of. Raises like `reduce`."""
     if budget is None and reading != "average":
         raise TypeError(f"reading: {reading!r} says what a budget means; give a budget with it")
     if isinstance(method, str):
-        return build(method, fields) if budget is None else solve(method, fields, budget, geometry, reading)
+        geometry = check_absolute(method_class(method), fields, budget, geometry)
+        reducer = build(method, fields) if budget is None else solve(method, fields, budget, geometry, reading)
+        return reducer, geometry
     if not isinstance(method, Reducer):
         found = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
         raise TypeError(
@@ -295,4 +306,4 @@ def _method(
     given = [*fields, *([] if budget is None else ["budget"])]
     if given:
         raise TypeError(f"{', '.join(given)}: goes with a method's name; {method} has all its fields already")
-    return method
+    return method, check_absolute(type(method), vars(method), None, geometry)

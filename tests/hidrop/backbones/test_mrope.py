@@ -53,7 +53,7 @@ def test_the_video_of_the_reports_figure() -> None:
 
 
 def test_frames_half_a_second_apart() -> None:
-    """Four numbers a second, frames 0.5 s apart: two numbers from frame to frame; text from 1 + max(2 * 2 + 1, 1) = 6."""
+    """Four numbers a second, frames 0.5 s apart: two numbers a frame, and text from 1 + max(2 * 2 + 1, 1) = 6."""
     kinds = [TEXT] + [VIDEO] * 3 + [TEXT]
     assert positions(kinds, runs((3, 1, 1, 0.5 * 4)))[0] == [[0, 1, 3, 5, 6], [0, 1, 1, 1, 6], [0, 1, 1, 1, 6]]
 
@@ -87,7 +87,7 @@ def test_an_image_and_a_video_before_it_have_their_own_features() -> None:
     ]
 
 
-# ---- families: where their runs begin and end --------------------------------------------------------------------------
+# ---- families: where their runs begin and end ------------------------------------------------------------------------
 
 
 def visual_positions(name: str, inputs: dict[str, torch.Tensor]) -> tuple[Any, Any]:
@@ -113,8 +113,8 @@ def test_a_video_is_one_run(name: str, steps: list[int]) -> None:
     position, kinds = visual_positions(name, as_batch(*row_of(name, [], 0, [(3, 2, 4)])))
     (place,) = (kinds == VIDEO).nonzero()[:1, 0].tolist()
     start = int(position[place, 0])
-    time = [[start + step] * 8 for step in steps]
-    assert position[place : place + 24, 0].tolist() == sum(time, [])
+    time = [start + step for step in steps for _ in range(8)]
+    assert position[place : place + 24, 0].tolist() == time
     assert position[place : place + 8, 1:].tolist() == [[start + y, start + x] for y in range(2) for x in range(4)]
     assert position[place + 24].tolist() == [start + max(steps[-1] + 1, 4)] * 3
 

@@ -54,14 +54,15 @@ def reduced(name: str, setting: str, tokens: int) -> Iterator[Any]:
     """The family's model with a setting whose counts are those of a prompt with so many visual tokens."""
     method, fields, _ = SETTINGS[setting]
     model = model_of(name)
-    whole = backbone_of(model).geometry.visual_tokens
+    geometry = backbone_of(model).geometry
+    stated = {"reference_tokens": tokens} if geometry.dynamic else {}
 
     def scaled(count: int) -> int:
-        return -(-count * whole // tokens)
+        return count if geometry.dynamic else -(-count * geometry.visual_tokens // tokens)
 
     keep = fields["keep"]
     keep = [scaled(one) for one in keep] if isinstance(keep, list) else scaled(keep)
-    with reduce(model, method, **{**fields, "keep": keep}) as reduction:
+    with reduce(model, method, **stated, **{**fields, "keep": keep}) as reduction:
         yield reduction
 
 
@@ -139,7 +140,7 @@ def test_rows_of_a_batch_are_as_each_alone(name: str, setting: str, side: str) -
                 assert [cut.rows[number] for cut in kept] == [cut.rows[0] for cut in reduction.kept]
 
 
-# ---- controls: each of these faults was seen in published code, and must not pass --------------------------------------
+# ---- controls: each of these faults was seen in published code, and must not pass ------------------------------------
 
 
 def without_levels(monkeypatch: pytest.MonkeyPatch) -> None:
