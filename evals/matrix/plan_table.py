@@ -35,7 +35,7 @@ def entry(row: MatrixRow, matrix: Matrix) -> dict[str, Any]:
         "share": row.plan.share,
         "average_tokens": row.plan.average_tokens,
         "kept": row.plan.kept,
-        "reference_tokens": row.plan.geometry.visual_tokens if row.plan.geometry.anyres else None,
+        "reference_tokens": row.plan.geometry.visual_tokens if row.plan.geometry.dynamic else None,
         "entering": list(row.plan.entering),
         "text_tokens": matrix.text_tokens,
         "flops": row.plan.flops(matrix.text_tokens),

@@ -10,7 +10,7 @@ from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.method_source import source_digest
 from hidrop.plan import TokenPlan
-from hidrop.reducer import Reducer, build
+from hidrop.reducer import Reducer, build, method_class
 from hidrop.regular_files import local_path
 
 Peek = Callable[[str], tuple[Geometry, Reducer | None]]
@@ -64,21 +64,26 @@ def resolve(
     for model, spec in {cell.model: cell.spec for cell in cells}.items():
         sized, wrong = size(model, spec, peek, trust_presets)
         problems += wrong
-        if sized:
-            known[model] = sized
+        if not sized:
+            continue
+        try:
+            known[model] = spec.counted(sized[0]), sized[1]
+        except ValueError as error:
+            problems.append(f"models.{model}.{error}")
     rows: dict[tuple[str, str], MatrixRow] = {}
     for cell in {(cell.model, cell.label): cell for cell in cells}.values():
         if cell.model not in known:
             continue
         geometry, trained = known[cell.model]
         try:
-            reducer = method_of(cell, geometry, trained)
+            reducer, geometry = method_of(cell, geometry, trained)
             plan = reducer.plan(geometry)
             source_digest(type(reducer))  # type: ignore[arg-type]  # a class can be hashed
         except (ValueError, TypeError) as error:
             problems.append(f"methods.{place(cell)} on {cell.model}: {error}")
             continue
-        own = trained is not None and reducer.name != "vanilla" and reducer.as_trained == trained.as_trained
+        taught = None if trained is None else trained.on(geometry).as_trained
+        own = reducer.name != "vanilla" and reducer.as_trained == taught
         budget = None if cell.budget is None else short(cell.budget)
         rows[cell.model, cell.label] = MatrixRow(cell.model, cell.label, reducer, plan, own, budget, cell.group)
     return rows, [f"{matrix.file}: {line}" for line in dict.fromkeys(problems)]
@@ -120,24 +125,29 @@ def _there(source: str) -> bool:
 
 def shape(geometry: Geometry) -> tuple[int, int, int, int]:
     """The sizes that a plan depends on. The vocabulary does not count: it differs between conversions of one model."""
-    return geometry.layers, geometry.hidden, geometry.intermediate, geometry.visual_tokens
+    tokens = geometry.visual_tokens if geometry.referenced else 0  # a nominal number says nothing about the model
+    return geometry.layers, geometry.hidden, geometry.intermediate, tokens
 
 
 def build_method(spec: MethodEntry) -> Reducer:
     return build(spec.name, spec.params)
 
 
-def method_of(cell: Cell, geometry: Geometry, trained: Reducer | None) -> Reducer:
-    """The method of a cell with all its fields. Raises ValueError if the model or its sizes do not allow it."""
+def method_of(cell: Cell, geometry: Geometry, trained: Reducer | None) -> tuple[Reducer, Geometry]:
+    """The method of a cell with all its fields, and the sizes that its numbers of tokens are of.
+
+    Raises ValueError if the model or its sizes do not allow it.
+    """
+    from hidrop.budget import check_absolute, solve
+
     if cell.trained:
         if trained is None:
             raise ValueError("the checkpoint names no method that it was trained with. State it as trained_with")
-        return trained
+        return trained.on(geometry), geometry
+    geometry = check_absolute(method_class(cell.method), cell.params, cell.budget, geometry)
     if cell.budget is None:
-        return build(cell.method, cell.params)
-    from hidrop.budget import solve
-
-    return solve(cell.method, cell.params, cell.budget, geometry, cell.reading)
+        return build(cell.method, cell.params).on(geometry), geometry
+    return solve(cell.method, cell.params, cell.budget, geometry, cell.reading).on(geometry), geometry
 
 
 def place(cell: Cell) -> str:

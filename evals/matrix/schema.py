@@ -36,7 +36,7 @@ from evals.tasks.registry import TASKS
 from hidrop import strict_yaml
 from hidrop.budget import Budget, Reading, parse_budget
 from hidrop.errors import UserError
-from hidrop.geometry import PRESETS
+from hidrop.geometry import PRESETS, Counts, Geometry
 from hidrop.numerics import DEVICE, Attention, DeviceMap, Dtype, Quantization
 from hidrop.regular_files import local_path
 from hidrop.strict_yaml import FileName, StrictModel, Whole
@@ -81,6 +81,16 @@ class ModelEntry(StrictModel):
     attention: Attention | None = None
     quantization: Quantization | None = None  # of the decoder's layers, by bitsandbytes
     device_map: DeviceMap | None = None  # how its layers are spread over the CUDA devices, by accelerate
+    # Where each image has its own number of tokens: the image that numbers of tokens (budget: 64, keep: 64) are of, and
+    # what they are for another one, the same share or the same number.
+    reference_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    counts: Counts = "scaled"
+
+    def counted(self, geometry: Geometry) -> Geometry:
+        """The model's sizes with the image that numbers of tokens are of. Raises ValueError, naming the field."""
+        if self.counts == "fixed" and not geometry.dynamic:
+            raise ValueError("counts: every image of this model has the same number of tokens; leave it out")
+        return geometry.counted(self.reference_tokens, self.counts)
 
 
 class TaskEntry(StrictModel):

@@ -105,21 +105,25 @@ def _check_names(fields: Iterable[str], types: Iterable[str] | None) -> None:
 
 def method(loaded: Loaded, name: str | None, budget: Budget | None, fields: Mapping[str, Any]) -> Reducer | None:
     """The method for these model arguments. Strings in `fields` are read as YAML. Raises UserError."""
-    from hidrop.budget import solve
-    from hidrop.reducer import build
+    from hidrop.backbones import count_by
+    from hidrop.budget import check_absolute, solve
+    from hidrop.reducer import build, method_class
 
     check(name, budget, fields)
     params, trained = values(fields), loaded.reducer
     if name is None:
         return trained
     try:
+        geometry = check_absolute(method_class(name), params, budget, loaded.geometry)
+        if geometry.dynamic:
+            count_by(loaded.model, **geometry.counting)
         if budget is not None:
-            reducer = solve(name, params, budget, loaded.geometry)
+            reducer = solve(name, params, budget, geometry)
         elif trained is not None and trained.name == name and not params:
             reducer = trained
         else:
             reducer = build(name, params)
-        reducer.plan(loaded.geometry)
+        reducer.plan(geometry)
     except ValueError as error:
         raise UserError(f"model_args: {error}") from None
     return reducer

@@ -51,6 +51,7 @@ class CellJournals:
             "quantization": cell.quantization,
             "batch_size": cell.batch_size,
             "limit": cell.limit,
+            **({"counts": row.plan.geometry.counting} if row.plan.geometry.dynamic else {}),
             "device": self.device.split(":")[0],
             "numeric": NUMERIC_VERSION,
         }

@@ -52,18 +52,26 @@ def default(workers: int | None = None) -> Engine:
 
 def load(cell: Cell, device: str) -> Any:
     from evals.profiling.allocator import keep_memory
+    from hidrop.backbones import count_by
     from hidrop.models import load as load_model
 
     if device == "cpu":
         keep_memory()
-    return load_model(
+    loaded = load_model(
         cell.spec.source,
         dtype=cell.dtype,
         device=device,
         attention=cell.attention,
         quantization=cell.quantization,
         device_map=cell.spec.device_map,
+        reference_tokens=cell.spec.reference_tokens,
+        counts=cell.spec.counts,
     )
+    # `resolve` has refused numbers of tokens without an image that they are of. So all that is left are shares, and
+    # they were made numbers of the nominal image.
+    if loaded.geometry.dynamic:
+        count_by(loaded.model, **loaded.geometry.counting)
+    return loaded
 
 
 def weights_digest(source: str) -> str:
