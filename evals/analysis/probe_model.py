@@ -12,11 +12,12 @@ from lmms_eval.api.instance import GenerationResult
 
 from evals.analysis.probe_settings import ProbeSettings
 from evals.model.lmms_model import HidropLlava
-from evals.model.requests import Images, Record, Request, TokenizedPrompt, ends_of, inputs_of
+from evals.model.requests import Record, Request, TokenizedPrompt, ends_of, inputs_of
 
 if TYPE_CHECKING:
     import torch
 
+    from evals.tasks.protocol import Prepared
     from hidrop.models import Loaded
 
 # Number of preprocessed images of other samples to cache.
@@ -50,9 +51,9 @@ class ProbeModel(HidropLlava):
         self._reference = next(self._different(0, frozenset()), None)
         return super().generate_until(requests)
 
-    def _prompt(self, request: Request, images: Images) -> TokenizedPrompt | str:
+    def _prompt(self, request: Request, prepared: Prepared) -> TokenizedPrompt | str:
         """The parent's prompt, or an error message for a sample without an image."""
-        prompt = super()._prompt(request, images)
+        prompt = super()._prompt(request, prepared)
         if isinstance(prompt, TokenizedPrompt) and prompt.images == 0:
             return "no image: the sample has no visual tokens to probe"
         return prompt
@@ -127,18 +128,21 @@ class ProbeModel(HidropLlava):
             other = next(self._different(prompt.request.place + 1, known), None)
             if other is None:  # fewer than three different images
                 return None
-            made = [self._prompt(prompt.request, images) for _, images in (other, self._reference)]
-            pairs.append([one for one in made if isinstance(one, TokenizedPrompt)])
-        if any(len(pair) < 2 for pair in pairs):
+            pairs.append([self._exchanged(prompt.request, place) for _, place in (other, self._reference)])
+        sides = [[one for one in side if one is not None] for side in zip(*pairs, strict=True)]
+        if any(len(side) < len(prompts) for side in sides):
             return None
-        walks = [
-            Walk(reduction.forward_pass, inputs_of(side, pad, self.loaded.backbone))
-            for side in zip(*pairs, strict=True)
-        ]
+        walks = [Walk(reduction.forward_pass, inputs_of(side, pad, self.loaded.backbone)) for side in sides]
         return cross_modal(*walks)
 
-    def _different(self, first: int, known: frozenset[str]) -> Iterator[tuple[str, Images]]:
-        """(name, image) of requests from index `first` on, cyclically, without images in `known`."""
+    def _exchanged(self, request: Request, place: int) -> TokenizedPrompt | None:
+        """A request with the image of the request at `place`; None if they make no prompt."""
+        prepared = self._images_of(request, self._asked[place])
+        prompt = prepared if isinstance(prepared, str) else self._prompt(request, prepared)
+        return None if isinstance(prompt, str) else prompt
+
+    def _different(self, first: int, known: frozenset[str]) -> Iterator[tuple[str, int]]:
+        """(name of the image, place) of requests from index `first` on, cyclically, without images in `known`."""
         for step in range(len(self._asked)):
             place = (first + step) % len(self._asked)
             if self._names.get(place, "") is None or self._names.get(place) in known:
@@ -147,15 +151,15 @@ class ProbeModel(HidropLlava):
             if found is not None and found[0] not in known:
                 yield found
 
-    def _image(self, place: int) -> tuple[str, Images] | None:
-        """A request's only image, named by a hash of its content; None for zero or several images."""
-        images = self._shown(place)
+    def _image(self, place: int) -> tuple[str, int] | None:
+        """A hash of the content of a request's only image, and its place; None for zero or several images."""
+        shown = self._shown(place)
         self._names[place] = None
-        if not isinstance(images, Images) or images.pixels is None or len(images.tokens) != 1:
+        if isinstance(shown, str) or shown.inputs is None or shown.images != 1:
             return None
-        name = hashlib.sha256(images.pixels["pixel_values"].contiguous().numpy().tobytes()).hexdigest()
+        name = hashlib.sha256(shown.inputs["pixel_values"].contiguous().numpy().tobytes()).hexdigest()
         self._names[place] = name
-        return name, images
+        return name, place
 
 
 def _listed(row: torch.Tensor) -> list[float | None]:

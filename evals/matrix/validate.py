@@ -46,9 +46,9 @@ def models(matrix: Matrix, cells: list[Cell]) -> list[str]:
     problems = []
     for name, spec in {cell.model: cell.spec for cell in cells}.items():
         try:
-            tokenizer = check(spec.source).tokenizer
+            parts = check(spec.source)
             for asked in sorted({cell.protocol for cell in cells if cell.model == name}):
-                protocol(asked).rehearse(tokenizer)
+                protocol(asked).rehearse(parts.backbone, parts.tokenizer, parts.processor)
         except UserError as error:
             problems.append(f"{matrix.file}: {absent(name, spec, error)}")
     return problems

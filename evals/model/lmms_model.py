@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 from lmms_eval.api.instance import GenerationResult, TokenCounts
@@ -21,7 +22,6 @@ from evals.model.documents import unturned
 from evals.model.prefetch import ahead
 from evals.model.requests import (
     Batch,
-    Images,
     Record,
     Request,
     TokenizedPrompt,
@@ -34,6 +34,7 @@ from evals.model.requests import (
     without_own_settings,
 )
 from evals.store.kept_tokens import cuts_of
+from evals.tasks.protocol import Prepared
 from evals.tasks.protocol import protocol as protocol_called
 from hidrop.errors import UserError, in_a_line
 from hidrop.images import as_rgb
@@ -159,6 +160,8 @@ class HidropLlava(lmms):
 
         self.loaded, self.reducer = loaded, reducer or build("vanilla")
         self.protocol, self._batch_size = protocol_called(protocol), batch_size
+        self.protocol.check(loaded.backbone)
+        self._asking = self.protocol.asking(loaded.backbone)
         self.max_new_tokens = max_new_tokens
         self.failures: dict[tuple[str, int], str] = {}
         self.trace: Any = None
@@ -223,7 +226,7 @@ class HidropLlava(lmms):
         return GenerationResult(earlier["answer"])
 
     def _answer(
-        self, batch: Batch, images: Sequence[Images | str], reduction: Any
+        self, batch: Batch, images: Sequence[Prepared | str], reduction: Any
     ) -> tuple[dict[int, GenerationResult], dict[int, Record]]:
         """Run one batch, grouped by the number of images: answers, and records (without padding), by place."""
         answers: dict[int, GenerationResult] = {}
@@ -259,8 +262,8 @@ class HidropLlava(lmms):
             for (answer, count), entering, cuts in zip(rows, entered, kept, strict=True)
         ]
 
-    def _images(self, batch: Batch) -> list[Images | str]:
-        """The images of each request, or the error of its sample. Runs in a worker thread."""
+    def _images(self, batch: Batch) -> list[Prepared | str]:
+        """Each request with its images, or the error of its sample. Runs in a worker thread."""
         return [self._images_of(request) for request in batch.requests]
 
     def _documents(self, task: str, split: str) -> Any:
@@ -273,32 +276,24 @@ class HidropLlava(lmms):
             known = self._unturned[task, split] = documents, unturned(documents)
         return known[1]
 
-    def _images_of(self, request: Request) -> Images | str:
+    def _images_of(self, request: Request, shown: Request | None = None) -> Prepared | str:
+        """A request with its images, or with those of the request `shown`; the error of its sample."""
+        shown = shown or request
         try:
-            doc = self._documents(request.task, request.split)[request.doc_id]
-            images = [as_rgb(image) for image in request.visuals(doc) or ()]
-            tokens = tuple(self.loaded.image_tokens(image.height, image.width) for image in images)
-            if not images:
-                return Images(tokens, None)
-            shapes = self.loaded.backbone.shapes_images
-            return Images(tokens, self.protocol.pixels(self.loaded.image_processor, images, shapes_images=shapes))
+            doc = self._documents(shown.task, shown.split)[shown.doc_id]
+            images = [as_rgb(image) for image in shown.visuals(doc) or ()]
+            return self.protocol.prepare(self.loaded, request.context, images)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # PIL and the processor raise many types for a broken file
             return in_a_line(error)
 
-    def _prompt(self, request: Request, images: Images) -> TokenizedPrompt | str:
-        """The prompt of a request, or the error of its question."""
-        loaded, longest = self.loaded, self.loaded.geometry.max_positions
-        try:
-            ids = self.protocol.ids(
-                loaded.tokenizer, request.context, images.tokens, image_token_id=loaded.backbone.placeholder_id
-            )
-        except ValueError as error:
-            return in_a_line(error)
+    def _prompt(self, request: Request, prepared: Prepared) -> TokenizedPrompt | str:
+        """The prompt of a request, or the error of a prompt that is too long."""
+        ids, longest = prepared.ids, self.loaded.geometry.max_positions
         if len(ids) >= longest:
             return f"the prompt has {len(ids)} tokens, but the model has only {longest} positions"
-        return TokenizedPrompt(request, ids, images.pixels, images.tokens)
+        return TokenizedPrompt(request, ids, prepared.inputs, prepared.images, prepared.visual_tokens)
 
     def _generate(self, prompts: Sequence[TokenizedPrompt]) -> tuple[list[tuple[str, int]], float]:
         """(answer, generated tokens with the end token) of each prompt, and milliseconds per prompt.
@@ -310,13 +305,14 @@ class HidropLlava(lmms):
         from evals.model.nan_guard import Watch
 
         model, settings = self.loaded.model, prompts[0].request.settings
-        ends, pad = ends_of(self.loaded)
+        ends, pad = ends_of(self.loaded, self._asking)
         inputs = inputs_of(prompts, pad, self.loaded.backbone)
         width = inputs["input_ids"].shape[1]
         config = generation_config(settings, self._longest(settings, width), ends, pad)
         watch = Watch(model.device)
         started = time.perf_counter()
-        with torch.inference_mode(), without_own_settings(model):
+        own = self._asking is not None and self._asking.own_settings
+        with torch.inference_mode(), nullcontext() if own else without_own_settings(model):
             out = model.generate(**inputs, generation_config=config, logits_processor=[watch])
         watch.check(str(model.dtype).removeprefix("torch."))
         rows = out[:, width:].tolist()  # waits for the device, so the timing includes it
@@ -326,9 +322,11 @@ class HidropLlava(lmms):
 
     def _longest(self, settings: Mapping[str, Any], width: int) -> int:
         """The maximum number of tokens of an answer to a prompt of `width` tokens."""
-        asked = self.max_new_tokens or settings.get("max_new_tokens") or self.protocol.max_new_tokens
+        longest = self._asking.longest if self._asking else self.protocol.max_new_tokens
+        asked = self.max_new_tokens or settings.get("max_new_tokens") or longest
         return min(int(asked), self.loaded.geometry.max_positions - width)
 
     def _text(self, ids: Sequence[int], settings: Mapping[str, Any]) -> str:
         """The answer in generated ids."""
-        return cut(self.loaded.tokenizer.decode(ids, skip_special_tokens=True), settings.get("until"))
+        text, until = self.loaded.tokenizer.decode(ids, skip_special_tokens=True), settings.get("until")
+        return self._asking.answer(text, until) if self._asking else cut(text, until)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig
 
     from hidrop.backbones import Backbone
+    from hidrop.backbones.asking import Asking
     from hidrop.models import Loaded
 
 Record = dict[str, Any]
@@ -53,29 +54,14 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Images:
-    """The images of a request: visual tokens of each, and the model's inputs for them (see Protocol.pixels)."""
-
-    tokens: tuple[int, ...]
-    pixels: Mapping[str, torch.Tensor] | None
-
-
-@dataclass(frozen=True)
 class TokenizedPrompt:
-    """A tokenized request: token ids, and the model's inputs for its images, if any (see Protocol.pixels)."""
+    """A tokenized request: token ids, and the model's inputs for its images, if any (see Protocol.prepare)."""
 
     request: Request
     ids: list[int]
     pixels: Mapping[str, torch.Tensor] | None
-    image_tokens: tuple[int, ...]  # of each image
-
-    @property
-    def images(self) -> int:
-        return len(self.image_tokens)
-
-    @property
-    def visual_tokens(self) -> int:
-        return sum(self.image_tokens)
+    images: int
+    visual_tokens: int
 
     @property
     def facts(self) -> Record:
@@ -102,10 +88,10 @@ def inputs_of(prompts: Sequence[TokenizedPrompt], pad: int, backbone: Backbone) 
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
-def ends_of(loaded: Loaded) -> tuple[list[int], int]:
+def ends_of(loaded: Loaded, asking: Asking | None = None) -> tuple[list[int], int]:
     """The ids that end an answer, and the id that pads shorter rows."""
-    own = loaded.tokenizer.eos_token_id
-    ends = list(loaded.ends) or ([] if own is None else [own])
+    own, stated = loaded.tokenizer.eos_token_id, [] if asking and asking.ends else list(loaded.ends)
+    ends = stated or ([] if own is None else [own])
     return ends, next((i for i in (loaded.tokenizer.pad_token_id, *ends) if i is not None), 0)
 
 

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-# The two protocols by name; `evals.tasks.protocol` defines them.
-ProtocolName = Literal["llava", "lmms-eval"]
+# The protocols by name; `evals.tasks.protocol` defines them.
+ProtocolName = Literal["llava", "lmms-eval", "native"]
 LLAVA: ProtocolName = "llava"
 LMMS_EVAL: ProtocolName = "lmms-eval"
+NATIVE: ProtocolName = "native"
 # The column of the images, in the documents or in files of their own.
 IMAGE = "image"
 # A sample counts as right from this score on. It matters for scores between 0 and 1 only.
@@ -130,7 +131,7 @@ class Task:
     max_new_tokens: int | None = None
     # What the value is called under LLaVA's protocol.
     metric = "accuracy"
-    # Under lmms-eval's protocol the value is this metric of lmms-eval's, times `scale` to make it 0-100.
+    # Under the other protocols the value is this metric of lmms-eval's, times `scale` to make it 0-100.
     official = "exact_match"
     scale = 100.0
     # The further metrics to show next to the value when two runs are compared: shell patterns.
@@ -158,7 +159,7 @@ class Task:
     @property
     def protocols(self) -> tuple[str, ...]:
         """The protocols that the task has: LLaVA's only if the task overrides `question`."""
-        return (LMMS_EVAL,) if type(self).question is Task.question else (LLAVA, LMMS_EVAL)
+        return (LMMS_EVAL, NATIVE) if type(self).question is Task.question else (LLAVA, LMMS_EVAL, NATIVE)
 
     def question(self, doc: Doc) -> str:
         """The question as LLaVA's own evaluation words it, without the conversation around it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from evals.tasks.base import IMAGE, LMMS_EVAL, Answer
+from evals.tasks.base import IMAGE, LLAVA, Answer
 from evals.tasks.build import build, quiet, rows_within
 from evals.tasks.checks import missing
 from evals.tasks.data import TaskSpec, prepare
@@ -86,7 +86,7 @@ def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bo
         raise RuntimeError(f"{name}: not one sample could be prepared. First: {failures[name, rows[0]['doc_id']]}")
     scores, official = asked.score(answers, spec.protocol), results["results"].get(name, {})
     value, extra = scores.value, dict(scores.extra)
-    if spec.protocol == LMMS_EVAL:
+    if spec.protocol != LLAVA:
         value = asked.scale * float(official[f"{asked.official},none"])
     spread = official.get(f"{asked.official}_stderr,none")
     if bootstrap and isinstance(spread, int | float):

@@ -1,19 +1,24 @@
-"""The two evaluation protocols: how a question and its images become token ids and pixels.
+"""The evaluation protocols: how a question and its images become token ids and a model's inputs.
 
 `llava` is the evaluation that gave LLaVA-1.5's published numbers (its `vicuna_v1` conversation, square padding, its
-own question texts). `lmms-eval` is that toolkit's defaults for its class `llava_hf` (its question texts, the
-processor's chat template, CLIP preprocessing with a centre crop). lmms-eval's other class, `llava`, runs LLaVA's own
-code and comes closer to `llava` here. The same model scores differently, so every table names its protocol.
+own question texts). `lmms-eval` is what lmms-eval's own model class for the family does with its defaults (its question
+texts, prompt, sizes of images and generation settings): for LLaVA the class `llava_hf`, for other families see
+`hidrop.backbones.asking`. `native` asks lmms-eval's question texts by the chat template and the processor of the
+checkpoint, and nothing else. The same model scores differently, so every table names its protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from evals.tasks.base import LLAVA, LMMS_EVAL, ProtocolName, Task
+from evals.tasks.base import LLAVA, LMMS_EVAL, NATIVE, ProtocolName, Task
 from evals.tasks.registry import get_task
+from hidrop.backbones.asking import NATIVE as AS_THE_TEMPLATE
+from hidrop.backbones.asking import Asking
+from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError
 from hidrop.prompts import PLACEHOLDER, SYSTEM, pad_to_square, piecewise
 
@@ -21,11 +26,15 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from hidrop.backbones import Backbone
+    from hidrop.models import Loaded
+
 # Part of a cell's identity: raise a protocol's version when its prompts, images or scores change for the same model. A
 # change of one task has `Task.revisions`, so that the other tasks' finished cells stay valid.
 PROTOCOL_VERSION: dict[str, str] = {
     LLAVA: "1",
     LMMS_EVAL: "2",  # 2: images are turned by their EXIF data, and the chat template is the processor's
+    NATIVE: "1",
 }
 
 # Questions of more than one word, to try a chat template on.
@@ -33,8 +42,18 @@ REHEARSED = ("What is it?", "Where is the cat?\nA. left\nB. right")
 GREY = (122, 116, 104)  # CLIP's mean colour
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A question with its images: token ids, the model's inputs for the images (None without any), visual tokens."""
+
+    ids: list[int]
+    inputs: Mapping[str, torch.Tensor] | None
+    images: int
+    visual_tokens: int
+
+
 class Protocol:
-    """Base of the two protocols. An instance has no state; get one with `protocol(name)`."""
+    """Base of the protocols. An instance has no state; get one with `protocol(name)`."""
 
     name: ProtocolName
     # Whether an image is turned as its EXIF orientation says.
@@ -49,18 +68,38 @@ class Protocol:
         """
         return None
 
+    def asking(self, backbone: Backbone) -> Asking | None:
+        """How the family's processor as a whole is asked; None: by the tokenizer and the image processor (LLaVA)."""
+        return None
+
+    def check(self, backbone: Backbone) -> None:
+        """Raises UserError for a family that this protocol is not for."""
+
+    def prepare(self, loaded: Loaded, question: str, images: Sequence[Image.Image]) -> Prepared:
+        """The prompt with RGB images of any size. Raises ValueError for a question or images that cannot be asked."""
+        if (asking := self.asking(loaded.backbone)) is not None:
+            return whole(loaded.backbone, loaded.processor, asking, question, images)
+        tokens = tuple(loaded.image_tokens(image.height, image.width) for image in images)
+        ids = self.ids(loaded.tokenizer, question, tokens, image_token_id=loaded.backbone.placeholder_id)
+        shapes = loaded.backbone.shapes_images
+        inputs = self.pixels(loaded.image_processor, images, shapes_images=shapes) if images else None
+        return Prepared(ids, inputs, len(images), sum(tokens))
+
     def text(self, tokenizer: Any, question: str, images: int) -> str:
         """The whole prompt, with one `<image>` for each of `images` images."""
         raise NotImplementedError
 
-    def rehearse(self, tokenizer: Any) -> None:
-        """Write a prompt on trial. Raises UserError for a tokenizer with which no question can be asked."""
+    def rehearse(self, backbone: Backbone, tokenizer: Any, processor: Any) -> None:
+        """Write a prompt on trial. Raises UserError for a family or a template with which no question can be asked."""
+        self.check(backbone)
+        asking = self.asking(backbone)
+        mark = backbone.prompt_placeholder(tokenizer, processor) if asking else PLACEHOLDER
         for question in REHEARSED:
-            text = self.text(tokenizer, question, 1)
-            if question not in text or text.count(PLACEHOLDER) != 1:
+            text = templated(processor, asking, question, 1) if asking else self.text(tokenizer, question, 1)
+            if question not in text or text.count(mark) != 1:
+                way = "copy the one that belongs to it" if asking else "use protocol llava, or remove the template"
                 raise UserError(
-                    f"the tokenizer's chat template does not write the question {question!r} with one {PLACEHOLDER}; "
-                    "use protocol llava, or remove the template"
+                    f"the tokenizer's chat template does not write the question {question!r} with one {mark}; {way}"
                 )
 
     def ids(self, tokenizer: Any, question: str, images: Sequence[int], *, image_token_id: int) -> list[int]:
@@ -92,6 +131,13 @@ class LlavaProtocol(Protocol):
     turns_images = False  # LLaVA opens a file with PIL and does not look at its EXIF data
     max_new_tokens = 128
 
+    def check(self, backbone: Backbone) -> None:
+        if not backbone.llava_conversation:
+            raise UserError(
+                f"protocol: llava is LLaVA's own evaluation, with its conversation and square images, on which "
+                f"{backbone.title} was not trained. Use native or lmms-eval"
+            )
+
     def generation(self, task: Task) -> dict[str, Any]:
         longest = task.max_new_tokens or self.max_new_tokens
         return {"max_new_tokens": longest, "do_sample": False, "num_beams": 1, "temperature": 0.0, "until": []}
@@ -115,13 +161,17 @@ class LlavaProtocol(Protocol):
 
 
 class LmmsEvalProtocol(Protocol):
-    """lmms-eval's defaults for transformers models (its class `llava_hf`): the processor's chat template if it has one,
-    plain CLIP preprocessing.
+    """lmms-eval's defaults for a family (`Backbone.asking`).
+
+    For LLaVA they are the processor's chat template, if it has one, and plain CLIP preprocessing.
     """
 
     name = LMMS_EVAL
     turns_images = True  # lmms-eval gets its images from datasets, which turns them
     max_new_tokens = 1024
+
+    def asking(self, backbone: Backbone) -> Asking | None:
+        return backbone.asking
 
     def text(self, tokenizer: Any, question: str, images: int) -> str:
         """The chat template's text; without a template, transformers' `USER: <image>\\n... ASSISTANT:`.
@@ -159,7 +209,23 @@ class LmmsEvalProtocol(Protocol):
         return image.crop((left, top, left + side, top + side))
 
 
-PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (LlavaProtocol(), LmmsEvalProtocol())}
+class NativeProtocol(Protocol):
+    """The checkpoint's chat template and processor as they are, without a system prompt of anybody else's. Answers are
+    greedy, and the checkpoint's generation_config.json gives nothing but the tokens that end them.
+    """
+
+    name = NATIVE
+    turns_images = True
+    max_new_tokens = 1024
+
+    def asking(self, backbone: Backbone) -> Asking:
+        return AS_THE_TEMPLATE
+
+    def seen(self, image: Image.Image) -> Image.Image:
+        return image
+
+
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (LlavaProtocol(), LmmsEvalProtocol(), NativeProtocol())}
 
 
 def protocol(name: str) -> Protocol:
@@ -184,6 +250,37 @@ def decoding(name: str, task: str) -> dict[str, Any] | str:
         return f"lmms-eval {metadata.version('lmms-eval')}"
     except metadata.PackageNotFoundError:
         return "lmms-eval"
+
+
+def whole(backbone: Backbone, processor: Any, asking: Asking, question: str, images: Sequence[Image.Image]) -> Prepared:
+    """A prompt that the processor makes of text and images together. Raises ValueError like `Protocol.prepare`."""
+    question = asking.question(question)
+    marks = {backbone.prompt_placeholder(processor.tokenizer, processor)}
+    marks |= {backbone.placeholder_of(processor.tokenizer, processor)}
+    if found := [mark for mark in marks if mark in question]:
+        raise ValueError(f"the question itself contains {found[0]}")
+    text = templated(processor, asking, question, len(images))
+    seen = [asking.seen(image) for image in images]
+    given: dict[str, Any] = {"images": [seen] if asking.together else seen} if seen else {}
+    # As transformers does it: a template that writes the token of the beginning is not given a second one.
+    bos = getattr(processor.tokenizer, "bos_token", None)
+    special = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+    made = processor(text=text, return_tensors="pt", **given, **special, **(asking.settings if seen else {}))
+    ids = made["input_ids"][0].tolist()
+    inputs = {name: made[name] for name in backbone.image_inputs if name in made}
+    return Prepared(ids, inputs or None, len(images), ids.count(backbone.placeholder_id))
+
+
+def templated(processor: Any, asking: Asking, question: str, images: int) -> str:
+    """The chat template's text for one question after its images. Raises UserError for a template that fails."""
+    turns: list[dict[str, Any]] = []
+    if asking.system is not None:
+        turns.append({"role": "system", "content": [{"type": "text", "text": asking.system}]})
+    turns.append({"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": question}]})
+    if not getattr(processor, "chat_template", None):
+        raise UserError("the checkpoint has no chat template; copy its chat_template.jinja or chat_template.json")
+    with in_words("the chat template cannot be used", "Copy the one that belongs to the model"):
+        return processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 def _with_images(question: str, images: int) -> str:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from hidrop.backbones import processing
+from hidrop.backbones.asking import Asking
 from hidrop.backbones.config_fields import ConfigFields, refuse, size_problems
 from hidrop.backbones.model_inputs import IMAGE, TEXT, Grid, Places, Rope, Vision, counted_places
 from hidrop.backbones.rehearsal import rehearse, side_problems
@@ -67,6 +68,10 @@ class Backbone(ABC):
     placeholders: ClassVar[Mapping[str, int]] = {"image_token_id": IMAGE}
     # Whether the tokens of one image see each other both ways.
     both_ways: ClassVar[bool] = False
+    # How lmms-eval's own model class asks. None: as its class llava_hf does, by LLaVA's tokenizer and image processor.
+    asking: ClassVar[Asking | None] = None
+    # Whether LLaVA's own evaluation (its conversation, padded squares) means something for the family.
+    llava_conversation: ClassVar[bool] = False
     # What a config may say of images that are no squares (LLaVA's own key; transformers does not know it).
     aspects: ClassVar[tuple[str | None, ...]] = (None, "pad", "square")
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hidrop.backbones.asking import Asking
 from hidrop.backbones.base import Backbone
 from hidrop.backbones.config_fields import (
     ConfigFields,
@@ -70,6 +71,17 @@ class Gemma3(Backbone):
     tower_at: ClassVar[str] = "model.vision_tower"
     projector_at: ClassVar[str] = "model.multi_modal_projector"
 
+    asking: ClassVar[Asking | None] = Asking(
+        "gemma3",
+        longest=128,
+        system="You are a helpful assistant.",
+        removed=("<image>",),
+        jpeg=85,
+        together=True,
+        ends=False,
+        stops=True,
+        ignored=("\n\n",),
+    )
     derived_inputs: ClassVar[tuple[str, ...]] = ("token_type_ids",)
     both_ways: ClassVar[bool] = True
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from hidrop.backbones.asking import Asking
 from hidrop.backbones.base import Backbone
 from hidrop.backbones.config_fields import ConfigFields, Layer, Pixels, TowerFields, pair
 from hidrop.backbones.model_inputs import Grid, Vision
@@ -63,6 +64,9 @@ class InternVL(Backbone):
     projector_at: ClassVar[str] = "model.multi_modal_projector"
 
     derived_inputs: ClassVar[tuple[str, ...]] = ("image_sizes",)
+    asking: ClassVar[Asking | None] = Asking(
+        "internvl_hf", longest=1024, settings={"min_patches": 1, "max_patches": 12}
+    )
     vision_settings: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
 
     @classmethod
@@ -96,7 +100,8 @@ class InternVL(Backbone):
     @classmethod
     def image_tokens_of(cls, config: Any, height: int, width: int, image_processor: Any) -> int:
         """By the image processor's tiles of the closest aspect ratio, and the whole image if there are several."""
-        return cls.tile_tokens(config) * image_processor.get_number_of_image_patches(height, width)
+        settings = {"crop_to_patches": True}  # the processor says so, whatever its image processor says
+        return cls.tile_tokens(config) * image_processor.get_number_of_image_patches(height, width, settings)
 
     @classmethod
     def processor_problems(cls, config: Any, image_processor: Any) -> Iterator[str]:

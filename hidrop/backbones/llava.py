@@ -49,6 +49,7 @@ class Llava(Backbone):
     projector_at: ClassVar[str] = "model.multi_modal_projector"
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
+    llava_conversation: ClassVar[bool] = True
     vision_settings: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from hidrop.backbones.asking import Asking
 from hidrop.backbones.base import Backbone
 from hidrop.backbones.config_fields import ConfigFields, TokenId, size_problems, token_problems
 from hidrop.backbones.llava_next import largest_image, pinpoint_problems, tiled
@@ -55,6 +56,8 @@ class OneVision(Backbone):
     tower_at: ClassVar[str] = "model.vision_tower"
     projector_at: ClassVar[str] = "model.multi_modal_projector"
 
+    # lmms-eval's class llava_onevision runs LLaVA's own code; this is the one for transformers' checkpoints.
+    asking: ClassVar[Asking | None] = Asking("llava_hf", longest=1024)
     image_inputs: ClassVar[tuple[str, ...]] = (
         "pixel_values",
         "image_sizes",
@@ -225,7 +228,8 @@ class OneVision(Backbone):
             ]
             found["pixel_values"] = torch.cat(filled)
             found["image_sizes"] = torch.cat([one["image_sizes"] for one in there])
-            found["batch_num_images"] = torch.tensor([len(one["image_sizes"]) for one in there])
+            counts = [one.get("batch_num_images", torch.tensor([len(one["image_sizes"])])) for one in there]
+            found["batch_num_images"] = torch.cat([torch.as_tensor(count) for count in counts])
         videos = [one["pixel_values_videos"] for one in images if "pixel_values_videos" in one]
         return {**found, **({"pixel_values_videos": torch.cat(videos)} if videos else {})}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from hidrop.backbones.asking import Asking, Resizing
 from hidrop.backbones.base import Backbone
 from hidrop.backbones.config_fields import (
     ConfigFields,
@@ -96,6 +97,17 @@ class Qwen2VL(Backbone):
     tower_at: ClassVar[str] = "model.visual"
     projector_at: ClassVar[str] = "model.visual.merger"
 
+    asking: ClassVar[Asking | None] = Asking(
+        "qwen2_vl",
+        longest=128,
+        system="You are a helpful assistant.",
+        removed=("<image>",),
+        jpeg=85,
+        resizing=Resizing(28, least=3136, most=602112),
+        settings={"min_pixels": 3136, "max_pixels": 602112},
+        stops=True,
+        strips=True,
+    )
     image_inputs: ClassVar[tuple[str, ...]] = (
         "pixel_values",
         "image_grid_thw",
@@ -321,6 +333,12 @@ class Qwen2_5VL(Qwen2VL):  # the model's own name
 
     image_processor_aliases: ClassVar[tuple[str, ...]] = ("Qwen2_5_VLImageProcessor",)
 
+    asking: ClassVar[Asking | None] = Asking(
+        "qwen2_5_vl",
+        longest=128,
+        resizing=Resizing(28, least=4 * 28**2, most=16384 * 28**2),
+        settings={"min_pixels": 256 * 28**2, "max_pixels": 1605632},
+    )
     image_inputs: ClassVar[tuple[str, ...]] = (*Qwen2VL.image_inputs, "second_per_grid_ts")
     nominal_tokens: ClassVar[int] = 1296
 

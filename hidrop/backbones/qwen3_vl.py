@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from hidrop.backbones.asking import Asking, Resizing
 from hidrop.backbones.model_inputs import Vision
 from hidrop.backbones.qwen2_vl import Qwen2_5VL, Qwen2VL
 
@@ -26,6 +27,14 @@ class Qwen3VL(Qwen2VL):
     towers: ClassVar[tuple[str, ...]] = ("qwen3_vl_vision", "qwen3_vl")
 
     nominal_tokens: ClassVar[int] = 1024
+    # Its limits of pixels hold for videos alone: qwen-vl-utils resizes images, and the processor does not.
+    asking: ClassVar[Asking | None] = Asking(
+        "qwen3_vl",
+        longest=128,
+        system="You are a helpful assistant.",
+        resizing=Resizing(32, least=4 * 32**2, most=16384 * 32**2),
+        settings={"do_resize": False},
+    )
 
     tower_width = staticmethod(Qwen2_5VL.tower_width)
     merged_width = staticmethod(Qwen2_5VL.merged_width)

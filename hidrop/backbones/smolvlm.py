@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from hidrop.backbones import processing
+from hidrop.backbones.asking import Asking
 from hidrop.backbones.base import Backbone
 from hidrop.backbones.config_fields import ConfigFields
 from hidrop.backbones.model_inputs import Grid, Vision
@@ -52,6 +53,8 @@ class SmolVLM(Backbone):
     tower_at: ClassVar[str] = "model.vision_model"
     projector_at: ClassVar[str] = "model.connector"
 
+    # lmms-eval has no class of its own for it, and its general one for transformers' models runs it.
+    asking: ClassVar[Asking | None] = Asking("huggingface", longest=4096)
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_attention_mask")
     refused_inputs: ClassVar[tuple[str, ...]] = ("image_hidden_states",)
 

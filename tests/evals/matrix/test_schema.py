@@ -112,7 +112,7 @@ def test_a_misspelt_field_of_a_method_is_named_with_its_place_and_the_right_spel
         ("fastv: {layer", "x: {name: fastvv, layer", "methods.x.name: unknown method 'fastvv'. Did you mean 'fastv'?"),
         ("layer: 2", "layer: two", "methods.fastv.layer: input should be a valid integer"),
         ("layer: 2", 'layer: "2"', "methods.fastv.layer: input should be a valid integer"),
-        ("lmms-eval", "llava2", "own.yaml: protocol: input should be 'llava' or 'lmms-eval', not 'llava2'"),
+        ("lmms-eval", "llava2", "own.yaml: protocol: input should be 'llava', 'lmms-eval' or 'native', not 'llava2'"),
         ('"25%"', '"125%"', "methods.fastv.budget: a budget is"),
         ('"25%"', "-3", "methods.fastv.budget: a budget is"),
         ('"25%"', "30", "methods.fastv.budget: a list of budgets"),

@@ -37,18 +37,16 @@ def folder(make_rows: Any, write_parquet: Any, tmp_path: Path) -> Path:
 
 
 def looked(lm: Any) -> list[Any]:
-    """Make `lm` write down the images that reach its image processor."""
+    """Make `lm` write down the images that its protocol gets."""
     seen: list[Any] = []
-    own = lm.protocol.pixels
+    own = lm.protocol
 
-    def pixels(processor: Any, images: Any, **options: Any) -> Any:
+    def prepare(loaded: Any, question: str, images: Any) -> Any:
         seen.extend(images)
-        return own(processor, images, **options)
+        return own.prepare(loaded, question, images)
 
-    lm.protocol = SimpleNamespace(
-        **{name: getattr(lm.protocol, name) for name in ("name", "ids", "turns_images", "max_new_tokens")},
-        pixels=pixels,
-    )
+    same = {name: getattr(own, name) for name in ("name", "turns_images", "max_new_tokens")}
+    lm.protocol = SimpleNamespace(**same, prepare=prepare)
     return seen
 
 

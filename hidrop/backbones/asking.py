@@ -1,0 +1,105 @@
+"""How lmms-eval asks a family: what the model class that its `--model` starts does around the model, as plain data.
+
+Read in lmms-eval 0.7.3's source. Where a name has two classes there, it is the one for chat templates, which lmms-eval
+prefers. `evals.tasks.protocol` asks by it, and its tests compare answers with lmms-eval's own classes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LONGEST_SIDE = 200  # times the shorter one, in qwen-vl-utils
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """qwen-vl-utils' resizing of an image, which comes before the processor's.
+
+    Sides become multiples of `factor` pixels, and the area stays between `least` and `most` pixels.
+    """
+
+    factor: int
+    least: int
+    most: int
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Raises ValueError for an image that is too long for its width."""
+        width, height = image.size
+        if max(width, height) > LONGEST_SIDE * min(width, height):
+            raise ValueError(f"an image of {width} x {height} pixels is more than {LONGEST_SIDE} times as long as wide")
+        rows, columns = (max(1, round(side / self.factor)) for side in (height, width))
+        area = rows * columns * self.factor**2
+        if area > self.most:
+            shrunk = math.sqrt(height * width / self.most)
+            rows, columns = (math.floor(side / shrunk / self.factor) for side in (height, width))
+        elif area < self.least:
+            grown = math.sqrt(self.least / (height * width))
+            rows, columns = (math.ceil(side * grown / self.factor) for side in (height, width))
+        return image.resize((columns * self.factor, rows * self.factor))
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One model class of lmms-eval with its defaults.
+
+    `name`: as in `--model`. `system`: the turn that it puts in front of the template's own. `removed`: texts that it
+    takes out of a question. `jpeg`: the quality with which it writes each image as a JPEG and reads it again.
+    `resizing`: before the processor. `settings`: arguments of the processor for images. `together`: images of a prompt
+    are given as those of one prompt, which some processors treat in another way. `longest`: the longest answer, in
+    tokens, where a task states none. `own_settings`: the checkpoint's generation settings apply (penalties), as far as
+    the task states none. `ends`: the tokenizer's end token alone ends an answer. `stops`: an answer is cut at a task's
+    stop texts; `ignored`: those at which it is not. `strips`: white space around an answer is taken away.
+    """
+
+    name: str
+    longest: int
+    system: str | None = None
+    removed: tuple[str, ...] = ()
+    jpeg: int | None = None
+    resizing: Resizing | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    together: bool = False
+    own_settings: bool = True
+    ends: bool = True
+    stops: bool = False
+    ignored: tuple[str, ...] = ()
+    strips: bool = False
+
+    def question(self, text: str) -> str:
+        """The question as the class asks it."""
+        for part in self.removed:
+            text = text.replace(part, "")
+        return text
+
+    def seen(self, image: Image.Image) -> Image.Image:
+        """What the processor gets for an RGB image."""
+        if self.jpeg is not None:
+            image = _as_jpeg(image, self.jpeg)
+        return self.resizing(image) if self.resizing else image
+
+    def answer(self, text: str, until: str | Sequence[str] | None) -> str:
+        """The answer in a generated text."""
+        for stop in [until] if isinstance(until, str) else until or ():
+            if self.stops and stop and stop not in self.ignored:
+                text = text.split(stop)[0]
+        return text.strip() if self.strips else text
+
+
+# The chat template as it is, and nothing else.
+NATIVE = Asking("native", longest=1024, together=True, own_settings=False, ends=False, stops=True, strips=True)
+
+
+def _as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    from PIL import Image as Images
+
+    stream = io.BytesIO()
+    image.save(stream, format="JPEG", quality=quality)
+    stream.seek(0)
+    return Images.open(stream).convert("RGB")
