@@ -1,7 +1,8 @@
 """Average pooling before the decoder: fewer, coarser visual tokens instead of a choice among them.
 
-Each image is divided into `keep` cells. The mean of the projected features in a cell is one token. Positions are those
-of a prompt with that many visual tokens.
+Each image is divided into `keep` cells. The mean of the projected features in a cell is one token. It takes the place
+of the token in the middle of its cell. Positions are those of a prompt with that many visual tokens; where a position
+is several numbers (M-RoPE), each token has the position of its place.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ class Pool(Reducer):
 
         from baselines.grid import cells
 
-        cell, _ = cells(view.memory, view.cut.merge_B)
+        cell, centre = cells(view.memory, view.cut.merge_B)
         number = torch.arange(count, device=cell.device)
-        member = ((cell[:, :, None] == number) & view.valid_BV[:, :, None]).to(view.hidden_BND.dtype)
-        return Mixture(member.transpose(1, 2), member.sum(1).clamp(min=1))
+        inside = (cell[:, :, None] == number) & view.valid_BV[:, :, None]
+        member = inside.to(view.hidden_BND.dtype)
+        at = (inside.long() + (inside & centre[:, :, None])).argmax(1)
+        return Mixture(member.transpose(1, 2), member.sum(1).clamp(min=1), at_BM=at)
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:

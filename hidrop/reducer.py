@@ -79,12 +79,14 @@ class Mixture:
     """Merged tokens as weighted sums of visual tokens: `weight_BMC` of those at a cut, divided by `total_BM`.
 
     `among_BC`: the slots that the weights are of, by their number among the cut's visual slots; None: all of them.
-    Sums are made in the type of the weights.
+    `at_BM`: the slots, by that number, after which merged tokens are put and whose RoPE position they have; None: after
+    the row's last visual token. Sums are made in the type of the weights.
     """
 
     weight_BMC: torch.Tensor
     total_BM: torch.Tensor
     among_BC: torch.Tensor | None = None
+    at_BM: torch.Tensor | None = None
 
     def of(self, states_BVD: torch.Tensor) -> torch.Tensor:
         """The merged tokens, (B, M, D), of these states, in their type."""

@@ -216,7 +216,8 @@ class Decoder:
         if cut.merge:
             mixture = self.reducer.merge(view, score, marked(index, order_BV.shape[1]), cut.merge)
             hidden, *levels = (mixture.of(states) for states in (view.visual_BVD, *sequence.levels))
-            left = Tokens(hidden, self._merged_order(order_BV, run.layout, cut), levels=tuple(levels)).after(left)
+            order_BM = self._merged_order(order_BV, run.layout, cut, mixture.at_BM)
+            left = Tokens(hidden, order_BM, levels=tuple(levels)).after(left)
         return self.placed(Sequence(sequence.part(sequence.text), left), run), plan
 
     def next_layer(self, after: int) -> Any:
@@ -249,11 +250,18 @@ class Decoder:
         )
 
     @staticmethod
-    def _merged_order(order_BV: torch.Tensor, layout: Layout, cut: RowCuts) -> torch.Tensor:
-        """Order numbers (B, M) right after the row's visual tokens, those merged at earlier cuts included."""
-        last = torch.maximum(order_BV.max(dim=1).values, layout.visual_BV[:, -1] * ROOM)
+    def _merged_order(
+        order_BV: torch.Tensor, layout: Layout, cut: RowCuts, at_BM: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Order numbers (B, M) right after the slots `at_BM`; by default after the row's visual tokens, those merged at
+        earlier cuts included."""
         number = torch.arange(cut.merge, device=order_BV.device)
-        return torch.where(number < cut.merge_B[:, None], last[:, None] + 1 + number, -1)
+        if at_BM is None:
+            last = torch.maximum(order_BV.max(dim=1).values, layout.visual_BV[:, -1] * ROOM)
+            order_BM = last[:, None] + 1 + number
+        else:
+            order_BM = order_BV.gather(1, at_BM) + 1
+        return torch.where(number < cut.merge_B[:, None], order_BM, -1)
 
     @staticmethod
     def _queries(sequence: Sequence, layout: Layout) -> Queries:
