@@ -2,6 +2,9 @@
 
 The preprocessed pixels are resized (bicubic with antialiasing) and the tower's position embeddings are interpolated,
 so the tower itself has less work too.
+
+Towers for images of any size (Qwen) need neither: their processor gets a smaller image. `grid` says of how many tokens.
+The processor comes before the model, so whoever calls it makes the image smaller, and `reduce` refuses.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from hidrop.reducer import BudgetError
 if TYPE_CHECKING:
     import torch
 
-    from hidrop.backbones import Vision
+    from hidrop.backbones import Backbone, Vision
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,38 @@ class Downsample(Encoded):
 
     def schedule(self, geometry: Geometry) -> Schedule:
         schedule, whole = super().schedule(geometry), math.isqrt(geometry.visual_tokens)
-        if whole**2 != geometry.visual_tokens:
+        if whole**2 != geometry.visual_tokens and not geometry.dynamic:
             raise ValueError(f"downsample: an image of {geometry.visual_tokens} tokens is not a square of patches")
         if not 1 <= self.side <= whole:
             raise ValueError(f"side: {self.side} must be in 1..{whole}, the image's patches a side")
         return schedule
 
-    def compress(self, vision: Vision) -> torch.Tensor:
+    def check_backbone(self, backbone: Backbone) -> None:
+        if not backbone.interpolates:
+            raise ValueError(
+                f"downsample: {backbone.title} takes no other image than its processor makes: give the processor a "
+                "smaller image, of as many rows and columns as Downsample.grid says, and run vanilla on it"
+            )
+
+    def grid(self, rows: int, columns: int, geometry: Geometry) -> tuple[int, int]:
+        """Rows and columns of tokens of an image that would have `rows` x `columns`, brought to its share of them.
+
+        The share is `side` squared of `geometry.visual_tokens`. Of all grids whose shape is that of the image, rounded
+        to whole tokens, it is the one whose size is nearest to the share (of two the smaller one). In pixels: times
+        those of a token's side (28 in Qwen2-VL and Qwen2.5-VL, 32 in Qwen3-VL), which their processors leave as it is.
+        """
+        wanted = self.tokens / geometry.visual_tokens * rows * columns
+        shapes = {(row, max(1, round(row * columns / rows))) for row in range(1, rows + 1)}
+        shapes |= {(max(1, round(column * rows / columns)), column) for column in range(1, columns + 1)}
+        return min(shapes, key=lambda shape: (abs(shape[0] * shape[1] - wanted), shape[0] * shape[1], shape))
+
+    def compress(self, vision: Vision) -> list[torch.Tensor]:
         import torch
 
         pixels, patch = vision.pixel_values, vision.backbone.patch_size
         size = (self.side * patch, self.side * patch)
         small = torch.nn.functional.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
-        return torch.stack(vision.with_pixels(small.to(pixels)).features())
+        return vision.with_pixels(small.to(pixels)).features()
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:

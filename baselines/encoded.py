@@ -1,8 +1,8 @@
 """The base of methods that give each image fewer tokens before the decoder: `downsample`, `visionzip`.
 
-A prompt has as many placeholders as the whole image has tokens. The features are padded to that number, and a cut
-before the first layer removes the padding, so the runtime needs no special case. Positions are those of a prompt
-with that many visual tokens.
+A prompt has as many placeholders as the whole image has tokens. The features are padded with zeros to that number, and
+a cut before the first layer removes the padding, so the runtime needs no special case. Positions are those of a prompt
+with that many visual tokens; where positions are kept (M-RoPE), those of the places that a method puts its tokens at.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded(Reducer):
-    """Base: a method says how many `tokens` an image gets, and makes them in `compress`."""
+    """Base: a method says how many `tokens` an image of `geometry.visual_tokens` gets, and makes them in `compress`."""
 
     positions: Positions | None = field(default=None, kw_only=True)
 
@@ -31,8 +31,8 @@ class Encoded(Reducer):
     def tokens(self) -> int:
         raise NotImplementedError
 
-    def compress(self, vision: Vision) -> torch.Tensor:
-        """(images, tokens, D)."""
+    def compress(self, vision: Vision) -> list[torch.Tensor]:
+        """Features of each medium, (at most as many as the whole one has, D): `left` tokens, all others zeros."""
         raise NotImplementedError
 
     @property
@@ -40,19 +40,26 @@ class Encoded(Reducer):
         return "compacted"
 
     def schedule(self, geometry: Geometry) -> Schedule:
-        if geometry.dynamic:
+        if geometry.tiled:
             raise ValueError(f"{self.name}: images in tiles (anyres, as in LLaVA-NeXT) are not supported")
         return Schedule(cuts=(Cut(0, self.tokens),))
+
+    def left(self, geometry: Geometry, whole: int) -> int:
+        """Tokens of an image that has `whole` of them."""
+        return self.schedule(geometry).scaled(geometry, whole).cuts[0].left
 
     def encode(self, vision: Vision) -> list[torch.Tensor]:
         import torch
 
-        found = self.compress(vision)
-        whole = vision.backbone.geometry.visual_tokens
-        return list(torch.nn.functional.pad(found, (0, 0, 0, whole - found.shape[1])))
+        from hidrop.backbones.model_inputs import size_of
+
+        wholes = [size_of(grids) for grids in vision.grids]
+        made = zip(self.compress(vision), wholes, strict=True)
+        return [torch.nn.functional.pad(one, (0, 0, 0, whole - len(one))) for one, whole in made]
 
     def prepare(self, prompt: Prompt) -> torch.Tensor:
-        return (prompt.media.inside_BV < self.tokens).float()
+        """1 for the tokens that a method has made, 0 for the padding."""
+        return prompt.visual_BVD.any(-1).float()
 
     def score(self, view: View) -> torch.Tensor:
         return view.memory

@@ -21,6 +21,7 @@ class Geometry:
     that number, and a prompt with more or fewer scales them (with `fixed_counts` each prompt keeps that many).
 
     `rope_axes`: numbers in one RoPE position. Positions of several axes (M-RoPE) cannot be renumbered.
+    `tiled`: an image is seen in tiles whose rows end with a token of their own (anyres).
     `referenced`: whether absolute counts have a meaning, because `visual_tokens` was published or stated.
     """
 
@@ -34,6 +35,7 @@ class Geometry:
     visual_tokens: int
     max_positions: int = 4096
     dynamic: bool = False
+    tiled: bool = False
     rope_axes: int = 1
     referenced: bool = True
     fixed_counts: bool = False
@@ -118,7 +120,7 @@ PRESETS: dict[str, Geometry] = {
     "llava-1.5-7b": Geometry(32, 4096, 11008, 32, 32, 128, 32064, 576),
     "llava-1.5-13b": Geometry(40, 5120, 13824, 40, 40, 128, 32064, 576),
     "mobilellama-2.7b": Geometry(32, 2560, 6912, 32, 32, 80, 32064, 576, max_positions=2048),
-    "llava-next-7b": Geometry(32, 4096, 11008, 32, 32, 128, 32064, 2880, dynamic=True),
+    "llava-next-7b": Geometry(32, 4096, 11008, 32, 32, 128, 32064, 2880, dynamic=True, tiled=True),
     "bench-400m": Geometry(24, 1024, 2816, 16, 16, 64, 32064, 576),
     # Each image of the models below has its own number of tokens. The number here only reads a budget of tokens.
     # Qwen: 256 to 1280 tokens is the range that Qwen2-VL's README recommends; 1296 and 1024 are settings of published
@@ -148,7 +150,9 @@ PRESETS: dict[str, Geometry] = {
         64, 5120, 25600, 64, 8, 128, 151936, 1024, 262144, dynamic=True, rope_axes=3, referenced=False
     ),
     # The whole image and the most tiles, line ends left out: 1 + 9 of 729 tokens; 1 + 12 of 256; 1 + 16 of 81.
-    "llava-onevision-7b": Geometry(28, 3584, 18944, 28, 4, 128, 152128, 7290, 32768, dynamic=True, referenced=False),
+    "llava-onevision-7b": Geometry(
+        28, 3584, 18944, 28, 4, 128, 152128, 7290, 32768, dynamic=True, tiled=True, referenced=False
+    ),
     "internvl3-8b": Geometry(28, 3584, 18944, 28, 4, 128, 151674, 3328, 32768, dynamic=True, referenced=False),
     "smolvlm-2.2b": Geometry(24, 2048, 8192, 32, 32, 64, 49155, 1377, 16384, dynamic=True, referenced=False),
     # An image without crops, in prompts within the window of its layers.

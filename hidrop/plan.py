@@ -96,6 +96,13 @@ class Schedule:
             there = cuts[-1].left
         return replace(self, cuts=tuple(cuts))
 
+    def scaled_each(self, geometry: Geometry, counts: tuple[int, ...]) -> Schedule:
+        """This schedule for a prompt whose images have `counts` visual tokens, each image scaled by itself."""
+        each = [self.scaled(geometry, count) for count in counts] or [self.scaled(geometry, 0)]
+        cuts = zip(*(one.cuts for one in each), strict=True)
+        totals = [Cut(same[0].after, sum(c.keep for c in same), sum(c.merge for c in same)) for same in cuts]
+        return replace(self, cuts=tuple(totals))
+
     def chosen(self, place: int, cut: Cut) -> Schedule:
         """With `cut` as the cut number `place` (0-based); later ones keep no more than it leaves."""
         later, there = [], cut.left

@@ -21,7 +21,7 @@ from hidrop.plan import Cut, Schedule, TokenPlan
 if TYPE_CHECKING:
     import torch
 
-    from hidrop.backbones import Vision
+    from hidrop.backbones import Backbone, Vision
     from hidrop.runtime.scoring import Prompt, View
 
 # Where each method lives. Imported on demand, so that `--help` and plans stay fast.
@@ -139,6 +139,9 @@ class Reducer:
                 " leave it out, or use persistent"
             )
         return self
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Raises ValueError for a model that the method does not fit, where its geometry does not tell."""
 
     @property
     def deepstack(self) -> DeepStack:

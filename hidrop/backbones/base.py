@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from hidrop.backbones.attended import Attended
+
 
 class Backbone(ABC):
     """One family (class) and one loaded model of it (instance).
@@ -66,6 +68,10 @@ class Backbone(ABC):
     refused_inputs: ClassVar[tuple[str, ...]] = ()
     # The kinds of placeholders, by the config's name for their id.
     placeholders: ClassVar[Mapping[str, int]] = {"image_token_id": IMAGE}
+    # Whether the tower's features come with the states of a class token (see `tower_states`).
+    class_token: ClassVar[bool] = False
+    # Whether the tower takes images of another size than its own (see `Vision.with_pixels`).
+    interpolates: ClassVar[bool] = False
     # Whether the tokens of one image see each other both ways.
     both_ways: ClassVar[bool] = False
     # How lmms-eval's own model class asks. None: as its class llava_hf does, by LLaVA's tokenizer and image processor.
@@ -305,6 +311,13 @@ class Backbone(ABC):
         Raises ValueError for a tower without a class token.
         """
         raise ValueError(f"this method needs a vision tower with a class token, which {self.title} does not have")
+
+    def attended(self, vision: Vision) -> list[Attended]:
+        """Features of each medium, and what the tower's attention says of its tokens: see attended.py.
+
+        Raises ValueError for a family whose tokens are no plain grid of patches.
+        """
+        raise ValueError(f"{self.title}: this method needs images that are one grid of patches each")
 
     def content(self, image: Vision) -> list[torch.Tensor]:
         """What tells one image from another: tensors that are equal for equal images, padding of a batch left out."""

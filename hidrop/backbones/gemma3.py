@@ -24,6 +24,8 @@ from hidrop.geometry import Geometry
 if TYPE_CHECKING:
     import torch
 
+    from hidrop.backbones.attended import Attended
+
 KINDS = ("full_attention", "sliding_attention")
 
 
@@ -141,6 +143,12 @@ class Gemma3(Backbone):
 
     def features(self, vision: Vision) -> list[torch.Tensor]:
         return list(self.model.model.get_image_features(vision.pixel_values, return_dict=True).pooler_output)
+
+    def attended(self, vision: Vision) -> list[Attended]:
+        from hidrop.backbones.attended import squares
+
+        side = isqrt(self.model.config.mm_tokens_per_image)
+        return squares(self.tower.encoder.layers[-1].self_attn, lambda: self.features(vision), side)
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:

@@ -17,6 +17,8 @@ from hidrop.geometry import Geometry
 if TYPE_CHECKING:
     import torch
 
+    from hidrop.backbones.attended import Attended
+
 
 # Tiles of an image that a checkpoint may ask for, the whole one left out.
 MOST_TILES = 256
@@ -117,6 +119,17 @@ class InternVL(Backbone):
     def features(self, vision: Vision) -> list[torch.Tensor]:
         made = self.model.model.get_image_features(vision.pixel_values, **vision.settings, return_dict=True)
         return list(made.pooler_output)
+
+    def attended(self, vision: Vision) -> list[Attended]:
+        """Of the layer whose output the features are. Raises ValueError for features of several layers, or of none."""
+        from hidrop.backbones.attended import squares
+
+        layers, number = self.tower.encoder.layer, vision.settings["vision_feature_layer"]
+        place = number % (len(layers) + 1) if isinstance(number, int) else 0
+        if place == 0:
+            raise ValueError(f"vision_feature_layer: {number}: this method needs features that one layer has made")
+        attention, side = layers[place - 1].attention, self.tile_side(self.model.config)
+        return squares(attention, lambda: self.features(vision), side, norms=("q_norm", "k_norm"))
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:

@@ -50,6 +50,8 @@ class Llava(Backbone):
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
     llava_conversation: ClassVar[bool] = True
+    class_token: ClassVar[bool] = True
+    interpolates: ClassVar[bool] = True
     vision_settings: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
 
     @classmethod

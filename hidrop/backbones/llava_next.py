@@ -35,7 +35,9 @@ class LlavaNext(Llava):
         """The whole image and the most tiles, without line ends: 5 x 576 = 2880, as its tables count."""
         tower = config.vision_config.image_size
         tiles = 1 + max((height // tower) * (width // tower) for height, width in config.image_grid_pinpoints)
-        return replace(super().geometry_of(config), visual_tokens=cls.square_tokens(config) * tiles, dynamic=True)
+        return replace(
+            super().geometry_of(config), visual_tokens=cls.square_tokens(config) * tiles, dynamic=True, tiled=True
+        )
 
     @classmethod
     def image_tokens_of(cls, config: Any, height: int, width: int, image_processor: Any) -> int:

@@ -78,7 +78,7 @@ class OneVision(Backbone):
         """Plans are printed for the image of the most tiles, without line ends, where nobody states another one."""
         tiles = 1 + int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
         sizes = Geometry.of_decoder(config.text_config, tiles * cls.side_of(config) ** 2)
-        return replace(sizes, dynamic=True, referenced=False)
+        return replace(sizes, dynamic=True, tiled=True, referenced=False)
 
     @staticmethod
     def side_of(config: Any) -> int:

@@ -33,6 +33,7 @@ from hidrop.geometry import Geometry
 if TYPE_CHECKING:
     import torch
 
+    from hidrop.backbones.attended import Attended
     from hidrop.backbones.mrope import Runs
 
 MOST_PIXELS = 2**26  # of one image; the largest limits of checkpoints are a quarter of it
@@ -254,6 +255,51 @@ class Qwen2VL(Backbone):
             found += [torch.cat(parts, dim=-1) for parts in zip(made.pooler_output, *levels, strict=True)]
         return found
 
+    @property
+    def whole_block(self) -> int:
+        """The number (0-based) of the tower's last block that sees the whole image."""
+        return len(self.tower.blocks) - 1
+
+    def attended(self, vision: Vision) -> list[Attended]:
+        import torch
+        from transformers.models.llama.modeling_llama import rotate_half
+
+        from hidrop.backbones.attended import Attended, reading, received
+
+        attention = self.tower.blocks[self.whole_block].attn
+
+        def read(hidden_states: torch.Tensor, *, position_embeddings: Rope, **_: Any) -> tuple[torch.Tensor, ...]:
+            query, key, _ = attention.qkv(hidden_states).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
+            cos, sin = (part.float()[:, None] for part in position_embeddings)
+            turned = (made.float() * cos + rotate_half(made.float()) * sin for made in (query, key))
+            return tuple(made.to(hidden_states.dtype) for made in turned)
+
+        with reading(attention, read) as calls:
+            features = self.features(vision)
+        patches = torch.cat([query for query, _ in calls]), torch.cat([key for _, key in calls])
+        media = self.grids(vision)
+        sizes = [len(one) * self.merge**2 for one in features]
+        found = []
+        for made, ((frames, rows, columns),), query, key in zip(
+            features, media, *(part.split(sizes) for part in patches), strict=True
+        ):
+            frame_wise = [part.unflatten(0, (frames, -1)) for part in (query, key)]
+            seen = torch.cat(
+                [received(q[None], k[None], attention.scaling)[0] for q, k in zip(*frame_wise, strict=True)]
+            )
+            seen_K, key_Kd = (
+                part.unflatten(0, (len(made), -1)).mean(1) for part in (seen, key.float().mean(1))
+            )  # over heads, then over the patches of a token
+            place = self.tower_order(frames, rows, columns).argsort().to(made.device)
+            found.append(Attended(made, seen_K[place], key_Kd[place]))
+        return found
+
+    def tower_order(self, frames: int, rows: int, columns: int) -> torch.Tensor:
+        """The number of each token of a grid, in the order in which the tower has their patches."""
+        import torch
+
+        return torch.arange(frames * rows * columns)
+
     def content(self, image: Vision) -> list[torch.Tensor]:
         """Pixels and grid: seconds between frames change positions, and no feature."""
         return [value for name, value in image.inputs.items() if name != "second_per_grid_ts"]
@@ -354,3 +400,19 @@ class Qwen2_5VL(Qwen2VL):  # the model's own name
         """tokens_per_second numbers a second. Without seconds a grid's frame counts as one second."""
         each = one if seconds is None else seconds.to(one)
         return each * self.model.config.vision_config.tokens_per_second
+
+    @property
+    def whole_block(self) -> int:
+        return max(self.model.config.vision_config.fullatt_block_indexes)
+
+    def tower_order(self, frames: int, rows: int, columns: int) -> torch.Tensor:
+        """Window after window, row by row within it; windows at the right and at the bottom may be smaller."""
+        import torch
+
+        vision = self.model.config.vision_config
+        side = vision.window_size // self.merge // vision.patch_size
+        frame, row, column = torch.meshgrid(
+            torch.arange(frames), torch.arange(rows), torch.arange(columns), indexing="ij"
+        )
+        window = (frame * rows + row // side) * columns + column // side
+        return window.flatten().argsort(stable=True)

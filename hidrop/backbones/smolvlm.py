@@ -18,6 +18,9 @@ from hidrop.geometry import Geometry
 if TYPE_CHECKING:
     import torch
 
+
+    from hidrop.backbones.attended import Attended
+
 # Tiles of the image that plans are printed for: 4 x 4 at SmolVLM's own longest edge, and the whole image.
 MOST_SEEN = 17
 
@@ -117,6 +120,12 @@ class SmolVLM(Backbone):
     def features(self, vision: Vision) -> list[torch.Tensor]:
         made = self.model.model.get_image_features(**vision.inputs, return_dict=True)
         return list(made.pooler_output)
+
+    def attended(self, vision: Vision) -> list[Attended]:
+        from hidrop.backbones.attended import squares
+
+        attention = self.tower.encoder.layers[-1].self_attn
+        return squares(attention, lambda: self.features(vision), self.tile_side(self.model.config))
 
     def joined(self, images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Tiles of zeros are put behind those of prompts with fewer tiles."""

@@ -10,12 +10,13 @@ from typing import Any, TypeAlias
 import torch
 
 from hidrop.backbones import Backbone, Places, Vision
+from hidrop.backbones.model_inputs import size_of
 from hidrop.reducer import Reducer
 from hidrop.runtime.cache import RaggedCache, Replay
 from hidrop.runtime.decoder import Decoder
 from hidrop.runtime.feature_cache import Encoder
 from hidrop.runtime.inputs import decoder_prompt, placed, text_tokens, visual_tokens
-from hidrop.runtime.layout import BatchPlan, Layout, grouped_places, plan_batch, read, valid_places
+from hidrop.runtime.layout import BatchPlan, Layout, grouped_places, media_by_row, plan_batch, read, valid_places
 from hidrop.runtime.media_table import media_table
 from hidrop.runtime.sequence import Sequence, Tokens
 from hidrop.runtime.side_stream import SideStream, side_streams
@@ -73,6 +74,7 @@ class ForwardPass:
         self.looks_up_features = features is not None
         self.geometry = backbone.geometry
         self.plan = reducer.plan(self.geometry)
+        reducer.check_backbone(backbone)
         self.decoder = Decoder(backbone, reducer)
         self._pending: list[Record] = []
         self._last: Record | None = None
@@ -114,6 +116,10 @@ class ForwardPass:
         check_counts(layout, vision)
         longest = max(map(sum, zip(layout.text_counts, layout.visual_counts, strict=True)))
         check_window(self.backbone, longest)
+        if vision is not None and self.reducer.encodes:
+            images, _ = self.backbone.media(vision.inputs)
+            sizes = [size_of(grids) for grids in vision.grids]
+            layout = replace(layout, media_counts=media_by_row(layout, sizes[:images], sizes[images:]))
         if not self.reducer.prepares:
             return layout
         return replace(layout, media=media_table(layout.feature_BV, vision))

@@ -10,6 +10,7 @@ they are at the left, so that the last slot is always a row's last token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,7 +31,8 @@ class Layout:
     """Places of text and visual tokens in the input, and the numbers derived from them.
 
     `feature_BV`: number of each visual token among the features of the batch. `block_BS`: number of the image that a
-    place belongs to, -1 for text, where the tokens of one image see each other both ways.
+    place belongs to, -1 for text, where the tokens of one image see each other both ways. `media_counts`: visual tokens
+    of each image and video of each row, where a method works on each of them by itself.
     """
 
     text_BT: torch.Tensor
@@ -44,6 +46,7 @@ class Layout:
     visual_counts: tuple[int, ...]
     video_counts: tuple[int, ...]
     answers: int
+    media_counts: tuple[tuple[int, ...], ...] | None = None
     block_BS: torch.Tensor | None = None
     media: MediaTable | None = None
 
@@ -241,14 +244,39 @@ class BatchPlan:
 
 
 def plan_batch(base: Schedule, geometry: Geometry, layout: Layout) -> BatchPlan:
-    """What happens where for this batch, by a schedule for `geometry.visual_tokens`, scaled to each row.
+    """What happens where for this batch, by a schedule for `geometry.visual_tokens`, scaled to each row (or medium).
 
     Raises ValueError when it does not fit a row.
     """
     counts = layout.visual_counts
-    scaled = {count: base.scaled(geometry, count) for count in set(counts)}
     geometries = tuple(geometry.with_visual_tokens(count) for count in counts)
-    return BatchPlan.of(tuple(scaled[count] for count in counts), geometries, layout.text_BT.device)
+    if layout.media_counts is not None:
+        rows = tuple(base.scaled_each(geometry, media) for media in layout.media_counts)
+    else:
+        scaled = {count: base.scaled(geometry, count) for count in set(counts)}
+        rows = tuple(scaled[count] for count in counts)
+    return BatchPlan.of(rows, geometries, layout.text_BT.device)
+
+
+def media_by_row(layout: Layout, images: Sequence[int], videos: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Of the visual tokens of each image and each video of a batch, those of each row; images before videos.
+
+    Raises ValueError for a row whose placeholders end within an image or a video.
+    """
+    left, rows = (list(images), list(videos)), []
+    for count, video in zip(layout.visual_counts, layout.video_counts, strict=True):
+        row: list[int] = []
+        for kind, wanted in zip(left, (count - video, video), strict=True):
+            start = len(row)
+            while kind and sum(row[start:]) < wanted:
+                row.append(kind.pop(0))
+            if sum(row[start:]) != wanted:
+                raise ValueError(
+                    f"a prompt of the batch holds {wanted} image or video tokens, but its media have "
+                    f"{sum(row[start:])}: give each prompt the placeholders of whole images, and truncate none"
+                )
+        rows.append(tuple(row))
+    return tuple(rows)
 
 
 def segments(plan: BatchPlan, layers: int) -> list[tuple[int, int]]:
