@@ -1,16 +1,16 @@
 """VisionZip (CVPR 2025, arXiv 2412.04467): dominant tokens by the tower's attention, the rest merged by keys.
 
 With a class token (LLaVA) this happens in the tower's layer whose output are the features. The class token stays as it
-is, and so do the `dominant - 1` patches that it attends to most (summed over heads): as in the released code, `dominant`
-counts the class token, so that the published 54 + 10 is 64 tokens. Of the other patches, in their order, `contextual`
-evenly spaced ones are targets. Each remaining patch joins the target whose key is most similar (cosine, keys averaged
-over heads). A target's token is its own feature plus the mean of those that joined it. Everything runs before the
-projector, and the text plays no part.
+is, and so do the `dominant - 1` patches that it attends to most (summed over heads): as in the released code,
+`dominant` counts the class token, so that the published 54 + 10 is 64 tokens. Of the other patches, in their order,
+`contextual` evenly spaced ones are targets. Each remaining patch joins the target whose key is most similar (cosine,
+keys averaged over heads). A target's token is its own feature plus the mean of those that joined it. Everything runs
+before the projector, and the text plays no part.
 
 Without one (SigLIP, InternViT, Qwen) a patch counts by the attention that it receives from all of its image, in the
-tower's last block that sees all of it, as VisPruner's authors advise (issue 1 of their repository). Several patches make up a token
-there: attention and keys are averaged over them, and tokens are chosen and merged after the projector, with what
-DeepStack adds to them. Merged tokens take the places of their targets. Numbers are those of an image with
+tower's last block that sees all of it, as VisPruner's authors advise (issue 1 of their repository). Several patches
+make up a token there: attention and keys are averaged over them, and tokens are chosen and merged after the projector,
+with what DeepStack adds to them. Merged tokens take the places of their targets. Numbers are those of an image with
 `geometry.visual_tokens`; another image has the same shares of its own.
 """
 

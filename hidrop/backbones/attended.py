@@ -1,4 +1,4 @@
-"""What the tower's attention says of an image's tokens, for methods that choose before the decoder without a class token.
+"""What the tower's attention says of an image's tokens, for methods that choose tokens without a class token.
 
 A token is as important as the attention that its patches receive, averaged over all queries of the image (of the frame,
 in a video) and over heads, in the tower's last block that sees the whole image. Queries are taken in blocks of
@@ -95,7 +95,8 @@ def squares(
     with reading(attention, read) as calls:
         made = features()
     ((seen_IN, key_INd),) = calls
-    return [Attended(*three) for three in zip(made, blocks(seen_IN[..., None], side)[..., 0], blocks(key_INd, side))]
+    parts = zip(made, blocks(seen_IN[..., None], side)[..., 0], blocks(key_INd, side), strict=True)
+    return [Attended(*three) for three in parts]
 
 
 def blocks(values_INd: torch.Tensor, side: int) -> torch.Tensor:

@@ -183,6 +183,15 @@ def test_a_scaled_schedule_keeps_the_shares():
     assert schedule.scaled(SMALL, 16) is schedule
 
 
+def test_images_that_are_scaled_each_by_itself_add_up():
+    """Of 16 tokens 7 and then 3 + 2: of 5 tokens 2 and 1 + 1, of 3 tokens 1 and 1 + 0; of 8 tokens 3 and 1 + 1."""
+    schedule = Schedule(cuts=(Cut(1, 7), Cut(3, 3, merge=2)))
+    assert schedule.scaled_each(SMALL, (16, 16)).cuts == schedule.scaled(SMALL, 32).cuts
+    assert schedule.scaled_each(SMALL, (5, 3)).cuts == (Cut(1, 3), Cut(3, 2, merge=1))
+    assert schedule.scaled(SMALL, 8).cuts == (Cut(1, 3), Cut(3, 1, merge=1))
+    assert schedule.scaled_each(SMALL, ()) == schedule.scaled(SMALL, 0)
+
+
 def test_any_number_of_visual_tokens_has_a_scaled_schedule_that_fits():
     for first, second, merge in itertools.product(range(1, 9), range(1, 6), range(4)):
         schedule = Schedule(cuts=(Cut(1, 16 - first, merge=min(merge, first)), Cut(3, second, merge=merge)))

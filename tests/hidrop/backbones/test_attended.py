@@ -68,9 +68,9 @@ def test_of_qwen_it_is_the_mean_over_four_patches_in_the_order_of_the_features(n
     assert len(made) == vision.count == len(FAMILIES[name].sizes) + 1
     for number, one in enumerate(made):
         (((frames, *_),),) = vision.only(number).grids
-        with eager_weights(model, monkeypatch) as calls, reading(backbone.projector, lambda x, **_: x) as hidden:
-            with torch.no_grad():
-                feature = vision.only(number).features()[0][:, : model.config.text_config.hidden_size]
+        inside = eager_weights(model, monkeypatch), reading(backbone.projector, lambda x, **_: x), torch.no_grad()
+        with inside[0] as calls, inside[1] as hidden, inside[2]:
+            feature = vision.only(number).features()[0][:, : model.config.text_config.hidden_size]
         depth = len(backbone.tower.blocks)
         others = (len(calls) - frames) // (depth - 1)  # calls of each other block
         whole = calls[block * others : block * others + frames]

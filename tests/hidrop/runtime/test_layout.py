@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,16 @@ import torch
 from hidrop.backbones.model_inputs import counted_places
 from hidrop.geometry import Geometry
 from hidrop.reducer import build
-from hidrop.runtime.layout import ROOM, Layout, answer_starts, plan_batch, read, segments, valid_places
+from hidrop.runtime.layout import (
+    ROOM,
+    Layout,
+    answer_starts,
+    media_by_row,
+    plan_batch,
+    read,
+    segments,
+    valid_places,
+)
 
 V = 99
 IDS = torch.tensor([[0, 1, 5, V, V, 6], [1, V, V, V, 7, 8], [0, 0, 0, 1, 2, 3]])
@@ -92,6 +102,18 @@ def test_rows_get_the_schedule_of_their_own_image():
     assert plan.cuts[3].keep_B.tolist() == [4, 2, 0]
     assert plan.cuts[4].there == (4, 2, 0)
     assert segments(plan, 6) == [(1, 1), (2, 3), (4, 4), (5, 5), (6, 6)]
+
+
+def test_media_of_a_batch_are_those_of_its_rows():
+    """Images of the whole batch come first, then its videos; a row may have both, or none."""
+    layout = laid(IDS, MASK, IDS == V)
+    layout = replace(layout, visual_counts=(9, 0, 6, 4), video_counts=(4, 0, 6, 0))
+    rows = ((2, 3, 4), (), (6,), (4,))
+    assert media_by_row(layout, images=(2, 3, 4), videos=(4, 6)) == rows
+    with pytest.raises(ValueError, match="holds 5 image or video tokens, but its media have 6: give each prompt"):
+        media_by_row(layout, images=(2, 4, 3), videos=(4, 6))
+    with pytest.raises(ValueError, match="holds 4 image or video tokens, but its media have 0"):
+        media_by_row(layout, images=(2, 3), videos=(4, 6))
 
 
 def test_a_batch_of_text_is_one_segment():
