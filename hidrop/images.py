@@ -21,6 +21,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 # PIL refuses larger images by default, as they may be made to fill the memory.
 MOST_PIXELS = 178_956_970
 MOST_BYTES = 1 << 30
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 BASE64 = re.compile(r"(data:[\w/+.-]+;base64,)?[A-Za-z0-9+/\r\n]{64,}={0,2}\s*")
 
 
@@ -66,6 +67,23 @@ def _decoded(content: bytes, turned: bool) -> Image.Image:
         if image.getexif().get(ExifTags.Base.Orientation) is not None:
             image = ImageOps.exif_transpose(image)
     return as_rgb(image)
+
+
+def image_size(content: bytes, *, turned: bool = False) -> tuple[int, int]:
+    """Height and width of an image file, from its header. turned: as its EXIF orientation says.
+
+    Raises ImageError for a file that is no image.
+    """
+    from PIL import ExifTags, Image
+
+    Image.init()
+    try:
+        image = Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+        orientation = image.getexif().get(ExifTags.Base.Orientation) if turned else None
+    except Exception as error:  # PIL raises many types for a broken file
+        raise ImageError(in_a_line(error)) from None
+    width, height = image.size
+    return (width, height) if orientation in _QUARTER_TURNS else (height, width)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

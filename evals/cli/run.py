@@ -79,6 +79,12 @@ class PlanOptions(MatrixOptions):
     cost: Annotated[
         Path | None, option("--cost", "BENCH", "Estimate the hours of a run from a file that `bench` wrote.")
     ] = None
+    image: Annotated[
+        str | None,
+        option(
+            "--image", "WxH|TASK", "Plan for images of this size in pixels, or for a task's own; several by commas."
+        ),
+    ] = None
 
 
 @COMMANDS.command("run", example="mini --limit 8")
@@ -132,13 +138,16 @@ def plan(options: PlanOptions) -> int:
     from rich.console import Console
 
     from evals.bench import cost
-    from evals.matrix import plan_table
+    from evals.matrix import image_plan, plan_table
     from evals.matrix.resolve import resolve
 
     matrix, cells = options.run_options().load()
     speed = cost.read(options.cost) if options.cost else None
     rows, problems = resolve(matrix, cells, trust_presets=True)
-    entries = [plan_table.entry(row, matrix) for row in rows.values()]
+    if options.image and not problems:
+        entries = image_plan.entries([*rows.values()], matrix, image_plan.read(options.image, matrix))
+    else:
+        entries = [plan_table.entry(row, matrix) for row in rows.values()]
     console = Console(file=options.stream)
     if entries and console.is_terminal:
         console.print(plan_table.table(matrix, entries))

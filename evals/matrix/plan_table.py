@@ -12,6 +12,7 @@ from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Matrix
 from evals.plain_table import aligned
 from hidrop.numerics import element_bytes
+from hidrop.plan import TokenPlan
 
 
 def run_lengths(entering: Iterable[int]) -> str:
@@ -19,8 +20,9 @@ def run_lengths(entering: Iterable[int]) -> str:
     return " ".join(f"{sum(1 for _ in group)}x{tokens}" for tokens, group in itertools.groupby(entering))
 
 
-def entry(row: MatrixRow, matrix: Matrix) -> dict[str, Any]:
-    """One row of the plan, as `--json` prints it."""
+def entry(row: MatrixRow, matrix: Matrix, plan: TokenPlan | None = None) -> dict[str, Any]:
+    """One row of the plan, as `--json` prints it. `plan`: that of another image than the model's own."""
+    plan = plan or row.plan
     dtype = matrix.models[row.model].dtype or matrix.dtype
     return {
         "model": row.model,
@@ -32,18 +34,19 @@ def entry(row: MatrixRow, matrix: Matrix) -> dict[str, Any]:
         "published_as": row.reducer.published_as,
         "adaptive": row.reducer.adaptive,
         "bound": row.reducer.bound,
-        "share": row.plan.share,
-        "average_tokens": row.plan.average_tokens,
-        "kept": row.plan.kept,
-        "reference_tokens": row.plan.geometry.visual_tokens if row.plan.geometry.dynamic else None,
-        "entering": list(row.plan.entering),
+        "share": plan.share,
+        "average_tokens": plan.average_tokens,
+        "kept": plan.kept,
+        "reference_tokens": plan.geometry.visual_tokens if plan.geometry.dynamic else None,
+        "entering": list(plan.entering),
         "text_tokens": matrix.text_tokens,
-        "flops": row.plan.flops(matrix.text_tokens),
-        "paper_macs": row.plan.paper_macs(),
-        "kv_bytes": row.plan.kv_bytes(matrix.text_tokens, element_bytes(dtype)),
+        "flops": plan.flops(matrix.text_tokens),
+        "paper_macs": plan.paper_macs(),
+        "kv_bytes": plan.kv_bytes(matrix.text_tokens, element_bytes(dtype)),
     }
 
 
+IMAGE_HEADINGS = ("image", "tokens")  # for a plan of stated images
 HEADINGS = ("model", "method", "share", "average", "kept", "paper MACs", "FLOPs", "KV cache", "layers x visual tokens")
 
 
@@ -55,12 +58,29 @@ def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
         f"{entry['method']} (trained)" if entry["trained"] else entry["label"] + published(entry["published_as"]),
         f"{most}{100 * entry['share']:.1f} %",
         f"{most}{entry['average_tokens']:.2f}",
-        f"{most}{entry['kept']}",
+        f"{most}{entry['kept']:g}" if entry["kept"] is not None else "",
         most + scaled(entry["paper_macs"]),
         most + scaled(entry["flops"]),
         f"{most}{entry['kv_bytes'] / 2**20:.1f} MiB",
-        "depends on the sample" if entry["bound"] == "<=" else most + run_lengths(entry["entering"]),
+        _layers(entry, most),
     )
+
+
+def _layers(entry: dict[str, Any], most: str) -> str:
+    if entry["bound"] == "<=":
+        return "depends on the sample"
+    return "depends on the image" if entry["entering"] is None else most + run_lengths(entry["entering"])
+
+
+def headed(entries: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Headings and rows, with images and their numbers of tokens where the plan is of stated images."""
+    if not any("image" in entry for entry in entries):
+        return [HEADINGS, *map(cells_of, entries)]
+    rows: list[tuple[str, ...]] = [(HEADINGS[0], *IMAGE_HEADINGS, *HEADINGS[1:])]
+    for entry in entries:
+        model, *rest = cells_of(entry)
+        rows.append((model, entry["image"], f"{entry['visual_tokens']:g}", *rest))
+    return rows
 
 
 def published(name: str | None) -> str:
@@ -79,21 +99,22 @@ def scaled(count: float) -> str:
 def table(matrix: Matrix, entries: list[dict[str, Any]]) -> Table:
     """The plan for a terminal."""
     rendered = Table(title=f"{matrix.name}: {len(entries)} rows", caption=caption(matrix, entries))
-    for heading in HEADINGS:
-        numeric = heading not in (HEADINGS[0], HEADINGS[1], HEADINGS[-1])
+    headings, *rows = headed(entries)
+    for heading in headings:
+        numeric = heading not in (HEADINGS[0], HEADINGS[1], HEADINGS[-1], IMAGE_HEADINGS[0])
         rendered.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric)
     model = None
-    for one in entries:
+    for one, row in zip(entries, rows, strict=True):
         if model not in (None, one["model"]):
             rendered.add_section()
         model = one["model"]
-        rendered.add_row(*cells_of(one))
+        rendered.add_row(*row)
     return rendered
 
 
 def plain(matrix: Matrix, entries: list[dict[str, Any]]) -> str:
     """The plan as aligned text, for a pipe."""
-    return "\n".join([*aligned([HEADINGS, *map(cells_of, entries)]), caption(matrix, entries)]) + "\n"
+    return "\n".join([*aligned(headed(entries)), caption(matrix, entries)]) + "\n"
 
 
 def caption(matrix: Matrix, entries: list[dict[str, Any]]) -> str:
@@ -102,7 +123,9 @@ def caption(matrix: Matrix, entries: list[dict[str, Any]]) -> str:
     else:
         reading = "A budget is the number of visual tokens that are kept after the last cut."
     sizes = sorted({entry["reference_tokens"] for entry in entries if entry["reference_tokens"]})
-    if sizes:
+    if any("image" in entry for entry in entries):
+        reading += " Each row is for the image that it names; for a task's images it has means over them."
+    elif sizes:
         stated = " or ".join(map(str, sizes))
         reading += f" Images have their own numbers of tokens: shares hold for all, numbers for an image of {stated}."
     return (

@@ -52,7 +52,7 @@ def build(spec: TaskSpec) -> Any:
 
     config, files = official(spec.task), locate(spec)
     turned = protocol(spec.protocol).turns_images
-    config["doc_to_visual"] = _visual(config["doc_to_visual"], _images(spec, files), files, turned)
+    config["doc_to_visual"] = _visual(config["doc_to_visual"], images_of(spec, files), files, turned)
     config["process_docs"] = _prepare(spec)
     config["metric_list"] = spec.task.metrics(config["metric_list"], spec.protocol)
     config |= {"dataset_path": "parquet", "dataset_name": _name(spec)}
@@ -116,7 +116,7 @@ def patterns(paths: Sequence[Path]) -> list[str]:
     return [glob.escape(str(path.absolute())) for path in paths]
 
 
-def _images(spec: TaskSpec, files: Files) -> Callable[[Mapping[str, Any]], Any]:
+def images_of(spec: TaskSpec, files: Files) -> Callable[[Mapping[str, Any]], Any]:
     """A function from a document to its undecoded image."""
     import datasets
 
@@ -155,16 +155,21 @@ def decode(image: Any, files: Files | None = None, *, turned: bool = False) -> I
     turned: turn it as its EXIF orientation says (`Protocol.turns_images`), as datasets does. Raises ImageError for
     anything else, and for an image that cannot be read whole.
     """
+    return open_image(content_of(image, files), turned=turned)
+
+
+def content_of(image: Any, files: Files | None = None) -> bytes:
+    """The file of an undecoded image. Raises ImageError like `decode`."""
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, None)
     if content is not None:
-        return open_image(content, turned=turned)
+        return content
     if path is None:
         raise ImageError(
             "no image" if isinstance(image, Mapping | None) else f"a {type(image).__name__} is not an image"
         )
     if files is None:
         raise ImageError(f"{shortened(path)}: a path, but this data set has no folder")
-    return open_image(read_inside(files.root, path, files.start), turned=turned)
+    return read_inside(files.root, path, files.start)
 
 
 @contextlib.contextmanager

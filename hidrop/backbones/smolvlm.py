@@ -18,7 +18,6 @@ from hidrop.geometry import Geometry
 if TYPE_CHECKING:
     import torch
 
-
     from hidrop.backbones.attended import Attended
 
 # Tiles of the image that plans are printed for: 4 x 4 at SmolVLM's own longest edge, and the whole image.
