@@ -15,7 +15,7 @@ from evals.tasks.data import TaskSpec
 from hidrop.errors import UserError
 
 if TYPE_CHECKING:
-    from hidrop.models import Whole
+    from hidrop.models.checking import Whole
 
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
