@@ -141,6 +141,27 @@ def test_the_analysis_of_the_readme_ends_with_a_schedule(
     assert "hidrop-suggested: {name: hidrop, inject: " in capsys.readouterr().out
 
 
+def test_the_backbones_of_the_pages_are_those_of_the_tests_table() -> None:
+    from hidrop.backbones import backbone_class
+    from tests.hidrop.backbones.families import FAMILIES
+
+    listed = re.findall(r"^\| ([\w .-]+) \(`(\w+)`\) \|", PAGES["backbones.md"], re.MULTILINE)
+    assert [model_type for _, model_type in listed[1:]] == [*FAMILIES]  # after the heading
+    [table] = re.findall(r"^\| Backbone \| Example \|\n(.*?)\n\n", README, re.MULTILINE | re.DOTALL)
+    for name in FAMILIES:
+        kind = backbone_class(name)
+        assert kind is not None and kind.title in table
+
+
+def test_the_models_of_the_backbones_page_are_ones_of_a_matrix() -> None:
+    from evals.matrix.schema import ModelEntry
+    from hidrop import strict_yaml
+
+    [text] = blocks("yaml", PAGES["backbones.md"])
+    for entry in strict_yaml.value(text, "backbones.md")["models"].values():
+        assert ModelEntry.model_validate(entry).reference_tokens == 1296
+
+
 def test_every_link_to_a_file_leads_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     links = [
