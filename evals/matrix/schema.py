@@ -34,6 +34,7 @@ from evals.tasks.base import ProtocolName
 from evals.tasks.data import TaskSpec, rows_of, version_problem
 from evals.tasks.registry import TASKS
 from hidrop import strict_yaml
+from hidrop.backbones.pixel_limits import PixelLimits, Resolution
 from hidrop.budget import Budget, Reading, parse_budget
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Counts, Geometry
@@ -85,12 +86,26 @@ class ModelEntry(StrictModel):
     # what they are for another one, the same share or the same number.
     reference_tokens: Annotated[Whole, Field(ge=1)] | None = None
     counts: Counts = "scaled"
+    min_pixels: Whole | None = None  # of an image, in a family whose images keep their shape
+    max_pixels: Whole | None = None
+    resolution: Resolution | None = None  # fixed: about reference_tokens in every image
 
     def counted(self, geometry: Geometry) -> Geometry:
         """The model's sizes with the image that numbers of tokens are of. Raises ValueError, naming the field."""
         if self.counts == "fixed" and not geometry.dynamic:
             raise ValueError("counts: every image of this model has the same number of tokens; leave it out")
         return geometry.counted(self.reference_tokens, self.counts)
+
+    @property
+    def pixel_limits(self) -> PixelLimits:
+        """Raises UserError for limits that contradict each other."""
+        return PixelLimits.stated(self.min_pixels, self.max_pixels, self.resolution, self.reference_tokens)
+
+    @property
+    def pixels(self) -> dict[str, Any]:
+        """The limits of pixels that are stated, for a cell's identity and for captions."""
+        names = ("min_pixels", "max_pixels", "resolution", "reference_tokens" if self.resolution else "resolution")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class TaskEntry(StrictModel):
@@ -152,7 +167,7 @@ class Matrix(StrictModel):
                     if name not in getattr(self, kind):
                         hint = strict_yaml.suggestion(name, getattr(self, kind))
                         wrong.append(f"runs[{index}].{kind}: no '{name}' here.{hint}")
-        wrong += self._circles() + self._versions()
+        wrong += self._circles() + self._versions() + self._pixels()
         owner: dict[str, str] = {}
         for entry, method in self.methods.items():
             for variant in variants(entry, method):
@@ -182,6 +197,16 @@ class Matrix(StrictModel):
         known = ((name, task) for name, task in self.tasks.items() if name in TASKS)
         problems = {name: version_problem(name, task.data, task.version) for name, task in known}
         return [f"tasks.{name}.version: {problem}" for name, problem in problems.items() if problem]
+
+    def _pixels(self) -> list[str]:
+        """One line for each model whose limits of pixels contradict each other."""
+        lines = []
+        for name, spec in self.models.items():
+            try:
+                _ = spec.pixel_limits
+            except UserError as error:
+                lines.append(f"models.{name}.{error}")
+        return lines
 
     def cells(self, *, only: str | None = None) -> list[Cell]:
         """One cell per model x method x budget x task, in the order of the file, each once.

@@ -46,7 +46,7 @@ def models(matrix: Matrix, cells: list[Cell]) -> list[str]:
     problems = []
     for name, spec in {cell.model: cell.spec for cell in cells}.items():
         try:
-            parts = check(spec.source)
+            parts = check(spec.source, spec.pixel_limits)
             for asked in sorted({cell.protocol for cell in cells if cell.model == name}):
                 protocol(asked).rehearse(parts.backbone, parts.tokenizer, parts.processor)
         except UserError as error:

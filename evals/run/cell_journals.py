@@ -54,6 +54,8 @@ class CellJournals:
             **({"counts": row.plan.geometry.counting} if row.plan.geometry.dynamic else {}),
             "device": self.device.split(":")[0],
             "numeric": NUMERIC_VERSION,
+            # Left out where nothing is stated, so that older cells stay valid.
+            **({"pixels": cell.spec.pixels} if cell.spec.pixels else {}),
         }
 
     def open(self, cell: Cell, weights: str, part: str | None = None) -> Journal:

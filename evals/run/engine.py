@@ -66,6 +66,9 @@ def load(cell: Cell, device: str) -> Any:
         device_map=cell.spec.device_map,
         reference_tokens=cell.spec.reference_tokens,
         counts=cell.spec.counts,
+        min_pixels=cell.spec.min_pixels,
+        max_pixels=cell.spec.max_pixels,
+        resolution=cell.spec.resolution,
     )
     # `resolve` has refused numbers of tokens without an image that they are of. So all that is left are shares, and
     # they were made numbers of the nominal image.

@@ -78,6 +78,8 @@ class Protocol:
     def prepare(self, loaded: Loaded, question: str, images: Sequence[Image.Image]) -> Prepared:
         """The prompt with RGB images of any size. Raises ValueError for a question or images that cannot be asked."""
         if (asking := self.asking(loaded.backbone)) is not None:
+            if (limits := loaded.pixel_limits).field is not None:
+                asking = asking.limiting(limits, loaded.backbone.token_pixels(loaded.model.config))
             return whole(loaded.backbone, loaded.processor, asking, question, images)
         tokens = tuple(loaded.image_tokens(image.height, image.width) for image in images)
         ids = self.ids(loaded.tokenizer, question, tokens, image_token_id=loaded.backbone.placeholder_id)

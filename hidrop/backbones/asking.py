@@ -9,13 +9,16 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from hidrop.backbones.pixel_limits import PixelLimits
+
 LONGEST_SIDE = 200  # times the shorter one, in qwen-vl-utils
+NATIVE_NAME = "native"
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Asking:
 
     `name`: as in `--model`. `system`: the turn that it puts in front of the template's own. `removed`: texts that it
     takes out of a question. `jpeg`: the quality with which it writes each image as a JPEG and reads it again.
-    `resizing`: before the processor. `settings`: arguments of the processor for images. `together`: images of a prompt
+    `resizing`: before the processor. `settings`: arguments of the processor for images. `limited`: which of
+    the last two a user's limits of pixels replace. `together`: images of a prompt
     are given as those of one prompt, which some processors treat in another way. `longest`: the longest answer, in
     tokens, where a task states none. `own_settings`: the checkpoint's generation settings apply (penalties), as far as
     the task states none. `ends`: the tokenizer's end token alone ends an answer. `stops`: an answer is cut at a task's
@@ -65,12 +69,27 @@ class Asking:
     jpeg: int | None = None
     resizing: Resizing | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    limited: tuple[str, ...] = ("settings",)
     together: bool = False
     own_settings: bool = True
     ends: bool = True
     stops: bool = False
     ignored: tuple[str, ...] = ()
     strips: bool = False
+
+    def limiting(self, limits: PixelLimits, token: int) -> Asking:
+        """The same with a user's limits of pixels; `token`: pixels of one visual token."""
+        if limits.field is None or self.name == NATIVE_NAME:  # the processor has them
+            return self
+        resizing, settings = self.resizing, dict(self.settings)
+        if resizing and "resizing" in self.limited:
+            least, most = limits.within(resizing.least, resizing.most, token)
+            resizing = replace(resizing, least=least, most=most)
+        if "settings" in self.limited:
+            settings["min_pixels"], settings["max_pixels"] = limits.within(
+                settings["min_pixels"], settings["max_pixels"], token
+            )
+        return replace(self, resizing=resizing, settings=settings)
 
     def question(self, text: str) -> str:
         """The question as the class asks it."""
@@ -93,7 +112,7 @@ class Asking:
 
 
 # The chat template as it is, and nothing else.
-NATIVE = Asking("native", longest=1024, together=True, own_settings=False, ends=False, stops=True, strips=True)
+NATIVE = Asking(NATIVE_NAME, longest=1024, together=True, own_settings=False, ends=False, stops=True, strips=True)
 
 
 def _as_jpeg(image: Image.Image, quality: int) -> Image.Image:

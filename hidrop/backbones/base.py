@@ -21,6 +21,7 @@ from hidrop.backbones import processing
 from hidrop.backbones.asking import Asking
 from hidrop.backbones.config_fields import ConfigFields, refuse, size_problems
 from hidrop.backbones.model_inputs import IMAGE, TEXT, Grid, Places, Rope, Vision, counted_places
+from hidrop.backbones.pixel_limits import PixelLimits
 from hidrop.backbones.rehearsal import rehearse, side_problems
 from hidrop.checkpoint_files import check_folder, in_words
 from hidrop.errors import UserError
@@ -152,6 +153,20 @@ class Backbone(ABC):
     def processor_problems(cls, config: Any, image_processor: Any) -> Iterator[str]:
         """What is wrong with the settings of an image processor, before it is tried: a line for each problem."""
         return side_problems(image_processor)
+
+    @classmethod
+    def limit_pixels(cls, config: Any, image_processor: Any, limits: PixelLimits) -> None:
+        """Set an image processor's limits. Raises UserError for a family without limits, and for impossible ones."""
+        if limits.field is not None:
+            raise UserError(
+                f"{limits.field}: {cls.title} has no limits of pixels, as its image processor decides the sizes. Leave "
+                "it out"
+            )
+
+    @staticmethod
+    def token_pixels(config: Any) -> int:
+        """Pixels of one visual token, in a family with limits of pixels."""
+        raise NotImplementedError
 
     @classmethod
     def prompt_placeholder(cls, tokenizer: Any, processor: Any) -> str:

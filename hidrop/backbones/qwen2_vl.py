@@ -28,6 +28,8 @@ from hidrop.backbones.config_fields import (
     token_problems,
 )
 from hidrop.backbones.model_inputs import IMAGE, VIDEO, Grid, Places, Rope, Vision
+from hidrop.backbones.pixel_limits import MOST_PIXELS, PixelLimits
+from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from hidrop.backbones.attended import Attended
     from hidrop.backbones.mrope import Runs
 
-MOST_PIXELS = 2**26  # of one image; the largest limits of checkpoints are a quarter of it
 SECTION = (16, 24, 24)  # what transformers takes where a config states none
 
 Merged = Annotated[int, Field(strict=True, ge=1, le=16)]
@@ -106,6 +107,7 @@ class Qwen2VL(Backbone):
         jpeg=85,
         resizing=Resizing(28, least=3136, most=602112),
         settings={"min_pixels": 3136, "max_pixels": 602112},
+        limited=("resizing", "settings"),
         stops=True,
         strips=True,
     )
@@ -194,8 +196,28 @@ class Qwen2VL(Backbone):
                 return
         if least > most:
             yield f"the image processor's size has min_pixels {least} above max_pixels {most}"
-        if most < (unit := (vision.patch_size * vision.spatial_merge_size) ** 2):
+        if most < (unit := cls.token_pixels(config)):
             yield f"the image processor's size has max_pixels {most}, less than a token's {unit}"
+
+    @classmethod
+    def limit_pixels(cls, config: Any, image_processor: Any, limits: PixelLimits) -> None:
+        if limits.field is None:
+            return
+        size, token = image_processor.size, cls.token_pixels(config)
+        least, most = limits.within(size.shortest_edge, size.longest_edge, token)
+        if most < token:
+            raise UserError(f"max_pixels: {most} is less than the {token} pixels of one visual token")
+        if most // token >= (longest := config.text_config.max_position_embeddings):
+            stated = "reference_tokens" if limits.tokens else "max_pixels" if limits.most else "min_pixels"
+            raise UserError(
+                f"{stated}: an image may have {most // token} visual tokens, but the model has only {longest} positions"
+            )
+        image_processor.size = replace(size, shortest_edge=least, longest_edge=most)
+
+    @staticmethod
+    def token_pixels(config: Any) -> int:
+        """Pixels of one visual token."""
+        return (config.vision_config.patch_size * config.vision_config.spatial_merge_size) ** 2
 
     @property
     def pixel_unit(self) -> tuple[int, ...]:

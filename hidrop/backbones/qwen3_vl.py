@@ -34,6 +34,7 @@ class Qwen3VL(Qwen2VL):
         system="You are a helpful assistant.",
         resizing=Resizing(32, least=4 * 32**2, most=16384 * 32**2),
         settings={"do_resize": False},
+        limited=("resizing",),
     )
 
     tower_width = staticmethod(Qwen2_5VL.tower_width)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hidrop.backbones import Backbone, family_of
+from hidrop.backbones.pixel_limits import NO_LIMITS, PixelLimits
 from hidrop.backbones.runnable import check_runs
 from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError
@@ -30,8 +31,8 @@ class Whole:
     processor: Any
 
 
-def check(source: str | Path) -> Whole:
-    """Raise what `load` would raise for a checkpoint on this machine.
+def check(source: str | Path, limits: PixelLimits = NO_LIMITS) -> Whole:
+    """Raise what `load` would raise for a checkpoint on this machine, with a user's `limits` of pixels.
 
     It reads all small files and the headers of all weight files, and tries tokenizer and image processor on an image.
     """
@@ -39,17 +40,18 @@ def check(source: str | Path) -> Whole:
     raw = read_config(path)
     with quiet():
         if not is_original(raw):
-            return whole(path, raw, family_of(raw, f"{path}/config.json"))
+            return whole(path, raw, family_of(raw, f"{path}/config.json"), limits)
         from hidrop.backbones.llava import Llava
         from hidrop.models.original import tensors
 
         found = tensors.check(path, raw)
         check_ends(path, found.described.rows)
         backbone = Llava.of_config(found.described.config)
+        backbone.limit_pixels(found.described.config, found.image_processor, limits)
         return Whole(backbone, found.tokenizer, found.image_processor, found.processor)
 
 
-def whole(path: Path, raw: dict[str, Any], family: type[Backbone]) -> Whole:
+def whole(path: Path, raw: dict[str, Any], family: type[Backbone], limits: PixelLimits = NO_LIMITS) -> Whole:
     """A checkpoint in transformers' layout, with its config.json (`raw`). Raises UserError like `check`."""
     from transformers import GenerationConfig
 
@@ -59,6 +61,7 @@ def whole(path: Path, raw: dict[str, Any], family: type[Backbone]) -> Whole:
     check_runs(family, config, f"{path}/config.json")
     check_ends(path, config.text_config.vocab_size)
     tokenizer, image_processor, processor = family.read_processing(path, config)
+    family.limit_pixels(config, image_processor, limits)
     if (path / "generation_config.json").is_file():
         with in_words(f"{path}/generation_config.json: transformers cannot read it"):
             pretrained(GenerationConfig, path)

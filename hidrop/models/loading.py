@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hidrop.backbones import Backbone, backbone_of, count_by, family_of
+from hidrop.backbones.pixel_limits import NO_LIMITS, PixelLimits, Resolution
 from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError, did_you_mean, shortened
 from hidrop.geometry import Counts, Geometry
@@ -44,7 +45,7 @@ class Loaded:
     `tokenizer` pads on the left, because batches are for generation. `reducer` is the method that the weights were
     trained with, None for a plain or unknown one. `path` is the folder that was read. `ends` are the ids of the tokens
     that end an answer; empty: the tokenizer's own end token. `features` is for `reduce`, where images are asked more
-    than once.
+    than once. `pixel_limits` are those that the user stated.
     """
 
     model: Any
@@ -60,6 +61,7 @@ class Loaded:
     weight_files: tuple[Path, ...]
     ends: tuple[int, ...]
     features: FeatureCache
+    pixel_limits: PixelLimits = NO_LIMITS
 
     def image_tokens(self, height: int, width: int) -> int:
         """Visual tokens that an image of `height` x `width` pixels has in a prompt, as its only image."""
@@ -84,6 +86,9 @@ def load(
     device_map: str | None = None,
     reference_tokens: int | None = None,
     counts: Counts = "scaled",
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    resolution: Resolution | None = None,
     allow_download: bool = False,
 ) -> Loaded:
     """Load a checkpoint in transformers' or in LLaVA's original layout.
@@ -97,6 +102,9 @@ def load(
 
     reference_tokens: the visual tokens of the image that methods' absolute counts are of, where each image has its own
     number. counts: "scaled" keeps the same share of other images, "fixed" as many tokens.
+    min_pixels, max_pixels: smaller images are enlarged and larger ones shrunk, in a family whose images keep their
+    shape; by default as the checkpoint's image processor says. resolution: "fixed" gives every image about
+    `reference_tokens` visual tokens.
 
     Raises UserError for whatever the user has to change: a missing or incomplete checkpoint, an unsupported
     architecture, tensors that are missing, extra or of the wrong shape, a device or kernel that is not there.
@@ -105,6 +113,7 @@ def load(
     from hidrop.runtime.feature_cache import FeatureCache
 
     check_kernel(attention, device, dtype, quantization, device_map)
+    limits = PixelLimits.stated(min_pixels, max_pixels, resolution, reference_tokens)
     path = find(source, allow_download=allow_download)
     raw = read_config(path)
     with quiet():
@@ -119,9 +128,10 @@ def load(
             model, tokenizer, image_processor, files = read.model, read.tokenizer, read.image_processor, read.files
             backbone, processor, reducer = backbone_of(model), read.processor, read.reducer
             check_ends(path, backbone.geometry.vocab)
+            backbone.limit_pixels(model.config, image_processor, limits)
         else:
             family = family_of(raw, f"{path}/config.json")
-            parts = whole(path, raw, family)
+            parts = whole(path, raw, family, limits)
             tokenizer, image_processor, processor = parts.tokenizer, parts.image_processor, parts.processor
             placed = device_map if device_map and device == "cuda" else {"": device}
             model = _weights(path, family, dtype, attention, quantization, placed)
@@ -152,6 +162,7 @@ def load(
         weight_files=files,
         ends=answer_ends(path),
         features=FeatureCache(),
+        pixel_limits=limits,
     )
 
 

@@ -273,3 +273,16 @@ def test_resizing_keeps_the_area_between_its_limits() -> None:
     assert made(Image.new("RGB", (57, 85))).size == (56, 84)
     with pytest.raises(ValueError, match="more than 200 times as long as wide"):
         made(Image.new("RGB", (201, 1)))
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("asked", ["native", "lmms-eval"])
+def test_a_users_limits_of_pixels_replace_those_of_the_protocol(
+    name: str, asked: str, folders: dict[str, Path]
+) -> None:
+    unit = 32**2 if name == "qwen3_vl" else 28**2
+    limited = load(folders[name], min_pixels=8 * unit, max_pixels=12 * unit)
+    fixed = load(folders[name], resolution="fixed", reference_tokens=400)
+    for size in ((20, 30), (56, 84), (300, 400)):
+        assert 8 <= protocol(asked).prepare(limited, QUESTION, [picture(*size)]).visual_tokens <= 12
+        assert 360 <= protocol(asked).prepare(fixed, QUESTION, [picture(*size)]).visual_tokens <= 440

@@ -345,3 +345,68 @@ def test_geometry_is_the_decoders(loaded: dict[str, Loaded]) -> None:
     for one in loaded.values():
         found = dataclasses.asdict(one.geometry)
         assert (found["layers"], found["hidden"], found["kv_heads"]) == (tiny_checkpoints.LAYERS, 64, 2)
+
+
+# ---- pixels ---------------------------------------------------------------------------------------------------------
+
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_limits_of_pixels_decide_the_tokens_of_images(name: str, folders: dict[str, Path]) -> None:
+    unit = 28**2 if name != "qwen3_vl" else 32**2
+    one = load(folders[name], min_pixels=10 * unit, max_pixels=20 * unit)
+    for size in ((20, 20), (56, 84), (400, 300), (30, 500)):
+        tokens = one.image_tokens(*size)
+        assert 10 <= tokens <= 20
+        assert tokens == int((asked(one.processor, [size])["input_ids"] == one.backbone.placeholder_id).sum())
+    fixed = load(folders[name], resolution="fixed", reference_tokens=400)
+    assert all(360 <= fixed.image_tokens(*size) <= 440 for size in ((56, 56), (300, 300), (300, 400), (2000, 1500)))
+    assert fixed.geometry.visual_tokens == 400 and fixed.geometry.referenced
+    only = load(folders[name], max_pixels=2 * unit)  # the checkpoint's own minimum, 4 tokens, gives way
+    assert only.image_tokens(300, 300) <= 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"min_pixels": 9000, "max_pixels": 8000}, "min_pixels: 9000 is above max_pixels (8000)"),
+        ({"min_pixels": 0}, "min_pixels: 0 is not a number of pixels"),
+        ({"max_pixels": 2**40}, "max_pixels: 1099511627776 is not a number of pixels from 1"),
+        ({"max_pixels": "x"}, "max_pixels: 'x' is not a number of pixels"),
+        ({"max_pixels": 500}, "max_pixels: 500 is less than the 784 pixels of one visual token"),
+        ({"max_pixels": 4096 * 784}, "may have 4096 visual tokens, but the model has only 4096 positions"),
+        ({"min_pixels": 5000 * 784}, "min_pixels: an image may have 5000 visual tokens, but the model has only 4096"),
+        ({"resolution": "fixed"}, "resolution: fixed needs reference_tokens"),
+        ({"resolution": "fixed", "reference_tokens": 9, "min_pixels": 1}, "min_pixels: leave it out with resolution"),
+        ({"resolution": "fixed", "reference_tokens": 4096}, "reference_tokens: an image may have 4096 visual tokens"),
+        ({"resolution": "dynamic"}, "resolution: unknown value 'dynamic'. Known: fixed"),
+    ],
+)
+def test_limits_that_cannot_be_are_told(limits: dict[str, Any], message: str, folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError) as caught:
+        load(folders["qwen2_5_vl"], **limits)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in QWEN])
+@pytest.mark.parametrize(
+    "limits", [{"min_pixels": 9000}, {"max_pixels": 9000}, {"resolution": "fixed", "reference_tokens": 16}]
+)
+def test_families_without_limits_of_pixels_say_so(name: str, limits: dict[str, Any], folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(limits))}: .* has no limits of pixels"):
+        load(folders[name], **limits)
+
+
+def test_llavas_have_no_limits_of_pixels(original: Any) -> None:
+    for source in ("mini:vanilla", original()):
+        with pytest.raises(UserError, match="max_pixels: LLaVA has no limits of pixels"):
+            load(source, max_pixels=9000)
+
+
+def test_a_tile_cutter_that_is_off_in_its_own_file_is_on_in_the_processor(copy: Any) -> None:
+    """As in InternVL's checkpoints: the processor has images cut whatever the image processor's file says."""
+    folder = copy("internvl", processor_config=lambda file: file["image_processor"].update(crop_to_patches=False))
+    one = load(folder)
+    assert one.image_tokens(56, 84) == 5 * 16
+    assert int((asked(one.processor, [(56, 84)])["input_ids"] == one.backbone.placeholder_id).sum()) == 5 * 16
