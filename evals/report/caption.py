@@ -29,6 +29,7 @@ def caption(document: ResultDocument) -> list[tuple[str, str]]:
         ("Protocol", _protocol(document)),
         ("Weights", _weights(document)),
         ("Decoding", _decoding(document)),
+        ("Pixels of an image", _pixels(document)),
         ("Data", _data(document)),
         *_columns(document),
         *provenance_lines(document),
@@ -82,6 +83,15 @@ def _decoding(document: ResultDocument) -> str:
     if places:
         parts.append(f"an answer ends {', '.join(places)}")
     return "; ".join(parts)
+
+
+def _pixels(document: ResultDocument) -> str:
+    """The limits that the matrix states for its models."""
+    models: dict[str, str] = {}
+    for cell in document["cells"]:
+        if pixels := cell.get("pixels"):
+            models[cell["model"]] = ", ".join(f"{name} {value}" for name, value in pixels.items())
+    return "; ".join(f"{model}: {words}" for model, words in models.items())
 
 
 def _settings(decoding: Mapping[str, Any] | str) -> str:

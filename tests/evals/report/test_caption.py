@@ -36,6 +36,13 @@ def test_weights_are_named_by_their_digest(cell: Make, document_of: Make) -> Non
     assert "Weights" not in told(document_of(cells=[cell("m", "vanilla", Schedule(), "gqa", 80.0)]))
 
 
+def test_stated_limits_of_pixels_are_said(cell: Make, document_of: Make) -> None:
+    limits = {"min_pixels": 3136, "max_pixels": 602112}
+    cells = [cell("m", "vanilla", Schedule(), "gqa", 80.0, pixels=limits), cell("n", "vanilla", Schedule(), "gqa", 8.0)]
+    assert told(document_of(cells=cells))["Pixels of an image"] == "m: min_pixels 3136, max_pixels 602112"
+    assert "Pixels of an image" not in told(document_of(cells=cells[1:]))
+
+
 def test_decoding_is_said_in_words(cell: Make, document_of: Make) -> None:
     greedy = {"do_sample": False, "num_beams": 1, "temperature": 0.0, "max_new_tokens": 16, "until": []}
     cells = [cell("m", "vanilla", Schedule(), "gqa", 80.0, decoding=greedy, ends=[2])]
