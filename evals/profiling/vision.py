@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +13,10 @@ from hidrop.backbones import backbone_of
 
 
 def vision_modules(model: Any) -> list[nn.Module]:
-    """The modules between the pixels and the decoder's input: vision tower and projector."""
+    """The modules between the pixels and the decoder's input: vision tower and projector, if that is not inside."""
     backbone = backbone_of(model)
-    return [backbone.tower, backbone.projector]
+    inside = any(module is backbone.projector for module in backbone.tower.modules())
+    return [backbone.tower] if inside else [backbone.tower, backbone.projector]
 
 
 def record_vision(modules: Sequence[nn.Module], forward: Callable[[], Any]) -> dict[nn.Module, Any]:
@@ -22,7 +24,7 @@ def record_vision(modules: Sequence[nn.Module], forward: Callable[[], Any]) -> d
     answers: dict[nn.Module, Any] = {}
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        answers[module] = output
+        answers[module] = copy.copy(output)  # some models change what their tower has returned
 
     handles = [module.register_forward_hook(keep) for module in modules]
     try:
@@ -47,7 +49,7 @@ def replayed_vision(answers: Mapping[nn.Module, Any]) -> Iterator[Callable[[], b
     def answer_of(module: nn.Module) -> Callable[..., Any]:
         def answer(*args: Any, **kwargs: Any) -> Any:
             asked.add(module)
-            return answers[module]
+            return copy.copy(answers[module])
 
         return answer
 

@@ -1,0 +1,73 @@
+"""Every family from a folder to a table: `run.py --matrix` on the embedded data, with vanilla and two methods."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals import cli
+from tests import tiny_checkpoints
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "smolvlm", "gemma3")
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SAMPLES = 3
+
+
+def matrix(folder: Path, protocol: str, model: str) -> str:
+    return f"""
+name: tiny
+protocol: {protocol}
+dtype: float32
+batch_size: 2
+limit: {SAMPLES}
+models:
+  m: {{source: {folder}{model}}}
+methods:
+  vanilla: {{}}
+  fastv: {{layer: 1, budget: "22.2%"}}
+  pdrop: {{layers: [2, 3, 4], budget: "60%"}}
+tasks:
+  gqa: {{data: mini}}
+profile: {{repeats: 1, warmup: 0, text_tokens: 8, new_tokens: 2}}
+"""
+
+
+def run(tmp_path: Path, text: str, *, code: int = 0) -> dict[str, Any]:
+    file, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    file.write_text(text)
+    assert cli.main(["--matrix", str(file), "--out", str(out), "--device", "cpu"]) == code
+    return json.loads((out / "leaderboard.json").read_text()) if code == 0 else {}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_matrix_makes_a_table_of_every_family(name: str, tmp_path: Path) -> None:
+    folder = tiny_checkpoints.write(name, tmp_path / name)
+    limits = ", min_pixels: 12544, max_pixels: 25088" if name in QWEN else ""
+    document = run(tmp_path, matrix(folder, "native", limits))
+    cells = {cell["label"]: cell for cell in document["cells"]}
+    assert list(cells) == ["vanilla", "fastv", "pdrop"]
+    assert {cell["n"] for cell in cells.values()} == {SAMPLES}
+    assert {cell["n_failed"] for cell in cells.values()} == {0}
+    assert cells["vanilla"]["share"] == 1
+    assert cells["fastv"]["share"] == pytest.approx(0.222, abs=0.06)
+    assert cells["pdrop"]["share"] == pytest.approx(0.6, abs=0.1)
+    assert ("pixels" in cells["vanilla"]) == (name in QWEN)
+    assert {entry["label"] for entry in document["profiles"]} == {"vanilla", "fastv", "pdrop"}
+    assert not document["failed"]
+
+
+def test_llavas_protocol_is_refused_before_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny_checkpoints.write("qwen2_5_vl", tmp_path / "qwen")
+    run(tmp_path, matrix(folder, "llava", ""), code=2)
+    assert "models.m.source: protocol: llava is LLaVA's own evaluation" in capsys.readouterr().err
+
+
+def test_limits_of_pixels_of_another_family_are_refused_before_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_checkpoints.write("gemma3", tmp_path / "gemma")
+    run(tmp_path, matrix(folder, "native", ", max_pixels: 9000"), code=2)
+    assert "max_pixels: Gemma 3 has no limits of pixels" in capsys.readouterr().err
