@@ -59,7 +59,14 @@ def prefill(
         return forward.logits_of(made.sequence.hidden[:, -1:]), made.record
 
     seen = None if vision is None else vision.key
-    key = (forward.reducer, layout.visual_counts, layout.text_padded, seen, torch.is_inference_mode_enabled())
+    key = (
+        forward.reducer,
+        layout.visual_counts,
+        plan.rows,
+        layout.text_padded,
+        seen,
+        torch.is_inference_mode_enabled(),
+    )
     logits, record, cache = graphs.prefill(
         key,
         (ids_BS, layout, plan, vision, images),

@@ -15,7 +15,7 @@ from hidrop.runtime import reduce
 from tests.hidrop.backbones.families import batch_of, model_of
 
 SIZE = (96, 128)  # 3 x 4 tokens
-LATE: dict[str, Any] = dict(inject=2, filters=(3,), keep=(1296,), exit=6)
+LATE: dict[str, Any] = dict(inject=2, filters=(3,), keep=(12,), exit=6)
 
 
 def watched(reducer: Reducer, name: str = "qwen3_vl") -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
@@ -30,7 +30,7 @@ def watched(reducer: Reducer, name: str = "qwen3_vl") -> tuple[list[torch.Tensor
         hooks.append(layer.register_forward_pre_hook(lambda _, args, n=number: entered.update({n: args[0][0]})))
         hooks.append(layer.register_forward_hook(lambda _, args, out, n=number: left.update({n: out[0]})))
     try:
-        with reduce(model, reducer), torch.no_grad():
+        with reduce(model, reducer, reference_tokens=12), torch.no_grad():
             logits = model(**batch_of(name, [[SIZE]]), logits_to_keep=1).logits
     finally:
         for hook in hooks:
@@ -84,7 +84,7 @@ def test_the_three_choices_differ_and_say_nothing_where_there_are_no_levels():
 def test_a_pooled_token_gets_the_mean_of_its_tokens_levels():
     """Four cells of 3 x 4: two of four tokens, two of two."""
     cell = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3])
-    _, between, _ = watched(Pool(keep=432))
+    _, between, _ = watched(Pool(keep=4))
     for addition, level in zip(between, parts()[1:], strict=False):
         wanted = torch.stack([level[cell == number].mean(0) for number in range(4)])
         torch.testing.assert_close(added(addition), wanted, atol=1e-4, rtol=1e-4)

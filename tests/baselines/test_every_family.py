@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hidrop.backbones import backbone_of
+from hidrop.backbones.model_inputs import size_of
 from hidrop.geometry import Geometry
 from hidrop.reducer import METHODS as REGISTRY
 from hidrop.reducer import Reducer, build
@@ -49,6 +50,15 @@ cells = pytest.mark.parametrize(
 )
 
 
+def stated(name: str) -> dict[str, int]:
+    """The image that counts are of, where each has its own number of tokens."""
+    return {"reference_tokens": 1000} if backbone_of(model_of(name)).geometry.dynamic else {}
+
+
+def geometry_of(name: str) -> Geometry:
+    return backbone_of(model_of(name)).geometry.counted(stated(name).get("reference_tokens"))
+
+
 def reducer_of(row: str, geometry: Geometry) -> Reducer:
     """The method of a row with its shares as counts of the reference image."""
     name, fields = METHODS[row]
@@ -67,6 +77,14 @@ def generate(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor,
     return out.sequences[:, inputs["input_ids"].shape[1] :], torch.stack(out.logits, 1)
 
 
+def plan_of(method: Reducer, geometry: Geometry, inputs: dict[str, torch.Tensor], name: str) -> tuple[int, ...]:
+    """Visual tokens that enter each layer for one prompt: its images together, or each if the tower chooses."""
+    vision = backbone_of(model_of(name)).vision(inputs)
+    sizes = [] if vision is None else [size_of(grids) for grids in vision.grids]
+    plans = [method.plan(geometry, size).entering for size in (sizes if method.encodes else [sum(sizes)])]
+    return tuple(map(sum, zip(*plans, strict=True))) if plans else (0,) * geometry.layers
+
+
 def test_the_table_has_every_method_but_downsample() -> None:
     assert {name for name, _ in METHODS.values()} == {*REGISTRY} - {"downsample"}
 
@@ -74,10 +92,9 @@ def test_the_table_has_every_method_but_downsample() -> None:
 @cells
 def test_a_batch_equals_single_runs_and_every_layer_holds_the_plan(name: str, row: str) -> None:
     """Rows with one image, with two of other sizes, and with none, padded left; then each row alone."""
-    model = model_of(name)
-    geometry, sizes = backbone_of(model).geometry, list(FAMILIES[name].sizes)
+    model, geometry, sizes = model_of(name), geometry_of(name), list(FAMILIES[name].sizes)
     rows = [sizes[:1], sizes[:2], []]
-    with reduce(model, reducer_of(row, geometry)) as reduction:
+    with reduce(model, reducer_of(row, geometry), **stated(name)) as reduction:
         ids, logits = generate(model, batch_of(name, rows))
         together = reduction.trace.rows
         for number, images in enumerate(rows):
@@ -87,19 +104,17 @@ def test_a_batch_equals_single_runs_and_every_layer_holds_the_plan(name: str, ro
             torch.testing.assert_close(logits[number], wanted[0], atol=5e-5, rtol=1e-4)
             (entering,) = reduction.trace.rows
             assert together[number] == entering
-            tokens = int((backbone_of(model).kinds(inputs["input_ids"]) > 0).sum())
-            if len(images) == 1 or not row.startswith("visionzip"):
-                planned = reduction.reducer.plan(geometry, tokens).entering
-                bounded = all(n <= most for n, most in zip(entering, planned, strict=True))
-                assert bounded if reduction.reducer.bound == "<=" else entering == planned
+            planned = plan_of(reduction.reducer, geometry, inputs, name)
+            bounded = all(n <= most for n, most in zip(entering, planned, strict=True))
+            assert bounded if reduction.reducer.bound == "<=" else entering == planned
             assert images or set(entering) == {0}
 
 
 @cells
 def test_right_padding_changes_nothing(name: str, row: str) -> None:
     model, sizes = model_of(name), list(FAMILIES[name].sizes)
-    geometry, rows, last = backbone_of(model).geometry, [sizes[1:2], sizes[:1]], []
-    with reduce(model, reducer_of(row, geometry)) as reduction, torch.no_grad():
+    method, rows, last = reducer_of(row, geometry_of(name)), [sizes[1:2], sizes[:1]], []
+    with reduce(model, method, **stated(name)) as reduction, torch.no_grad():
         kept = []
         for side in ("left", "right"):
             last.append(model(**batch_of(name, rows, side), logits_to_keep=1).logits)
@@ -115,18 +130,18 @@ def test_right_padding_changes_nothing(name: str, row: str) -> None:
 )
 def test_renumbered_positions_are_refused_in_words_with_three_axes(name: str, row: str, scheme: str) -> None:
     model = model_of(name)
-    method: Any = replace(reducer_of(row, backbone_of(model).geometry), positions=scheme)  # type: ignore[call-arg]
+    method: Any = replace(reducer_of(row, geometry_of(name)), positions=scheme)  # type: ignore[call-arg]
     with pytest.raises(
         ValueError, match=rf"positions: {scheme} has no meaning where a position is 3 numbers \(M-RoPE\)"
     ):
-        reduce(model, method)
+        reduce(model, method, **stated(name))
     assert "forward" not in model.__dict__
 
 
 @pytest.mark.parametrize("name", ["llava_onevision", "internvl", "smolvlm", "gemma3"])
 def test_renumbered_positions_are_the_default_with_one_axis_and_change_answers(name: str) -> None:
     model = model_of(name)
-    inputs, method = batch_of(name, [list(FAMILIES[name].sizes)[:1]]), reducer_of("pdrop", backbone_of(model).geometry)
+    inputs, method = batch_of(name, [list(FAMILIES[name].sizes)[:1]]), reducer_of("pdrop", geometry_of(name))
     logits = []
     for positions in (None, "compacted", "persistent"):
         with reduce(model, replace(method, positions=positions)), torch.no_grad():  # type: ignore[call-arg]
@@ -140,7 +155,7 @@ def test_a_video_is_reduced_as_the_plan_says_and_every_frame_keeps_some_of_an_ev
     model, (video, *_) = model_of(name), FAMILIES[name].videos
     frames, rows, columns = video
     inputs = batch_of(name, [[]], videos=[[video]])
-    with reduce(model, reducer_of("uniform", backbone_of(model).geometry)) as reduction, torch.no_grad():
+    with reduce(model, reducer_of("uniform", geometry_of(name)), **stated(name)) as reduction, torch.no_grad():
         model(**inputs)
         (kept,) = reduction.kept[0].rows
     there = [sum(n // (rows * columns) == frame for n in kept) for frame in range(frames)]

@@ -17,9 +17,10 @@ from hidrop.geometry import PRESETS
 from hidrop.runtime import reduce
 from tests.hidrop.backbones.families import FAMILIES, batch_of, model_of
 
-# Of squares of 16 tokens, and of Qwen's nominal 1296: of 12 tokens 4 + 1, of 10 tokens 3 + 1, of 18 tokens 6 + 2.
+# Counts of an image of 16 tokens, and of one of 1296: of 12 tokens 4 + 1, of 10 tokens 3 + 1, of 18 tokens 6 + 2.
 SQUARE, NOMINAL = VisionZip(5, 3), VisionZip(400, 200)
 COUNTS = {16: (5, 3), 12: (4, 1), 10: (3, 1), 18: (6, 2), 24: (8, 3)}
+REFERENCE = {SQUARE: 16, NOMINAL: 1296}
 NAMES = {"internvl": SQUARE, "smolvlm": SQUARE, "gemma3": SQUARE}
 NAMES |= {"qwen2_vl": NOMINAL, "qwen2_5_vl": NOMINAL, "qwen3_vl": NOMINAL}
 every_family = pytest.mark.parametrize("name", NAMES)
@@ -42,7 +43,7 @@ def slow(one: Any, dominant: int, contextual: int) -> dict[int, torch.Tensor]:
 
 @every_family
 def test_dominant_and_merged_tokens_are_at_their_places_with_all_levels(name):
-    backbone = backbone_of(model_of(name))
+    backbone = backbone_of(model_of(name)).counting(REFERENCE[NAMES[name]])
     sizes, videos = list(FAMILIES[name].sizes), FAMILIES[name].videos[:1]
     if name == "qwen3_vl":
         sizes = sizes[:2]
@@ -61,10 +62,11 @@ def test_dominant_and_merged_tokens_are_at_their_places_with_all_levels(name):
 def test_the_decoder_gets_them_and_nothing_else_of_every_image(name):
     """Counts are those of each image by itself: several images in a prompt, and none."""
     model, reducer = model_of(name), NAMES[name]
-    backbone, sizes = backbone_of(model), list(FAMILIES[name].sizes)
+    stated, sizes = {"reference_tokens": REFERENCE[reducer]}, list(FAMILIES[name].sizes)
+    backbone = backbone_of(model).counting(**stated)
     rows = [sizes[:1], sizes[:2], []]
     inputs = batch_of(name, rows, "right")
-    with reduce(model, reducer) as reduction, torch.no_grad():
+    with reduce(model, reducer, **stated) as reduction, torch.no_grad():
         model(**inputs)
         kept, entering = reduction.kept[0].rows, [row[0] for row in reduction.trace.rows]
         made = reducer.encode(backbone.vision(inputs))
@@ -82,10 +84,17 @@ def test_several_images_keep_the_sum_of_what_each_keeps_and_not_the_share_of_the
     """Of 12 + 10 tokens 5 + 4, where the share of 22 would be 10."""
     model = model_of("qwen2_vl")
     sizes = list(FAMILIES["qwen2_vl"].sizes)
-    with reduce(model, NOMINAL) as reduction, torch.no_grad():
+    with reduce(model, NOMINAL, reference_tokens=1296) as reduction, torch.no_grad():
         model(**batch_of("qwen2_vl", [sizes[:2]]))
         assert reduction.trace.entering == (9,) * 6
-    assert NOMINAL.plan(backbone_of(model).geometry, 22).entering == (10,) * 6
+    assert NOMINAL.plan(backbone_of(model).geometry.counted(1296), 22).entering == (10,) * 6
+
+
+def test_fixed_counts_are_those_of_each_image_as_far_as_it_has_so_many():
+    model, sizes = model_of("qwen2_vl"), list(FAMILIES["qwen2_vl"].sizes)
+    with reduce(model, VisionZip(9, 2), reference_tokens=1296, counts="fixed") as reduction, torch.no_grad():
+        model(**batch_of("qwen2_vl", [sizes[:2]]))
+        assert reduction.trace.entering == (11 + 10,) * 6
 
 
 def test_placeholders_that_end_within_an_image_are_refused():
@@ -97,7 +106,7 @@ def test_placeholders_that_end_within_an_image_are_refused():
     ids[0, first] = 40
     ids[1, (ids[1] == image).nonzero()[0, 0] - 1] = image
     message = "holds 11 image or video tokens, but its media have 12: give each prompt the placeholders of whole images"
-    with reduce(model, NOMINAL), torch.no_grad(), pytest.raises(ValueError, match=message):
+    with reduce(model, NOMINAL, reference_tokens=1296), torch.no_grad(), pytest.raises(ValueError, match=message):
         model(**inputs)
 
 
@@ -108,11 +117,11 @@ def test_tiles_with_line_ends_are_refused_in_words(preset, family):
     with pytest.raises(ValueError, match=message):
         VisionZip(54, 10).plan(PRESETS[preset])
     with pytest.raises(ValueError, match=message):
-        reduce(model_of(family), SQUARE)
+        reduce(model_of(family), SQUARE, reference_tokens=25)
 
 
 def test_a_tiny_image_keeps_one_token():
-    vision = backbone_of(model_of("qwen2_vl")).vision(batch_of("qwen2_vl", [[(56, 56)]]))
+    vision = backbone_of(model_of("qwen2_vl")).counting(1296).vision(batch_of("qwen2_vl", [[(56, 56)]]))
     with torch.no_grad():
         (made,) = VisionZip(100, 20).encode(vision)
     assert len(made) == 4

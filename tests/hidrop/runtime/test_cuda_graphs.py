@@ -16,6 +16,7 @@ from hidrop.runtime.cuda_graphs import Graphs
 from hidrop.runtime.feature_cache import FeatureCache
 from tests.baselines.test_every_method import METHODS, reducer_of
 from tests.conftest import make_llava, make_llava_next, make_pixels, make_prompt, pad
+from tests.hidrop.backbones.families import batch_of, model_of
 from tests.hidrop.runtime.test_llava_next import inputs as next_inputs
 
 ROWS = [row for row in METHODS if not (reducer_of(row).adaptive or reducer_of(row).rechosen)]
@@ -74,6 +75,21 @@ def test_one_recording_answers_other_prompts_of_its_shape(row: str, model: Any) 
         assert seen == plain[2]
     assert recorder.recorded == 2, "one prefill, one step"
     assert recorder.replayed == 3 * 6
+
+
+def test_counts_of_another_reference_image_are_another_graph() -> None:
+    """Of 12 tokens 2 stay, or 4, by what the count is of; all shapes of the input are the same."""
+    qwen, inputs, recorder = model_of("qwen2_vl"), batch_of("qwen2_vl", [[(84, 112)]]), FxRecorder()
+    graphs, method, entering = Graphs(recorder, bucket=64, room=8), build("fastv", dict(layer=1, keep=4)), []
+    for reference in (24, 12):
+        logits = []
+        for kept in (graphs, None):
+            with torch.no_grad(), reduce(qwen, method, graphs=kept, reference_tokens=reference) as reduction:
+                logits.append(qwen(**inputs, logits_to_keep=1).logits)
+        torch.testing.assert_close(logits[0], logits[1], atol=2e-5, rtol=2e-5)
+        entering.append(reduction.trace.entering[1])
+    assert entering == [2, 4]
+    assert len(graphs._kept) == 2
 
 
 def test_another_shape_is_another_graph(model: Any) -> None:

@@ -11,6 +11,7 @@ from hidrop.reducer import build
 from hidrop.runtime import reduce
 from hidrop.runtime.feature_cache import FeatureCache
 from tests.conftest import make_llava, make_llava_next, make_pixels, make_prompt
+from tests.hidrop.backbones.families import batch_of, model_of
 from tests.hidrop.runtime.test_llava_next import inputs
 
 
@@ -47,6 +48,24 @@ def test_features_do_not_depend_on_who_else_is_in_the_batch(model: Any) -> None:
     run(model, together, [0, 2, 1])
     (own,) = alone._kept.values()
     assert any(torch.equal(own, other) for other in together._kept.values())
+
+
+def test_features_of_another_reference_image_are_made_again() -> None:
+    """Of 12 tokens VisionZip keeps 6, or 3, by what its counts are of."""
+    qwen, inputs, cache = model_of("qwen2_vl"), batch_of("qwen2_vl", [[(84, 112)]]), FeatureCache()
+    for reference in (12, 24):
+        logits = []
+        for features in (cache, None):
+            with (
+                torch.no_grad(),
+                reduce(
+                    qwen, "visionzip", dominant=4, contextual=2, reference_tokens=reference, features=features
+                ) as reduction,
+            ):
+                logits.append(qwen(**inputs, logits_to_keep=1).logits)
+            assert reduction.trace.entering == (72 // reference,) * 6
+        torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=1e-5)
+    assert (cache.hits, cache.misses) == (0, 2)
 
 
 def test_methods_share_the_towers_features_unless_they_make_their_own(model: Any) -> None:
