@@ -47,8 +47,11 @@ def student(recipe: LlavaRecipe, dtype: torch.dtype) -> Student:
 
 def unfit(backbone: Backbone, tokenizer: Any) -> str | None:
     """Why a model that can be evaluated cannot be trained here; None when it can."""
-    if backbone.geometry.dynamic:
-        return "images in tiles (LLaVA-NeXT) are not trained here"
+    if backbone.geometry.dynamic or not backbone.llava_conversation:
+        return (
+            f"recipes train LLaVA-1.5, by LLaVA's conversations and on square images, not {backbone.title}. Train it "
+            "in a loop of your own, inside a block of reduce()"
+        )
     if not getattr(tokenizer, "is_fast", False):
         return "training needs a fast tokenizer (tokenizer.json), which gives the characters of each token"
     for name in ("eos_token", "pad_token"):
