@@ -47,7 +47,7 @@ def test_visionzips_published_settings_have_the_tokens_that_they_are_called_by(b
 
 def test_visionzip_refuses_what_leaves_no_patch():
     for fields, wrong in (
-        ({"dominant": 1, "contextual": 10}, "dominant: 1 is too few; at least 2, the class token and a patch"),
+        ({"dominant": 1, "contextual": 10}, "dominant: 1 is too few; at least 2, a class token and a patch"),
         ({"dominant": 5, "contextual": 0}, "contextual: 0 is too few; at least 1"),
         ({"dominant": 500, "contextual": 77}, "577 tokens, but an image has 576 at most"),
     ):
