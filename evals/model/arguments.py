@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # The arguments that are not fields of a method.
 OWN = ("pretrained", "method", "protocol", "dtype", "attention", "quantization", "device", "batch_size", "budget",
-       "max_new_tokens")  # fmt: skip
+       "max_new_tokens", "min_pixels", "max_pixels", "resolution", "reference_tokens")  # fmt: skip
 OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
 
 

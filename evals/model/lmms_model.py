@@ -43,6 +43,7 @@ from hidrop.runtime.generation import new_tokens
 if TYPE_CHECKING:
     import torch
 
+    from hidrop.backbones.pixel_limits import Resolution
     from hidrop.models import Loaded
     from hidrop.reducer import Reducer
     from hidrop.runtime.cuda_graphs import Graphs
@@ -75,6 +76,10 @@ class HidropLlava(lmms):
         max_batch_size: int | None = None,
         budget: float | str | None = None,
         max_new_tokens: int | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        resolution: Resolution | None = None,
+        reference_tokens: int | None = None,
         **fields: Any,
     ) -> None:
         """For lmms-eval's command line. `fields` are those of the method, as in a matrix: `layer=2,keep=64`.
@@ -85,6 +90,10 @@ class HidropLlava(lmms):
 
         batch = arguments.whole("batch_size", batch_size)
         longest = None if max_new_tokens is None else arguments.whole("max_new_tokens", max_new_tokens)
+        numbers = {"min_pixels": min_pixels, "max_pixels": max_pixels, "reference_tokens": reference_tokens}
+        stated: dict[str, Any] = {
+            name: arguments.whole(name, value) for name, value in numbers.items() if value is not None
+        }
         method = None if method is None else str(method)
         arguments.check(method, budget, fields)
         protocol_called(protocol)
@@ -96,6 +105,8 @@ class HidropLlava(lmms):
             attention=str(attention),
             quantization=None if quantization is None else str(quantization),
             device=str(device),
+            resolution=resolution,
+            **stated,
         )
         reducer = arguments.method(loaded, method, budget, fields)
         self._set_up(loaded, reducer, protocol, batch, max_new_tokens=longest)

@@ -33,7 +33,9 @@ def rehearse(backbone: Backbone, tokenizer: Any, image_processor: Any, processor
     placeholders than the image has, or if a short prompt is longer than the model's positions.
     """
     _check_placeholder(backbone, tokenizer, processor, place)
-    refuse((f"{one}. {WAY}" for one in backbone.processor_problems(backbone.model.config, image_processor)), place)
+    with in_words(f"{place}: the image processor cannot be used", WAY):
+        problems = list(backbone.processor_problems(backbone.model.config, image_processor))
+    refuse((f"{one}. {WAY}" for one in problems), place)
     height, width = backbone.trial_size
     image = np.broadcast_to(np.arange(width, dtype=np.uint8)[None, :, None], (height, width, 3))
     wrong = f"{place}: the image processor cannot be used"

@@ -275,6 +275,23 @@ def test_resizing_keeps_the_area_between_its_limits() -> None:
         made(Image.new("RGB", (201, 1)))
 
 
+def test_lmms_evals_command_line_takes_limits_of_pixels(folders: dict[str, Path]) -> None:
+    text = f"pretrained={folders['qwen2_5_vl']},dtype=float32,min_pixels=6272,max_pixels=9408"
+    made = HidropLlava.create_from_arg_string(text)
+    assert 8 <= made.loaded.image_tokens(300, 300) <= 12
+    fixed = HidropLlava.create_from_arg_string(
+        f"pretrained={folders['qwen2_5_vl']},dtype=float32,resolution=fixed,reference_tokens=400,method=fastv,keep=40"
+    )
+    assert fixed.loaded.geometry.visual_tokens == 400
+    for wrong, message in (
+        ("max_pixels=many", "max_pixels is a whole number"),
+        ("resolution=full,reference_tokens=9", "resolution: unknown value 'full'"),
+        ("max_pixel=9", "max_pixel is unknown. Did you mean 'max_pixels'?"),
+    ):
+        with pytest.raises(UserError, match=message):
+            HidropLlava.create_from_arg_string(f"pretrained={folders['qwen2_5_vl']},dtype=float32,{wrong}")
+
+
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("asked", ["native", "lmms-eval"])
 def test_a_users_limits_of_pixels_replace_those_of_the_protocol(

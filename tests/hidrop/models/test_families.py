@@ -284,6 +284,7 @@ def images(**changes: Any) -> Edit:
         ("qwen2_5_vl", images(image_processor_type=3), "image_processor_type is 3"),
         ("qwen3_vl", images(do_resize=False), "image processor cannot be used"),
         ("llava_onevision", images(image_grid_pinpoints=[[32, 32]]), "the image processor's image_grid_pinpoints"),
+        ("llava_onevision", images(image_grid_pinpoints=[3, None]), "the image processor cannot be used"),
         ("llava_onevision", images(size={"height": 64, "width": 64}), "makes images of 3 x 64 x 64"),
         ("llava_onevision", lambda file: file.update(num_image_tokens=36), "placeholders for an image that has"),
         ("llava_onevision", lambda file: file.update(vision_aspect_ratio="anyres_max_1"), "placeholders for an image"),
