@@ -16,8 +16,9 @@ from evals.tasks.base import LMMS_EVAL, RIGHT, Source, Task
 from evals.tasks.data import MINI
 from evals.tasks.registry import TASKS, get_task, known_tasks
 
-# lmms-eval has two classes for LLaVA. `llava` is LLaVA's own code, with another prompt and with padding.
-LMMS_EVAL_CLASS = " (as its class llava_hf: the processor's chat template)"
+# What results say that do not name the class: the one of LLaVA, which was the only family then. lmms-eval's other class
+# for it, `llava`, is LLaVA's own code, with another prompt and with padding.
+LLAVA_CLASS = "llava_hf"
 # The caption shows the start of a message's first line; the JSON file has the whole message.
 ERROR_LENGTH = 200
 DIGITS = 12  # of a digest
@@ -44,9 +45,8 @@ def caption(document: ResultDocument) -> list[tuple[str, str]]:
 
 
 def _protocol(document: ResultDocument) -> str:
-    imitated = LMMS_EVAL_CLASS if document["protocol"] == LMMS_EVAL else ""
     parts = [
-        document["protocol"] + imitated,
+        document["protocol"] + (_imitated(document) if document["protocol"] == LMMS_EVAL else ""),
         f"dtype {document['dtype']}",
         f"attention {document['attention']}",
         f"batch size {document['batch_size']}",
@@ -54,6 +54,18 @@ def _protocol(document: ResultDocument) -> str:
     if document["limit"]:
         parts.append(f"only the first {document['limit']} samples of each task")
     return ", ".join(parts)
+
+
+def _imitated(document: ResultDocument) -> str:
+    """The model classes of lmms-eval whose prompts and pixels the models have, each with its models."""
+    classes: dict[str, dict[str, None]] = {}
+    for cell in document["cells"]:
+        classes.setdefault(cell.get("asked_as", LLAVA_CLASS), {})[cell["model"]] = None
+    if len(classes) < 2:
+        (name,) = classes or (LLAVA_CLASS,)
+        return f" (as its class {name}: the processor's chat template)"
+    each = ", ".join(f"{name} ({', '.join(models)})" for name, models in classes.items())
+    return f" (as its classes {each}: the processor's chat template)"
 
 
 def _weights(document: ResultDocument) -> str:

@@ -41,13 +41,15 @@ class Engine:
     evaluate: Callable[[Any, Cell], TaskResult]
     profile: Callable[[Any, Mapping[str, Reducer], ProfileSettings], Mapping[str, Any]]
     release: Callable[[], None]
+    # The model class of lmms-eval that a cell's protocol imitates; None: it imitates none.
+    imitated: Callable[[Cell], str | None] = lambda cell: None
 
 
 def default(workers: int | None = None) -> Engine:
     """`workers`: threads that prefetch images; by default one less than the usable cores, at most 4."""
     threads = min(4, usable_cores() - 1) if workers is None else workers
     answering = partial(language_model, workers=threads)
-    return Engine(load, weights_digest, answer_ends, data_digest, answering, ask, evaluate, profile, release)
+    return Engine(load, weights_digest, answer_ends, data_digest, answering, ask, evaluate, profile, release, imitated)
 
 
 def load(cell: Cell, device: str) -> Any:
@@ -90,6 +92,13 @@ def answer_ends(source: str) -> tuple[int, ...]:
     from hidrop.models.sources import find
 
     return ends(find(source))
+
+
+def imitated(cell: Cell) -> str | None:
+    from evals.tasks.protocol import imitated_class
+    from hidrop.models import family
+
+    return imitated_class(cell.protocol, family(cell.spec.source))
 
 
 def data_digest(cell: Cell) -> str:

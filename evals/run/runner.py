@@ -264,6 +264,8 @@ class MatrixRunner:
         entry["provenance"] = document.sessions(log.provenance)
         for part in ("weights", "decoding", "ends"):
             entry[part] = log.identity[part]
+        if name := self.engine.imitated(cell):
+            entry["asked_as"] = name
         if pixels := log.identity.get("pixels"):
             entry["pixels"] = pixels
         if differs := self.journals.differences(cell, weights, log):

@@ -117,6 +117,7 @@ class CellEntry(RowEntry):
     decoding: NotRequired[dict[str, Any] | str]  # the task's settings, or the version of lmms-eval that has them
     older: NotRequired[list[str]]  # of a cell that --keep-cells took: the parts of its identity that differ today
     ends: NotRequired[list[WholeNumber]]  # the tokens that end an answer; empty: the tokenizer's end token
+    asked_as: NotRequired[str]  # the model class of lmms-eval whose prompt and pixels it has
     pixels: NotRequired[dict[str, WholeNumber | str]]  # the limits of an image's pixels that the matrix states
     stats: NotRequired[CellStats]
     provenance: NotRequired[list[Provenance]]

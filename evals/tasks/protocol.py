@@ -37,6 +37,7 @@ PROTOCOL_VERSION: dict[str, str] = {
     NATIVE: "1",
 }
 
+LLAVA_HF = "llava_hf"  # lmms-eval's class for LLaVA in transformers' layout
 # Questions of more than one word, to try a chat template on.
 REHEARSED = ("What is it?", "Where is the cat?\nA. left\nB. right")
 GREY = (122, 116, 104)  # CLIP's mean colour
@@ -225,6 +226,11 @@ class NativeProtocol(Protocol):
 
     def seen(self, image: Image.Image) -> Image.Image:
         return image
+
+
+def imitated_class(name: str, family: type[Backbone]) -> str | None:
+    """The model class of lmms-eval that a protocol imitates for a family; None: it imitates none."""
+    return None if name != LMMS_EVAL else family.asking.name if family.asking else LLAVA_HF
 
 
 PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (LlavaProtocol(), LmmsEvalProtocol(), NativeProtocol())}

@@ -4,7 +4,7 @@
 """
 
 from hidrop.models.answer_ends import answer_ends
-from hidrop.models.checking import check
+from hidrop.models.checking import check, family
 from hidrop.models.convert import convert
 from hidrop.models.digest import digest
 from hidrop.models.loading import Loaded, Peeked, checkpoint_files, load, peek
@@ -18,6 +18,7 @@ __all__ = [
     "checkpoint_files",
     "convert",
     "digest",
+    "family",
     "load",
     "peek",
     "save",

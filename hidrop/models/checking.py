@@ -51,6 +51,17 @@ def check(source: str | Path, limits: PixelLimits = NO_LIMITS) -> Whole:
         return Whole(backbone, found.tokenizer, found.image_processor, found.processor)
 
 
+def family(source: str | Path) -> type[Backbone]:
+    """The family of a checkpoint, by its config.json. Raises UserError like `peek`."""
+    path = find(source, config_only=True)
+    raw = read_config(path)
+    if not is_original(raw):
+        return family_of(raw, f"{path}/config.json")
+    from hidrop.backbones.llava import Llava
+
+    return Llava
+
+
 def whole(path: Path, raw: dict[str, Any], family: type[Backbone], limits: PixelLimits = NO_LIMITS) -> Whole:
     """A checkpoint in transformers' layout, with its config.json (`raw`). Raises UserError like `check`."""
     from transformers import GenerationConfig

@@ -62,6 +62,13 @@ def test_the_protocol_lmms_eval_names_the_class_that_it_follows(document_of: Mak
     assert said.startswith("lmms-eval (as its class llava_hf: the processor's chat template), dtype float32")
 
 
+def test_the_protocol_lmms_eval_names_the_class_of_each_model(cell: Make, document_of: Make) -> None:
+    cells = [cell("m", "vanilla", Schedule(), "gqa", 80.0), cell("q", "vanilla", Schedule(), "gqa", 80.0)]
+    cells[1]["asked_as"] = "qwen2_5_vl"
+    said = told(document_of(protocol="lmms-eval", cells=cells))["Protocol"]
+    assert said.startswith("lmms-eval (as its classes llava_hf (m), qwen2_5_vl (q): the processor's chat template), ")
+
+
 def test_the_data_that_scores_belong_to_is_named_with_its_version(cell: Make, document_of: Make) -> None:
     tasks = {"gqa": 500, "mmbench_en_dev": 4377, "pope": 8910, "textvqa_val": 5000}
     cells = [cell("m", "vanilla", Schedule(), task, 80.0, n=n) for task, n in tasks.items()]
