@@ -5,9 +5,9 @@ Times are in milliseconds, sizes in bytes. A speed-up is vanilla's time over the
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired  # before Python 3.12 pydantic cannot read typing's TypedDict
 
-from typing_extensions import TypedDict  # before Python 3.12 pydantic cannot read typing's TypedDict
+from typing_extensions import TypedDict
 
 from evals.store.json_files import FileKind, add, entries
 from evals.store.result_document import Layers, Milliseconds, Provenance
@@ -35,6 +35,8 @@ class BenchRow(TypedDict):
     """One method at one batch size. `captured`: run with CUDA graphs. `fields`: the method's fields.
 
     kv_bytes_planned: KV bytes of the method's plan; kv_bytes are measured.
+    vision_ms: vision tower and projector alone; vision_share: their part of TTFT. None: captured, so that the tower was
+    not timed apart. Older files lack both.
     selection_share, of_physical_limit: 0-1.
     """
 
@@ -56,6 +58,8 @@ class BenchRow(TypedDict):
     paper_macs: int
     kv_bytes: int
     peak_bytes: int
+    vision_ms: NotRequired[Milliseconds | None]
+    vision_share: NotRequired[float | None]
     average_tokens: float
     kv_bytes_planned: int
     tokens_per_second: float

@@ -20,7 +20,7 @@ from evals.profiling.measure import CAPTURED, measure_beside
 from evals.profiling.prompt import SyntheticRequest
 from evals.profiling.record import Measurement, Spread
 from evals.profiling.settings import ProfileSettings
-from evals.profiling.vision import record_vision, replayed_vision, vision_modules
+from evals.profiling.vision import recorded_answer, replayed_answer
 from hidrop.backbones import backbone_of
 from hidrop.budget import early_layer, solve, whole_layers
 from hidrop.errors import UserError
@@ -71,7 +71,8 @@ def methods(names: tuple[str, ...], budget: float, geometry: Geometry) -> dict[s
     found: dict[str, Reducer] = {"vanilla": build("vanilla")}
     for name in dict.fromkeys(names):
         try:
-            settled = not fields(method_class(name))  # it has no fields for a budget to set
+            # It has no fields for a budget to set.
+            settled = {field.name for field in fields(method_class(name))} <= {"positions"}
         except ValueError as error:
             raise UserError(f"--methods {name}: {error}") from None
         try:
@@ -116,8 +117,8 @@ def bench(
 
     def probes(prompt: SyntheticRequest) -> dict[str, Callable[[], Any]]:
         batch, plans = len(prompt.input_ids_BS), [r.plan(geometry, prompt.visual_tokens) for r in known]
-        counts = {n + settings.text_tokens for plan in plans for n in plan.entering}
-        layers = {str(n): timed_layers(model, n, batch) for n in sorted(counts)}
+        text, counts = settings.text_tokens, {n for plan in plans for n in plan.entering}
+        layers = {str(n + text): timed_layers(model, text, n, batch) for n in sorted(counts)}
         return {PLAIN: plain_prefill(model, prompt), **layers}
 
     profiles, beside = measure_beside(loaded, reducers, settings, probes, recorder)
@@ -135,33 +136,40 @@ def bench(
 
 def plain_prefill(model: Any, prompt: SyntheticRequest) -> Callable[[], Any]:
     """transformers' own forward on the prompt, with precomputed image features as in the timed prefills."""
-    features = record_vision(vision_modules(model), lambda: model(**prompt.prefill_inputs()))
+    backbone = backbone_of(model)
+    # What a processor adds for transformers' own forward: which tokens are visual.
+    kinds = {name: backbone.kinds(prompt.input_ids_BS) for name in backbone.derived_inputs if "token_type" in name}
+    answer = recorded_answer(model, lambda: model(**prompt.prefill_inputs(), **kinds))
 
-    def run() -> None:
-        with replayed_vision(features):
-            model(**prompt.prefill_inputs())
+    def run() -> Any:
+        with replayed_answer(model, answer):
+            return model(**prompt.prefill_inputs(), **kinds)
 
     return run
 
 
-def timed_layers(model: Any, tokens: int, batch: int) -> Callable[[], Any]:
-    """A prefill of `tokens` tokens per row through some of transformers' own decoder layers."""
+def timed_layers(model: Any, text: int, visual: int, batch: int) -> Callable[[], Any]:
+    """A prefill through some of transformers' own decoder layers: the tokens of an image amid those of the text."""
     from transformers import DynamicCache
 
     backbone = backbone_of(model)
     decoder = backbone.decoder
-    config, device = decoder.config, model.device
+    config, device, tokens = decoder.config, model.device, text + visual
     hidden = torch.randn(batch, tokens, config.hidden_size, device=device, dtype=model.dtype)
-    rope = backbone.rope(hidden, torch.arange(tokens, device=device)[None, None])
+    place = torch.arange(tokens, device=device)
+    rope = backbone.rope(hidden, place[None, None])
     chosen = chosen_layers(config.num_hidden_layers)
+    inside = (place >= text // 2) & (place < text // 2 + visual)
+    block = torch.where(inside, 0, -1).expand(batch, -1) if backbone.both_ways else None
     # None for kernels with a built-in causal mask; eager attention needs a mask.
-    mask = backbone.mask(hidden, None, None, 1)
+    mask = backbone.mask(hidden, None, None, 1, block)
+    ropes = [backbone.layer_rope(rope, i + 1) for i in chosen]
 
     def run() -> None:
         cache, states = DynamicCache(config=config), hidden
-        for i in chosen:
+        for i, layer_rope in zip(chosen, ropes, strict=True):
             states = decoder.layers[i](
-                states, attention_mask=mask, position_embeddings=rope, past_key_values=cache, use_cache=True
+                states, attention_mask=mask, position_embeddings=layer_rope, past_key_values=cache, use_cache=True
             )
 
     return run
@@ -218,6 +226,7 @@ class Rates:
             "kv_bytes_planned": planned.kv_bytes(self.settings.text_tokens, self.element_bytes),
             "tokens_per_second": one.tokens_per_second,
             "selection_share": one.selection_ms.median / one.prefill_ms.median,
+            "vision_share": None if one.vision_ms is None else one.vision_ms.median / one.ttft_ms.median,
             "speed_up": speed_up,
             "ideal_speed_up": ideals,
             "of_ideal": {name: ideal and speed_up / ideal for name, ideal in ideals.items()},

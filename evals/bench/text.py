@@ -15,14 +15,17 @@ from hidrop.reducer import Reducer
 
 HEADINGS = (
     "method", "tokens", "prefill ms (p95)", "speed-up", "layerwise limit", "reached", "physical limit", "reached",
-    "FLOP limit", "reached", "selection", "decode ms", "TTFT ms", "tokens/s", "KV MiB", "peak MiB",
+    "FLOP limit", "reached", "selection", "decode ms", "TTFT ms", "tower ms", "of TTFT", "tokens/s",
+    "KV MiB", "peak MiB",
 )  # fmt: skip
 EXPLAINED = (
     "Speed-up: vanilla's prefill time over the method's. Each limit is followed by the part that was reached.\n"
     "Layerwise limit: from times of transformers' own decoder layer at each number of tokens, in the same rounds.\n"
     "Physical limit: operations and bytes at the ceilings above. FLOP limit: operations alone.\n"
     "Selection: part of the prefill spent on choosing tokens. Prefill and decode: decoder and LM head. TTFT: prefill "
-    "plus vision tower and projector. Captured: with CUDA graphs, compared with vanilla with CUDA graphs."
+    "plus vision tower and projector. Tower: vision tower and projector alone, and their part of TTFT; a method whose "
+    "first layers see no image can run them at the same time on a GPU.\n"
+    "Captured: with CUDA graphs, in which the tower cannot be timed apart; compared with captured vanilla."
 )
 
 
@@ -78,16 +81,18 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
         for name in ("layerwise", "physical", "flops")
         for text in (_number(ideals[name], 2, "x"), _number(reached[name], 3))
     ]
-    kv = row["kv_bytes"] / 2**20
+    kv, vision = row["kv_bytes"] / 2**20, row.get("vision_ms")
     return (
         row["label"],
         f"{row['average_tokens']:.1f}",
         f"{prefill['median']:.1f} ({prefill['p95']:.1f})",
         f"{row['speed_up']:.2f}x",
         *pairs,
-        "-" if row["captured"] else f"{100 * row['selection_share']:.1f} %",
+        _percent(None if row["captured"] else row["selection_share"]),
         f"{row['decode_ms']['median']:.2f}",
         f"{row['ttft_ms']['median']:.1f}",
+        _number(None if vision is None else vision["median"], 1),
+        _percent(row.get("vision_share")),
         f"{row['tokens_per_second']:.1f}",
         f"{kv:.1f}" + ("" if row["kv_bytes"] == row["kv_bytes_planned"] else " (not as planned)"),
         f"{row['peak_bytes'] / 2**20:.0f}",
@@ -96,6 +101,10 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
 
 def _number(value: float | None, digits: int, unit: str = "") -> str:
     return "-" if value is None else f"{value:.{digits}f}{unit}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from evals.cli.command import Group
@@ -69,7 +70,7 @@ class BenchOptions(Options):
     bars: Bars = False
 
 
-@COMMANDS.command("bench", example="--geometry llava-1.5-7b --budget 11% --batch 1,4")
+@COMMANDS.command("bench", example="--geometry qwen2.5-vl-7b --budget 11% --batch 1,4")
 def bench(options: BenchOptions) -> int:
     """Time methods on this machine, next to the theoretical limits.
 
@@ -78,7 +79,8 @@ def bench(options: BenchOptions) -> int:
     """
     check_methods(options.methods)
     settings = settings_of(options)
-    sized(options.geometry, None if options.geometry is None else options.model)
+    if options.geometry is not None:
+        sized(options.geometry, options.model)
     options.loading("bench: loading libraries")
     import torch
 
@@ -141,7 +143,7 @@ def bench_train(options: BenchTrainOptions) -> int:
 
     Also measures what the steps keep in memory, with and without gradient checkpointing.
     """
-    name, geometry = sized(options.geometry)
+    name, geometry = sized(options.geometry, llava=True)
     options.loading("bench-train: loading libraries")
     import torch
 
@@ -241,8 +243,12 @@ def settings_of(options: BenchOptions) -> ProfileSettings:
         raise UserError(f"--{option}: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']})") from None
 
 
-def sized(geometry: str | None, model: str | None = None) -> tuple[str, Geometry]:
-    """The name and sizes of what is timed, before any weight is made or read. Raises UserError."""
+def sized(geometry: str | None, model: str | None = None, *, llava: bool = False) -> tuple[str, Geometry]:
+    """The name and sizes of what is timed, before any weight is made or read. `llava`: no other family can be timed.
+
+    A number of tokens as the budget is of the image that is timed. Raises UserError.
+    """
+    from evals.profiling.architectures import ARCHITECTURES
     from hidrop.geometry import PRESETS
 
     if geometry and model:
@@ -250,13 +256,19 @@ def sized(geometry: str | None, model: str | None = None) -> tuple[str, Geometry
     if model:
         from hidrop.models import peek
 
-        return model, peek(model).geometry
+        return model, referenced(peek(model).geometry)
     name = geometry or GEOMETRY
-    # A model whose images have their own numbers of tokens is timed from a checkpoint.
-    known = [preset for preset, sizes in PRESETS.items() if not sizes.dynamic]
+    # A preset of another family can be made if its tower is known.
+    plain = [preset for preset, sizes in PRESETS.items() if not sizes.dynamic and preset not in ARCHITECTURES]
+    known = plain if llava else [*plain, *ARCHITECTURES]
     if name not in known:
         raise UserError(f"--geometry {name}: unknown.{did_you_mean(name, known)} Known: {', '.join(known)}")
-    return name, PRESETS[name]
+    return name, referenced(PRESETS[name])
+
+
+def referenced(geometry: Geometry) -> Geometry:
+    """The same with its number of visual tokens as what absolute counts are of."""
+    return geometry.counted(geometry.visual_tokens) if geometry.dynamic else geometry
 
 
 def model_of(name: str, source: str | None, device: str, dtype: str, attention: str = "sdpa") -> Any:
@@ -264,9 +276,12 @@ def model_of(name: str, source: str | None, device: str, dtype: str, attention: 
     import torch
 
     if source:
+        from hidrop.backbones import backbone_of, count_by
         from hidrop.models import load
 
-        return load(source, dtype=dtype, device=device, attention=attention)
+        model = load(source, dtype=dtype, device=device, attention=attention).model
+        count_by(model, backbone_of(model).geometry.visual_tokens)
+        return SimpleNamespace(model=model, backbone=backbone_of(model), geometry=backbone_of(model).geometry)
     from evals.profiling.random_model import random_model
 
     torch.manual_seed(0)

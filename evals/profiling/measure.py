@@ -8,19 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from evals.profiling.clock import Clock, no_collector
 from evals.profiling.memory import kv_bytes, peak_bytes
 from evals.profiling.prompt import SyntheticRequest, build_request
 from evals.profiling.record import Measurement, Profile, Spread
 from evals.profiling.settings import ProfileSettings
-from evals.profiling.vision import record_vision, replayed_vision, vision_modules
-from hidrop.backbones import backbone_of
+from evals.profiling.vision import RecordedFeatures
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
-from hidrop.runtime import reduce
+from hidrop.runtime import Reduction, reduce
 from hidrop.runtime.cuda_graphs import Graphs, Recorder
 
 CAPTURED = " (captured)"
@@ -77,9 +75,10 @@ def measure_beside(
     """Time each method at each batch size, and take tokens, operations and bytes from the same runs.
 
     Each round runs every method once (A, B, C, A, B, C, ...). The first `settings.warmup` rounds do not count. A run is
-    one forward with the image (time to first token: vision tower, projector, decoder, LM head), one with the image's
-    features precomputed (prefill: decoder and LM head), and `settings.new_tokens` single-token forwards. `probes` are
-    timed in the same rounds, and their times are returned by batch size and name. With a `recorder`, each method that
+    one forward with the image (time to first token: vision tower, projector, decoder, LM head), the vision tower and
+    projector alone, one forward with the image's features precomputed (prefill: decoder and LM head), and
+    `settings.new_tokens` single-token forwards. In a graph the tower cannot be timed apart. `probes` are timed in the
+    same rounds, and their times are returned by batch size and name. With a `recorder`, each method that
     can be captured runs a second time in each round, by graphs, and the label of this run ends in CAPTURED.
 
     Raises RuntimeError if the real KV cache has another size than the method's plan (TraceMismatch if the token counts
@@ -91,17 +90,17 @@ def measure_beside(
         prompt = build_request(loaded.model, loaded.geometry, settings, batch)
         run = ways(reducers, settings, recorder)
         timings = {label: _Timings() for label in run}
-        vision = _vision(loaded.model, {label: way.reducer for label, way in run.items()}, prompt)
+        features = _features(loaded.model, {label: way.reducer for label, way in run.items()}, prompt)
         for label, way in run.items():
             if way.graphs:
-                _time_once(loaded.model, way, prompt, vision[label])  # captures
+                _time_once(loaded.model, way, prompt, features[label])  # captures
         others = probes(prompt)
         taken_by: dict[str, list[float]] = {name: [] for name in others}
         clock = Clock(loaded.model.device)
         with no_collector():
             for round_ in range(settings.warmup + settings.repeats):
                 for label, way in run.items():
-                    taken = _time_once(loaded.model, way, prompt, vision[label])
+                    taken = _time_once(loaded.model, way, prompt, features[label])
                     if round_ >= settings.warmup:
                         _append(timings[label], taken)
                 for name in others:
@@ -111,7 +110,7 @@ def measure_beside(
                     if round_ >= settings.warmup:
                         taken_by[name] += clock.between(marks)
         beside[batch] = {name: Spread.of(times) for name, times in taken_by.items()}
-        vision.clear()  # not part of any method's peak memory, and neither is the other timed work
+        features.clear()  # not part of any method's peak memory, and neither is the other timed work
         others = {}
         for label, way in run.items():
             facts = _facts(loaded.model, loaded.geometry, way, prompt, settings, label)
@@ -119,65 +118,37 @@ def measure_beside(
     return {label: Profile(label, tuple(measurements)) for label, measurements in found.items()}, beside
 
 
-@dataclass
-class RecordedVision:
-    """What tower and projector returned for the prompt as modules (`answers`), and the features made from it."""
-
-    answers: dict[nn.Module, Any] = field(default_factory=dict)
-    features: list[torch.Tensor] = field(default_factory=list)
-
-    def encode(self, reducer: Reducer, vision: Any) -> list[torch.Tensor]:
-        """The features, computed on the first call."""
-        self.features = self.features or reducer.encode(vision)
-        return self.features
-
-
-def _vision(model: Any, reducers: Mapping[str, Reducer], prompt: SyntheticRequest) -> dict[str, RecordedVision]:
-    """What tower and projector return for each method. Methods that do not work in the tower share one record."""
-    shared: RecordedVision | None = None
-    found = {}
+def _features(model: Any, reducers: Mapping[str, Reducer], prompt: SyntheticRequest) -> dict[str, RecordedFeatures]:
+    """The prompt's features for each method. Methods that do not work in the tower share one record."""
+    shared = RecordedFeatures()
+    found = {label: RecordedFeatures() if reducer.encodes else shared for label, reducer in reducers.items()}
     for label, reducer in reducers.items():
-        if reducer.encodes:
-            found[label] = _vision_of(model, reducer, prompt)
-        else:
-            shared = _vision_of(model, reducer, prompt) if shared is None else shared
-            found[label] = shared
+        if not found[label].features:
+            with reduce(model, reducer, features=found[label]):
+                model(**prompt.prefill_inputs())
     return found
 
 
-def _vision_of(model: Any, reducer: Reducer, prompt: SyntheticRequest) -> RecordedVision:
-    """What tower and projector return for the prompt. Without answers if the runtime does not call both as modules."""
-    found = RecordedVision()
-    with reduce(model, reducer, features=found):
-        answers = record_vision(vision_modules(model), lambda: model(**prompt.prefill_inputs()))
-    found.answers = answers if set(answers) == set(vision_modules(model)) else {}
-    return found
-
-
-def _time_once(model: Any, way: Way, prompt: SyntheticRequest, vision: RecordedVision) -> _Timings:
+def _time_once(model: Any, way: Way, prompt: SyntheticRequest, features: RecordedFeatures) -> _Timings:
     """One run of one method."""
     clock, taken = Clock(model.device), _Timings()
-    with reduce(model, way.reducer, graphs=way.graphs):
+    with reduce(model, way.reducer, graphs=way.graphs) as reduction:
         marks = [clock.start()]
         model(**prompt.prefill_inputs())
         marks.append(clock.mark())
         taken.ttft += clock.between(marks)
+        if not way.graphs:
+            taken.vision += _time_vision(reduction, prompt, clock)
 
     cuts: list[TimedCut] = []
-    # A graph would not use the replaced tower, so it gets the features themselves.
-    given = vision if way.graphs else None
-    with reduce(model, way.reducer, features=given, graphs=way.graphs) as reduction:
+    with reduce(model, way.reducer, features=features, graphs=way.graphs) as reduction:
         # While a graph is captured nothing can be timed, and its replays make no cuts one could mark.
-        timed = nullcontext() if way.graphs else _marked(reduction.decoder, clock, cuts)
-        with replayed_vision(vision.answers) as left_out, timed:
+        with nullcontext() if way.graphs else _marked(reduction.decoder, clock, cuts):
             marks = [clock.start()]
             cache = model(**prompt.prefill_inputs()).past_key_values
             marks.append(clock.mark())
             taken.prefill += clock.between(marks)
-            without_vision = left_out()
         taken.selection.append(sum(cut.milliseconds(clock) for cut in cuts))
-        if not (without_vision or given):
-            taken.vision += _time_vision(model, prompt, clock)
 
         marks = [clock.start()]
         for step in range(prompt.continuation_BN.shape[1]):
@@ -185,6 +156,16 @@ def _time_once(model: Any, way: Way, prompt: SyntheticRequest, vision: RecordedV
             marks.append(clock.mark())
         taken.decode += clock.between(marks)
     return taken
+
+
+def _time_vision(reduction: Reduction, prompt: SyntheticRequest, clock: Clock) -> list[float]:
+    """Milliseconds of vision tower and projector alone, as the method uses them."""
+    marks = [clock.start()]
+    vision = reduction.backbone.vision(prompt.images)
+    assert vision is not None
+    reduction.reducer.encode(vision)
+    marks.append(clock.mark())
+    return clock.between(marks)
 
 
 @dataclass
@@ -227,16 +208,6 @@ def _marked(decoder: Any, clock: Clock, cuts: list[TimedCut]) -> Iterator[None]:
         del decoder._cut
 
 
-def _time_vision(model: Any, prompt: SyntheticRequest, clock: Clock) -> list[float]:
-    """Milliseconds of vision tower and projector alone, for a runtime that does not call them as modules."""
-    marks = [clock.start()]
-    vision = backbone_of(model).vision(prompt.images)
-    assert vision is not None
-    vision.features()
-    marks.append(clock.mark())
-    return clock.between(marks)
-
-
 def _append(timings: _Timings, taken: _Timings) -> None:
     timings.ttft += taken.ttft
     timings.prefill += taken.prefill
@@ -275,19 +246,16 @@ def _facts(
 
 
 def _measurement(batch: int, settings: ProfileSettings, timings: _Timings, facts: dict[str, Any]) -> Measurement:
-    prefill = timings.prefill
-    if timings.vision:  # the features could not be put in, so the timed prefill still includes the vision side
-        vision = Spread.of(timings.vision).median
-        prefill = [whole - vision for whole in prefill]
     return Measurement(
         batch=batch,
         text_tokens=settings.text_tokens,
         new_tokens=settings.new_tokens,
         repeats=settings.repeats,
         ttft_ms=Spread.of(timings.ttft),
-        prefill_ms=Spread.of(prefill),
-        prefill_source="difference" if timings.vision else "features",
+        prefill_ms=Spread.of(timings.prefill),
+        prefill_source="features",
         selection_ms=Spread.of(timings.selection),
         decode_ms=Spread.of(timings.decode),
+        vision_ms=Spread.of(timings.vision) if timings.vision else None,
         **facts,
     )

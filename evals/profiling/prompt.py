@@ -5,6 +5,7 @@ Legend: B batch, S tokens of the prompt (text and visual), N generated tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class SyntheticRequest:
 
     input_ids_BS: torch.Tensor
     attention_mask_BS: torch.Tensor
-    # The model's inputs for the images: pixel_values, and with anyres image_sizes.
+    # The model's inputs for the images, by name.
     images: dict[str, torch.Tensor]
     visual_tokens: int
     # Chosen in advance, because a model with random weights might produce the image placeholder.
@@ -56,15 +57,17 @@ class SyntheticRequest:
 
 
 def build_request(model: Any, geometry: Geometry, settings: ProfileSettings, batch: int) -> SyntheticRequest:
-    """`batch` different requests with `settings.text_tokens` text tokens and one image each (anyres: with most tiles).
+    """`batch` different requests with `settings.text_tokens` text tokens and one image each.
+
+    Where images differ in their tokens, it is the family's nominal one: of the most tiles, or of the reference tokens.
 
     Half of the text is before the image. Everything is drawn from `settings.seed` on the CPU, so all devices get the
     same request.
     """
-    config, device = model.config, model.device
+    device = model.device
     generator = torch.Generator().manual_seed(settings.seed)
     backbone = backbone_of(model)
-    forbidden = {backbone.placeholder_id, getattr(config.text_config, "pad_token_id", None)}
+    forbidden = named_ids(model.config.to_dict())
     words = torch.tensor([i for i in range(geometry.vocab) if i not in forbidden])
 
     def text(count: int) -> torch.Tensor:
@@ -82,3 +85,14 @@ def build_request(model: Any, geometry: Geometry, settings: ProfileSettings, bat
         visual_tokens=visual,
         continuation_BN=text(settings.new_tokens).to(device),
     )
+
+
+def named_ids(config: Mapping[str, Any]) -> set[int]:
+    """The ids that a config names, which are no words: placeholders, beginnings and ends of images, padding, ends."""
+    found: set[int] = set()
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= named_ids(value)
+        elif str(name).endswith(("_token_id", "_token_index")):  # other dicts of a config have numbers as keys
+            found |= {one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)}
+    return found

@@ -1,4 +1,4 @@
-"""A LLaVA of any size with random weights: time does not depend on them."""
+"""A model of any size with random weights: time does not depend on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from hidrop.backbones import backbone_of
+from evals.profiling.architectures import ARCHITECTURES, Architecture
+from hidrop.backbones import backbone_class, backbone_of, count_by
 from hidrop.backbones.llava import Llava, Tower
 from hidrop.geometry import PRESETS, Geometry
 
@@ -18,27 +19,36 @@ TOWERS = {"bench-400m": Tower(hidden=384, intermediate=1536, layers=6, heads=6, 
 
 def random_model(name: str, *, dtype: torch.dtype, device: torch.device, attention: str = "sdpa") -> Any:
     """The geometry `name` of PRESETS as a model. Has the parts of `load`'s result that profiling uses."""
-    return build(PRESETS[name], TOWERS.get(name, CLIP_LARGE), dtype=dtype, device=device, attention=attention)
+    parts = ARCHITECTURES.get(name) or TOWERS.get(name, CLIP_LARGE)
+    return build(PRESETS[name], parts, dtype=dtype, device=device, attention=attention)
 
 
 def build(
     geometry: Geometry,
-    tower: Tower,
+    parts: Tower | Architecture,
     *,
     dtype: torch.dtype,
     device: torch.device,
     attention: str = "sdpa",
 ) -> Any:
-    """A model of these sizes. Raises ValueError for anyres, or for visual tokens that are not a square of patches."""
+    """A model of these sizes: LLaVA with a tower of its own, or another family.
+
+    Where each image has its own number of tokens, absolute counts are of `geometry.visual_tokens`. Raises ValueError
+    for sizes that the family cannot have.
+    """
     import transformers
 
-    config = Llava.config_for(geometry, tower)
+    config = Llava.config_for(geometry, parts) if isinstance(parts, Tower) else parts.config(geometry)
+    family = backbone_class(config.model_type)
+    assert family is not None
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with device:
-            model = getattr(transformers, Llava.model_class)._from_config(config, attn_implementation=attention)
+            model = getattr(transformers, family.model_class)._from_config(config, attn_implementation=attention)
     finally:
         torch.set_default_dtype(before)
     model = model.to(device=device, dtype=dtype).eval()
-    return SimpleNamespace(model=model, backbone=backbone_of(model), geometry=geometry)
+    count_by(model, geometry.visual_tokens)
+    backbone = backbone_of(model)
+    return SimpleNamespace(model=model, backbone=backbone, geometry=backbone.geometry)

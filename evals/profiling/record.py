@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-# "features": the decoder ran with precomputed image features. "difference": the time of the whole forward minus that
-# of tower and projector, for a runtime that cannot take precomputed features.
+# "features": the decoder ran with precomputed image features. "difference", in older files only: the time of the whole
+# forward minus that of tower and projector.
 PrefillSource = Literal["features", "difference"]
 
 
@@ -49,6 +49,8 @@ class Measurement:
     kv_bytes: int
     # Torch's peak memory during one prefill and decode of the whole batch, including the weights.
     peak_bytes: int
+    # Vision tower and projector alone. None: not timed, as they are one graph with the decoder.
+    vision_ms: Spread | None = None
 
     @property
     def tokens_per_second(self) -> float:

@@ -1,66 +1,61 @@
-"""Takes the vision side out of a timing: inside a block, tower and projector return recorded outputs."""
+"""Takes the vision side out of a timing: features of the prompt's images are made once and given to each forward."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
 
-from hidrop.backbones import backbone_of
-
-
-def vision_modules(model: Any) -> list[nn.Module]:
-    """The modules between the pixels and the decoder's input: vision tower and projector, if that is not inside."""
-    backbone = backbone_of(model)
-    inside = any(module is backbone.projector for module in backbone.tower.modules())
-    return [backbone.tower] if inside else [backbone.tower, backbone.projector]
+from hidrop.backbones import Vision
+from hidrop.reducer import Reducer
 
 
-def record_vision(modules: Sequence[nn.Module], forward: Callable[[], Any]) -> dict[nn.Module, Any]:
-    """What tower and projector (`modules`) return during `forward()`. Modules that are not called are missing."""
-    answers: dict[nn.Module, Any] = {}
+@dataclass
+class RecordedFeatures:
+    """The features that a method makes of one prompt's images: computed on the first call, and returned ever after.
 
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        answers[module] = copy.copy(output)  # some models change what their tower has returned
+    Given to `reduce` as `features`: a reduced forward then runs only the decoder and the LM head.
+    """
 
-    handles = [module.register_forward_hook(keep) for module in modules]
-    try:
+    features: list[torch.Tensor] = field(default_factory=list)
+
+    def encode(self, reducer: Reducer, vision: Vision) -> list[torch.Tensor]:
+        self.features = self.features or reducer.encode(vision)
+        return self.features
+
+
+def recorded_answer(model: Any, forward: Callable[[], Any]) -> Any:
+    """What transformers' own `get_image_features` returns during `forward()`. Raises ValueError if it is not called."""
+    answers: list[Any] = []
+    inner, own = model.base_model, model.base_model.get_image_features
+
+    def keep(*args: Any, **kwargs: Any) -> Any:
+        answers.append(own(*args, **kwargs))
+        return copy.copy(answers[-1])  # some models change what they have returned
+
+    with _replaced(inner, keep):
         forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return answers
+    if len(answers) != 1:
+        raise ValueError(f"{type(inner).__name__} made its images' features {len(answers)} times in one forward")
+    return answers[0]
 
 
 @contextmanager
-def replayed_vision(answers: Mapping[nn.Module, Any]) -> Iterator[Callable[[], bool]]:
-    """Inside the block each module in `answers` returns its recorded output, without computing anything.
+def replayed_answer(model: Any, answer: Any) -> Iterator[None]:
+    """Inside the block transformers' own forward gets `answer` for its images, and computes nothing of them."""
+    with _replaced(model.base_model, lambda *args, **kwargs: copy.copy(answer)):
+        yield
 
-    A forward with the same pixels then only runs the decoder, the LM head and the insertion of the features. `forward`
-    is replaced on these instances only and restored on leaving, so this works for every runtime that calls tower and
-    projector as modules. Yields a function that tells whether the block has called all of them. If it returns False,
-    the vision side was computed in another way and is still in the timing.
-    """
-    asked: set[nn.Module] = set()
 
-    def answer_of(module: nn.Module) -> Callable[..., Any]:
-        def answer(*args: Any, **kwargs: Any) -> Any:
-            asked.add(module)
-            return copy.copy(answers[module])
-
-        return answer
-
-    shadowed = {module: module.__dict__.get("forward") for module in answers}
+@contextmanager
+def _replaced(inner: Any, get_image_features: Callable[..., Any]) -> Iterator[None]:
+    """The method of this one instance, put back on leaving."""
+    inner.__dict__["get_image_features"] = get_image_features
     try:
-        for module in answers:
-            module.__dict__["forward"] = answer_of(module)
-        yield lambda: bool(answers) and asked == set(answers)
+        yield
     finally:
-        for module, original in shadowed.items():
-            if original is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = original
+        del inner.__dict__["get_image_features"]

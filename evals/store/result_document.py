@@ -151,6 +151,7 @@ class ProfileEntry(TypedDict):
     paper_macs: WholeNumber
     kv_bytes: WholeNumber
     peak_bytes: WholeNumber
+    vision_ms: NotRequired[Milliseconds | None]
 
 
 class FailureEntry(RowEntry):

@@ -12,7 +12,7 @@ from pydantic import Field
 from hidrop.backbones.asking import Asking
 from hidrop.backbones.base import Backbone
 from hidrop.backbones.config_fields import ConfigFields, TokenId, size_problems, token_problems
-from hidrop.backbones.llava_next import largest_image, pinpoint_problems, tiled
+from hidrop.backbones.llava_next import pinpoint_problems, tiled
 from hidrop.backbones.model_inputs import IMAGE, VIDEO, Grid, Vision
 from hidrop.geometry import Geometry
 
@@ -238,16 +238,28 @@ class OneVision(Backbone):
     @property
     def pixel_shape(self) -> tuple[int, ...]:
         vision = self.model.config.vision_config
-        tiles = self.tiles_of(*largest_image(self.model.config))
+        tiles = self.tiles_of(*self._nominal)
         return tiles, vision.num_channels, vision.image_size, vision.image_size
 
     @property
     def pixel_tokens(self) -> int:
-        rows, columns = self.scaled(*largest_image(self.model.config), self.model.config.vision_aspect_ratio)
-        return self.side_of(self.model.config) ** 2 + rows * (columns + 1)
+        return self.image_tokens_of(self.model.config, *self._nominal, None)
 
     def inputs_for(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         import torch
 
-        sizes = torch.tensor([largest_image(self.model.config)] * len(pixel_values), device=pixel_values.device)
+        sizes = torch.tensor([self._nominal] * len(pixel_values), device=pixel_values.device)
         return {"pixel_values": pixel_values, "image_sizes": sizes}
+
+    @property
+    def _nominal(self) -> tuple[int, int]:
+        """Height and width of an image with about the geometry's tokens (to 2 or 3 %), in as few tiles as that takes.
+
+        Larger images have as many tokens, scaled down from more tiles.
+        """
+        config, wanted = self.model.config, self.geometry.visual_tokens
+
+        def distance(size: tuple[int, int]) -> tuple[int, int]:
+            return round(20 * abs(self.image_tokens_of(config, *size, None) / wanted - 1)), self.tiles_of(*size)
+
+        return min(((height, width) for height, width in config.image_grid_pinpoints), key=distance)

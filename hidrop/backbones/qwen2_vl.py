@@ -383,9 +383,10 @@ class Qwen2VL(Backbone):
 
     @property
     def _nominal(self) -> tuple[int, int]:
-        """Rows and columns of tokens of an image with about the geometry's number of tokens."""
-        rows = max(1, isqrt(self.geometry.visual_tokens))
-        return rows, max(1, self.geometry.visual_tokens // rows)
+        """Rows and columns of tokens of an image with the geometry's tokens, or a few less; at most twice as wide."""
+        tokens, side = self.geometry.visual_tokens, max(1, isqrt(self.geometry.visual_tokens))
+        rows = next((n for n in range(side, side // 2, -1) if tokens % n == 0 and tokens // n <= 2 * n), side)
+        return rows, max(1, tokens // rows)
 
 
 class Qwen2_5VL(Qwen2VL):  # the model's own name

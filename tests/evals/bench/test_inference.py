@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -134,6 +135,8 @@ def test_everything_is_measured_in_the_same_rounds() -> None:
     assert fastv["kv_bytes"] == fastv["kv_bytes_planned"] < vanilla["kv_bytes"]
     assert 0 < fastv["selection_share"] < 1
     assert vanilla["selection_share"] == 0
+    share = fastv["vision_ms"]["median"] / fastv["ttft_ms"]["median"]
+    assert fastv["vision_share"] == pytest.approx(share) and share > 0
     assert sparse["average_tokens"] < 16
     assert set(found.overhead) == {1, 2}
     assert json.loads(json.dumps(found.document(device="cpu", model="tiny")))["rows"][0]["label"] == "vanilla"
@@ -157,6 +160,7 @@ def test_captured_methods_are_measured_in_the_rounds_of_captured_vanilla(monkeyp
     # The whole forward, the prefill after given features, and the steps after each of the two.
     assert recorder.recorded == 2 * 4
     captured = found["fastv (captured)"]
+    assert captured["vision_ms"] is captured["vision_share"] is None, "one graph with the decoder"
     assert captured["captured"] and captured["kv_bytes"] == captured["kv_bytes_planned"]
     ratio = found["vanilla (captured)"]["prefill_ms"]["median"] / captured["prefill_ms"]["median"]
     assert captured["speed_up"] == pytest.approx(ratio)
@@ -202,7 +206,7 @@ def test_eager_layers_are_timed_with_their_causal_mask(monkeypatch: pytest.Monke
     layer = loaded.model.model.language_model.layers[0]
     inner = layer.forward
     monkeypatch.setitem(layer.__dict__, "forward", lambda *a, **k: seen.append(k["attention_mask"]) or inner(*a, **k))
-    bench.timed_layers(loaded.model, 5, 1)()
+    bench.timed_layers(loaded.model, 5, 0, 1)()
     assert (seen[0][0, 0] < 0).tolist() == [[j > i for j in range(5)] for i in range(5)]
 
 
@@ -251,7 +255,8 @@ def test_bars_are_missed_and_held_by_their_numbers() -> None:
     assert not found["batch 1: methods whose KV bytes differ from the plan"].holds  # 7 bytes are no plan's
     text = bench_text.bars_text(list(found.values()))
     assert "MISSED" in text and "holds" in text
-    assert "(not as planned)" in bench_text.tables([vanilla, fastv], {"1": 1.0})
+    table = bench_text.tables([{**vanilla, "vision_ms": {"median": 24.0}, "vision_share": 0.4}, fastv], {"1": 1.0})
+    assert "(not as planned)" in table and re.search(r"24.0 +40.0 %", table)
 
 
 @pytest.mark.usefixtures("small_ceilings")

@@ -134,7 +134,7 @@ def test_the_command_writes_what_it_measured(
     loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench_command, "model_of", lambda *args: loaded)
-    monkeypatch.setattr(bench_command, "sized", lambda name: ("tiny", loaded.geometry))
+    monkeypatch.setattr(bench_command, "sized", lambda name, **_: ("tiny", loaded.geometry))
     monkeypatch.setattr("evals.bench.inference.methods", lambda *args: METHODS)
     assert main(["bench-train", "--batch", "1,2", "--repeats", "1", "--out", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -78,27 +78,27 @@ def test_prefill_leaves_the_vision_side_out_and_ttft_does_not(
     monkeypatch.setitem(tower.__dict__, "forward", slow)
     settings = ProfileSettings(repeats=2, warmup=0, text_tokens=12, new_tokens=1)
     found = profile(loaded, {"vanilla": Vanilla()}, settings)["vanilla"].measurements[0]
-    # One call to record, one for each timed first token, two for the facts; none for the two timed prefills.
-    assert len(calls) == 1 + 2 + 2
+    # One call to record, two for each round (with the first token, and alone), two for the facts; none for the timed
+    # prefills.
+    assert len(calls) == 1 + 2 * 2 + 2
+    assert found.vision_ms is not None and found.vision_ms.median > 0
     assert found.prefill_source == "features"
     assert tower.__dict__["forward"] is slow
 
 
 def test_a_method_that_works_in_the_tower_gets_its_own_features_back(loaded: SimpleNamespace) -> None:
     """The prefill without the vision side gives what the whole forward gives, for each method, not for one of them."""
-    from evals.profiling.measure import _vision
-    from evals.profiling.vision import replayed_vision
+    from evals.profiling.measure import _features
 
     prompt = build_request(loaded.model, loaded.geometry, SETTINGS, 2)
     with torch.no_grad():
-        vision = _vision(loaded.model, METHODS, prompt)
+        features = _features(loaded.model, METHODS, prompt)
         for label, reducer in METHODS.items():
             with reduce(loaded.model, reducer):
                 whole = loaded.model(**prompt.prefill_inputs()).logits
-                with replayed_vision(vision[label].answers) as left_out:
-                    torch.testing.assert_close(loaded.model(**prompt.prefill_inputs()).logits, whole)
-                    assert left_out()
-    assert vision["vanilla"] is vision["hidrop"] and vision["downsample"] is not vision["vanilla"]
+            with reduce(loaded.model, reducer, features=features[label]):
+                torch.testing.assert_close(loaded.model(**prompt.prefill_inputs()).logits, whole)
+    assert features["vanilla"] is features["hidrop"] and features["downsample"] is not features["vanilla"]
 
 
 def test_methods_take_turns(loaded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,27 +15,10 @@ from torch import nn
 from evals.profiling import Measurement, ProfileSettings, Spread
 from evals.profiling.clock import Clock, no_collector
 from evals.profiling.memory import peak_bytes, resident_bytes
-from evals.profiling.prompt import build_request
-from evals.profiling.vision import record_vision, replayed_vision
+from evals.profiling.prompt import build_request, named_ids
+from evals.profiling.vision import recorded_answer, replayed_answer
 from hidrop.backbones import geometry_of
 from hidrop.provenance import cpu_name, describe, versions
-
-
-class Toy(nn.Module):
-    """Two modules where LLaVA has its tower and projector, called the usual way or around them."""
-
-    def __init__(self, *, around: bool = False) -> None:
-        super().__init__()
-        self.model = nn.Module()
-        self.model.vision_tower = nn.Linear(2, 2)
-        self.model.multi_modal_projector = nn.Linear(2, 3)
-        self.around = around
-
-    def forward(self, pixels: torch.Tensor) -> Any:
-        tower: Any = self.model.vision_tower
-        projector: Any = self.model.multi_modal_projector
-        seen = pixels @ tower.weight.T if self.around else tower(pixels)
-        return projector(seen)
 
 
 def test_spread_is_median_interpolated_p95_and_minimum() -> None:
@@ -89,25 +71,25 @@ def test_prompt_is_the_same_for_the_same_seed(tiny_llava: Callable[..., Any]) ->
     assert not torch.equal(one.images["pixel_values"], other.images["pixel_values"])
 
 
-def test_replayed_vision_answers_from_memory_and_restores_the_modules() -> None:
-    toy, pixels = Toy(), torch.randn(1, 2)
-    expected = toy(pixels)
-    answers = record_vision([toy.model.vision_tower, toy.model.multi_modal_projector], lambda: toy(pixels))
-    with replayed_vision(answers) as left_out:
-        assert not left_out()
-        assert torch.equal(toy(torch.zeros(1, 2)), expected)
-        assert left_out()
-    assert not torch.equal(toy(torch.zeros(1, 2)), expected)
-    assert all("forward" not in module.__dict__ for module in answers)
+def test_transformers_own_forward_gets_the_features_that_it_made_before(tiny_llava: Callable[..., Any]) -> None:
+    model = tiny_llava(layers=2)
+    prompt = build_request(model, geometry_of(model.config), ProfileSettings(text_tokens=8), batch=2)
+    given, calls = prompt.prefill_inputs(), list[Any]()
+    model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        answer = recorded_answer(model, lambda: model(**given))
+        whole = model(**given).logits
+        with replayed_answer(model, answer):
+            assert torch.equal(model(**given).logits, whole) and len(calls) == 2
+        assert torch.equal(model(**given).logits, whole) and len(calls) == 3
+        with pytest.raises(ValueError, match="LlavaModel made its images' features 0 times"):
+            recorded_answer(model, lambda: None)
+    assert "get_image_features" not in model.model.__dict__
 
 
-def test_replayed_vision_says_when_the_tower_is_passed_by() -> None:
-    toy, pixels = Toy(around=True), torch.randn(1, 2)
-    answers = record_vision([toy.model.vision_tower, toy.model.multi_modal_projector], lambda: toy(pixels))
-    assert toy.model.vision_tower not in answers
-    with replayed_vision({}) as left_out:
-        toy(pixels)
-        assert not left_out()
+def test_ids_that_a_config_names_are_no_words() -> None:
+    config = {"image_token_id": 5, "eos_token_id": [7, 8], "pad_token_id": None, "text_config": {"boi_token_index": 3}}
+    assert named_ids({**config, "vocab_size": 9}) == {3, 5, 7, 8}
 
 
 def test_resident_bytes_count_shared_memory_once() -> None:
@@ -171,21 +153,3 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
     code = "import evals.profiling, evals.report, sys; assert not {'torch', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_time_of_the_vision_side_is_taken_off_where_features_cannot_be_put_in(
-    tiny_llava: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A runtime that does not call the modules: the prefill is the whole forward minus tower and projector alone."""
-    from baselines.vanilla import Vanilla
-    from evals.profiling import measure, profile
-
-    model = tiny_llava(layers=2)
-    loaded = SimpleNamespace(model=model, geometry=geometry_of(model.config))
-    monkeypatch.setattr(measure, "record_vision", lambda model, forward: {})
-    monkeypatch.setattr(Clock, "between", lambda self, marks: [10.0] * (len(marks) - 1))
-    monkeypatch.setattr(measure, "_time_vision", lambda *args: [4.0])
-    settings = ProfileSettings(repeats=2, warmup=0, text_tokens=8, new_tokens=1)
-    found = profile(loaded, {"vanilla": Vanilla()}, settings)["vanilla"].measurements[0]
-    assert found.prefill_source == "difference"
-    assert found.ttft_ms.median == 10.0 and found.prefill_ms.median == 6.0
