@@ -88,13 +88,17 @@ def measure(
 
 def cross_modal(one: Walk, other: Walk) -> torch.Tensor:
     """Mean cosine of the instruction's states after layers 1 .. L in two walks of the same prompts with different
-    images, (B, L). The instruction is all text after the last visual token."""
+    images, (B, L). The instruction is all text after the last visual token. The images may differ in their tokens, and
+    in the text between their tiles."""
     found = []
+    # Both texts end with the instruction, and fillers are at the left.
+    slots = min(one.layout.text_slots, other.layout.text_slots)
     for (layer, here), (_, there) in zip(one.stations(), other.stations(), strict=True):
+        sides = [(sequence, sequence.text[:, -slots:]) for sequence in (here, there)]
         if layer == 1:
-            asked_BT = here.order.gather(1, here.text) > _last_visual(here)
+            asked_BT = torch.stack([s.order.gather(1, text) > _last_visual(s) for s, text in sides]).all(0)
         else:
-            a, b = rows(here.hidden, here.text), rows(there.hidden, there.text)
+            a, b = (rows(sequence.hidden, text) for sequence, text in sides)
             found.append(mean_cosine(a, b, asked_BT))
     return torch.stack(found, 1)
 

@@ -37,9 +37,13 @@ class Leaving:
     own: Answers = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        slots = self.walk.layout.visual_BV.shape[1]
-        draws = [torch.rand(slots, generator=torch.Generator().manual_seed(seed)) for seed in self.seeds]
-        self._rank = torch.stack(draws).to(self.walk.layout.visual_BV.device)
+        visual_BV = self.walk.layout.visual_BV
+        rank = torch.zeros(visual_BV.shape)
+        for row, (seed, count) in enumerate(zip(self.seeds, self.walk.layout.visual_counts, strict=True)):
+            # A draw for each token of the row, whatever the other rows have: fillers are at the left.
+            draw = torch.rand(count, generator=torch.Generator().manual_seed(seed))
+            rank[row, visual_BV.shape[1] - count :] = draw
+        self._rank = rank.to(visual_BV.device)
 
     def __call__(self, layer: int, sequence: Sequence) -> None:
         if layer > len(self.walk.decoder.layers):
