@@ -157,8 +157,7 @@ class OneVision(Backbone):
                     end = (1, rows, columns + 1)
                 found.append(((1, side, side), end))
         if (videos := vision.inputs.get("pixel_values_videos")) is not None:
-            pooled = math.ceil(side / 2)
-            found += [((videos.shape[1], pooled, pooled), (1, 1, 1))] * len(videos)
+            found += [((videos.shape[1], self.pooled_side, self.pooled_side), (1, 1, 1))] * len(videos)
         return tuple(found)
 
     def scaled(self, height: int, width: int, aspect: str) -> tuple[int, int]:
@@ -172,6 +171,11 @@ class OneVision(Backbone):
         """Tiles of each image, the whole one included."""
         sizes, whole = inputs["image_sizes"].tolist(), inputs["whole"].tolist()
         return [1 if alone else self.tiles_of(*size) for size, alone in zip(sizes, whole, strict=True)]
+
+    @property
+    def pooled_side(self) -> int:
+        """Tokens on a side of a video's frame."""
+        return math.ceil(self.side_of(self.model.config) / 2)
 
     def tiles_of(self, height: int, width: int) -> int:
         """Tiles of an image of `height` x `width` pixels, the whole one included."""
@@ -193,7 +197,9 @@ class OneVision(Backbone):
             found += inner.pack_image_features(made, sizes, inner.image_newline, vision_aspect_ratio=aspect)[0]
         if (videos := vision.inputs.get("pixel_values_videos")) is not None:
             made = inner.get_video_features(videos, **reading, return_dict=True).pooler_output
-            found += [torch.cat([one, inner.image_newline[None].to(one)]) for one in made]
+            # transformers 5.17 gives the tokens of the frames alone, a later one with the line end after them.
+            tokens = videos.shape[1] * self.pooled_side**2
+            found += [torch.cat([one[:tokens], inner.image_newline[None].to(one)]) for one in made]
         return found
 
     def _read(

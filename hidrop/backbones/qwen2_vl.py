@@ -273,7 +273,11 @@ class Qwen2VL(Backbone):
                 continue
             made = self.model.model.get_image_features(vision.inputs[pixels], vision.inputs[grid], return_dict=True)
             sizes = [len(one) for one in made.pooler_output]
-            levels = [level.split(sizes) for level in getattr(made, "deepstack_features", None) or ()]
+            levels = [
+                # One tensor for all media (transformers 5.17), or one for each (later).
+                level.split(sizes) if isinstance(level, torch.Tensor) else level
+                for level in getattr(made, "deepstack_features", None) or ()
+            ]
             found += [torch.cat(parts, dim=-1) for parts in zip(made.pooler_output, *levels, strict=True)]
         return found
 

@@ -118,7 +118,10 @@ class SmolVLM(Backbone):
 
     def features(self, vision: Vision) -> list[torch.Tensor]:
         made = self.model.model.get_image_features(**vision.inputs, return_dict=True)
-        return list(made.pooler_output)
+        import torch
+
+        # (tiles, tokens, D) in transformers 5.17, (tiles x tokens, D) of each prompt later.
+        return list(torch.cat(list(made.pooler_output)).split(self.tile_side(self.model.config) ** 2))
 
     def attended(self, vision: Vision) -> list[Attended]:
         from hidrop.backbones.attended import squares
