@@ -23,6 +23,7 @@ from evals.profiling.settings import ProfileSettings
 from evals.profiling.vision import recorded_answer, replayed_answer
 from hidrop.backbones import backbone_of
 from hidrop.budget import early_layer, solve, whole_layers
+from hidrop.cache_name import cache_name
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
@@ -169,7 +170,7 @@ def timed_layers(model: Any, text: int, visual: int, batch: int) -> Callable[[],
         cache, states = DynamicCache(config=config), hidden
         for i, layer_rope in zip(chosen, ropes, strict=True):
             states = decoder.layers[i](
-                states, attention_mask=mask, position_embeddings=layer_rope, past_key_values=cache, use_cache=True
+                states, attention_mask=mask, position_embeddings=layer_rope, use_cache=True, **{cache_name(): cache}
             )
 
     return run

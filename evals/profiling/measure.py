@@ -15,6 +15,7 @@ from evals.profiling.prompt import SyntheticRequest, build_request
 from evals.profiling.record import Measurement, Profile, Spread
 from evals.profiling.settings import ProfileSettings
 from evals.profiling.vision import RecordedFeatures
+from hidrop.cache_name import cache_of
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
@@ -145,7 +146,7 @@ def _time_once(model: Any, way: Way, prompt: SyntheticRequest, features: Recorde
         # While a graph is captured nothing can be timed, and its replays make no cuts one could mark.
         with nullcontext() if way.graphs else _marked(reduction.decoder, clock, cuts):
             marks = [clock.start()]
-            cache = model(**prompt.prefill_inputs()).past_key_values
+            cache = cache_of(model(**prompt.prefill_inputs()))
             marks.append(clock.mark())
             taken.prefill += clock.between(marks)
         taken.selection.append(sum(cut.milliseconds(clock) for cut in cuts))
@@ -224,12 +225,12 @@ def _facts(
     with reduce(model, reducer, graphs=way.graphs) as reduction:
 
         def request() -> None:
-            cache = model(**prompt.prefill_inputs()).past_key_values
+            cache = cache_of(model(**prompt.prefill_inputs()))
             for step in range(settings.new_tokens):
                 model(**prompt.decode_inputs(step, cache))
 
         peak = peak_bytes(model, request)
-        cache = model(**prompt.prefill_inputs()).past_key_values
+        cache = cache_of(model(**prompt.prefill_inputs()))
         realised = TokenPlan(geometry, tuple(reduction.trace.entering))
         held, batch = kv_bytes(cache), len(prompt.input_ids_BS)
     plan = realised if reducer.adaptive else reducer.plan(geometry, prompt.visual_tokens)

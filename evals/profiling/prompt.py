@@ -13,6 +13,7 @@ import torch
 
 from evals.profiling.settings import ProfileSettings
 from hidrop.backbones import backbone_of
+from hidrop.cache_name import cache_name
 from hidrop.geometry import Geometry
 
 
@@ -50,7 +51,7 @@ class SyntheticRequest:
             "input_ids": self.continuation_BN[:, step : step + 1],
             "attention_mask": mask,
             "position_ids": position,
-            "past_key_values": cache,
+            cache_name(): cache,
             "use_cache": True,
             "logits_to_keep": 1,
         }

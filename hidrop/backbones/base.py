@@ -23,6 +23,7 @@ from hidrop.backbones.config_fields import ConfigFields, refuse, size_problems
 from hidrop.backbones.model_inputs import IMAGE, TEXT, Grid, Places, Rope, Vision, counted_places
 from hidrop.backbones.pixel_limits import PixelLimits
 from hidrop.backbones.rehearsal import rehearse, side_problems
+from hidrop.cache_name import cache_name
 from hidrop.checkpoint_files import check_folder, in_words
 from hidrop.errors import UserError
 from hidrop.geometry import Counts, Geometry
@@ -420,7 +421,7 @@ class Backbone(ABC):
             config=self.decoder.config,
             inputs_embeds=hidden_BND,
             attention_mask=valid_BN,
-            past_key_values=cache,
+            **{cache_name(): cache},
             position_ids=None,
             layer_idx=layer - 1,
             block_sequence_ids=block_BN,

@@ -158,8 +158,10 @@ class Reduction:
         - `logits` are (B, S, vocab) over the input; places whose token was dropped on the way hold zeros. With
           `logits_to_keep=1`, (B, 1, vocab) of each row's last token, whatever side the padding is on.
         - With `labels` (prefix of -100 before each answer) there is no cache; a token is predicted by the one before
+        cache: Cache | None = None,
           it in the sequence that leaves the last layer. In training mode `logits` is None, only the loss is computed.
-        - `past_key_values` comes back as a RaggedCache. Raises ValueError for any other cache that is not empty.
+        - The KV cache comes back as a RaggedCache. Raises ValueError for any other cache that is not empty. It may be
+          given by either of the names that transformers has had for it, `past_key_values` and `cache`.
         """
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("a reduced model needs input_ids (they say where the image is), not inputs_embeds")
@@ -170,19 +172,20 @@ class Reduction:
             if inputs.get(name):
                 raise ValueError(f"{name}: a reduced model has sequences of different lengths in its layers")
         vision = self.backbone.vision(inputs)
-        if isinstance(past_key_values, RaggedCache) and past_key_values.segments:
+        given = past_key_values if cache is None else cache
+        if isinstance(given, RaggedCache) and given.segments:
             if labels is not None:
-                raise ValueError("labels: training starts from the whole prompt, without past_key_values")
+                raise ValueError("labels: training starts from the whole prompt, without a cache")
             seen = vision is not None
-            return self._continue(input_ids, seen, attention_mask, past_key_values, logits_to_keep, return_dict)
-        check_empty(past_key_values)
+            return self._continue(input_ids, seen, attention_mask, given, logits_to_keep, return_dict)
+        check_empty(given)
 
         run = self.forward_pass
         first_token = labels is None and isinstance(logits_to_keep, int) and logits_to_keep == 1
-        if self.graphs and first_token and graph_forward.possible(run, use_cache, past_key_values):
+        if self.graphs and first_token and graph_forward.possible(run, use_cache, given):
             return graph_forward.prefill(run, self.graphs, input_ids, attention_mask, vision, return_dict)
         layout = run.layout_of(input_ids, attention_mask, vision=vision, labels=labels)
-        cache = cache_for(run.decoder.model, past_key_values, use_cache, labels is not None)
+        cache = cache_for(run.decoder.model, given, use_cache, labels is not None)
         made = run.whole(input_ids, layout, run.plan_of(layout), vision, None, cache)
         run.keep(made.record)
         if cache is not None and self.reducer.rechosen:
@@ -218,7 +221,7 @@ class Reduction:
         valid = None
         if count > 1:
             if seen or bool(self.backbone.kinds(input_ids).any()):
-                raise ValueError("images come with the first part of a prompt: start again without past_key_values")
+                raise ValueError("images come with the first part of a prompt: start again without a cache")
             if attention_mask is not None:
                 new = attention_mask[:, -count:].bool()
                 valid = None if bool(new.all()) else new

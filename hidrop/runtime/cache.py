@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 from hidrop.backbones.model_inputs import Places
+from hidrop.cache_name import cache_name
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Replay:
 
 
 class RaggedCache(DynamicCache):
-    """What a reduced model returns as `past_key_values`; `generate()` carries it through its loop.
+    """What a reduced model returns as its KV cache; `generate()` carries it through its loop.
 
     `get_seq_length()` without a layer is the length of the input so far (as callers expect who slice token ids);
     with a layer (0-based) it is what that layer holds.
@@ -171,7 +172,7 @@ class RaggedCache(DynamicCache):
                 segment.valid_BN = segment.valid_BN[:, :-removed]
 
     def reset(self) -> None:
-        raise NotImplementedError("a reduced cache is not reused: start the next prompt without past_key_values")
+        raise NotImplementedError("a reduced cache is not reused: start the next prompt without it")
 
     def _each_row(self, change: Any) -> None:
         for segment in self.segments:
@@ -198,6 +199,6 @@ def check_empty(cache: Cache | None) -> None:
         return
     if type(cache) is not DynamicCache or cache.offloading:
         kind = type(cache).__name__
-        raise ValueError(f"past_key_values: {kind} cannot hold layers of different lengths; use the default cache")
+        raise ValueError(f"{cache_name()}: {kind} cannot hold layers of different lengths; use the default cache")
     if cache.get_seq_length():
-        raise ValueError("past_key_values: this cache was filled without the reducer; start from the whole prompt")
+        raise ValueError(f"{cache_name()}: this cache was filled without the reducer; start from the whole prompt")

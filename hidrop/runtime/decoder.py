@@ -16,6 +16,7 @@ import torch
 
 from hidrop.backbones.base import Backbone
 from hidrop.backbones.model_inputs import Rope
+from hidrop.cache_name import cache_name
 from hidrop.reducer import Reducer
 from hidrop.runtime.cache import RaggedCache, Segment
 from hidrop.runtime.layout import ROOM, BatchPlan, Layout, RowCuts, answer_starts, segments
@@ -158,8 +159,8 @@ class Decoder:
             hidden,
             attention_mask=mask,
             position_embeddings=self.backbone.layer_rope(rope, layer),
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{cache_name(): cache},
         )
 
     def placed(self, sequence: Sequence, run: Prefill) -> Sequence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from hidrop.cache_name import cache_name
 from hidrop.runtime.layout import IGNORED, Layout
 from hidrop.runtime.sequence import Sequence
 
@@ -34,7 +36,8 @@ def returned(
     loss: torch.Tensor | None = None,
 ) -> tuple | ReducedOutput:
     """As transformers' models give it back; `images`: see `image_states`."""
-    output = ReducedOutput(loss=loss, logits=logits, past_key_values=cache, image_hidden_states=images)
+    held: Any = {cache_name(): cache}
+    output = ReducedOutput(loss=loss, logits=logits, image_hidden_states=images, **held)
     return output.to_tuple() if return_dict is False else output
 
 

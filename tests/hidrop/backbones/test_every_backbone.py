@@ -17,6 +17,7 @@ import torch
 from hidrop.backbones import BACKBONES, backbone_of, family_of, geometry_of
 from hidrop.backbones.model_inputs import size_of
 from hidrop.errors import UserError
+from hidrop.cache_name import cache_name
 from hidrop.reducer import build
 from hidrop.runtime import reduce
 from hidrop.runtime.cuda_graphs import Graphs
@@ -294,7 +295,7 @@ def test_the_reduced_forward_takes_every_input_of_the_models_own(name: str) -> N
     model = model_of(name)
     backbone = backbone_of(model)
     known = {*backbone.image_inputs, *backbone.vision_settings, *backbone.derived_inputs, *backbone.refused_inputs}
-    known |= {"input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels"}
+    known |= {"input_ids", "attention_mask", "position_ids", cache_name(), "inputs_embeds", "labels"}
     known |= {"use_cache", "logits_to_keep"}
     parameters = inspect.signature(type(model).forward).parameters
     assert {name for name, one in parameters.items() if one.kind is not one.VAR_KEYWORD} - {"self"} <= known
