@@ -66,10 +66,13 @@ class Backbone(ABC):
     vision_settings: ClassVar[tuple[str, ...]] = ()
     # Inputs of the model's forward that follow from the token ids, so that a reduced model does not read them.
     derived_inputs: ClassVar[tuple[str, ...]] = ()
-    # Inputs of the model's forward with which a reduced model cannot do anything.
-    refused_inputs: ClassVar[tuple[str, ...]] = ()
+    # Inputs of the model's forward with which a reduced model cannot do anything. `mm_encoder_outputs` came to
+    # transformers after 5.17: features of images that generate() has encoded before the prefill.
+    refused_inputs: ClassVar[tuple[str, ...]] = ("mm_encoder_outputs",)
     # The kinds of placeholders, by the config's name for their id.
     placeholders: ClassVar[Mapping[str, int]] = {"image_token_id": IMAGE}
+    # The axis of images in `Vision.inputs`.
+    media_axis: ClassVar[int] = 0
     # Whether the tower's features come with the states of a class token (see `tower_states`).
     class_token: ClassVar[bool] = False
     # Whether the tower takes images of another size than its own (see `Vision.with_pixels`).
@@ -308,6 +311,14 @@ class Backbone(ABC):
     def medium(self, inputs: Mapping[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
         """The inputs of one medium; images come before videos."""
         return {name: value[number : number + 1] for name, value in inputs.items()}
+
+    def chosen(self, inputs: Mapping[str, torch.Tensor], numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The inputs of these media (some of them more than once) as one batch, for `vision` to read again."""
+        import torch
+
+        media = [self.medium(inputs, number) for number in numbers]
+        found = {name: [one[name] for one in media if name in one] for name in inputs}
+        return {name: torch.cat(parts, self.media_axis) for name, parts in found.items() if parts}
 
     def pixels(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The pixels of one medium."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -145,6 +146,17 @@ class OneVision(Backbone):
         names = ("pixel_values", "image_sizes", "whole")
         return {name: inputs[name][number : number + 1] for name in names if name in inputs}
 
+    def chosen(self, inputs: Mapping[str, torch.Tensor], numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Images in a row that are seen whole only count as those of one prompt, others as one image each."""
+        import torch
+
+        found = super().chosen(inputs, numbers)
+        if (whole := found.pop("whole", None)) is not None:
+            runs = [(alone, len([*run])) for alone, run in groupby(whole.tolist())]
+            counts = [count for alone, size in runs for count in ([size] if alone else [1] * size)]
+            found["batch_num_images"] = whole.new_tensor(counts, dtype=torch.long)
+        return found
+
     def grids(self, vision: Vision) -> tuple[tuple[Grid, ...], ...]:
         side = self.side_of(self.model.config)
         found: list[tuple[Grid, ...]] = []
@@ -160,6 +172,11 @@ class OneVision(Backbone):
             found += [((videos.shape[1], self.pooled_side, self.pooled_side), (1, 1, 1))] * len(videos)
         return tuple(found)
 
+    @property
+    def pooled_side(self) -> int:
+        """Tokens on a side of a video's frame."""
+        return math.ceil(self.side_of(self.model.config) / 2)
+
     def scaled(self, height: int, width: int, aspect: str) -> tuple[int, int]:
         """Rows and columns of tokens that an image of `height` x `width` pixels has in its tiles."""
         rows, columns = tiled(self.model.config, height, width)
@@ -171,11 +188,6 @@ class OneVision(Backbone):
         """Tiles of each image, the whole one included."""
         sizes, whole = inputs["image_sizes"].tolist(), inputs["whole"].tolist()
         return [1 if alone else self.tiles_of(*size) for size, alone in zip(sizes, whole, strict=True)]
-
-    @property
-    def pooled_side(self) -> int:
-        """Tokens on a side of a video's frame."""
-        return math.ceil(self.side_of(self.model.config) / 2)
 
     def tiles_of(self, height: int, width: int) -> int:
         """Tiles of an image of `height` x `width` pixels, the whole one included."""

@@ -58,7 +58,8 @@ class SmolVLM(Backbone):
     # lmms-eval has no class of its own for it, and its general one for transformers' models runs it.
     asking: ClassVar[Asking | None] = Asking("huggingface", longest=4096)
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_attention_mask")
-    refused_inputs: ClassVar[tuple[str, ...]] = ("image_hidden_states",)
+    media_axis: ClassVar[int] = 1
+    refused_inputs: ClassVar[tuple[str, ...]] = (*Backbone.refused_inputs, "image_hidden_states")
 
     @classmethod
     def geometry_of(cls, config: Any) -> Geometry:
@@ -117,9 +118,9 @@ class SmolVLM(Backbone):
         return (((1, side, side),),) * vision.count
 
     def features(self, vision: Vision) -> list[torch.Tensor]:
-        made = self.model.model.get_image_features(**vision.inputs, return_dict=True)
         import torch
 
+        made = self.model.model.get_image_features(**vision.inputs, return_dict=True)
         # (tiles, tokens, D) in transformers 5.17, (tiles x tokens, D) of each prompt later.
         return list(torch.cat(list(made.pooler_output)).split(self.tile_side(self.model.config) ** 2))
 

@@ -1,7 +1,8 @@
 """`reduce(model, method)` turns one multimodal model of transformers into a reduced one, and back.
 
-Only the instance's `forward` is replaced. `generate()` (greedy, sampling, beams), `model(...)`, labels and gradient
-checkpointing go on working; modules, weights and config stay what they are.
+Only the instance's `forward` is replaced, and the method by which generate() repeats rows for beams. `generate()`
+(greedy, sampling, beams), `model(...)`, labels and gradient checkpointing go on working; modules, weights and config
+stay what they are.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ from hidrop.runtime.feature_cache import Encoder
 from hidrop.runtime.forward import ForwardPass, check_window
 from hidrop.runtime.forward_patch import bound, owner_of
 from hidrop.runtime.outputs import ReducedOutput
+from hidrop.runtime.repeated_rows import repeat_rows
 from hidrop.runtime.trace import Kept, Trace
+
+# Attributes of the model's class that the instance gets of its own.
+REPLACED = ("forward", "_expand_inputs_for_generation")
 
 
 class Reduction:
@@ -46,7 +51,7 @@ class Reduction:
         """The model itself stays as it is until `attach`. Raises ValueError for a method that does not fit it."""
         self.forward_pass = ForwardPass(backbone, reducer, features)
         self.graphs = graphs
-        self._before: Any = None
+        self._before: dict[str, Any] = {}
         self._attached = False
 
     @property
@@ -90,13 +95,16 @@ class Reduction:
 
     def attach(self) -> Self:
         """Replace the model's forward. Raises RuntimeError when it is reduced already."""
-        before = self.model.__dict__.get("forward")
-        if (outer := owner_of(before)) is not None:
+        if (outer := owner_of(self.model.__dict__.get("forward"))) is not None:
             raise RuntimeError(
                 f"this model is already reduced, by {outer!r}: leave that block, or call its remove(), first"
             )
-        self._before = before
-        self.model.forward = bound(self.model, self.forward, self, self.backbone.signature())
+        self._before = {name: self.model.__dict__[name] for name in REPLACED if name in self.model.__dict__}
+        # Where generate() finds `mm_encoder_outputs` in the signature, it encodes the images and passes no pixels.
+        signature, hidden = self.backbone.signature(), self.backbone.refused_inputs
+        self.model.forward = bound(self.model, self.forward, self, signature, hidden)
+        own = self.model._expand_inputs_for_generation
+        self.model._expand_inputs_for_generation = partial(repeat_rows, self.backbone, own)
         self._attached = True
         return self
 
@@ -112,9 +120,9 @@ class Reduction:
         if not self._attached:
             return False
         self._attached = False
-        del self.model.__dict__["forward"]
-        if self._before is not None:
-            self.model.forward = self._before
+        for name in REPLACED:
+            del self.model.__dict__[name]
+        self.model.__dict__.update(self._before)
         return True
 
     def __enter__(self) -> Self:
@@ -150,6 +158,7 @@ class Reduction:
         use_cache: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        cache: Cache | None = None,
         **inputs: Any,
     ) -> tuple | ReducedOutput:
         """The model's own forward, reduced; `inputs` are those of its images. Differences from transformers:
@@ -158,7 +167,6 @@ class Reduction:
         - `logits` are (B, S, vocab) over the input; places whose token was dropped on the way hold zeros. With
           `logits_to_keep=1`, (B, 1, vocab) of each row's last token, whatever side the padding is on.
         - With `labels` (prefix of -100 before each answer) there is no cache; a token is predicted by the one before
-        cache: Cache | None = None,
           it in the sequence that leaves the last layer. In training mode `logits` is None, only the loss is computed.
         - The KV cache comes back as a RaggedCache. Raises ValueError for any other cache that is not empty. It may be
           given by either of the names that transformers has had for it, `past_key_values` and `cache`.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import torch
 
@@ -263,20 +263,32 @@ def media_by_row(layout: Layout, images: Sequence[int], videos: Sequence[int]) -
 
     Raises ValueError for a row whose placeholders end within an image or a video.
     """
-    left, rows = (list(images), list(videos)), []
-    for count, video in zip(layout.visual_counts, layout.video_counts, strict=True):
-        row: list[int] = []
-        for kind, wanted in zip(left, (count - video, video), strict=True):
-            start = len(row)
-            while kind and sum(row[start:]) < wanted:
-                row.append(kind.pop(0))
-            if sum(row[start:]) != wanted:
-                raise ValueError(
-                    f"a prompt of the batch holds {wanted} image or video tokens, but its media have "
-                    f"{sum(row[start:])}: give each prompt the placeholders of whole images, and truncate none"
-                )
-        rows.append(tuple(row))
+    image_counts = [count - video for count, video in zip(layout.visual_counts, layout.video_counts, strict=True)]
+    rows: list[tuple[int, ...]] = [()] * len(image_counts)
+    for wanted, sizes in ((image_counts, images), (layout.video_counts, videos)):
+        left = iter(sizes)
+        rows = [(*row, *islice(left, n)) for row, n in zip(rows, media_in_rows(wanted, sizes), strict=True)]
     return tuple(rows)
+
+
+def media_in_rows(wanted: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """The number of media of each row. `wanted`: visual tokens of each row; `sizes`: those of each medium, in order.
+
+    Raises ValueError for a row whose placeholders end within a medium.
+    """
+    counts, first = list[int](), 0
+    for tokens in wanted:
+        last, found = first, 0
+        while last < len(sizes) and found < tokens:
+            found, last = found + sizes[last], last + 1
+        if found != tokens:
+            raise ValueError(
+                f"a prompt of the batch holds {tokens} image or video tokens, but its media have {found}: give each "
+                "prompt the placeholders of whole images, and truncate none"
+            )
+        counts.append(last - first)
+        first = last
+    return counts
 
 
 def segments(plan: BatchPlan, layers: int) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import torch
 
 from hidrop.backbones import BACKBONES, backbone_of, family_of, geometry_of
 from hidrop.backbones.model_inputs import size_of
-from hidrop.errors import UserError
 from hidrop.cache_name import cache_name
+from hidrop.errors import UserError
 from hidrop.reducer import build
 from hidrop.runtime import reduce
 from hidrop.runtime.cuda_graphs import Graphs
 from hidrop.runtime.feature_cache import FeatureCache
+from hidrop.runtime.repeated_rows import repeat_rows
 from tests.conftest import make_llava, make_llava_next
 from tests.hidrop.backbones.families import FAMILIES, batch_of, derived, model_of, positioned, row_of
 from tests.hidrop.runtime.test_cuda_graphs import FxRecorder
@@ -115,12 +117,19 @@ def test_vanilla_with_images_and_videos_is_transformers_own_forward(name: str, s
 
 @every_family
 @pytest.mark.parametrize("beams", [1, 3])
-def test_vanilla_generates_the_ids_that_transformers_generates(name: str, beams: int) -> None:
+def test_vanilla_generates_the_ids_that_transformers_generates(
+    name: str, beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt with two images and one with one. transformers 5.17 mixes up the images of beams: see repeated_rows.py,
+    whose own tests are independent of it. Later versions encode before, and this changes nothing for them."""
     sizes, model = [*FAMILIES[name].sizes], model_of(name)
-    inputs = batch_of(name, [sizes[:1], sizes[1:2]])
+    inputs = batch_of(name, [sizes[:2], sizes[1:2]])
     suppressed = [getattr(model.config, one) for one in backbone_of(model).placeholders]
     settings: dict[str, Any] = dict(max_new_tokens=6, do_sample=False, num_beams=beams, suppress_tokens=suppressed)
-    wanted = model.generate(**inputs, **settings)
+    with monkeypatch.context() as patch:
+        own = model._expand_inputs_for_generation
+        patch.setitem(vars(model), "_expand_inputs_for_generation", partial(repeat_rows, backbone_of(model), own))
+        wanted = model.generate(**inputs, **settings)
     with reduce(model, build("vanilla")):
         assert torch.equal(model.generate(**inputs, **settings), wanted)
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from hidrop.backbones import backbone_of
 from hidrop.runtime import reduce
+from hidrop.runtime.forward_patch import bound
 from tests.baselines.test_every_method import reducer_of
 
 
@@ -47,9 +49,21 @@ def test_mixed_precision_by_accelerate_runs_the_reduced_forward_and_leaves_it(
 
 def test_the_reduced_forward_has_the_signature_of_the_models_own(tiny_llava: Any) -> None:
     model = tiny_llava()
-    wanted = inspect.signature(model.forward)
+    own = inspect.signature(model.forward)
+    refused = backbone_of(model).refused_inputs
+    wanted = own.replace(parameters=[one for name, one in own.parameters.items() if name not in refused])
     with reduce(model, reducer_of("hidrop")):
         assert inspect.signature(model.forward) == wanted
+
+
+def test_a_hidden_argument_keeps_its_place_and_is_not_in_the_signature() -> None:
+    def forward(**given: int) -> dict[str, int]:
+        return given
+
+    own = inspect.signature(lambda first, second, third=3: None)
+    method = bound(object(), forward, signature=own, hidden=("second",))
+    assert list(inspect.signature(method).parameters) == ["first", "third"]
+    assert method(1, 2, 4) == {"first": 1, "second": 2, "third": 4}
 
 
 def test_arguments_by_place_mean_what_they_mean_to_the_model(tiny_llava: Any, prompt: Any, pixels: Any) -> None:
