@@ -57,7 +57,8 @@ def test_config_names_the_tokens_of_the_tokenizer(family: str, folders: dict[str
     made = FAMILIES[family]()
     for name, value in made.config.items():
         if "_token_i" in name:
-            assert config[name] == value
+            # A later transformers than 5.17 writes the padding of SmolVLM's decoder alone.
+            assert config.get(name, config["text_config"].get(name)) == value
             assert tokenizer.convert_ids_to_tokens(value) in made.tokens, name
     assert len(tokenizer) <= made.config["text_config"]["vocab_size"]
     assert [tokenizer.convert_tokens_to_ids(token) for token in made.tokens] == [made.token_id(t) for t in made.tokens]
