@@ -3,8 +3,8 @@
 The preprocessed pixels are resized (bicubic with antialiasing) and the tower's position embeddings are interpolated,
 so the tower itself has less work too.
 
-Towers for images of any size (Qwen) need neither: their processor gets a smaller image. `grid` says of how many tokens.
-The processor comes before the model, so whoever calls it makes the image smaller, and `reduce` refuses.
+Towers for images of any size (Qwen) need neither: their processor gets a smaller image of the same shape, and the model
+runs unreduced. The processor comes before the model, so an evaluation does that, and `reduce` refuses.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ class Downsample(Encoded):
         return schedule
 
     def check_backbone(self, backbone: Backbone) -> None:
-        if not backbone.interpolates:
-            raise ValueError(
-                f"downsample: {backbone.title} takes no other image than its processor makes: give the processor a "
-                "smaller image, of as many rows and columns as Downsample.grid says, and run vanilla on it"
-            )
+        if backbone.interpolates:
+            return
+        way = "and its images have one size"
+        if backbone.token_side:
+            way = "a matrix makes it smaller; in your own code, give it one of the size that Downsample.smaller says"
+        raise ValueError(f"downsample: {backbone.title} takes no other image than its processor makes: {way}")
 
-    def grid(self, rows: int, columns: int, geometry: Geometry) -> tuple[int, int]:
+    def smaller(self, rows: int, columns: int, geometry: Geometry) -> tuple[int, int]:
         """Rows and columns of tokens of an image that would have `rows` x `columns`, brought to its share of them.
 
         The share is `side` squared of `geometry.visual_tokens`. Of all grids whose shape is that of the image, rounded

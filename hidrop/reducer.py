@@ -140,6 +140,15 @@ class Reducer:
             )
         return self
 
+    @property
+    def shrinks(self) -> bool:
+        """Whether the method gives the processor a smaller image, in families whose images keep their shape (Qwen)."""
+        return type(self).smaller is not Reducer.smaller
+
+    def smaller(self, rows: int, columns: int, geometry: Geometry) -> tuple[int, int]:
+        """Rows and columns of visual tokens that an image of `rows` x `columns` tokens gets instead; see `shrinks`."""
+        return rows, columns
+
     def check_backbone(self, backbone: Backbone) -> None:
         """Raises ValueError for a model that the method does not fit, where its geometry does not tell."""
 

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from lmms_eval.api.instance import GenerationResult, TokenCounts
@@ -34,7 +35,7 @@ from evals.model.requests import (
     without_own_settings,
 )
 from evals.store.kept_tokens import cuts_of
-from evals.tasks.protocol import Prepared
+from evals.tasks.protocol import Prepared, Smaller
 from evals.tasks.protocol import protocol as protocol_called
 from hidrop.errors import UserError, in_a_line
 from hidrop.images import as_rgb
@@ -173,6 +174,10 @@ class HidropLlava(lmms):
         self.protocol, self._batch_size = protocol_called(protocol), batch_size
         self.protocol.check(loaded.backbone)
         self._asking = self.protocol.asking(loaded.backbone)
+        # A method that gives the processor a smaller image leaves nothing to reduce.
+        self._smaller: Smaller | None = None
+        if self.reducer.shrinks and loaded.backbone.token_side:
+            self._smaller = partial(self.reducer.smaller, geometry=loaded.geometry)
         self.max_new_tokens = max_new_tokens
         self.failures: dict[tuple[str, int], str] = {}
         self.trace: Any = None
@@ -203,6 +208,7 @@ class HidropLlava(lmms):
         A sample that cannot be prepared (a broken image, a prompt that is too long) is recorded as failed, with the
         answer "". Raises TraceMismatch, and any error of generation.
         """
+        from hidrop.reducer import build
         from hidrop.runtime import reduce
 
         asked = [Request.of(place, instance) for place, instance in enumerate(requests)]
@@ -216,7 +222,8 @@ class HidropLlava(lmms):
             for batch in batches(asked, lengths, self._batch_size)
             if self._mine(batch.number) and any(request.place not in answers for request in batch.requests)
         ]
-        with reduce(self.loaded.model, self.reducer, features=self.loaded.features, graphs=self._graphs) as reduction:
+        running = self.reducer if self._smaller is None else build("vanilla")
+        with reduce(self.loaded.model, running, features=self.loaded.features, graphs=self._graphs) as reduction:
             for batch, images in zip(todo, ahead(self._images, todo, self._workers), strict=True):
                 made, records = self._answer(batch, images, reduction)
                 answers = made | answers
@@ -266,7 +273,8 @@ class HidropLlava(lmms):
         reduction.check()
         self.trace = reduction.trace
         counted = self.trace.rows[:: len(self.trace.rows) // len(prompts)]  # with beams a prompt has several
-        entered = [None if row == reduction.plan.entering else list(row) for row in counted]
+        planned = reduction.plan.entering if self._smaller is None else None
+        entered = [None if row == planned else list(row) for row in counted]
         kept = cuts_of(reduction, [prompt.visual_tokens for prompt in prompts])
         return [
             {"entering": entering, "kept": cuts, "answer": answer, "new_tokens": count, "milliseconds": milliseconds}
@@ -293,7 +301,7 @@ class HidropLlava(lmms):
         try:
             doc = self._documents(shown.task, shown.split)[shown.doc_id]
             images = [as_rgb(image) for image in shown.visuals(doc) or ()]
-            return self.protocol.prepare(self.loaded, request.context, images)
+            return self.protocol.prepare(self.loaded, request.context, images, self._smaller)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # PIL and the processor raise many types for a broken file

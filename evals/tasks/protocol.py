@@ -9,7 +9,7 @@ checkpoint, and nothing else. The same model scores differently, so every table 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,8 @@ PROTOCOL_VERSION: dict[str, str] = {
     NATIVE: "1",
 }
 
+# Rows and columns of an image's visual tokens, to those of the smaller image that takes its place.
+Smaller = Callable[[int, int], tuple[int, int]]
 LLAVA_HF = "llava_hf"  # lmms-eval's class for LLaVA in transformers' layout
 # Questions of more than one word, to try a chat template on.
 REHEARSED = ("What is it?", "Where is the cat?\nA. left\nB. right")
@@ -76,12 +78,18 @@ class Protocol:
     def check(self, backbone: Backbone) -> None:
         """Raises UserError for a family that this protocol is not for."""
 
-    def prepare(self, loaded: Loaded, question: str, images: Sequence[Image.Image]) -> Prepared:
-        """The prompt with RGB images of any size. Raises ValueError for a question or images that cannot be asked."""
+    def prepare(
+        self, loaded: Loaded, question: str, images: Sequence[Image.Image], smaller: Smaller | None = None
+    ) -> Prepared:
+        """The prompt with RGB images of any size. Raises ValueError for a question or images that cannot be asked.
+
+        `smaller`: see `Reducer.smaller`, for a family with a `token_side`. The visual tokens that are counted are still
+        those of the whole images.
+        """
         if (asking := self.asking(loaded.backbone)) is not None:
             if (limits := loaded.pixel_limits).field is not None:
                 asking = asking.limiting(limits, loaded.backbone.token_pixels(loaded.model.config))
-            return whole(loaded.backbone, loaded.processor, asking, question, images)
+            return whole(loaded.backbone, loaded.processor, asking, question, images, smaller)
         tokens = tuple(loaded.image_tokens(image.height, image.width) for image in images)
         ids = self.ids(loaded.tokenizer, question, tokens, image_token_id=loaded.backbone.placeholder_id)
         shapes = loaded.backbone.shapes_images
@@ -260,7 +268,14 @@ def decoding(name: str, task: str) -> dict[str, Any] | str:
         return "lmms-eval"
 
 
-def whole(backbone: Backbone, processor: Any, asking: Asking, question: str, images: Sequence[Image.Image]) -> Prepared:
+def whole(
+    backbone: Backbone,
+    processor: Any,
+    asking: Asking,
+    question: str,
+    images: Sequence[Image.Image],
+    smaller: Smaller | None = None,
+) -> Prepared:
     """A prompt that the processor makes of text and images together. Raises ValueError like `Protocol.prepare`."""
     question = asking.question(question)
     marks = {backbone.prompt_placeholder(processor.tokenizer, processor)}
@@ -269,14 +284,35 @@ def whole(backbone: Backbone, processor: Any, asking: Asking, question: str, ima
         raise ValueError(f"the question itself contains {found[0]}")
     text = templated(processor, asking, question, len(images))
     seen = [asking.seen(image) for image in images]
+    settings, uncut = dict(asking.settings), 0
+    if smaller is not None and seen:
+        seen, uncut = shrunk(backbone, processor, seen, smaller)
+        settings = {"do_resize": False}
     given: dict[str, Any] = {"images": [seen] if asking.together else seen} if seen else {}
     # As transformers does it: a template that writes the token of the beginning is not given a second one.
     bos = getattr(processor.tokenizer, "bos_token", None)
     special = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-    made = processor(text=text, return_tensors="pt", **given, **special, **(asking.settings if seen else {}))
+    made = processor(text=text, return_tensors="pt", **given, **special, **(settings if seen else {}))
     ids = made["input_ids"][0].tolist()
     inputs = {name: made[name] for name in backbone.image_inputs if name in made}
-    return Prepared(ids, inputs or None, len(images), ids.count(backbone.placeholder_id))
+    return Prepared(ids, inputs or None, len(images), uncut or ids.count(backbone.placeholder_id))
+
+
+def shrunk(
+    backbone: Backbone, processor: Any, images: Sequence[Image.Image], smaller: Smaller
+) -> tuple[list[Image.Image], int]:
+    """Images at the pixels of fewer tokens, by the processor's own filter, and the tokens that they have whole."""
+    from PIL.Image import Resampling
+
+    config, image_processor, side = backbone.model.config, processor.image_processor, backbone.token_side
+    assert side is not None
+    found, tokens = [], 0
+    for image in images:
+        rows, columns = backbone.token_grid(config, image.height, image.width, image_processor)
+        tokens += rows * columns
+        rows, columns = smaller(rows, columns)
+        found.append(image.resize((columns * side, rows * side), Resampling(int(image_processor.resample))))
+    return found, tokens
 
 
 def templated(processor: Any, asking: Asking, question: str, images: int) -> str:

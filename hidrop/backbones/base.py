@@ -357,6 +357,16 @@ class Backbone(ABC):
         return {name: torch.cat([one[name] for one in images]) for name in images[0]} if images else {}
 
     @property
+    def token_side(self) -> int | None:
+        """Pixels on a side of a visual token, if the processor leaves images of whole tokens as they are. Else None."""
+        return None
+
+    @classmethod
+    def token_grid(cls, config: Any, height: int, width: int, image_processor: Any) -> tuple[int, int]:
+        """Rows and columns of visual tokens of an image, in a family with a `token_side`."""
+        raise NotImplementedError
+
+    @property
     def patch_size(self) -> int:
         """Pixels on a side of one of the tower's patches."""
         return self.model.config.vision_config.patch_size

@@ -179,6 +179,18 @@ class Qwen2VL(Backbone):
         """
         return image_processor.get_number_of_image_patches(height, width) // config.vision_config.spatial_merge_size**2
 
+    @property
+    def token_side(self) -> int:
+        return self.merge * self.patch_size
+
+    @classmethod
+    def token_grid(cls, config: Any, height: int, width: int, image_processor: Any) -> tuple[int, int]:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+        side, size = isqrt(cls.token_pixels(config)), image_processor.size
+        rows, columns = smart_resize(height, width, side, size.shortest_edge, size.longest_edge)
+        return rows // side, columns // side
+
     @classmethod
     def processor_problems(cls, config: Any, image_processor: Any) -> Iterator[str]:
         vision = config.vision_config

@@ -30,13 +30,13 @@ QWEN = PRESETS["qwen2.5-vl-7b"]  # 1296 tokens
     ],
 )
 def test_an_image_keeps_its_shape_and_its_share_of_tokens(side, whole, smaller):
-    assert Downsample(side).grid(*whole, QWEN) == smaller
+    assert Downsample(side).smaller(*whole, QWEN) == smaller
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(1, 36), st.integers(1, 60), st.integers(1, 60))
 def test_no_side_is_further_from_the_images_shape_than_rounding(side, rows, columns):
-    row, column = Downsample(side).grid(rows, columns, QWEN)
+    row, column = Downsample(side).smaller(rows, columns, QWEN)
     assert 1 <= row <= rows and 1 <= column <= columns
     assert abs(column - row * columns / rows) <= 0.5 or abs(row - column * rows / columns) <= 0.5 or 1 in (row, column)
     wanted = side**2 / 1296 * rows * columns
@@ -57,7 +57,7 @@ def test_a_processor_leaves_an_image_of_that_many_tokens_as_it_is(name):
     """The way that the reduction takes: the image is brought to the grid's pixels, and the processor follows."""
     backbone, (whole, tokens) = backbone_of(model_of(name)), next(iter(FAMILIES[name].sizes.items()))
     unit = backbone.patch_size * backbone.merge
-    rows, columns = Downsample(2).grid(whole[0] // unit, whole[1] // unit, backbone.geometry.counted(8))
+    rows, columns = Downsample(2).smaller(whole[0] // unit, whole[1] // unit, backbone.geometry.counted(8))
     image = picture(whole, seed=1).resize((columns * unit, rows * unit))
     made = processor_of(name).image_processor(images=[image], return_tensors="pt")
     assert made["image_grid_thw"].tolist() == [[1, 2 * rows, 2 * columns]]
@@ -67,7 +67,7 @@ def test_a_processor_leaves_an_image_of_that_many_tokens_as_it_is(name):
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl", "gemma3"])
 def test_a_model_whose_processor_decides_refuses_in_words(name):
     title, stated = backbone_of(model_of(name)).title, {} if name == "gemma3" else {"reference_tokens": 16}
-    with pytest.raises(ValueError, match=f"downsample: {title} takes no other image than its processor makes: give"):
+    with pytest.raises(ValueError, match=f"downsample: {title} takes no other image than its processor makes: "):
         reduce(model_of(name), Downsample(2), **stated)
     assert "forward" not in model_of(name).__dict__
 

@@ -71,3 +71,23 @@ def test_limits_of_pixels_of_another_family_are_refused_before_a_run(
     folder = tiny_checkpoints.write("gemma3", tmp_path / "gemma")
     run(tmp_path, matrix(folder, "native", ", max_pixels: 9000"), code=2)
     assert "max_pixels: Gemma 3 has no limits of pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_downsample_gives_the_processor_a_smaller_image_of_the_same_shape(name: str, tmp_path: Path) -> None:
+    """Embedded images of 80 x 80 pixels become 12 x 12 tokens: a quarter is 6 x 6 of them, and the model runs whole."""
+    side = 32 if name == "qwen3_vl" else 28
+    folder = tiny_checkpoints.write(name, tmp_path / name)
+    text = matrix(folder, "native", f", min_pixels: {(12 * side) ** 2}, max_pixels: {(12 * side) ** 2}")
+    methods = 'methods:\n  vanilla: {}\n  downsample: {budget: "25%"}\n'
+    text = (
+        text[: text.index("methods:")]
+        + methods
+        + text[text.index("tasks:") : text.index("profile:")]
+        + "profile: null\n"
+    )
+    document = run(tmp_path, text)
+    cells = {cell["label"]: cell for cell in document["cells"]}
+    assert (cells["vanilla"]["share"], cells["downsample"]["share"]) == (1, 0.25)
+    assert cells["downsample"]["average_tokens"] == 36
+    assert cells["downsample"]["flops"] < cells["vanilla"]["flops"]
