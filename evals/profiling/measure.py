@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from evals.profiling.prompt import SyntheticRequest, build_request
 from evals.profiling.record import Measurement, Profile, Spread
 from evals.profiling.settings import ProfileSettings
 from evals.profiling.vision import RecordedFeatures
+from hidrop.backbones import Backbone, backbone_of
 from hidrop.cache_name import cache_of
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
-from hidrop.reducer import Reducer
+from hidrop.reducer import Reducer, build
 from hidrop.runtime import Reduction, reduce
 from hidrop.runtime.cuda_graphs import Graphs, Recorder
 
@@ -47,22 +48,36 @@ def measure(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSetti
 
 @dataclass(frozen=True)
 class Way:
-    """A method and how it runs: eagerly, or by graphs, which are captured on its first run."""
+    """A method and how it runs: eagerly, or by graphs, which are captured on its first run.
+
+    `tokens`: those of the image that it runs on, where the method gives the processor a smaller one; the model then
+    runs unreduced.
+    """
 
     reducer: Reducer
     graphs: Graphs | None = None
+    tokens: int | None = None
 
 
-def ways(reducers: Mapping[str, Reducer], settings: ProfileSettings, recorder: Recorder | None) -> dict[str, Way]:
+def ways(
+    reducers: Mapping[str, Reducer], settings: ProfileSettings, recorder: Recorder | None, backbone: Backbone
+) -> dict[str, Way]:
     """Every method eagerly and, with a recorder, also by graphs if it can be captured."""
-    found = {label: Way(reducer) for label, reducer in reducers.items()}
-    for label, reducer in reducers.items() if recorder else ():
-        if not (reducer.adaptive or reducer.rechosen):
+    found = {label: _way(reducer, backbone) for label, reducer in reducers.items()}
+    for label, way in [*found.items()] if recorder else ():
+        if not (way.reducer.adaptive or way.reducer.rechosen):
             # All prompts have the same length, so a bucket of one token adds no padding. Two graphs: the whole forward
             # and, for the prefill, the same without the tower.
             graphs = Graphs(recorder, bucket=1, room=settings.new_tokens, limit=2)
-            found[label + CAPTURED] = Way(reducer, graphs)
+            found[label + CAPTURED] = replace(way, graphs=graphs)
     return found
+
+
+def _way(reducer: Reducer, backbone: Backbone) -> Way:
+    if not (reducer.shrinks and backbone.token_side):
+        return Way(reducer)
+    rows, columns = reducer.smaller(*backbone.pixel_grid, backbone.geometry)
+    return Way(build("vanilla"), tokens=rows * columns)
 
 
 @torch.inference_mode()
@@ -89,19 +104,23 @@ def measure_beside(
     beside: dict[int, dict[str, Spread]] = {}
     for batch in settings.batch:
         prompt = build_request(loaded.model, loaded.geometry, settings, batch)
-        run = ways(reducers, settings, recorder)
+        run = ways(reducers, settings, recorder, backbone_of(loaded.model))
+        requests = {
+            label: build_request(loaded.model, loaded.geometry, settings, batch, way.tokens) if way.tokens else prompt
+            for label, way in run.items()
+        }
         timings = {label: _Timings() for label in run}
-        features = _features(loaded.model, {label: way.reducer for label, way in run.items()}, prompt)
+        features = _features(loaded.model, {label: way.reducer for label, way in run.items()}, requests)
         for label, way in run.items():
             if way.graphs:
-                _time_once(loaded.model, way, prompt, features[label])  # captures
+                _time_once(loaded.model, way, requests[label], features[label])  # captures
         others = probes(prompt)
         taken_by: dict[str, list[float]] = {name: [] for name in others}
         clock = Clock(loaded.model.device)
         with no_collector():
             for round_ in range(settings.warmup + settings.repeats):
                 for label, way in run.items():
-                    taken = _time_once(loaded.model, way, prompt, features[label])
+                    taken = _time_once(loaded.model, way, requests[label], features[label])
                     if round_ >= settings.warmup:
                         _append(timings[label], taken)
                 for name in others:
@@ -114,19 +133,24 @@ def measure_beside(
         features.clear()  # not part of any method's peak memory, and neither is the other timed work
         others = {}
         for label, way in run.items():
-            facts = _facts(loaded.model, loaded.geometry, way, prompt, settings, label)
+            facts = _facts(loaded.model, loaded.geometry, way, requests[label], settings, label)
             found.setdefault(label, []).append(_measurement(batch, settings, timings[label], facts))
     return {label: Profile(label, tuple(measurements)) for label, measurements in found.items()}, beside
 
 
-def _features(model: Any, reducers: Mapping[str, Reducer], prompt: SyntheticRequest) -> dict[str, RecordedFeatures]:
-    """The prompt's features for each method. Methods that do not work in the tower share one record."""
-    shared = RecordedFeatures()
-    found = {label: RecordedFeatures() if reducer.encodes else shared for label, reducer in reducers.items()}
+def _features(
+    model: Any, reducers: Mapping[str, Reducer], requests: Mapping[str, SyntheticRequest]
+) -> dict[str, RecordedFeatures]:
+    """The features of each method's request. Methods that do not work in the tower share those of one request."""
+    shared: dict[int, RecordedFeatures] = {}
+    found = {
+        label: RecordedFeatures() if reducer.encodes else shared.setdefault(id(requests[label]), RecordedFeatures())
+        for label, reducer in reducers.items()
+    }
     for label, reducer in reducers.items():
         if not found[label].features:
             with reduce(model, reducer, features=found[label]):
-                model(**prompt.prefill_inputs())
+                model(**requests[label].prefill_inputs())
     return found
 
 

@@ -57,10 +57,13 @@ class SyntheticRequest:
         }
 
 
-def build_request(model: Any, geometry: Geometry, settings: ProfileSettings, batch: int) -> SyntheticRequest:
+def build_request(
+    model: Any, geometry: Geometry, settings: ProfileSettings, batch: int, tokens: int | None = None
+) -> SyntheticRequest:
     """`batch` different requests with `settings.text_tokens` text tokens and one image each.
 
-    Where images differ in their tokens, it is the family's nominal one: of the most tiles, or of the reference tokens.
+    Where images differ in their tokens, it is the family's nominal one: of the most tiles, or of the reference tokens
+    (or of about `tokens`).
 
     Half of the text is before the image. Everything is drawn from `settings.seed` on the CPU, so all devices get the
     same request.
@@ -68,6 +71,8 @@ def build_request(model: Any, geometry: Geometry, settings: ProfileSettings, bat
     device = model.device
     generator = torch.Generator().manual_seed(settings.seed)
     backbone = backbone_of(model)
+    if tokens is not None:
+        backbone.counting(tokens)
     forbidden = named_ids(model.config.to_dict())
     words = torch.tensor([i for i in range(geometry.vocab) if i not in forbidden])
 

@@ -361,6 +361,11 @@ class Backbone(ABC):
         """Pixels on a side of a visual token, if the processor leaves images of whole tokens as they are. Else None."""
         return None
 
+    @property
+    def pixel_grid(self) -> tuple[int, int]:
+        """Rows and columns of visual tokens of an image of `pixel_shape`, in a family with a `token_side`."""
+        raise NotImplementedError
+
     @classmethod
     def token_grid(cls, config: Any, height: int, width: int, image_processor: Any) -> tuple[int, int]:
         """Rows and columns of visual tokens of an image, in a family with a `token_side`."""

@@ -374,7 +374,7 @@ class Qwen2VL(Backbone):
     def inputs_for(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         import torch
 
-        rows, columns = self._nominal
+        rows, columns = self.pixel_grid
         grid = torch.tensor([[1, rows * self.merge, columns * self.merge]], device=pixel_values.device)
         return {"pixel_values": pixel_values.flatten(0, 1), "image_grid_thw": grid.repeat(len(pixel_values), 1)}
 
@@ -388,17 +388,17 @@ class Qwen2VL(Backbone):
     def pixel_shape(self) -> tuple[int, ...]:
         """Patches of a nominal image, and the numbers of a patch."""
         vision = self.model.config.vision_config
-        rows, columns = self._nominal
+        rows, columns = self.pixel_grid
         numbers = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         return rows * columns * self.merge**2, numbers
 
     @property
     def pixel_tokens(self) -> int:
-        rows, columns = self._nominal
+        rows, columns = self.pixel_grid
         return rows * columns
 
     @property
-    def _nominal(self) -> tuple[int, int]:
+    def pixel_grid(self) -> tuple[int, int]:
         """Rows and columns of tokens of an image with the geometry's tokens, or a few less; at most twice as wide."""
         tokens, side = self.geometry.visual_tokens, max(1, isqrt(self.geometry.visual_tokens))
         rows = next((n for n in range(side, side // 2, -1) if tokens % n == 0 and tokens // n <= 2 * n), side)

@@ -80,13 +80,10 @@ def test_downsample_gives_the_processor_a_smaller_image_of_the_same_shape(name: 
     folder = tiny_checkpoints.write(name, tmp_path / name)
     text = matrix(folder, "native", f", min_pixels: {(12 * side) ** 2}, max_pixels: {(12 * side) ** 2}")
     methods = 'methods:\n  vanilla: {}\n  downsample: {budget: "25%"}\n'
-    text = (
-        text[: text.index("methods:")]
-        + methods
-        + text[text.index("tasks:") : text.index("profile:")]
-        + "profile: null\n"
-    )
-    document = run(tmp_path, text)
+    text = text[: text.index("methods:")] + methods + text[text.index("tasks:") :]
+    document = run(tmp_path, text.replace("min_pixels", "reference_tokens: 144, min_pixels"))
+    timed = {entry["label"]: entry["entering"][0] for entry in document["profiles"]}
+    assert timed == {"vanilla": 144, "downsample": 36}
     cells = {cell["label"]: cell for cell in document["cells"]}
     assert (cells["vanilla"]["share"], cells["downsample"]["share"]) == (1, 0.25)
     assert cells["downsample"]["average_tokens"] == 36

@@ -92,7 +92,7 @@ def test_a_method_that_works_in_the_tower_gets_its_own_features_back(loaded: Sim
 
     prompt = build_request(loaded.model, loaded.geometry, SETTINGS, 2)
     with torch.no_grad():
-        features = _features(loaded.model, METHODS, prompt)
+        features = _features(loaded.model, METHODS, dict.fromkeys(METHODS, prompt))
         for label, reducer in METHODS.items():
             with reduce(loaded.model, reducer):
                 whole = loaded.model(**prompt.prefill_inputs()).logits
