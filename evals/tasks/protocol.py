@@ -15,12 +15,16 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from evals.tasks.base import LLAVA, LMMS_EVAL, NATIVE, ProtocolName, Task
+from evals.tasks.filmed_prompt import expanded, frames_as_images
 from evals.tasks.registry import get_task
 from hidrop.backbones.asking import NATIVE as AS_THE_TEMPLATE
 from hidrop.backbones.asking import Asking
+from hidrop.backbones.model_inputs import TEXT
+from hidrop.backbones.pixel_limits import NO_LIMITS, PixelLimits
 from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError
 from hidrop.prompts import PLACEHOLDER, SYSTEM, pad_to_square, piecewise
+from hidrop.videos import Sampling, Video
 
 if TYPE_CHECKING:
     import torch
@@ -47,12 +51,16 @@ GREY = (122, 116, 104)  # CLIP's mean colour
 
 @dataclass(frozen=True)
 class Prepared:
-    """A question with its images: token ids, the model's inputs for the images (None without any), visual tokens."""
+    """A question with its images: token ids, the model's inputs for the images (None without any), visual tokens.
+
+    `videos`: the frames of each video.
+    """
 
     ids: list[int]
     inputs: Mapping[str, torch.Tensor] | None
     images: int
     visual_tokens: int
+    videos: tuple[int, ...] = ()
 
 
 class Protocol:
@@ -78,10 +86,27 @@ class Protocol:
     def check(self, backbone: Backbone) -> None:
         """Raises UserError for a family that this protocol is not for."""
 
+    def sampling(self, backbone: Backbone, frames: int | None = None, fps: float | None = None) -> Sampling:
+        """Which frames of a video are shown, with what a user states.
+
+        Raises UserError for a family that is shown no videos, and for impossible numbers.
+        """
+        asking = self.asking(backbone)
+        if asking is None or not backbone.shows_videos:
+            raise UserError(f"{backbone.title}: videos are not supported for this family. Take tasks of images")
+        return (asking.sampling or backbone.native_sampling).stated(frames, fps)
+
     def prepare(
-        self, loaded: Loaded, question: str, images: Sequence[Image.Image], smaller: Smaller | None = None
+        self,
+        loaded: Loaded,
+        question: str,
+        images: Sequence[Image.Image],
+        smaller: Smaller | None = None,
+        videos: Sequence[Video] = (),
     ) -> Prepared:
-        """The prompt with RGB images of any size. Raises ValueError for a question or images that cannot be asked.
+        """The prompt with RGB images of any size, and with videos after them.
+
+        Raises ValueError for a question, images or videos that cannot be asked.
 
         `smaller`: see `Reducer.smaller`, for a family with a `token_side`. The visual tokens that are counted are still
         those of the whole images.
@@ -89,7 +114,7 @@ class Protocol:
         if (asking := self.asking(loaded.backbone)) is not None:
             if (limits := loaded.pixel_limits).field is not None:
                 asking = asking.limiting(limits, loaded.backbone.token_pixels(loaded.model.config))
-            return whole(loaded.backbone, loaded.processor, asking, question, images, smaller)
+            return whole(loaded.backbone, loaded.processor, asking, question, images, smaller, videos, limits)
         tokens = tuple(loaded.image_tokens(image.height, image.width) for image in images)
         ids = self.ids(loaded.tokenizer, question, tokens, image_token_id=loaded.backbone.placeholder_id)
         shapes = loaded.backbone.shapes_images
@@ -275,14 +300,22 @@ def whole(
     question: str,
     images: Sequence[Image.Image],
     smaller: Smaller | None = None,
+    videos: Sequence[Video] = (),
+    limits: PixelLimits = NO_LIMITS,
 ) -> Prepared:
     """A prompt that the processor makes of text and images together. Raises ValueError like `Protocol.prepare`."""
+    if smaller is not None and videos:
+        raise UserError("downsample: makes images smaller before the model, and has no rule for videos. Leave it out")
     question = asking.question(question)
+    shown, (images, videos) = videos, frames_as_images(backbone, images, videos)
     marks = {backbone.prompt_placeholder(processor.tokenizer, processor)}
     marks |= {backbone.placeholder_of(processor.tokenizer, processor)}
+    marks |= {processor.video_token} if videos else set()
     if found := [mark for mark in marks if mark in question]:
         raise ValueError(f"the question itself contains {found[0]}")
-    text = templated(processor, asking, question, len(images))
+    text, films = templated(processor, asking, question, len(images), len(videos)), dict[str, Any]()
+    if videos:
+        text, films = expanded(backbone, processor, asking, text, videos, limits)
     seen = [asking.seen(image) for image in images]
     settings, uncut = dict(asking.settings), 0
     if smaller is not None and seen:
@@ -292,10 +325,13 @@ def whole(
     # As transformers does it: a template that writes the token of the beginning is not given a second one.
     bos = getattr(processor.tokenizer, "bos_token", None)
     special = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-    made = processor(text=text, return_tensors="pt", **given, **special, **(settings if seen else {}))
+    # A processor takes the placeholders of frames for those of images where the two are the same.
+    make = processor.tokenizer if videos and not seen else processor
+    made = make(text=[text], return_tensors="pt", **given, **special, **(settings if seen else {}))
     ids = made["input_ids"][0].tolist()
-    inputs = {name: made[name] for name in backbone.image_inputs if name in made}
-    return Prepared(ids, inputs or None, len(images), uncut or ids.count(backbone.placeholder_id))
+    inputs = {name: made[name] for name in backbone.image_inputs if name in made} | films
+    visual = uncut or int((backbone.kinds(made["input_ids"]) != TEXT).sum())
+    return Prepared(ids, inputs or None, len(images), visual, tuple(len(video.frames) for video in shown))
 
 
 def shrunk(
@@ -315,12 +351,16 @@ def shrunk(
     return found, tokens
 
 
-def templated(processor: Any, asking: Asking, question: str, images: int) -> str:
-    """The chat template's text for one question after its images. Raises UserError for a template that fails."""
+def templated(processor: Any, asking: Asking, question: str, images: int, videos: int = 0) -> str:
+    """The chat template's text for one question after its images and videos.
+
+    Raises UserError for a template that fails.
+    """
     turns: list[dict[str, Any]] = []
     if asking.system is not None:
         turns.append({"role": "system", "content": [{"type": "text", "text": asking.system}]})
-    turns.append({"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": question}]})
+    media = [{"type": "image"}] * images + [{"type": "video"}] * videos
+    turns.append({"role": "user", "content": [*media, {"type": "text", "text": question}]})
     if not getattr(processor, "chat_template", None):
         raise UserError("the checkpoint has no chat template; copy its chat_template.jinja or chat_template.json")
     with in_words("the chat template cannot be used", "Copy the one that belongs to the model"):

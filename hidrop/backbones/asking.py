@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from hidrop.videos import Sampling
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -55,11 +57,13 @@ class Asking:
     `name`: as in `--model`. `system`: the turn that it puts in front of the template's own. `removed`: texts that it
     takes out of a question. `jpeg`: the quality with which it writes each image as a JPEG and reads it again.
     `resizing`: before the processor. `settings`: arguments of the processor for images. `limited`: which of
-    the last two a user's limits of pixels replace. `together`: images of a prompt
-    are given as those of one prompt, which some processors treat in another way. `longest`: the longest answer, in
-    tokens, where a task states none. `own_settings`: the checkpoint's generation settings apply (penalties), as far as
-    the task states none. `ends`: the tokenizer's end token alone ends an answer. `stops`: an answer is cut at a task's
-    stop texts; `ignored`: those at which it is not. `strips`: white space around an answer is taken away.
+    the last two a user's limits of pixels replace. `sampling`: which frames of a video are shown; None: as the family's
+    `native_sampling` says. `frame_pixels`: the least and the most pixels of a frame, where they are not those of
+    qwen-vl-utils. `together`: images of a prompt are given as those of one prompt, which some processors treat in
+    another way. `longest`: the longest answer, in tokens, where a task states none. `own_settings`: the checkpoint's
+    generation settings apply (penalties), as far as the task states none. `ends`: the tokenizer's end token alone ends
+    an answer. `stops`: an answer is cut at a task's stop texts; `ignored`: those at which it is not. `strips`: white
+    space around an answer is taken away.
     """
 
     name: str
@@ -70,6 +74,8 @@ class Asking:
     resizing: Resizing | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     limited: tuple[str, ...] = ("settings",)
+    sampling: Sampling | None = None
+    frame_pixels: tuple[int, int] | None = None
     together: bool = False
     own_settings: bool = True
     ends: bool = True

@@ -28,12 +28,14 @@ from hidrop.checkpoint_files import check_folder, in_words
 from hidrop.errors import UserError
 from hidrop.geometry import Counts, Geometry
 from hidrop.pretrained import pretrained
+from hidrop.videos import Sampling, Video
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from hidrop.backbones.attended import Attended
+    from hidrop.backbones.filming import Filmed
 
 
 class Backbone(ABC):
@@ -81,6 +83,11 @@ class Backbone(ABC):
     both_ways: ClassVar[bool] = False
     # How lmms-eval's own model class asks. None: as its class llava_hf does, by LLaVA's tokenizer and image processor.
     asking: ClassVar[Asking | None] = None
+    # Whether the family is shown videos, and whether their frames are images like others then (otherwise see `film`).
+    shows_videos: ClassVar[bool] = False
+    frames_are_images: ClassVar[bool] = False
+    # Which frames of a video are shown where neither a model class of lmms-eval nor the user says it.
+    native_sampling: ClassVar[Sampling] = Sampling()
     # Whether LLaVA's own evaluation (its conversation, padded squares) means something for the family.
     llava_conversation: ClassVar[bool] = False
     # What a config may say of images that are no squares (LLaVA's own key; transformers does not know it).
@@ -170,6 +177,13 @@ class Backbone(ABC):
     @staticmethod
     def token_pixels(config: Any) -> int:
         """Pixels of one visual token, in a family with limits of pixels."""
+        raise NotImplementedError
+
+    def film(self, processor: Any, video: Video, asking: Asking, limits: PixelLimits) -> Filmed:
+        """What stands for a video in a prompt instead of the template's `processor.video_token`, and its inputs.
+
+        `limits`: those of a frame that the user states.
+        """
         raise NotImplementedError
 
     @classmethod

@@ -86,6 +86,8 @@ class Gemma3(Backbone):
     )
     derived_inputs: ClassVar[tuple[str, ...]] = ("token_type_ids",)
     both_ways: ClassVar[bool] = True
+    shows_videos: ClassVar[bool] = True
+    frames_are_images: ClassVar[bool] = True
 
     @classmethod
     def geometry_of(cls, config: Any) -> Geometry:

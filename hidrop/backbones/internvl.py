@@ -12,12 +12,15 @@ from hidrop.backbones.asking import Asking
 from hidrop.backbones.base import Backbone
 from hidrop.backbones.config_fields import ConfigFields, Layer, Pixels, TowerFields, pair
 from hidrop.backbones.model_inputs import Grid, Vision
+from hidrop.backbones.pixel_limits import PixelLimits
 from hidrop.geometry import Geometry
+from hidrop.videos import Sampling, Video
 
 if TYPE_CHECKING:
     import torch
 
     from hidrop.backbones.attended import Attended
+    from hidrop.backbones.filming import Filmed
 
 
 # Tiles of an image that a checkpoint may ask for, the whole one left out.
@@ -67,8 +70,13 @@ class InternVL(Backbone):
 
     derived_inputs: ClassVar[tuple[str, ...]] = ("image_sizes",)
     asking: ClassVar[Asking | None] = Asking(
-        "internvl_hf", longest=1024, settings={"min_patches": 1, "max_patches": 12}
+        "internvl_hf",
+        longest=1024,
+        settings={"min_patches": 1, "max_patches": 12},
+        sampling=Sampling(32, spacing="middles"),
     )
+    shows_videos: ClassVar[bool] = True
+    native_sampling: ClassVar[Sampling] = Sampling(32, spacing="middles")
     vision_settings: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
 
     @classmethod
@@ -111,6 +119,15 @@ class InternVL(Backbone):
         least, most = image_processor.min_patches, image_processor.max_patches
         if not (type(least) is type(most) is int and 1 <= least <= most <= MOST_TILES):
             yield f"the image processor's min_patches {least!r}, max_patches {most!r} are no range up to {MOST_TILES}"
+
+    def film(self, processor: Any, video: Video, asking: Asking, limits: PixelLimits) -> Filmed:
+        """Each frame is one tile after its number."""
+        from hidrop.backbones.filming import Filmed, squares
+
+        tokens = self.tile_tokens(self.model.config)
+        inside = f"{processor.start_image_token}{processor.image_token * tokens}{processor.end_image_token}"
+        text = "\n".join(f"Frame{number}: {inside}" for number in range(1, len(video.frames) + 1))
+        return Filmed(text, {"pixel_values": squares(video.frames, processor.image_processor)})
 
     def grids(self, vision: Vision) -> tuple[tuple[Grid, ...], ...]:
         side = self.tile_side(self.model.config)

@@ -15,10 +15,14 @@ from hidrop.backbones.base import Backbone
 from hidrop.backbones.config_fields import ConfigFields, TokenId, size_problems, token_problems
 from hidrop.backbones.llava_next import pinpoint_problems, tiled
 from hidrop.backbones.model_inputs import IMAGE, VIDEO, Grid, Vision
+from hidrop.backbones.pixel_limits import PixelLimits
 from hidrop.geometry import Geometry
+from hidrop.videos import Video
 
 if TYPE_CHECKING:
     import torch
+
+    from hidrop.backbones.filming import Filmed
 
 # How much larger than allowed an image's tiles may be before they are scaled down.
 TOLERANCE = 1.1
@@ -73,6 +77,7 @@ class OneVision(Backbone):
         "vision_aspect_ratio",
     )
     placeholders: ClassVar[Mapping[str, int]] = {"image_token_id": IMAGE, "video_token_id": VIDEO}
+    shows_videos: ClassVar[bool] = True
 
     @classmethod
     def geometry_of(cls, config: Any) -> Geometry:
@@ -117,6 +122,15 @@ class OneVision(Backbone):
         yield from pinpoint_problems(config, image_processor)
 
     # ---- images and videos ------------------------------------------------------------------------------------------
+
+    def film(self, processor: Any, video: Video, asking: Asking, limits: PixelLimits) -> Filmed:
+        """Frames without tiles, whose tokens are pooled 2 x 2, and one line end after the last one."""
+        from hidrop.backbones.filming import Filmed, squares
+
+        pixels = squares(video.frames, processor.image_processor)
+        pooled = math.ceil(self.side_of(self.model.config) / 2)
+        tokens = len(video.frames) * pooled**2 + 1
+        return Filmed(processor.video_token * tokens, {"pixel_values_videos": pixels[None]})
 
     def vision(self, inputs: Mapping[str, Any]) -> Vision | None:
         """`batch_num_images` becomes `whole` (images,): whether an image is seen whole only, as one of several."""

@@ -31,14 +31,19 @@ from hidrop.backbones.model_inputs import IMAGE, VIDEO, Grid, Places, Rope, Visi
 from hidrop.backbones.pixel_limits import MOST_PIXELS, PixelLimits
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
+from hidrop.videos import Sampling, Video
 
 if TYPE_CHECKING:
     import torch
 
     from hidrop.backbones.attended import Attended
+    from hidrop.backbones.filming import Filmed
     from hidrop.backbones.mrope import Runs
 
 SECTION = (16, 24, 24)  # what transformers takes where a config states none
+# qwen-vl-utils' limits of a video, in tokens: of a frame (two of them share theirs), and of all frames together.
+FRAME_TOKENS = 128, 768
+VIDEO_TOKENS = 0.9 * 128_000
 
 Merged = Annotated[int, Field(strict=True, ge=1, le=16)]
 Block = Annotated[int, Field(strict=True, ge=0, le=255)]
@@ -108,6 +113,8 @@ class Qwen2VL(Backbone):
         resizing=Resizing(28, least=3136, most=602112),
         settings={"min_pixels": 3136, "max_pixels": 602112},
         limited=("resizing", "settings"),
+        sampling=Sampling(32, multiple=2),
+        frame_pixels=(3136, 602112),
         stops=True,
         strips=True,
     )
@@ -120,6 +127,9 @@ class Qwen2VL(Backbone):
     pixel_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos")
     derived_inputs: ClassVar[tuple[str, ...]] = ("mm_token_type_ids",)
     placeholders: ClassVar[Mapping[str, int]] = {"image_token_id": IMAGE, "video_token_id": VIDEO}
+    shows_videos: ClassVar[bool] = True
+    # The model cards' two frames a second.
+    native_sampling: ClassVar[Sampling] = Sampling(768, fps=2, spacing="nearest", multiple=2, least=4)
 
     # Tokens of the image that plans are printed for, where nobody states another one: a setting of published tables.
     nominal_tokens: ClassVar[int] = 1280
@@ -246,6 +256,38 @@ class Qwen2VL(Backbone):
         return 2 * side + 1, 4 * side + 3
 
     # ---- images and videos ------------------------------------------------------------------------------------------
+
+    def film(self, processor: Any, video: Video, asking: Asking, limits: PixelLimits) -> Filmed:
+        """Frames of qwen-vl-utils' size, two of them a step in time."""
+        from hidrop.backbones.filming import Filmed, paired
+
+        config = self.model.config
+        resized = self.frame_resizing(len(video.frames), asking, limits)
+        pixels, grid = paired([resized(frame) for frame in video.frames], processor.image_processor)
+        steps, rows, columns = grid[0].tolist()
+        tokens = rows * columns // config.vision_config.spatial_merge_size**2
+        return Filmed(
+            self.film_text(processor, video, steps, tokens),
+            {"pixel_values_videos": pixels, "video_grid_thw": grid, **self.film_timing(video)},
+        )
+
+    def frame_resizing(self, frames: int, asking: Asking, limits: PixelLimits) -> Resizing:
+        """How each of so many frames is resized: the more frames there are, the fewer pixels one may have."""
+        vision = self.model.config.vision_config
+        token = self.token_pixels(self.model.config)
+        own = asking.frame_pixels or (FRAME_TOKENS[0] * token, FRAME_TOKENS[1] * token)
+        least, most = limits.within(*own, token)
+        share = int(VIDEO_TOKENS * token * vision.temporal_patch_size / frames)
+        most = min(most, max(min(FRAME_TOKENS[1] * token, share), int(1.05 * least)))
+        return Resizing(vision.patch_size * vision.spatial_merge_size, least, most)
+
+    def film_text(self, processor: Any, video: Video, steps: int, tokens: int) -> str:
+        """The placeholders of a video of so many steps in time with so many tokens each."""
+        return processor.video_token * (steps * tokens)
+
+    def film_timing(self, video: Video) -> dict[str, torch.Tensor]:
+        """The model's inputs that say when frames are shown."""
+        return {}
 
     @property
     def merge(self) -> int:
@@ -423,6 +465,8 @@ class Qwen2_5VL(Qwen2VL):  # the model's own name
         longest=128,
         resizing=Resizing(28, least=4 * 28**2, most=16384 * 28**2),
         settings={"min_pixels": 256 * 28**2, "max_pixels": 1605632},
+        sampling=Sampling(32, spacing="nearest", multiple=2),
+        frame_pixels=(256 * 28**2, 1605632),
     )
     image_inputs: ClassVar[tuple[str, ...]] = (*Qwen2VL.image_inputs, "second_per_grid_ts")
     nominal_tokens: ClassVar[int] = 1296
@@ -434,6 +478,12 @@ class Qwen2_5VL(Qwen2VL):  # the model's own name
     @staticmethod
     def merged_width(vision: Any) -> tuple[int, str]:
         return vision.out_hidden_size, "out_hidden_size"
+
+    def film_timing(self, video: Video) -> dict[str, torch.Tensor]:
+        import torch
+
+        seconds = self.model.config.vision_config.temporal_patch_size / video.sampled_rate
+        return {"second_per_grid_ts": torch.tensor([seconds])}
 
     def interval(self, seconds: torch.Tensor | None, one: torch.Tensor) -> torch.Tensor:
         """tokens_per_second numbers a second. Without seconds a grid's frame counts as one second."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hidrop.backbones.asking import Asking, Resizing
 from hidrop.backbones.model_inputs import Vision
 from hidrop.backbones.qwen2_vl import Qwen2_5VL, Qwen2VL
+from hidrop.videos import Sampling, Video
 
 if TYPE_CHECKING:
     from hidrop.backbones.mrope import Runs
@@ -35,6 +36,8 @@ class Qwen3VL(Qwen2VL):
         resizing=Resizing(32, least=4 * 32**2, most=16384 * 32**2),
         settings={"do_resize": False},
         limited=("resizing",),
+        sampling=Sampling(32, spacing="nearest", multiple=2),
+        frame_pixels=(256 * 28**2, 1605632),
     )
 
     tower_width = staticmethod(Qwen2_5VL.tower_width)
@@ -43,6 +46,13 @@ class Qwen3VL(Qwen2VL):
     @property
     def levels(self) -> int:
         return len(self.model.config.vision_config.deepstack_visual_indexes)
+
+    def film_text(self, processor: Any, video: Video, steps: int, tokens: int) -> str:
+        """Each step in time after its seconds: the mean of its first and its last frame's."""
+        inside = f"{processor.vision_start_token}{processor.video_token * tokens}{processor.vision_end_token}"
+        span, seconds = len(video.frames) // steps, video.seconds
+        means = [(seconds[step * span] + seconds[(step + 1) * span - 1]) / 2 for step in range(steps)]
+        return "".join(f"<{mean:.1f} seconds>{inside}" for mean in means)
 
     def runs(self, vision: Vision) -> Runs:
         """Each image is a run, and so is each frame of a video."""
