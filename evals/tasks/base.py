@@ -45,6 +45,21 @@ class JoinedImages:
 
 
 @dataclass(frozen=True)
+class JoinedVideos:
+    """Videos as files: the document's column `key`, with one of `endings` after it, is a path below `folder`.
+
+    They come in zip files (`archives`, a glob as in `Source`), which have to be unpacked into `into`. Both folders are
+    below that of the task.
+    """
+
+    archives: str
+    folder: str
+    key: str
+    endings: tuple[str, ...] = ("",)
+    into: str = "."
+
+
+@dataclass(frozen=True)
 class Source:
     """A task's data: its repository on the Hub, the files in it, and the columns that are read."""
 
@@ -55,6 +70,8 @@ class Source:
     columns: tuple[str, ...]
     rows: int  # of the official files; other numbers are told, and it serves for estimates without files
     images: JoinedImages | None = None  # None: the column `image` holds them
+    videos: JoinedVideos | None = None  # instead of images
+    revision: str | None = None  # of the repository, where it is not its newest
     megabytes: int | None = None  # to download
     title: str = ""  # of this version of the task's data, for captions; "" for the repository
     renamed: tuple[tuple[str, str], ...] = ()  # (a column's name in the files, the name that the task reads)
@@ -70,7 +87,8 @@ class Source:
     def globs(self) -> tuple[str, ...]:
         """The files in the repository."""
         questions = () if self.elsewhere else (self.files,)
-        return (*questions, self.images.files) if self.images else questions
+        more = (self.images.files,) if self.images else (self.videos.archives,) if self.videos else ()
+        return (*questions, *more)
 
     @property
     def named(self) -> str:

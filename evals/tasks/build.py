@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from evals.tasks.base import IMAGE, Task
 from evals.tasks.data import Files, TaskSpec, data_digest, locate
+from evals.tasks.official_functions import without_unused
 from evals.tasks.protocol import protocol
+from evals.tasks.video_files import file_of
 from hidrop.errors import shortened
 from hidrop.images import ImageError, open_image, read_inside
 
@@ -38,7 +40,8 @@ def _official(task: Task) -> dict[str, Any]:
 
     # Only this task's folder: indexing all of lmms-eval's two thousand tasks takes seconds.
     manager = TaskManager(include_defaults=False, include_path=[str(lmms_folder(task))])
-    return {**manager._get_config(task.name), "task": task.name}
+    with without_unused():
+        return {**manager._get_config(task.name), "task": task.name}
 
 
 def official(task: Task) -> dict[str, Any]:
@@ -46,13 +49,19 @@ def official(task: Task) -> dict[str, Any]:
     return copy.deepcopy(_official(task))
 
 
-def build(spec: TaskSpec) -> Any:
-    """lmms-eval's task for `spec`, whose files are there (`evals.tasks.checks.missing`). Uses no network."""
+def build(spec: TaskSpec, model_name: str | None = None) -> Any:
+    """lmms-eval's task for `spec`, whose files are there (`evals.tasks.checks.missing`). Uses no network.
+
+    model_name: lmms-eval's model class, where a task has a question text of its own for it.
+    """
     from lmms_eval.api.task import ConfigurableTask
 
     config, files = official(spec.task), locate(spec)
     turned = protocol(spec.protocol).turns_images
-    config["doc_to_visual"] = _visual(config["doc_to_visual"], images_of(spec, files), files, turned)
+    if (videos := spec.source.videos) is not None:
+        config["doc_to_visual"] = lambda doc: [file_of(videos, files, doc)]
+    else:
+        config["doc_to_visual"] = _visual(config["doc_to_visual"], images_of(spec, files), files, turned)
     config["process_docs"] = _prepare(spec)
     config["metric_list"] = spec.task.metrics(config["metric_list"], spec.protocol)
     config |= {"dataset_path": "parquet", "dataset_name": _name(spec)}
@@ -61,7 +70,7 @@ def build(spec: TaskSpec) -> Any:
         config["generation_kwargs"] = generation
         config["doc_to_text"] = spec.task.question
         config["lmms_eval_specific_kwargs"] = config["model_specific_generation_kwargs"] = None
-    return ConfigurableTask(config=config)
+    return ConfigurableTask(config=config, model_name=model_name)
 
 
 def rows_within(task: Any, spec: TaskSpec, limit: int | None) -> int:

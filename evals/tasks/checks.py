@@ -11,10 +11,11 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evals.tasks import hub, image_column, shards
+from evals.tasks import hub, image_column, shards, video_checks
 from evals.tasks.base import IMAGE, Doc, Source
 from evals.tasks.data import HUB, MINI, Files, TaskSpec, download, locate, root_of, rows_of
 from hidrop.errors import CannotWrite, UserError, in_a_line, shortened
@@ -31,6 +32,9 @@ def missing(spec: TaskSpec, *, prepared: bool = False) -> list[str]:
     in its cache yet: with the network, the run downloads what is missing. After that (`evals.tasks.data.prepare`) it
     is `prepared` and has to be complete.
     """
+    if spec.data == HUB and spec.source.videos:
+        way = download(replace(spec, data="data"))
+        return [f"{spec.name}: data: hub cannot be used, as videos have to be unpacked. Name a folder, after: {way}"]
     try:
         files = locate(spec)
     except CannotWrite as error:  # the cache folder, for question files that are converted
@@ -46,7 +50,9 @@ def missing(spec: TaskSpec, *, prepared: bool = False) -> list[str]:
         return []
     if not files.questions:
         return [_absent(spec)]
-    return list(_problems(spec, files, _state(files)))
+    found = list(_problems(spec, files, _state(files)))
+    # Each time, because the state that the others depend on is that of the tables.
+    return found or [f"{spec.name}: {line}" for line in video_checks.problems(spec, files)]
 
 
 def remarks(spec: TaskSpec) -> list[str]:
@@ -164,7 +170,7 @@ def _empty(spec: TaskSpec, files: Files) -> Iterator[str]:
 
     for path in (*files.questions, *files.images):
         if not parquet.read_metadata(path).num_rows:
-            yield f"{path}: no rows. Get it again with: {download(spec)}"
+            yield f"{_shown(spec, files, path)}: no rows. Get it again with: {download(spec)}"
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------

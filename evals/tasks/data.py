@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.tasks import hub, image_column
+from evals.tasks import hub, image_column, video_files
 from evals.tasks.base import LLAVA, Source, Task
 from evals.tasks.registry import get_task
 from hidrop.errors import UserError, did_you_mean
@@ -83,10 +83,13 @@ class Files:
     # What the questions were converted from (`Source.convert`), if they are in files of another kind.
     originals: tuple[Path, ...] = ()
 
+    # Whether documents have videos instead of images.
+    filmed: bool = False
+
     @property
     def with_images(self) -> tuple[Path, ...]:
         """The files that have the column of the images."""
-        return self.images or self.questions
+        return () if self.filmed else self.images or self.questions
 
 
 def locate(spec: TaskSpec) -> Files:
@@ -101,11 +104,12 @@ def locate(spec: TaskSpec) -> Files:
             continue
         if questions := tuple(sorted(place.glob(source.files))):
             images = tuple(sorted(place.glob(source.images.files))) if source.images else ()
+            filmed = source.videos is not None
             if source.convert is None:
-                return Files(questions, images, root, place)
-            return Files((source.convert(questions),), images, root, place, originals=questions)
+                return Files(questions, images, root, place, filmed=filmed)
+            return Files((source.convert(questions),), images, root, place, originals=questions, filmed=filmed)
         if source.convert is None and os.path.exists(place / source.plain):
-            return Files((place / source.plain,), (), root, place)
+            return Files((place / source.plain,), (), root, place, filmed=source.videos is not None)
     return Files(())
 
 
@@ -178,6 +182,8 @@ def counted_rows(spec: TaskSpec) -> int:
 def data_digest(spec: TaskSpec) -> str:
     """sha256 over the names and contents of a spec's files, and of the image files that they name by a path.
 
+    Of videos, it reads names, sizes and beginnings: see `video_files.digests`.
+
     So the Hub's data and the same files in a folder are the same data. Raises UserError if there are no files.
     """
     files, digest = locate(spec), hashlib.sha256()
@@ -188,6 +194,9 @@ def data_digest(spec: TaskSpec) -> str:
     for path in files.with_images:
         for _, name in image_column.rows_without_bytes(path):
             digest.update(f"{name}\0{_image_digest(files, name)}\n".encode())
+    if spec.source.videos:
+        for line in video_files.digests(spec.source, files):
+            digest.update(line.encode())
     return digest.hexdigest()
 
 

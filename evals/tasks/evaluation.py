@@ -113,7 +113,7 @@ def _ready(lm: Any, spec: TaskSpec) -> Any:
     prepare(spec)
     if problems := missing(spec, prepared=True):
         raise UserError("\n".join(problems))
-    task = build(spec)
+    task = build(spec, getattr(lm, "asks_as", None))
     task.set_config("num_fewshot", 0)
     lm.task_dict[spec.name] = task.dataset
     return task

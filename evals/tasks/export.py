@@ -87,6 +87,8 @@ def _named(spec: TaskSpec) -> str:
 
 def _obstacle(spec: TaskSpec) -> str | None:
     """Why a task cannot be exported."""
+    if spec.source.videos:
+        return f"{_named(spec)}: lmms-eval looks for its videos in a cache of its own. Run it in a matrix"
     if problems := missing(spec):
         return "\n".join(problems)
     files = locate(spec)

@@ -90,7 +90,8 @@ def download_command(source: Source, *where: str) -> str:
     wanted = " ".join(f'--include "{pattern}"' for pattern in source.globs)
     options = " ".join(option if option.startswith("--") else shlex.quote(option) for option in where)
     size = f" (about {_size(source.megabytes)})" if source.megabytes else ""
-    return f"hf download --repo-type dataset {source.repository} {wanted} {options}".rstrip() + size
+    named = f"{source.repository} --revision {source.revision}" if source.revision else source.repository
+    return f"hf download --repo-type dataset {named} {wanted} {options}".rstrip() + size
 
 
 def _size(megabytes: int) -> str:

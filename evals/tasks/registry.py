@@ -18,6 +18,8 @@ TASKS: dict[str, str] = {
     "mmbench_en_dev": "evals.tasks.mmbench:MMBench",
     "textvqa_val": "evals.tasks.textvqa:TextVQA",
     "pope": "evals.tasks.pope:POPE",
+    "videomme": "evals.tasks.videomme:VideoMME",
+    "mvbench_moving_direction": "evals.tasks.mvbench:MovingDirection",
 }
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from evals.tasks import get_task
+from hidrop.videos import Sampling, VideoFile
+from tests.evals.tasks.layout import put, write
 from tests.evals.tasks.table import CASES
 
 IMAGE_ID = 99
@@ -74,17 +76,6 @@ def loaded(tiny_llava: Callable[..., Any], tokenizer: Any, image_processor: Any)
     )
 
 
-def write(documents: list[dict[str, Any]], path: Path) -> None:
-    """Documents as a parquet file whose `image` is a datasets.Image; bytes are stored as they are, broken or not."""
-    import datasets
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = datasets.Dataset.from_list(documents)
-    if "image" in data.column_names:
-        data = data.cast_column("image", datasets.Image(decode=False)).cast_column("image", datasets.Image())
-    data.to_parquet(str(path))
-
-
 @pytest.fixture
 def make_rows() -> Callable[[str], list[dict[str, Any]]]:
     """A few documents of a task, with the official columns: see `tests.evals.tasks.table`."""
@@ -98,18 +89,26 @@ def write_parquet() -> Callable[[list[dict[str, Any]], Path], None]:
 
 @pytest.fixture(autouse=True)
 def own_dataset_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep converted data sets out of the user's cache."""
+    """Keep converted data sets and question files out of the user's cache."""
     monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets-cache"))
+    converted = tmp_path_factory.getbasetemp() / "converted"
+    monkeypatch.setattr("evals.tasks.mvbench.cache_folder", lambda: converted)
 
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All tasks in the embedded benchmark's layout."""
     folder = tmp_path_factory.mktemp("data")
-    for task, case in CASES.items():
-        source = get_task(task).source
-        write(case.documents, folder / source.folder / source.plain)
+    for task in CASES:
+        put(task, folder / get_task(task).source.folder)
     return folder
+
+
+def colour_of(visual: Any) -> Any:
+    """One pixel of an image, or of a video's first frame."""
+    if isinstance(visual, VideoFile):
+        visual = visual.read(Sampling(1)).frames[0]
+    return visual.getpixel((visual.width - 1, visual.height - 1) if visual.height > 40 else (0, 0))
 
 
 @pytest.fixture
@@ -143,7 +142,7 @@ def oracle() -> Callable[..., Any]:
                 doc = self.task_dict[task][split][doc_id]
                 self.settings = settings
                 self.contexts.append(context)
-                self.colours += [image.getpixel((0, 0)) for image in visuals(doc)]
+                self.colours += [colour_of(visual) for visual in visuals(doc)]
                 answers.append(self.say(doc, context) if self.say else right(task, doc))
             return answers
 

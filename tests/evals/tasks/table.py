@@ -19,7 +19,8 @@ class Case:
 
     file: an official file's name below the task's folder. right, wrong: answers to a document that every protocol
     scores as such. asked: LLaVA's question to the first document, None for a task without one. value: the value (0-100)
-    if all answers are right.
+    if all answers are right. films: the official names, below the task's folder, of the videos that documents are
+    about, in the order of their first document.
     """
 
     documents: list[dict[str, Any]]
@@ -28,6 +29,7 @@ class Case:
     wrong: Callable[[Doc], str]
     right: Callable[[Doc], str] = lambda doc: str(doc["answer"])
     value: float = 100.0
+    films: tuple[str, ...] = ()
 
 
 def png(colour: tuple[int, int, int], size: tuple[int, int] = (40, 32)) -> dict[str, Any]:
@@ -111,6 +113,48 @@ def pope() -> list[dict[str, Any]]:
     ]
 
 
+def videomme() -> list[dict[str, Any]]:
+    """Two questions about the first of three videos, one about each of the others."""
+    return [
+        {
+            "video_id": f"00{clip}",
+            "duration": duration,
+            "domain": "Knowledge",
+            "sub_category": "Astronomy",
+            "url": f"https://www.youtube.com/watch?v=clip{clip}",
+            "videoID": f"clip{clip}",
+            "question_id": f"00{clip}-{number}",
+            "task_type": "Action Recognition",
+            "question": f"What happens in part {number}?",
+            "options": ["A. It moves.", "B. It stops.", "C. It turns.", "D. It falls."],
+            "answer": answer,
+        }
+        for number, (clip, duration, answer) in enumerate(
+            [(1, "short", "A"), (1, "short", "C"), (2, "medium", "B"), (3, "long", "D")]
+        )
+    ]
+
+
+def mvbench() -> list[dict[str, Any]]:
+    """Four questions about three videos."""
+    options = ["Down and to the right.", "Up and to the left.", "The object is stationary."]
+    return [
+        {
+            "video": f"video_1000{clip}.mp4",
+            "question": f"What direction is the {colour} sphere moving?",
+            "candidates": options,
+            "answer": options[number % 3],
+        }
+        for number, (clip, colour) in enumerate([(0, "red"), (1, "red"), (0, "blue"), (2, "red")])
+    ]
+
+
+def letter(doc: Doc, more: int = 0) -> str:
+    """The letter of MVBench's right option, or of one that comes `more` after it."""
+    options = doc["candidates"]
+    return f"({'ABC'[(list(options).index(doc['answer']) + more) % len(options)]})"
+
+
 CASES: dict[str, Case] = {
     "gqa": Case(
         gqa(),
@@ -137,5 +181,20 @@ CASES: dict[str, Case] = {
         "data/test-00000-of-00001.parquet",
         f"Is there a cup in the image?\n{SHORT}",
         wrong=lambda doc: "no" if doc["answer"] == "yes" else "yes",
+    ),
+    "videomme": Case(
+        videomme(),
+        "videomme/test-00000-of-00001.parquet",
+        None,
+        wrong=lambda doc: "B" if doc["answer"] == "A" else "A",
+        films=tuple(f"data/clip{clip}.mp4" for clip in (1, 2, 3)),
+    ),
+    "mvbench_moving_direction": Case(
+        mvbench(),
+        "json/moving_direction.json",
+        None,
+        right=letter,
+        wrong=lambda doc: letter(doc, 1),
+        films=tuple(f"clevrer/video_validation/video_1000{clip}.mp4" for clip in (0, 1, 2)),
     ),
 }

@@ -16,6 +16,7 @@ from evals.tasks import TASKS, TaskSpec, data_digest, evaluate, get_task, missin
 from evals.tasks.build import build, quiet
 from evals.tasks.data import locate, rows_of
 from hidrop.errors import UserError
+from tests.evals.tasks.layout import put
 from tests.evals.tasks.table import CASES, PICTURES
 
 Write = Callable[[list[dict[str, Any]], Path], None]
@@ -29,8 +30,7 @@ def spec_of(name: str, folder: Path) -> TaskSpec:
 
 def problems(name: str, documents: list[dict[str, Any]], folder: Path, write: Write) -> list[str]:
     """The problems of a task whose file has these documents."""
-    source = get_task(name).source
-    write(documents, folder / source.folder / source.plain)
+    put(name, folder / get_task(name).source.folder, documents)
     return missing(spec_of(name, folder))
 
 
@@ -121,6 +121,10 @@ def test_shards_of_the_images_are_counted_too(tmp_path: Path, write_parquet: Wri
 @every_task
 def test_a_table_without_rows_has_no_rows(name: str, tmp_path: Path) -> None:
     source = get_task(name).source
+    if source.convert:
+        path = put(name, tmp_path / source.folder, [])
+        assert f"{path}: no rows" in missing(spec_of(name, tmp_path))[0]
+        return
     path = tmp_path / source.folder / source.plain
     path.parent.mkdir(parents=True)
     columns = {column: pyarrow.array([], pyarrow.string()) for column in (*source.columns, "image")}
@@ -152,6 +156,22 @@ UNSCORABLE: list[tuple[str, dict[str, Any], str]] = [
     ("mmbench_en_dev", {"answer": "AB"}, "column 'answer': 'AB' is not the letter of one of its options"),
     ("mmbench_en_dev", {"answer": "D"}, "column 'answer': 'D' is not the letter of one of its options"),
     ("mmbench_en_dev", {"index": None}, "column 'index': 'None' is not a whole number"),
+    ("videomme", {"videoID": None}, "column 'videoID': is empty"),
+    ("videomme", {"answer": "E"}, "column 'answer': 'E' is not one of the letters A to D"),
+    ("videomme", {"duration": "tiny"}, "column 'duration': 'tiny' is not one of lmms-eval's VIDEO_TYPE"),
+    ("videomme", {"domain": "Cats"}, "column 'domain': 'Cats' is not one of lmms-eval's CATEGORIES"),
+    ("videomme", {"options": ["A. yes"]}, "column 'options': 1 options instead of four"),
+    (
+        "mvbench_moving_direction",
+        {"answer": "Sideways."},
+        "column 'answer': 'Sideways.' is not one of its 3 candidates",
+    ),
+    (
+        "mvbench_moving_direction",
+        {"candidates": None},
+        "column 'answer': 'Up and to the left.' is not one of its 0 candidates",
+    ),
+    ("mvbench_moving_direction", {"video": 7}, "column 'video': is empty"),
     ("textvqa_val", {"answers": []}, "column 'answers': 0 of at least 4 references that VQA's accuracy needs"),
     ("textvqa_val", {"answers": None}, "column 'answers': 0 of at least 4"),
     ("textvqa_val", {"answers": ["nokia"]}, "column 'answers': 1 of at least 4"),

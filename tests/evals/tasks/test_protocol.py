@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from evals.tasks.protocol import decoding, protocol, protocol_version
-from evals.tasks.registry import TASKS
+from evals.tasks.registry import TASKS, get_task
 from hidrop.errors import UserError
 from hidrop.prompts import SYSTEM, pad_to_square, piecewise
 
@@ -156,7 +156,8 @@ def test_decoding_settings_are_part_of_a_cells_identity() -> None:
 
 def test_a_change_of_one_task_gives_that_task_alone_another_version() -> None:
     """LLaVA's TextVQA is capitalised since 1.1; finished cells of other tasks under that protocol stay valid."""
-    assert {task: protocol_version("llava", task) for task in TASKS} == {
+    asked = [task for task in TASKS if "llava" in get_task(task).protocols]
+    assert {task: protocol_version("llava", task) for task in asked} == {
         "gqa": "1",
         "mmbench_en_dev": "1",
         "textvqa_val": "1.1",
