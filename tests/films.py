@@ -1,4 +1,4 @@
-"""Tiny videos for tests, encoded by PyAV: frame `i` is grey, `STEP * i`, with a white corner that moves to the right."""
+"""Tiny videos for tests, encoded by PyAV: frame `i` is of grey `STEP * i`, with a white bar that grows to the right."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def argument(metavar: str, text: str) -> Any:
 
 
 OUTPUT = "Output"
-BUNDLED = ("smoke", "mini", "paper", "qwen")
+BUNDLED = ("smoke", "mini", "paper", "qwen", "video")
 
 Json = Annotated[
     bool,

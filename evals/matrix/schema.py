@@ -41,6 +41,7 @@ from hidrop.geometry import PRESETS, Counts, Geometry
 from hidrop.numerics import DEVICE, Attention, DeviceMap, Dtype, Quantization
 from hidrop.regular_files import local_path
 from hidrop.strict_yaml import FileName, StrictModel, Whole
+from hidrop.videos import MOST_SHOWN
 
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -89,6 +90,9 @@ class ModelEntry(StrictModel):
     min_pixels: Whole | None = None  # of an image, in a family whose images keep their shape
     max_pixels: Whole | None = None
     resolution: Resolution | None = None  # fixed: about reference_tokens in every image
+    # Of a video: how many frames are shown at most, and how many a second. By default as the protocol says.
+    frames: Annotated[Whole, Field(ge=1, le=MOST_SHOWN)] | None = None
+    fps: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
 
     def counted(self, geometry: Geometry) -> Geometry:
         """The model's sizes with the image that numbers of tokens are of. Raises ValueError, naming the field."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lmms_eval.api.instance import GenerationResult, TokenCounts
@@ -35,11 +36,12 @@ from evals.model.requests import (
     without_own_settings,
 )
 from evals.store.kept_tokens import cuts_of
-from evals.tasks.protocol import Prepared, Smaller
+from evals.tasks.protocol import Prepared, Smaller, imitated_class
 from evals.tasks.protocol import protocol as protocol_called
 from hidrop.errors import UserError, in_a_line
 from hidrop.images import as_rgb
 from hidrop.runtime.generation import new_tokens
+from hidrop.videos import Video, VideoFile
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +138,8 @@ class HidropLlava(lmms):
         workers: int = 0,
         mine: Callable[[int], bool] = every_batch,
         graphs: Graphs | None = None,
+        frames: int | None = None,
+        fps: float | None = None,
     ) -> Self:
         """Wrap a loaded model. `reducer` None: no reduction.
 
@@ -147,9 +151,11 @@ class HidropLlava(lmms):
         mine: whether this process answers the batch with a given number; samples of other batches stay "". By default
         it answers all.
         graphs: captures prefills and decoding steps as CUDA graphs where possible.
+        frames, fps: which frames of a video are shown (`Sampling.stated`); by default as the protocol says.
         """
         model = cls.__new__(cls)
         model._set_up(loaded, reducer, protocol, batch_size, record, max_new_tokens, done, workers, mine, graphs)
+        model._frames, model._fps = frames, fps
         return model
 
     def _set_up(
@@ -183,6 +189,8 @@ class HidropLlava(lmms):
         self.trace: Any = None
         self._record, self._done = record, dict(done or {})
         self._workers, self._mine, self._graphs = workers, mine, graphs
+        self._frames: int | None = None
+        self._fps: float | None = None
         self._unturned: dict[tuple[str, str], tuple[Any, Any]] = {}  # the documents that were given, and without EXIF
 
     @property
@@ -192,6 +200,11 @@ class HidropLlava(lmms):
     @property
     def device(self) -> torch.device:
         return self.loaded.model.device
+
+    @property
+    def asks_as(self) -> str | None:
+        """lmms-eval's model class whose questions are asked, where a task has some of its own for it."""
+        return imitated_class(self.protocol.name, type(self.loaded.backbone))
 
     def clean(self) -> None:
         """Does nothing. lmms-eval would delete the model after a task, but the next cell needs it."""
@@ -246,20 +259,20 @@ class HidropLlava(lmms):
     def _answer(
         self, batch: Batch, images: Sequence[Prepared | str], reduction: Any
     ) -> tuple[dict[int, GenerationResult], dict[int, Record]]:
-        """Run one batch, grouped by the number of images: answers, and records (without padding), by place."""
+        """Run one batch, grouped by the number of images and frames: answers, and records (without padding), by place."""
         answers: dict[int, GenerationResult] = {}
         records: dict[int, Record] = {}
-        by_images: dict[int, list[TokenizedPrompt]] = {}
+        alike: dict[Any, list[TokenizedPrompt]] = {}
         for request, shown in zip(batch.requests, images, strict=True):
             prompt = shown if isinstance(shown, str) else self._prompt(request, shown)
             if isinstance(prompt, TokenizedPrompt):
-                by_images.setdefault(prompt.images, []).append(prompt)
+                alike.setdefault(prompt.alike, []).append(prompt)
                 continue
             answers[request.place] = GenerationResult("")
             if not request.padding and request.key not in self._done:
                 self.failures[request.key] = prompt
                 records[request.place] = record_of(batch, request, answer="", error=prompt)
-        for prompts in by_images.values():
+        for prompts in alike.values():
             for prompt, made in zip(prompts, self._made(prompts, reduction), strict=True):
                 request, count = prompt.request, made["new_tokens"]
                 answers[request.place] = GenerationResult(made["answer"], TokenCounts(len(prompt.ids), count))
@@ -300,19 +313,26 @@ class HidropLlava(lmms):
         shown = shown or request
         try:
             doc = self._documents(shown.task, shown.split)[shown.doc_id]
-            images = [as_rgb(image) for image in shown.visuals(doc) or ()]
-            return self.protocol.prepare(self.loaded, request.context, images, self._smaller)
+            visuals = shown.visuals(doc) or ()
+            videos = [self._video(one) for one in visuals if isinstance(one, VideoFile | str)]
+            images = [as_rgb(one) for one in visuals if not isinstance(one, VideoFile | str)]
+            return self.protocol.prepare(self.loaded, request.context, images, self._smaller, videos)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # PIL and the processor raise many types for a broken file
             return in_a_line(error)
+
+    def _video(self, file: VideoFile | str) -> Video:
+        """The frames of a video; lmms-eval's own tasks give its path."""
+        file = VideoFile(Path(file).parent, Path(file).name) if isinstance(file, str) else file
+        return file.read(self.protocol.sampling(self.loaded.backbone, self._frames, self._fps))
 
     def _prompt(self, request: Request, prepared: Prepared) -> TokenizedPrompt | str:
         """The prompt of a request, or the error of a prompt that is too long."""
         ids, longest = prepared.ids, self.loaded.geometry.max_positions
         if len(ids) >= longest:
             return f"the prompt has {len(ids)} tokens, but the model has only {longest} positions"
-        return TokenizedPrompt(request, ids, prepared.inputs, prepared.images, prepared.visual_tokens)
+        return TokenizedPrompt(request, ids, prepared.inputs, prepared.images, prepared.visual_tokens, prepared.videos)
 
     def _generate(self, prompts: Sequence[TokenizedPrompt]) -> tuple[list[tuple[str, int]], float]:
         """(answer, generated tokens with the end token) of each prompt, and milliseconds per prompt.

@@ -55,13 +55,22 @@ class Request:
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A tokenized request: token ids, and the model's inputs for its images, if any (see Protocol.prepare)."""
+    """A tokenized request: token ids, and the model's inputs for its images, if any (see Protocol.prepare).
+
+    `videos`: the frames of each video.
+    """
 
     request: Request
     ids: list[int]
     pixels: Mapping[str, torch.Tensor] | None
     images: int
     visual_tokens: int
+    videos: tuple[int, ...] = ()
+
+    @property
+    def alike(self) -> tuple[int, tuple[int, ...]]:
+        """Prompts that run together have as many images, and videos of as many frames."""
+        return self.images, self.videos
 
     @property
     def facts(self) -> Record:
@@ -79,11 +88,13 @@ def inputs_of(prompts: Sequence[TokenizedPrompt], pad: int, backbone: Backbone) 
     import torch
 
     model, width = backbone.model, max(len(prompt.ids) for prompt in prompts)
+    pixels = backbone.pixel_inputs
     images = backbone.joined([prompt.pixels for prompt in prompts if prompt.pixels is not None])
     inputs = {
         "input_ids": torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts]),
         "attention_mask": torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts]),
-        **{name: value.to(model.dtype) if value.is_floating_point() else value for name, value in images.items()},
+        # Seconds between frames keep their precision.
+        **{name: value.to(model.dtype) if name in pixels else value for name, value in images.items()},
     }
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 

@@ -31,6 +31,7 @@ def caption(document: ResultDocument) -> list[tuple[str, str]]:
         ("Weights", _weights(document)),
         ("Decoding", _decoding(document)),
         ("Pixels of an image", _pixels(document)),
+        ("Frames of a video", _film(document)),
         ("Data", _data(document)),
         *_columns(document),
         *provenance_lines(document),
@@ -103,6 +104,16 @@ def _pixels(document: ResultDocument) -> str:
     for cell in document["cells"]:
         if pixels := cell.get("pixels"):
             models[cell["model"]] = ", ".join(f"{name} {value}" for name, value in pixels.items())
+    return "; ".join(f"{model}: {words}" for model, words in models.items())
+
+
+def _film(document: ResultDocument) -> str:
+    """How many frames of a video each model is shown."""
+    models: dict[str, str] = {}
+    for cell in document["cells"]:
+        if film := cell.get("film"):
+            rate = f"{film['fps']:g} a second, " if film["fps"] is not None else ""
+            models[cell["model"]] = f"{rate}at most {film['frames']}"
     return "; ".join(f"{model}: {words}" for model, words in models.items())
 
 

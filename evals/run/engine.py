@@ -6,7 +6,7 @@ The runner uses an Engine only, so its rules (which cells are skipped, what a fa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,13 +43,16 @@ class Engine:
     release: Callable[[], None]
     # The model class of lmms-eval that a cell's protocol imitates; None: it imitates none.
     imitated: Callable[[Cell], str | None] = lambda cell: None
+    # Which frames of a video the cell's model is shown (`Sampling`); None for a task of images.
+    film: Callable[[Cell], dict[str, Any] | None] = lambda cell: None
 
 
 def default(workers: int | None = None) -> Engine:
     """`workers`: threads that prefetch images; by default one less than the usable cores, at most 4."""
     threads = min(4, usable_cores() - 1) if workers is None else workers
     answering = partial(language_model, workers=threads)
-    return Engine(load, weights_digest, answer_ends, data_digest, answering, ask, evaluate, profile, release, imitated)
+    answers = (answering, ask, evaluate, profile, release)
+    return Engine(load, weights_digest, answer_ends, data_digest, *answers, imitated=imitated, film=film)
 
 
 def load(cell: Cell, device: str) -> Any:
@@ -101,6 +104,16 @@ def imitated(cell: Cell) -> str | None:
     return imitated_class(cell.protocol, family(cell.spec.source))
 
 
+def film(cell: Cell) -> dict[str, Any] | None:
+    if cell.task_spec.source.videos is None:
+        return None
+    from evals.tasks.protocol import protocol
+    from hidrop.models import family
+
+    backbone = family(cell.spec.source).of_config(None)
+    return asdict(protocol(cell.protocol).sampling(backbone, cell.spec.frames, cell.spec.fps))
+
+
 def data_digest(cell: Cell) -> str:
     from evals.tasks import data_digest as digest
     from evals.tasks import prepare
@@ -129,6 +142,8 @@ def language_model(
         done={(cell.task, doc_id): cast("dict[str, Any]", answer) for doc_id, answer in done.items()},
         mine=mine,
         workers=workers,
+        frames=cell.spec.frames,
+        fps=cell.spec.fps,
     )
 
 

@@ -268,6 +268,8 @@ class MatrixRunner:
             entry["asked_as"] = name
         if pixels := log.identity.get("pixels"):
             entry["pixels"] = pixels
+        if film := log.identity.get("film"):
+            entry["film"] = film
         if differs := self.journals.differences(cell, weights, log):
             entry["older"] = differs
         return entry

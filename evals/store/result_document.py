@@ -119,6 +119,7 @@ class CellEntry(RowEntry):
     ends: NotRequired[list[WholeNumber]]  # the tokens that end an answer; empty: the tokenizer's end token
     asked_as: NotRequired[str]  # the model class of lmms-eval whose prompt and pixels it has
     pixels: NotRequired[dict[str, WholeNumber | str]]  # the limits of an image's pixels that the matrix states
+    film: NotRequired[dict[str, Any]]  # which frames of a video are shown (`hidrop.videos.Sampling`)
     stats: NotRequired[CellStats]
     provenance: NotRequired[list[Provenance]]
 
