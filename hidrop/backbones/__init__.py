@@ -23,6 +23,7 @@ BACKBONES: dict[str, str] = {
     "llava_onevision": "hidrop.backbones.onevision:OneVision",
     "internvl": "hidrop.backbones.internvl:InternVL",
     "smolvlm": "hidrop.backbones.smolvlm:SmolVLM",
+    "idefics3": "hidrop.backbones.idefics3:Idefics3",
     "qwen2_vl": "hidrop.backbones.qwen2_vl:Qwen2VL",
     "qwen2_5_vl": "hidrop.backbones.qwen2_vl:Qwen2_5VL",
     "qwen3_vl": "hidrop.backbones.qwen3_vl:Qwen3VL",

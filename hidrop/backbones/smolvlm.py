@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hidrop.backbones.attended import Attended
 
-# Tiles of the image that plans are printed for: 4 x 4 at SmolVLM's own longest edge, and the whole image.
+# Tiles of the image that plans are printed for: 4 x 4 at the longest edge of SmolVLM and Idefics3, and the whole image.
 MOST_SEEN = 17
 
 

@@ -11,7 +11,7 @@ import pytest
 from evals import cli
 from tests import tiny_checkpoints
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "smolvlm", "gemma3")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "smolvlm", "idefics3", "gemma3")
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 SAMPLES = 3
 

@@ -51,6 +51,8 @@ FAMILIES: dict[str, Family] = {
     "internvl": Family(functools.partial(make_model, "internvl"), {(32, 64): 3 * 16, (60, 60): 5 * 16, (30, 30): 16}),
     # The longer side becomes 96 pixels, in tiles of 32, and the whole image.
     "smolvlm": Family(functools.partial(make_model, "smolvlm"), {(40, 100): 7 * 16, (90, 90): 10 * 16}),
+    # As SmolVLM; the second image is one row of tiles.
+    "idefics3": Family(functools.partial(make_model, "idefics3"), {(40, 100): 7 * 16, (30, 96): 4 * 16}),
     # 28 x 28 pixels a token; 4 to 64 tokens.
     "qwen2_vl": Family(
         functools.partial(make_model, "qwen2_vl"),

@@ -19,7 +19,7 @@ from hidrop.errors import UserError
 from hidrop.models import Loaded, check, load, peek, save
 from tests import tiny_checkpoints
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "smolvlm", "gemma3")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "smolvlm", "idefics3", "gemma3")
 every_family = pytest.mark.parametrize("name", FAMILIES)
 Edit = Callable[[dict[str, Any]], object]
 QUESTION = "What differs?"
@@ -158,6 +158,15 @@ def test_the_flat_config_of_the_hub_is_the_same_model(name: str, copy: Any, load
     again = load(folder)
     assert again.geometry == loaded[name].geometry
     inputs = asked(again.processor, [(56, 84)])
+    with torch.no_grad():
+        assert torch.equal(again.model(**inputs).logits, loaded[name].model(**inputs).logits)
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "idefics3"])
+def test_a_tower_with_the_model_type_of_older_files_is_the_same_model(name: str, copy: Any, loaded: Any) -> None:
+    """transformers 4 first wrote the family's own model type into vision_config."""
+    folder = copy(name, config=lambda config: config["vision_config"].update(model_type=name))
+    again, inputs = load(folder), asked(loaded[name].processor, [(56, 84)])
     with torch.no_grad():
         assert torch.equal(again.model(**inputs).logits, loaded[name].model(**inputs).logits)
 
