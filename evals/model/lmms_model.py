@@ -259,7 +259,7 @@ class HidropLlava(lmms):
     def _answer(
         self, batch: Batch, images: Sequence[Prepared | str], reduction: Any
     ) -> tuple[dict[int, GenerationResult], dict[int, Record]]:
-        """Run one batch, grouped by the number of images and frames: answers, and records (without padding), by place."""
+        """Run one batch, grouped by its images and frames: answers, and records (without padding), by place."""
         answers: dict[int, GenerationResult] = {}
         records: dict[int, Record] = {}
         alike: dict[Any, list[TokenizedPrompt]] = {}

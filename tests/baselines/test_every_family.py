@@ -17,7 +17,7 @@ from hidrop.geometry import Geometry
 from hidrop.reducer import METHODS as REGISTRY
 from hidrop.reducer import Reducer, build
 from hidrop.runtime import reduce
-from tests.hidrop.backbones.families import FAMILIES, batch_of, model_of
+from tests.hidrop.backbones.families import FAMILIES, batch_of, model_of, with_own
 
 THIRD = 0.35
 # Row -> (method, its fields); `keep`, `dominant` and `contextual` are shares.
@@ -42,6 +42,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Refused in words, which test_visionzip.py and test_downsample.py hold: anyres, and images of a processor's own size.
 REFUSED = {("llava_next", "visionzip"), ("llava_onevision", "visionzip")}
+M_ROPE = with_own("places")
 NEW = 3
 
 cells = pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_right_padding_changes_nothing(name: str, row: str) -> None:
     assert kept[0] == kept[1]
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", M_ROPE)
 @pytest.mark.parametrize(
     ("row", "scheme"),
     [("pdrop", "compacted"), ("sparsevlm", "compacted"), ("pool", "compacted"), ("hidrop", "group")],
@@ -138,7 +139,7 @@ def test_renumbered_positions_are_refused_in_words_with_three_axes(name: str, ro
     assert "forward" not in model.__dict__
 
 
-@pytest.mark.parametrize("name", ["llava_onevision", "internvl", "smolvlm", "gemma3"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in M_ROPE])
 def test_renumbered_positions_are_the_default_with_one_axis_and_change_answers(name: str) -> None:
     model = model_of(name)
     inputs, method = batch_of(name, [list(FAMILIES[name].sizes)[:1]]), reducer_of("pdrop", geometry_of(name))

@@ -15,14 +15,13 @@ from baselines.visionzip import VisionZip
 from hidrop.backbones import backbone_of
 from hidrop.geometry import PRESETS
 from hidrop.runtime import reduce
-from tests.hidrop.backbones.families import FAMILIES, batch_of, model_of
+from tests.hidrop.backbones.families import FAMILIES, batch_of, model_of, with_own
 
 # Counts of an image of 16 tokens, and of one of 1296: of 12 tokens 4 + 1, of 10 tokens 3 + 1, of 18 tokens 6 + 2.
 SQUARE, NOMINAL = VisionZip(5, 3), VisionZip(400, 200)
 COUNTS = {16: (5, 3), 12: (4, 1), 10: (3, 1), 18: (6, 2), 24: (8, 3)}
 REFERENCE = {SQUARE: 16, NOMINAL: 1296}
-NAMES = {"internvl": SQUARE, "smolvlm": SQUARE, "gemma3": SQUARE}
-NAMES |= {"qwen2_vl": NOMINAL, "qwen2_5_vl": NOMINAL, "qwen3_vl": NOMINAL}
+NAMES = {name: NOMINAL if name in with_own("places") else SQUARE for name in with_own("attended")}
 every_family = pytest.mark.parametrize("name", NAMES)
 
 

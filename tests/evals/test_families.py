@@ -10,9 +10,9 @@ import pytest
 
 from evals import cli
 from tests import tiny_checkpoints
+from tests.hidrop.backbones.families import with_own
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "smolvlm", "idefics3", "gemma3")
-QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+LIMITED = with_own("limit_pixels")
 SAMPLES = 3
 
 
@@ -42,10 +42,10 @@ def run(tmp_path: Path, text: str, *, code: int = 0) -> dict[str, Any]:
     return json.loads((out / "leaderboard.json").read_text()) if code == 0 else {}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", tiny_checkpoints.FAMILIES)
 def test_a_matrix_makes_a_table_of_every_family(name: str, tmp_path: Path) -> None:
     folder = tiny_checkpoints.write(name, tmp_path / name)
-    limits = ", min_pixels: 12544, max_pixels: 25088" if name in QWEN else ""
+    limits = ", min_pixels: 12544, max_pixels: 25088" if name in LIMITED else ""
     document = run(tmp_path, matrix(folder, "native", limits))
     cells = {cell["label"]: cell for cell in document["cells"]}
     assert list(cells) == ["vanilla", "fastv", "pdrop"]
@@ -54,7 +54,7 @@ def test_a_matrix_makes_a_table_of_every_family(name: str, tmp_path: Path) -> No
     assert cells["vanilla"]["share"] == 1
     assert cells["fastv"]["share"] == pytest.approx(0.222, abs=0.06)
     assert cells["pdrop"]["share"] == pytest.approx(0.6, abs=0.1)
-    assert ("pixels" in cells["vanilla"]) == (name in QWEN)
+    assert ("pixels" in cells["vanilla"]) == (name in LIMITED)
     assert {entry["label"] for entry in document["profiles"]} == {"vanilla", "fastv", "pdrop"}
     assert not document["failed"]
 

@@ -28,17 +28,7 @@ from hidrop.errors import UserError
 from hidrop.models import Loaded, load
 from tests import tiny_checkpoints
 
-# The class of lmms-eval 0.7.3 by family, and whether it takes messages (True) or a text and a list of images.
-CLASSES = {
-    "qwen2_vl": ("simple.qwen2_vl:Qwen2_VL", False),
-    "qwen2_5_vl": ("chat.qwen2_5_vl:Qwen2_5_VL", True),
-    "qwen3_vl": ("chat.qwen3_vl:Qwen3_VL", True),
-    "llava_onevision": ("chat.llava_hf:LlavaHf", True),
-    "internvl": ("chat.internvl_hf:InternVLHf", True),
-    "smolvlm": ("chat.huggingface:Huggingface", True),
-    "gemma3": ("simple.gemma3:Gemma3", False),
-}
-every_family = pytest.mark.parametrize("name", CLASSES)
+every_family = pytest.mark.parametrize("name", tiny_checkpoints.FAMILIES)
 SIZES = [[(56, 84)], [(100, 60), (33, 70)], [(30, 200)]]  # height, width of the images of each document
 QUESTION = "What is it?\nAnswer with one word."
 TASK, SPLIT = "shown", "test"
@@ -48,7 +38,7 @@ STOPS = ["\n\n", "e"]
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("families")
-    return {name: tiny_checkpoints.write(name, root / name) for name in CLASSES}
+    return {name: tiny_checkpoints.write(name, root / name) for name in tiny_checkpoints.FAMILIES}
 
 
 @pytest.fixture(scope="module")
@@ -182,13 +172,15 @@ def theirs_on(one: Loaded, module: Any, made: str, monkeypatch: pytest.MonkeyPat
 def test_inputs_and_answers_are_those_of_lmms_evals_own_class(
     name: str, documents: range, loaded: dict[str, Loaded], imported: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, (path, chat) = loaded[name], CLASSES[name]
+    from lmms_eval.models import MODEL_REGISTRY_V2
+
+    one = loaded[name]
     settings = {"max_new_tokens": 8, "temperature": 0.0, "do_sample": False, "until": list(STOPS)}
-    place, made = path.split(":")
-    assert one.backbone.asking is not None
-    wanted_name = one.backbone.asking.name
+    assert one.backbone.asking is not None, "the family states no `asking`"
+    found = MODEL_REGISTRY_V2.resolve(one.backbone.asking.name)  # as `--model` does
+    place, made = found.class_path.removeprefix("lmms_eval.models.").rsplit(".", 1)
+    chat = found.model_type == "chat"  # it takes messages, and others a text and a list of images
     theirs = theirs_on(one, imported(place), made, monkeypatch)
-    assert place.endswith(wanted_name)
     calls = recorded(one.model, monkeypatch)
     theirs.task_dict = {TASK: {SPLIT: DOCS}}
     wanted = [getattr(answer, "text", answer) for answer in theirs.generate_until(requests(chat, settings, documents))]

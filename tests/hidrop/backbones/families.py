@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import getattr_static
 from typing import Any
 
 import torch
 from PIL import Image
 
-from hidrop.backbones import Backbone, backbone_of
+from hidrop.backbones import Backbone, backbone_class, backbone_of
 from tests.conftest import IMAGE as LLAVA_IMAGE
 from tests.conftest import make_llava, make_llava_next
 from tests.tiny_checkpoints import make_model, make_processor
@@ -71,6 +72,12 @@ FAMILIES: dict[str, Family] = {
     ),
     "gemma3": Family(functools.partial(make_model, "gemma3"), {(60, 30): 16, (32, 32): 16}),
 }
+
+
+def with_own(method: str) -> list[str]:
+    """The families that override a method of Backbone, for tests that only concern those."""
+    base = getattr_static(Backbone, method)
+    return [name for name in FAMILIES if getattr_static(backbone_class(name), method) is not base]
 
 
 @functools.cache
