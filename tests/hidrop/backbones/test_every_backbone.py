@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from hidrop.backbones import BACKBONES, backbone_of, family_of, geometry_of
+from hidrop.backbones import BACKBONES, Backbone, backbone_class, backbone_of, family_of, geometry_of
 from hidrop.backbones.model_inputs import size_of
 from hidrop.cache_name import cache_name
 from hidrop.errors import UserError
@@ -38,6 +38,15 @@ def close(made: torch.Tensor, wanted: torch.Tensor, atol: float = ATOL) -> None:
     """Equal within `atol` for logits up to 5; float32 rounds larger ones more."""
     atol *= max(1.0, wanted.abs().max().item() / 5)
     torch.testing.assert_close(made, wanted, atol=atol, rtol=0)
+
+
+@every_family
+def test_a_family_states_all_that_has_no_default(name: str) -> None:
+    kind = backbone_class(name)
+    assert kind is not None
+    needed = [one for one in Backbone.__annotations__ if not hasattr(Backbone, one)]
+    missing = [one for one in needed if not hasattr(kind, one)] + sorted(kind.__abstractmethods__)
+    assert not missing, f"{kind.__name__} lacks {', '.join(missing)}: see hidrop/backbones/base.py"
 
 
 @every_family
