@@ -61,9 +61,13 @@ class ScheduleEntry(TypedDict):
 
 
 class SuggestionEntry(TypedDict):
-    """A schedule with its evidence, or the problem that prevents one. `budget`: average visual tokens per layer."""
+    """A schedule with its evidence, or the problem that prevents one. `budget`: average visual tokens per layer.
+
+    share: the budget as a share, where each image has its own number of tokens; counts are then of a nominal image.
+    """
 
     budget: float
+    share: NotRequired[str | None]
     inject: ReadingEntry
     exit: ReadingEntry
     filters: ReadingEntry
@@ -83,6 +87,8 @@ class SearchEntry(TypedDict):
 class AnalysisDocument(Provenance):
     """The result of an analysis. `heat`: by layer, the share of samples in which a token is among the most attended.
 
+    heat_panels, heat_samples: the grids of the tokens in `heat` (see `Panel`), and the samples whose images have them.
+    Older documents lack both: their tokens are a square.
     samples: requested of each task, after the first `skipped`; probed: of all tasks, without those that `failed`.
     yaml: the suggested schedule in a matrix's format.
     """
@@ -106,6 +112,8 @@ class AnalysisDocument(Provenance):
     vanilla: float
     curves: dict[str, CurveEntry]
     heat: list[list[float | None]]
+    heat_panels: NotRequired[list[list[list[int]]]]
+    heat_samples: NotRequired[int]
     suggestion: SuggestionEntry
     yaml: str | None
     search: NotRequired[SearchEntry]
@@ -135,9 +143,12 @@ def build(found: Found, suggestion: Suggestion, made: Mapping[str, Any]) -> Anal
         "visual_tokens": curves.visual_tokens,
         "vanilla": round(float(curves.vanilla.mean()), DIGITS),
         "curves": named,
-        "heat": [[_number(value) for value in row] for row in found.heat],
+        "heat": [[_number(value) for value in row] for row in found.heat.shares],
+        "heat_panels": [[list(panel) for panel in image] for image in found.heat.panels],
+        "heat_samples": found.heat.samples,
         "suggestion": {
             "budget": suggestion.budget,
+            "share": suggestion.share,
             **{name: _reading(getattr(suggestion, name)) for name in ("inject", "exit", "filters")},
             "keep_rule": suggestion.keep,
             "problem": suggestion.problem,
@@ -228,7 +239,8 @@ def explained(document: AnalysisDocument) -> list[str]:
                 f"{100 * reading['support']:.0f} %"
             )
     counts = ", ".join(map(str, found["schedule"]["keep"])) if found["schedule"] else "none"
-    lines.append(f"counts: {counts}. Rule: {found['keep_rule']}")
+    of = f" of an image of {document['visual_tokens']} tokens" if found["schedule"] and found.get("share") else ""
+    lines.append(f"counts: {counts}{of}. Rule: {found['keep_rule']}")
     return lines
 
 

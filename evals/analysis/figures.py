@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evals.analysis.document import AnalysisDocument, LayerPart
 from evals.report.figure_style import COLOURS, legend, panels_of, saved, styled
@@ -21,7 +22,7 @@ TITLES = {
     "ilvas": "Agreement of later layers with the tokens that a layer attends to most",
     "attention": "Attention of the last token, and the positions of the most attended tokens in the image",
 }
-HEAT_MAPS = 4
+HEAT_MAPS, MOST_PANELS = 4, 20  # layers that are mapped, and maps of a figure
 MARKS: dict[LayerPart, str] = {"inject": "0.25", "exit": COLOURS[3], "filters": "0.6"}
 
 
@@ -91,27 +92,48 @@ def ilvas(document: AnalysisDocument) -> Figure:
 
 
 def attention(document: AnalysisDocument) -> Figure:
-    side = round(document["visual_tokens"] ** 0.5)
+    """The attention on visual tokens, and for some layers a map of the most attended ones, grid by grid."""
     heat = np.array([[np.nan if x is None else x for x in row] for row in document["heat"]])
-    square = side * side == document["visual_tokens"] and not np.isnan(heat).any()
-    shown = _shown(document) if square else []
-    figure, (mass, *maps) = panels_of(1 + len(shown))
+    maps = maps_of(document) if heat.size and not np.isnan(heat).any() else []
+    shown = _shown(document, max(1, min(HEAT_MAPS, MOST_PANELS // len(maps)))) if maps else []
+    figure, (mass, *panels) = panels_of(1 + len(shown) * len(maps))
     _line(mass, document, "mass", COLOURS[1], label="attention on visual tokens")
     mass.set(xlabel="layer", ylabel="share of the last token's attention", ylim=(0, None))
-    largest = float(heat.max()) if square else 1.0
-    for axes, layer in zip(maps, shown, strict=True):
-        axes.imshow(heat[layer - 1].reshape(side, side), cmap="viridis", vmin=0, vmax=largest)
-        axes.set_title(f"layer {layer}: chosen in up to {100 * heat[layer - 1].max():.0f} %", fontsize=7)
+    largest = float(heat.max()) if maps else 1.0
+    for axes, (layer, tokens) in zip(panels, ((layer, one) for layer in shown for one in maps), strict=True):
+        seen = heat[layer - 1][tokens]
+        axes.imshow(seen, cmap="viridis", vmin=0, vmax=largest)
+        axes.set_title(f"layer {layer}: chosen in up to {100 * seen.max():.0f} %", fontsize=7)
         axes.set_axis_off()
+    samples = document.get("heat_samples", 0)
+    if maps and 0 < samples < document["probed"]:
+        mass.set_title(f"maps: the {samples} of {document['probed']} samples whose images have this shape", fontsize=7)
     return figure
 
 
-def _shown(document: AnalysisDocument) -> Sequence[int]:
-    """Layers to map: those after the filters, filled up with layers spread over the depth."""
+def maps_of(document: AnalysisDocument) -> list[NDArray[np.int64]]:
+    """The tokens of each map, (rows, columns): a grid, or a frame of one. At most MOST_PANELS.
+
+    Tokens that are no places of an image are left out. An older document has one square.
+    """
+    side = round(document["visual_tokens"] ** 0.5)
+    square = [[[1, side, side, 0]]] if side * side == document["visual_tokens"] else []
+    found, start = list[NDArray[np.int64]](), 0
+    for frames, rows, columns, others in (panel for image in document.get("heat_panels", square) for panel in image):
+        for _ in range(frames):
+            count = rows * (columns + others)
+            if columns:
+                found.append(np.arange(start, start + count).reshape(rows, -1)[:, :columns])
+            start += count
+    return found[:MOST_PANELS]
+
+
+def _shown(document: AnalysisDocument, count: int) -> Sequence[int]:
+    """`count` layers to map: those after the filters, filled up with layers spread over the depth."""
     filters = [layer + 1 for layer in document["suggestion"]["filters"]["layers"]]
     spread = np.linspace(1, document["layers"], HEAT_MAPS).round().astype(int).tolist()
-    chosen = filters + [layer for layer in spread if layer not in filters]
-    return sorted(chosen[:HEAT_MAPS])
+    chosen = list(dict.fromkeys([*filters, *spread]))
+    return sorted(chosen[:count])
 
 
 def _line(axes: Axes, document: AnalysisDocument, name: str, colour: str, *, label: str, faint: bool = False) -> None:

@@ -157,8 +157,10 @@ class ProbeModel(HidropLlava):
         self._names[place] = None
         if isinstance(shown, str) or shown.inputs is None or shown.images != 1:
             return None
-        name = hashlib.sha256(shown.inputs["pixel_values"].contiguous().numpy().tobytes()).hexdigest()
-        self._names[place] = name
+        digest = hashlib.sha256()
+        for key in sorted(shown.inputs):
+            digest.update(shown.inputs[key].contiguous().numpy().tobytes())
+        name = self._names[place] = digest.hexdigest()
         return name, place
 
 

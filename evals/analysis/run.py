@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from evals.analysis.probe_model import ProbeModel
 from evals.analysis.probe_settings import ProbeSettings
-from evals.analysis.task_curves import curves_of, heat, pooled
+from evals.analysis.task_curves import Heat, curves_of, heat, pooled
 from evals.run.engine import NUMERIC_VERSION
 from evals.store import journal
 from evals.store.cell_files import journal_of
@@ -18,12 +18,12 @@ from evals.store.records import AnswerRecord
 from evals.tasks import evaluation, protocol_version
 from evals.tasks.data import TaskSpec, data_digest, prepare
 from evals.tasks.protocol import decoding
-from hidrop.analysis.curves import Curves, Values
+from hidrop.analysis.curves import Curves
 from hidrop.models import Loaded
 from hidrop.provenance import provenance
 
 # Increase if a code change alters the numbers of the probes.
-PROBES_VERSION = 1
+PROBES_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Found:
     """The curves over the samples of all tasks, a map of the most attended tokens, failed samples, and seconds."""
 
     curves: Curves
-    heat: Values
+    heat: Heat
     failed: int
     seconds: float
 
@@ -66,10 +66,9 @@ def probe(
     with locked(folder):
         parts = [_task(loaded, weights, asked, spec, probes, folder, workers, progress) for spec in asked.tasks]
     records = [record for _, part in parts for record in part]
-    geometry = loaded.geometry
     return Found(
         pooled([curves for curves, _ in parts]),
-        heat(records, geometry.visual_tokens, geometry.layers),
+        heat(records, loaded.geometry.layers),
         sum(bool(record["error"]) for record in records),
         sum(record["milliseconds"] for record in records) / 1000,
     )

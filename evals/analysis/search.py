@@ -16,14 +16,20 @@ HEADERS = ("schedule", "tokens", "right %", "of unreduced %", "GFLOP", "front")
 SUGGESTED, UNREDUCED = "suggested", "vanilla"
 
 
-def neighbours(found: HiDrop, geometry: Geometry, budget: float, most: int) -> dict[str, HiDrop]:
-    """The schedule and at most `most` neighbors at the same budget, each with one layer moved by one."""
+def neighbours(
+    found: HiDrop, geometry: Geometry, budget: float, most: int, *, published: bool = False
+) -> dict[str, HiDrop]:
+    """The schedule and at most `most` neighbors at the same budget, each with one layer moved by one.
+
+    `published`: see `counted`.
+    """
     chosen = {SUGGESTED: found}
     for name, changed in _moved(found):
         if len(chosen) > most:
             break
         try:
-            chosen[name] = counted(changed.inject, changed.filters, changed.exit, geometry, budget)
+            layers = changed.inject, changed.filters, changed.exit
+            chosen[name] = counted(*layers, geometry, budget, published=published)
         except ValueError:  # invalid layers, or a budget that they cannot meet
             continue
     return chosen
@@ -41,12 +47,23 @@ def _moved(found: HiDrop) -> Iterator[tuple[str, HiDrop]]:
                 yield f"filters-{'-'.join(map(str, filters))}", replace(found, filters=filters)
 
 
-def matrix(base: Mapping[str, Any], schedules: Mapping[str, HiDrop], limit: int) -> dict[str, Any]:
-    """The matrix that scores the schedules; `base` is the matrix of the analysis."""
+def matrix(
+    base: Mapping[str, Any], schedules: Mapping[str, HiDrop], limit: int, *, share: str | None = None
+) -> dict[str, Any]:
+    """The matrix that scores the schedules; `base` is the matrix of the analysis.
+
+    `share`: their budget, where numbers of tokens have no meaning for the model.
+    """
     methods: dict[str, Any] = {UNREDUCED: {"name": "vanilla"}}
     for name, one in schedules.items():
-        fields = {"inject": one.inject, "filters": list(one.filters), "keep": list(one.keep), "exit": one.exit}
-        methods[name] = {"name": "hidrop", **fields}
+        counts = {"keep": list(one.keep)} if share is None else {"budget": share}
+        methods[name] = {
+            "name": "hidrop",
+            "inject": one.inject,
+            "filters": list(one.filters),
+            "exit": one.exit,
+            **counts,
+        }
     return {**base, "methods": methods, "limit": limit}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from evals.store.records import AnswerRecord
 from evals.tasks.base import Answer
 from evals.tasks.data import TaskSpec
 from hidrop.analysis.curves import MODALITIES, Curve, Curves, Values
+from hidrop.backbones.model_inputs import Panel
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 
@@ -77,16 +80,35 @@ def pooled(parts: Sequence[Curves]) -> Curves:
     return Curves.made(parts, np.concatenate, groups)
 
 
-def heat(records: Sequence[AnswerRecord], visual_tokens: int, layers: int) -> Values:
-    """Share of samples in which each visual token is among the most attended, (layers, tokens).
+@dataclass(frozen=True)
+class Heat:
+    """Where the most attended tokens of some samples are: those whose images have the same grids.
 
-    Only samples with `visual_tokens` visual tokens count; NaN if there are none.
+    `shares`: of these samples, by layer and token, (layers, tokens); NaN without samples. `panels`: see `Panel`.
     """
-    counts, used = np.zeros((layers, visual_tokens)), 0
-    for record in records:
-        probe = record.get("probe")
-        if probe and record["visual_tokens"] == visual_tokens:
-            used += 1
-            for layer, top in enumerate(probe["top"]):
-                counts[layer, top] += 1
-    return counts / used if used else np.full_like(counts, np.nan)
+
+    shares: Values
+    panels: tuple[tuple[Panel, ...], ...]
+    samples: int
+
+
+def heat(records: Sequence[AnswerRecord], layers: int) -> Heat:
+    """The map of the samples with the most frequent grids, the first of equally frequent ones."""
+    probed = [(grids, probe) for record in records if (probe := record.get("probe")) and (grids := panels_of(record))]
+    if not probed:
+        return Heat(np.full((layers, 0), np.nan), (), 0)
+    ((chosen, used),) = Counter(grids for grids, _ in probed).most_common(1)
+    tokens = sum(frames * rows * (columns + others) for one in chosen for frames, rows, columns, others in one)
+    counts = np.zeros((layers, tokens))
+    for grids, probe in probed:
+        for layer, top in enumerate(probe["top"] if grids == chosen else ()):
+            counts[layer, top] += 1
+    return Heat(counts / used, chosen, used)
+
+
+def panels_of(record: AnswerRecord) -> tuple[tuple[Panel, ...], ...]:
+    """The grids of a sample's images."""
+    return tuple(
+        tuple((frames, rows, columns, others) for frames, rows, columns, others in image)
+        for image in record.get("panels") or ()
+    )

@@ -97,6 +97,7 @@ def analyze(options: AnalyzeOptions) -> int:
     from evals.store.folders import check_inside
     from evals.store.lock import locked
     from hidrop.atomic_file import write_atomically
+    from hidrop.models import peek
     from hidrop.provenance import provenance
 
     name = model_name(options.model)
@@ -109,7 +110,8 @@ def analyze(options: AnalyzeOptions) -> int:
         raise UserError("\n".join(map(as_option, problems)))
     check_inside(out, "figures", "search")
     geometry = next(iter(rows.values())).plan.geometry
-    budget, fixed = average_tokens(options.budget, geometry), fixed_of(options, geometry)
+    budget, share = budget_of(options.budget, geometry, peek(options.model).geometry)
+    fixed = fixed_of(options, geometry)
     probes = probes_of(options, geometry)
     options.say(cost(geometry, probes, matrix.text_tokens, options.samples * len(matrix.tasks)))
     from evals.analysis import run  # lmms-eval takes seconds to load
@@ -137,7 +139,13 @@ def analyze(options: AnalyzeOptions) -> int:
         progress=telling(options.samples, options.say),
     )
     suggestion = suggest(
-        found.curves, geometry, budget, tolerance=options.tolerance / 100, most=options.most_filters, fixed=fixed
+        found.curves,
+        geometry,
+        budget,
+        tolerance=options.tolerance / 100,
+        most=options.most_filters,
+        fixed=fixed,
+        share=share,
     )
     made = {
         "model": name,
@@ -155,7 +163,7 @@ def analyze(options: AnalyzeOptions) -> int:
     }
     result = document.build(found, suggestion, made)
     if options.search and suggestion.schedule:
-        result["search"] = searched(options, matrix, suggestion.schedule, geometry, budget, out)
+        result["search"] = searched(options, matrix, suggestion, geometry, out)
     with locked(out):
         write_atomically(out / "analysis.json", json_text(result) + "\n")
         write_atomically(out / "curves.csv", document.csv_text(result))
@@ -183,19 +191,38 @@ def report(options: AnalyzeOptions, result: AnalysisDocument, suggestion: Sugges
 
 
 def searched(
-    options: AnalyzeOptions, base: Matrix, schedule: Any, geometry: Geometry, budget: float, out: Path
+    options: AnalyzeOptions, base: Matrix, suggestion: Suggestion, geometry: Geometry, out: Path
 ) -> SearchEntry:
     """What the suggestion and its neighbours score without training, on the samples that were held out."""
     from evals.analysis import search
     from evals.run.matrix_run import RunOptions, run_matrix, write_matrix
 
-    assert options.search is not None
-    schedules = search.neighbours(schedule, geometry, budget, options.search)
-    content = search.matrix(base.model_dump(mode="json", exclude_none=True), schedules, options.held_out)
+    assert options.search is not None and suggestion.schedule is not None
+    share, budget = suggestion.share, suggestion.budget
+    schedules = search.neighbours(suggestion.schedule, geometry, budget, options.search, published=share is not None)
+    content = search.matrix(base.model_dump(mode="json", exclude_none=True), schedules, options.held_out, share=share)
     matrix = write_matrix({**content, "profile": None}, out / "search")
     finished = run_matrix(RunOptions(matrix, out / "search", device=options.device, quiet=True))
     rows = search.table(finished.document) if finished else []
     return {"samples": options.held_out, "headers": list(search.HEADERS), "rows": [list(row) for row in rows]}
+
+
+def budget_of(text: str, geometry: Geometry, own: Geometry) -> tuple[float, str | None]:
+    """The value of --budget as a number of tokens of `geometry`'s image, and as a share where numbers have no meaning.
+
+    `own`: the model's sizes, before anything was stated about its images. Raises UserError.
+    """
+    from hidrop.budget import parse_budget
+
+    tokens = average_tokens(text, geometry)
+    if own.referenced:
+        return tokens, None
+    share = parse_budget(text)
+    if not isinstance(share, str):
+        raise UserError(
+            f'--budget: each image of this model has its own number of tokens; give a share, as "11.11%" (got {text})'
+        )
+    return tokens, share
 
 
 def matrix_of(options: AnalyzeOptions, name: str, dtype: str) -> Matrix:

@@ -332,7 +332,11 @@ class HidropLlava(lmms):
         ids, longest = prepared.ids, self.loaded.geometry.max_positions
         if len(ids) >= longest:
             return f"the prompt has {len(ids)} tokens, but the model has only {longest} positions"
-        return TokenizedPrompt(request, ids, prepared.inputs, prepared.images, prepared.visual_tokens, prepared.videos)
+        vision = self.loaded.backbone.vision(prepared.inputs or {})
+        # Images and videos in turns: their grids are not in the order of the prompt.
+        panels = () if vision is None or all(vision.backbone.media(vision.inputs)) else vision.panels
+        made = ids, prepared.inputs, prepared.images, prepared.visual_tokens, prepared.videos, panels
+        return TokenizedPrompt(request, *made)
 
     def _generate(self, prompts: Sequence[TokenizedPrompt]) -> tuple[list[tuple[str, int]], float]:
         """(answer, generated tokens with the end token) of each prompt, and milliseconds per prompt.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from hidrop.backbones import Backbone
     from hidrop.backbones.asking import Asking
+    from hidrop.backbones.model_inputs import Panel
     from hidrop.models import Loaded
 
 Record = dict[str, Any]
@@ -66,6 +67,7 @@ class TokenizedPrompt:
     images: int
     visual_tokens: int
     videos: tuple[int, ...] = ()
+    panels: Sequence[Sequence[Panel]] = ()  # where the visual tokens are in their images
 
     @property
     def alike(self) -> tuple[int, tuple[int, ...]]:
@@ -75,7 +77,10 @@ class TokenizedPrompt:
     @property
     def facts(self) -> Record:
         """The fields of a sample's record that describe its prompt."""
-        return {"prompt_hash": self.hash, "prompt_tokens": len(self.ids), "visual_tokens": self.visual_tokens}
+        found: Record = {"prompt_hash": self.hash, "prompt_tokens": len(self.ids), "visual_tokens": self.visual_tokens}
+        if self.panels:
+            found["panels"] = [[list(panel) for panel in image] for image in self.panels]
+        return found
 
     @property
     def hash(self) -> str:

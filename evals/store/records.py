@@ -74,6 +74,7 @@ class AnswerRecord(TypedDict):
     error: why there is no answer; None if there is one.
     entering: visual tokens of each layer, where they were not those of the row's plan.
     kept: the tokens that stayed after each cut, as `evals.store.kept_tokens.Cuts`.
+    panels: of each image and tile, in the order of the tokens, its grids (see `Panel`). Older records lack them.
     probe: what an analysis measured on the sample.
     """
 
@@ -90,6 +91,7 @@ class AnswerRecord(TypedDict):
     new_tokens: NotRequired[int]
     entering: NotRequired[list[int] | None]
     kept: NotRequired[list[Any] | None]
+    panels: NotRequired[list[list[list[int]]]]
     probe: NotRequired[ProbeRecord | None]
 
 
@@ -189,6 +191,8 @@ def checked(record: Mapping[str, Any]) -> CellHeader | SampleRecord:
     if known["kind"] == "answer":
         _check_counts(known.get("entering"))
         _check_kept(known.get("kept"), known["visual_tokens"])
+        if (panels := known.get("panels")) is not None:
+            _check_panels(panels, known["visual_tokens"])
     elif known["kind"] == "score":
         if not 0 <= known["score"] <= 1:
             raise ValueError(f"score is {known['score']!r}, not 0 to 1")
@@ -217,6 +221,15 @@ def _check_kept(kept: list[Any] | None, tokens: int) -> None:
         if not isinstance(pair, (list, tuple)) or [type(part) for part in pair] != [int, str]:
             raise ValueError(f"kept holds {pair!r}, which is not a layer and its tokens")
         unpack(pair[1], tokens)
+
+
+def _check_panels(panels: list[list[list[int]]], tokens: int) -> None:
+    """Frames, rows, columns of places and other tokens after each row, of as many tokens as the sample has."""
+    each = [panel for image in panels for panel in image]
+    if any(len(panel) != 4 or min(panel) < 0 for panel in each):
+        raise ValueError(f"panels is {panels!r}: a grid is four numbers of 0 or more")
+    if (found := sum(frames * rows * (columns + others) for frames, rows, columns, others in each)) != tokens:
+        raise ValueError(f"panels is {panels!r}, of {found} tokens, and the sample has {tokens}")
 
 
 def contradiction(records: Sequence[SampleRecord]) -> str | None:

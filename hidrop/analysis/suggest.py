@@ -28,7 +28,8 @@ class DecidedLayers:
 class Suggestion:
     """The readings, and the schedule if all of them found something and the budget can be met.
 
-    Otherwise `problem` says what is missing, and `way` what would decide it (see `Reading`).
+    Otherwise `problem` says what is missing, and `way` what would decide it (see `Reading`). `share`: the budget as a
+    share, where each image has its own number of tokens; the schedule's counts are then those of a nominal image.
     """
 
     inject: Reading
@@ -39,6 +40,7 @@ class Suggestion:
     problem: str | None
     budget: float
     way: tuple[tuple[str, str], ...] = ()
+    share: str | None = None
 
     @property
     def advice(self) -> str:
@@ -52,9 +54,10 @@ class Suggestion:
         """The method as an entry of a matrix. Raises ValueError if there is no schedule."""
         if (found := self.schedule) is None:
             raise ValueError(self.problem)
+        counts = f"keep: {list(found.keep)}" if self.share is None else f'budget: "{self.share}"'
         return (
             f"  hidrop-suggested: {{name: hidrop, inject: {found.inject}, filters: {list(found.filters)}, "
-            f"keep: {list(found.keep)}, exit: {found.exit}}}"
+            f"{counts}, exit: {found.exit}}}"
         )
 
 
@@ -66,11 +69,13 @@ def suggest(
     tolerance: float = TOLERANCE,
     most: int = FILTERS,
     fixed: DecidedLayers = DecidedLayers(),  # frozen
+    share: str | None = None,
 ) -> Suggestion:
     """Read a schedule off the curves.
 
     budget: visual tokens entering a layer, on average. tolerance: the loss of score that an exit may cost, as a share.
-    most: the largest number of filters. fixed: layers that the user has decided.
+    most: the largest number of filters. fixed: layers that the user has decided. share: the budget as a share, if
+    `geometry` is of a nominal image and numbers of tokens have no meaning for the model.
     """
     exit = _given(fixed.exit) or rules.with_uncertainty(curves, partial(rules.leaving, tolerance=tolerance))
     inject = _given(fixed.inject) or rules.with_uncertainty(curves, partial(rules.injection, exit=exit.layer))
@@ -81,23 +86,38 @@ def suggest(
         read = partial(rules.filtering, inject=inject.layer, exit=exit.layer, most=most)
         filters = rules.with_uncertainty(curves, read)
     rule = "falling by one factor from filter to filter, so that the cuts get smaller; the first one meets the budget"
+    if share is not None:
+        rule = "those of the paper after the later filters, as shares of the image; the first one meets the budget"
     for name, reading in (("injection", inject), ("exit", exit), ("filters", filters)):
         if not reading.layers:
-            return Suggestion(inject, exit, filters, rule, None, f"no {name}: {reading.evidence}", budget, reading.way)
+            return Suggestion(
+                inject, exit, filters, rule, None, f"no {name}: {reading.evidence}", budget, reading.way, share
+            )
     assert inject.layer is not None and exit.layer is not None
     try:
-        schedule = counted(inject.layer, filters.layers, exit.layer, geometry, budget)
+        schedule = counted(inject.layer, filters.layers, exit.layer, geometry, budget, published=share is not None)
     except (BudgetError, ValueError) as error:
         way = (("budget", "TOKENS"), ("filters", "LAYERS"))
-        return Suggestion(inject, exit, filters, rule, None, str(error), budget, way)
-    return Suggestion(inject, exit, filters, rule, schedule, None, budget)
+        return Suggestion(inject, exit, filters, rule, None, str(error), budget, way, share)
+    return Suggestion(inject, exit, filters, rule, schedule, None, budget, share=share)
 
 
-def counted(inject: int, filters: tuple[int, ...], exit: int, geometry: Geometry, budget: float) -> HiDrop:
+def counted(
+    inject: int,
+    filters: tuple[int, ...],
+    exit: int,
+    geometry: Geometry,
+    budget: float,
+    *,
+    published: bool = False,
+) -> HiDrop:
     """HiDrop with these layers and concave counts: a geometric series whose first count is solved for the budget.
 
-    Raises BudgetError for a budget that these layers cannot meet, ValueError for layers that do not fit.
+    `published`: the paper's counts after the later filters instead, which a matrix takes where it states a budget and
+    no counts. Raises BudgetError for a budget that these layers cannot meet, ValueError for layers that do not fit.
     """
+    if published:
+        return HiDrop.for_budget(budget, geometry, inject=inject, filters=filters, exit=exit)
     whole = geometry.visual_tokens
 
     def tail(factor: float) -> list[int]:

@@ -79,6 +79,8 @@ class Backbone(ABC):
     class_token: ClassVar[bool] = False
     # Whether the tower takes images of another size than its own (see `Vision.with_pixels`).
     interpolates: ClassVar[bool] = False
+    # Whether rows of an image's tiles, and the image itself, end with a token that is no place of it.
+    line_ends: ClassVar[bool] = False
     # Whether the tokens of one image see each other both ways.
     both_ways: ClassVar[bool] = False
     # How lmms-eval's own model class asks. None: as its class llava_hf does, by LLaVA's tokenizer and image processor.

@@ -20,6 +20,9 @@ Rope = tuple["torch.Tensor", "torch.Tensor"]
 # Frames, rows and columns of visual tokens, in the order of the tokens. A medium has one grid or more, one after the
 # other (LLaVA-NeXT: the whole image, then its tiles with their line ends as a last column).
 Grid = tuple[int, int, int]
+# A grid for people to see: frames, rows and columns of places of the image, and how many tokens after each row are none
+# (a line end; a class token is a row of no places and one such token).
+Panel = tuple[int, int, int, int]
 # Kinds of places in the input.
 TEXT, IMAGE, VIDEO = 0, 1, 2
 
@@ -81,6 +84,17 @@ class Vision:
     def grids(self) -> tuple[tuple[Grid, ...], ...]:
         """The grids of each medium, images before videos. May wait for the device."""
         return self.backbone.grids(self)
+
+    @property
+    def panels(self) -> tuple[tuple[Panel, ...], ...]:
+        """The grids of each medium, with places of the image apart from other tokens. May wait for the device."""
+        return tuple(tuple(self._panel(grid, number) for number, grid in enumerate(grids)) for grids in self.grids)
+
+    def _panel(self, grid: Grid, number: int) -> Panel:
+        """Of a medium's grid with this number."""
+        frames, rows, columns = grid
+        others = 1 if (rows, columns) == (1, 1) or (number > 0 and self.backbone.line_ends) else 0
+        return frames, rows, columns - others, others
 
     @property
     def count(self) -> int:

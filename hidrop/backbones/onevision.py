@@ -54,6 +54,7 @@ class OneVision(Backbone):
     fields: ClassVar[type[ConfigFields]] = OneVisionFields
     decoders: ClassVar[tuple[str, ...]] = ("qwen2",)
     towers: ClassVar[tuple[str, ...]] = ("siglip_vision_model",)
+    line_ends: ClassVar[bool] = True
     aspects: ClassVar[tuple[str | None, ...]] = (None, "anyres", "anyres_max_9")
 
     decoder_at: ClassVar[str] = "model.language_model"
