@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from hidrop.backbones.base import Backbone
-from hidrop.backbones.config_fields import NamedFields, check_fields
 from hidrop.backbones.model_inputs import Places, Vision
 from hidrop.errors import UserError
 from hidrop.geometry import Counts, Geometry
+
+if TYPE_CHECKING:
+    from hidrop.backbones.base import Backbone
 
 # By the model_type of a config. Imported on demand.
 BACKBONES: dict[str, str] = {
@@ -81,6 +82,8 @@ def family_of(config: Mapping[str, Any], place: str) -> type[Backbone]:
     Raises UserError, naming `place` and what is supported, for any other architecture, decoder or tower, and for
     fields without a sensible value.
     """
+    from hidrop.backbones.config_fields import NamedFields, check_fields
+
     kind = backbone_class(str(config.get("model_type")))
     if kind is None:
         check_fields(config, place, NamedFields)
@@ -117,6 +120,15 @@ def count_by(model: Any, reference_tokens: int | None, counts: Counts = "scaled"
 def geometry_of(config: Any) -> Geometry:
     """The sizes in a config of transformers. Raises UserError for an architecture that is not supported."""
     return family_of(config.to_dict(), type(config).__name__).geometry_of(config)
+
+
+def __getattr__(name: str) -> Any:
+    """Backbone on demand: its module checks config files, with a library that a command's help must not wait for."""
+    if name != "Backbone":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hidrop.backbones.base import Backbone
+
+    return Backbone
 
 
 __all__ = [
