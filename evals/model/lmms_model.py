@@ -336,7 +336,7 @@ class HidropLlava(lmms):
         # Images and videos in turns: their grids are not in the order of the prompt.
         panels = () if vision is None or all(vision.backbone.media(vision.inputs)) else vision.panels
         made = ids, prepared.inputs, prepared.images, prepared.visual_tokens, prepared.videos, panels
-        return TokenizedPrompt(request, *made)
+        return TokenizedPrompt(request, *made, whole=self.loaded.backbone.sees_whole)
 
     def _generate(self, prompts: Sequence[TokenizedPrompt]) -> tuple[list[tuple[str, int]], float]:
         """(answer, generated tokens with the end token) of each prompt, and milliseconds per prompt.

@@ -68,6 +68,7 @@ class TokenizedPrompt:
     visual_tokens: int
     videos: tuple[int, ...] = ()
     panels: Sequence[Sequence[Panel]] = ()  # where the visual tokens are in their images
+    whole: bool = False  # see Backbone.sees_whole
 
     @property
     def alike(self) -> tuple[int, tuple[int, ...]]:
@@ -80,6 +81,7 @@ class TokenizedPrompt:
         found: Record = {"prompt_hash": self.hash, "prompt_tokens": len(self.ids), "visual_tokens": self.visual_tokens}
         if self.panels:
             found["panels"] = [[list(panel) for panel in image] for image in self.panels]
+            found["whole"] = self.whole
         return found
 
     @property

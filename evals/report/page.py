@@ -16,7 +16,7 @@ from evals.report.caption import caption
 from evals.report.columns import task_name
 from evals.report.embedded import policy
 from evals.report.files import finite
-from evals.report.page_samples import KINDS, PageSamples, page_samples
+from evals.report.page_samples import KINDS, PageSamples, page_samples, with_panels
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.report.tables import main_sheets
@@ -101,6 +101,7 @@ def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
         ids = {cell_key(cell): cell["id"] for cell in document["cells"]}
         if not data["tasks"] or any(ids[key] != identity["id"] for key, identity in data["identities"].items()):
             return None
+        with_panels(data["tasks"], document)
         return PageSamples(**{field.name: data[field.name] for field in fields(PageSamples)})
     except (Unreadable, ValueError, KeyError, TypeError):  # there is none yet, or one that another version wrote
         return None

@@ -31,10 +31,14 @@ LONGEST = 600  # characters of a question or an answer
 
 @dataclass(frozen=True)
 class ShownSample:
-    """The question and image of a sample. `image`: a data URL, or "" without an image."""
+    """The question and image of a sample, as data URLs, or "" without an image.
+
+    image: the part that the protocol shows to a model with a square of patches. whole: all of it.
+    """
 
     question: str
     image: str
+    whole: str = ""
 
 
 @dataclass
@@ -61,7 +65,8 @@ def page_samples(document: ResultDocument, folder: Path, *, samples: int, room: 
         kinds = {key: _kinds(rows, answers.get(str(own[key]["base"]), ())) for key, rows in answers.items()}
         docs = chosen(kinds, samples)
         asked = _asked(document, task, found.identities, answers, docs, found.notes)
-        found.tasks[task] = _listed(docs, answers, kinds, asked, found, room // len(tasks))
+        squares = {key: own[key]["image_tokens"] for key in answers}
+        found.tasks[task] = _listed(docs, answers, kinds, squares, asked, found, room // len(tasks))
     if not found.tasks and document["cells"]:
         found.notes.append(f"no samples: {folder / 'samples'} is missing. Run the matrix, then write the report again")
     return found
@@ -138,10 +143,11 @@ def _read(spec: TaskSpec, docs: Sequence[int]) -> Iterator[tuple[int, ShownSampl
             doc = task.eval_docs[number]
             try:
                 image = next(iter(task.doc_to_visual(doc) or ()), None)
-                shown = "" if image is None else _data_url(protocol(spec.protocol).seen(image.convert("RGB")))
+                whole = None if image is None else image.convert("RGB")
+                shown = [] if whole is None else [_data_url(protocol(spec.protocol).seen(whole)), _data_url(whole)]
             except Exception:  # PIL raises many types for a broken file; the sample's record has the error
-                shown = ""
-            yield number, ShownSample(_short(str(task.doc_to_text(doc))), shown)
+                shown = []
+            yield number, ShownSample(_short(str(task.doc_to_text(doc))), *(shown or ("", "")))
 
 
 def _data_url(image: Any) -> str:
@@ -159,33 +165,40 @@ def _listed(
     docs: Sequence[int],
     answers: Mapping[str, Sequence[ScoredAnswer]],
     kinds: Mapping[str, Mapping[int, str]],
+    squares: Mapping[str, int | None],
     asked: Mapping[int, ShownSample],
     found: PageSamples,
     room: int,
 ) -> list[dict[str, Any]]:
-    """A task's samples in the form that the page's script reads, until its images fill `room` bytes."""
+    """A task's samples in the form that the page's script reads, until its images fill `room` bytes.
+
+    `answers`: the samples of each cell by its key; `squares`: the tokens of each cell's image, see `_panels`.
+    """
     by_doc = {key: {row["doc_id"]: row for row in rows} for key, rows in answers.items()}
     listed: list[dict[str, Any]] = []
     for doc in docs:
-        shown = asked.get(doc, ShownSample("", ""))
-        if shown.image and shown.image not in found.images:
-            room -= len(shown.image)
-            if room < 0:
-                found.notes.append(
-                    f"{len(docs) - len(listed)} of {len(docs)} samples: the page has no room for more images"
-                )
-                break
-            found.images.append(shown.image)
         rows = {key: own[doc] for key, own in by_doc.items() if doc in own}
-        one = next(iter(rows.values()))
+        one, shown = next(iter(rows.values())), asked.get(doc, ShownSample("", ""))
+        wholes = {row.get("whole", False) for row in rows.values()}
+        pictures = [shown.image if False in wholes else "", shown.whole if True in wholes else ""]
+        new = [picture for picture in dict.fromkeys(pictures) if picture and picture not in found.images]
+        room -= sum(map(len, new))
+        if new and room < 0:
+            found.notes.append(
+                f"{len(docs) - len(listed)} of {len(docs)} samples: the page has no room for more images"
+            )
+            break
+        found.images += new
+        image, whole = (found.images.index(picture) if picture else None for picture in pictures)
         listed.append(
             {
                 "doc": doc,
                 "question": shown.question,
-                "image": found.images.index(shown.image) if shown.image else None,
+                "image": image,
+                "whole": whole,
                 "target": _target(one["target"]),
                 "category": one["category"],
-                "answers": {key: _answer(row, kinds[key][doc]) for key, row in rows.items()},
+                "answers": {key: _answer(row, kinds[key][doc], squares[key]) for key, row in rows.items()},
             }
         )
     return listed
@@ -195,14 +208,39 @@ def _target(target: Any) -> str:
     return _short(", ".join(dict.fromkeys(map(str, target))) if isinstance(target, list) else str(target))
 
 
-def _answer(row: ScoredAnswer, kind: str) -> dict[str, Any]:
-    side = math.isqrt(row["visual_tokens"])
-    square = side**2 == row["visual_tokens"]
+def _answer(row: ScoredAnswer, kind: str, square: int | None) -> dict[str, Any]:
+    """`panels`: the grids of the kept tokens, all images' in one list; `one`: they are of one image."""
+    panels = _panels(row, square)
     return {
         "text": _short(row["answer"]),
         "score": row["score"],
         "kind": kind,
         "error": row["error"],
-        "side": side if square else None,
-        "kept": row.get("kept") if square else None,
+        "whole": row.get("whole", False),
+        "one": len(panels) == 1,
+        "panels": [panel for image in panels for panel in image],
+        "kept": row.get("kept") if panels else None,
     }
+
+
+def _panels(row: ScoredAnswer, square: int | None) -> list[list[list[int]]]:
+    """The grids of a sample's images, see `AnswerRecord`. An older record has none."""
+    older = _square(math.isqrt(row["visual_tokens"]), square) if row["visual_tokens"] == square else []
+    return row.get("panels", [older] if older else [])
+
+
+def _square(side: int | None, tokens: int | None) -> list[list[int]]:
+    """The grid of an older answer: one square, if that are the `tokens` of the model's own image. Else nothing."""
+    return [[1, side, side, 0]] if side is not None and side**2 == tokens else []
+
+
+def with_panels(tasks: dict[str, list[dict[str, Any]]], document: ResultDocument) -> None:
+    """Turn the answers of an older page, which state the `side` of a square, into those of this one."""
+    tokens = {cell_key(cell): cell["image_tokens"] for cell in document["cells"]}
+    for sample in (sample for samples in tasks.values() for sample in samples):
+        sample.setdefault("whole", None)
+        for key, answer in sample["answers"].items():
+            if "panels" not in answer:
+                panels = _square(answer.pop("side", None), tokens.get(key))
+                answer |= {"whole": False, "one": bool(panels), "panels": panels}
+                answer["kept"] = answer["kept"] if panels else None

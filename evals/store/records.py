@@ -75,6 +75,7 @@ class AnswerRecord(TypedDict):
     entering: visual tokens of each layer, where they were not those of the row's plan.
     kept: the tokens that stayed after each cut, as `evals.store.kept_tokens.Cuts`.
     panels: of each image and tile, in the order of the tokens, its grids (see `Panel`). Older records lack them.
+    whole: whether the tokens cover all of an image, or the part that the protocol shows.
     probe: what an analysis measured on the sample.
     """
 
@@ -92,6 +93,7 @@ class AnswerRecord(TypedDict):
     entering: NotRequired[list[int] | None]
     kept: NotRequired[list[Any] | None]
     panels: NotRequired[list[list[list[int]]]]
+    whole: NotRequired[bool]
     probe: NotRequired[ProbeRecord | None]
 
 

@@ -79,6 +79,8 @@ class Backbone(ABC):
     class_token: ClassVar[bool] = False
     # Whether the tower takes images of another size than its own (see `Vision.with_pixels`).
     interpolates: ClassVar[bool] = False
+    # Whether an image's tokens cover all of it, squeezed into its grid. Else a protocol pads or crops it to a square.
+    sees_whole: ClassVar[bool] = True
     # Whether rows of an image's tiles, and the image itself, end with a token that is no place of it.
     line_ends: ClassVar[bool] = False
     # Whether the tokens of one image see each other both ways.

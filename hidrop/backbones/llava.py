@@ -50,6 +50,7 @@ class Llava(Backbone):
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
     llava_conversation: ClassVar[bool] = True
+    sees_whole: ClassVar[bool] = False
     class_token: ClassVar[bool] = True
     interpolates: ClassVar[bool] = True
     vision_settings: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")

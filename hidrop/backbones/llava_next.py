@@ -28,6 +28,7 @@ class LlavaNext(Llava):
     processor_class: ClassVar[str] = "LlavaNextProcessor"
     image_processor_class: ClassVar[str] = "LlavaNextImageProcessorPil"
     image_processor_folder: ClassVar[str] = "llava_next"
+    sees_whole: ClassVar[bool] = True
     line_ends: ClassVar[bool] = True
     aspects: ClassVar[tuple[str | None, ...]] = (None, "anyres")
 

@@ -187,26 +187,58 @@ function bits(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-/** The picture of a sample. `kept` (base64, one bit per patch, row by row): patches that were not kept are covered. */
-function stage(sample, caption, side, kept) {
-  const picture = make("div", { class: "picture" });
-  if (sample.image !== null) picture.append(make("img", { src: data.images[sample.image], alt: "" }));
-  if (kept) {
-    const flags = bits(kept), size = 100 / side;
+const PANELS = 20;
+
+/** The grids of an answer's tokens, a frame each: number of the first token, rows, columns, tokens of a row. */
+function grids(answer) {
+  const found = [];
+  let start = 0;
+  for (const [frames, rows, columns, others] of answer.panels) {
+    for (let frame = 0; frame < frames; frame += 1) {
+      if (columns) found.push({ start, rows, columns, wide: columns + others, still: frames === 1 });
+      start += rows * (columns + others);
+    }
+  }
+  return { found: found.slice(0, PANELS), tokens: start };
+}
+
+/** The picture of a sample. `cover`: a grid, and flags (bit per token) of which the unset ones are covered. */
+function picture(source, cover) {
+  const box = make("div", { class: cover ? "picture fitted" : "picture" });
+  if (source !== null) box.append(make("img", { src: data.images[source], alt: "" }));
+  if (cover) {
+    const { start, rows, columns, wide, flags } = cover, width = 100 / columns, height = 100 / rows;
     let path = "";
-    for (let i = 0; i < side * side; i += 1) {
-      if (!(flags[i >> 3] & (128 >> (i & 7)))) path += `M${(i % side) * size} ${Math.floor(i / side) * size}h${size}v${size}h-${size}z`;
+    for (let y = 0; y < rows; y += 1) {
+      for (let x = 0; x < columns; x += 1) {
+        const i = start + y * wide + x;
+        if (!(flags[i >> 3] & (128 >> (i & 7)))) path += `M${x * width} ${y * height}h${width}v${height}h-${width}z`;
+      }
     }
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", "0 0 100 100");
     svg.setAttribute("preserveAspectRatio", "none");
     svg.setAttribute("aria-hidden", "true");
-    const cover = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    cover.setAttribute("d", path);
-    svg.append(cover);
-    picture.append(svg);
+    const cells = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    cells.setAttribute("d", path);
+    svg.append(cells);
+    box.append(svg);
+    box.style.aspectRatio = `${columns} / ${rows}`;
+    if (rows > columns) box.style.width = `${(100 * columns) / rows}%`;
   }
-  return make("figure", {}, picture, make("figcaption", {}, caption));
+  return box;
+}
+
+/** A sample's image, or its grids with the tokens that are not in `kept` (base64, a bit per token) covered.
+    The image is under a grid only if the grid is of all that the model sees of it. */
+function stage(sample, caption, answer, kept) {
+  const source = answer.whole ? sample.whole : sample.image;
+  const flags = kept ? bits(kept) : null;
+  const shown = kept
+    ? grids(answer).found.map((grid) => picture(answer.one && grid.still ? source : null, { ...grid, flags }))
+    : [picture(source)];
+  const many = shown.length > 2 ? "many" : "";
+  return make("figure", {}, make("div", { class: many }, ...shown), make("figcaption", {}, caption));
 }
 
 function count(kept) {
@@ -216,15 +248,15 @@ function count(kept) {
 function stages(sample, cell, answer) {
   const entering = cell.entering, first = entering.findIndex((n) => n > 0);
   const last = entering.findLastIndex((n) => n > 0);
-  const all = answer.side ? `${answer.side ** 2} tokens` : "image";
+  const { tokens } = grids(answer), all = tokens ? `${tokens} tokens` : "image";
   const enter = first < 0 ? "enter no layer" : first > 0 ? `enter before layer ${first + 1}` : "enter at once";
   const leave = first >= 0 && last < entering.length - 1 ? `, leave before layer ${last + 2}` : "";
-  const shown = make("div", { class: "stages" }, stage(sample, `${all}, ${enter}${leave}`, answer.side));
+  const shown = make("div", { class: "stages" }, stage(sample, `${all}, ${enter}${leave}`, answer));
   for (const [after, kept] of answer.kept ?? []) {
     const where = after === 0 ? "before layer 1" : `after layer ${after}`;
     const left = count(kept);
     const merged = left === 0 ? " (the rest merged or dropped)" : "";
-    shown.append(stage(sample, `${left} kept ${where}${merged}`, answer.side, kept));
+    shown.append(stage(sample, `${left} kept ${where}${merged}`, answer, kept));
   }
   if (!answer.kept && cell.method !== "vanilla" && first >= 0) {
     shown.append(make("p", {}, "The kept tokens do not map to image patches, or were not recorded."));

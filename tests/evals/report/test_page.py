@@ -52,7 +52,7 @@ def test_the_page_shows_each_rows_answers_and_what_it_kept(little: Path) -> None
                 answer = sample["answers"][key]
                 assert answer["text"] == journal[sample["doc"]]["answer"]
                 assert sample["question"] and data["images"][sample["image"]].startswith("data:image/webp;base64,")
-                assert answer["side"] == 10
+                assert answer["panels"] == [[1, 10, 10, 0]] and answer["one"] and not answer["whole"]
                 kept = answer["kept"] and [(after, len(unpack(mask, 100))) for after, mask in answer["kept"]]
                 wanted = {"vanilla": [], "fastv": [(2, 4)], "random": [(2, 9)], "downsample": None}
                 if cell["method"] in wanted:
@@ -97,8 +97,8 @@ def test_images_without_room_are_said_to_be_left_out(little: Path, monkeypatch: 
 def test_text_of_a_model_cannot_leave_its_place(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evals.report import page_samples
 
-    def evil(row: Any, kind: str) -> dict[str, Any]:
-        return {"text": "</script><script>alert(1)</script>", "score": 0, "kind": kind, "side": None, "kept": None}
+    def evil(row: Any, kind: str, square: Any) -> dict[str, Any]:
+        return {"text": "</script><script>alert(1)</script>", "score": 0, "kind": kind, "panels": [], "kept": None}
 
     monkeypatch.setattr(page_samples, "_answer", evil)
     document = read_document(little)
@@ -215,8 +215,8 @@ def test_no_text_of_a_run_acts_on_the_page(little: Path, monkeypatch: pytest.Mon
 
     evil = "\x1b[31m\u202e\x00\u2028"
 
-    def answer(row: Any, kind: str) -> dict[str, Any]:
-        return {"text": evil, "score": 0, "kind": kind, "side": None, "kept": None}
+    def answer(row: Any, kind: str, square: Any) -> dict[str, Any]:
+        return {"text": evil, "score": 0, "kind": kind, "panels": [], "kept": None}
 
     monkeypatch.setattr(page_samples, "_answer", answer)
     document = read_document(little)
@@ -231,3 +231,62 @@ def test_an_existing_page_of_any_kind_is_replaced(little: Path, tmp_path: Path) 
         path.write_bytes(content)
         page.write(document, tmp_path)
         assert path.read_text().startswith("<!doctype html>")
+
+
+def scored(tokens: int, **more: Any) -> Any:
+    row = {"answer": "a", "score": 1.0, "error": None, "target": "a", "category": None, "visual_tokens": tokens}
+    return {**row, "kept": [[2, pack([0, 1], tokens)]], **more}
+
+
+def test_kept_tokens_are_drawn_in_the_grids_of_their_image() -> None:
+    """Of one image, a picture is under its grids; tiles and several images have grids alone."""
+    from evals.report.page_samples import _answer
+
+    wide = _answer(scored(6, panels=[[[1, 2, 3, 0]]], whole=True), "same", 1296)
+    assert (wide["panels"], wide["one"], wide["whole"]) == ([[1, 2, 3, 0]], True, True)
+    tiled = _answer(scored(8, panels=[[[1, 2, 2, 0]], [[1, 2, 2, 0]]], whole=True), "same", 4)
+    assert (len(tiled["panels"]), tiled["one"]) == (2, False) and tiled["kept"]
+
+
+def test_of_an_older_journal_only_the_square_of_the_models_own_image_is_drawn() -> None:
+    from evals.report.page_samples import _answer, with_panels
+
+    old = _answer(scored(16), "same", 16)
+    assert (old["panels"], old["one"], old["whole"]) == ([[1, 4, 4, 0]], True, False) and old["kept"]
+    for tokens, own in ((12, 12), (16, 2880), (16, None)):  # 16 of 2880: perhaps 2 x 8
+        assert _answer(scored(tokens), "same", own)["panels"] == []
+        assert _answer(scored(tokens), "same", own)["kept"] is None
+    # The same for the samples of an older page.
+    rows = (("a", 16), ("b", 9))
+    cells: Any = {"cells": [{"model": "m", "label": row, "task": "gqa", "image_tokens": n} for row, n in rows]}
+    answers = {f"m/{row}/gqa": {"side": 4, "kept": [[2, "AA=="]]} for row in ("a", "b")}
+    sample: Any = {"image": 0, "answers": answers}
+    with_panels({"gqa": [sample]}, cells)
+    assert sample["answers"]["m/a/gqa"] == {
+        "kept": [[2, "AA=="]],
+        "whole": False,
+        "one": True,
+        "panels": [[1, 4, 4, 0]],
+    }
+    assert sample["answers"]["m/b/gqa"] == {"kept": None, "whole": False, "one": False, "panels": []}
+    assert sample["whole"] is None
+
+
+def test_a_sample_has_the_pictures_that_its_models_see() -> None:
+    """LLaVA's square, all of the image for a family that squeezes it into its grid, or both."""
+    from evals.report.page_samples import PageSamples, ShownSample, _listed
+
+    shown = {1: ShownSample("q", "square", "all of it")}
+    square, whole = scored(4, doc_id=1, panels=[[[1, 2, 2, 0]]], whole=False), scored(4, doc_id=1, whole=True)
+    for rows, images in (
+        ([square], ["square"]), ([whole], ["all of it"]), ([square, whole], ["square", "all of it"]),
+    ):  # fmt: skip
+        found = PageSamples()
+        answers = {f"m/{number}/gqa": [row] for number, row in enumerate(rows)}
+        kinds = {key: {1: "same"} for key in answers}
+        (sample,) = _listed([1], answers, kinds, dict.fromkeys(answers, 4), shown, found, 999)
+        assert found.images == images
+        assert [found.images[n] for n in (sample["image"], sample["whole"]) if n is not None] == images
+    found = PageSamples()
+    assert _listed([1], answers, kinds, dict.fromkeys(answers, 4), shown, found, 10) == []
+    assert "1 of 1 samples: the page has no room" in found.notes[0]
