@@ -19,6 +19,7 @@ from evals.tasks import evaluation, protocol_version
 from evals.tasks.data import TaskSpec, data_digest, prepare
 from evals.tasks.protocol import decoding
 from hidrop.analysis.curves import Curves
+from hidrop.errors import UserError
 from hidrop.models import Loaded
 from hidrop.provenance import provenance
 
@@ -61,8 +62,10 @@ def probe(
 ) -> Found:
     """Probe the samples that earlier runs have not probed, and combine all. `progress` gets (task, samples done).
 
-    Raises UserError for a task with fewer than two samples that could be probed.
+    Raises UserError for a task of videos, and for one with fewer than two samples that could be probed.
     """
+    if filmed := [spec.name for spec in asked.tasks if spec.source.videos]:
+        raise UserError(f"{filmed[0]}: a task of videos, which analyze does not probe. Name a task of images")
     with locked(folder):
         parts = [_task(loaded, weights, asked, spec, probes, folder, workers, progress) for spec in asked.tasks]
     records = [record for _, part in parts for record in part]

@@ -15,6 +15,8 @@ def image_sizes(spec: TaskSpec, *, limit: int | None = None) -> list[tuple[int, 
 
     Raises UserError when data is missing, or no image can be read.
     """
+    if spec.source.videos:
+        raise UserError(f"{spec.name}: a task of videos. Name a task of images, or a size such as 1024x768")
     turned, found = protocol(spec.protocol).turns_images, list[tuple[int, int]]()
     with quiet():
         prepare(spec)

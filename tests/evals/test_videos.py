@@ -172,3 +172,24 @@ def test_the_bundled_matrix_of_videos_is_complete() -> None:
     assert {cell.model for cell in cells if cell.entry == "visionzip"} == {"qwen2.5-vl-7b", "qwen3-vl-8b"}
     assert {cell.budget for cell in cells} == {None, "25%", "10%"}
     assert {cell.spec.frames for cell in cells} == {32}
+
+
+def test_plans_and_analyses_of_videos_are_refused_in_words(
+    tmp_path: Path, data: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(matrix(checkpoints["qwen2_5_vl"], data, "native", model_of("qwen2_5_vl")))
+    assert cli.main(["plan", str(file), "--image", "videomme"]) == 2
+    assert "videomme: a task of videos. Name a task of images, or a size" in capsys.readouterr().err
+    asked = [
+        "--model",
+        str(checkpoints["qwen2_5_vl"]),
+        "--task",
+        "videomme",
+        "--data",
+        str(data),
+        "--protocol",
+        "native",
+    ]
+    assert cli.main(["analyze", *asked, "--out", str(tmp_path / "a"), "--device", "cpu"]) == 2
+    assert "videomme: a task of videos, which analyze does not probe" in capsys.readouterr().err

@@ -41,9 +41,9 @@ def looked(lm: Any) -> list[Any]:
     seen: list[Any] = []
     own = lm.protocol
 
-    def prepare(loaded: Any, question: str, images: Any) -> Any:
+    def prepare(loaded: Any, question: str, images: Any, *more: Any) -> Any:
         seen.extend(images)
-        return own.prepare(loaded, question, images)
+        return own.prepare(loaded, question, images, *more)
 
     same = {name: getattr(own, name) for name in ("name", "turns_images", "max_new_tokens")}
     lm.protocol = SimpleNamespace(**same, prepare=prepare)

@@ -42,7 +42,7 @@ def film(frames: int = 4, size: tuple[int, int] = (56, 56), rate: float = 4.0) -
 
 def asked(name: str, videos: list[Video], images: list[Image.Image] | None = None) -> Prepared:
     backbone, processor = parts(name)
-    return whole(backbone, processor, NATIVE, QUESTION, images or [], videos, SMALL.get(name, NO_LIMITS))
+    return whole(backbone, processor, NATIVE, QUESTION, images or [], videos=videos, limits=SMALL.get(name, NO_LIMITS))
 
 
 def text_of(name: str, prepared: Prepared) -> str:
@@ -191,7 +191,7 @@ def test_an_image_and_a_video_with_the_same_placeholder_are_refused(name: str) -
 def test_a_question_with_a_videos_mark_is_refused(name: str) -> None:
     backbone, processor = parts(name)
     with pytest.raises(ValueError, match="the question itself contains"):
-        whole(backbone, processor, NATIVE, f"What is {processor.video_token}?", [], [film(2)])
+        whole(backbone, processor, NATIVE, f"What is {processor.video_token}?", [], videos=[film(2)])
 
 
 def test_a_template_without_videos_is_refused() -> None:
@@ -199,7 +199,7 @@ def test_a_template_without_videos_is_refused() -> None:
     processor = tiny_checkpoints.make_processor("qwen2_5_vl")
     processor.chat_template = processor.chat_template.replace("'video'", "'film'")
     with pytest.raises(UserError, match=r"the chat template writes 0 <\|video_pad\|> for 1 videos"):
-        whole(backbone, processor, NATIVE, QUESTION, [], [film(2)])
+        whole(backbone, processor, NATIVE, QUESTION, [], videos=[film(2)])
 
 
 def test_families_without_videos_are_refused_in_words() -> None:
@@ -211,3 +211,13 @@ def test_families_without_videos_are_refused_in_words() -> None:
 def test_a_frame_that_is_too_long_is_one_line() -> None:
     with pytest.raises(ValueError, match="more than 200 times as long as wide"):
         asked("qwen2_5_vl", [film(2, (402, 2))])
+
+
+def test_downsample_has_no_rule_for_videos() -> None:
+    def smaller(rows: int, columns: int) -> tuple[int, int]:
+        return rows, columns
+
+    with pytest.raises(
+        UserError, match="downsample: makes images smaller before the model, and has no rule for videos"
+    ):
+        whole(*parts("qwen2_5_vl"), NATIVE, QUESTION, [], smaller, videos=[film(2)])
