@@ -16,6 +16,7 @@ from hidrop.backbones.asking import NATIVE
 from hidrop.backbones.filming import paired, squares
 from hidrop.backbones.pixel_limits import NO_LIMITS, PixelLimits
 from hidrop.errors import UserError
+from hidrop.runtime import reduce
 from hidrop.videos import Video
 from tests import tiny_checkpoints
 
@@ -221,3 +222,54 @@ def test_downsample_has_no_rule_for_videos() -> None:
         UserError, match="downsample: makes images smaller before the model, and has no rule for videos"
     ):
         whole(*parts("qwen2_5_vl"), NATIVE, QUESTION, [], smaller, videos=[film(2)])
+
+
+# ---- prompts by hand -------------------------------------------------------------------------------------------------
+
+
+def given(name: str, ids: list[int], prepared: Prepared) -> dict[str, torch.Tensor]:
+    """The arguments of the model's forward."""
+    backbone, _ = parts(name)
+    rows = torch.tensor([ids])
+    inputs = {"input_ids": rows, "attention_mask": torch.ones_like(rows), **(prepared.inputs or {})}
+    return {**inputs, "mm_token_type_ids": backbone.kinds(rows)} if name in QWEN else inputs
+
+
+def with_video_first(name: str, prepared: Prepared) -> list[int]:
+    """The ids of a prompt with its video's placeholders, and what is around them, before those of its image."""
+    backbone, processor = parts(name)
+    text = processor.tokenizer.decode(prepared.ids)
+    image = processor.image_token * prepared.ids.count(backbone.model.config.image_token_id)
+    video = "<video>" * prepared.ids.count(backbone.model.config.video_token_id)
+    if name == "qwen3_vl":
+        image = f"<|vision_start|>{image}<|vision_end|>"
+        start = text.index("<|vision_start|><0.")
+        video = text[start : text.index(QUESTION)]
+    assert image in text and video in text
+    before, after = text.split(image)
+    return processor.tokenizer(before + after.replace(video, video + image)).input_ids
+
+
+@pytest.mark.parametrize("name", ("qwen3_vl", "llava_onevision"))
+def test_a_video_before_an_image_is_what_transformers_makes_of_it(name: str) -> None:
+    backbone, _ = parts(name)
+    prepared = asked(name, [film(4)], [picture(5)])
+    inputs = given(name, with_video_first(name, prepared), prepared)
+    model = backbone.model.eval()
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+        with reduce(model, "vanilla"):
+            found = model(**inputs).logits
+        other = model(**given(name, prepared.ids, prepared)).logits
+    assert torch.allclose(found, wanted, atol=2e-5)
+    assert not torch.allclose(other[:, -1], wanted[:, -1], atol=1e-2)  # the order matters
+
+
+@pytest.mark.parametrize("name", ("qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl"))
+def test_a_prompt_that_was_cut_inside_a_video_is_one_line(name: str) -> None:
+    backbone, _ = parts(name)
+    prepared = asked(name, [film(4)])
+    last = max(place for place, kind in enumerate(backbone.kinds(torch.tensor([prepared.ids]))[0].tolist()) if kind)
+    with reduce(backbone.model, "vanilla"), pytest.raises(ValueError) as error, torch.no_grad():
+        backbone.model(**given(name, prepared.ids[:last], prepared))
+    assert "\n" not in str(error.value) and "placeholder" in str(error.value)
