@@ -18,13 +18,13 @@ from hidrop.errors import UserError, shown
 from hidrop.pretrained import pretrained
 
 if TYPE_CHECKING:
-    from hidrop.backbones.base import Backbone
+    from hidrop.backbones.checkpoint_family import CheckpointFamily
 
 # Where an image processor's settings are: in a section of the first file, or alone in the second.
 FILES = ("processor_config.json", "preprocessor_config.json")
 
 
-def read(family: type[Backbone], path: Path, config: Any) -> tuple[Any, Any, Any]:
+def read(family: type[CheckpointFamily], path: Path, config: Any) -> tuple[Any, Any, Any]:
     """Tokenizer, image processor and processor out of a folder.
 
     Arguments of the processor are those that its file states, and otherwise follow from the model's `config`. Raises
@@ -41,7 +41,7 @@ def read(family: type[Backbone], path: Path, config: Any) -> tuple[Any, Any, Any
     return tokenizer, image_processor, family.processor_of(config, tokenizer, image_processor, **settings)
 
 
-def image_processor_class(family: type[Backbone]) -> Any:
+def image_processor_class(family: type[CheckpointFamily]) -> Any:
     """The class of transformers that works on PIL images."""
     folder = family.image_processor_folder
     module = importlib.import_module(f"transformers.models.{folder}.image_processing_pil_{folder}")
@@ -61,7 +61,7 @@ def images_only(processor_class: str, named: str) -> Any:
     return type(named, (base,), {"get_attributes": classmethod(lambda cls: list(parts))})
 
 
-def _check_kind(family: type[Backbone], path: Path) -> None:
+def _check_kind(family: type[CheckpointFamily], path: Path) -> None:
     """Raises UserError when a file states an image processor of another family.
 
     Names end in "Fast" or "Pil" for classes that work on other kinds of images in the same way.
