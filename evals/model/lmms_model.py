@@ -333,8 +333,11 @@ class HidropLlava(lmms):
         if len(ids) >= longest:
             return f"the prompt has {len(ids)} tokens, but the model has only {longest} positions"
         vision = self.loaded.backbone.vision(prepared.inputs or {})
-        # Images and videos in turns: their grids are not in the order of the prompt.
+        # Not known: of images and videos in turns, whose grids are not in the order of the prompt, and of an image that
+        # a method has made smaller, as the record's tokens are those of the whole one.
         panels = () if vision is None or all(vision.backbone.media(vision.inputs)) else vision.panels
+        if vision is not None and sum(vision.sizes) != prepared.visual_tokens:
+            panels = ()
         made = ids, prepared.inputs, prepared.images, prepared.visual_tokens, prepared.videos, panels
         return TokenizedPrompt(request, *made, whole=self.loaded.backbone.sees_whole)
 
