@@ -114,8 +114,6 @@ def test_text_alone_is_transformers_own_forward(name: str) -> None:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_vanilla_with_images_and_videos_is_transformers_own_forward(name: str, side: str) -> None:
     family, model = FAMILIES[name], model_of(name)
-    if not family.exact:
-        pytest.skip("transformers' positions after a video are wrong: test_reduced.py gives it the right ones")
     sizes = [*family.sizes]
     inputs = batch_of(name, [sizes[:1], sizes[1:2], []], side, videos=[family.videos, (), family.videos])
     there = inputs["attention_mask"].bool()
