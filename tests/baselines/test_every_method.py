@@ -15,6 +15,7 @@ from hidrop.plan import TokenPlan
 from hidrop.reducer import METHODS as REGISTRY
 from hidrop.reducer import Reducer, build
 from hidrop.runtime import reduce
+from hidrop.runtime.attach import REPLACED
 from tests.baselines.slow_rules import RULES
 
 HIDROP = dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6)
@@ -316,7 +317,7 @@ def test_the_model_is_exactly_as_before(row, tiny_llava, prompt, pixels):
     before = dict(model.__dict__), {k: v.clone() for k, v in model.state_dict().items()}
     inside = {name: dict(module.__dict__) for name, module in model.named_modules() if name}
     with reduce(model, reducer_of(row)):
-        assert set(model.__dict__) == {*before[0], "forward"}
+        assert set(model.__dict__) == {*before[0], *REPLACED}
         assert inside == {name: dict(module.__dict__) for name, module in model.named_modules() if name}
         generate(model, input_ids=prompt(), pixel_values=pixels())
     assert dict(model.__dict__) == before[0]
