@@ -106,20 +106,19 @@ class ForwardPass:
         """
         valid = valid_places(ids_BS, mask_BS)
         kind_BS = self.backbone.kinds(ids_BS) if kind_BS is None else kind_BS
-        if places is not None:
-            pass
-        elif self.reducer.positions == "group":
+        if places is None and self.reducer.positions == "group":
             places = grouped_places(valid, kind_BS > 0)
-        else:
+        elif places is None:
             places = self.backbone.places(valid, kind_BS, vision)
         layout = read(valid, kind_BS, places, labels, multiple=multiple, both_ways=self.backbone.both_ways)
         check_counts(layout, vision)
         longest = max(map(sum, zip(layout.text_counts, layout.visual_counts, strict=True)))
         check_window(self.backbone, longest)
-        if vision is not None and self.reducer.encodes:
+        if vision is not None:
             images, _ = self.backbone.media(vision.inputs)
             sizes = [size_of(grids) for grids in vision.grids]
-            layout = replace(layout, media_counts=media_by_row(layout, sizes[:images], sizes[images:]))
+            media_counts = media_by_row(layout, sizes[:images], sizes[images:])
+            layout = replace(layout, media_counts=media_counts if self.reducer.encodes else None)
         if not self.reducer.prepares:
             return layout
         return replace(layout, media=media_table(layout.feature_BV, vision))

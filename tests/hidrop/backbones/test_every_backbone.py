@@ -336,6 +336,19 @@ def test_placeholders_that_do_not_fit_the_images_are_one_clear_line(name: str) -
 
 
 @every_family
+def test_images_that_belong_to_other_rows_are_refused(name: str) -> None:
+    """The batch has as many placeholders as visual tokens, but a row has one too many and another one too few."""
+    model, sizes = model_of(name), [*FAMILIES[name].sizes]
+    inputs = batch_of(name, [sizes[:1], sizes[:1]])
+    kinds = backbone_of(model).kinds(inputs["input_ids"])
+    first, second = ((row > 0).nonzero()[:, 0] for row in kinds)
+    inputs["input_ids"][0, first[-1]] = 40
+    inputs["input_ids"][1, second[0] - 1] = inputs["input_ids"][1, second[0]]
+    with reduce(model, "vanilla"), pytest.raises(ValueError, match="give each prompt the placeholders of whole images"):
+        model(**inputs)
+
+
+@every_family
 def test_a_decoder_or_tower_of_another_kind_is_refused_by_name(name: str) -> None:
     model = model_of(name)
     config, title = model.config.to_dict(), backbone_of(model).title
