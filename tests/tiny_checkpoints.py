@@ -491,17 +491,12 @@ def changed(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def images_only(processor_class: str) -> Any:
-    """A processor class of transformers without the parts that need torchvision.
-
-    A processor takes its parts in the order of `get_attributes`, and checks that each is there.
-    """
-    import transformers
+    """A processor class of transformers without the parts that need torchvision: a new one, which a test may change."""
+    from hidrop.backbones import processing
 
     # The two share all that concerns images, and SmolVLM's own refuses to start without num2words.
-    base = transformers.Idefics3Processor if processor_class == "SmolVLMProcessor" else None
-    base = base or getattr(transformers, processor_class)
-    parts = [name for name in base.get_attributes() if name != "video_processor"]
-    return type(processor_class, (base,), {"get_attributes": classmethod(lambda cls: parts)})
+    base = "Idefics3Processor" if processor_class == "SmolVLMProcessor" else processor_class
+    return type(processor_class, (processing.images_only(base, processor_class),), {})
 
 
 def image_processor_class(family: Family) -> Any:
