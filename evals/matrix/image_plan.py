@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,15 @@ from evals.matrix import plan_table
 from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Matrix
 from evals.tasks.data import TaskSpec
+from evals.tasks.protocol import protocol
 from hidrop.errors import UserError
+from hidrop.plan import TokenPlan
 
 if TYPE_CHECKING:
     from hidrop.models.checking import Whole
 
+# Visual tokens of an image, and their rows and columns where these decide something (see `Protocol.counting`).
+Counted = tuple[int, tuple[int, int] | None]
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
 
@@ -43,21 +47,25 @@ def _one(name: str, matrix: Matrix) -> Images:
         )
     from evals.tasks.image_sizes import image_sizes
 
-    task, protocol = matrix.tasks[name], matrix.protocol
-    return Images(name, tuple(image_sizes(TaskSpec(name, task.data, protocol, task.version), limit=matrix.limit)))
+    task = matrix.tasks[name]
+    spec = TaskSpec(name, task.data, matrix.protocol, task.version)
+    return Images(name, tuple(image_sizes(spec, limit=matrix.limit)))
 
 
 def entries(rows: Sequence[MatrixRow], matrix: Matrix, asked: Sequence[Images]) -> list[dict[str, Any]]:
     """The entries of `plan_table` for each row and each of the images: means over a task's images.
 
-    They also name the images and their mean number of visual tokens. Raises UserError for a checkpoint whose image
-    processor cannot be read: it decides how many tokens an image has.
+    Tokens are those of the matrix's protocol and of the model's limits of pixels. The entries also name the images and
+    their mean number of visual tokens. Raises UserError for a checkpoint whose image processor cannot be read (it
+    decides how many tokens an image has), and for images that it does not take.
     """
     found = []
     for model in dict.fromkeys(row.model for row in rows):
         parts = _parts(model, matrix)
+        limits = matrix.models[model].pixel_limits
+        count = protocol(matrix.protocol).counting(parts.backbone, parts.image_processor, limits)
         for images in asked:
-            counts = Counter(parts.backbone.image_tokens(*size, parts.image_processor) for size in images.sizes)
+            counts = Counter(_counted(count, images, model))
             own = [row for row in rows if row.model == model]
             found += [_entry(row, matrix, images.name, counts) for row in own]
     return found
@@ -66,17 +74,31 @@ def entries(rows: Sequence[MatrixRow], matrix: Matrix, asked: Sequence[Images]) 
 def _parts(model: str, matrix: Matrix) -> Whole:
     from hidrop.models import check
 
+    spec = matrix.models[model]
     try:
-        return check(matrix.models[model].source)
+        return check(spec.source, spec.pixel_limits)
     except UserError as error:
         raise UserError(f"--image: models.{model}: its image processor decides an image's tokens: {error}") from None
 
 
-def _entry(row: MatrixRow, matrix: Matrix, name: str, counts: Mapping[int, int]) -> dict[str, Any]:
-    """The mean over images with these numbers of tokens (each with how many there are)."""
+def _counted(count: Callable[[int, int], Counted], images: Images, model: str) -> list[Counted]:
+    """Of each image. Those of a task that cannot be asked are left out, as they fail in a run."""
+    found, reason = list[Counted](), None
+    for size in images.sizes:
+        try:
+            found.append(count(*size))
+        except ValueError as error:
+            reason = error
+    if not found:
+        raise UserError(f"--image {images.name}: models.{model}: {reason}")
+    return found
+
+
+def _entry(row: MatrixRow, matrix: Matrix, name: str, counts: Mapping[Counted, int]) -> dict[str, Any]:
+    """The mean over images with these tokens (each with how many there are)."""
     each = [
-        (plan_table.entry(row, matrix, row.reducer.plan(row.plan.geometry, tokens)), tokens, images)
-        for tokens, images in counts.items()
+        (plan_table.entry(row, matrix, _plan(row, tokens, grid)), tokens, images)
+        for (tokens, grid), images in counts.items()
     ]
     total = sum(counts.values())
     found = dict(each[0][0])
@@ -88,3 +110,12 @@ def _entry(row: MatrixRow, matrix: Matrix, name: str, counts: Mapping[int, int])
     found["visual_tokens"] = sum(tokens * images for _, tokens, images in each) / total
     found["entering"] = found["entering"] if len(each) == 1 else None
     return found
+
+
+def _plan(row: MatrixRow, tokens: int, grid: tuple[int, int] | None) -> TokenPlan:
+    """The plan for an image, whose rows and columns decide what a method makes of it that gives the processor less."""
+    geometry = row.plan.geometry
+    if grid is None or not row.reducer.shrinks:
+        return row.reducer.plan(geometry, tokens)
+    rows, columns = row.reducer.smaller(*grid, geometry)
+    return TokenPlan(geometry.with_visual_tokens(tokens), (rows * columns,) * geometry.layers, rows * columns)

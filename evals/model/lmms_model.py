@@ -336,10 +336,11 @@ class HidropLlava(lmms):
         # Not known: of images and videos in turns, whose grids are not in the order of the prompt, and of an image that
         # a method has made smaller, as the record's tokens are those of the whole one.
         panels = () if vision is None or all(vision.backbone.media(vision.inputs)) else vision.panels
-        if vision is not None and sum(vision.sizes) != prepared.visual_tokens:
+        unplaced = 0 if vision is None else prepared.visual_tokens - sum(vision.sizes)
+        if unplaced:
             panels = ()
         made = ids, prepared.inputs, prepared.images, prepared.visual_tokens, prepared.videos, panels
-        return TokenizedPrompt(request, *made, whole=self.loaded.backbone.sees_whole)
+        return TokenizedPrompt(request, *made, whole=self.loaded.backbone.sees_whole, unplaced=unplaced)
 
     def _generate(self, prompts: Sequence[TokenizedPrompt]) -> tuple[list[tuple[str, int]], float]:
         """(answer, generated tokens with the end token) of each prompt, and milliseconds per prompt.

@@ -69,6 +69,7 @@ class TokenizedPrompt:
     videos: tuple[int, ...] = ()
     panels: Sequence[Sequence[Panel]] = ()  # where the visual tokens are in their images
     whole: bool = False  # see Backbone.sees_whole
+    unplaced: int = 0  # visual tokens without a place in `ids`: a method has made the image smaller before the prompt
 
     @property
     def alike(self) -> tuple[int, tuple[int, ...]]:
@@ -77,8 +78,9 @@ class TokenizedPrompt:
 
     @property
     def facts(self) -> Record:
-        """The fields of a sample's record that describe its prompt."""
-        found: Record = {"prompt_hash": self.hash, "prompt_tokens": len(self.ids), "visual_tokens": self.visual_tokens}
+        """The fields of a sample's record that describe its prompt, with the whole images."""
+        found: Record = {"prompt_hash": self.hash, "prompt_tokens": len(self.ids) + self.unplaced}
+        found["visual_tokens"] = self.visual_tokens
         if self.panels:
             found["panels"] = [[list(panel) for panel in image] for image in self.panels]
             found["whole"] = self.whole

@@ -83,6 +83,31 @@ class Protocol:
         """How the family's processor as a whole is asked; None: by the tokenizer and the image processor (LLaVA)."""
         return None
 
+    def limited(self, backbone: Backbone, limits: PixelLimits) -> Asking | None:
+        """`asking` with a user's limits of pixels."""
+        asking = self.asking(backbone)
+        if asking is None or limits.field is None:
+            return asking
+        return asking.limiting(limits, backbone.token_pixels(backbone.model.config))
+
+    def counting(
+        self, backbone: Backbone, image_processor: Any, limits: PixelLimits
+    ) -> Callable[[int, int], tuple[int, tuple[int, int] | None]]:
+        """A function of an image's height and width: its visual tokens in a prompt, with a user's `limits` of pixels.
+
+        It also returns their rows and columns, in a family with a `token_side`. Raises ValueError for an image that
+        cannot be asked.
+        """
+        asking, config = self.limited(backbone, limits), backbone.model.config
+        counts = backbone.with_settings(image_processor, asking.settings) if asking else image_processor
+
+        def count(height: int, width: int) -> tuple[int, tuple[int, int] | None]:
+            size = asking.seen_size(height, width) if asking else (height, width)
+            grid = backbone.token_grid(config, *size, counts) if backbone.token_side else None
+            return backbone.image_tokens(*size, counts), grid
+
+        return count
+
     def check(self, backbone: Backbone) -> None:
         """Raises UserError for a family that this protocol is not for."""
 
@@ -111,9 +136,8 @@ class Protocol:
         `smaller`: see `Reducer.smaller`, for a family with a `token_side`. The visual tokens that are counted are still
         those of the whole images.
         """
-        if (asking := self.asking(loaded.backbone)) is not None:
-            if (limits := loaded.pixel_limits).field is not None:
-                asking = asking.limiting(limits, loaded.backbone.token_pixels(loaded.model.config))
+        limits = loaded.pixel_limits
+        if (asking := self.limited(loaded.backbone, limits)) is not None:
             return whole(loaded.backbone, loaded.processor, asking, question, images, smaller, videos, limits)
         tokens = tuple(loaded.image_tokens(image.height, image.width) for image in images)
         ids = self.ids(loaded.tokenizer, question, tokens, image_token_id=loaded.backbone.placeholder_id)
@@ -319,7 +343,7 @@ def whole(
     seen = [asking.seen(image) for image in images]
     settings, uncut = dict(asking.settings), 0
     if smaller is not None and seen:
-        seen, uncut = shrunk(backbone, processor, seen, smaller)
+        seen, uncut = shrunk(backbone, processor, asking, seen, smaller)
         settings = {"do_resize": False}
     given: dict[str, Any] = {"images": [seen] if asking.together else seen} if seen else {}
     # As transformers does it: a template that writes the token of the beginning is not given a second one.
@@ -335,12 +359,13 @@ def whole(
 
 
 def shrunk(
-    backbone: Backbone, processor: Any, images: Sequence[Image.Image], smaller: Smaller
+    backbone: Backbone, processor: Any, asking: Asking, images: Sequence[Image.Image], smaller: Smaller
 ) -> tuple[list[Image.Image], int]:
     """Images at the pixels of fewer tokens, by the processor's own filter, and the tokens that they have whole."""
     from PIL.Image import Resampling
 
-    config, image_processor, side = backbone.model.config, processor.image_processor, backbone.token_side
+    config, side = backbone.model.config, backbone.token_side
+    image_processor = backbone.with_settings(processor.image_processor, asking.settings)
     assert side is not None
     found, tokens = [], 0
     for image in images:

@@ -35,8 +35,12 @@ class Resizing:
     most: int
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Raises ValueError for an image that is too long for its width."""
-        width, height = image.size
+        """Raises ValueError like `size`."""
+        height, width = self.size(image.height, image.width)
+        return image.resize((width, height))
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width after resizing. Raises ValueError for an image that is too long for its width."""
         if max(width, height) > LONGEST_SIDE * min(width, height):
             raise ValueError(f"an image of {width} x {height} pixels is more than {LONGEST_SIDE} times as long as wide")
         rows, columns = (max(1, round(side / self.factor)) for side in (height, width))
@@ -47,7 +51,7 @@ class Resizing:
         elif area < self.least:
             grown = math.sqrt(self.least / (height * width))
             rows, columns = (math.ceil(side * grown / self.factor) for side in (height, width))
-        return image.resize((columns * self.factor, rows * self.factor))
+        return rows * self.factor, columns * self.factor
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,10 @@ class Asking:
         if self.jpeg is not None:
             image = _as_jpeg(image, self.jpeg)
         return self.resizing(image) if self.resizing else image
+
+    def seen_size(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width of `seen` for an image of these. Raises ValueError like `Resizing.size`."""
+        return self.resizing.size(height, width) if self.resizing else (height, width)
 
     def answer(self, text: str, until: str | Sequence[str] | None) -> str:
         """The answer in a generated text."""

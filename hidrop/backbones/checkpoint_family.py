@@ -5,6 +5,7 @@ Everything here is of a family (a class). `Backbone` (base.py) adds what a loade
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -124,6 +125,14 @@ class CheckpointFamily(ABC):
                 f"{limits.field}: {cls.title} has no limits of pixels, as its image processor decides the sizes. Leave "
                 "it out"
             )
+
+    @classmethod
+    def with_settings(cls, image_processor: Any, settings: Mapping[str, Any]) -> Any:
+        """An image processor that counts tokens as the given one does when it is called with these `settings`."""
+        changed = copy.copy(image_processor)
+        for name, value in settings.items():
+            setattr(changed, name, value)
+        return changed
 
     @staticmethod
     def token_pixels(config: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isqrt
@@ -235,6 +236,17 @@ class Qwen2VL(Backbone):
                 f"{stated}: an image may have {most // token} visual tokens, but the model has only {longest} positions"
             )
         image_processor.size = replace(size, shortest_edge=least, longest_edge=most)
+
+    @classmethod
+    def with_settings(cls, image_processor: Any, settings: Mapping[str, Any]) -> Any:
+        """transformers writes `min_pixels` and `max_pixels` into `size`; without resizing there are no limits."""
+        changed, size = copy.copy(image_processor), image_processor.size
+        least, most = (
+            (1, MOST_PIXELS) if settings.get("do_resize") is False else (size.shortest_edge, size.longest_edge)
+        )
+        least, most = settings.get("min_pixels", least), settings.get("max_pixels", most)
+        changed.size = replace(size, shortest_edge=least, longest_edge=most)
+        return changed
 
     @staticmethod
     def token_pixels(config: Any) -> int:

@@ -88,3 +88,18 @@ def test_downsample_gives_the_processor_a_smaller_image_of_the_same_shape(name: 
     assert (cells["vanilla"]["share"], cells["downsample"]["share"]) == (1, 0.25)
     assert cells["downsample"]["average_tokens"] == 36
     assert cells["downsample"]["flops"] < cells["vanilla"]["flops"]
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_downsample_takes_its_share_of_what_vanilla_sees_under_lmms_eval(name: str, tmp_path: Path) -> None:
+    """lmms-eval's limits are others than the checkpoint's: its class for Qwen2.5-VL enlarges images to 256 tokens."""
+    folder = tiny_checkpoints.write(name, tmp_path / name)
+    text = matrix(folder, "lmms-eval", "")
+    methods = 'methods:\n  vanilla: {}\n  downsample: {budget: "25%"}\n  uniform: {budget: "25%"}\n'
+    text = text[: text.index("methods:")] + methods + text[text.index("tasks:") : text.index("profile:")]
+    document = run(tmp_path, text + "profile: null\n")
+    vanilla, small, uniform = document["cells"]
+    assert small["average_tokens"] == small["share"] * vanilla["average_tokens"]
+    assert small["share"] == pytest.approx(0.25, abs=0.1)
+    assert 0 < small["flops"] < vanilla["flops"]
+    assert small["text_tokens"] == uniform["text_tokens"] == vanilla["text_tokens"]

@@ -7,24 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from evals.cli import main
+from evals.tasks.protocol import protocol
+from hidrop.models import load
 from tests.tiny_checkpoints import write
 
 MATRIX = """
-protocol: lmms-eval
+protocol: native
 models:
   qwen: {{source: {qwen}}}
+  limited: {{source: {qwen}, min_pixels: 37632, max_pixels: 37632}}
   stated: {{source: {qwen}, reference_tokens: 24, counts: fixed}}
   mini: {{source: "mini:vanilla"}}
 methods:
   vanilla: {{}}
   divprune: {{budget: "25%"}}
   keeping: {{name: divprune, keep: 6}}
+  downsample: {{budget: "25%"}}
 tasks: {{gqa: {{data: mini}}}}
 runs:
   - {{models: [qwen, mini], methods: [vanilla, divprune]}}
   - {{models: [stated], methods: [keeping]}}
+  - {{models: [limited], methods: [vanilla, downsample]}}
 profile: null
 """
 
@@ -51,6 +57,32 @@ def test_an_image_of_a_stated_size_has_its_own_tokens(matrix: Path, capsys: pyte
     assert found["qwen", "divprune", "56x56"]["entering"] == [1] * 6
     assert found["mini", "divprune", "56x56"]["entering"] == [25] * 12
     assert found["qwen", "vanilla", "56x56"]["visual_tokens"] == 4
+
+
+def test_a_models_limits_of_pixels_and_what_downsample_makes_of_a_grid_count(
+    matrix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """37632 pixels are 48 tokens of 28 x 28 pixels, at least: 9 rows of 6 for 56 x 84. A quarter is 4 rows of 3."""
+    rows = planned(matrix, capsys, "--image", "56x84", "--only", "limited/*")
+    assert [(row["visual_tokens"], row["entering"][0]) for row in rows] == [(54, 54), (54, 12)]
+
+
+def test_the_tokens_of_a_plan_are_those_that_the_protocol_makes(tmp_path: Path) -> None:
+    """lmms-eval's classes resize images before the processor, and state limits of their own."""
+    for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "smolvlm", "gemma3"):
+        loaded = load(write(name, tmp_path / name))
+        for asked in ("native", "lmms-eval"):
+            count = protocol(asked).counting(loaded.backbone, loaded.image_processor, loaded.pixel_limits)
+            for width, height in ((56, 84), (200, 60), (300, 200), (30, 400)):
+                made = protocol(asked).prepare(loaded, "What?", [Image.new("RGB", (width, height))])
+                tokens, grid = count(height, width)
+                assert tokens == made.visual_tokens, (name, asked, width, height)
+                assert grid is None or grid[0] * grid[1] == tokens
+
+
+def test_an_image_that_cannot_be_asked_is_refused_in_words(matrix: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(matrix), "--image", "5000x10", "--only", "qwen/*"]) == 2
+    assert "--image 5000x10: models.qwen: " in capsys.readouterr().err
 
 
 def test_fixed_counts_stay_whatever_the_image(matrix: Path, capsys: pytest.CaptureFixture[str]) -> None:
