@@ -34,12 +34,13 @@ mini: setup
 smoke: setup
 	$(BIN)/python run.py --matrix smoke.yaml $(ARGS)
 
-# The models in the tests are so small that a second thread costs more than it brings.
+# The models in the tests are so small that a second thread costs more than it brings: one process for each core instead,
+# each with whole files of tests, whose fixtures are shared.
 test: export OMP_NUM_THREADS ?= 1
 test: export TOKENIZERS_PARALLELISM ?= false
 test: export HF_HUB_OFFLINE ?= 1
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
