@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from hidrop.backbones import BACKBONES
+from hidrop.pretrained import pretrained
 from tests.tiny_checkpoints import FAMILIES, LAYERS, make_model, make_processor, read_processor, write
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -44,8 +45,8 @@ def test_every_backbone_but_llavas_has_a_tiny_checkpoint() -> None:
 def test_transformers_reads_the_same_model_out_of_a_folder(family: str, folders: dict[str, Path]) -> None:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config = AutoConfig.from_pretrained(folders[family])
-    read, report = AutoModelForImageTextToText.from_pretrained(folders[family], output_loading_info=True)
+    config = pretrained(AutoConfig, folders[family])
+    read, report = pretrained(AutoModelForImageTextToText, folders[family], output_loading_info=True)
     made = make_model(family)
     assert config.model_type == family
     assert config.get_text_config().num_hidden_layers == LAYERS
@@ -76,7 +77,7 @@ def test_config_names_the_tokens_of_the_tokenizer(family: str, folders: dict[str
 def test_images_of_two_sizes_run_through_processor_and_model(family: str, folders: dict[str, Path]) -> None:
     from transformers import AutoModelForImageTextToText
 
-    model, processor = AutoModelForImageTextToText.from_pretrained(folders[family]), read_processor(folders[family])
+    model, processor = pretrained(AutoModelForImageTextToText, folders[family]), read_processor(folders[family])
     inputs = asked(processor, *SIZES)
     single = [asked(processor, size) for size in SIZES]
     placeholder = model.config.image_token_id
@@ -122,7 +123,7 @@ def test_auto_processor_reads_the_family_without_videos(folders: dict[str, Path]
     """The others need torchvision for it: for their video processors, or because transformers hides the PIL class."""
     from transformers import AutoProcessor
 
-    read = asked(AutoProcessor.from_pretrained(folders["gemma3"], backend="pil"), *SIZES)
+    read = asked(pretrained(AutoProcessor, folders["gemma3"], backend="pil"), *SIZES)
     made = asked(make_processor("gemma3"), *SIZES)
     assert all(torch.equal(read[name], made[name]) for name in made)
 

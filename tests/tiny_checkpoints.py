@@ -25,6 +25,8 @@ from typing import Any
 
 import torch
 
+from hidrop.pretrained import pretrained
+
 LAYERS = 6
 HIDDEN = 64
 VOCAB = 384  # rows of the embedding; no tokenizer fills them, as in most releases
@@ -525,8 +527,8 @@ def read_processor(folder: Path) -> Any:
     stated = json.loads((folder / "processor_config.json").read_text())
     own = {name: stated[name] for name in made.processor}
     return images_only(made.processor_class)(
-        image_processor=image_processor_class(made).from_pretrained(folder),
-        tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
+        image_processor=pretrained(image_processor_class(made), folder),
+        tokenizer=pretrained(transformers.AutoTokenizer, folder),
         chat_template=(folder / "chat_template.jinja").read_text(),
         **own,
     )

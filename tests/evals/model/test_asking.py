@@ -26,6 +26,7 @@ from evals.tasks.protocol import protocol
 from hidrop.backbones.asking import Resizing
 from hidrop.errors import UserError
 from hidrop.models import Loaded, load
+from hidrop.pretrained import pretrained
 from tests import tiny_checkpoints
 
 every_family = pytest.mark.parametrize("name", tiny_checkpoints.FAMILIES)
@@ -149,7 +150,7 @@ def theirs_on(one: Loaded, module: Any, made: str, monkeypatch: pytest.MonkeyPat
         found = tiny_checkpoints.read_processor(Path(folder))
         limits = {key: value for key, value in settings.items() if key in ("min_pixels", "max_pixels")}
         kind = tiny_checkpoints.image_processor_class(family)
-        found.image_processor = kind.from_pretrained(folder, **limits)
+        found.image_processor = pretrained(kind, folder, **limits)
         own = type(found).__call__
 
         def images_alone(self: Any, audios: Any = None, videos: Any = None, **given: Any) -> Any:

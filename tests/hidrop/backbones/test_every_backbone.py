@@ -20,6 +20,7 @@ from hidrop.backbones import BACKBONES, Backbone, backbone_class, backbone_of, f
 from hidrop.backbones.model_inputs import size_of
 from hidrop.cache_name import cache_name
 from hidrop.errors import UserError
+from hidrop.pretrained import pretrained
 from hidrop.reducer import build
 from hidrop.runtime import reduce
 from hidrop.runtime.cuda_graphs import Graphs
@@ -290,7 +291,7 @@ def test_a_saved_model_and_one_with_peft_give_the_same_answers(name: str, tmp_pa
         with reduce(model, "pdrop"):
             wanted = model(**inputs, logits_to_keep=1).logits
             model.save_pretrained(tmp_path)
-        read = type(model).from_pretrained(tmp_path)
+        read = pretrained(type(model), tmp_path)
         with reduce(read, "pdrop"):
             close(read(**inputs, logits_to_keep=1).logits, wanted)
         adapted = get_peft_model(read, LoraConfig(target_modules=["q_proj"], init_lora_weights=True))
