@@ -47,6 +47,8 @@ class Backbone(CheckpointFamily):
     # tower.
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     pixel_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    # What pixels cannot be read without, by the name of the pixels.
+    sized_by: ClassVar[Mapping[str, str]] = {}
     vision_settings: ClassVar[tuple[str, ...]] = ()
     # Inputs of the model's forward that follow from the token ids, so that a reduced model does not read them.
     derived_inputs: ClassVar[tuple[str, ...]] = ()
@@ -156,10 +158,16 @@ class Backbone(CheckpointFamily):
         return self.image_tokens_of(self.model.config, height, width, image_processor)
 
     def vision(self, inputs: Mapping[str, Any]) -> Vision | None:
-        """The images and videos among the arguments of a forward; None without any."""
+        """The images and videos among the arguments of a forward; None without any.
+
+        Raises ValueError for pixels without what says their sizes.
+        """
         images = {name: inputs[name] for name in self.image_inputs if inputs.get(name) is not None}
         if not set(self.pixel_inputs) & set(images):
             return None
+        for pixels, sizes in self.sized_by.items():
+            if pixels in images and sizes not in images:
+                raise ValueError(f"{pixels} without {sizes}: give the model everything that its processor makes")
         config = self.model.config
         asked = {name: inputs.get(name) for name in self.vision_settings}
         settings = {name: getattr(config, name) if value is None else value for name, value in asked.items()}

@@ -30,6 +30,7 @@ class LlavaNext(Llava):
     image_processor_folder: ClassVar[str] = "llava_next"
     sees_whole: ClassVar[bool] = True
     line_ends: ClassVar[bool] = True
+    sized_by: ClassVar[Mapping[str, str]] = {"pixel_values": "image_sizes"}
     aspects: ClassVar[tuple[str | None, ...]] = (None, "anyres")
 
     @classmethod

@@ -72,6 +72,7 @@ class OneVision(Backbone):
         "image_sizes_videos",
     )
     pixel_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos")
+    sized_by: ClassVar[Mapping[str, str]] = {"pixel_values": "image_sizes"}
     vision_settings: ClassVar[tuple[str, ...]] = (
         "vision_feature_layer",
         "vision_feature_select_strategy",

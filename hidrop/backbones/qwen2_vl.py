@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import isqrt
+from math import isqrt, prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -126,6 +126,7 @@ class Qwen2VL(Backbone):
         "video_grid_thw",
     )
     pixel_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos")
+    sized_by: ClassVar[Mapping[str, str]] = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
     derived_inputs: ClassVar[tuple[str, ...]] = ("mm_token_type_ids",)
     placeholders: ClassVar[Mapping[str, int]] = {"image_token_id": IMAGE, "video_token_id": VIDEO}
     shows_videos: ClassVar[bool] = True
@@ -324,9 +325,12 @@ class Qwen2VL(Backbone):
 
     def grids(self, vision: Vision) -> tuple[tuple[Grid, ...], ...]:
         found: list[tuple[Grid, ...]] = []
-        for name in ("image_grid_thw", "video_grid_thw"):
+        for pixels, name in self.sized_by.items():
             if name in vision.inputs:
                 sizes = vision.inputs[name].tolist()
+                wanted, there = sum(map(prod, sizes)), len(vision.inputs.get(pixels, ()))
+                if wanted != there:
+                    raise ValueError(f"{name} is of {wanted} patches, but {pixels} holds {there}: give both as made")
                 found += [((frames, rows // self.merge, columns // self.merge),) for frames, rows, columns in sizes]
         return tuple(found)
 

@@ -336,6 +336,24 @@ def test_placeholders_that_do_not_fit_the_images_are_one_clear_line(name: str) -
         model(**short)
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if backbone_class(name).sized_by])
+def test_pixels_without_their_sizes_are_one_clear_line(name: str) -> None:
+    model, inputs = model_of(name), batch_of(name, [[*FAMILIES[name].sizes][:1]])
+    sizes = backbone_of(model).sized_by["pixel_values"]
+    lacking = {key: value for key, value in inputs.items() if key != sizes}
+    with reduce(model, "vanilla"), pytest.raises(ValueError, match=f"pixel_values without {sizes}: give the model"):
+        model(**lacking)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_fewer_patches_than_the_grid_says_are_one_clear_line(name: str) -> None:
+    """transformers' tower of Qwen3-VL takes a single patch for all of a grid."""
+    model, inputs = model_of(name), batch_of(name, [[*FAMILIES[name].sizes][:1]])
+    fewer = {**inputs, "pixel_values": inputs["pixel_values"][:1]}
+    with reduce(model, "vanilla"), pytest.raises(ValueError, match="image_grid_thw is of [0-9]+ patches, but pixel_"):
+        model(**fewer)
+
+
 @every_family
 def test_images_that_belong_to_other_rows_are_refused(name: str) -> None:
     """The batch has as many placeholders as visual tokens, but a row has one too many and another one too few."""
