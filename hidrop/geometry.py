@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 # What an absolute number of tokens means for a prompt with another number than the reference image.
 #   scaled: the same share of it.
@@ -88,13 +88,15 @@ class Geometry:
     def counted(self, reference_tokens: int | None, counts: Counts = "scaled") -> Geometry:
         """The same with the image that absolute counts are of; None keeps it. See `Counts`.
 
-        Raises ValueError for another number than every image has, and for counts of an image that nobody stated.
+        Raises ValueError for another number than every image has, and for a number or a word that there is not.
         """
         if reference_tokens is not None and not self.dynamic and reference_tokens != self.visual_tokens:
             raise ValueError(
                 f"reference_tokens: {reference_tokens}, but every image of this model has {self.visual_tokens} tokens; "
                 "leave it out"
             )
+        if counts not in get_args(Counts):
+            raise ValueError(f"counts: {counts!r} is not one of {', '.join(map(repr, get_args(Counts)))}")
         if reference_tokens is not None and reference_tokens < 1:
             raise ValueError(f"reference_tokens: {reference_tokens} is too few; at least 1")
         return replace(

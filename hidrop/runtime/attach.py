@@ -292,7 +292,8 @@ def reduce(
     if (why := backbone.unsupported()) is not None:
         raise TypeError(why)
     if reference_tokens is not None or counts is not None:
-        backbone.counting(reference_tokens or backbone.reference_tokens, counts or backbone.counts)
+        stated = backbone.reference_tokens if reference_tokens is None else reference_tokens
+        backbone.counting(stated, backbone.counts if counts is None else counts)
     reducer, geometry = _method(method, budget, reading, fields, backbone.geometry)
     if backbone.geometry.dynamic:
         backbone.counting(**geometry.counting)

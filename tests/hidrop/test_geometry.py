@@ -106,3 +106,8 @@ def test_operations_of_a_layer_are_those_of_its_products_one_by_one(causal):
     assert ODD.layer_flops(tokens) == ODD.layer_flops(tokens, causal=True)
     assert ODD.layer_weights == sum(a * b for a, b in products)
     assert ODD.layer_kv_bytes(tokens, 2) == tokens * (keys + keys) * 2
+
+
+def test_a_word_that_says_nothing_about_counts_is_refused():
+    with pytest.raises(ValueError, match="counts: 'Fixed' is not one of 'scaled', 'fixed'"):
+        ODD.counted(None, "Fixed")
