@@ -92,7 +92,13 @@ def solve(
         found = with_average(tokens) if reading == "average" else _with_kept(with_average, tokens, geometry)
     except BudgetError as error:
         what = f"an average of {tokens:g} visual tokens" if reading == "average" else f"{tokens:g} kept visual tokens"
-        raise BudgetError(f"{name}: {what} is out of reach: {error}", error.possible) from None
+        reach = ""
+        if isinstance(parse_budget(budget), str):  # the numbers are of an image that the user may not have named
+            what = f"{budget} ({what} of {geometry.visual_tokens})"
+            if error.possible and reading == "average":
+                low, high = (100 * average / geometry.visual_tokens for average in error.possible)
+                reach = f" ({low:.1f} % to {high:.1f} %)"
+        raise BudgetError(f"{name}: {what} is out of reach: {error}{reach}", error.possible) from None
     for key in required_fields(cls):
         value, solved = given.get(key), getattr(found, key)
         left_open = value is None or (isinstance(value, tuple) and None in value)

@@ -236,3 +236,10 @@ def test_a_method_is_solved_for_a_budget_as_users_write_it():
 
 def test_a_field_that_agrees_with_the_budget_may_be_given_too():
     assert solve("fastv", {"keep": 30}, 64, LLAVA) == build("fastv", {"keep": 30})
+
+
+def test_a_share_out_of_reach_is_answered_with_shares():
+    with pytest.raises(BudgetError) as error:
+        solve("fastv", {"layer": 2}, "2%", SMALL)
+    told = "fastv: 2% (an average of 0.32 visual tokens of 16) is out of reach: with these layers it reaches "
+    assert str(error.value) == told + "6.00..16.00 (37.5 % to 100.0 %)"
