@@ -143,6 +143,7 @@ def method_of(cell: Cell, geometry: Geometry, trained: Reducer | None) -> tuple[
     if cell.trained:
         if trained is None:
             raise ValueError("the checkpoint names no method that it was trained with. State it as trained_with")
+        geometry = check_absolute(type(trained), vars(trained), None, geometry)
         return trained.on(geometry), geometry
     geometry = check_absolute(method_class(cell.method), cell.params, cell.budget, geometry)
     if cell.budget is None:

@@ -111,18 +111,22 @@ def method(loaded: Loaded, name: str | None, budget: Budget | None, fields: Mapp
 
     check(name, budget, fields)
     params, trained = values(fields), loaded.reducer
-    if name is None:
-        return trained
+    own = trained if trained and budget is None and not params and name in (None, trained.name) else None
+    if own is None and name is None:
+        return None
     try:
-        geometry = check_absolute(method_class(name), params, budget, loaded.geometry)
+        if own is not None:
+            geometry = check_absolute(type(own), vars(own), None, loaded.geometry)
+        else:
+            geometry = check_absolute(method_class(str(name)), params, budget, loaded.geometry)
         if geometry.dynamic:
             count_by(loaded.model, **geometry.counting)
-        if budget is not None:
-            reducer = solve(name, params, budget, geometry)
-        elif trained is not None and trained.name == name and not params:
-            reducer = trained
+        if own is not None:
+            reducer = own
+        elif budget is not None:
+            reducer = solve(str(name), params, budget, geometry)
         else:
-            reducer = build(name, params)
+            reducer = build(str(name), params)
         reducer.plan(geometry)
     except ValueError as error:
         raise UserError(f"model_args: {error}") from None

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from evals.cli import main
+from evals.model.arguments import method
 from evals.tasks.protocol import protocol
+from hidrop.errors import UserError
 from hidrop.models import load
 from tests.tiny_checkpoints import write
 
@@ -122,3 +124,29 @@ tasks: {{gqa: {{data: mini}}}}
     assert "fastv: budget: a number of tokens has no meaning where each image has its own; give a share" in told
     assert "divprune: keep: a number of tokens has no meaning" in told
     assert "models.mini.reference_tokens: 64, but every image of this model has 100 tokens; leave it out" in told
+
+
+def test_counts_that_a_checkpoint_was_trained_with_need_their_image_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its config.json says keep: 6, of no image."""
+    folder = write("qwen2_5_vl", tmp_path / "qwen")
+    config = json.loads((folder / "config.json").read_text())
+    config["hidrop"] = {"name": "fastv", "layer": 1, "keep": 6}
+    (folder / "config.json").write_text(json.dumps(config))
+    text = f"""
+protocol: native
+models: {{m: {{source: {folder}}}}}
+methods: {{own: {{name: checkpoint}}}}
+tasks: {{gqa: {{data: mini}}}}
+"""
+    (tmp_path / "m.yaml").write_text(text)
+    assert main(["plan", str(tmp_path / "m.yaml")]) == 2
+    assert "methods.own on m: fastv: keep: a number of tokens has no meaning" in capsys.readouterr().err
+    loaded = load(folder)
+    with pytest.raises(UserError, match="model_args: fastv: keep: a number of tokens has no meaning"):
+        method(loaded, None, None, {})
+    (tmp_path / "m.yaml").write_text(text.replace("qwen}", "qwen, reference_tokens: 24}"))
+    (row,) = planned(tmp_path / "m.yaml", capsys)
+    assert (row["trained"], row["entering"]) == (True, [24, 6, 6, 6, 6, 6])
+    assert method(load(folder, reference_tokens=24), None, None, {}) == loaded.reducer
