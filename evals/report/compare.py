@@ -73,6 +73,10 @@ def compare(a: str, b: str) -> Comparison:
     ]
     fields = ("protocol", "data_versions", "limit", "budget_reading", "dtype", "batch_size", "hardware", "versions")
     differing = [f"{f} ({first.get(f)} / {second.get(f)})" for f in fields if first.get(f) != second.get(f)]
+    both = [(ours[key], theirs[key]) for key in ours if key in theirs]
+    for name in ("pixels", "film"):  # of one cell: the limits of an image's pixels, the frames of a video
+        pairs = {(one["model"], str(one.get(name)), str(other.get(name))) for one, other in both}
+        differing += [f"{name} of {model} ({mine} / {other})" for model, mine, other in sorted(pairs) if mine != other]
     return Comparison(found, [k for k in ours if k not in theirs], [k for k in theirs if k not in ours], differing)
 
 

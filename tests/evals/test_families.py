@@ -37,6 +37,7 @@ profile: {{repeats: 1, warmup: 0, text_tokens: 8, new_tokens: 2}}
 
 def run(tmp_path: Path, text: str, *, code: int = 0) -> dict[str, Any]:
     file, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    tmp_path.mkdir(exist_ok=True)
     file.write_text(text)
     assert cli.main(["--matrix", str(file), "--out", str(out), "--device", "cpu"]) == code
     return json.loads((out / "leaderboard.json").read_text()) if code == 0 else {}
@@ -103,3 +104,15 @@ def test_downsample_takes_its_share_of_what_vanilla_sees_under_lmms_eval(name: s
     assert small["share"] == pytest.approx(0.25, abs=0.1)
     assert 0 < small["flops"] < vanilla["flops"]
     assert small["text_tokens"] == uniform["text_tokens"] == vanilla["text_tokens"]
+
+
+def test_compare_says_that_two_runs_saw_images_of_other_pixels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_checkpoints.write("qwen2_5_vl", tmp_path / "qwen")
+    for out, limits in (("a", ""), ("b", ", max_pixels: 6272")):
+        text = matrix(folder, "native", limits)
+        run(tmp_path / out, text[: text.index("  pdrop")] + "tasks: {gqa: {data: mini}}\nprofile: null\n")
+    capsys.readouterr()
+    assert cli.main(["compare", str(tmp_path / "a/out"), str(tmp_path / "b/out")]) == 0
+    assert "pixels of m (None / {'max_pixels': 6272})" in capsys.readouterr().out
