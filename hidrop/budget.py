@@ -50,6 +50,11 @@ def check_absolute(
 
     Raises ValueError for a number of tokens where each image has its own and nobody stated which image it is of.
     """
+    if geometry.fixed_counts and budget is not None and isinstance(parse_budget(budget), str):
+        raise ValueError(
+            f"{cls.name}: budget: {budget} is a share of each image, and counts: fixed keeps one number of tokens. "
+            "Give a number, or leave counts out"
+        )
     if geometry.referenced:
         return geometry
     absolute = [name for name in cls.counts if params.get(name) not in (None, 0)]

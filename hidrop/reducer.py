@@ -130,6 +130,11 @@ class Reducer:
 
         Raises ValueError for positions that the decoder's kind does not allow.
         """
+        if geometry.fixed_counts and not self.counts and any(cut.left for cut in self.schedule(geometry).cuts):
+            raise ValueError(
+                f"{self.name}: it keeps shares of each image, of which counts: fixed would make numbers. Leave counts "
+                "out"
+            )
         single = geometry.rope_axes == 1
         if self.positions is None:
             return replace(self, positions=self.released_positions if single else "persistent")  # type: ignore[call-arg]

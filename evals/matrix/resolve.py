@@ -27,6 +27,7 @@ class MatrixRow:
     trained: bool  # the checkpoint was trained with exactly this schedule
     budget: str | None
     group: str  # the label without its seed
+    nominal: bool = False  # nobody stated the image that the plan is of: only its shares mean something
 
     @property
     def method(self) -> str:
@@ -85,7 +86,10 @@ def resolve(
         taught = None if trained is None else trained.on(geometry).as_trained
         own = reducer.name != "vanilla" and reducer.as_trained == taught
         budget = None if cell.budget is None else short(cell.budget)
-        rows[cell.model, cell.label] = MatrixRow(cell.model, cell.label, reducer, plan, own, budget, cell.group)
+        nominal = not known[cell.model][0].referenced
+        rows[cell.model, cell.label] = MatrixRow(
+            cell.model, cell.label, reducer, plan, own, budget, cell.group, nominal
+        )
     return rows, [f"{matrix.file}: {line}" for line in dict.fromkeys(problems)]
 
 

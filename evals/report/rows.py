@@ -24,6 +24,8 @@ TimeField = Literal["ttft_ms", "prefill_ms", "decode_ms"]
 TimeStatistic = Literal["median", "p95", "min"]
 AnyEntry = TypeVar("AnyEntry", CellEntry, ProfileEntry, FailureEntry)
 
+PER_MILLE = 1000
+
 
 @dataclass(frozen=True)
 class TableRow:
@@ -57,6 +59,7 @@ class TableRow:
     warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reading: str = "average"  # meaning of the document's budgets: see hidrop.budget.solve
     image_tokens: int | None = None
+    nominal: bool = False  # nobody stated the image that `image_tokens` is of
 
     @property
     def visual_tokens(self) -> int:
@@ -66,16 +69,23 @@ class TableRow:
         return round(self.average_tokens / self.share) if self.share else max(self.entering)
 
     @property
-    def architecture(self) -> tuple[int, int]:
-        """Layers and visual tokens. One table has only rows of one architecture."""
-        return len(self.entering), self.visual_tokens
+    def architecture(self) -> tuple[int, int | None]:
+        """Layers, and visual tokens if every image has so many or somebody stated them. One table has rows of one."""
+        return len(self.entering), None if self.nominal else self.visual_tokens
+
+    @property
+    def budget_tokens_of(self) -> int:
+        """The visual tokens that `nominal_tokens` is of: those of a stated image, else a thousand."""
+        return PER_MILLE if self.nominal else self.visual_tokens
 
     @property
     def nominal_tokens(self) -> float:
         """The budget as a number of visual tokens; without a stated budget, the row's own tokens."""
+        if self.nominal and self.budget is None:
+            return PER_MILLE * (self.share or 0)
         if self.budget is None:
             return self.average_tokens if self.reading == "average" or self.kept is None else self.kept
-        return budget_tokens(parse_budget(self.budget), self.visual_tokens)
+        return budget_tokens(parse_budget(self.budget), self.budget_tokens_of)
 
     def significant(self, task: str) -> bool:
         """Whether the row's difference from vanilla is significant, see ALPHA."""
@@ -145,6 +155,7 @@ def rows_of(document: ResultDocument) -> list[TableRow]:
                 warnings={cell["task"]: tuple(cell["warnings"]) for cell in own if cell["warnings"]},
                 reading=document["budget_reading"],
                 image_tokens=known.get("image_tokens"),
+                nominal=known.get("nominal", False),
             )
         )
     return rows

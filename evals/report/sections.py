@@ -40,13 +40,17 @@ def boards(document: ResultDocument) -> list[Board]:
 
     All seeds of a method form one row.
     """
-    by_architecture: dict[tuple[int, int], list[TableRow]] = {}
+    by_architecture: dict[tuple[int, int | None], list[TableRow]] = {}
     for row in together(rows_of(document)):
         by_architecture.setdefault(row.architecture, []).append(row)
     return [
-        Board(f"{layers} layers, {visual} visual tokens", tuple(_sections(rows)))
+        Board(f"{layers} layers, {_images(visual)}", tuple(_sections(rows)))
         for (layers, visual), rows in by_architecture.items()
     ]
+
+
+def _images(visual: int | None) -> str:
+    return "images of any number of visual tokens" if visual is None else f"{visual} visual tokens"
 
 
 def _sections(rows: list[TableRow]) -> list[Section]:
@@ -62,8 +66,9 @@ def _sections(rows: list[TableRow]) -> list[Section]:
         for trained, kind in ((False, "training-free"), (True, "trained")):
             some = tuple(row for row in here if row.trained is trained)
             if some:
-                share = share_text(anchor / some[0].visual_tokens)
-                title = f"{share} ({anchor:.4g} tokens) {READINGS[some[0].reading]}, {kind}"
+                share = share_text(anchor / some[0].budget_tokens_of)
+                tokens = "" if some[0].nominal else f" ({anchor:.4g} tokens)"
+                title = f"{share}{tokens} {READINGS[some[0].reading]}, {kind}"
                 sections.append(Section(title, some))
     return sections
 

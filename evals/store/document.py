@@ -125,7 +125,7 @@ def warnings(result: ResultRecord) -> list[str]:
 
 def row_entry(row: MatrixRow) -> RowEntry:
     """What is known of a row before it runs, equal for all its cells."""
-    return {
+    entry: RowEntry = {
         "model": row.model,
         "method": row.method,
         "label": row.label,
@@ -139,6 +139,9 @@ def row_entry(row: MatrixRow) -> RowEntry:
         "entering": list(row.plan.entering),
         "image_tokens": row.plan.geometry.visual_tokens,
     }
+    if row.nominal:
+        entry["nominal"] = True
+    return entry
 
 
 def vanilla_of(matrix: Matrix, cells: Iterable[CellEntry]) -> dict[tuple[str, str], CellEntry]:

@@ -68,6 +68,7 @@ class RowEntry(TypedDict):
     kept: WholeNumber | None
     budget: Budget | None
     entering: Layers
+    nominal: NotRequired[bool]  # nobody stated the image that image_tokens, kept and entering are of
     image_tokens: WholeNumber | None  # of one image without reduction; None in files from before it was written
 
 

@@ -116,3 +116,37 @@ def test_compare_says_that_two_runs_saw_images_of_other_pixels(
     capsys.readouterr()
     assert cli.main(["compare", str(tmp_path / "a/out"), str(tmp_path / "b/out")]) == 0
     assert "pixels of m (None / {'max_pixels': 6272})" in capsys.readouterr().out
+
+
+def test_tables_name_no_number_of_tokens_that_nobody_stated(tmp_path: Path) -> None:
+    from evals.report.sections import boards
+
+    folder = tiny_checkpoints.write("qwen2_5_vl", tmp_path / "qwen")
+    text = matrix(folder, "native", "")
+    text = text[: text.index("profile:")] + "profile: null\n"
+    document: Any = run(tmp_path, text)
+    (board,) = boards(document)
+    assert board.title == "6 layers, images of any number of visual tokens"
+    titles = [section.title for section in board.sections]
+    assert titles == ["All visual tokens", "60.0 % on average, training-free", "22.2 % on average, training-free"]
+    assert "1296" not in (tmp_path / "out" / "leaderboard.md").read_text()
+    document = run(tmp_path, text.replace("m: {source:", "m: {reference_tokens: 20, source:"))
+    (board,) = boards(document)
+    assert board.title == "6 layers, 20 visual tokens"
+
+
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ('{name: fastv, layer: 1, budget: "30%"}', "budget: 30% is a share of each image, and counts: fixed keeps one"),
+        ("{name: pdrop}", "it keeps shares of each image, of which counts: fixed would make numbers"),
+    ],
+)
+def test_shares_are_refused_with_fixed_counts(
+    method: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_checkpoints.write("qwen2_5_vl", tmp_path / "qwen")
+    text = matrix(folder, "native", ", reference_tokens: 20, counts: fixed")
+    text = text[: text.index("  fastv:")] + f"  one: {method}\n" + text[text.index("tasks:") :]
+    run(tmp_path, text, code=2)
+    assert line in capsys.readouterr().err

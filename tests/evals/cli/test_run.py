@@ -197,7 +197,10 @@ def test_validate_checks_the_folder_and_the_cells_that_the_run_would_use(matrix,
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["plan"], "MATRIX is missing: give a file, or one of smoke, mini, paper. Example: run.py --matrix mini"),
+        (
+            ["plan"],
+            "MATRIX is missing: give a file, or one of smoke, mini, paper, qwen, video. Example: run.py --matrix mini",
+        ),
         (["plan", "mini", "--matrix", "paper"], "give one matrix, not two (got mini and --matrix paper)"),
     ],
 )
