@@ -128,7 +128,7 @@ def row_of(
     for number, video in enumerate(videos):
         tokens, more = video_of(name, backbone, video, seed=1000 * seed + number)
         ids += words(2, seed + 50) + tokens
-        inputs |= more
+        inputs |= {key: torch.cat([inputs[key], value]) if key in inputs else value for key, value in more.items()}
     return start + ids + words(4 + 2 * (seed % 5), seed + 90), inputs
 
 

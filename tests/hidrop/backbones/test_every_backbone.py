@@ -116,7 +116,9 @@ def test_text_alone_is_transformers_own_forward(name: str) -> None:
 def test_vanilla_with_images_and_videos_is_transformers_own_forward(name: str, side: str) -> None:
     family, model = FAMILIES[name], model_of(name)
     sizes = [*family.sizes]
-    inputs = batch_of(name, [sizes[:1], sizes[1:2], []], side, videos=[family.videos, (), family.videos])
+    # A row with an image and two videos, one with an image alone, and one with a video alone.
+    films = family.videos
+    inputs = batch_of(name, [sizes[:1], sizes[1:2], []], side, videos=[films * 2, (), films])
     there = inputs["attention_mask"].bool()
     with torch.no_grad():
         wanted = model(**positioned(name, inputs)).logits[there]
