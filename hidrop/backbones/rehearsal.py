@@ -51,6 +51,12 @@ def rehearse(backbone: Backbone, tokenizer: Any, image_processor: Any, processor
         tower = None if vision is None else sum(vision.sizes)
     written = int((inputs["input_ids"] == backbone.placeholder_id).sum())
     wanted = backbone.image_tokens(height, width, image_processor)
+    if written == tower != wanted:
+        raise UserError(
+            f"{place}: the image processor makes {written} visual tokens of {width} x {height} pixels, where "
+            f"its sizes say {wanted}. Correct size and max_image_size in processor_config.json (or "
+            "preprocessor_config.json)"
+        )
     if not written == wanted == tower:
         settings = backbone.processor_settings(backbone.model.config)
         stated = ", ".join(f"{name} {getattr(processor, name, None)}" for name in settings)

@@ -105,6 +105,11 @@ class SmolVLM(Backbone):
         if vision is None:
             return None
         there = vision.pixel_values.flatten(2).any(-1)  # (prompts, tiles)
+        for name, value in vision.inputs.items():
+            if value.shape[:2] != there.shape:
+                raise ValueError(
+                    f"{name}: {tuple(value.shape[:2])} prompts and tiles, but pixel_values have {tuple(there.shape)}"
+                )
         return replace(vision, inputs={name: value[there][None] for name, value in vision.inputs.items()})
 
     def media(self, inputs: Mapping[str, torch.Tensor]) -> tuple[int, int]:

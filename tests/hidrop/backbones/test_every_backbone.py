@@ -399,3 +399,14 @@ def test_sizes_are_read_from_a_config_without_a_model() -> None:
     model = make_llava_next()
     assert geometry_of(model.config) == backbone_of(model).geometry
     assert geometry_of(model.config).visual_tokens == 5 * 16
+
+
+def test_a_mask_of_other_tiles_than_the_pixels_is_one_clear_line() -> None:
+    model = model_of("smolvlm")
+    inputs = batch_of("smolvlm", [[next(iter(FAMILIES["smolvlm"].sizes))]])
+    inputs["pixel_attention_mask"] = inputs["pixel_attention_mask"][:, :-1]
+    with (
+        reduce(model, "vanilla"),
+        pytest.raises(ValueError, match=r"pixel_attention_mask: \(1, 6\) prompts and tiles, but"),
+    ):
+        model(**inputs)
