@@ -57,7 +57,7 @@ def check_absolute(
         )
     if geometry.referenced:
         return geometry
-    absolute = [name for name in cls.counts if params.get(name) not in (None, 0)]
+    absolute = [name for name in cls.counts if _states_numbers(params.get(name))]
     if budget is not None and not isinstance(parse_budget(budget), str):
         absolute.append("budget")
     if absolute:
@@ -66,6 +66,11 @@ def check_absolute(
             'a share, such as budget: "22.2%", or state reference_tokens, the tokens of the image that it is of'
         )
     return geometry.counted(geometry.visual_tokens, "fixed" if geometry.fixed_counts else "scaled")
+
+
+def _states_numbers(value: Any) -> bool:
+    """Whether a field holds numbers of tokens, and not only what a budget decides (None)."""
+    return any(part not in (None, 0) for part in (value if isinstance(value, (list, tuple)) else [value]))
 
 
 def solve(

@@ -243,3 +243,17 @@ def test_a_share_out_of_reach_is_answered_with_shares():
         solve("fastv", {"layer": 2}, "2%", SMALL)
     told = "fastv: 2% (an average of 0.32 visual tokens of 16) is out of reach: with these layers it reaches "
     assert str(error.value) == told + "6.00..16.00 (37.5 % to 100.0 %)"
+
+
+def test_a_count_that_the_budget_decides_needs_no_stated_image():
+    """keep: [null] states no number; [null, 10] does."""
+    geometry = PRESETS["qwen2.5-vl-7b"]
+    fields = dict(inject=9, filters=[10], exit=25)
+    found = solve("hidrop", dict(fields, keep=[None]), "20%", geometry)
+    assert found.plan(geometry).share == pytest.approx(0.2, abs=0.001)
+    with pytest.raises(
+        ValueError, match="hidrop: keep: a number of tokens has no meaning where each image has its own"
+    ):
+        solve("hidrop", dict(fields, filters=[10, 14], keep=[None, 10]), "20%", geometry)
+    with pytest.raises(ValueError, match="hidrop: budget: a number of tokens has no meaning"):
+        solve("hidrop", fields, 64, geometry)
