@@ -114,6 +114,11 @@ def _task(
         lm = ProbeModel.on(loaded, probes, spec.protocol, asked.batch_size, record, done, workers)
         with evaluation.quiet():
             task, requests = evaluation.requests(lm, spec, limit=asked.samples, skip=asked.skip)
+            if not requests:
+                raise UserError(
+                    f"{spec.name}: no sample is left to probe, the first {asked.skip} are held out for a search. "
+                    "Set a lower --held-out"
+                )
             lm.generate_until(requests)
             records = [log.answers[doc_id] for doc_id in sorted(log.answers)]
             doc_ids = [record["doc_id"] for record in records]

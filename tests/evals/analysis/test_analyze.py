@@ -176,6 +176,10 @@ def test_a_search_tries_the_suggestion_and_its_neighbours_on_other_samples(
         (("--model", "mini:vanilla", "--data", "nowhere"), "no data in 'nowhere'"),
         (("--model", "mini:vanilla", "--samples", "1"), "1 of 1 samples could be probed, at least two are needed"),
         (
+            ("--model", "mini:vanilla", "--held-out", "100000"),
+            "no sample is left to probe, the first 100000 are held out.*Set a lower --held-out",
+        ),
+        (
             ("--model", "mini:vanilla", "--exit", "3", "--inject", "5"),
             "--exit must be greater than --inject",
         ),
@@ -189,7 +193,7 @@ def test_a_search_tries_the_suggestion_and_its_neighbours_on_other_samples(
 def test_what_cannot_be_is_told_in_words(arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: Any) -> None:
     import re
 
-    code = analyze(*arguments, "--out", tmp_path / "out", *(() if "--windows" in arguments else QUICK[:4]))
+    code = analyze(*QUICK, *arguments, "--out", tmp_path / "out")
     printed = capsys.readouterr()
     assert code in (1, 2) and re.search(message, printed.err + printed.out, re.DOTALL), printed
 
