@@ -59,6 +59,7 @@ def loaded(tiny_llava: Callable[..., Any], tokenizer: Any, image_processor: Any)
     from dataclasses import replace
 
     from hidrop.backbones import backbone_of
+    from hidrop.backbones.pixel_limits import NO_LIMITS
     from hidrop.runtime.feature_cache import FeatureCache
 
     model = tiny_llava(layers=4, seed=3)
@@ -73,6 +74,7 @@ def loaded(tiny_llava: Callable[..., Any], tokenizer: Any, image_processor: Any)
         ends=(),
         image_tokens=lambda height, width: 16,
         features=FeatureCache(),
+        pixel_limits=NO_LIMITS,
     )
 
 
