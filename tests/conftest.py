@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -115,6 +116,15 @@ def pad(prompts: list[torch.Tensor], side: str = "left") -> dict[str, torch.Tens
         ids.append(torch.cat(parts, 1))
         masks.append(torch.cat(flags, 1))
     return {"input_ids": torch.cat(ids), "attention_mask": torch.cat(masks)}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny checkpoint of every family, by name. Tests share them: change copies only (`edited_checkpoint`)."""
+    from tests import tiny_checkpoints
+
+    root = tmp_path_factory.mktemp("families")
+    return {name: tiny_checkpoints.write(name, root / name) for name in tiny_checkpoints.FAMILIES}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hidrop.backbones import BACKBONES
 from hidrop.pretrained import pretrained
-from tests.tiny_checkpoints import FAMILIES, LAYERS, make_model, make_processor, read_processor, write
+from tests.tiny_checkpoints import FAMILIES, LAYERS, make_model, make_processor, read_processor
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 SIZES = [(56, 84), (100, 60)]  # height, width
@@ -29,11 +29,6 @@ def asked(processor: Any, *sizes: tuple[int, int]) -> Any:
     parts = [*({"type": "image", "image": one} for one in pictures(*sizes)), {"type": "text", "text": "What differs?"}]
     settings = dict(add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
     return processor.apply_chat_template([{"role": "user", "content": parts}], **settings)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {family: write(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
 
 
 def test_every_backbone_but_llavas_has_a_tiny_checkpoint() -> None:

@@ -37,12 +37,6 @@ STOPS = ["\n\n", "e"]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("families")
-    return {name: tiny_checkpoints.write(name, root / name) for name in tiny_checkpoints.FAMILIES}
-
-
-@pytest.fixture(scope="module")
 def loaded(folders: dict[str, Path]) -> dict[str, Loaded]:
     return {name: load(folder) for name, folder in folders.items()}
 

@@ -18,8 +18,7 @@ from hidrop.checkpoint_files import MOST_BYTES, in_words, read_object
 from hidrop.errors import LONGEST_REASON, UserError, reason
 from hidrop.models import check, load
 from hidrop.models.sources import MINI
-
-Edit = Callable[[dict[str, Any]], object]
+from tests.edited_checkpoint import Edit, edited
 
 
 @pytest.fixture
@@ -27,14 +26,7 @@ def copy(tmp_path: Path) -> Callable[..., Path]:
     """A copy of mini:vanilla with edited JSON files: `copy(config=lambda c: c.update(...))`."""
 
     def make(**edits: Edit) -> Path:
-        folder = tmp_path / "checkpoint"
-        shutil.copytree(MINI / "vanilla", folder)
-        for stem, edit in edits.items():
-            file = folder / f"{stem}.json"
-            content = json.loads(file.read_text())
-            edit(content)
-            file.write_text(json.dumps(content))
-        return folder
+        return edited(MINI / "vanilla", tmp_path / "checkpoint", edits)
 
     return make
 

@@ -18,17 +18,11 @@ from hidrop.backbones import REFUSED, family_of
 from hidrop.errors import UserError
 from hidrop.models import Loaded, check, load, peek, save
 from tests import tiny_checkpoints
+from tests.edited_checkpoint import Edit, edited
 from tests.hidrop.backbones.families import with_own
 
 every_family = pytest.mark.parametrize("name", tiny_checkpoints.FAMILIES)
-Edit = Callable[[dict[str, Any]], object]
 QUESTION = "What differs?"
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("families")
-    return {name: tiny_checkpoints.write(name, root / name) for name in tiny_checkpoints.FAMILIES}
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +35,7 @@ def copy(folders: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
     """A copy of a family's checkpoint with edited JSON files: `copy("gemma3", config=lambda c: c.update(...))`."""
 
     def make(name: str, **edits: Edit) -> Path:
-        folder = tmp_path / name
-        shutil.copytree(folders[name], folder)
-        for stem, edit in edits.items():
-            file = folder / f"{stem}.json"
-            content = json.loads(file.read_text())
-            edit(content)
-            file.write_text(json.dumps(content))
-        return folder
+        return edited(folders[name], tmp_path / name, edits)
 
     return make
 
