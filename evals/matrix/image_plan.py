@@ -113,7 +113,7 @@ def _entry(row: MatrixRow, matrix: Matrix, name: str, counts: Mapping[Counted, i
 
 
 def _plan(row: MatrixRow, tokens: int, grid: tuple[int, int] | None) -> TokenPlan:
-    """The plan for an image, whose rows and columns decide what a method makes of it that gives the processor less."""
+    """The plan for an image. A method that gives the processor a smaller one depends on its rows and columns."""
     geometry = row.plan.geometry
     if grid is None or not row.reducer.shrinks:
         return row.reducer.plan(geometry, tokens)

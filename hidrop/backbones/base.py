@@ -65,7 +65,7 @@ class Backbone(CheckpointFamily):
     interpolates: ClassVar[bool] = False
     # Whether an image's tokens cover all of it, squeezed into its grid. Else a protocol pads or crops it to a square.
     sees_whole: ClassVar[bool] = True
-    # Whether rows of an image's tiles, and the image itself, end with a token that is no place of it.
+    # Whether rows of an image's tiles, and the image itself, end with a token that belongs to no part of it.
     line_ends: ClassVar[bool] = False
     # Whether the tokens of one image see each other both ways.
     both_ways: ClassVar[bool] = False
@@ -269,7 +269,7 @@ class Backbone(CheckpointFamily):
 
     @property
     def trial_size(self) -> tuple[int, int]:
-        """Height and width of a small image to try an image processor on. It is no square."""
+        """Height and width of a small image to try an image processor on; they differ."""
         height, width = self.pixel_unit[-2:]
         return height, 2 * width
 

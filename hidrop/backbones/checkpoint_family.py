@@ -1,6 +1,6 @@
 """What a family's checkpoints hold, answered from their files without weights: config, tokenizer, processors.
 
-Everything here is of a family (a class). `Backbone` (base.py) adds what a loaded model of it answers.
+Everything here belongs to a family, which is a class. `Backbone` (base.py) adds what a loaded model answers.
 """
 
 from __future__ import annotations
