@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from evals.matrix import plan_table
 from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Matrix
-from evals.tasks.data import TaskSpec
 from evals.tasks.protocol import protocol
 from hidrop.errors import UserError
 from hidrop.plan import TokenPlan
@@ -47,8 +46,7 @@ def _one(name: str, matrix: Matrix) -> Images:
         )
     from evals.tasks.image_sizes import image_sizes
 
-    task = matrix.tasks[name]
-    spec = TaskSpec(name, task.data, matrix.protocol, task.version)
+    spec = matrix.task_spec(name)
     return Images(name, tuple(image_sizes(spec, limit=matrix.limit)))
 
 
@@ -63,8 +61,9 @@ def entries(rows: Sequence[MatrixRow], matrix: Matrix, asked: Sequence[Images]) 
     for model in dict.fromkeys(row.model for row in rows):
         parts = _parts(model, matrix)
         limits = matrix.models[model].pixel_limits
-        count = protocol(matrix.protocol).counting(parts.backbone, parts.image_processor, limits)
         for images in asked:
+            asks = matrix.task_spec(images.name).protocol if images.name in matrix.tasks else matrix.protocol
+            count = protocol(asks).counting(parts.backbone, parts.image_processor, limits)
             counts = Counter(_counted(count, images, model))
             own = [row for row in rows if row.model == model]
             found += [_entry(row, matrix, images.name, counts) for row in own]

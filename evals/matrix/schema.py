@@ -116,6 +116,7 @@ class TaskEntry(StrictModel):
     data: Annotated[str, StringConstraints(min_length=1)]  # mini, hub, or a folder
     # A version of the data other than the usual one; YAML reads 20230712 as a number.
     version: Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)] | None = None
+    protocol: ProtocolName | None = None  # by default the matrix's
 
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -149,6 +150,11 @@ class Matrix(StrictModel):
     def file(self) -> str:
         """The name of the matrix file, for messages."""
         return self._file
+
+    def task_spec(self, task: str) -> TaskSpec:
+        """A task of this matrix with its data and protocol, for `evals.tasks`. Raises UserError like TaskSpec."""
+        entry = self.tasks[task]
+        return TaskSpec(task, entry.data, entry.protocol or self.protocol, entry.version)
 
     @property
     def text_tokens(self) -> int:
@@ -246,7 +252,7 @@ class Matrix(StrictModel):
             task=task,
             data=self.tasks[task].data,
             version=self.tasks[task].version,
-            protocol=self.protocol,
+            protocol=self.tasks[task].protocol or self.protocol,
             dtype=spec.dtype or self.dtype,
             attention=spec.attention or self.attention,
             quantization=spec.quantization,

@@ -11,7 +11,7 @@ from evals.report.provenance import provenance_lines
 from evals.report.published import OUTSIDE, citation, published_metrics, sources_used
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
-from evals.store.result_document import FailureEntry, ResultDocument, cell_key
+from evals.store.result_document import FailureEntry, ResultDocument, cell_key, protocol_of
 from evals.tasks.base import LMMS_EVAL, RIGHT, Source, Task
 from evals.tasks.data import MINI
 from evals.tasks.registry import TASKS, get_task, known_tasks
@@ -46,8 +46,12 @@ def caption(document: ResultDocument) -> list[tuple[str, str]]:
 
 
 def _protocol(document: ResultDocument) -> str:
+    named, others = document["protocol"], dict[str, list[str]]()
+    for task, name in document.get("protocols", {}).items():
+        others.setdefault(name, []).append(task_name(task))
+    several = {named: "", **{name: f" ({', '.join(tasks)})" for name, tasks in others.items()}}
     parts = [
-        document["protocol"] + (_imitated(document) if document["protocol"] == LMMS_EVAL else ""),
+        ", ".join(name + tasks + (_imitated(document) if name == LMMS_EVAL else "") for name, tasks in several.items()),
         f"dtype {document['dtype']}",
         f"attention {document['attention']}",
         f"batch size {document['batch_size']}",
@@ -61,6 +65,8 @@ def _imitated(document: ResultDocument) -> str:
     """The model classes of lmms-eval whose prompts and pixels the models have, each with its models."""
     classes: dict[str, dict[str, None]] = {}
     for cell in document["cells"]:
+        if protocol_of(document, cell["task"]) != LMMS_EVAL:
+            continue
         classes.setdefault(cell.get("asked_as", LLAVA_CLASS), {})[cell["model"]] = None
     if len(classes) < 2:
         (name,) = classes or (LLAVA_CLASS,)

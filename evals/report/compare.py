@@ -9,7 +9,7 @@ from evals.plain_table import aligned
 from evals.report.units import MISSING, fixed
 from evals.store import statistics
 from evals.store.folders import read_document, samples_of
-from evals.store.result_document import CellEntry, cell_key
+from evals.store.result_document import CellEntry, cell_key, protocol_of
 
 HEADINGS = ("cell", "A", "B", "B - A", "95 % interval", "p", "gained", "lost", "same answer")
 
@@ -69,9 +69,21 @@ def compare(a: str, b: str) -> Comparison:
     first, second = read_document(a), read_document(b)
     ours, theirs = ({cell_key(cell): cell for cell in document["cells"]} for document in (first, second))
     found = [
-        _compared(key, Path(a), ours[key], Path(b), theirs[key], second["protocol"]) for key in ours if key in theirs
+        _compared(key, Path(a), ours[key], Path(b), theirs[key], protocol_of(second, theirs[key]["task"]))
+        for key in ours
+        if key in theirs
     ]
-    fields = ("protocol", "data_versions", "limit", "budget_reading", "dtype", "batch_size", "hardware", "versions")
+    fields = (
+        "protocol",
+        "protocols",
+        "data_versions",
+        "limit",
+        "budget_reading",
+        "dtype",
+        "batch_size",
+        "hardware",
+        "versions",
+    )
     differing = [f"{f} ({first.get(f)} / {second.get(f)})" for f in fields if first.get(f) != second.get(f)]
     both = [(ours[key], theirs[key]) for key in ours if key in theirs]
     for name in ("pixels", "film"):  # of one cell: the limits of an image's pixels, the frames of a video

@@ -44,7 +44,10 @@ def difference(row: TableRow, task: str) -> str:
 def flips(row: TableRow, task: str) -> str:
     """For example: +12 -33, 94 %"""
     against = row.against(task)
-    return f"+{against['gained']} -{against['lost']}, {against['loyalty']:.0f} %" if against else MISSING
+    if not against:
+        return MISSING
+    known = against["gained"] is not None
+    return (f"+{against['gained']} -{against['lost']}, " if known else "") + f"{against['loyalty']:.0f} %"
 
 
 def _stat(task: str, name: str) -> Callable[[TableRow], str]:

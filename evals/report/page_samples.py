@@ -17,7 +17,7 @@ from typing import Any
 from evals.store.folders import samples_file, samples_of
 from evals.store.journal import header_of
 from evals.store.records import ScoredAnswer
-from evals.store.result_document import CellEntry, ResultDocument, cell_key
+from evals.store.result_document import CellEntry, ResultDocument, cell_key, protocol_of
 from evals.tasks.base import RIGHT
 from evals.tasks.data import TaskSpec, data_digest
 from evals.tasks.protocol import protocol
@@ -92,9 +92,9 @@ def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
 
 def kind_of(own: ScoredAnswer, base: ScoredAnswer) -> str:
     """The entry of KINDS for an answer and vanilla's answer to the same sample."""
-    hit, before = own["score"] >= RIGHT, base["score"] >= RIGHT
-    if hit != before:
-        return "gained" if hit else "lost"
+    score, before = own["score"], base["score"]
+    if score is not None and before is not None and (score >= RIGHT) != (before >= RIGHT):
+        return "gained" if score >= RIGHT else "lost"
     return "same" if own["reading"] == base["reading"] else "changed"
 
 
@@ -123,7 +123,7 @@ def _asked(
     digests = {str(identities[key]["data"]) for key in answers}
     version = document.get("data_versions", {}).get(task)
     try:
-        spec = TaskSpec(task, str(document["data"].get(task)), document["protocol"], version)
+        spec = TaskSpec(task, str(document["data"].get(task)), protocol_of(document, task), version)
         if spec.data == "None":
             raise UserError("the document does not name the data of this task")
         if digests != {data_digest(spec)}:

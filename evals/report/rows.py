@@ -19,7 +19,8 @@ from hidrop.budget import budget_tokens, parse_budget
 
 # A difference is significant if its p-value, corrected for all comparisons of the table, is smaller.
 ALPHA = 0.05
-Score = float | Literal["failed"] | None
+# A number, or why there is none: "failed", "to submit", "to judge".
+Score = float | str | None
 TimeField = Literal["ttft_ms", "prefill_ms", "decode_ms"]
 TimeStatistic = Literal["median", "p95", "min"]
 AnyEntry = TypeVar("AnyEntry", CellEntry, ProfileEntry, FailureEntry)
@@ -90,7 +91,8 @@ class TableRow:
     def significant(self, task: str) -> bool:
         """Whether the row's difference from vanilla is significant, see ALPHA."""
         against = self.against(task)
-        return against is not None and against["p_holm"] < ALPHA
+        p = None if against is None else against["p_holm"]
+        return p is not None and p < ALPHA
 
     def against(self, task: str) -> VanillaComparison | None:
         """The comparison with vanilla in a task; None if there is no comparison."""
@@ -127,7 +129,7 @@ def rows_of(document: ResultDocument) -> list[TableRow]:
             known |= entry
         failed_tasks = {failure["task"] for failure in errors}
         scores: dict[str, Score] = {task: "failed" if task in failed_tasks else None for task in tasks}
-        scores |= {cell["task"]: number(cell["value"]) for cell in own}
+        scores |= {cell["task"]: cell.get("unscored") or number(cell["value"]) for cell in own}
         percents = {cell["task"]: number(cell["percent_of_vanilla"]) for cell in own}
         share = mean(cell["share"] for cell in own) if own else known.get("share")
         source = [profile] if profile and (at_profile or not own) else own

@@ -36,8 +36,8 @@ def _joined(rows: Sequence[TableRow]) -> TableRow:
 
 
 def _mean(scores: list[Score]) -> Score:
-    if "failed" in scores:
-        return "failed"
+    if words := [score for score in scores if isinstance(score, str)]:
+        return "failed" if "failed" in words else words[0]
     return mean(score if isinstance(score, float) else None for score in scores)
 
 

@@ -1,7 +1,8 @@
 """Runs the cells of a matrix: loads each model once, skips finished cells, and continues after a failure.
 
 A results folder contains samples/<cell>.<id>.jsonl (the journals, from which all else can be computed),
-profiles/<model>.json (timings), failures/<cell>.txt (tracebacks) and the tables.
+profiles/<model>.json (timings), failures/<cell>.txt (tracebacks), submissions/<cell>.<id>/ (files for the servers of
+tasks that are scored there) and the tables.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from evals.run.processes import ALONE, Processes
 from evals.run.progress import Progress
 from evals.run.timings import Timings
 from evals.store import document, recomputed
+from evals.store.cell_files import submission_file
 from evals.store.folders import check_inside
 from evals.store.journal import Journal
 from evals.store.lock import locked
@@ -296,12 +298,17 @@ class MatrixRunner:
         scores = [{k: v for k, v in sample.items() if k != "answer"} for sample in result.samples]
         counted = recomputed.facts(log.answers.values(), {sample["doc_id"] for sample in scores})
         assert (counted["n"], counted["n_failed"]) == (result.n, result.n_failed)
+        for name, content in result.files.items():
+            path = submission_file(self.out, cell.key, log.id, name)
+            make_folder(own_folder(path.parent))
+            write_atomically(path, content)
         log.finish(
             scores,
             {
                 "metric": result.metric,
                 "value": result.value,
                 "extra": result.extra,
+                **({"unscored": result.unscored} if result.unscored else {}),
                 **counted,
                 "dtype": str(loaded.model.dtype).removeprefix("torch."),
             },

@@ -18,6 +18,7 @@ DIGITS = 12  # of the identity's hash, in a file name
 DIGITS_AT_END = re.compile(rf"\.[0-9a-f]{{{DIGITS}}}$")
 LONGEST = 120  # bytes of a file name's readable part: a name may have 255, and parts and repairs add to it
 BLOCK = 1 << 16  # bytes
+SUBMISSIONS = "submissions"  # the folder, in that of the results
 
 
 def readable(key: str) -> str:
@@ -40,6 +41,11 @@ def slug(key: str) -> str:
 def place(out: Path, key: str, id: str) -> Path:
     """The path for a new journal. key: "model/label/task". id: the cell's identity hash."""
     return out / "samples" / f"{readable(key)}.{id[:DIGITS]}.jsonl"
+
+
+def submission_file(out: Path, key: str, id: str, name: str) -> Path:
+    """The file `name` of a cell for its task's server: in a folder of its own, because a server may want the name."""
+    return out / SUBMISSIONS / f"{readable(key)}.{id[:DIGITS]}" / name
 
 
 def existing(out: Path, id: str) -> list[Path]:

@@ -21,7 +21,7 @@ from evals.store.result_document import (
     RowEntry,
     cell_key,
 )
-from evals.tasks.data import MINI, TaskSpec, counted_rows
+from evals.tasks.data import MINI, counted_rows
 from hidrop.errors import UserError
 from hidrop.numerics import element_bytes
 from hidrop.plan import TokenPlan
@@ -71,6 +71,8 @@ def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: in
         entry["kept"] = None if row.reducer.adaptive else row.plan.kept
         columns = zip(*([n * p["count"] for n in _plan(p, row).entering] for p in prompts), strict=True)
         entry["entering"] = [round(sum(column) / sum(p["count"] for p in prompts)) for column in columns]
+    if "unscored" in result:
+        entry = cast("RowEntry", {**entry, "unscored": result["unscored"]})
     return {
         **entry,
         "task": cell.task,
@@ -174,7 +176,7 @@ def add_stats(matrix: Matrix, cells: Sequence[CellEntry], scores: CellScores) ->
             base = vanilla.get((key[0], task))
             if samples := scores.get((*key, task)):
                 rows[key] = statistics.Row(samples, (base["model"], base["label"]) if base else None)
-        for key, found in statistics.task_stats(task, matrix.protocol, rows).items():
+        for key, found in statistics.task_stats(task, matrix.tasks[task].protocol or matrix.protocol, rows).items():
             own[key]["stats"] = cast(CellStats, found)
     statistics.adjust([cast("dict[str, Any]", cell["stats"]) for cell in cells if "stats" in cell])
 
@@ -217,6 +219,11 @@ def build(
     }
     if versions:
         found["data_versions"] = versions
+    others = {
+        name: spec.protocol for name, spec in matrix.tasks.items() if spec.protocol not in (None, matrix.protocol)
+    }
+    if others:
+        found["protocols"] = cast("dict[str, str]", others)
     if rows := data_rows(matrix, {cell["task"] for cell in cells}):
         found["data_rows"] = rows
     return found
@@ -229,7 +236,7 @@ def data_rows(matrix: Matrix, tasks: Collection[str]) -> dict[str, int]:
         if name not in tasks or spec.data == MINI:
             continue
         try:
-            rows = counted_rows(TaskSpec(name, spec.data, matrix.protocol, spec.version))
+            rows = counted_rows(matrix.task_spec(name))
         except (OSError, ValueError, UserError):  # the files were moved or replaced during the run
             continue
         if rows:

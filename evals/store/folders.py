@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from evals.store import lock, recomputed
-from evals.store.cell_files import existing, finished
+from evals.store.cell_files import SUBMISSIONS, existing, finished
 from evals.store.journal import Lines
 from evals.store.records import ResultRecord, ScoredAnswer
 from evals.store.result_document import RESULTS, CellEntry, ResultDocument, cell_key
@@ -19,7 +19,7 @@ from hidrop.regular_files import own_folder
 
 DOCUMENT = "leaderboard.json"
 # The folders inside of a results folder that a run and a repair write.
-INSIDE = ("samples", "samples/parts", "samples/replaced", "failures", "profiles")
+INSIDE = ("samples", "samples/parts", "samples/replaced", "failures", "profiles", SUBMISSIONS)
 
 
 def check_inside(folder: Path, *more: str) -> None:

@@ -84,6 +84,8 @@ def _value(identity: Mapping[str, Any], scores: Sequence[ScoreRecord]) -> dict[s
     task, protocol = identity.get("task"), identity.get("protocol")
     if not isinstance(task, str) or task not in TASKS or not isinstance(protocol, list) or not (protocol and scores):
         return {}
+    if all(score["score"] is None and "item" not in score for score in scores):  # a task that is not scored here
+        return {}
     from evals.store.statistics import value_of
 
     return {"value": value_of(task, str(protocol[0]), scores)}

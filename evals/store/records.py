@@ -98,16 +98,23 @@ class AnswerRecord(TypedDict):
 
 
 class ScoreRecord(TypedDict):
-    """How a sample's answer was read and scored (0-1). `group`: samples that count together (MMBench's rotations)."""
+    """How a sample's answer was read and scored (0-1). `group`: samples that count together (MMBench's rotations).
+
+    score: None where a task scores no single sample. weight: what a score of 1 is in the task's value, times the number
+    of samples; left out for 100. item: what lmms-eval's task made of the sample for its metric, where the value is no
+    function of the scores.
+    """
 
     kind: Literal["score"]
     doc_id: int
     reading: str | None
     target: Any
-    score: float
+    score: float | None
     image_key: SampleKey
     category: SampleKey
     group: SampleKey
+    weight: NotRequired[float]
+    item: NotRequired[Any]
 
 
 class PromptGroup(TypedDict):
@@ -120,11 +127,15 @@ class PromptGroup(TypedDict):
 
 
 class ResultRecord(TypedDict):
-    """The last line of a finished cell. `n_empty`, `n_distinct`: answers without text, and different answers."""
+    """The last line of a finished cell. `n_empty`, `n_distinct`: answers without text, and different answers.
+
+    value: None for a task that is not scored here: `unscored` says why (see `evals.tasks.base.Task`).
+    """
 
     kind: Literal["result"]
     metric: str
-    value: float
+    value: float | None
+    unscored: NotRequired[str]
     extra: dict[str, Any]
     n: int
     n_failed: int
@@ -196,9 +207,11 @@ def checked(record: Mapping[str, Any]) -> CellHeader | SampleRecord:
         if (panels := known.get("panels")) is not None:
             _check_panels(panels, known["visual_tokens"])
     elif known["kind"] == "score":
-        if not 0 <= known["score"] <= 1:
+        if known["score"] is not None and not 0 <= known["score"] <= 1:
             raise ValueError(f"score is {known['score']!r}, not 0 to 1")
     elif known["kind"] == "result":
+        if known["value"] is None and "unscored" not in known:
+            raise ValueError("value is None, and `unscored` does not say why")
         for prompts in known["prompts"]:
             _check_counts(prompts["entering"])
     return known

@@ -73,14 +73,17 @@ class RowEntry(TypedDict):
 
 
 class VanillaComparison(TypedDict):
-    """A cell against its model's vanilla, on the same samples; see `evals.store.statistics`."""
+    """A cell against its model's vanilla, on the same samples; see `evals.store.statistics`.
+
+    p, p_holm, gained, lost: None for a task without a score of each sample.
+    """
 
     difference: float
     interval: Interval
-    p: float
-    p_holm: float
-    gained: WholeNumber
-    lost: WholeNumber
+    p: float | None
+    p_holm: float | None
+    gained: WholeNumber | None
+    lost: WholeNumber | None
     loyalty: float
 
 
@@ -102,6 +105,7 @@ class CellEntry(RowEntry):
     task: str
     metric: str
     value: float | None
+    unscored: NotRequired[str]  # why there is no value: "to submit" or "to judge"
     extra: dict[str, float | None]
     n: WholeNumber
     n_failed: WholeNumber
@@ -118,6 +122,7 @@ class CellEntry(RowEntry):
     decoding: NotRequired[dict[str, Any] | str]  # the task's settings, or the version of lmms-eval that has them
     older: NotRequired[list[str]]  # of a cell that --keep-cells took: the parts of its identity that differ today
     ends: NotRequired[list[WholeNumber]]  # the tokens that end an answer; empty: the tokenizer's end token
+    protocol: NotRequired[str]  # of its task, where it is not the document's
     asked_as: NotRequired[str]  # the model class of lmms-eval whose prompt and pixels it has
     pixels: NotRequired[dict[str, WholeNumber | str]]  # the limits of an image's pixels that the matrix states
     film: NotRequired[dict[str, Any]]  # which frames of a video are shown (`hidrop.videos.Sampling`)
@@ -168,6 +173,7 @@ class ResultDocument(Provenance):
     """Everything that a run of a matrix found. `reference`: files of published numbers to print next to it.
 
     `data_versions`: the version of a task's data, for tasks that were asked with another one than the usual.
+    `protocols`: by task, where a task has another protocol than the document.
     `data_rows`: the number of documents in a task's files, with a limit too; only for other data than the embedded one.
     """
 
@@ -186,6 +192,7 @@ class ResultDocument(Provenance):
     profiles: list[ProfileEntry]
     failed: list[FailureEntry]
     data_versions: NotRequired[dict[str, str]]
+    protocols: NotRequired[dict[str, str]]
     data_rows: NotRequired[dict[str, WholeNumber]]
     command: NotRequired[str]
     reference: NotRequired[str | list[str]]
@@ -209,6 +216,11 @@ RESULTS = FileKind(
     then="finished cells are not run twice",
     complete=_complete,
 )
+
+
+def protocol_of(document: ResultDocument, task: str) -> str:
+    """The protocol under which a task was asked."""
+    return document.get("protocols", {}).get(task, document["protocol"])
 
 
 def cell_key(entry: CellEntry) -> str:

@@ -6,53 +6,87 @@
   corrects for all comparisons of a table.
 
 A task's value is a function of sums over its units (`evals.tasks.base.Statistic`), so one set of draws serves all rows.
+A value that is not (`evals.tasks.base.Resampled`) is computed again for each draw, for fewer draws. Samples without
+scores have no p-value, as McNemar's test has nothing to count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from evals.tasks.base import RIGHT, Sample, Statistic
+from evals.tasks.base import RIGHT, Resampled, Sample, Statistic
 from evals.tasks.registry import get_task
 
 LEVEL = 0.95
 REPEATS = 10_000
 CHUNK = 500  # draws at a time
+RESAMPLED = 200  # draws for a value that is computed again for each
 
 
-def clustered(samples: Sequence[Sample], of: Statistic) -> dict[Hashable, np.ndarray]:
-    """The sums of each image, in the order of first appearance. A unit belongs to the image of its first sample."""
+@dataclass(frozen=True)
+class Clusters:
+    """The sums of each image, and the places of the images of each stratum."""
+
+    images: dict[Hashable, np.ndarray]
+    strata: tuple[tuple[int, ...], ...]
+
+
+def clustered(samples: Sequence[Sample], of: Statistic) -> Clusters:
+    """The sums of each image, in the order of first appearance. A unit belongs to the image of its first sample.
+
+    With strata, an image that has units of two is one image in each.
+    """
     units: dict[Hashable, list[Sample]] = {}
     for sample in samples:
         units.setdefault(of.unit(sample), []).append(sample)
     images: dict[Hashable, np.ndarray] = {}
+    strata: dict[Hashable, dict[Hashable, None]] = {}
     for rows in units.values():
         numbers = np.asarray(of.counts(rows), dtype=np.float64)
-        image = rows[0]["image_key"]
+        stratum = None if of.stratum is None else of.stratum(rows[0])
+        image = rows[0]["image_key"] if of.stratum is None else (stratum, rows[0]["image_key"])
+        strata.setdefault(stratum, {})[image] = None
         images[image] = images[image] + numbers if image in images else numbers
-    return images
+    places = {image: place for place, image in enumerate(images)}
+    return Clusters(images, tuple(tuple(places[image] for image in own) for own in strata.values()))
 
 
 def value_of(task: str, protocol: str, samples: Sequence[Sample]) -> float:
-    """The task's value (0-100), computed from the scores of its samples."""
+    """The task's value (0-100), computed from the records of its samples."""
     of = get_task(task).statistic(protocol, samples)
-    return float(of.value(np.sum(list(clustered(samples, of).values()), axis=0)))
+    if isinstance(of, Resampled):
+        return of.value(samples)
+    return float(of.value(np.sum(list(clustered(samples, of).images.values()), axis=0)))
 
 
-def drawn(counts: np.ndarray, *, repeats: int = REPEATS, seed: int = 0) -> np.ndarray:
-    """Bootstrap sums: (images, numbers) to (repeats, numbers). Each draw takes as many images as there are."""
-    images = len(counts)
+def drawn(
+    counts: np.ndarray, *, repeats: int = REPEATS, seed: int = 0, strata: Sequence[Sequence[int]] | None = None
+) -> np.ndarray:
+    """Bootstrap sums: (images, numbers) to (repeats, numbers). Each draw takes as many images as there are.
+
+    strata: the places of the images of each stratum, of which each draw takes as many as there are. By default all
+    images are of one.
+    """
     generator = np.random.default_rng(seed)
     parts = []
     for start in range(0, repeats, CHUNK):
         size = min(CHUNK, repeats - start)
-        weights = generator.multinomial(images, np.full(images, 1 / images), size=size)
-        parts.append(weights.astype(np.float64) @ counts)
+        sums = np.zeros((size, counts.shape[1]))
+        for places in strata or [range(len(counts))]:
+            images = len(places)
+            weights = generator.multinomial(images, np.full(images, 1 / images), size=size)
+            sums += weights.astype(np.float64) @ counts[list(places)]
+        parts.append(sums)
     return np.concatenate(parts)
+
+
+def redrawn(units: int, *, repeats: int = RESAMPLED, seed: int = 0) -> np.ndarray:
+    """The places of the units of each draw: (repeats, units)."""
+    return np.random.default_rng(seed).integers(units, size=(repeats, units))
 
 
 def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
@@ -86,27 +120,35 @@ def holm(p_values: Sequence[float]) -> list[float]:
 class Flips:
     """The units that went from wrong to right (`gained`) and from right to wrong (`lost`), compared with vanilla.
 
-    `loyalty`: the share of samples, in percent, with the same reading as vanilla's.
+    Both are None where samples have no scores. `loyalty`: the share of samples, in percent, with the same reading as
+    vanilla's.
     """
 
-    gained: int
-    lost: int
+    gained: int | None
+    lost: int | None
     loyalty: float
 
+    @property
+    def p(self) -> float | None:
+        """McNemar's p-value; None without counts."""
+        return None if self.gained is None or self.lost is None else mcnemar(self.gained, self.lost)
+
     @classmethod
-    def between(cls, own: Sequence[Sample], base: Sequence[Sample], of: Statistic) -> Flips:
+    def between(cls, own: Sequence[Sample], base: Sequence[Sample], of: Statistic | Resampled) -> Flips:
         """Raises ValueError when the two rows have different samples."""
         readings = {s["doc_id"]: s["reading"] for s in base}
         if readings.keys() != {s["doc_id"] for s in own}:
             raise ValueError("the two rows have different samples")
+        loyalty = 100 * sum(readings[s["doc_id"]] == s["reading"] for s in own) / len(own)
+        if any(sample["score"] is None for sample in (*own, *base)):
+            return cls(None, None, loyalty)
         mine, theirs = right(own, of), right(base, of)
         gained = sum(hit and not theirs[unit] for unit, hit in mine.items())
         lost = sum(theirs[unit] and not hit for unit, hit in mine.items())
-        same = sum(readings[s["doc_id"]] == s["reading"] for s in own)
-        return cls(gained, lost, 100 * same / len(own))
+        return cls(gained, lost, loyalty)
 
 
-def right(samples: Sequence[Sample], of: Statistic) -> dict[Hashable, bool]:
+def right(samples: Sequence[Sample], of: Statistic | Resampled) -> dict[Hashable, bool]:
     """Which units are right. A unit is right if all its samples are."""
     units: dict[Hashable, bool] = {}
     for sample in samples:
@@ -131,27 +173,17 @@ def task_stats(task: str, protocol: str, rows: Mapping[Any, Row]) -> dict[Any, d
     """
     asked = get_task(task)
     found: dict[Hashable, dict[str, Any]] = {}
-    groups: dict[tuple[Hashable, ...], list[Hashable]] = {}
-    per_image: dict[Hashable, dict[Hashable, np.ndarray]] = {}
-    for name, row in rows.items():
-        of = asked.statistic(protocol, row.samples)
-        per_image[name] = clustered(row.samples, of)
-        groups.setdefault((*per_image[name], len(row.samples)), []).append(name)
-    for names in groups.values():
-        of = asked.statistic(protocol, rows[names[0]].samples)
-        table = np.stack([np.stack(list(per_image[name].values())) for name in names], axis=1)
-        sums = drawn(table.reshape(len(table), -1)).reshape(REPEATS, len(names), -1)
-        values = {name: of.value(sums[:, place]) for place, name in enumerate(names)}
-        exact = {name: float(of.value(table[:, place].sum(0))) for place, name in enumerate(names)}
+    for names, of, values in _draws(asked.statistic, protocol, rows):
         for name in names:
-            found[name] = {"interval": list(interval(values[name])), **asked.row_stats(rows[name].samples)}
+            exact, repeated = values[name]
+            found[name] = {"interval": list(interval(repeated)), **asked.row_stats(rows[name].samples)}
             base = rows[name].base
             if base in values and base != name:
                 flips = Flips.between(rows[name].samples, rows[base].samples, of)
                 found[name]["against"] = {
-                    "difference": exact[name] - exact[base],
-                    "interval": list(interval(values[name] - values[base])),
-                    "p": mcnemar(flips.gained, flips.lost),
+                    "difference": exact - values[base][0],
+                    "interval": list(interval(repeated - values[base][1])),
+                    "p": flips.p,
                     "gained": flips.gained,
                     "lost": flips.lost,
                     "loyalty": flips.loyalty,
@@ -159,8 +191,48 @@ def task_stats(task: str, protocol: str, rows: Mapping[Any, Row]) -> dict[Any, d
     return found
 
 
+# Of rows with the same samples: their names, their statistic, and of each its value and the values of the draws.
+Drawn = tuple[list[Hashable], Statistic | Resampled, dict[Hashable, tuple[float, np.ndarray]]]
+
+
+def _draws(
+    statistic: Callable[[str, Sequence[Sample]], Statistic | Resampled], protocol: str, rows: Mapping[Any, Row]
+) -> Iterator[Drawn]:
+    """The draws of each group of rows with the same samples."""
+    kinds = {name: statistic(protocol, row.samples) for name, row in rows.items()}
+    per_image = {name: clustered(rows[name].samples, of) for name, of in kinds.items() if isinstance(of, Statistic)}
+    groups: dict[tuple[Any, ...], list[Hashable]] = {}
+    for name, of in kinds.items():
+        samples = rows[name].samples
+        key = per_image[name].images if isinstance(of, Statistic) else [(s["doc_id"], of.unit(s)) for s in samples]
+        groups.setdefault((type(of), *key, len(samples)), []).append(name)
+    for names in groups.values():
+        of = kinds[names[0]]
+        if isinstance(of, Resampled):
+            yield names, of, {name: _resampled(rows[name].samples, of) for name in names}
+            continue
+        table = np.stack([np.stack(list(per_image[name].images.values())) for name in names], axis=1)
+        strata = per_image[names[0]].strata
+        sums = drawn(table.reshape(len(table), -1), strata=strata).reshape(REPEATS, len(names), -1)
+        values = {name: (float(of.value(table[:, i].sum(0))), of.value(sums[:, i])) for i, name in enumerate(names)}
+        yield names, of, values
+
+
+def _resampled(samples: Sequence[Sample], of: Resampled) -> tuple[float, np.ndarray]:
+    """The value of samples, and those of the draws. Rows with the same units have the same draws."""
+    units: dict[Hashable, list[Sample]] = {}
+    for sample in samples:
+        units.setdefault(of.unit(sample), []).append(sample)
+    lists = list(units.values())
+    values = [of.value([s for place in draw for s in lists[place]]) for draw in redrawn(len(lists))]
+    return of.value(samples), np.asarray(values)
+
+
 def adjust(stats: Sequence[dict[str, Any]]) -> None:
-    """Add Holm's `p_holm` to each comparison, corrected for all comparisons of a table."""
+    """Add Holm's `p_holm` to each comparison, corrected for all comparisons of a table that have a p-value."""
     compared = [one["against"] for one in stats if "against" in one]
+    for against in compared:
+        against["p_holm"] = None
+    compared = [against for against in compared if against["p"] is not None]
     for against, p in zip(compared, holm([against["p"] for against in compared]), strict=True):
         against["p_holm"] = p

@@ -43,8 +43,8 @@ def ask(lm: Any, spec: TaskSpec, *, limit: int | None = None) -> None:
     evaluation.ask(lm, spec, limit=limit)
 
 
-def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bool = False) -> TaskResult:
+def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None) -> TaskResult:
     """See `evals.tasks.evaluation.evaluate`; imported on the first call, because lmms-eval takes seconds to load."""
     from evals.tasks import evaluation
 
-    return evaluation.evaluate(lm, spec, limit=limit, bootstrap=bootstrap)
+    return evaluation.evaluate(lm, spec, limit=limit)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from evals.tasks.asked import Asked
+
 # The protocols by name; `evals.tasks.protocol` defines them.
 ProtocolName = Literal["llava", "lmms-eval", "native"]
 LLAVA: ProtocolName = "llava"
@@ -28,6 +30,8 @@ LMMS_EVAL: ProtocolName = "lmms-eval"
 NATIVE: ProtocolName = "native"
 # The column of the images, in the documents or in files of their own.
 IMAGE = "image"
+# Why a cell has no value: a server scores the answers, or a judge does.
+TO_SUBMIT, TO_JUDGE = "to submit", "to judge"
 # A sample counts as right from this score on. It matters for scores between 0 and 1 only.
 RIGHT = 0.5
 
@@ -122,16 +126,53 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class TaskScores:
+    """What a cell stores: `metric`, its `value`, further metrics, and fields of each sample's record.
+
+    A record has `reading` and `score`, which is None where the task scores no single sample (see
+    `evals.store.records.ScoreRecord`). value: None for a task that is not scored here (`Task.unscored`).
+    """
+
+    metric: str
+    value: float | None
+    records: tuple[Mapping[str, Any], ...]
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The file with the answers to a whole task, in the format of the server that scores it."""
+
+    name: str  # of the file
+    content: str
+    server: str  # where to submit it, in words
+
+
+@dataclass(frozen=True)
 class Statistic:
     """A task's value (0-100) as a function of sums over its units, so that a bootstrap only has to draw sums.
 
     unit: the key of the unit that a sample belongs to. counts: a unit's numbers, from its samples. value: the value
-    from their sums, (..., numbers) to (...).
+    from their sums, (..., numbers) to (...). stratum: units are drawn within theirs, so that every draw has as many
+    units of each as the data; by default all units are of one.
     """
 
     unit: Callable[[Sample], Hashable]
     counts: Callable[[Sequence[Sample]], Sequence[float]]
     value: Callable[[np.ndarray], np.ndarray]
+    stratum: Callable[[Sample], Hashable] | None = None
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A task's value as a function of the samples that is no function of sums: a bootstrap computes it again.
+
+    unit: the key of the unit that a sample belongs to. value: the value of a list of samples, which may hold a sample
+    several times.
+    """
+
+    unit: Callable[[Sample], Hashable]
+    value: Callable[[Sequence[Sample]], float]
 
 
 class Task:
@@ -163,6 +204,9 @@ class Task:
     image_columns: tuple[str, ...] = ("imageId", "image_id", "image_source")
     # The column that `group` reads. None: every document is asked and counted by itself.
     group_column: str | None = None
+
+    # Why the task has no value here, as its cells say: TO_SUBMIT, TO_JUDGE, or None for a task that is scored.
+    unscored: str | None = None
 
     # For captions: what the units of the statistics are called, and whether scores between 0 and 1 exist.
     units = "samples"
@@ -245,9 +289,30 @@ class Task:
         value, extra = self.value(answers, readings, scores, protocol)
         return Scores(self.metric_name(answers, protocol), value, scores, readings, extra)
 
+    def scores(self, asked: Asked, protocol: str) -> TaskScores:
+        """The scores of answered documents. Under the other protocols than LLaVA's the value is lmms-eval's own."""
+        if self.unscored is not None:
+            return TaskScores(
+                self.unscored, None, tuple({"reading": answer.text, "score": None} for answer in asked.answers)
+            )
+        found = self.score(asked.answers, protocol)
+        value = found.value if protocol == LLAVA else self.scale * float(asked.value(self.official))
+        pairs = zip(found.readings, found.samples, strict=True)
+        records = tuple({"reading": reading, "score": score} for reading, score in pairs)
+        return TaskScores(found.metric, value, records, found.extra)
+
+    def files(self, asked: Asked, protocol: str) -> dict[str, bytes]:
+        """The files for the server of a task whose answers are TO_SUBMIT, by name."""
+        made = self.submission(asked.answers, protocol)
+        return {made.name: made.content.encode()}
+
+    def submission(self, answers: Sequence[Answer], protocol: str) -> Submission:
+        """The server's file with these answers, in the order of the data; for a task whose answers are TO_SUBMIT."""
+        raise NotImplementedError
+
     # ---- statistics ------------------------------------------------------------------------------------------------
 
-    def statistic(self, protocol: str, samples: Sequence[Sample]) -> Statistic:
+    def statistic(self, protocol: str, samples: Sequence[Sample]) -> Statistic | Resampled:
         """How the value follows from sums over units. `samples` are all samples of a row."""
         return Statistic(
             lambda sample: sample["doc_id"],

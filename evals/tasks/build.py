@@ -139,6 +139,19 @@ def images_of(spec: TaskSpec, files: Files) -> Callable[[Mapping[str, Any]], Any
     return lambda doc: images[place[doc[joined.key]]][IMAGE]
 
 
+def without_images(docs: Any) -> Any:
+    """Documents without their columns of images, one image each or a list of them."""
+    found = image_columns(docs.features)
+    return docs.remove_columns(found) if found else docs
+
+
+def image_columns(features: Mapping[str, Any]) -> list[str]:
+    """The columns that hold an image, or a list of images."""
+    from datasets import Image
+
+    return [name for name, kind in features.items() if isinstance(getattr(kind, "feature", kind), Image)]
+
+
 def _name(spec: TaskSpec) -> str:
     """The name under which datasets keeps converted data: by content, because it compares only the files' times."""
     return f"sha256-{data_digest(spec)[:16]}"

@@ -1,15 +1,13 @@
-"""Run one task with one model through lmms-eval, and score it sample by sample."""
+"""Run one task with one model through lmms-eval's task object, and score it sample by sample."""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
-from evals.tasks.base import IMAGE, LLAVA, Answer
+from evals.tasks.asked import Asked, respond
+from evals.tasks.base import IMAGE
 from evals.tasks.build import build, quiet, rows_within
 from evals.tasks.checks import missing
 from evals.tasks.data import TaskSpec, prepare
@@ -24,22 +22,26 @@ class TaskResult:
     `n_failed` of those without an answer, which count as wrong. `samples` are in the order of doc_id. Each holds
     doc_id, answer, reading, target, score (0-1), image_key (equal for questions about the same image), category, and
     group (see `Task.group`).
+
+    A task that is not scored here has the value None: `unscored` says why, and `files` are those of its server.
     """
 
     task: str
     protocol: str
     metric: str
-    value: float
+    value: float | None
     n: int
     n_failed: int
     extra: dict[str, float] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    unscored: str | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 def ask(lm: Any, spec: TaskSpec, *, limit: int | None = None) -> None:
     """Let `lm` answer what `evaluate` would ask it, without scoring anything."""
     with quiet():
-        lm.generate_until(requests(lm, spec, limit=limit)[1])
+        respond(lm, requests(lm, spec, limit=limit)[1])
 
 
 def requests(lm: Any, spec: TaskSpec, *, limit: int | None = None, skip: int = 0) -> tuple[Any, list[Any]]:
@@ -50,62 +52,58 @@ def requests(lm: Any, spec: TaskSpec, *, limit: int | None = None, skip: int = 0
     task = _ready(lm, spec)
     first = rows_within(task, spec, skip) if skip else 0
     task.build_all_requests(limit=rows_within(task, spec, None if limit is None else skip + limit))
-    return task, task.instances[first:]
+    return task, [instance for instance in task.instances if instance.doc_id >= first]
 
 
-def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None, bootstrap: bool = False) -> TaskResult:
+def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None) -> TaskResult:
     """Ask `lm` (an lmms-eval model) a task and score its answers.
 
     `limit` asks the first documents only (of a task with groups as many whole groups as fit, at least one), and the
-    value covers these documents. Note that the first documents may all be of one category, as in POPE. `bootstrap` adds
-    lmms-eval's standard error as `extra["stderr"]` if it has one.
+    value covers these documents. Note that the first documents may all be of one category, as in POPE.
 
     doc_ids are positions in the task's data, after the documents of each group were put next to each other.
 
-    Raises UserError when data is missing, RuntimeError when not one sample could be prepared for the model.
+    Raises UserError when data is missing or cannot be scored, RuntimeError when not one sample could be prepared for
+    the model.
     """
-    from lmms_eval import evaluator
+    with quiet():
+        task, instances = requests(lm, spec, limit=limit)
+        respond(lm, instances)
+        return scored(Asked(spec.name, task, instances, getattr(lm, "failures", {})), spec)
 
-    name, asked = spec.name, spec.task
-    with quiet(), tempfile.TemporaryDirectory() as scratch:
-        task = _ready(lm, spec)
-        results = evaluator.evaluate(
-            lm=lm,
-            task_dict={name: task},
-            limit=rows_within(task, spec, limit),
-            bootstrap_iters=1000 if bootstrap else 0,
-            # Without media: post-processing reads no image, so a broken one cannot stop the run there.
-            cli_args=SimpleNamespace(output_path=scratch, process_with_media=False),
-            process_docs_parallel=1,
-        )
-    rows = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
-    failures: Mapping[tuple[str, int], str] = getattr(lm, "failures", {})
-    answers = [Answer(r["doc"], r["filtered_resps"][0], (name, r["doc_id"]) in failures) for r in rows]
+
+def scored(asked: Asked, spec: TaskSpec) -> TaskResult:
+    """The result of answered documents. Raises like `evaluate`."""
+    answers, task = asked.answers, spec.task
     n_failed = sum(answer.failed for answer in answers)
     if n_failed == len(answers):
-        raise RuntimeError(f"{name}: not one sample could be prepared. First: {failures[name, rows[0]['doc_id']]}")
-    scores, official = asked.score(answers, spec.protocol), results["results"].get(name, {})
-    value, extra = scores.value, dict(scores.extra)
-    if spec.protocol != LLAVA:
-        value = asked.scale * float(official[f"{asked.official},none"])
-    spread = official.get(f"{asked.official}_stderr,none")
-    if bootstrap and isinstance(spread, int | float):
-        extra["stderr"] = asked.scale * float(spread)
-    images = image_names(task, spec, [row["doc_id"] for row in rows])
+        raise RuntimeError(f"{spec.name}: not one sample could be prepared. First: {asked.failures[0]}")
+    scores = task.scores(asked, spec.protocol)
+    images = image_names(asked.task, spec, asked.doc_ids)
     samples = [
         {
-            "doc_id": row["doc_id"],
+            "doc_id": doc_id,
             "answer": answer.text,
-            "reading": reading,
-            "target": asked.target(answer.doc),
-            "score": hit,
+            "target": task.target(answer.doc),
             "image_key": image,
-            "category": asked.category(answer.doc),
-            "group": asked.group(answer.doc),
+            "category": task.category(answer.doc),
+            "group": task.group(answer.doc),
+            **record,
         }
-        for row, answer, reading, hit, image in zip(rows, answers, scores.readings, scores.samples, images, strict=True)
+        for doc_id, answer, image, record in zip(asked.doc_ids, answers, images, scores.records, strict=True)
     ]
-    return TaskResult(name, spec.protocol, scores.metric, value, len(answers), n_failed, extra, samples)
+    return TaskResult(
+        spec.name,
+        spec.protocol,
+        scores.metric,
+        scores.value,
+        len(answers),
+        n_failed,
+        dict(scores.extra),
+        samples,
+        task.unscored,
+        task.files(asked, spec.protocol) if task.unscored else {},
+    )
 
 
 def _ready(lm: Any, spec: TaskSpec) -> Any:

@@ -121,7 +121,8 @@ class World:
             | {"reading": "yes" if i < right else "no"}
             for i in range(SAMPLES)
         ]
-        return SimpleNamespace(metric="exact_match", value=value, extra={}, n=SAMPLES, n_failed=0, samples=samples)
+        found = SimpleNamespace(metric="exact_match", value=value, extra={}, n=SAMPLES, n_failed=0, samples=samples)
+        return SimpleNamespace(**vars(found), unscored=None, files={})
 
     def profile(self, loaded, reducers, settings):
         self.happens(f"profile {loaded.name}")

@@ -11,6 +11,7 @@ import pytest
 
 from evals.matrix.resolve import MatrixRow
 from evals.store import document, recomputed
+from evals.tasks import TASKS
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
 from hidrop.reducer import build
@@ -156,7 +157,9 @@ def cell(model: str, method: str, task: str, value: float | None) -> Any:
 
 def matrix(**references: str | None) -> Any:
     models = {name: SimpleNamespace(reference=reference) for name, reference in references.items()}
-    return SimpleNamespace(models=models, protocol="lmms-eval")
+    return SimpleNamespace(
+        models=models, protocol="lmms-eval", tasks=dict.fromkeys(TASKS, SimpleNamespace(protocol=None))
+    )
 
 
 def test_a_cell_is_compared_with_the_vanilla_of_its_reference_or_its_own() -> None:

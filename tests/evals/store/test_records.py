@@ -76,7 +76,7 @@ def test_every_field_is_needed_and_named_when_it_is_missing(kind: str) -> None:
             {"prompts": [{"text": 1, "visual": 1, "entering": [-2], "count": 1}]},
             "entering is [-2]: a number of tokens is below 0",
         ),
-        ("result", {"value": None}, "value: input should be a valid number, not None"),
+        ("result", {"value": None}, "value is None, and `unscored` does not say why"),
     ],
 )
 def test_what_is_wrong_with_a_record_is_said(kind: str, changes: dict[str, Any], message: str) -> None:

@@ -61,7 +61,11 @@ def refused(document: Any, path: Path) -> str:
         (("cells", 0, "n"), 1.5, "cells[0].n: input should be a valid integer"),
         (("cells", 0, "entering"), [], "cells[0].entering: list should have at least 1 item"),
         (("cells", 0, "stats", "interval"), [1.0], "cells[0].stats.interval: list should have at least 2 items"),
-        (("cells", 4, "stats", "against", "p"), None, "cells[4].stats.against.p: input should be a valid number"),
+        (
+            ("cells", 4, "stats", "against", "loyalty"),
+            None,
+            "cells[4].stats.against.loyalty: input should be a valid number",
+        ),
         (("cells",), 5, "cells: input should be a valid list, not 5"),
         (("cells",), ..., "cells is missing"),
         (("profiles", 0, "prefill_ms"), 3.0, "profiles[0].prefill_ms: input should be a valid dictionary"),

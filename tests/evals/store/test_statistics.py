@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from math import comb
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from evals.store import statistics as stats
 from evals.tasks import get_task
+from evals.tasks.base import Resampled, Statistic, mean_of_sums
 
 
 def sample(doc_id: int, score: float, image: str = "", **more: Any) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def test_holm_by_hand() -> None:
 def test_the_bootstrap_of_three_images_is_the_enumeration_of_its_27_draws() -> None:
     rows = [sample(0, 1, "a"), sample(1, 0, "a"), sample(2, 1, "b"), sample(3, 1, "c"), sample(4, 0, "c")]
     of = get_task("gqa").statistic("lmms-eval", rows)
-    counts = np.stack(list(stats.clustered(rows, of).values()))
+    counts = np.stack(list(stats.clustered(rows, of).images.values()))
     assert counts.tolist() == [[1, 2], [1, 1], [1, 2]]
     exact = [100 * counts[list(d)].sum(0)[0] / counts[list(d)].sum(0)[1] for d in itertools.product(range(3), repeat=3)]
     found = of.value(stats.drawn(counts, repeats=40_000))
@@ -115,7 +117,7 @@ def test_f1_of_pope_by_hand() -> None:
     rows = pope(*said, ("maybe", "yes", "b"))
     for protocol, wanted in (("lmms-eval", 400 / 6), ("llava", 75.0)):
         of = get_task("pope").statistic(protocol, rows)
-        assert float(of.value(sum(stats.clustered(rows, of).values()))) == pytest.approx(wanted)
+        assert float(of.value(sum(stats.clustered(rows, of).images.values()))) == pytest.approx(wanted)
 
 
 def test_the_yes_ratio_is_that_of_the_predictions() -> None:
@@ -262,7 +264,7 @@ def test_the_value_of_drawn_sums_is_that_of_the_drawn_samples(kind: str) -> None
     task, protocol, make, value = KINDS[kind]
     rows = make(4)
     of = get_task(task).statistic(protocol, rows)
-    counts, picks = np.stack(list(stats.clustered(rows, of).values())), by_image(rows)
+    counts, picks = np.stack(list(stats.clustered(rows, of).images.values())), by_image(rows)
     for seed in range(20):
         rng = random.Random(seed)
         places = [rng.randrange(IMAGES) for _ in range(IMAGES)]
@@ -295,7 +297,7 @@ def test_a_unit_belongs_to_the_image_of_its_first_sample_and_images_keep_their_o
         sample(3, 1, "b", group=7),
     ]
     of = get_task("mmbench_en_dev").statistic("llava", rows)
-    found = stats.clustered(rows, of)
+    found = stats.clustered(rows, of).images
     assert {image: counts.tolist() for image, counts in found.items()} == {"b": [1, 2], "a": [1, 1]}
     assert list(found) == ["b", "a"]
 
@@ -351,3 +353,48 @@ def test_rows_with_as_many_samples_about_other_images_are_not_compared() -> None
     }
     found = stats.task_stats("gqa", "llava", rows)
     assert list(found) == ["own", "base", "short"] and all("against" not in one for one in found.values())
+
+
+def test_units_of_a_stratum_are_drawn_within_it() -> None:
+    """One image in a stratum, two in the other: the first one is in every draw exactly once."""
+    rows = [
+        {**sample(n, hit, image), "category": kind}
+        for n, (hit, image, kind) in enumerate([(1, "a", "one"), (0, "b", "two"), (1, "c", "two")])
+    ]
+    of = Statistic(
+        lambda s: s["doc_id"],
+        lambda own: [float(s["category"] == kind) for kind in ("one", "two") for s in own],
+        mean_of_sums,
+        stratum=lambda s: s["category"],
+    )
+    found = stats.clustered(rows, of)
+    assert found.strata == ((0,), (1, 2))
+    sums = stats.drawn(np.stack(list(found.images.values())), repeats=50, strata=found.strata)
+    assert (sums[:, 0] == 1).all() and (sums[:, 1] == 2).all()
+
+
+def test_a_value_that_is_no_sum_is_computed_again_for_each_draw() -> None:
+    """The median is no function of sums. Three units have 27 draws; their medians give the interval's ends."""
+    rows = [{**sample(n, 0, f"i{n}"), "score": None, "item": value} for n, value in enumerate([1.0, 5.0, 9.0])]
+    of = Resampled(lambda s: s["image_key"], lambda own: float(np.median([s["item"] for s in own])))
+    value, draws = stats._resampled(rows, of)
+    assert value == 5.0 and set(draws) <= {1.0, 5.0, 9.0} and len(draws) == stats.RESAMPLED
+    # A median of 1 needs two or three draws of the first unit: 7 of 27.
+    assert abs((draws == 1.0).mean() - 7 / 27) < 0.1
+
+
+def test_samples_without_scores_have_an_interval_and_no_p_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = Resampled(lambda s: s["doc_id"], lambda own: float(np.mean([s["item"] for s in own])))
+    monkeypatch.setattr(
+        stats, "get_task", lambda name: SimpleNamespace(statistic=lambda p, s: of, row_stats=lambda s: {})
+    )
+    base = [{**sample(n, 0, str(n)), "score": None, "item": float(n % 2), "reading": "a"} for n in range(20)]
+    own = [{**row, "item": row["item"] - 0.25, "reading": "a" if row["doc_id"] else "b"} for row in base]
+    found = stats.task_stats("any", "lmms-eval", {"own": stats.Row(own, "base"), "base": stats.Row(base, None)})
+    against = found["own"]["against"]
+    assert against["p"] is None and against["gained"] is None and against["lost"] is None
+    # Both rows have the same draws, so the difference is the same in each.
+    assert against["difference"] == pytest.approx(-0.25) and against["interval"] == pytest.approx([-0.25, -0.25])
+    assert against["loyalty"] == 95.0
+    stats.adjust([found["own"]])
+    assert against["p_holm"] is None

@@ -72,11 +72,6 @@ def test_a_limit_takes_the_first_documents(data_folder: Path, oracle: Any) -> No
         evaluate(oracle(), TaskSpec("pope", str(data_folder)), limit=0)
 
 
-def test_bootstrap_adds_a_standard_error(data_folder: Path, oracle: Any) -> None:
-    result = evaluate(oracle(sometimes), TaskSpec("gqa", str(data_folder)), bootstrap=True)
-    assert result.extra["stderr"] > 0
-
-
 def test_missing_says_which_columns_and_images_are_not_there(
     tmp_path: Path, make_rows: Rows, write_parquet: Write
 ) -> None:

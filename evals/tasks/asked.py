@@ -1,0 +1,209 @@
+"""Documents of lmms-eval's task object that a model has answered, and what the task's own functions make of them.
+
+The steps are those of lmms-eval's evaluator, for one process: filters, `process_results` for each document, and an
+aggregation for each metric. Three things differ, so that a number depends on a document and its answer only: random
+guesses are seeded by the document, a function gets a copy of the document, and an error names its document at once
+(lmms-eval tries five times and hides the error).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+import random
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from evals.tasks.base import Answer
+from evals.tasks.build import without_images
+from hidrop.errors import UserError, in_a_line
+
+# A metric's key: its name, and the name of the filter that its answers went through.
+Key = tuple[str, str]
+# lmms-eval's name of the filter that does nothing but take the first response.
+NO_FILTER = "none"
+
+
+class Asked:
+    """A task whose requests (`instances`) are answered.
+
+    `doc_ids` and `answers` are in the order of the data. An answer's text is what the first filter left of it.
+    """
+
+    def __init__(self, name: str, task: Any, instances: Sequence[Any], failures: Mapping[tuple[str, int], str]):
+        self.name, self.task = name, task
+        self._requests: dict[int, list[Any]] = {}
+        for instance in instances:
+            self._requests.setdefault(instance.doc_id, []).append(instance)
+        for requests in self._requests.values():
+            requests.sort(key=lambda instance: instance.idx)
+        _filter(task, instances)
+        self.doc_ids = sorted(self._requests)
+        self.filters: list[str] = list(instances[0].filtered_resps) if instances else []
+        docs = without_images(task.eval_docs_no_media)
+        self.answers = [
+            Answer(docs[doc_id], _text(self._responses(doc_id, self.filters[0])), (name, doc_id) in failures)
+            for doc_id in self.doc_ids
+        ]
+        # Why no answer could be made, in the order of the data.
+        self.failures = [failures[name, doc_id] for doc_id in self.doc_ids if (name, doc_id) in failures]
+
+    @property
+    def media(self) -> bool:
+        """Whether the task's process_results reads images."""
+        return bool(getattr(self.task.config, "process_results_use_image", False))
+
+    def _responses(self, doc_id: int, name: str) -> list[Any]:
+        return [request.filtered_resps[name] for request in self._requests[doc_id]]
+
+    @cached_property
+    def items(self) -> dict[Key, list[tuple[int, Any]]]:
+        """What process_results gives: by metric and filter, (place among the answers, item) of each document.
+
+        A document without a metric is left out there. Raises UserError, naming the document, when it fails.
+        """
+        found: dict[Key, list[tuple[int, Any]]] = {}
+        for name in self.filters:
+            for place, doc_id in enumerate(self.doc_ids):
+                for metric, item in self._processed(place, doc_id, name).items():
+                    found.setdefault((metric, name), []).append((place, item))
+        return found
+
+    def _processed(self, place: int, doc_id: int, name: str) -> Mapping[str, Any]:
+        doc = self.task.eval_docs[doc_id] if self.media else self.answers[place].doc
+        responses = [_without_thoughts(response, self.task) for response in self._responses(doc_id, name)]
+        process = type(self.task).process_results.__wrapped__  # without lmms-eval's five attempts
+        try:
+            with guesses_seeded(self.name, doc_id), contextlib.redirect_stdout(io.StringIO()):
+                return process(self.task, copy.deepcopy(dict(doc)), responses)
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"{self.name}: document {doc_id} cannot be scored: lmms-eval's process_results failed: "
+                f"{type(error).__name__}: {in_a_line(error)}. The answers are kept"
+            ) from error
+
+    def value(self, metric: str, name: str = NO_FILTER) -> Any:
+        """The task's aggregate of a metric; raises UserError when it fails, or when no document has the metric."""
+        if (metric, name) not in self.items:
+            there = ", ".join(",".join(key) for key in self.items)
+            raise UserError(f"{self.name}: not one document has the metric {metric},{name}. It has {there}")
+        return aggregated(self.task, metric, [item for _, item in self.items[metric, name]], self.name)[0]
+
+    def files(self, metric: str, name: str = NO_FILTER) -> dict[str, bytes]:
+        """The files that the aggregation of a metric writes, by name: what a server wants to have."""
+        return aggregated(self.task, metric, [item for _, item in self.items[metric, name]], self.name)[1]
+
+
+def aggregated(task: Any, metric: str, items: Sequence[Any], name: str) -> tuple[Any, dict[str, bytes]]:
+    """The aggregate of a metric's items, and the files that the aggregation wrote. Raises UserError when it fails."""
+    aggregation = task.aggregation()[metric]
+    with tempfile.TemporaryDirectory() as scratch:
+        given = {"args": SimpleNamespace(output_path=scratch)} if "args" in _parameters(aggregation) else {}
+        try:
+            with guesses_seeded(name, -1), globals_kept(aggregation), contextlib.redirect_stdout(io.StringIO()):
+                value = aggregation(copy.deepcopy(list(items)), **given)
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"{name}: lmms-eval's aggregation of {metric} failed: {type(error).__name__}: {in_a_line(error)}. The "
+                "answers are kept"
+            ) from error
+        written = sorted(path for path in Path(scratch).rglob("*") if path.is_file())
+        return value, {path.name: path.read_bytes() for path in written}
+
+
+@contextlib.contextmanager
+def globals_kept(function: Any) -> Iterator[None]:
+    """A block after which a function's module has the global containers that it had before.
+
+    Some aggregations count in them, so that a second call would give twice the number.
+    """
+    space = getattr(function, "__globals__", {})
+    before = {
+        name: copy.deepcopy(value)
+        for name, value in space.items()
+        if isinstance(value, dict | list | set) and not name.startswith("__")
+    }
+    try:
+        yield
+    finally:
+        space.update(before)
+
+
+def _parameters(function: Any) -> Mapping[str, Any]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of a built-in function
+        return {}
+
+
+@contextlib.contextmanager
+def guesses_seeded(task: str, doc_id: int) -> Iterator[None]:
+    """A block in which random numbers depend on the document only.
+
+    Some tasks guess a letter when an answer names none. With one seed for a whole run, the guess would depend on all
+    documents before it, and a reduced model would get another guess than vanilla for the same answer.
+    """
+    import numpy as np
+
+    seed = zlib.crc32(f"{task} {doc_id}".encode())
+    before, numbers = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numbers)
+
+
+def respond(lm: Any, instances: Sequence[Any]) -> None:
+    """Let `lm` answer requests of one kind; each gets its response."""
+    from lmms_eval.api.instance import unwrap_generation_output
+
+    if not instances:
+        return
+    for instance, response in zip(instances, getattr(lm, instances[0].request_type)(instances), strict=True):
+        text, _ = unwrap_generation_output(response)
+        instance.resps = [text]
+
+
+def _filter(task: Any, instances: Sequence[Any]) -> None:
+    """Apply the task's filters to the responses of its requests."""
+    from lmms_eval.filters.transformation import StripThinkingFilter
+
+    strips = getattr(task.config, "auto_strip_thinking", False) and _thought_tags(task) is None
+    for ensemble in task._filters:
+        if strips and not any(isinstance(one, StripThinkingFilter) for one in ensemble.filters):
+            ensemble.filters.insert(0, StripThinkingFilter())
+        ensemble.apply(list(instances), task.task_docs)
+
+
+def _thought_tags(task: Any) -> Any:
+    from lmms_eval.api.reasoning import parse_reasoning_tags_config
+
+    return parse_reasoning_tags_config(cli_value=None, task_value=getattr(task.config, "reasoning_tags", None))
+
+
+def _without_thoughts(response: Any, task: Any) -> Any:
+    from lmms_eval.api.reasoning import strip_reasoning_tags
+
+    tags = _thought_tags(task)
+    if tags is None:
+        return response
+    if isinstance(response, list):
+        return [strip_reasoning_tags(one, tags) if isinstance(one, str) else one for one in response]
+    return strip_reasoning_tags(response, tags) if isinstance(response, str) else response
+
+
+def _text(responses: Sequence[Any]) -> str:
+    """A document's answer as text: one generated text, or what the model thinks of each choice."""
+    if len(responses) == 1 and isinstance(responses[0], str):
+        return responses[0]
+    return ", ".join(str(response) for response in responses)
