@@ -74,6 +74,7 @@ class Source:
     columns: tuple[str, ...]
     rows: int  # of the official files; other numbers are told, and it serves for estimates without files
     images: JoinedImages | None = None  # None: the column `image` holds them
+    listed: bool = False  # whether the column `image` holds a list of images for each document
     videos: JoinedVideos | None = None  # instead of images
     revision: str | None = None  # of the repository, where it is not its newest
     megabytes: int | None = None  # to download
@@ -116,7 +117,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Scores:
-    """`value` (0-100) of `metric`, each sample's score (0-1) and reading in order, and further metrics (0-100)."""
+    """`value` (0 to `Task.top`) of `metric`, each sample's score (0-1) and reading in order, and further metrics.
+
+    Further metrics are 0-100 too, except counts and those of a task with a scale of its own.
+    """
 
     metric: str
     value: float
@@ -150,7 +154,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A task's value (0-100) as a function of sums over its units, so that a bootstrap only has to draw sums.
+    """A task's value (0 to `Task.top`) as a function of sums over its units, so that a bootstrap only has to draw sums.
 
     unit: the key of the unit that a sample belongs to. counts: a unit's numbers, from its samples. value: the value
     from their sums, (..., numbers) to (...). stratum: units are drawn within theirs, so that every draw has as many
@@ -188,9 +192,11 @@ class Task:
     revisions: ClassVar[Mapping[ProtocolName, int]] = {}
     # The longest answer under LLaVA's protocol. None: that protocol's default.
     max_new_tokens: int | None = None
+    # The largest value that the task can have. 100, unless everybody prints its value on another scale.
+    top: float = 100.0
     # What the value is called under LLaVA's protocol.
     metric = "accuracy"
-    # Under the other protocols the value is this metric of lmms-eval's, times `scale` to make it 0-100.
+    # Under the other protocols the value is this metric of lmms-eval's, times `scale` to make it 0 to `top`.
     official = "exact_match"
     scale = 100.0
     # The further metrics to show next to the value when two runs are compared: shell patterns.
@@ -204,6 +210,10 @@ class Task:
     image_columns: tuple[str, ...] = ("imageId", "image_id", "image_source")
     # The column that `group` reads. None: every document is asked and counted by itself.
     group_column: str | None = None
+    # The column that `order` reads, not a renamed one. None: all documents are asked, in the order of the files.
+    order_column: str | None = None
+    # Why documents without an `order` are not asked, for `validate`.
+    not_asked = ""
 
     # Why the task has no value here, as its cells say: TO_SUBMIT, TO_JUDGE, or None for a task that is scored.
     unscored: str | None = None
@@ -230,6 +240,10 @@ class Task:
     def group(self, doc: Doc) -> str | int | None:
         """The group of a document. Groups are asked completely or not at all, and can be units of the statistics."""
         return None if self.group_column is None else doc[self.group_column]
+
+    def order(self, doc: Doc) -> int | None:
+        """Documents with smaller numbers are asked first; None for a document that is not asked. See `order_column`."""
+        return 0
 
     def row_problem(self, doc: Doc) -> tuple[str, str] | None:
         """The column of a document that keeps it from being asked or scored, and why; None for a good document.
@@ -266,7 +280,7 @@ class Task:
     def value(
         self, answers: Sequence[Answer], readings: Sequence[str], scores: Sequence[float], protocol: str
     ) -> tuple[float, dict[str, float]]:
-        """The task's value (0-100), and further metrics."""
+        """The task's value (0 to `top`), and further metrics."""
         return 100 * fmean(scores), {}
 
     def metric_name(self, answers: Sequence[Answer], protocol: str) -> str:

@@ -61,7 +61,7 @@ def build(spec: TaskSpec, model_name: str | None = None) -> Any:
     if (videos := spec.source.videos) is not None:
         config["doc_to_visual"] = lambda doc: [file_of(videos, files, doc)]
     else:
-        config["doc_to_visual"] = _visual(config["doc_to_visual"], images_of(spec, files), files, turned)
+        config["doc_to_visual"] = _visual(config["doc_to_visual"], spec, files, turned)
     config["process_docs"] = _prepare(spec)
     config["metric_list"] = spec.task.metrics(config["metric_list"], spec.protocol)
     config |= {"dataset_path": "parquet", "dataset_name": _name(spec)}
@@ -70,7 +70,15 @@ def build(spec: TaskSpec, model_name: str | None = None) -> Any:
         config["generation_kwargs"] = generation
         config["doc_to_text"] = spec.task.question
         config["lmms_eval_specific_kwargs"] = config["model_specific_generation_kwargs"] = None
-    return ConfigurableTask(config=config, model_name=model_name)
+    return _without_images(ConfigurableTask(config=config, model_name=model_name))
+
+
+def _without_images(task: Any) -> Any:
+    """lmms-eval's task, whose documents for scoring have no images: it only knows columns of single ones."""
+    for split, docs in task.dataset_no_image.items():
+        if IMAGE in docs.column_names:
+            task.dataset_no_image[split] = docs.remove_columns(IMAGE)
+    return task
 
 
 def rows_within(task: Any, spec: TaskSpec, limit: int | None) -> int:
@@ -97,18 +105,22 @@ def _groups(task: Task, docs: Any) -> list[Any]:
 
 
 def _prepare(spec: TaskSpec) -> Callable[[Any], Any]:
-    """Leave images undecoded, give columns the names that the task reads, and put the documents of a group next to each
-    other, so that a limit can cut there.
+    """Leave images undecoded, give columns the names that the task reads, and bring documents into their order.
+
+    Those without an order (`Task.order`) are left out. The documents of a group come next to each other, so that a
+    limit can cut there.
     """
     task, renamed = spec.task, dict(spec.source.renamed)
 
     def prepare(dataset: Any) -> Any:
-        from datasets import Image
-
         if IMAGE in dataset.column_names:
-            dataset = dataset.cast_column(IMAGE, Image(decode=False))
+            dataset = _undecoded(dataset)
         if renamed:
             dataset = dataset.rename_columns(renamed)
+        if (column := task.order_column) is not None:
+            orders = [task.order({column: value}) for value in dataset[column]]
+            places = [(order, place) for place, order in enumerate(orders) if order is not None]
+            dataset = dataset.select([place for _, place in sorted(places)])
         if task.group_column is not None:
             first: dict[Any, int] = {}
             groups = _groups(task, dataset)
@@ -120,13 +132,21 @@ def _prepare(spec: TaskSpec) -> Callable[[Any], Any]:
     return prepare
 
 
+def _undecoded(dataset: Any) -> Any:
+    """A data set whose images, or lists of images, are not decoded when a row is read."""
+    from datasets import Image, LargeList, List
+
+    listed = isinstance(dataset.features[IMAGE], List | LargeList)
+    return dataset.cast_column(IMAGE, List(Image(decode=False)) if listed else Image(decode=False))
+
+
 def patterns(paths: Sequence[Path]) -> list[str]:
     """Paths for datasets.load_dataset, which takes them for patterns: a folder's name may have a bracket in it."""
     return [glob.escape(str(path.absolute())) for path in paths]
 
 
 def images_of(spec: TaskSpec, files: Files) -> Callable[[Mapping[str, Any]], Any]:
-    """A function from a document to its undecoded image."""
+    """A function from a document to its undecoded image, or to a list of them where the column holds lists."""
     import datasets
 
     joined = spec.source.images
@@ -134,7 +154,7 @@ def images_of(spec: TaskSpec, files: Files) -> Callable[[Mapping[str, Any]], Any
         return lambda doc: doc[IMAGE]
     found = {"images": patterns(files.images)}
     images = datasets.load_dataset("parquet", name=_name(spec), data_files=found, split="images")
-    images = images.cast_column(IMAGE, datasets.Image(decode=False))
+    images = _undecoded(images)
     place = {name: row for row, name in enumerate(images[joined.id])}
     return lambda doc: images[place[doc[joined.key]]][IMAGE]
 
@@ -157,18 +177,20 @@ def _name(spec: TaskSpec) -> str:
     return f"sha256-{data_digest(spec)[:16]}"
 
 
-def _visual(
-    official: Callable[[Mapping[str, Any]], Any],
-    image: Callable[[Mapping[str, Any]], Any],
-    files: Files,
-    turned: bool,
-) -> Any:
+def _visual(official: Callable[[Mapping[str, Any]], Any], spec: TaskSpec, files: Files, turned: bool) -> Any:
     """The task's own doc_to_visual, given an image that is decoded at the last moment. Raises ImageError."""
+    image = images_of(spec, files)
 
     def visual(doc: Mapping[str, Any]) -> Any:
-        return official({**doc, IMAGE: decode(image(doc), files, turned=turned)})
+        shown = [decode(one, files, turned=turned) for one in listed(image(doc))]
+        return official({**doc, IMAGE: shown if spec.source.listed else shown[0]})
 
     return visual
+
+
+def listed(image: Any) -> list[Any]:
+    """The images in an entry of the column: a list of images, or one image."""
+    return image if isinstance(image, list) else [image]
 
 
 def decode(image: Any, files: Files | None = None, *, turned: bool = False) -> Image.Image:

@@ -17,7 +17,7 @@ from typing import Any
 
 from evals.tasks import hub, image_column, shards, video_checks
 from evals.tasks.base import IMAGE, Doc, Source
-from evals.tasks.data import HUB, MINI, Files, TaskSpec, download, locate, root_of, rows_of
+from evals.tasks.data import HUB, MINI, Files, TaskSpec, all_rows, counted_rows, download, locate, root_of, rows_of
 from hidrop.errors import CannotWrite, UserError, in_a_line, shortened
 from hidrop.images import ImageError, inside
 from hidrop.regular_files import file_state, local_path
@@ -63,7 +63,10 @@ def remarks(spec: TaskSpec) -> list[str]:
         return [f"{spec.name}: will be downloaded with: {download(spec)}"] if spec.data == HUB else []
     found, official = rows_of(spec), spec.source.rows
     whole = f"version {spec.version}" if spec.version else f"the official {spec.source.split}"
-    return [f"{spec.name}: {found:,} rows, but {whole} has {official:,}"] * (found != official)
+    told = [f"{spec.name}: {found:,} rows, but {whole} has {official:,}"] * (found != official)
+    if rest := all_rows(spec) - found:
+        told.append(f"{spec.name}: {rest:,} more rows of the files are not asked: {spec.task.not_asked}")
+    return told
 
 
 def _absent(spec: TaskSpec) -> str:
@@ -152,7 +155,7 @@ def _columns(spec: TaskSpec, files: Files) -> Iterator[str]:
             if column == IMAGE and source.images:
                 way = f" and {source.folder}/{source.images.files} is not there. Get it with: {download(spec)}"
             yield f"{_shown(spec, files, path)} has no column '{column}'{way}"
-        if path in files.with_images and (held := image_column.holds(path)):
+        if path in files.with_images and (held := image_column.holds(path, lists=source.listed)):
             yield f"{path}: column '{IMAGE}' holds {held}, but no images: bytes, or paths inside the data's folder"
 
 
@@ -171,6 +174,9 @@ def _empty(spec: TaskSpec, files: Files) -> Iterator[str]:
     for path in (*files.questions, *files.images):
         if not parquet.read_metadata(path).num_rows:
             yield f"{_shown(spec, files, path)}: no rows. Get it again with: {download(spec)}"
+    if not counted_rows(spec) and all_rows(spec):
+        way = f"Get the official {spec.source.split} with: {download(spec)}"
+        yield f"{files.questions[0].parent}: no row to ask: {spec.task.not_asked}. {way}"
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------

@@ -167,16 +167,37 @@ def _into(source: Source, folder: Path) -> str:
 
 
 def rows_of(spec: TaskSpec) -> int:
-    """How many documents a task has, from the footers of its files; the official number if it has no files."""
+    """How many documents a task asks, from its files; the official number if it has no files."""
     return counted_rows(spec) or spec.source.rows
 
 
 def counted_rows(spec: TaskSpec) -> int:
-    """How many documents a task's files have, from their footers; 0 without files."""
+    """How many documents of a task's files are asked; 0 without files."""
+    task, files = spec.task, [path for path in locate(spec).questions if path.is_file()]
+    if task.order_column is None:
+        return all_rows(spec)
+    return sum(_asked_rows(task, task.order_column, path, file_state(path)) for path in files)
+
+
+def all_rows(spec: TaskSpec) -> int:
+    """How many rows a task's files have, from their footers; 0 without files."""
     import pyarrow.parquet as parquet
 
     files = [path for path in locate(spec).questions if path.is_file()]
     return sum(parquet.read_metadata(path).num_rows for path in files)
+
+
+@functools.lru_cache(maxsize=1 << 14)  # every cell of a matrix asks; `state` changes when the file does
+def _asked_rows(task: Task, column: str, path: Path, state: tuple[int, ...]) -> int:
+    """How many rows of a file have an order (`Task.order`); all of them in a file whose column cannot be read."""
+    import pyarrow.parquet as parquet
+
+    total = parquet.read_metadata(path).num_rows
+    try:
+        values = parquet.read_table(path, columns=[column]).column(0).to_pylist()
+    except (OSError, ValueError, IndexError):  # `checks` names what is wrong
+        return total
+    return sum(task.order({column: value}) is not None for value in values)
 
 
 def data_digest(spec: TaskSpec) -> str:

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 ROWS = 64
 
 
-def holds(path: Path) -> str | None:
+def holds(path: Path, *, lists: bool = True) -> str | None:
     """What the column holds if it cannot hold images; None if it can.
 
-    Images are a struct of bytes and path, bytes, or paths. Without a column there are none to complain about.
+    Images are a struct of bytes and path, bytes, or paths; with `lists` also a list of these. Without a column there
+    are none to complain about.
     """
     import pyarrow.parquet as parquet
     from pyarrow import types
@@ -28,15 +29,16 @@ def holds(path: Path) -> str | None:
     schema = parquet.read_schema(path)
     if IMAGE not in schema.names:
         return None
-    kind = schema.field(IMAGE).type
+    column = schema.field(IMAGE).type
+    kind = _of_one(column) if lists else column
     if types.is_struct(kind):
         names = {kind.field(place).name for place in range(kind.num_fields)}
-        return None if names & {"bytes", "path"} else str(kind)
-    return None if _is_bytes(kind) or _is_text(kind) or types.is_null(kind) else str(kind)
+        return None if names & {"bytes", "path"} else str(column)
+    return None if _is_bytes(kind) or _is_text(kind) or types.is_null(kind) else str(column)
 
 
 def rows_without_bytes(path: Path) -> Iterator[tuple[int, str | None]]:
-    """(row, path) of each image that is not bytes in the file; path None for a row without an image.
+    """(row, path) of each image that is not bytes in the file; path None for an image that is not there.
 
     Reads the footer only if it says that all images are there, as in all official files.
     """
@@ -45,7 +47,7 @@ def rows_without_bytes(path: Path) -> Iterator[tuple[int, str | None]]:
     if _all_are_bytes(path, file_state(path)):
         return
     with parquet.ParquetFile(path) as file:
-        yield from ((row, name) for row, (content, name) in enumerate(_images(file)) if content is None)
+        yield from ((row, name) for row, content, name in _images(file) if content is None)
 
 
 def rows_of_no_bytes(path: Path) -> Iterator[int]:
@@ -54,17 +56,20 @@ def rows_of_no_bytes(path: Path) -> Iterator[int]:
 
     with parquet.ParquetFile(path) as file:
         if IMAGE in file.schema_arrow.names and not holds(path):
-            yield from (row for row, (content, _) in enumerate(_images(file)) if content == b"")
+            yield from (row for row, content, _ in _images(file) if content == b"")
 
 
-def _images(file: pyarrow.parquet.ParquetFile) -> Iterator[tuple[bytes | None, str | None]]:
-    """Bytes and path of each image."""
+def _images(file: pyarrow.parquet.ParquetFile) -> Iterator[tuple[int, bytes | None, str | None]]:
+    """Row, bytes and path of each image. A row with an empty list has one without bytes and path."""
+    row = 0
     for batch in file.iter_batches(batch_size=ROWS, columns=[IMAGE]):
-        for value in batch.column(0).to_pylist():
-            if isinstance(value, dict):
-                yield value.get("bytes"), value.get("path")
-            else:
-                yield (value, None) if isinstance(value, bytes) else (None, value)
+        for held in batch.column(0).to_pylist():
+            for value in (held or [None]) if isinstance(held, list) else [held]:
+                if isinstance(value, dict):
+                    yield row, value.get("bytes"), value.get("path")
+                else:
+                    yield (row, value, None) if isinstance(value, bytes) else (row, None, value)
+            row += 1
 
 
 @functools.lru_cache(maxsize=256)  # every cell of a matrix asks; `state` changes when the file does
@@ -75,8 +80,11 @@ def _all_are_bytes(path: Path, state: tuple[int, ...]) -> bool:
     with parquet.ParquetFile(path) as file:
         if IMAGE not in file.schema_arrow.names or holds(path):
             return True
-        leaf = IMAGE if _is_bytes(file.schema_arrow.field(IMAGE).type) else f"{IMAGE}.bytes"
-        return _no_nulls(file, leaf) or all(content is not None for content, _ in _images(file))
+        kind = file.schema_arrow.field(IMAGE).type
+        leaf = IMAGE if _is_bytes(kind) else f"{IMAGE}.bytes"
+        # The footer does not say whether a list is empty.
+        told = _of_one(kind) == kind and _no_nulls(file, leaf)
+        return told or all(content is not None for _, content, _ in _images(file))
 
 
 def _no_nulls(file: pyarrow.parquet.ParquetFile, leaf: str) -> bool:
@@ -90,6 +98,13 @@ def _no_nulls(file: pyarrow.parquet.ParquetFile, leaf: str) -> bool:
                 if statistics is None or not statistics.has_null_count or statistics.null_count:
                     return False
     return seen
+
+
+def _of_one(kind: pyarrow.DataType) -> pyarrow.DataType:
+    """The type of one image: that of the elements of a list."""
+    from pyarrow import types
+
+    return kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
 
 
 def _is_bytes(kind: pyarrow.DataType) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evals.tasks.build import build, content_of, images_of, quiet, rows_within
+from evals.tasks.build import build, content_of, images_of, listed, quiet, rows_within
 from evals.tasks.checks import missing
 from evals.tasks.data import TaskSpec, locate, prepare
 from evals.tasks.protocol import protocol
@@ -11,7 +11,7 @@ from hidrop.images import ImageError, image_size
 
 
 def image_sizes(spec: TaskSpec, *, limit: int | None = None) -> list[tuple[int, int]]:
-    """Height and width of the image of each of the first documents; images that cannot be read are left out.
+    """Height and width of the images of each of the first documents; images that cannot be read are left out.
 
     Raises UserError when data is missing, or no image can be read.
     """
@@ -25,10 +25,11 @@ def image_sizes(spec: TaskSpec, *, limit: int | None = None) -> list[tuple[int, 
         task, files = build(spec), locate(spec)
         docs, image = task.eval_docs, images_of(spec, files)
         for number in range(rows_within(task, spec, limit)):
-            try:
-                found.append(image_size(content_of(image(docs[number]), files), turned=turned))
-            except ImageError:
-                continue
+            for one in listed(image(docs[number])):
+                try:
+                    found.append(image_size(content_of(one, files), turned=turned))
+                except ImageError:
+                    continue
     if not found:
         raise UserError(f"{spec.name}: not one of its images can be read")
     return found

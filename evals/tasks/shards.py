@@ -21,7 +21,8 @@ def problems(source: Source, files: Files) -> Iterator[str]:
 
     A task reads all files that match its glob. So a browser's second copy of a shard would be asked twice.
     """
-    one_file = files.questions == (files.start / source.plain,)  # the embedded benchmark's layout
+    # The embedded benchmark's layout, or a source that names its only file.
+    one_file = files.questions == (files.start / source.plain,) or "*" not in source.files
     for paths in (() if one_file or files.originals else files.questions, files.images):
         if paths:
             yield from _strange(source, paths) or _incomplete(paths)

@@ -120,7 +120,7 @@ def oracle() -> Callable[..., Any]:
 
     def right(task: str, doc: dict[str, Any]) -> str:
         # An exported task is called hidrop_<data>_<task>.
-        return next(case.right(doc) for name, case in CASES.items() if task.endswith(name))
+        return next(case.right(doc) for name, case in CASES.items() if f"_{task}".endswith(f"_{name}"))
 
     class Oracle(lmms):
         is_simple = True

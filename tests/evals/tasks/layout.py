@@ -12,13 +12,18 @@ from tests.films import write_film
 
 
 def write(documents: list[dict[str, Any]], path: Path) -> None:
-    """Documents as a parquet file whose `image` is a datasets.Image; bytes are stored as they are, broken or not."""
+    """Documents as a parquet file whose `image` is a datasets.Image, or a list of them where documents have lists.
+
+    Bytes are stored as they are, broken or not.
+    """
     import datasets
 
     path.parent.mkdir(parents=True, exist_ok=True)
     data = datasets.Dataset.from_list(documents)
     if "image" in data.column_names:
-        data = data.cast_column("image", datasets.Image(decode=False)).cast_column("image", datasets.Image())
+        for kind in (datasets.Image(decode=False), datasets.Image()):
+            listed = any(isinstance(document["image"], list) for document in documents)
+            data = data.cast_column("image", datasets.List(kind) if listed else kind)
     data.to_parquet(str(path))
 
 

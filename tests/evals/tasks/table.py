@@ -18,9 +18,9 @@ class Case:
     """A task's documents, and how it treats them.
 
     file: an official file's name below the task's folder. right, wrong: answers to a document that every protocol
-    scores as such. asked: LLaVA's question to the first document, None for a task without one. value: the value (0-100)
-    if all answers are right. films: the official names, below the task's folder, of the videos that documents are
-    about, in the order of their first document.
+    scores as such. asked: LLaVA's question to the first document, None for a task without one. value: the value if all
+    answers are right. counts: whether the value depends on the answer to a document. films: the official names, below
+    the task's folder, of the videos that documents are about, in the order of their first document.
     """
 
     documents: list[dict[str, Any]]
@@ -29,6 +29,7 @@ class Case:
     wrong: Callable[[Doc], str]
     right: Callable[[Doc], str] = lambda doc: str(doc["answer"])
     value: float = 100.0
+    counts: Callable[[Doc], bool] = lambda doc: True
     films: tuple[str, ...] = ()
 
 
