@@ -1,8 +1,9 @@
-"""MMBench, English dev: questions with up to four options, each asked in several rotations (CircularEval)."""
+"""MMBench dev, English and Chinese: questions with up to four options, each in several rotations (CircularEval)."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,14 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from evals.tasks.base import LLAVA, RIGHT, Answer, Doc, Sample, Source, Statistic, Task, mean_of_sums, no_text
+from evals.tasks.multiple_choice import LETTERS, with_options
 from hidrop.prompts import LETTER_ANSWER
 
 # The rotations of a question carry its index plus a multiple of this.
 ROTATION = 1_000_000
-LETTERS = "ABCD"
-# The official metric asks an OpenAI model; this aggregation reads the letters by rules and needs no network.
-UTILS, STATIC = "lmms_eval.tasks.mmbench.en_utils", "mmbench_aggregate_dev_results_static"
+COLUMNS = ("index", "question", "hint", "answer", *LETTERS, "category", "L2-category", "image", "source", "split")
+METRIC = "metric_list:\n  - {{metric: gpt_eval_score, aggregation: !function {}, higher_is_better: true}}\n"
+CHINESE_LETTER_ANSWER = "请直接回答选项字母。"
 
 
 class MMBench(Task):
@@ -29,10 +31,7 @@ class MMBench(Task):
         split="dev",
         folder="mmbench",
         files="en/dev-*.parquet",
-        columns=(
-            *("index", "question", "hint", "answer", *LETTERS),
-            *("category", "L2-category", "image", "source", "split"),
-        ),
+        columns=COLUMNS,
         rows=4329,
         megabytes=97,
     )
@@ -43,10 +42,7 @@ class MMBench(Task):
             split="dev",
             folder="mmbench_20230712",
             files="data/dev-*.parquet",
-            columns=(
-                *("index", "question", "hint", "answer", *LETTERS),
-                *("category", "l2-category", "image", "source", "split"),
-            ),
+            columns=tuple(name.replace("L2", "l2") for name in COLUMNS),
             rows=4377,
             title="dev 20230712 (lmms-lab/MMBench_EN)",
             renamed=(("l2-category", "L2-category"),),
@@ -60,14 +56,15 @@ class MMBench(Task):
     id_columns = key_columns = ("index",)
     group_column = "index"
     units = "questions with all their rotations"
-    export_yaml = (
-        f"metric_list:\n  - {{metric: {official}, aggregation: !function {UTILS}.{STATIC}, higher_is_better: true}}\n"
-    )
+    # What LLaVA's questions end with.
+    letter_answer = LETTER_ANSWER
+    # The official metric asks an OpenAI model; this aggregation reads the letters by rules and needs no network.
+    static = "lmms_eval.tasks.mmbench.en_utils.mmbench_aggregate_dev_results_static"
+    export_yaml = METRIC.format(static)
 
     def question(self, doc: Doc) -> str:
         hint = [] if absent(doc.get("hint")) else [str(doc["hint"])]
-        lines = [f"{letter}. {text}" for letter, text in options(doc).items()]
-        return "\n".join([*hint, str(doc["question"]), *lines, LETTER_ANSWER])
+        return with_options([*hint, str(doc["question"])], options(doc), self.letter_answer)
 
     def row_problem(self, doc: Doc) -> tuple[str, str] | None:
         if found := no_text(doc, "question", "answer"):
@@ -138,9 +135,35 @@ class MMBench(Task):
         if protocol == LLAVA:
             return []
         return [
-            {**metric, "aggregation": _static_aggregate} if metric["metric"] == self.official else metric
+            {**metric, "aggregation": functools.partial(_aggregate, self.static)}
+            if metric["metric"] == self.official
+            else metric
             for metric in super().metrics(official, protocol)
         ]
+
+
+class MMBenchCN(MMBench):
+    """The same questions in Chinese. LLaVA's evaluation reads the file mmbench_dev_cn_20231003.tsv.
+
+    lmms-eval scores it with an OpenAI model only; its rules for English are applied here. Its prompt has the sentence
+    before the options in English, and prints a hint that is the text "nan".
+    """
+
+    name = "mmbench_cn_dev"
+    title = "MMBench-CN"
+    source = Source(
+        repository="lmms-lab-encoder/MMBench",
+        split="dev",
+        folder="mmbench_cn",
+        files="cn/dev-*.parquet",
+        columns=COLUMNS,
+        rows=4329,
+        megabytes=97,
+    )
+    versions: ClassVar[Mapping[str, Source]] = {}
+    letter_answer = CHINESE_LETTER_ANSWER
+    static = "evals.tasks.mmbench.static_score"
+    export_yaml = METRIC.format(static)
 
 
 def absent(value: Any) -> bool:
@@ -184,7 +207,15 @@ def _static_letter(text: str, doc: Doc) -> str:
     return judge.prefetch_answer(item) or extract_mcq_answer(item["prediction"], sorted(judge.build_choices(item)))
 
 
-def _static_aggregate(results: list[dict[str, Any]], args: Any) -> float:
-    """The official score by rules, without what it prints."""
+def static_score(results: list[dict[str, Any]], args: Any) -> float:
+    """The official score (0-100) by rules, for the languages in which lmms-eval has no such aggregation."""
+    from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+
+    return 100 * float(MMBench_Evaluator().eval_result(results, eval_method="static")[0])
+
+
+def _aggregate(static: str, results: list[dict[str, Any]], args: Any) -> float:
+    """The official score by the aggregation `static`, without what it prints."""
+    module, name = static.rsplit(".", 1)
     with contextlib.redirect_stdout(io.StringIO()):
-        return float(getattr(importlib.import_module(UTILS), STATIC)(results, args))
+        return float(getattr(importlib.import_module(module), name)(results, args))

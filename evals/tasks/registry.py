@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TASKS: dict[str, str] = {
     "gqa": "evals.tasks.gqa:GQA",
     "mmbench_en_dev": "evals.tasks.mmbench:MMBench",
+    "mmbench_cn_dev": "evals.tasks.mmbench:MMBenchCN",
     "textvqa_val": "evals.tasks.textvqa:TextVQA",
     "pope": "evals.tasks.pope:POPE",
     "videomme": "evals.tasks.videomme:VideoMME",

@@ -81,6 +81,12 @@ def mmbench() -> list[dict[str, Any]]:
     return found
 
 
+def mmbench_cn() -> list[dict[str, Any]]:
+    """The same questions in Chinese, with a hint only in the first."""
+    hints = {"look closely": "仔细看", "nan": None}
+    return [{**doc, "question": "哪一个", "hint": hints[doc["hint"]]} for doc in mmbench()]
+
+
 def textvqa() -> list[dict[str, Any]]:
     """Nine of ten people say "nokia"; of the second question two say "12" and eight "13"."""
     answers = [["nokia"] * 8 + ["the nokia", "sony"], ["12"] * 2 + ["13"] * 8]
@@ -167,6 +173,12 @@ CASES: dict[str, Case] = {
         mmbench(),
         "en/dev-00000-of-00001.parquet",
         f"look closely\nWhich one?\nA. red\nB. blue\nC. green\n{LETTER}",
+        wrong=lambda doc: "B" if doc["answer"] == "A" else "A",
+    ),
+    "mmbench_cn_dev": Case(
+        mmbench_cn(),
+        "cn/dev-00000-of-00001.parquet",
+        "仔细看\n哪一个\nA. red\nB. blue\nC. green\n请直接回答选项字母。",
         wrong=lambda doc: "B" if doc["answer"] == "A" else "A",
     ),
     "textvqa_val": Case(

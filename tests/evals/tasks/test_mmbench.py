@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evals.tasks import mmbench
+from evals.tasks import TaskSpec, evaluate, mmbench
 from evals.tasks.base import Answer
-from evals.tasks.mmbench import MMBench, absent, option_letter, options
+from evals.tasks.mmbench import MMBench, MMBenchCN, absent, option_letter, options, static_score
 from hidrop.mini import test_sets
+from tests.evals.tasks.layout import put
+from tests.evals.tasks.table import CASES
 
-TASK = MMBench()
+TASK, CHINESE = MMBench(), MMBenchCN()
 CHOICES = {"A": "a dog", "B": "cow", "C": "horse"}
 
 
@@ -127,3 +130,62 @@ def test_the_official_metric_is_computed_by_rules_and_not_under_llavas_protocol(
     assert TASK.metrics(official, "llava") == []
     static, other = TASK.metrics(official, "lmms-eval")
     assert static["metric"] == "gpt_eval_score" and callable(static["aggregation"]) and other == {"metric": "other"}
+
+
+# ---- the Chinese one -----------------------------------------------------------------------------------------------
+
+
+def chinese(turns: dict[int, str]) -> list[Answer]:
+    """Answers to rotations with two options, of which "猫" is right; rotations swap the options."""
+    found = []
+    for index, text in turns.items():
+        swapped = index // 1_000_000 % 2
+        texts = ("狗", "猫") if swapped else ("猫", "狗")
+        doc = {"index": index, "question": "图中是什么", "hint": None, "answer": "B" if swapped else "A"}
+        doc |= {"A": texts[0], "B": texts[1], "C": None, "D": float("nan"), "L2-category": "x", "category": "y"}
+        found.append(Answer(doc, text))
+    return found
+
+
+def test_the_chinese_question_ends_with_llavas_chinese_sentence() -> None:
+    doc = {"hint": "看图", "question": "图中是什么", "A": "猫", "B": "狗", "C": "nan", "D": None}
+    assert CHINESE.question(doc) == "看图\n图中是什么\nA. 猫\nB. 狗\n请直接回答选项字母。"
+    assert CHINESE.question({**doc, "hint": "nan"}) == "图中是什么\nA. 猫\nB. 狗\n请直接回答选项字母。"
+
+
+def test_lmms_eval_prints_a_chinese_hint_that_is_the_text_nan(tmp_path: Path, oracle: Any) -> None:
+    """In English it looks for that text; see mmbench/en_utils.py and cn_utils.py."""
+    documents = [{**doc, "hint": "nan" if doc["answer"] == "A" else None} for doc in CASES["mmbench_cn_dev"].documents]
+    put("mmbench_cn_dev", tmp_path, documents)
+    lm = oracle()
+    evaluate(lm, TaskSpec("mmbench_cn_dev", str(tmp_path), "lmms-eval"))
+    options = "There are several options:\nA. red\nB. blue\nC. green\n\n请直接使用所提供的选项字母作为答案回答。"
+    assert lm.contexts[0] == f"nan 哪一个 {options}"
+    assert lm.contexts[-1].startswith("哪一个 There are several options:\nA. dog\nB. cat\n\n")
+
+
+def test_the_chinese_value_is_that_of_the_static_rules_and_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lmms_eval.tasks.mmbench import cn_utils
+    from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+
+    monkeypatch.setattr(MMBench_Evaluator, "_post_request", lambda *_: pytest.fail("asked a server"))
+    said = chinese({1: "A", 1_000_001: "B", 2: "(A)", 1_000_002: "答案是B", 3: "猫", 1_000_003: "猫。", 4: "A"})
+    said += chinese({1_000_004: "A", 5: "Nope", 1_000_005: "B", 6: "", 7: "The answer is B."})
+    results = []
+    for answer in said:
+        doc = {**answer.doc, "source": "", "split": "dev"}
+        results.append(cn_utils.mmbench_process_results(doc, [answer.text])["gpt_eval_score"])
+    ours = CHINESE.score(said, "lmms-eval")
+    assert ours.value == pytest.approx(static_score(results, None), rel=1e-14) == pytest.approx(100 * 3 / 7)
+    assert ours.metric == "gpt_eval_score" and ours.extra["questions"] == 7
+    [metric] = CHINESE.metrics([{"metric": "gpt_eval_score"}, {"metric": "submission"}], "lmms-eval")
+    assert metric["aggregation"](results, args=None) == ours.value
+
+
+def test_english_and_chinese_data_of_one_folder_stay_apart(tmp_path: Path, oracle: Any) -> None:
+    for name in ("mmbench_en_dev", "mmbench_cn_dev"):
+        put(name, tmp_path / "MMBench", file=CASES[name].file)
+    for name, word in (("mmbench_en_dev", "Which one?"), ("mmbench_cn_dev", "哪一个")):
+        lm = oracle()
+        assert evaluate(lm, TaskSpec(name, str(tmp_path))).value == 100
+        assert all(word in asked for asked in lm.contexts)
