@@ -19,6 +19,7 @@ TASKS: dict[str, str] = {
     "mmbench_cn_dev": "evals.tasks.mmbench:MMBenchCN",
     "textvqa_val": "evals.tasks.textvqa:TextVQA",
     "pope": "evals.tasks.pope:POPE",
+    "mme": "evals.tasks.mme:MME",
     "videomme": "evals.tasks.videomme:VideoMME",
     "mvbench_moving_direction": "evals.tasks.mvbench:MovingDirection",
 }

@@ -120,6 +120,23 @@ def pope() -> list[dict[str, Any]]:
     ]
 
 
+def mme() -> list[dict[str, Any]]:
+    """Both questions about each of three images of perception, in two sub-tasks, and about one of cognition."""
+    asked = [("count", "0001", "Are there two cats?"), ("code_reasoning", "0002", "Is it python?")]
+    asked += [("count", "0003", "Is there a cup?"), ("color", "0004", "Is it red?")]
+    return [
+        {
+            "question_id": f"{category}/{image}.png",
+            "question": f"{'Not: ' if answer == 'No' else ''}{text}{space} Please answer yes or no.",
+            "answer": answer,
+            "category": category,
+            "image": PICTURES[number],
+        }
+        for number, (category, image, text) in enumerate(asked)
+        for answer, space in (("Yes", " "), ("No", ""))
+    ]
+
+
 def videomme() -> list[dict[str, Any]]:
     """Two questions about the first of three videos, one about each of the others."""
     return [
@@ -194,6 +211,14 @@ CASES: dict[str, Case] = {
         "data/test-00000-of-00001.parquet",
         f"Is there a cup in the image?\n{SHORT}",
         wrong=lambda doc: "no" if doc["answer"] == "yes" else "yes",
+    ),
+    "mme": Case(
+        mme(),
+        "data/test-00000-of-00001-0123456789abcdef.parquet",
+        f"Are there two cats?\n{SHORT}",
+        wrong=lambda doc: "No" if doc["answer"] == "Yes" else "Yes",
+        value=400.0,  # two sub-tasks of perception
+        counts=lambda doc: doc["category"] != "code_reasoning",
     ),
     "videomme": Case(
         videomme(),
