@@ -20,6 +20,7 @@ TASKS: dict[str, str] = {
     "textvqa_val": "evals.tasks.textvqa:TextVQA",
     "pope": "evals.tasks.pope:POPE",
     "mme": "evals.tasks.mme:MME",
+    "seedbench": "evals.tasks.seedbench:SEEDImage",
     "videomme": "evals.tasks.videomme:VideoMME",
     "mvbench_moving_direction": "evals.tasks.mvbench:MovingDirection",
 }

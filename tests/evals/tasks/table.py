@@ -137,6 +137,22 @@ def mme() -> list[dict[str, Any]]:
     ]
 
 
+def seedbench() -> list[dict[str, Any]]:
+    """Three questions about images; the official column holds lists."""
+    options = ["red", "2", "None", "a cat"]
+    return [
+        {
+            "question_id": str(100 + number),
+            "question": "What is it?",
+            **{f"choice_{letter}": text for letter, text in zip("abcd", options, strict=True)},
+            "answer": answer,
+            "data_type": "image",
+            "image": [PICTURES[number]],
+        }
+        for number, answer in enumerate("BDA")
+    ]
+
+
 def videomme() -> list[dict[str, Any]]:
     """Two questions about the first of three videos, one about each of the others."""
     return [
@@ -219,6 +235,12 @@ CASES: dict[str, Case] = {
         wrong=lambda doc: "No" if doc["answer"] == "Yes" else "Yes",
         value=400.0,  # two sub-tasks of perception
         counts=lambda doc: doc["category"] != "code_reasoning",
+    ),
+    "seedbench": Case(
+        seedbench(),
+        "data/test-00000-of-00001.parquet",
+        f"What is it?\nA. red\nB. 2\nC. None\nD. a cat\n{LETTER}",
+        wrong=lambda doc: "C",
     ),
     "videomme": Case(
         videomme(),
