@@ -21,6 +21,7 @@ TASKS: dict[str, str] = {
     "pope": "evals.tasks.pope:POPE",
     "mme": "evals.tasks.mme:MME",
     "seedbench": "evals.tasks.seedbench:SEEDImage",
+    "mmstar": "evals.tasks.mmstar:MMStar",
     "videomme": "evals.tasks.videomme:VideoMME",
     "mvbench_moving_direction": "evals.tasks.mvbench:MovingDirection",
 }

@@ -153,6 +153,22 @@ def seedbench() -> list[dict[str, Any]]:
     ]
 
 
+def mmstar() -> list[dict[str, Any]]:
+    """Three questions in two of the 18 sub-categories."""
+    kinds = [("math", "geometry"), ("math", "geometry"), ("coarse perception", "image emotion")]
+    return [
+        {
+            "index": number,
+            "question": "Which one?\nOptions: A: red, B: blue, C: green, D: grey",
+            "answer": "BAC"[number],
+            "category": category,
+            "l2_category": level2,
+            "image": PICTURES[number],
+        }
+        for number, (category, level2) in enumerate(kinds)
+    ]
+
+
 def videomme() -> list[dict[str, Any]]:
     """Two questions about the first of three videos, one about each of the others."""
     return [
@@ -242,6 +258,7 @@ CASES: dict[str, Case] = {
         f"What is it?\nA. red\nB. 2\nC. None\nD. a cat\n{LETTER}",
         wrong=lambda doc: "C",
     ),
+    "mmstar": Case(mmstar(), "mmstar.parquet", None, wrong=lambda doc: "D"),
     "videomme": Case(
         videomme(),
         "videomme/test-00000-of-00001.parquet",
