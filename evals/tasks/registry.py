@@ -22,6 +22,7 @@ TASKS: dict[str, str] = {
     "mme": "evals.tasks.mme:MME",
     "seedbench": "evals.tasks.seedbench:SEEDImage",
     "mmstar": "evals.tasks.mmstar:MMStar",
+    "vqav2_val": "evals.tasks.vqav2:VQAv2Val",
     "videomme": "evals.tasks.videomme:VideoMME",
     "mvbench_moving_direction": "evals.tasks.mvbench:MovingDirection",
 }

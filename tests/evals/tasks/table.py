@@ -169,6 +169,24 @@ def mmstar() -> list[dict[str, Any]]:
     ]
 
 
+def vqav2() -> list[dict[str, Any]]:
+    """Nine of ten people say "frisbee"; of the second question two say "on table" and eight "floor"."""
+    said = [["frisbee"] * 8 + ["a frisbee", "disc"], ["on table"] * 2 + ["floor"] * 8]
+    return [
+        {
+            "question_id": 262148000 + number,
+            "image_id": 262148,
+            "question": "Where is he looking?",
+            "answers": [
+                {"answer": text, "answer_confidence": "yes", "answer_id": place}
+                for place, text in enumerate(texts, start=1)
+            ],
+            "image": PICTURES[0],
+        }
+        for number, texts in enumerate(said)
+    ]
+
+
 def videomme() -> list[dict[str, Any]]:
     """Two questions about the first of three videos, one about each of the others."""
     return [
@@ -259,6 +277,14 @@ CASES: dict[str, Case] = {
         wrong=lambda doc: "C",
     ),
     "mmstar": Case(mmstar(), "mmstar.parquet", None, wrong=lambda doc: "D"),
+    "vqav2_val": Case(
+        vqav2(),
+        "data/validation-00000-of-00001.parquet",
+        f"Where is he looking?\n{SHORT}",
+        wrong=lambda doc: "banana",
+        right=lambda doc: doc["answers"][0]["answer"],
+        value=80.0,  # nine of ten agree: 1.0; two of ten: 0.6
+    ),
     "videomme": Case(
         videomme(),
         "videomme/test-00000-of-00001.parquet",

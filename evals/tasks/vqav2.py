@@ -1,0 +1,63 @@
+"""VQAv2: open questions about photos of COCO, with ten people's answers to each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from evals.tasks.base import LLAVA, Doc, Source, no_text
+from evals.tasks.soft_accuracy import SoftAccuracy, evalai, references_problem
+from hidrop.prompts import SHORT_ANSWER
+
+
+class VQAv2Val(SoftAccuracy):
+    """214,354 questions about 40,504 images of the validation split, scored by VQA's soft accuracy.
+
+    Papers print test-dev, which only a server scores; LLaVA has no script for this split. Under its protocol the
+    questions are in the wording of its test-dev file, and answers are normalised as in its file for that server.
+    """
+
+    name = "vqav2_val"
+    title = "VQAv2 (val)"
+    source = Source(
+        repository="lmms-lab-encoder/VQAv2",
+        split="validation",
+        folder="vqav2",
+        files="data/validation-*.parquet",
+        columns=("question", "question_id", "answers", "image"),
+        rows=214354,
+        megabytes=34_000,  # estimated from the 143 shards of the test split, of half a gigabyte each
+    )
+
+    def question(self, doc: Doc) -> str:
+        return f"{doc['question']}\n{SHORT_ANSWER}"
+
+    def row_problem(self, doc: Doc) -> tuple[str, str] | None:
+        if found := no_text(doc, "question"):
+            return found
+        said = doc["answers"] or []
+        if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
+            return "answers", "not a list of answers, each with the field 'answer'"
+        return references_problem([one.get("answer") for one in said])
+
+    def target(self, doc: Doc) -> Any:
+        return [one["answer"] for one in doc["answers"]]
+
+    def normalised(self, text: str, protocol: str) -> str:
+        """LLaVA's file for the server has EvalAI's normalisation, lmms-eval a part of it."""
+        return evalai()(text) if protocol == LLAVA else _partly()(text)
+
+
+@functools.cache
+def _partly() -> Callable[[str], str]:
+    """The part of EvalAI's normalisation that lmms-eval applies in VQAv2: a comma between words is not removed."""
+    from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
+
+    processor = EvalAIAnswerProcessor()
+
+    def normalised(text: str) -> str:
+        line = text.replace("\n", " ").replace("\t", " ").strip()
+        return str(processor.process_digit_article(processor.process_punctuation(line)))
+
+    return functools.lru_cache(1 << 16)(normalised)

@@ -1,0 +1,103 @@
+"""VQAv2's soft accuracy under each protocol, worked out by hand, and compared with lmms-eval's own function."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from evals.tasks import TaskSpec, evaluate, missing
+from evals.tasks.base import Answer
+from evals.tasks.vqav2 import VQAv2Val
+from tests.evals.tasks.layout import put
+from tests.evals.tasks.table import CASES
+
+TASK = VQAv2Val()
+
+
+def doc_of(*texts: str) -> dict[str, Any]:
+    """A document in which people gave these answers."""
+    said = [{"answer": text, "answer_confidence": "yes", "answer_id": place} for place, text in enumerate(texts, 1)]
+    return {"question_id": 1, "question": "What is it?", "answers": said}
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "llava", "lmms_eval"),
+    [
+        ("Frisbee", "frisbee", 1, 1),
+        ("the frisbee.", "frisbee", 1, 1),
+        ("Two", "2", 1, 1),
+        ("red,blue", "redblue", 1, 0),  # EvalAI removes every comma, the part of lmms-eval puts a space there
+        ("red,blue", "red blue", 0, 1),
+        ("man's", "man 's", 1, 0),
+        ("table\ntop", "table top", 1, 1),
+        ("no", "yes", 0, 0),
+        ("", "yes", 0, 0),
+    ],
+)
+def test_each_protocol_has_its_own_normalisation(text: str, reference: str, llava: float, lmms_eval: float) -> None:
+    from lmms_eval.tasks.vqav2 import utils
+
+    said = [Answer(doc_of(*[reference] * 10), text)]
+    assert TASK.score(said, "llava").samples == (llava,)
+    assert TASK.score(said, "lmms-eval").samples == TASK.score(said, "native").samples == (lmms_eval,)
+    found = utils.vqav2_process_results_val(copy.deepcopy(said[0].doc), [text])
+    assert found == {"exact_match": lmms_eval}
+
+
+def test_the_value_is_lmms_evals_own_on_odd_answers() -> None:
+    from lmms_eval.tasks.vqav2 import utils
+
+    docs = [
+        doc_of(*["yes"] * 2, *["no"] * 8),
+        doc_of(*["Yes."] * 3, *["no, it isn't"] * 7),
+        doc_of("2", "two", "Two ", "2.", *["3"] * 6),
+        doc_of(*["10:30"] * 4, *["half past ten"] * 6),
+        doc_of(*["black/white"] * 9, "black and white"),
+        doc_of("1,000", "1000", *["dont know"] * 8),
+    ]
+    for text in ("yes", "No, it isn't", " two\n", "10:30", "black/white", "black white", "don't know", "1,000", ""):
+        said = [Answer(doc, text) for doc in docs]
+        official = [utils.vqav2_process_results_val(copy.deepcopy(doc), [text])["exact_match"] for doc in docs]
+        result = TASK.score(said, "lmms-eval")
+        assert result.samples == pytest.approx(official, abs=1e-15), text
+        assert result.value == pytest.approx(100 * fmean(official), rel=1e-14, abs=1e-12)
+    # Two people say yes: (2 x 1/3 + 8 x 2/3) / 10. Three do: (3 x 2/3 + 7 x 1) / 10.
+    assert TASK.score([Answer(docs[0], "yes"), Answer(docs[1], "yes")], "llava").samples == pytest.approx((0.6, 0.9))
+
+
+def test_scoring_leaves_the_document_as_it_is(data_folder: Path) -> None:
+    doc = doc_of(*["A Frisbee."] * 10)
+    before = copy.deepcopy(doc)
+    assert TASK.score([Answer(doc, "frisbee")], "lmms-eval").value == 100 and doc == before
+
+
+def test_questions_about_one_image_are_one_unit(data_folder: Path, oracle: Any) -> None:
+    samples = evaluate(oracle(), TaskSpec("vqav2_val", str(data_folder))).samples
+    assert {sample["image_key"] for sample in samples} == {"262148"}
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (None, "0 of at least 4 references"),
+        (doc_of("a", "b")["answers"], "2 of at least 4 references"),
+        ([{"answer": None, "answer_id": 1}] * 10, "not a list of texts"),
+        ([{"answer_id": 1}] * 10, "not a list of texts"),
+        (["yes"] * 10, "not a list of answers, each with the field 'answer'"),
+    ],
+)
+def test_a_row_that_cannot_be_scored_is_named(said: Any, words: str) -> None:
+    found = TASK.row_problem({**doc_of(), "answers": said})
+    assert found is not None and found[0] == "answers" and words in found[1]
+    assert TASK.row_problem(doc_of(*["a"] * 4)) is None
+
+
+def test_only_the_files_of_one_split_are_read(tmp_path: Path) -> None:
+    """The repository has test-dev and test in the same folder."""
+    path = put("vqav2_val", tmp_path / "vqav2", file=CASES["vqav2_val"].file)
+    (path.parent / "testdev-00000-of-00001.parquet").write_bytes(b"not read")
+    assert missing(TaskSpec("vqav2_val", str(tmp_path))) == []
