@@ -23,6 +23,7 @@ TASKS: dict[str, str] = {
     "seedbench": "evals.tasks.seedbench:SEEDImage",
     "mmstar": "evals.tasks.mmstar:MMStar",
     "vqav2_val": "evals.tasks.vqav2:VQAv2Val",
+    "vizwiz_vqa_val": "evals.tasks.vizwiz:VizWizVal",
     "videomme": "evals.tasks.videomme:VideoMME",
     "mvbench_moving_direction": "evals.tasks.mvbench:MovingDirection",
 }

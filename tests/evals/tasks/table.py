@@ -44,6 +44,7 @@ def png(colour: tuple[int, int, int], size: tuple[int, int] = (40, 32)) -> dict[
 
 PICTURES = [png((40 * i, 200 - 30 * i, 90)) for i in range(4)]
 SHORT = "Answer the question using a single word or phrase."
+PEOPLE = "When the provided information is insufficient, respond with 'Unanswerable'."
 LETTER = "Answer with the option's letter from the given choices directly."
 
 
@@ -187,6 +188,21 @@ def vqav2() -> list[dict[str, Any]]:
     ]
 
 
+def vizwiz() -> list[dict[str, Any]]:
+    """All people say "unanswerable"; of the second question three of ten say "coca cola"."""
+    said = [["unanswerable"] * 10, ["coca cola"] * 3 + ["soda"] * 7]
+    return [
+        {
+            "question_id": f"VizWiz_val_{number:08d}",
+            "question": "what is THIS thing?",
+            "answers": texts,
+            "category": "other",
+            "image": PICTURES[number],
+        }
+        for number, texts in enumerate(said)
+    ]
+
+
 def videomme() -> list[dict[str, Any]]:
     """Two questions about the first of three videos, one about each of the others."""
     return [
@@ -284,6 +300,14 @@ CASES: dict[str, Case] = {
         wrong=lambda doc: "banana",
         right=lambda doc: doc["answers"][0]["answer"],
         value=80.0,  # nine of ten agree: 1.0; two of ten: 0.6
+    ),
+    "vizwiz_vqa_val": Case(
+        vizwiz(),
+        "data/val-00000-of-00001-0123456789abcdef.parquet",
+        f"What is this thing?\n{PEOPLE}\n{SHORT}",
+        wrong=lambda doc: "banana",
+        right=lambda doc: doc["answers"][0],
+        value=95.0,  # all agree: 1.0; three of ten: 0.9
     ),
     "videomme": Case(
         videomme(),
