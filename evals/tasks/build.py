@@ -70,15 +70,7 @@ def build(spec: TaskSpec, model_name: str | None = None) -> Any:
         config["generation_kwargs"] = generation
         config["doc_to_text"] = spec.task.question
         config["lmms_eval_specific_kwargs"] = config["model_specific_generation_kwargs"] = None
-    return _without_images(ConfigurableTask(config=config, model_name=model_name))
-
-
-def _without_images(task: Any) -> Any:
-    """lmms-eval's task, whose documents for scoring have no images: it only knows columns of single ones."""
-    for split, docs in task.dataset_no_image.items():
-        if IMAGE in docs.column_names:
-            task.dataset_no_image[split] = docs.remove_columns(IMAGE)
-    return task
+    return ConfigurableTask(config=config, model_name=model_name)
 
 
 def rows_within(task: Any, spec: TaskSpec, limit: int | None) -> int:

@@ -99,14 +99,14 @@ class MME(Task):
         return name if len(found) == len(whole) else f"{name} of {len(found)} of {len(whole)} sub-tasks"
 
     def statistic(self, protocol: str, samples: Sequence[Sample]) -> Statistic:
-        """The unit is an image with both questions: its points, and how many images its sub-task has."""
+        """The unit is an image with both questions, drawn within its sub-task: its points, and the number of images."""
         names = [name for name in _subtasks(PERCEPTION) if any(sample["category"] == name for sample in samples)]
 
         def counts(rows: Sequence[Sample]) -> list[float]:
             points, [category] = _points([row["score"] for row in rows]), {row["category"] for row in rows}
             return [number for name in names for number in ((points, 1.0) if name == category else (0.0, 0.0))]
 
-        return Statistic(lambda sample: sample["group"], counts, _sum_of_means)
+        return Statistic(lambda sample: sample["group"], counts, _sum_of_means, lambda sample: sample["category"])
 
 
 def _subtasks(kind: str) -> Sequence[str]:

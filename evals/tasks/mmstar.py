@@ -77,14 +77,14 @@ class MMStar(Task):
         return name if found == whole else f"{name} of {found} of {whole} sub-categories"
 
     def statistic(self, protocol: str, samples: Sequence[Sample]) -> Statistic:
-        """Right answers and questions of each sub-category."""
+        """Right answers and questions of each sub-category. Questions are drawn within theirs."""
         names = sorted({sample["category"] for sample in samples})
 
         def counts(rows: Sequence[Sample]) -> list[float]:
             scores = {name: [float(row["score"]) for row in rows if row["category"] == name] for name in names}
             return [number for of in scores.values() for number in (sum(of), float(len(of)))]
 
-        return Statistic(lambda sample: sample["doc_id"], counts, _mean_of_means)
+        return Statistic(lambda sample: sample["doc_id"], counts, _mean_of_means, lambda sample: sample["category"])
 
 
 def _categories() -> Mapping[str, Sequence[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evals.tasks import TaskSpec, evaluate, missing, remarks
-from evals.tasks.base import Answer
+from evals.tasks.base import Answer, Statistic
 from evals.tasks.mme import MME
 from tests.evals.tasks.layout import put
 from tests.evals.tasks.table import CASES
@@ -186,7 +186,12 @@ def test_the_unit_is_an_image_with_its_points_in_its_own_sub_task() -> None:
     rows = [sample("count", "1", 1), sample("count", "1", 0), sample("OCR", "1", 1), sample("OCR", "1", 1)]
     rows += [sample("code_reasoning", "1", 1), sample("code_reasoning", "1", 1)]
     of = TASK.statistic("llava", rows)
-    assert len({of.unit(row) for row in rows}) == 3
+    assert isinstance(of, Statistic) and of.stratum is not None
+    assert len({of.unit(row) for row in rows}) == 3 and [of.stratum(row) for row in rows[::2]] == [
+        "count",
+        "OCR",
+        "code_reasoning",
+    ]
     # Sub-tasks in lmms-eval's order: count, then OCR. Cognition has no place.
     assert [list(of.counts(rows[place : place + 2])) for place in (0, 2, 4)] == [
         [50, 1, 0, 0],
@@ -196,6 +201,8 @@ def test_the_unit_is_an_image_with_its_points_in_its_own_sub_task() -> None:
 
 
 def test_the_value_of_sums_weighs_sub_tasks_the_same() -> None:
-    value = TASK.statistic("llava", [sample("count", "1", 1), sample("OCR", "1", 1)]).value
+    of = TASK.statistic("llava", [sample("count", "1", 1), sample("OCR", "1", 1)])
+    assert isinstance(of, Statistic)
+    value = of.value
     sums = np.array([[300, 2, 200, 1], [0, 0, 100, 4]], dtype=float)
     assert value(sums).tolist() == [350, 25] and float(value(sums[0])) == 350

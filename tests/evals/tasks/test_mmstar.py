@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evals.tasks import TaskSpec, evaluate, missing
-from evals.tasks.base import Answer
+from evals.tasks.base import Answer, Statistic
 from evals.tasks.mmstar import MMStar
 from hidrop.errors import UserError
 from tests.evals.tasks.layout import put
@@ -81,6 +81,8 @@ def test_the_value_and_the_categories_are_those_of_lmms_evals_own_aggregation() 
 def test_the_value_of_sums_weighs_sub_categories_the_same() -> None:
     rows = [{"doc_id": place, "category": name, "score": 1} for place, name in enumerate(("geometry", "emotion"))]
     of = TASK.statistic("lmms-eval", rows)
+    assert isinstance(of, Statistic) and of.stratum is not None
+    assert [of.stratum(row) for row in rows] == ["geometry", "emotion"]
     assert [list(of.counts([row])) for row in rows] == [[0, 0, 1, 1], [1, 1, 0, 0]]  # emotion comes first
     assert of.value(np.array([[1, 4, 1, 2], [0, 1, 0, 0]], dtype=float)).tolist() == [37.5, 0]
 
