@@ -195,6 +195,8 @@ def _official(document: ResultDocument, task: str) -> str:
     if task not in TASKS or document["data"].get(task, MINI) == MINI or not counts:
         return ""
     official, limit, groups = _source(document, get_task(task)).rows, document["limit"], get_task(task).group_column
+    if official is None:
+        return ""
     if limit is not None and groups is not None and limit < official:
         return ""  # a limit is rounded down to whole groups
     wanted = official if limit is None else min(limit, official)

@@ -10,19 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import io
-import random
-import tempfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+from evals.tasks.aggregation import aggregated, guesses_seeded
+from evals.tasks.any_columns import without_images
 from evals.tasks.base import Answer
-from evals.tasks.build import without_images
 from hidrop.errors import UserError, in_a_line
 
 # A metric's key: its name, and the name of the filter that its answers went through.
@@ -37,8 +32,16 @@ class Asked:
     `doc_ids` and `answers` are in the order of the data. An answer's text is what the first filter left of it.
     """
 
-    def __init__(self, name: str, task: Any, instances: Sequence[Any], failures: Mapping[tuple[str, int], str]):
-        self.name, self.task = name, task
+    def __init__(
+        self,
+        name: str,
+        task: Any,
+        instances: Sequence[Any],
+        failures: Mapping[tuple[str, int], str],
+        metric: str | None = None,
+    ):
+        """`metric`: the one that a user wants as the value."""
+        self.name, self.task, self.metric = name, task, metric
         self._requests: dict[int, list[Any]] = {}
         for instance in instances:
             self._requests.setdefault(instance.doc_id, []).append(instance)
@@ -94,73 +97,20 @@ class Asked:
         if (metric, name) not in self.items:
             there = ", ".join(",".join(key) for key in self.items)
             raise UserError(f"{self.name}: not one document has the metric {metric},{name}. It has {there}")
-        return aggregated(self.task, metric, [item for _, item in self.items[metric, name]], self.name)[0]
+        return self._aggregated(metric, name)[0]
 
     def files(self, metric: str, name: str = NO_FILTER) -> dict[str, bytes]:
         """The files that the aggregation of a metric writes, by name: what a server wants to have."""
-        return aggregated(self.task, metric, [item for _, item in self.items[metric, name]], self.name)[1]
+        return self._aggregated(metric, name)[1]
 
+    def _aggregated(self, metric: str, name: str) -> tuple[Any, dict[str, bytes]]:
+        items = [item for _, item in self.items[metric, name]]
+        return aggregated(self.aggregations[metric], metric, items, self.name)
 
-def aggregated(task: Any, metric: str, items: Sequence[Any], name: str) -> tuple[Any, dict[str, bytes]]:
-    """The aggregate of a metric's items, and the files that the aggregation wrote. Raises UserError when it fails."""
-    aggregation = task.aggregation()[metric]
-    with tempfile.TemporaryDirectory() as scratch:
-        given = {"args": SimpleNamespace(output_path=scratch)} if "args" in _parameters(aggregation) else {}
-        try:
-            with guesses_seeded(name, -1), globals_kept(aggregation), contextlib.redirect_stdout(io.StringIO()):
-                value = aggregation(copy.deepcopy(list(items)), **given)
-        except (Exception, SystemExit) as error:
-            raise UserError(
-                f"{name}: lmms-eval's aggregation of {metric} failed: {type(error).__name__}: {in_a_line(error)}. The "
-                "answers are kept"
-            ) from error
-        written = sorted(path for path in Path(scratch).rglob("*") if path.is_file())
-        return value, {path.name: path.read_bytes() for path in written}
-
-
-@contextlib.contextmanager
-def globals_kept(function: Any) -> Iterator[None]:
-    """A block after which a function's module has the global containers that it had before.
-
-    Some aggregations count in them, so that a second call would give twice the number.
-    """
-    space = getattr(function, "__globals__", {})
-    before = {
-        name: copy.deepcopy(value)
-        for name, value in space.items()
-        if isinstance(value, dict | list | set) and not name.startswith("__")
-    }
-    try:
-        yield
-    finally:
-        space.update(before)
-
-
-def _parameters(function: Any) -> Mapping[str, Any]:
-    try:
-        return inspect.signature(function).parameters
-    except (TypeError, ValueError):  # of a built-in function
-        return {}
-
-
-@contextlib.contextmanager
-def guesses_seeded(task: str, doc_id: int) -> Iterator[None]:
-    """A block in which random numbers depend on the document only.
-
-    Some tasks guess a letter when an answer names none. With one seed for a whole run, the guess would depend on all
-    documents before it, and a reduced model would get another guess than vanilla for the same answer.
-    """
-    import numpy as np
-
-    seed = zlib.crc32(f"{task} {doc_id}".encode())
-    before, numbers = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(numbers)
+    @property
+    def aggregations(self) -> Mapping[str, Any]:
+        """The function that makes the value of all documents, by metric."""
+        return self.task.aggregation()
 
 
 def respond(lm: Any, instances: Sequence[Any]) -> None:

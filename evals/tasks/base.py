@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from evals.tasks.index import index, tasks_folder
+from hidrop.errors import UserError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -72,7 +75,7 @@ class Source:
     folder: str  # below a data folder
     files: str  # a glob in the repository, and in the folder
     columns: tuple[str, ...]
-    rows: int  # of the official files; other numbers are told, and it serves for estimates without files
+    rows: int | None  # of the official files; other numbers are told, and it serves for estimates without files
     images: JoinedImages | None = None  # None: the column `image` holds them
     listed: bool = False  # whether the column `image` holds a list of images for each document
     videos: JoinedVideos | None = None  # instead of images
@@ -81,6 +84,10 @@ class Source:
     title: str = ""  # of this version of the task's data, for captions; "" for the repository
     renamed: tuple[tuple[str, str], ...] = ()  # (a column's name in the files, the name that the task reads)
     convert: Callable[[Sequence[Path]], Path] | None = None  # makes one parquet file of question files of another kind
+    others: tuple[str, ...] = ()  # further globs for a repository of an unknown layout, tried when `files` has no match
+    config: str | None = None  # of the repository, with `others`: its README may say where that is
+    wanted: tuple[str, ...] = ()  # with `others`: the globs to download, instead of all of them
+    paths: tuple[Path, ...] = ()  # the files themselves, instead of a repository
     elsewhere: str = ""  # how to get the question files into {folder} if they are not in the repository
 
     @property
@@ -91,7 +98,7 @@ class Source:
     @property
     def globs(self) -> tuple[str, ...]:
         """The files in the repository."""
-        questions = () if self.elsewhere else (self.files,)
+        questions = () if self.elsewhere else self.wanted or (self.files,)
         more = (self.images.files,) if self.images else (self.videos.archives,) if self.videos else ()
         return (*questions, *more)
 
@@ -103,7 +110,7 @@ class Source:
     @property
     def described(self) -> str:
         """The data's name and size."""
-        return f"{self.named}, {self.rows:,} rows"
+        return f"{self.named}, {self.rows:,} rows" if self.rows is not None else self.named
 
 
 @dataclass(frozen=True)
@@ -215,6 +222,11 @@ class Task:
     # Why documents without an `order` are not asked, for `validate`.
     not_asked = ""
 
+    # Whether the task prepares its documents by lmms-eval's own function, and has images in columns of any name.
+    any_columns = False
+    # The task's YAML file, if it is not the one that lmms-eval has under this name.
+    yaml_file: Path | None = None
+
     # Why the task has no value here, as its cells say: TO_SUBMIT, TO_JUDGE, or None for a task that is scored.
     unscored: str | None = None
 
@@ -225,6 +237,30 @@ class Task:
     stat_titles: tuple[tuple[str, str], ...] = ()
     # YAML that an exported task needs in addition to lmms-eval's own file.
     export_yaml = ""
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the task cannot be asked by hidrop or on this machine, in words; None if it can."""
+        return None
+
+    @property
+    def filmed(self) -> bool:
+        """Whether documents have videos instead of images."""
+        return self.source.videos is not None
+
+    @property
+    def official_files(self) -> list[Path] | None:
+        """The files with the task's questions and scores; None for the task's folder of lmms-eval."""
+        return None
+
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether a larger value of a metric is better."""
+        return True
+
+    def check_metric(self, metric: str | None) -> None:
+        """Raises UserError for a metric that cannot give the task's value. None: the task's own choice."""
+        if metric is not None:
+            raise UserError("metric: the task has one value only. Leave it out")
 
     # ---- what it asks ----------------------------------------------------------------------------------------------
 
@@ -342,10 +378,11 @@ class Task:
 
     @property
     def lmms_folder(self) -> str:
-        """The folder of the task below lmms-eval's own tasks."""
-        return self.name.split("_")[0]
+        """The folder of the task's YAML file below lmms-eval's own tasks; the whole path of a user's own."""
+        path, root = self.yaml_file or index().entries[self.name].path, tasks_folder()
+        return str(path.parent.relative_to(root)) if root and root in path.parents else str(path.parent)
 
-    def metrics(self, official: Sequence[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
+    def metrics(self, official: Sequence[dict[str, Any]], protocol: str) -> Sequence[dict[str, Any]]:
         """The metrics that lmms-eval shall compute, from those in its own file; files for a server are not written."""
         return [metric for metric in official if metric["metric"] != "submission"]
 

@@ -8,16 +8,16 @@ Images are decoded when their sample is asked, so that a broken file cannot stop
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.tasks import any_columns
 from evals.tasks.base import IMAGE, Task
-from evals.tasks.data import Files, TaskSpec, data_digest, locate
-from evals.tasks.official_functions import without_unused
+from evals.tasks.data import HUB, Files, TaskSpec, data_digest, locate, root_of
+from evals.tasks.official_config import official
 from evals.tasks.protocol import protocol
 from evals.tasks.video_files import file_of
 from hidrop.errors import shortened
@@ -26,27 +26,8 @@ from hidrop.images import ImageError, open_image, read_inside
 if TYPE_CHECKING:
     from PIL import Image
 
-
-def lmms_folder(task: Task) -> Path:
-    """The folder of lmms-eval's own files of a task."""
-    import lmms_eval
-
-    return Path(lmms_eval.__path__[0]) / "tasks" / task.lmms_folder
-
-
-@functools.cache  # about forty YAML files for each cell of a matrix
-def _official(task: Task) -> dict[str, Any]:
-    from lmms_eval.tasks import TaskManager
-
-    # Only this task's folder: indexing all of lmms-eval's two thousand tasks takes seconds.
-    manager = TaskManager(include_defaults=False, include_path=[str(lmms_folder(task))])
-    with without_unused():
-        return {**manager._get_config(task.name), "task": task.name}
-
-
-def official(task: Task) -> dict[str, Any]:
-    """lmms-eval's own configuration of a task, with its functions resolved. The caller may change it."""
-    return copy.deepcopy(_official(task))
+# The splits that lmms-eval's configuration may name. Only the one that is asked is loaded.
+SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 
 def build(spec: TaskSpec, model_name: str | None = None) -> Any:
@@ -56,21 +37,43 @@ def build(spec: TaskSpec, model_name: str | None = None) -> Any:
     """
     from lmms_eval.api.task import ConfigurableTask
 
-    config, files = official(spec.task), locate(spec)
-    turned = protocol(spec.protocol).turns_images
+    files, turned = locate(spec), protocol(spec.protocol).turns_images
+    config = (_any_columns if spec.task.any_columns else _declared)(spec, files, turned)
+    config |= {"dataset_path": "parquet", "dataset_name": _name(spec)}
+    config["dataset_kwargs"] = {"data_files": {spec.source.split: patterns(files.questions)}}
+    return ConfigurableTask(config=config, model_name=model_name)
+
+
+def _any_columns(spec: TaskSpec, files: Files, turned: bool) -> dict[str, Any]:
+    """The configuration of a task whose columns are not declared: only the place of the data is ours."""
+    home = home_of(spec)
+    config = official(spec.task, home)
+    split = {name: None for name in SPLITS if config.get(name) != spec.source.split}
+    config |= {**split, "fewshot_config": None, "process_docs": any_columns.prepared(config.get("process_docs"))}
+    show = functools.partial(decode, files=files, turned=turned)
+    config["doc_to_visual"] = any_columns.shown(config.get("doc_to_visual"), show, home)
+    return config
+
+
+def home_of(spec: TaskSpec) -> str | None:
+    """The folder in which lmms-eval's functions look for a task's videos: that of the data."""
+    return str(root_of(spec).absolute()) if spec.task.filmed and spec.data != HUB else None
+
+
+def _declared(spec: TaskSpec, files: Files, turned: bool) -> dict[str, Any]:
+    """The configuration of a task with a class of its own."""
+    config = official(spec.task)
     if (videos := spec.source.videos) is not None:
         config["doc_to_visual"] = lambda doc: [file_of(videos, files, doc)]
     else:
         config["doc_to_visual"] = _visual(config["doc_to_visual"], spec, files, turned)
     config["process_docs"] = _prepare(spec)
     config["metric_list"] = spec.task.metrics(config["metric_list"], spec.protocol)
-    config |= {"dataset_path": "parquet", "dataset_name": _name(spec)}
-    config["dataset_kwargs"] = {"data_files": {spec.source.split: patterns(files.questions)}}
     if generation := protocol(spec.protocol).generation(spec.task):
         config["generation_kwargs"] = generation
         config["doc_to_text"] = spec.task.question
         config["lmms_eval_specific_kwargs"] = config["model_specific_generation_kwargs"] = None
-    return ConfigurableTask(config=config, model_name=model_name)
+    return config
 
 
 def rows_within(task: Any, spec: TaskSpec, limit: int | None) -> int:
@@ -149,19 +152,6 @@ def images_of(spec: TaskSpec, files: Files) -> Callable[[Mapping[str, Any]], Any
     images = _undecoded(images)
     place = {name: row for row, name in enumerate(images[joined.id])}
     return lambda doc: images[place[doc[joined.key]]][IMAGE]
-
-
-def without_images(docs: Any) -> Any:
-    """Documents without their columns of images, one image each or a list of them."""
-    found = image_columns(docs.features)
-    return docs.remove_columns(found) if found else docs
-
-
-def image_columns(features: Mapping[str, Any]) -> list[str]:
-    """The columns that hold an image, or a list of images."""
-    from datasets import Image
-
-    return [name for name, kind in features.items() if isinstance(getattr(kind, "feature", kind), Image)]
 
 
 def _name(spec: TaskSpec) -> str:

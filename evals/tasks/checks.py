@@ -63,7 +63,9 @@ def remarks(spec: TaskSpec) -> list[str]:
         return [f"{spec.name}: will be downloaded with: {download(spec)}"] if spec.data == HUB else []
     found, official = rows_of(spec), spec.source.rows
     whole = f"version {spec.version}" if spec.version else f"the official {spec.source.split}"
-    told = [f"{spec.name}: {found:,} rows, but {whole} has {official:,}"] * (found != official)
+    told = []
+    if official is not None and found != official:
+        told.append(f"{spec.name}: {found:,} rows, but {whole} has {official:,}")
     if rest := all_rows(spec) - found:
         told.append(f"{spec.name}: {rest:,} more rows of the files are not asked: {spec.task.not_asked}")
     return told

@@ -30,19 +30,31 @@ MINI, HUB = "mini", "hub"
 class TaskSpec:
     """One task, its data ("mini", "hub", or a folder; one of the task's `versions`) and the protocol it is asked under.
 
-    Raises UserError for an unknown task, for a protocol that the task does not have, and for a version of the data that
-    does not exist.
+    metric: the one that gives the value, of a task that has several.
+
+    Raises UserError for an unknown task, for one that cannot be asked here, for a protocol or a metric that the task
+    does not have, and for a version of the data that does not exist.
     """
 
     name: str
     data: str = MINI
     protocol: str = LLAVA
     version: str | None = None
+    metric: str | None = None
 
     def __post_init__(self) -> None:
+        if why := self.task.obstacle:
+            raise UserError(f"{self.name}: {why}")
+        try:
+            self.task.check_metric(self.metric)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
         known = self.task.protocols
         if self.protocol not in known:
-            raise UserError(f"{self.name}: cannot be asked under protocol '{self.protocol}'. Use {' or '.join(known)}")
+            raise UserError(
+                f"{self.name}: cannot be asked under protocol '{self.protocol}'. Use {' or '.join(known)}, for the "
+                f"whole matrix or as tasks.{self.name}.protocol"
+            )
         if problem := version_problem(self.name, self.data, self.version):
             raise UserError(f"{self.name}: version: {problem}")
 
@@ -99,18 +111,31 @@ def locate(spec: TaskSpec) -> Files:
     that cannot be converted to parquet.
     """
     source = spec.source
+    if source.paths:
+        place = source.paths[0].parent
+        tables = all(path.suffix == ".parquet" for path in source.paths)
+        files = source.paths if tables or source.convert is None else (source.convert(source.paths),)
+        return Files(files, (), place, place, () if tables else source.paths, filmed=spec.task.filmed)
     for place, root in _places(spec):
         if not os.path.isdir(place):  # unlike Path's methods, False for names that no file can have
             continue
-        if questions := tuple(sorted(place.glob(source.files))):
+        if questions := _questions(source, place):
             images = tuple(sorted(place.glob(source.images.files))) if source.images else ()
-            filmed = source.videos is not None
-            if source.convert is None:
+            filmed = spec.task.filmed
+            if source.convert is None or (source.others and all(path.suffix == ".parquet" for path in questions)):
                 return Files(questions, images, root, place, filmed=filmed)
             return Files((source.convert(questions),), images, root, place, originals=questions, filmed=filmed)
         if source.convert is None and os.path.exists(place / source.plain):
-            return Files((place / source.plain,), (), root, place, filmed=source.videos is not None)
+            return Files((place / source.plain,), (), root, place, filmed=spec.task.filmed)
     return Files(())
+
+
+def _questions(source: Source, place: Path) -> tuple[Path, ...]:
+    """The question files in a folder: those that its README names, or else those of the first glob with a match."""
+    if source.others and (declared := hub.declared(place, source.config, source.split)):
+        return declared
+    found = (tuple(sorted(place.glob(pattern))) for pattern in (source.files, *source.others))
+    return next(filter(None, found), ())
 
 
 def _places(spec: TaskSpec) -> Iterator[tuple[Path, Path]]:
@@ -167,8 +192,8 @@ def _into(source: Source, folder: Path) -> str:
 
 
 def rows_of(spec: TaskSpec) -> int:
-    """How many documents a task asks, from its files; the official number if it has no files."""
-    return counted_rows(spec) or spec.source.rows
+    """How many documents a task asks, from its files; the official number, or 0, if it has no files."""
+    return counted_rows(spec) or spec.source.rows or 0
 
 
 def counted_rows(spec: TaskSpec) -> int:

@@ -10,6 +10,7 @@ import functools
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 from evals.tasks.base import Source
 from hidrop.errors import UserError, in_a_line
@@ -117,6 +118,38 @@ def fetch(source: Source) -> None:
                 f"{source.repository}: cannot be downloaded ({in_a_line(error)}), and it is not in the Hub's cache "
                 f"({cache()}). Get it with: {download_command(source)}"
             ) from error
+
+
+def declared(place: Path, config: str | None, split: str) -> tuple[Path, ...]:
+    """The files of a split that the README of a repository names in its `configs`, if it does and they are there."""
+    import yaml
+
+    try:
+        text = (place / "README.md").read_text(encoding="utf-8")
+        front = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
+    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        return ()
+    for one in (front.get("configs") if isinstance(front, dict) else None) or ():
+        if not isinstance(one, dict) or one.get("config_name", "default") != (config or "default"):
+            continue
+        own = one.get("data_files")
+        for files in own if isinstance(own, list) else [{"split": "train", "path": own}]:
+            if isinstance(files, dict) and files.get("split") == split:
+                named = files.get("path")
+                found = [
+                    path
+                    for name in ([named] if isinstance(named, str) else named or ())
+                    for path in _match(place, name)
+                ]
+                return tuple(sorted(dict.fromkeys(found)))
+    return ()
+
+
+def _match(place: Path, pattern: Any) -> list[Path]:
+    try:
+        return [path for path in place.glob(str(pattern)) if path.is_file()]
+    except (ValueError, NotImplementedError):  # an absolute pattern, or an empty one
+        return []
 
 
 def _children(folder: Path) -> list[Path]:

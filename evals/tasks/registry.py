@@ -1,4 +1,7 @@
-"""The tasks by name. Adding one is a file with its class and a line here."""
+"""The tasks by name. Adding a first-class one is a file with its class and a line here.
+
+Every other task of lmms-eval has its name there, and a matrix can add a user's YAML file.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from hidrop.errors import UserError, did_you_mean
+from hidrop.program import program
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from evals.tasks.base import Task
 
 # name -> "module:Class", imported on first use
@@ -29,15 +35,76 @@ TASKS: dict[str, str] = {
 }
 
 
-@functools.cache
+# The module of all other tasks, which needs this one.
+GENERIC = "evals.tasks.generic"
+
+# A user's own tasks, by name: see `add`.
+_own: dict[str, Task] = {}
+
+
 def get_task(name: str) -> Task:
-    """The task called `name`. Raises UserError with a suggestion for an unknown name."""
-    if name not in TASKS:
-        raise UserError(f"unknown task '{name}'.{did_you_mean(name, TASKS)} Known: {', '.join(TASKS)}")
-    module, cls = TASKS[name].split(":")
-    return getattr(importlib.import_module(module), cls)()
+    """The task called `name`: one of `TASKS`, one of lmms-eval's, or one that a matrix added.
+
+    Raises UserError with a suggestion for an unknown name.
+    """
+    return _own[name] if name in _own else _known(name)
+
+
+@functools.cache
+def _known(name: str) -> Task:
+    if name in TASKS:
+        module, cls = TASKS[name].split(":")
+        return getattr(importlib.import_module(module), cls)()
+    from evals.tasks.index import index
+
+    tasks = index().tasks
+    if name in tasks:
+        return importlib.import_module(GENERIC).OfficialTask(tasks[name])
+    raise UserError(f"unknown task '{name}'.{suggestion(name)}")
+
+
+def add(name: str, path: Path) -> Task:
+    """Add the task of a user's YAML file under a name of hers. Raises UserError for a name that is taken."""
+    from evals.tasks.index import index
+
+    if name in TASKS or name in index().entries:
+        raise UserError(f"{path}: lmms-eval has a task called {name}. Give yours another name")
+    made = importlib.import_module(GENERIC).of_yaml(path, name)
+    if name in _own and _own[name].yaml_file != made.yaml_file:
+        raise UserError(f"{path}: {name} is the name of another file: {_own[name].yaml_file}")
+    return _own.setdefault(name, made)
+
+
+def members(name: str) -> list[str]:
+    """The tasks of a name: itself, or those of one of lmms-eval's groups or tags. Raises UserError like `get_task`."""
+    if name in TASKS or name in _own:
+        return [name]
+    from evals.tasks.index import index
+
+    found = index()
+    if name not in found.entries and name not in found.tags:
+        raise UserError(f"unknown task.{suggestion(name)}")
+    return found.expanded(name)
+
+
+def suggestion(name: str) -> str:
+    """The nearest known name, or where the names are listed."""
+    from evals.tasks.index import index
+
+    found = index()
+    near = did_you_mean(name, TASKS) or did_you_mean(name, [*found.entries, *found.tags])
+    return f"{near} `{program()} tasks --grep WORD` lists all names"
+
+
+def known(name: str) -> bool:
+    """Whether there is a task called `name`, in this installation."""
+    if name in TASKS or name in _own:
+        return True
+    from evals.tasks.index import index
+
+    return name in index().tasks
 
 
 def known_tasks(names: Iterable[str]) -> list[Task]:
     """The tasks with these names. A result document may have others, from another version; they are left out."""
-    return [get_task(name) for name in names if name in TASKS]
+    return [get_task(name) for name in names if known(name)]

@@ -28,7 +28,6 @@ class VizWizVal(SoftAccuracy):
         megabytes=2100,
     )
     image_columns = ("question_id",)
-    lmms_folder = "vizwiz_vqa"
 
     def question(self, doc: Doc) -> str:
         return f"{str(doc['question']).capitalize()}\n{UNANSWERABLE}\n{SHORT_ANSWER}"

@@ -13,7 +13,7 @@ from evals.report.caption import caption
 from evals.run import cell_journals
 from evals.store.folders import samples_of as samples_in
 from evals.tasks import get_task
-from evals.tasks.build import lmms_folder
+from evals.tasks.index import index, tasks_folder
 from evals.tasks.official_files import official_digest
 from hidrop.errors import UserError
 from hidrop.reducer import METHODS
@@ -209,16 +209,18 @@ def test_other_files_of_lmms_eval_make_other_cells(go, tmp_path, monkeypatch):
     folder = tmp_path / "site/lmms_eval/tasks"
     for task in ("gqa", "pope"):
         (folder / task).mkdir(parents=True)
-        shutil.copytree(lmms_folder(get_task(task)), folder / task, dirs_exist_ok=True)
+        shutil.copytree(tasks_folder() / get_task(task).lmms_folder, folder / task, dirs_exist_ok=True)
     (folder.parent / "__init__.py").touch()
     spec = importlib.util.spec_from_file_location("lmms_eval", folder.parent / "__init__.py")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    index.cache_clear()
     official_digest.cache_clear()
     same, other = World(), World()
     go(same, only="plain/fastv")
     (folder / "gqa/gqa.yaml").write_text((folder / "gqa/gqa.yaml").read_text() + "# changed")
     official_digest.cache_clear()
     go(other, only="plain/fastv")
+    index.cache_clear()
     official_digest.cache_clear()
     assert same.asked == [] and {key for key, _ in other.asked} == {"plain/fastv/gqa"}
 

@@ -27,9 +27,9 @@ class RealWorldQA(Task):
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
     """The registry with one line more."""
     monkeypatch.setitem(registry.TASKS, "realworldqa", f"{__name__}:RealWorldQA")
-    registry.get_task.cache_clear()
+    registry._known.cache_clear()
     yield get_task("realworldqa")
-    registry.get_task.cache_clear()
+    registry._known.cache_clear()
 
 
 def test_a_simple_task_is_asked_and_scored_as_lmms_eval_does(

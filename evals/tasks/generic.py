@@ -1,0 +1,301 @@
+"""Any other task of lmms-eval, or of a user's own YAML file: its questions and its scores are the task's own functions.
+
+The value is what the task's aggregation gives, on its own scale, equal to lmms-eval's. How the value depends on single
+samples is found out from what `process_results` gives for each document, in this order:
+
+1. numbers from 0 to 1 and a mean: they are the samples' scores;
+2. dicts with such a number (`score`, `correct`, a reading next to an answer), if their mean is the value, or the mean
+   over a category of their means is: they are scores with weights;
+3. anything else: a sample has no score, and the record keeps what `process_results` gave, so that the statistics can
+   aggregate a resampled list again.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.tasks import official_config
+from evals.tasks.aggregation import aggregated, aggregation_of
+from evals.tasks.base import (
+    TO_JUDGE,
+    TO_SUBMIT,
+    Answer,
+    Doc,
+    Resampled,
+    Sample,
+    Source,
+    Statistic,
+    Task,
+    TaskScores,
+    mean_of_sums,
+)
+from evals.tasks.classify import Classified, classify, metric_class
+from evals.tasks.index import Entry, tasks_folder
+from evals.tasks.known_sizes import SIZES
+from evals.tasks.sample_scores import number, plain, weighted_scores
+from evals.tasks.tables import as_one_table
+from hidrop.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from evals.tasks.asked import Asked, Key
+
+# Columns that say which image or video a document is about.
+CLUSTERS = (
+    *("videoID", "video_id", "video", "video_name", "video_path"),
+    *("imageId", "image_id", "image_path", "image_name", "image_source"),
+)
+# What datasets loads from files next to the YAML file, instead of a repository.
+BUILDERS = ("parquet", "json", "csv", "text", "arrow")
+
+
+class OfficialTask(Task):
+    """A task by its YAML file. `metric`: the metric that gives the value; None: the first that has one here."""
+
+    any_columns = True
+    image_columns = CLUSTERS
+    key_columns = ()
+    id_columns = ("question_id", "id", "index")
+    units = "documents"
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.name = self.title = entry.name
+        self.soft = True
+
+    @property
+    def yaml_file(self) -> Path:  # type: ignore[override]
+        return self.entry.path
+
+    @functools.cached_property
+    def classified(self) -> Classified:
+        return classify(self.entry)
+
+    @property
+    def unscored(self) -> str | None:  # type: ignore[override]
+        kind = self.classified.kind
+        return kind if kind in (TO_SUBMIT, TO_JUDGE) else None
+
+    @property
+    def obstacle(self) -> str | None:
+        if self.classified.runs:
+            return None
+        found = f"{self.classified.kind}: {self.classified.reason}"
+        return f"{found}. Install {' '.join(self.classified.packages)}" if self.classified.packages else found
+
+    @property
+    def filmed(self) -> bool:
+        return self.classified.media == "video"
+
+    @functools.cached_property
+    def source(self) -> Source:  # type: ignore[override]
+        config, split = self.entry.config, self.entry.split
+        assert split is not None  # every file of the index has one; `of_yaml` checks a user's
+        path, name = str(config["dataset_path"]), config.get("dataset_name")
+        kwargs = config.get("dataset_kwargs") or {}
+        rows, megabytes = SIZES.get(self.name, (None, None))
+        if path in BUILDERS:
+            paths = _own_files(self.entry.path.parent, kwargs.get("data_files"), split)
+            return Source(
+                self.name,
+                split,
+                self.name,
+                "*",
+                (),
+                None,
+                convert=as_one_table,
+                paths=paths,
+                title=str(self.entry.path),
+            )
+        first, *others = _globs(name, split)
+        return Source(
+            repository=path,
+            split=split,
+            folder=path.split("/")[-1],
+            files=first,
+            columns=(),
+            rows=rows,
+            others=tuple(others),
+            wanted=("README.md", *(f"*{name}*" for name in _names(split))),
+            config=name,
+            revision=kwargs.get("revision"),
+            megabytes=megabytes,
+            convert=as_one_table,
+        )
+
+    @property
+    def official_files(self) -> list[Path] | None:
+        """The files of a user's own task that its identity covers; None for all of lmms-eval's folder."""
+        root = tasks_folder()
+        if root is not None and root in self.entry.path.parents:
+            return None
+        return [self.entry.path, *sorted(self.entry.path.parent.glob("*.py"))]
+
+    def row_problem(self, doc: Doc) -> tuple[str, str] | None:
+        return None
+
+    def target(self, doc: Doc) -> Any:
+        return plain(doc.get("answer"))
+
+    def category(self, doc: Doc) -> str | None:
+        found = doc.get("category")
+        return found if isinstance(found, str) else None
+
+    def higher_is_better(self, metric: str) -> bool:
+        listed = self.entry.config.get("metric_list") or ()
+        return all(one.get("higher_is_better", True) for one in listed if one["metric"] == metric)
+
+    def metrics(self, official: Sequence[dict[str, Any]] | None, protocol: str) -> Any:
+        return official
+
+    def check_metric(self, metric: str | None) -> None:
+        known = self.entry.metrics
+        if metric is not None and known and metric not in known:
+            near = did_you_mean(metric, known)
+            raise UserError(f"metric: the task has no '{metric}'.{near} It has {', '.join(known)}")
+        if metric is not None and self.unscored is None and not self._scored_here(metric):
+            raise UserError(f"metric: {metric} has no value here: {metric_class(self.entry, metric)[1]}")
+
+    def _scored_here(self, metric: str) -> bool:
+        return metric_class(self.entry, metric)[0] == "runs here"
+
+    # ---- scores ----------------------------------------------------------------------------------------------------
+
+    def scores(self, asked: Asked, protocol: str) -> TaskScores:
+        readings = [{"reading": answer.text.strip(), "target": self._target(asked, answer)} for answer in asked.answers]
+        if self.unscored is not None:
+            return TaskScores(self.unscored, None, tuple({**one, "score": None} for one in readings))
+        key = self._key(asked)
+        value = number(asked.value(*key))
+        if value is None:
+            raise UserError(f"{self.name}: the aggregation of {key[0]} gives no finite number. Name another metric")
+        parts = self._parts(asked, key, value)
+        records = tuple({**one, **part} for one, part in zip(readings, parts, strict=True))
+        return TaskScores(_named(key, asked), value, records, self._others(asked, key))
+
+    def _key(self, asked: Asked) -> Key:
+        """The metric that gives the value, under the first filter that has it."""
+        wanted = asked.metric or self.classified.metric
+        for key in asked.items:
+            if wanted is None or key[0] == wanted:
+                return key
+        there = ", ".join(dict.fromkeys(key[0] for key in asked.items))
+        raise UserError(f"{self.name}: not one document has the metric {wanted}. They have {there}")
+
+    def _others(self, asked: Asked, own: Key) -> dict[str, float]:
+        """The values of the further metrics that have one here. One that fails costs only itself."""
+        found: dict[str, float] = {}
+        for key in asked.items:
+            if key == own or key[0] not in asked.aggregations or not self._scored_here(key[0]):
+                continue
+            try:
+                value = number(asked.value(*key))
+            except UserError:
+                continue
+            if value is not None:
+                found[_named(key, asked)] = value
+        return found
+
+    def _target(self, asked: Asked, answer: Answer) -> Any:
+        try:
+            return plain(asked.task.doc_to_target(dict(answer.doc)))
+        except Exception:  # some tasks have no target, and say so with an error
+            return self.target(answer.doc)
+
+    def _parts(self, asked: Asked, key: Key, value: float) -> list[dict[str, Any]]:
+        """`score` and `weight`, or `item`, of each sample: see the module's docstring."""
+        count, items = len(asked.answers), dict(asked.items[key])
+        if scored := weighted_scores(items, value):
+            return [
+                {"score": scored[place][0], "weight": scored[place][1] * count} if place in scored else {"score": None}
+                for place in range(count)
+            ]
+        metric = ",".join(key)
+        return [
+            {"score": None, **({"item": plain(items[place]), "metric": metric} if place in items else {})}
+            for place in range(count)
+        ]
+
+    def statistic(self, protocol: str, samples: Sequence[Sample]) -> Statistic | Resampled:
+        """Sums of weighted scores, or the task's own aggregation of the items; documents of one image are one unit."""
+        if any("item" in sample for sample in samples):
+            return Resampled(lambda sample: sample["image_key"], self._aggregate)
+        weights = {sample["weight"] for sample in samples if "weight" in sample}
+        return Statistic(
+            lambda sample: sample["doc_id"],
+            lambda rows: (sum(_weighted(row) for row in rows), float(len(rows))),
+            lambda sums: mean_of_sums(sums) / 100,
+            stratum=None if len(weights) < 2 else lambda sample: sample.get("weight"),
+        )
+
+    def _aggregate(self, samples: Sequence[Sample]) -> float:
+        items = [sample["item"] for sample in samples if "item" in sample]
+        metric = next(str(sample["metric"]) for sample in samples if "item" in sample).rpartition(",")[0]
+        function = aggregation_of(official_config.official(self), metric)
+        value = number(aggregated(function, metric, items, self.name)[0])
+        return math.nan if value is None else value
+
+    def files(self, asked: Asked, protocol: str) -> dict[str, bytes]:
+        """What the aggregations of a task that is to submit write. One that is to judge has its answers only."""
+        if self.unscored != TO_SUBMIT:
+            return {}
+        found: dict[str, bytes] = {}
+        for metric, name in asked.items:
+            if metric in asked.aggregations:
+                found |= asked.files(metric, name)
+        return found
+
+
+def of_yaml(path: Path, name: str) -> OfficialTask:
+    """The task of a user's YAML file. Raises UserError, with the file, for one that is no task."""
+    from evals.tasks.index import configuration
+
+    config = configuration(path)
+    for field in ("dataset_path", "doc_to_text"):
+        if config.get(field) is None:
+            raise UserError(f"{path}: not a task of lmms-eval: it has no {field}")
+    entry = Entry(name, "task", path.absolute(), {**config, "task": name})
+    if entry.split is None:
+        raise UserError(f"{path}: it names no test_split or validation_split")
+    return OfficialTask(entry)
+
+
+def _own_files(folder: Path, data_files: Any, split: str) -> tuple[Path, ...]:
+    """The files that a YAML file names for a split, relative to its folder."""
+    named = data_files.get(split) if isinstance(data_files, Mapping) else data_files
+    names = [named] if isinstance(named, str) else list(named or ())
+    found: list[Path] = []
+    for name in names:
+        path = folder / name
+        found += [path] if path.exists() else sorted(path.parent.glob(path.name))
+    return tuple(found)
+
+
+def _globs(config: str | None, split: str) -> list[str]:
+    """Where a split may be in a repository, the most usual place first."""
+    names = _names(split)
+    folders = [f"{config}/", f"data/{config}/", f"data/{config}-", f"{config}-"] if config else []
+    globs = [f"{folder}{name}-*.parquet" for folder in [*folders, "data/", ""] for name in names]
+    plain_files = [f"{folder}{name}.{kind}" for folder in [*folders, "data/", ""] for name in names for kind in KINDS]
+    own = [f"{config}.{kind}" for kind in KINDS] if config else []
+    return [*globs, *plain_files, *own, *(f"{folder}*.{kind}" for folder in (*folders[:1], "") for kind in KINDS)]
+
+
+def _names(split: str) -> list[str]:
+    """What a split is called in the names of files."""
+    return [split, "val"] if split == "validation" else [split]
+
+
+KINDS = ("parquet", "jsonl", "json", "csv", "tsv")
+
+
+def _named(key: Key, asked: Asked) -> str:
+    """A metric's name, with the filter where the task has several."""
+    return key[0] if len(asked.filters) < 2 else ",".join(key)
+
+
+def _weighted(sample: Sample) -> float:
+    return float(sample["score"] or 0) * float(sample.get("weight", 0)) if sample["score"] is not None else 0.0

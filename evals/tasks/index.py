@@ -1,0 +1,175 @@
+"""lmms-eval's own tasks by name, from a scan of its YAML files that imports nothing.
+
+A YAML file with `task: NAME` is a task, one with `task: [..]` a group of tasks, and `tag: NAME` puts a task into a tag.
+`include` works as in lmms-eval: the files are read from the last one to the first, and the file's own keys win. A
+`!function module.name` stays a reference (`Function`). The scan takes about a second; lmms-eval's own TaskManager needs
+25 seconds, because it imports the modules.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hidrop.errors import UserError, did_you_mean
+
+Kind = Literal["task", "group", "class"]
+
+
+@dataclass(frozen=True)
+class Function:
+    """`!function module.name` in a YAML file; the module is next to the file, or an importable one."""
+
+    folder: Path  # of the file that has the reference
+    name: str
+
+    @property
+    def file(self) -> Path | None:
+        """The module's file, if it is next to the YAML file."""
+        path = self.folder / f"{self.name.rpartition('.')[0]}.py"
+        return path if path.is_file() else None
+
+    @property
+    def attribute(self) -> str:
+        return self.name.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One YAML file: a task with its configuration, or a group with the names of its members."""
+
+    name: str
+    kind: Kind
+    path: Path
+    config: Mapping[str, Any]
+    members: tuple[str, ...] = ()  # of a group
+
+    @property
+    def split(self) -> str | None:
+        """The split that is asked: lmms-eval takes the test split, or else the validation split."""
+        return self.config.get("test_split") or self.config.get("validation_split")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of its metrics, in the order of the file."""
+        return tuple(str(one["metric"]) for one in self.config.get("metric_list") or ())
+
+
+@dataclass(frozen=True)
+class Index:
+    """All entries by name, and the tasks of each tag."""
+
+    entries: Mapping[str, Entry]
+    tags: Mapping[str, tuple[str, ...]]
+
+    @property
+    def tasks(self) -> dict[str, Entry]:
+        return {name: entry for name, entry in self.entries.items() if entry.kind != "group"}
+
+    def expanded(self, name: str) -> list[str]:
+        """The tasks of a name: the task itself, or those of a group or a tag, each once.
+
+        Raises UserError, with a suggestion, for an unknown name.
+        """
+        found: dict[str, None] = {}
+        self._expand(name, found, ())
+        return list(found)
+
+    def _expand(self, name: str, found: dict[str, None], above: tuple[str, ...]) -> None:
+        entry = self.entries.get(name)
+        if entry is None and name not in self.tags:
+            raise UserError(f"unknown task '{name}'.{did_you_mean(name, [*self.entries, *self.tags])}")
+        if entry is not None and entry.kind != "group":
+            found[name] = None
+            return
+        for member in self.tags[name] if entry is None else entry.members:
+            if member not in above:
+                self._expand(member, found, (*above, name))
+
+
+@functools.cache
+def index() -> Index:
+    """The index of the installed lmms-eval. Empty if it is not installed."""
+    folder = tasks_folder()
+    if folder is None:
+        return Index({}, {})
+    entries: dict[str, Entry] = {}
+    tags: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        entry = read_entry(path)
+        if entry is None:
+            continue
+        entries.setdefault(entry.name, entry)
+        if entry.kind == "task":
+            named = entry.config.get("tag") or entry.config.get("group") or ()
+            for tag in [named] if isinstance(named, str) else named:
+                tags.setdefault(tag, []).append(entry.name)
+    return Index(entries, {name: tuple(dict.fromkeys(own)) for name, own in tags.items() if name not in entries})
+
+
+def tasks_folder() -> Path | None:
+    """The folder of lmms-eval's tasks; None if it is not installed. Imports nothing."""
+    spec = importlib.util.find_spec("lmms_eval")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) / "tasks"
+
+
+def read_entry(path: Path) -> Entry | None:
+    """The entry of a YAML file; None for one that has none, such as a template. Raises UserError if it is no YAML."""
+    config = configuration(path)
+    name, group = config.get("task"), config.get("group")
+    if "class" in config and isinstance(name, str):
+        return Entry(name, "class", path, config)
+    if isinstance(name, str):
+        return Entry(name, "task", path, config)
+    if isinstance(group, str) and isinstance(name, list):
+        members = [one if isinstance(one, str) else one.get("task") or one.get("group") for one in name]
+        return Entry(group, "group", path, config, tuple(one for one in members if isinstance(one, str)))
+    return None
+
+
+def configuration(path: Path) -> dict[str, Any]:
+    """A file's configuration with those that it includes. Raises UserError for a file that cannot be read."""
+    own = dict(_parsed(path))
+    included = own.pop("include", None)
+    found: dict[str, Any] = {}
+    for name in reversed([included] if isinstance(included, str) else included or []):
+        there = Path(name) if Path(name).is_file() else path.parent / name
+        found |= configuration(there)
+    return {**found, **own}
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C loader is optional
+        """Reads `!function` as a reference, and any other tag as nothing."""
+
+    def function(loader: Any, node: Any) -> Function:
+        return Function(path.parent, loader.construct_scalar(node))
+
+    Loader.add_constructor("!function", function)
+    Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+    try:
+        found = yaml.load(path.read_bytes(), Loader)
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def functions_of(value: Any) -> Iterator[Function]:
+    """All references in a configuration's value."""
+    if isinstance(value, Function):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from functions_of(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from functions_of(one)

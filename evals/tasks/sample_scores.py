@@ -1,0 +1,84 @@
+"""How the value of a task of lmms-eval follows from its samples: see `evals.tasks.generic`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+# The keys of a sample's score in what process_results gives, and of a reading next to the right answer.
+SCORE_KEYS = ("score", "correct", "acc", "accuracy", "is_correct", "hit")
+PAIRS = (("pred", "answer"), ("pred_answer", "answer"), ("parsed_pred", "answer"), ("prediction", "ground_truth"))
+CLOSE = 1e-6
+
+
+def weighted_scores(items: Mapping[int, Any], value: float) -> dict[int, tuple[float, float]] | None:
+    """The score of each sample, and what a score of 1 adds to the value; None if the value does not follow from any.
+
+    items: what process_results gave for the samples, by place.
+    """
+    for name in (None, *_score_keys(items.values())):
+        scores = {place: _score(item, name) for place, item in items.items()}
+        known = {place: score for place, score in scores.items() if score is not None}
+        if len(known) < len(scores):
+            continue
+        for weights in _weightings(items):
+            total = sum(known[place] * weights[place] for place in known)
+            for scale in (1.0, 100.0):
+                if math.isclose(total * scale, value, rel_tol=CLOSE, abs_tol=CLOSE):
+                    return {place: (score, weights[place] * scale) for place, score in known.items()}
+    return None
+
+
+def number(value: Any) -> float | None:
+    """A finite number as a float, also one of numpy; None for anything else."""
+    try:
+        found = float(value) if not isinstance(value, str | bytes) else math.nan
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: numpy's numbers as numbers, a tuple as a list, anything unknown as its text."""
+
+    def unknown(one: Any) -> Any:
+        return one.tolist() if hasattr(one, "tolist") else str(one)
+
+    try:
+        return json.loads(json.dumps(value, default=unknown, allow_nan=False))
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def _score_keys(items: Iterable[Any]) -> list[Any]:
+    """The ways to read a score from items that are dicts."""
+    items = list(items)
+    if not items or not all(isinstance(item, Mapping) for item in items):
+        return []
+    common = set.intersection(*(set(item) for item in items))
+    return [name for name in SCORE_KEYS if name in common] + [pair for pair in PAIRS if set(pair) <= common]
+
+
+def _score(item: Any, name: Any) -> float | None:
+    """An item's score from 0 to 1: the item itself, its entry, or whether two of its entries are equal."""
+    if isinstance(name, tuple):
+        return float(item[name[0]] == item[name[1]])
+    found = number(item if name is None else item[name])
+    return found if found is not None and 0 <= found <= 1 else None
+
+
+def _weightings(items: Mapping[int, Any]) -> Iterator[dict[int, float]]:
+    """Weights of the samples that a value may have: those of a mean, and of a mean over the groups of a category."""
+    count = len(items)
+    yield dict.fromkeys(items, 1 / count)
+    if not all(isinstance(item, Mapping) for item in items.values()):
+        return
+    for name in set.intersection(*(set(item) for item in items.values())):
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for place, item in items.items():
+            groups[str(item[name])].append(place)
+        if 1 < len(groups) < count:
+            yield {place: 1 / (len(groups) * len(own)) for own in groups.values() for place in own}
