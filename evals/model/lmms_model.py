@@ -12,15 +12,12 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lmms_eval.api.instance import GenerationResult, TokenCounts
-from lmms_eval.api.model import lmms
 
 from evals.model import arguments
-from evals.model.documents import unturned
+from evals.model.asked_model import AskedModel, every_batch
 from evals.model.prefetch import ahead
 from evals.model.requests import (
     Batch,
@@ -35,36 +32,23 @@ from evals.model.requests import (
     record_of,
     without_own_settings,
 )
-from evals.store.kept_tokens import cuts_of
-from evals.tasks.protocol import Prepared, Smaller, imitated_class
+from evals.tasks.protocol import Prepared
 from evals.tasks.protocol import protocol as protocol_called
-from hidrop.errors import UserError, in_a_line
-from hidrop.images import as_rgb
 from hidrop.runtime.generation import new_tokens
-from hidrop.videos import Video, VideoFile
 
 if TYPE_CHECKING:
-    import torch
-
     from hidrop.backbones.pixel_limits import Resolution
     from hidrop.models import Loaded
     from hidrop.reducer import Reducer
     from hidrop.runtime.cuda_graphs import Graphs
 
 
-def every_batch(number: int) -> bool:
-    """The batches of a single process: all."""
-    return True
-
-
-class HidropLlava(lmms):
+class HidropLlava(AskedModel):
     """A multimodal model with visual-token reduction, for lmms-eval's simple (text and list of images) tasks.
 
     After `generate_until`, `failures` maps (task, doc_id) to the error of each sample that could not be prepared, and
     `trace` is the trace of the last prefill.
     """
-
-    is_simple = True
 
     def __init__(
         self,
@@ -158,57 +142,6 @@ class HidropLlava(lmms):
         model._frames, model._fps = frames, fps
         return model
 
-    def _set_up(
-        self,
-        loaded: Loaded,
-        reducer: Reducer | None,
-        protocol: str,
-        batch_size: int,
-        record: Callable[[list[Record]], None] | None = None,
-        max_new_tokens: int | None = None,
-        done: Mapping[tuple[str, int], str | Record] | None = None,
-        workers: int = 0,
-        mine: Callable[[int], bool] = every_batch,
-        graphs: Graphs | None = None,
-    ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise UserError(f"batch_size: must be at least 1, not {batch_size}")
-        from hidrop.reducer import build
-
-        self.loaded, self.reducer = loaded, reducer or build("vanilla")
-        self.protocol, self._batch_size = protocol_called(protocol), batch_size
-        self.protocol.check(loaded.backbone)
-        self._asking = self.protocol.asking(loaded.backbone)
-        # A method that gives the processor a smaller image leaves nothing to reduce.
-        self._smaller: Smaller | None = None
-        if self.reducer.shrinks and loaded.backbone.token_side:
-            self._smaller = partial(self.reducer.smaller, geometry=loaded.geometry)
-        self.max_new_tokens = max_new_tokens
-        self.failures: dict[tuple[str, int], str] = {}
-        self.trace: Any = None
-        self._record, self._done = record, dict(done or {})
-        self._workers, self._mine, self._graphs = workers, mine, graphs
-        self._frames: int | None = None
-        self._fps: float | None = None
-        self._unturned: dict[tuple[str, str], tuple[Any, Any]] = {}  # the documents that were given, and without EXIF
-
-    @property
-    def batch_size(self) -> int:
-        return self._batch_size
-
-    @property
-    def device(self) -> torch.device:
-        return self.loaded.model.device
-
-    @property
-    def asks_as(self) -> str | None:
-        """lmms-eval's model class whose questions are asked, where a task has some of its own for it."""
-        return imitated_class(self.protocol.name, type(self.loaded.backbone))
-
-    def clean(self) -> None:
-        """Does nothing. lmms-eval would delete the model after a task, but the next cell needs it."""
-
     def loglikelihood(self, requests: Any) -> Any:
         raise NotImplementedError("hidrop answers generate_until tasks only, not log-likelihood tasks")
 
@@ -221,9 +154,6 @@ class HidropLlava(lmms):
         A sample that cannot be prepared (a broken image, a prompt that is too long) is recorded as failed, with the
         answer "". Raises TraceMismatch, and any error of generation.
         """
-        from hidrop.reducer import build
-        from hidrop.runtime import reduce
-
         asked = [Request.of(place, instance) for place, instance in enumerate(requests)]
         tokenizer = self.loaded.tokenizer
         lengths = [len(tokenizer(request.context).input_ids) for request in asked]
@@ -235,8 +165,7 @@ class HidropLlava(lmms):
             for batch in batches(asked, lengths, self._batch_size)
             if self._mine(batch.number) and any(request.place not in answers for request in batch.requests)
         ]
-        running = self.reducer if self._smaller is None else build("vanilla")
-        with reduce(self.loaded.model, running, features=self.loaded.features, graphs=self._graphs) as reduction:
+        with self._reduced() as reduction:
             for batch, images in zip(todo, ahead(self._images, todo, self._workers), strict=True):
                 made, records = self._answer(batch, images, reduction)
                 answers = made | answers
@@ -246,15 +175,9 @@ class HidropLlava(lmms):
         return [answers.get(request.place, GenerationResult("")) for request in asked]
 
     def _known(self, request: Request) -> GenerationResult | None:
-        """The answer of an earlier run to a request. Also restores its failure."""
-        earlier = self._done.get(request.key)
-        if earlier is None:
-            return None
-        if isinstance(earlier, str):
-            return GenerationResult(earlier)
-        if earlier.get("error"):
-            self.failures[request.key] = earlier["error"]
-        return GenerationResult(earlier["answer"])
+        """The answer of an earlier run to a request."""
+        earlier = self._earlier(request.key)
+        return None if earlier is None else GenerationResult(earlier)
 
     def _answer(
         self, batch: Batch, images: Sequence[Prepared | str], reduction: Any
@@ -283,64 +206,10 @@ class HidropLlava(lmms):
     def _made(self, prompts: Sequence[TokenizedPrompt], reduction: Any) -> list[Record]:
         """Answer prompts with equally many images: of each the fields of its record that generation fills."""
         rows, milliseconds = self._generate(prompts)
-        reduction.check()
-        self.trace = reduction.trace
-        counted = self.trace.rows[:: len(self.trace.rows) // len(prompts)]  # with beams a prompt has several
-        planned = reduction.plan.entering if self._smaller is None else None
-        entered = [None if row == planned else list(row) for row in counted]
-        kept = cuts_of(reduction, [prompt.visual_tokens for prompt in prompts])
         return [
-            {"entering": entering, "kept": cuts, "answer": answer, "new_tokens": count, "milliseconds": milliseconds}
-            for (answer, count), entering, cuts in zip(rows, entered, kept, strict=True)
+            {**counted, "answer": answer, "new_tokens": count, "milliseconds": milliseconds}
+            for (answer, count), counted in zip(rows, self._counted(prompts, reduction), strict=True)
         ]
-
-    def _images(self, batch: Batch) -> list[Prepared | str]:
-        """Each request with its images, or the error of its sample. Runs in a worker thread."""
-        return [self._images_of(request) for request in batch.requests]
-
-    def _documents(self, task: str, split: str) -> Any:
-        """The documents of a split, with images turned by their EXIF data only if the protocol does so."""
-        documents = self.task_dict[task][split]
-        if self.protocol.turns_images:
-            return documents
-        known = self._unturned.get((task, split))
-        if known is None or known[0] is not documents:
-            known = self._unturned[task, split] = documents, unturned(documents)
-        return known[1]
-
-    def _images_of(self, request: Request, shown: Request | None = None) -> Prepared | str:
-        """A request with its images, or with those of the request `shown`; the error of its sample."""
-        shown = shown or request
-        try:
-            doc = self._documents(shown.task, shown.split)[shown.doc_id]
-            visuals = shown.visuals(doc) or ()
-            videos = [self._video(one) for one in visuals if isinstance(one, VideoFile | str)]
-            images = [as_rgb(one) for one in visuals if not isinstance(one, VideoFile | str)]
-            return self.protocol.prepare(self.loaded, request.context, images, self._smaller, videos)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # PIL and the processor raise many types for a broken file
-            return in_a_line(error)
-
-    def _video(self, file: VideoFile | str) -> Video:
-        """The frames of a video; lmms-eval's own tasks give its path."""
-        file = VideoFile(Path(file).parent, Path(file).name) if isinstance(file, str) else file
-        return file.read(self.protocol.sampling(self.loaded.backbone, self._frames, self._fps))
-
-    def _prompt(self, request: Request, prepared: Prepared) -> TokenizedPrompt | str:
-        """The prompt of a request, or the error of a prompt that is too long."""
-        ids, longest = prepared.ids, self.loaded.geometry.max_positions
-        if len(ids) >= longest:
-            return f"the prompt has {len(ids)} tokens, but the model has only {longest} positions"
-        vision = self.loaded.backbone.vision(prepared.inputs or {})
-        # Not known: of images and videos in turns, whose grids are not in the order of the prompt, and of an image that
-        # a method has made smaller, as the record's tokens are those of the whole one.
-        panels = () if vision is None or all(vision.backbone.media(vision.inputs)) else vision.panels
-        unplaced = 0 if vision is None else prepared.visual_tokens - sum(vision.sizes)
-        if unplaced:
-            panels = ()
-        made = ids, prepared.inputs, prepared.images, prepared.visual_tokens, prepared.videos, panels
-        return TokenizedPrompt(request, *made, whole=self.loaded.backbone.sees_whole, unplaced=unplaced)
 
     def _generate(self, prompts: Sequence[TokenizedPrompt]) -> tuple[list[tuple[str, int]], float]:
         """(answer, generated tokens with the end token) of each prompt, and milliseconds per prompt.
