@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 
 from evals.model import arguments
-from evals.model.asked_model import AskedModel, every_batch
+from evals.model.asked_model import every_batch
+from evals.model.loglikelihood import ScoringModel
 from evals.model.prefetch import ahead
 from evals.model.requests import (
     Batch,
@@ -43,11 +44,11 @@ if TYPE_CHECKING:
     from hidrop.runtime.cuda_graphs import Graphs
 
 
-class HidropLlava(AskedModel):
+class HidropLlava(ScoringModel):
     """A multimodal model with visual-token reduction, for lmms-eval's simple (text and list of images) tasks.
 
-    After `generate_until`, `failures` maps (task, doc_id) to the error of each sample that could not be prepared, and
-    `trace` is the trace of the last prefill.
+    After `generate_until` or `loglikelihood`, `failures` maps (task, doc_id) to the error of each sample that could not
+    be prepared, and `trace` is the trace of the last prefill.
     """
 
     def __init__(
@@ -142,11 +143,8 @@ class HidropLlava(AskedModel):
         model._frames, model._fps = frames, fps
         return model
 
-    def loglikelihood(self, requests: Any) -> Any:
-        raise NotImplementedError("hidrop answers generate_until tasks only, not log-likelihood tasks")
-
     def generate_until_multi_round(self, requests: Any) -> Any:
-        raise NotImplementedError("hidrop answers generate_until tasks only, not multi-round tasks")
+        raise NotImplementedError("hidrop answers generate_until and loglikelihood requests only, not several rounds")
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """Answers in the order of the requests.

@@ -13,9 +13,13 @@ class Watch(LogitsProcessor):
         self._wrong = torch.zeros((), dtype=torch.bool, device=device)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        # Minus infinity is valid: other processors forbid a token with it.
-        self._wrong |= (scores.isnan() | (scores == torch.inf)).any()
+        self.see(scores)
         return scores
+
+    def see(self, logits: torch.Tensor) -> None:
+        """Check the logits of one step."""
+        # Minus infinity is valid: other processors forbid a token with it.
+        self._wrong |= (logits.isnan() | (logits == torch.inf)).any()
 
     def check(self, dtype: str) -> None:
         """Raises FloatingPointError if any logits were NaN or infinite."""
