@@ -30,6 +30,7 @@ from tests.conftest import make_llava, make_pixels, make_prompt
 from tests.evals.model.test_lmms_model import picture
 from tests.evals.tasks.layout import write
 from tests.evals.tasks.table import png
+from tests.films import write_film
 from tests.hidrop.backbones.slow_reference import Steps, run
 
 TASK = "toy"
@@ -133,6 +134,18 @@ def test_in_every_family_likelihoods_are_those_of_a_full_forward(name: str, fami
         assert [len(one) for one in ids] == [len(text) for text in CHOICES]
         wanted = [plain(loaded, prompt, one) for one in ids]
         close(scored(lm, choices(doc_id, visuals=lambda doc: doc["images"])), wanted, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision"])
+def test_likelihoods_about_a_video_are_those_of_a_full_forward(
+    name: str, families: Callable[..., Loaded], tmp_path: Path
+) -> None:
+    loaded, film = families(name), str(write_film(tmp_path / "a.mkv"))
+    lm = model(loaded, [{}], protocol="native", frames=2)
+    prompt = lm.protocol.prepare(loaded, QUESTION, [], videos=[lm._video(film)])
+    wanted = [plain(loaded, prompt, loaded.tokenizer(text).input_ids) for text in CHOICES]
+    assert prompt.visual_tokens > 0
+    close(scored(lm, choices(visuals=lambda doc: [film])), wanted, atol=5e-5)
 
 
 def test_a_continuation_that_the_model_would_say_is_greedy(loaded: Any) -> None:
