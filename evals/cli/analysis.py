@@ -229,7 +229,7 @@ def matrix_of(options: AnalyzeOptions, name: str, dtype: str) -> Matrix:
     """What is asked, as a matrix of the unreduced model. Raises UserError for words that a matrix does not know."""
     from pydantic import ValidationError
 
-    from evals.matrix.schema import Matrix, task_problems
+    from evals.matrix.schema import Matrix, expand_tasks
     from hidrop import strict_yaml
 
     default = "mini" if options.model.startswith("mini:") else "data"
@@ -245,7 +245,7 @@ def matrix_of(options: AnalyzeOptions, name: str, dtype: str) -> Matrix:
         "batch_size": options.batch,
         "device": options.device,
     }
-    problems = task_problems(content)
+    problems, _ = expand_tasks(content)
     try:
         matrix = Matrix.model_validate(content)
     except ValidationError as error:

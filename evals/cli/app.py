@@ -8,14 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from evals.cli import ablations, analysis, bench, folders, run, train
+from evals.cli import ablations, analysis, bench, folders, run, tasks, train
 from evals.cli.command import Commands, Ready, as_flag, unwrapped
 from evals.cli.exit_codes import DONE
 from evals.cli.options import BUNDLED, option
 from hidrop.errors import UserError
 from hidrop.program import program
 
-GROUPS = (run.COMMANDS, bench.COMMANDS, analysis.COMMANDS, ablations.COMMANDS, train.COMMANDS, folders.COMMANDS)
+GROUPS = (
+    run.COMMANDS,
+    tasks.COMMANDS,
+    bench.COMMANDS,
+    analysis.COMMANDS,
+    ablations.COMMANDS,
+    train.COMMANDS,
+    folders.COMMANDS,
+)
 COMPLETION = ("--install-completion", "--show-completion")
 HELP = f"""
     Compare visual-token reduction methods on one runtime: accuracy, FLOPs, memory, latency.

@@ -2,7 +2,8 @@
 
     models:  {name: {source: folder, Hub id or mini:...}}
     methods: {name: {name: fastv, layer: 2, budget: [64, "11%"]}}     # a list of budgets is one row each
-    tasks:   {gqa: {data: mini}, pope: {data: data, version: llava}}
+    tasks:   {gqa: {data: mini}, pope: {data: data, version: llava}, chartqa: {data: hub, protocol: lmms-eval},
+              mine: {yaml: ./mine.yaml, data: data}}
     runs:    [{models: [...], methods: [...], tasks: [...]}]          # left out: everything with everything
 
 A budget is the number of visual tokens per layer, averaged over all layers, or its percentage of the image's tokens.
@@ -31,8 +32,8 @@ from pydantic import (
 from evals.matrix.method_fields import CHECKPOINT, method_problems
 from evals.profiling.settings import ProfileSettings
 from evals.tasks.base import ProtocolName
-from evals.tasks.data import TaskSpec, rows_of, version_problem
-from evals.tasks.registry import TASKS
+from evals.tasks.data import HUB, TaskSpec, rows_of, version_problem
+from evals.tasks.registry import add, known, members
 from hidrop import strict_yaml
 from hidrop.backbones.pixel_limits import PixelLimits, Resolution
 from hidrop.budget import Budget, Reading, parse_budget
@@ -113,7 +114,9 @@ class ModelEntry(StrictModel):
 
 
 class TaskEntry(StrictModel):
-    data: Annotated[str, StringConstraints(min_length=1)]  # mini, hub, or a folder
+    data: Annotated[str, StringConstraints(min_length=1)] = HUB  # mini, hub, or a folder; required without `yaml`
+    yaml: str | None = None  # the file of a task of one's own, in lmms-eval's format
+    metric: str | None = None  # the one that gives the value, of a task of lmms-eval that has several
     # A version of the data other than the usual one; YAML reads 20230712 as a number.
     version: Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)] | None = None
     protocol: ProtocolName | None = None  # by default the matrix's
@@ -145,6 +148,12 @@ class Matrix(StrictModel):
     budget_reading: Reading = "average"
     profile: ProfileSettings | None = ProfileSettings()  # null: measure no time
     _file: str = PrivateAttr(default="matrix")
+    _groups: dict[str, tuple[str, ...]] = PrivateAttr(default_factory=dict)
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The tasks of each group or tag of lmms-eval that the file names."""
+        return self._groups
 
     @property
     def file(self) -> str:
@@ -154,7 +163,7 @@ class Matrix(StrictModel):
     def task_spec(self, task: str) -> TaskSpec:
         """A task of this matrix with its data and protocol, for `evals.tasks`. Raises UserError like TaskSpec."""
         entry = self.tasks[task]
-        return TaskSpec(task, entry.data, entry.protocol or self.protocol, entry.version)
+        return TaskSpec(task, entry.data, entry.protocol or self.protocol, entry.version, entry.metric)
 
     @property
     def text_tokens(self) -> int:
@@ -177,7 +186,7 @@ class Matrix(StrictModel):
                     if name not in getattr(self, kind):
                         hint = strict_yaml.suggestion(name, getattr(self, kind))
                         wrong.append(f"runs[{index}].{kind}: no '{name}' here.{hint}")
-        wrong += self._circles() + self._versions() + self._pixels()
+        wrong += self._circles() + (self._versions() or self._askable()) + self._pixels()
         owner: dict[str, str] = {}
         for entry, method in self.methods.items():
             for variant in variants(entry, method):
@@ -204,9 +213,20 @@ class Matrix(StrictModel):
 
     def _versions(self) -> list[str]:
         """One line for each task with a version of its data that does not exist."""
-        known = ((name, task) for name, task in self.tasks.items() if name in TASKS)
-        problems = {name: version_problem(name, task.data, task.version) for name, task in known}
+        named = {name: task for name, task in self.tasks.items() if task.version is not None and known(name)}
+        problems = {name: version_problem(name, task.data, task.version) for name, task in named.items()}
         return [f"tasks.{name}.version: {problem}" for name, problem in problems.items() if problem]
+
+    def _askable(self) -> list[str]:
+        """One line for each task that cannot be asked here, or not under its protocol, or not for its metric."""
+        lines = []
+        for name in self.tasks:
+            try:
+                if known(name):
+                    self.task_spec(name)
+            except UserError as error:
+                lines.append(f"tasks.{error}")
+        return lines
 
     def _pixels(self) -> list[str]:
         """One line for each model whose limits of pixels contradict each other."""
@@ -252,6 +272,7 @@ class Matrix(StrictModel):
             task=task,
             data=self.tasks[task].data,
             version=self.tasks[task].version,
+            metric=self.tasks[task].metric,
             protocol=self.tasks[task].protocol or self.protocol,
             dtype=spec.dtype or self.dtype,
             attention=spec.attention or self.attention,
@@ -288,6 +309,7 @@ class Cell:
     task: str
     data: str
     version: str | None
+    metric: str | None
     protocol: str
     dtype: str
     attention: str
@@ -303,7 +325,7 @@ class Cell:
     @property
     def task_spec(self) -> TaskSpec:
         """The task with its data and protocol, for `evals.tasks`."""
-        return TaskSpec(self.task, self.data, self.protocol, self.version)
+        return TaskSpec(self.task, self.data, self.protocol, self.version, self.metric)
 
     @property
     def samples(self) -> int:
@@ -347,14 +369,15 @@ def load_matrix(name: str | Path, *, limit: int | None = None) -> Matrix:
     methods = data.get("methods")
     if isinstance(methods, dict):
         data["methods"] = {key: named(key, spec) for key, spec in methods.items()}
-    wrong = task_problems(data) + method_problems(data)
+    wrong, groups = expand_tasks(data)
+    wrong += method_problems(data)
     try:
         matrix = Matrix.model_validate(data)
     except ValidationError as error:
         wrong = [line for block in strict_yaml.problems(error, Matrix) for line in block.splitlines()] + wrong
     if wrong:
         raise UserError("\n".join(f"{path.name}: {line}" for line in wrong))
-    matrix._file = path.name
+    matrix._file, matrix._groups = path.name, groups
     return matrix
 
 
@@ -375,8 +398,35 @@ def named(key: Any, spec: Any) -> Any:
     return {"name": key, **spec} if isinstance(spec, dict) else spec
 
 
-def task_problems(data: dict[str, Any]) -> list[str]:
-    """One line for each unknown task. Not part of the schema, so that they are reported together with its problems."""
-    tasks = data.get("tasks")
-    unknown = [str(name) for name in tasks if name not in TASKS] if isinstance(tasks, dict) else []
-    return [f"tasks.{name}: unknown task.{strict_yaml.suggestion(name, TASKS)}" for name in unknown]
+def expand_tasks(data: dict[str, Any]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """Put the tasks of groups and tags into a file's data, and add tasks of the user's own YAML files.
+
+    Returns one line for each name that is not known and each file that cannot be read, and the tasks of each group.
+    Not part of the schema, so that these problems are reported together with its own.
+    """
+    tasks, wrong, groups = data.get("tasks"), list[str](), dict[str, tuple[str, ...]]()
+    if not isinstance(tasks, dict):
+        return [], {}
+    found: dict[Any, Any] = {}
+    for name, entry in tasks.items():
+        try:
+            own = entry.get("yaml") if isinstance(entry, dict) else None
+            if isinstance(own, str):
+                add(str(name), local_path(own, f"tasks.{name}.yaml"))
+            elif isinstance(entry, dict) and "data" not in entry:
+                wrong.append(f"tasks.{name}.data: missing. Give mini, hub, or a folder")
+            each = members(str(name))
+        except UserError as error:
+            wrong.append(f"tasks.{name}: {error}")
+            found[name] = entry  # so that nothing else is missed because of it
+            continue
+        if each != [str(name)]:
+            groups[str(name)] = tuple(each)
+        for one in each:
+            if one == name or one not in tasks:
+                found[one] = entry
+    data["tasks"] = found
+    for run in data["runs"] if isinstance(data.get("runs"), list) else ():
+        if isinstance(run, dict) and isinstance(run.get("tasks"), list):
+            run["tasks"] = [one for name in run["tasks"] for one in groups.get(str(name), (name,))]
+    return wrong, groups

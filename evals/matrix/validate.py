@@ -49,7 +49,7 @@ def models(matrix: Matrix, cells: list[Cell]) -> list[str]:
             parts = check(spec.source, spec.pixel_limits)
             for asked in sorted({cell.protocol for cell in cells if cell.model == name}):
                 protocol(asked).rehearse(parts.backbone, parts.tokenizer, parts.processor)
-            if filmed := [cell for cell in cells if cell.model == name and cell.task_spec.source.videos]:
+            if filmed := [cell for cell in cells if cell.model == name and cell.task_spec.task.filmed]:
                 protocol(filmed[0].protocol).sampling(parts.backbone, spec.frames, spec.fps)
         except UserError as error:
             problems.append(f"{matrix.file}: {absent(name, spec, error)}")

@@ -56,6 +56,7 @@ class CellJournals:
             "numeric": NUMERIC_VERSION,
             # Left out where nothing is stated, so that older cells stay valid.
             **({"pixels": cell.spec.pixels} if cell.spec.pixels else {}),
+            **({"metric": cell.metric} if cell.metric else {}),
             **({"film": film} if (film := self.engine.film(cell)) else {}),
         }
 

@@ -105,7 +105,7 @@ def imitated(cell: Cell) -> str | None:
 
 
 def film(cell: Cell) -> dict[str, Any] | None:
-    if cell.task_spec.source.videos is None:
+    if not cell.task_spec.task.filmed:
         return None
     from evals.tasks.protocol import protocol
     from hidrop.models import family

@@ -204,6 +204,8 @@ def _rows(spec: TaskSpec, files: Files) -> Iterator[str]:
 def _keys(spec: TaskSpec, files: Files) -> Iterator[str]:
     """Documents that are there twice, and groups that are not whole."""
     task, renamed, keys = spec.task, dict(spec.source.renamed), spec.task.key_columns
+    if not keys and task.group_column is None:
+        return
     first: dict[tuple[Any, ...], tuple[Path, int]] = {}
     groups: dict[Any, list[tuple[Path, int, Doc]]] = defaultdict(list)
     found: dict[Path, dict[str, list[tuple[int, str]]]] = {path: defaultdict(list) for path in files.questions}

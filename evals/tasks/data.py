@@ -95,13 +95,13 @@ class Files:
     # What the questions were converted from (`Source.convert`), if they are in files of another kind.
     originals: tuple[Path, ...] = ()
 
-    # Whether documents have videos instead of images.
-    filmed: bool = False
+    # Whether no column of images is declared: documents have videos, or images in columns of any name.
+    undeclared: bool = False
 
     @property
     def with_images(self) -> tuple[Path, ...]:
         """The files that have the column of the images."""
-        return () if self.filmed else self.images or self.questions
+        return () if self.undeclared else self.images or self.questions
 
 
 def locate(spec: TaskSpec) -> Files:
@@ -110,23 +110,22 @@ def locate(spec: TaskSpec) -> Files:
     No files if they are not there; `evals.tasks.checks.missing` says why in words. Raises UserError for question files
     that cannot be converted to parquet.
     """
-    source = spec.source
+    source, undeclared = spec.source, spec.task.filmed or spec.task.any_columns
     if source.paths:
         place = source.paths[0].parent
         tables = all(path.suffix == ".parquet" for path in source.paths)
         files = source.paths if tables or source.convert is None else (source.convert(source.paths),)
-        return Files(files, (), place, place, () if tables else source.paths, filmed=spec.task.filmed)
+        return Files(files, (), place, place, () if tables else source.paths, undeclared=undeclared)
     for place, root in _places(spec):
         if not os.path.isdir(place):  # unlike Path's methods, False for names that no file can have
             continue
         if questions := _questions(source, place):
             images = tuple(sorted(place.glob(source.images.files))) if source.images else ()
-            filmed = spec.task.filmed
             if source.convert is None or (source.others and all(path.suffix == ".parquet" for path in questions)):
-                return Files(questions, images, root, place, filmed=filmed)
-            return Files((source.convert(questions),), images, root, place, originals=questions, filmed=filmed)
+                return Files(questions, images, root, place, undeclared=undeclared)
+            return Files((source.convert(questions),), images, root, place, originals=questions, undeclared=undeclared)
         if source.convert is None and os.path.exists(place / source.plain):
-            return Files((place / source.plain,), (), root, place, filmed=spec.task.filmed)
+            return Files((place / source.plain,), (), root, place, undeclared=undeclared)
     return Files(())
 
 

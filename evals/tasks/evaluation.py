@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evals.tasks.any_columns import image_columns, images_in
 from evals.tasks.asked import Asked, respond
-from evals.tasks.base import IMAGE
 from evals.tasks.build import build, quiet, rows_within
 from evals.tasks.checks import missing
 from evals.tasks.data import TaskSpec, prepare
@@ -69,7 +70,7 @@ def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None) -> TaskResult
     with quiet():
         task, instances = requests(lm, spec, limit=limit)
         respond(lm, instances)
-        return scored(Asked(spec.name, task, instances, getattr(lm, "failures", {})), spec)
+        return scored(Asked(spec.name, task, instances, getattr(lm, "failures", {}), spec.metric), spec)
 
 
 def scored(asked: Asked, spec: TaskSpec) -> TaskResult:
@@ -118,13 +119,20 @@ def _ready(lm: Any, spec: TaskSpec) -> Any:
 
 
 def image_names(task: Any, spec: TaskSpec, doc_ids: list[int]) -> list[str]:
-    """A name for each document's image: the data's own id of it, or a hash of the image file."""
+    """A name for each document's images: the data's own id, or a hash of the files; its number where it has none."""
     docs = task.eval_docs
     for column in spec.task.image_columns:
         if column in docs.column_names:
             values = docs[column][:]
             return [str(values[doc_id]) for doc_id in doc_ids]
-    if IMAGE not in docs.column_names:
+    if not image_columns(docs.features):
         return [str(doc_id) for doc_id in doc_ids]
-    files = (docs[doc_id][IMAGE] or {} for doc_id in doc_ids)
-    return [hashlib.sha256(f.get("bytes") or str(f.get("path")).encode()).hexdigest()[:16] for f in files]
+    return [_hash(images_in(docs[doc_id])) or str(doc_id) for doc_id in doc_ids]
+
+
+def _hash(images: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of undecoded images; "" for none."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(image["bytes"] or str(image["path"]).encode())
+    return digest.hexdigest()[:16] if images else ""

@@ -88,12 +88,12 @@ def members(name: str) -> list[str]:
 
 
 def suggestion(name: str) -> str:
-    """The nearest known name, or where the names are listed."""
+    """The nearest known name, or else where the names are listed, to append to a sentence."""
     from evals.tasks.index import index
 
     found = index()
     near = did_you_mean(name, TASKS) or did_you_mean(name, [*found.entries, *found.tags])
-    return f"{near} `{program()} tasks --grep WORD` lists all names"
+    return near or f" `{program()} tasks --grep WORD` lists all names"
 
 
 def known(name: str) -> bool:

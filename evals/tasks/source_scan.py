@@ -11,6 +11,7 @@ import ast
 import functools
 import importlib.util
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,8 @@ def source(file: Path) -> Source:
     found = Source(file)
     try:
         text = file.read_text(encoding="utf-8")
-        tree = ast.parse(text)
+        with warnings.catch_warnings(action="ignore"):  # of escapes in lmms-eval's texts
+            tree = ast.parse(text)
     except (OSError, ValueError, SyntaxError):
         return found
     lines = text.splitlines()

@@ -21,6 +21,7 @@ WRONG = {
     "plan": (["smoke", "--cost", "nowhere"], "`run.py bench` writes one"),
     "validate": (["smoke", "--only", "nothing"], "--only nothing: matches no cell"),
     "throughput": (["nowhere.yaml"], "nowhere.yaml: no such file"),
+    "tasks": (["--grep", "nosuchtask"], "no task with this text"),
     "bench": (["--geometry", "nowhere"], "--geometry nowhere: unknown"),
     "bench-train": (["--text", "3"], "--text takes whole numbers of 8 or more, such as 60,200 (got 3)"),
     "analyze": (["--model", "mini:nowhere"], "model 'mini:nowhere': unknown"),
