@@ -65,18 +65,26 @@ def is_image(value: Any) -> bool:
     return isinstance(value, Mapping) and set(value) == {"bytes", "path"}
 
 
+def is_absent(image: Any) -> bool:
+    """Whether an undecoded entry of a column of images is empty: None, or neither bytes nor a path."""
+    return image is None or (isinstance(image, Mapping) and image.get("bytes") is None and image.get("path") is None)
+
+
 def images_in(doc: Doc) -> list[Mapping[str, Any]]:
     """The undecoded images of a document, in the order of its columns."""
     found: list[Mapping[str, Any]] = []
     for value in doc.values():
-        found += [one for one in (value if isinstance(value, list) else [value]) if is_image(one)]
+        each = value if isinstance(value, list) else [value]
+        found += [one for one in each if is_image(one) and not is_absent(one)]
     return found
 
 
 def _decoded(value: Any, decode: Decode) -> Any:
     if isinstance(value, list):
         return [_decoded(one, decode) for one in value]
-    return decode(value) if is_image(value) else value
+    if not is_image(value):
+        return value
+    return None if is_absent(value) else decode(value)
 
 
 def shown(doc_to_visual: Any, decode: Decode, home: str | None) -> Any:

@@ -212,9 +212,12 @@ class Task:
     # The columns that a published answers file may call `question_id`.
     id_columns: tuple[str, ...] = ("question_id",)
     # The columns that name a document: no two documents have the same values. Checked if the data has all of them.
+    # (): questions can be equal, and only their images differ.
     key_columns: tuple[str, ...] = ("question_id",)
     # The columns that may say which image a document is about; the first one in the data is used.
     image_columns: tuple[str, ...] = ("imageId", "image_id", "image_source")
+    # Whether a document without an image is asked as text. Otherwise it is an error in the data.
+    text_only = False
     # The column that `group` reads. None: every document is asked and counted by itself.
     group_column: str | None = None
     # The column that `order` reads, not a renamed one. None: all documents are asked, in the order of the files.

@@ -160,11 +160,17 @@ def _name(spec: TaskSpec) -> str:
 
 
 def _visual(official: Callable[[Mapping[str, Any]], Any], spec: TaskSpec, files: Files, turned: bool) -> Any:
-    """The task's own doc_to_visual, given an image that is decoded at the last moment. Raises ImageError."""
+    """The task's own doc_to_visual, given an image that is decoded at the last moment. Raises ImageError.
+
+    It is given None for a document without an image, where the task asks such (`Task.text_only`).
+    """
     image = images_of(spec, files)
 
     def visual(doc: Mapping[str, Any]) -> Any:
-        shown = [decode(one, files, turned=turned) for one in listed(image(doc))]
+        undecoded = image(doc)
+        if spec.task.text_only and any_columns.is_absent(undecoded):
+            return official({**doc, IMAGE: None})
+        shown = [decode(one, files, turned=turned) for one in listed(undecoded)]
         return official({**doc, IMAGE: shown if spec.source.listed else shown[0]})
 
     return visual

@@ -68,7 +68,15 @@ def remarks(spec: TaskSpec) -> list[str]:
         told.append(f"{spec.name}: {found:,} rows, but {whole} has {official:,}")
     if rest := all_rows(spec) - found:
         told.append(f"{spec.name}: {rest:,} more rows of the files are not asked: {spec.task.not_asked}")
+    if text := _rows_of_text(spec) if spec.task.text_only else 0:
+        told.append(f"{spec.name}: {text:,} of {found:,} rows have no image and are asked as text")
     return told
+
+
+def _rows_of_text(spec: TaskSpec) -> int:
+    """The number of rows without an image."""
+    rows = (name for path in locate(spec).with_images for _, name in image_column.rows_without_bytes(path))
+    return sum(name is None for name in rows)
 
 
 def _absent(spec: TaskSpec) -> str:
@@ -198,7 +206,7 @@ def _rows(spec: TaskSpec, files: Files) -> Iterator[str]:
                 found[source.images.key].append((row, f"no image '{key}' in {source.images.files}"))
         yield from _told(spec, files, path, found)
     for path in files.with_images:
-        yield from _told(spec, files, path, {IMAGE: list(_images(files, path))})
+        yield from _told(spec, files, path, {IMAGE: list(_images(files, path, text_only=task.text_only))})
 
 
 def _keys(spec: TaskSpec, files: Files) -> Iterator[str]:
@@ -214,7 +222,7 @@ def _keys(spec: TaskSpec, files: Files) -> Iterator[str]:
             doc = {renamed.get(name, name): value for name, value in doc.items()}
             key = tuple(doc.get(name) for name in keys)
             before, place = first.setdefault(key, (path, row))
-            if None not in key and (before, place) != (path, row):
+            if keys and None not in key and (before, place) != (path, row):
                 of = "" if before == path else f" of {before.name}"
                 others = "".join(f" in {name} '{shortened(str(doc[name]))}'" for name in keys[:-1])
                 reason = f"'{shortened(str(key[-1]))}'{others} is the same as in row {place}{of}"
@@ -277,12 +285,16 @@ def _image_names(source: Source, files: Files) -> set[Any] | None:
     return {doc[key] for path in files.images for doc in _documents(path, [key])}
 
 
-def _images(files: Files, path: Path) -> Iterator[tuple[int, str]]:
-    """(row, reason) of each image that is neither bytes nor a file inside the data's folder."""
+def _images(files: Files, path: Path, *, text_only: bool) -> Iterator[tuple[int, str]]:
+    """(row, reason) of each image that is neither bytes nor a file inside the data's folder.
+
+    text_only: rows without an image are good (`Task.text_only`).
+    """
     yield from ((row, "no image (0 bytes)") for row in image_column.rows_of_no_bytes(path))
     for row, name in image_column.rows_without_bytes(path):
         if name is None:
-            yield row, "no image"
+            if not text_only:
+                yield row, "no image"
             continue
         try:
             inside(files.root, name, files.start)
