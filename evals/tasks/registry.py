@@ -30,6 +30,7 @@ TASKS: dict[str, str] = {
     "mmstar": "evals.tasks.mmstar:MMStar",
     "vqav2_val": "evals.tasks.vqav2:VQAv2Val",
     "vizwiz_vqa_val": "evals.tasks.vizwiz:VizWizVal",
+    "scienceqa_img": "evals.tasks.scienceqa:ScienceQA",
     "videomme": "evals.tasks.videomme:VideoMME",
     "mvbench_moving_direction": "evals.tasks.mvbench:MovingDirection",
 }

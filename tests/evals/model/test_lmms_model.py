@@ -310,3 +310,17 @@ def test_logits_that_are_no_numbers_fail_the_cell(loaded: Any) -> None:
         loaded.model.lm_head.weight[3] = torch.nan
     with pytest.raises(FloatingPointError, match="logits are NaN or infinite in float32"):
         model(loaded).generate_until(toy())
+
+
+def test_questions_without_an_image_are_answered_next_to_others(
+    loaded: Any, tmp_path: Path, make_rows: Callable[..., Any], write_parquet: Callable[..., None]
+) -> None:
+    rows = make_rows("scienceqa_img")
+    rows[1]["image"] = None
+    write_parquet(rows, tmp_path / "scienceqa/test.parquet")
+    records: list[dict[str, Any]] = []
+    reducer = build("random", {"layer": 2, "keep": 4})
+    lm = model(loaded, reducer=reducer, batch_size=3, max_new_tokens=3, record=records.extend)
+    result = evaluate(lm, TaskSpec("scienceqa_img", str(tmp_path)))
+    tokens = {record["doc_id"]: record["visual_tokens"] for record in records}
+    assert result.n == 3 and result.n_failed == 0 and tokens == {0: 16, 1: 0, 2: 16}

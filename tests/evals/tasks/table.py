@@ -203,6 +203,20 @@ def vizwiz() -> list[dict[str, Any]]:
     ]
 
 
+def scienceqa() -> list[dict[str, Any]]:
+    """Questions with three, two and five options; the second one has no hint."""
+    asked = [
+        ("Look at the map.\nIt shows a lake.", "Which lake?", ["Erie", "Huron", "Como"], 1),
+        ("", "Do the magnets attract?", ["attract", "repel"], 0),
+        ("Pea plants.", "What is the ratio?", ["0:4", "1:3", "2:2", "3:1", "4:0"], 4),
+    ]
+    return [
+        {"image": PICTURES[i], "question": question, "choices": choices, "answer": right, "hint": hint}
+        | {"subject": "natural science", "solution": "Look closely."}
+        for i, (hint, question, choices, right) in enumerate(asked)
+    ]
+
+
 def videomme() -> list[dict[str, Any]]:
     """Two questions about the first of three videos, one about each of the others."""
     return [
@@ -308,6 +322,13 @@ CASES: dict[str, Case] = {
         wrong=lambda doc: "banana",
         right=lambda doc: doc["answers"][0],
         value=95.0,  # all agree: 1.0; three of ten: 0.9
+    ),
+    "scienceqa_img": Case(
+        scienceqa(),
+        "ScienceQA-IMG/test-00000-of-00001.parquet",
+        f"Context: Look at the map.\nIt shows a lake.\nWhich lake?\nA. Erie\nB. Huron\nC. Como\n{LETTER}",
+        right=lambda doc: "ABCDE"[doc["answer"]],
+        wrong=lambda doc: "ABCDE"[doc["answer"] - 1],
     ),
     "videomme": Case(
         videomme(),
