@@ -178,14 +178,14 @@ def agree(options: AgreeOptions) -> int:
     Compares sample by sample, and scores both sides by LLaVA's own rule.
     """
     options.loading(f"{options.run}: loading libraries")
-    from evals.report import agreement, answers_file
+    from evals.report import agreement, agreement_run, answers_file
 
-    run = agreement.read_run(agreement.find_run(options.run, options.task, options.cell))
+    run = agreement_run.read_run(agreement_run.find_run(options.run, options.task, options.cell))
     if options.task not in (None, run.task):
         raise UserError(f"--task {options.task}: {run.path} is a run of {run.task}")
-    docs = agreement.read_docs(run, options.data)
-    published, unmatched = answers_file.read_answers(options.answers, options.questions, run.task, docs)
-    found = agreement.agree(run, docs, published, unmatched)
+    documents = agreement_run.read_documents(run, options.data)
+    published = answers_file.read_answers(options.answers, options.questions, run.task, documents.docs)
+    found = agreement.agree(run, documents, published)
     options.say(found.text(options.flips))
     options.document(dataclasses.asdict(found))
     return DONE

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,49 @@ def paper() -> dict[str, Any]:
         make_cell("hidrop-64", "hidrop", hidrop, "gqa", 60.0, geometry=geometry, trained=True),
     ]
     return make_document(matrix="paper", cells=cells, profiles=[], failed=[])
+
+
+@pytest.fixture
+def journal(tmp_path: Path, data_folder: Path) -> Callable[..., Path]:
+    """Write the journal of a cell with the given answers (None: the sample failed); returns the results folder.
+
+    data: the folder of the data that the cell has read.
+    """
+    from evals.store.cell_files import readable
+    from evals.store.journal import Journal, identity_hash
+    from evals.tasks.data import TaskSpec, data_digest
+    from evals.tasks.protocol import protocol_version
+    from tests.evals.world import ANSWER
+
+    def write(
+        task: str,
+        answers: Sequence[str | None],
+        cell: str = "tiny/vanilla",
+        out: str = "out",
+        protocol: str = "llava",
+        version: str | None = None,
+        data: Path = data_folder,
+    ) -> Path:
+        asked = [protocol, version or protocol_version(protocol, task)]
+        identity: dict[str, Any] = {"task": task, "data": data_digest(TaskSpec(task, str(data))), "method": cell}
+        identity["protocol"] = asked
+        path = tmp_path / out / "samples" / f"{readable(f'{cell}/{task}')}.{identity_hash(identity)[:12]}.jsonl"
+        with Journal(path, identity) as log:
+            for doc_id, answer in enumerate(answers):
+                error = None if answer is not None else "broken image"
+                log.append({"kind": "answer", **ANSWER, "doc_id": doc_id, "answer": answer or "", "error": error})
+        return tmp_path / out
+
+    return write
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Callable[..., Path]:
+    """Write objects as a file with one JSON object per line."""
+
+    def write(rows: Iterable[dict[str, Any]], name: str = "answers.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write

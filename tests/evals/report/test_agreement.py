@@ -1,48 +1,24 @@
 """A run compared with a published answers file: matched by id or image, never by order, scored by LLaVA's rule."""
 
-import json
-
 import pytest
 
 from evals import cli
-from evals.report.agreement import match
-from evals.store.cell_files import readable
-from evals.store.journal import Journal, identity_hash
-from evals.tasks.base import LLAVA, LMMS_EVAL
+from evals.report.answers_file import read_answers
+from evals.store.journal import Journal
+from evals.tasks.base import LMMS_EVAL
 from evals.tasks.data import TaskSpec, data_digest
-from evals.tasks.protocol import protocol_version
 from hidrop.errors import UserError
+from tests.evals.report.agreeing import compare
 from tests.evals.world import ANSWER
 
+
+def match(answers, questions, task, docs):
+    """The published texts by doc_id, and the number of published answers without a document."""
+    found = read_answers(answers, questions, task, docs)
+    return {doc_id: one.text for doc_id, one in found.answers.items()}, found.lost
+
+
 SUFFIX = "\nAnswer the question using a single word or phrase."
-
-
-@pytest.fixture
-def journal(tmp_path, data_folder):
-    """Write the journal of a cell with the given answers (None: the sample failed); returns the results folder."""
-
-    def write(task, answers, cell="tiny/vanilla", out="out", protocol=LLAVA, version=None):
-        asked = [protocol, version or protocol_version(protocol, task)]
-        identity = {"task": task, "data": data_digest(TaskSpec(task, str(data_folder))), "method": cell}
-        identity["protocol"] = asked
-        path = tmp_path / out / "samples" / f"{readable(f'{cell}/{task}')}.{identity_hash(identity)[:12]}.jsonl"
-        with Journal(path, identity) as log:
-            for doc_id, answer in enumerate(answers):
-                error = None if answer is not None else "broken image"
-                log.append({"kind": "answer", **ANSWER, "doc_id": doc_id, "answer": answer or "", "error": error})
-        return tmp_path / out
-
-    return write
-
-
-@pytest.fixture
-def lines(tmp_path):
-    def write(rows, name="answers.jsonl"):
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return path
-
-    return write
 
 
 def published(docs, texts, column):
@@ -50,12 +26,6 @@ def published(docs, texts, column):
         {"question_id": doc[column], "prompt": doc["question"] + SUFFIX, "text": text, "metadata": {}}
         for doc, text in zip(docs, texts, strict=True)
     ]
-
-
-def compare(capsys, *arguments):
-    assert cli.main(["agree", *map(str, arguments), "--json"]) == cli.DONE
-    printed = capsys.readouterr()
-    return json.loads(printed.out), printed.err
 
 
 def table(text):

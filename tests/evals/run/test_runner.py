@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evals import report
-from evals.report.agreement import find_run
+from evals.report.agreement_run import find_run
 from evals.report.caption import caption
 from evals.run import cell_journals
 from evals.store.folders import samples_of as samples_in

@@ -186,7 +186,7 @@ def test_a_version_on_the_hub_is_downloaded_and_found_in_the_cache_by_agree_too(
     import huggingface_hub
     from huggingface_hub import constants
 
-    from evals.report.agreement import Run, read_docs
+    from evals.report.agreement_run import Run, read_documents
     from evals.tasks import hub
 
     def download(repository: str, *, repo_type: str, allow_patterns: list[str]) -> None:
@@ -204,7 +204,7 @@ def test_a_version_on_the_hub_is_downloaded_and_found_in_the_cache_by_agree_too(
     spec = TaskSpec("mmbench_en_dev", "hub", LLAVA, MMB)
     assert missing(spec) == []
     assert evaluate(oracle(), spec).value == 100
-    assert len(read_docs(Run(Path("run.jsonl"), spec.name, data_digest(spec), {}), "hub")) == 3
+    assert len(read_documents(Run(Path("run.jsonl"), spec.name, data_digest(spec), {}), "hub").docs) == 3
     hub.fetch.cache_clear()
 
 
@@ -263,12 +263,12 @@ def test_versions_that_are_there_are_named_among_what_cannot_be_exported(
 
 
 def test_agree_finds_the_version_that_a_run_has_read(mmbench: Path) -> None:
-    from evals.report.agreement import Run, read_docs
+    from evals.report.agreement_run import Run, read_documents
 
     for version, count in ((None, 5), (MMB, 3)):
         digest = data_digest(TaskSpec("mmbench_en_dev", str(mmbench), LLAVA, version))
-        assert len(read_docs(Run(Path("run.jsonl"), "mmbench_en_dev", digest, {}), str(mmbench))) == count
+        assert len(read_documents(Run(Path("run.jsonl"), "mmbench_en_dev", digest, {}), str(mmbench)).docs) == count
     with pytest.raises(UserError, match="the run did not read"):
-        read_docs(Run(Path("run.jsonl"), "mmbench_en_dev", "other", {}), str(mmbench))
+        read_documents(Run(Path("run.jsonl"), "mmbench_en_dev", "other", {}), str(mmbench))
     with pytest.raises(UserError, match="no data in 'nowhere'"):
-        read_docs(Run(Path("run.jsonl"), "mmbench_en_dev", "other", {}), "nowhere")
+        read_documents(Run(Path("run.jsonl"), "mmbench_en_dev", "other", {}), "nowhere")

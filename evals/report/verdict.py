@@ -1,0 +1,85 @@
+"""Whether a run's score agrees with a published one: the interval of their difference, and a verdict in words.
+
+The difference is run minus published, on the samples that both sides have, under LLaVA's rule. Its 95 % interval comes
+from the paired bootstrap over images that all tables use (`evals.store.statistics`). The verdict is about the score:
+
+- "differs" if the interval leaves out 0,
+- "agrees" if it contains 0 and ends within `MARGIN` points of 0 on both sides,
+- "too few samples" if it contains 0 but reaches further, so that such a difference cannot be excluded. A bootstrap does
+  not see what no sample shows: if none of n images changed, up to 3 / n of all images may (the rule of three, 95 %). An
+  interval is therefore taken to reach at least 3 / n to both sides, and "agrees" needs 150 images.
+- With fewer than `FEWEST` images it is "too few samples" in any case, as percentile intervals are unreliable there.
+
+Two runs can agree in score and still answer differently: the share of equal parsed answers is printed with the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from evals.store.statistics import Row, task_stats
+from evals.tasks.base import LLAVA, Sample
+from evals.tasks.registry import get_task
+
+MARGIN = 2.0  # points of the score, 0-100
+FEWEST = 30  # images
+RULE_OF_THREE = 3.0
+
+Word = Literal["agrees", "differs", "too few samples"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`difference` (run minus published), `low` and `high` are in points. `images`: the units that are drawn."""
+
+    verdict: Word
+    reason: str
+    difference: float
+    low: float
+    high: float
+    images: int
+
+    def lines(self) -> tuple[str, str]:
+        """What to print."""
+        difference = f"run - published: {self.difference:+.2f}"
+        interval = f"95 % interval [{self.low:+.2f}, {self.high:+.2f}]"
+        word = "too few samples to tell" if self.verdict == "too few samples" else self.verdict
+        return f"  {difference}, {interval} (paired bootstrap over {self.images} images)", f"  {word}: {self.reason}"
+
+
+def verdict_of(task: str, run: Sequence[Sample], published: Sequence[Sample], same: float) -> Verdict:
+    """The verdict on the scored samples of both sides (see `evals.tasks.evaluation.TaskResult`), in the same order.
+
+    same: percent of samples with the same parsed answer.
+    """
+    rows = {"published": Row(published, None), "run": Row(run, "published")}
+    against = task_stats(task, LLAVA, rows)["run"]["against"]
+    images: dict[Hashable, Hashable] = {}
+    unit = get_task(task).statistic(LLAVA, run).unit
+    for sample in run:
+        images.setdefault(unit(sample), sample["image_key"])
+    low, high = against["interval"]
+    return judged(against["difference"], low, high, len(set(images.values())), same)
+
+
+def judged(difference: float, low: float, high: float, images: int, same: float) -> Verdict:
+    """The verdict on a difference and its 95 % interval, all in points."""
+    word, reason = _judged(low, high, images, same)
+    return Verdict(word, reason, difference, low, high, images)
+
+
+def _judged(low: float, high: float, images: int, same: float) -> tuple[Word, str]:
+    equal = f"{same:.1f} % of parsed answers are equal"
+    if images < FEWEST:
+        return "too few samples", f"an interval needs at least {FEWEST} images, and there are {images}; {equal}"
+    if low > 0 or high < 0:
+        return "differs", f"the interval of the difference does not contain 0; {equal}"
+    if max(-low, high) > MARGIN:
+        reach = f"the interval of the difference contains 0, but also differences of more than {MARGIN:g} points"
+        return "too few samples", f"{reach}; {equal}"
+    if 100 * RULE_OF_THREE / images > MARGIN:
+        need = f"{100 * RULE_OF_THREE / MARGIN:.0f} images are needed to exclude a difference of {MARGIN:g} points"
+        return "too few samples", f"{need}, and there are {images}; {equal}"
+    return "agrees", f"the interval of the difference contains 0 and stays within {MARGIN:g} points, and {equal}"
