@@ -158,10 +158,17 @@ def doctor(options: DoctorOptions) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class AgreeOptions(Options):
-    answers: Annotated[Path, option("--answers", "FILE", "LLaVA's answers file, in JSON lines.", show_default=False)]
-    run: Annotated[Path, option("--run", "DIR", "A results folder, or one journal in it.")]
+    answers: Annotated[
+        Path | None,
+        option("--answers", "PATH", "The published file. With --published: the folder of the repository that has it."),
+    ] = None
+    run: Annotated[Path | None, option("--run", "DIR", "A results folder, or one journal in it.")] = None
     task: Annotated[str | None, option("--task", "TASK", "The task of the answers, such as pope.")] = None
     cell: Annotated[str | None, option("--cell", "PATTERN", "The row of the folder, as model/method.")] = None
+    published: Annotated[
+        str | None, option("--published", "NAME", "A published run by its name, such as hidrop-64.")
+    ] = None
+    list_published: Annotated[bool, flag("--list-published", "List the published runs that have names.")] = False
     questions: Annotated[
         Path | None, option("--questions", "FILE", "The benchmark's question file, to match samples by image.")
     ] = None
@@ -175,19 +182,39 @@ class AgreeOptions(Options):
 def agree(options: AgreeOptions) -> int:
     """Compare a run's answers with a published answers file.
 
-    Compares sample by sample, and scores both sides by LLaVA's own rule.
+    Compares sample by sample, scores both sides by LLaVA's own rule, and says whether the scores agree.
     """
+    from evals.report.published_runs import published_runs
+
+    if options.list_published:
+        options.say(published_runs().text())
+        options.document(published_runs().document())
+        return DONE
+    if options.published is not None:
+        published_runs().run(options.published)
+    if options.run is None:
+        raise UserError("--run: name the results folder to compare, or use --list-published")
+    if options.answers is None and options.published is None:
+        raise UserError("--answers: name the published file to compare with, or a published run with --published")
     options.loading(f"{options.run}: loading libraries")
     from evals.report import agreement, agreement_run, answers_file
 
     run = agreement_run.read_run(agreement_run.find_run(options.run, options.task, options.cell))
     if options.task not in (None, run.task):
         raise UserError(f"--task {options.task}: {run.path} is a run of {run.task}")
+    answers = options.answers
+    if options.published is not None:
+        answers = published_runs().find(options.published, answers, run.task)
+    assert answers is not None
     documents = agreement_run.read_documents(run, options.data)
-    published = answers_file.read_answers(options.answers, options.questions, run.task, documents.docs)
+    published = answers_file.read_answers(answers, options.questions, run.task, documents.docs)
     found = agreement.agree(run, documents, published)
+    about = published_runs().run(options.published) if options.published is not None else None
+    if about is not None:
+        options.say(f"{options.published}: {about.title}. {about.settings} ({about.basis})")
     options.say(found.text(options.flips))
-    options.document(dataclasses.asdict(found))
+    named = {} if about is None else {"published_run": {"name": options.published, **about.model_dump(mode="json")}}
+    options.document({"answers": str(answers), **named, **dataclasses.asdict(found)})
     return DONE
 
 
