@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.tasks.build import decode
+from evals.tasks.build import decode, is_absent
 
 
 def unturned(documents: Any) -> Any:
@@ -41,7 +41,7 @@ class _Unturned:
 def _decoded(image: Any) -> Any:
     if isinstance(image, list):
         return [_decoded(one) for one in image]
-    return decode(image, turned=False)
+    return None if is_absent(image) else decode(image, turned=False)  # as datasets does
 
 
 def _features(documents: Any) -> Mapping[str, Any]:

@@ -113,6 +113,19 @@ def test_images_in_lists_are_not_turned_either() -> None:
     assert [image.size for image in found["images"]] == [SIZE] * 2 and found["n"] == 5
 
 
+def test_a_document_without_an_image_has_none_as_in_datasets() -> None:
+    """In lmms-eval's own ScienceQA, for example, such questions are asked as text."""
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "more": datasets.List(datasets.Image())})
+    rows = {"image": [photo(), None], "more": [[], [None, photo()]]}
+    data = datasets.Dataset.from_dict(rows, features=features)
+    assert data[1]["image"] is None and data[1]["more"][0] is None
+    found = unturned(data)
+    assert found[0]["image"].size == SIZE and found[0]["more"] == []
+    assert found[1]["image"] is None and found[1]["more"][0] is None and found[1]["more"][1].size == SIZE
+
+
 def test_documents_without_images_of_their_own_stay_as_they_are(folder: Path) -> None:
     plain = [{"a": 1}]
     assert unturned(plain) is plain
