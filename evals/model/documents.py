@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.tasks.build import decode, is_absent
+from evals.tasks.any_columns import is_absent
+from evals.tasks.build import decode
 
 
 def unturned(documents: Any) -> Any:

@@ -127,7 +127,7 @@ def image_names(task: Any, spec: TaskSpec, doc_ids: list[int]) -> list[str]:
             return [str(values[doc_id]) for doc_id in doc_ids]
     if not image_columns(docs.features):
         return [str(doc_id) for doc_id in doc_ids]
-    return [_hash(images_in(docs[doc_id])) or str(doc_id) for doc_id in doc_ids]
+    return [_hash(images_in(docs[doc_id])) or f"document {doc_id}" for doc_id in doc_ids]
 
 
 def _hash(images: Sequence[Mapping[str, Any]]) -> str:
