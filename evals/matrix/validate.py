@@ -9,6 +9,7 @@ from evals.matrix import packages
 from evals.matrix.resolve import MatrixRow, Peek, absent, peek_files, resolve
 from evals.matrix.schema import Cell, Matrix
 from evals.tasks import TaskSpec, missing, remarks
+from evals.tasks.data import locate
 from hidrop.atomic_file import unwritable
 from hidrop.errors import UserError
 
@@ -25,7 +26,7 @@ def check(
     problems += installed(matrix)
     problems += models(matrix, cells)
     problems += kernels(matrix, cells, device)
-    problems += data(matrix, cells)
+    problems += data(matrix, cells) or tried(matrix, cells)
     problems += writable(out)
     return rows, list(dict.fromkeys(problems))
 
@@ -86,6 +87,18 @@ def alone(matrix: Matrix, cells: Iterable[Cell], processes: int) -> None:
 def data(matrix: Matrix, cells: list[Cell]) -> list[str]:
     """Datasets that are missing or incomplete, or that hold what their task cannot read or score."""
     return _of_data(matrix, cells, missing)
+
+
+def tried(matrix: Matrix, cells: list[Cell]) -> list[str]:
+    """Tasks of lmms-eval without a class here whose functions fail on the first documents. Takes some seconds."""
+    if packages.lacking(["pyarrow", "lmms_eval"]):
+        return []
+    from evals.tasks.rehearsal import rehearsed
+
+    specs = dict.fromkeys(cell.task_spec for cell in cells if cell.task_spec.task.any_columns)
+    there = [spec for spec in specs if locate(spec).questions]  # the Hub's data may come with the run
+    own = {name: str(entry.yaml) for name, entry in matrix.tasks.items() if entry.yaml is not None}
+    return [f"{matrix.file}: tasks.{line}" for line in rehearsed(there, own)]
 
 
 def notes(matrix: Matrix, cells: list[Cell]) -> list[str]:

@@ -148,8 +148,10 @@ def _size(document: ResultDocument, task: Task) -> str:
     Files of results from before the number was written have the number of samples alone.
     """
     source, found = _source(document, task), document.get("data_rows", {}).get(task.name)
-    if found is not None and found != source.rows:
+    if found is not None and source.rows is not None and found != source.rows:
         return f"{found:,} rows ({source.named} has {source.rows:,})"
+    if source.rows is None:
+        return source.named + (f", {found:,} rows" if found is not None else "")
     told = found is None and _official(document, task.name)
     return f"{source.named}, {'officially ' * bool(told)}{source.rows:,} rows"
 
@@ -181,7 +183,27 @@ def _scores(document: ResultDocument) -> str:
         return ""
     counts = sorted({row.seeds for row in together(rows_of(document)) if row.seeds > 1})
     seeds = f". With {' or '.join(map(str, counts))} seeds: mean ± half of the range" if counts else ""
-    return f"{'; '.join(parts)}. Scores are 0 to 100; the best of each section is bold{seeds}"
+    return f"{'; '.join(parts)}. {_scales(document)}; the best of each section is bold{seeds}"
+
+
+def _scales(document: ResultDocument) -> str:
+    """The scale of the scores, and of those that are on another one."""
+    parts = ["Scores are 0 to 100"]
+    for task in known_tasks(tasks_of(document)):
+        if task.top != 100:
+            parts.append(f"{task.title}'s 0 to {task.top:,.0f}")
+    cells = document["cells"]
+    if own := dict.fromkeys(
+        task_name(cell["task"]) for cell in cells if cell.get("own_scale") and "unscored" not in cell
+    ):
+        parts.append(f"As lmms-eval prints them: {', '.join(own)}")
+    if lower := dict.fromkeys(task_name(cell["task"]) for cell in cells if cell.get("lower_is_better")):
+        parts.append(f"Smaller is better, and left out of % of vanilla: {', '.join(lower)}")
+    if unscored := dict.fromkeys(task_name(cell["task"]) for cell in cells if "unscored" in cell):
+        parts.append(f"Not scored here, and left out of % of vanilla: {', '.join(unscored)}")
+    for name, tasks in document.get("groups", {}).items():
+        parts.append(f"{name} (mean) is the plain mean of its {len(tasks)} tasks")
+    return ". ".join(parts)
 
 
 def _counts(document: ResultDocument, task: str) -> list[int]:

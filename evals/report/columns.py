@@ -57,7 +57,8 @@ class Column:
 def columns_of(rows: Sequence[TableRow], tasks: Iterable[str]) -> list[Column]:
     """All columns, from left to right. Each column has one unit for all `rows`."""
     tasks = list(tasks)
-    return [*naming_columns(), *score_columns(tasks), *size_columns(rows), *time_columns(rows)]
+    groups = list(dict.fromkeys(name for row in rows for name in row.groups))
+    return [*naming_columns(), *score_columns(tasks, groups), *size_columns(rows), *time_columns(rows)]
 
 
 def only_in_csv(part: TablePart, fields: Fields) -> Column:
@@ -126,8 +127,8 @@ def task_name(task: str) -> str:
     return get_task(task).title if task in TASKS else task
 
 
-def score_columns(tasks: Sequence[str]) -> list[Column]:
-    """Each task's score, then the mean over the tasks. Intervals and flips are in separate tables."""
+def score_columns(tasks: Sequence[str], groups: Sequence[str] = ()) -> list[Column]:
+    """Each task's score, the mean of each group, and the mean over all. Intervals and flips are in separate tables."""
     if not tasks:
         return []
     statistics: dict[str, Callable[[TableRow], CsvValue]] = {}
@@ -141,7 +142,7 @@ def score_columns(tasks: Sequence[str]) -> list[Column]:
         topic="Scores",
         best=lambda row: row.percent_of_vanilla,
     )
-    return [*map(_score_column, tasks), only_in_csv("accuracy", statistics), mean]
+    return [*map(_score_column, tasks), *map(_group_column, groups), only_in_csv("accuracy", statistics), mean]
 
 
 def _score_column(task: str) -> Column:
@@ -160,16 +161,32 @@ def _score_column(task: str) -> Column:
     )
 
 
-def score_text(score: Score) -> str:
-    """A task's score with one decimal, "failed", or "-" if it was not run."""
-    return score if isinstance(score, str) else fixed(score)
+def _group_column(group: str) -> Column:
+    return Column(
+        f"{group} (mean)",
+        "accuracy",
+        lambda row: score_text(row.groups.get(group), own_scale=bool(row.own_scale)),
+        {f"{group}_mean": lambda row: rounded(row.groups.get(group))},
+        topic="Scores",
+    )
+
+
+def score_text(score: Score, *, own_scale: bool = False) -> str:
+    """A task's score with one decimal, "failed", or "-" if it was not run. Scores of 0 to 1 have three decimals."""
+    if isinstance(score, str):
+        return score
+    return fixed(score, 3 if own_scale and score is not None and abs(score) <= 1 else 1)
 
 
 def row_score(row: TableRow, task: str) -> str:
     """A row's score in a task; for several seeds the mean ± half of their range."""
     spread = row.spread.get(task)
     warned = WARNED if row.warnings.get(task) else ""
-    return score_text(row.scores.get(task)) + ("" if spread is None else f" ± {fixed(spread)}") + warned
+    return (
+        score_text(row.scores.get(task), own_scale=task in row.own_scale)
+        + ("" if spread is None else f" ± {fixed(spread)}")
+        + warned
+    )
 
 
 STATISTICS = (

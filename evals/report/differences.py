@@ -38,7 +38,8 @@ def difference(row: TableRow, task: str) -> str:
         return MISSING
     low, high = against["interval"]
     mark = SIGNIFICANT if row.significant(task) else ""
-    return f"{against['difference']:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
+    digits = 3 if task in row.own_scale and max(abs(low), abs(high)) <= 1 else 1
+    return f"{against['difference']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{mark}"
 
 
 def flips(row: TableRow, task: str) -> str:

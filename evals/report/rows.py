@@ -60,6 +60,8 @@ class TableRow:
     warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reading: str = "average"  # meaning of the document's budgets: see hidrop.budget.solve
     image_tokens: int | None = None
+    own_scale: frozenset[str] = frozenset()  # tasks whose score is on lmms-eval's scale of the task
+    groups: Mapping[str, float | None] = field(default_factory=dict)  # the mean score over a group's tasks
     nominal: bool = False  # nobody stated the image that `image_tokens` is of
 
     @property
@@ -112,7 +114,7 @@ def tasks_of(document: ResultDocument) -> list[str]:
 
 def rows_of(document: ResultDocument) -> list[TableRow]:
     """Every row of the document, in order of first appearance, including rows that failed or were only timed."""
-    tasks, at_profile = tasks_of(document), sizes_are_of_profile(document)
+    tasks, at_profile, without = tasks_of(document), sizes_are_of_profile(document), without_percent(document)
     cells, profiles, failed = (
         _by_row(document["cells"]),
         _by_row(document["profiles"]),
@@ -146,7 +148,12 @@ def rows_of(document: ResultDocument) -> list[TableRow]:
                 kept=known.get("kept"),
                 entering=tuple(known["entering"]),
                 scores=scores,
-                percent_of_vanilla=mean(percents.get(task) for task in tasks),
+                percent_of_vanilla=mean(percents.get(task) for task in tasks if task not in without),
+                own_scale=frozenset(cell["task"] for cell in own if cell.get("own_scale")),
+                groups={
+                    name: mean(_value(scores.get(task)) for task in members)
+                    for name, members in document.get("groups", {}).items()
+                },
                 flops=mean(number(entry["flops"]) for entry in source),
                 paper_macs=number(known.get("paper_macs")),
                 kv_bytes=mean(number(entry["kv_bytes"]) for entry in source),
@@ -161,6 +168,15 @@ def rows_of(document: ResultDocument) -> list[TableRow]:
             )
         )
     return rows
+
+
+def without_percent(document: ResultDocument) -> set[str]:
+    """The tasks that have no percentage of vanilla: not scored here, or smaller values are better."""
+    return {cell["task"] for cell in document["cells"] if "unscored" in cell or cell.get("lower_is_better")}
+
+
+def _value(score: Score) -> float | None:
+    return score if isinstance(score, float) else None
 
 
 def sizes_are_of_profile(document: ResultDocument) -> bool:

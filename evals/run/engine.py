@@ -110,8 +110,13 @@ def film(cell: Cell) -> dict[str, Any] | None:
     from evals.tasks.protocol import protocol
     from hidrop.models import family
 
-    backbone = family(cell.spec.source).of_config(None)
-    return asdict(protocol(cell.protocol).sampling(backbone, cell.spec.frames, cell.spec.fps))
+    backbone, spec = family(cell.spec.source).of_config(None), cell.task_spec
+    shown = asdict(protocol(cell.protocol).sampling(backbone, cell.spec.frames, cell.spec.fps))
+    if spec.task.any_columns:
+        from evals.tasks.shown_videos import shown_digest
+
+        shown["files"] = shown_digest(spec)
+    return shown
 
 
 def data_digest(cell: Cell) -> str:

@@ -27,7 +27,7 @@ class LiveView:
         self.total, self.sizes = total, sizes
         self.doing = "starting"
         self.ended = 0
-        self.scores: dict[str, dict[str, float | None]] = {}  # model/label, task; None: failed
+        self.scores: dict[str, dict[str, float | str | None]] = {}  # model/label, task; None: failed
         self._left = dict(sizes)  # samples that are not answered yet
         self._key = ""
         self._began = self._first = time.monotonic()
@@ -46,8 +46,8 @@ class LiveView:
         self._all += samples
         self._left[key] = max(0, self._left.get(key, 0) - samples)
 
-    def end(self, key: str, value: float | None) -> None:
-        """A cell has ended with a value, or (None) has failed."""
+    def end(self, key: str, value: float | str | None) -> None:
+        """A cell has ended with a value, with words instead of one, or (None) has failed."""
         self.ended += 1
         self._left.pop(key, None)
         row, task = key.rsplit("/", 1)
@@ -100,10 +100,12 @@ class LiveView:
         return table
 
     @staticmethod
-    def _score(scores: dict[str, float | None], task: str) -> Text:
+    def _score(scores: dict[str, float | str | None], task: str) -> Text:
         if task not in scores:
             return Text(MISSING, style="dim")
         value = scores[task]
+        if isinstance(value, str):
+            return Text(value)
         return Text("failed", style="red") if value is None else Text(fixed(value))
 
     @staticmethod

@@ -63,10 +63,12 @@ class Progress(AbstractContextManager["Progress"]):
             self._say(f"{self._place(self.view.ended + 1)} {self.view.current()}")
 
     def finished(self, key: str, entry: CellEntry, *, earlier: bool) -> None:
-        self.view.end(key, entry["value"])
+        words = entry.get("unscored")
+        self.view.end(key, words or entry["value"])
         kept = " (from an earlier run)" if earlier else ""
         failed = f", {entry['n_failed']} failed" if entry["n_failed"] else ""
-        value = f"{entry['metric']} {entry['value']:.2f} on {entry['n']}{failed}"
+        scored = words or f"{entry['metric']} {entry['value']:.2f}"
+        value = f"{scored} on {entry['n']}{failed}"
         self._say(f"{self._place(self.view.ended)} {key}: {value}{kept}")
 
     def failed(self, key: str, reason: str) -> None:

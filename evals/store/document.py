@@ -22,6 +22,7 @@ from evals.store.result_document import (
     cell_key,
 )
 from evals.tasks.data import MINI, counted_rows
+from evals.tasks.registry import get_task
 from hidrop.errors import UserError
 from hidrop.numerics import element_bytes
 from hidrop.plan import TokenPlan
@@ -71,9 +72,8 @@ def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: in
         entry["kept"] = None if row.reducer.adaptive else row.plan.kept
         columns = zip(*([n * p["count"] for n in _plan(p, row).entering] for p in prompts), strict=True)
         entry["entering"] = [round(sum(column) / sum(p["count"] for p in prompts)) for column in columns]
-    if "unscored" in result:
-        entry = cast("RowEntry", {**entry, "unscored": result["unscored"]})
-    return {
+    task = get_task(cell.task)
+    found: CellEntry = {
         **entry,
         "task": cell.task,
         "metric": result["metric"],
@@ -91,6 +91,13 @@ def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: in
         "id": id,
         "base": None,
     }
+    if "unscored" in result:
+        found["unscored"] = result["unscored"]
+    if task.any_columns:
+        found["own_scale"] = True
+    if not task.higher_is_better(result["metric"].partition(",")[0]):
+        found["lower_is_better"] = True
+    return found
 
 
 def sessions(made: Iterable[ProvenanceRecord]) -> list[Provenance]:
@@ -160,7 +167,7 @@ def add_percentages(matrix: Matrix, cells: Sequence[CellEntry]) -> None:
     for cell in cells:
         against = vanilla.get((cell["model"], cell["task"]))
         cell["base"] = cell_key(against) if against else None
-        base = against["value"] if against else None
+        base = against["value"] if against and not cell.get("lower_is_better") else None
         cell["percent_of_vanilla"] = 100 * cell["value"] / base if base and cell["value"] is not None else None
 
 
@@ -219,6 +226,8 @@ def build(
     }
     if versions:
         found["data_versions"] = versions
+    if matrix.groups:
+        found["groups"] = {name: list(tasks) for name, tasks in matrix.groups.items()}
     others = {
         name: spec.protocol for name, spec in matrix.tasks.items() if spec.protocol not in (None, matrix.protocol)
     }

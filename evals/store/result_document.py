@@ -123,6 +123,8 @@ class CellEntry(RowEntry):
     older: NotRequired[list[str]]  # of a cell that --keep-cells took: the parts of its identity that differ today
     ends: NotRequired[list[WholeNumber]]  # the tokens that end an answer; empty: the tokenizer's end token
     protocol: NotRequired[str]  # of its task, where it is not the document's
+    own_scale: NotRequired[bool]  # the value is what lmms-eval's task gives, on its own scale, and not 0 to 100
+    lower_is_better: NotRequired[bool]
     asked_as: NotRequired[str]  # the model class of lmms-eval whose prompt and pixels it has
     pixels: NotRequired[dict[str, WholeNumber | str]]  # the limits of an image's pixels that the matrix states
     film: NotRequired[dict[str, Any]]  # which frames of a video are shown (`hidrop.videos.Sampling`)
@@ -173,6 +175,7 @@ class ResultDocument(Provenance):
     """Everything that a run of a matrix found. `reference`: files of published numbers to print next to it.
 
     `data_versions`: the version of a task's data, for tasks that were asked with another one than the usual.
+    `groups`: the tasks of each group or tag of lmms-eval that the matrix named.
     `protocols`: by task, where a task has another protocol than the document.
     `data_rows`: the number of documents in a task's files, with a limit too; only for other data than the embedded one.
     """
@@ -193,6 +196,7 @@ class ResultDocument(Provenance):
     failed: list[FailureEntry]
     data_versions: NotRequired[dict[str, str]]
     protocols: NotRequired[dict[str, str]]
+    groups: NotRequired[dict[str, list[str]]]
     data_rows: NotRequired[dict[str, WholeNumber]]
     command: NotRequired[str]
     reference: NotRequired[str | list[str]]

@@ -173,6 +173,8 @@ def task_stats(task: str, protocol: str, rows: Mapping[Any, Row]) -> dict[Any, d
     """
     asked = get_task(task)
     found: dict[Hashable, dict[str, Any]] = {}
+    if asked.unscored is not None:
+        return found
     for names, of, values in _draws(asked.statistic, protocol, rows):
         for name in names:
             exact, repeated = values[name]

@@ -163,7 +163,7 @@ def root_of(spec: TaskSpec) -> Path:
 
 def prepare(spec: TaskSpec) -> None:
     """Download the files of a spec whose data is the Hub's; see `hub.fetch`."""
-    if spec.data == HUB:
+    if spec.data == HUB and not spec.source.paths:
         hub.fetch(spec.source)
 
 

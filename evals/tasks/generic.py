@@ -59,12 +59,10 @@ class OfficialTask(Task):
     image_columns = CLUSTERS
     key_columns = ()
     id_columns = ("question_id", "id", "index")
-    units = "documents"
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.name = self.title = entry.name
-        self.soft = True
 
     @property
     def yaml_file(self) -> Path:  # type: ignore[override]

@@ -46,6 +46,17 @@ def digests(source: Source, files: Files) -> Iterator[str]:
             yield f"{video.name}\0unreadable\n"
 
 
+def digest_of(paths: Sequence[Path]) -> str:
+    """A digest of video files, by their names, sizes and beginnings; a file that is not there counts as that."""
+    found = hashlib.sha256()
+    for path in paths:
+        try:
+            found.update(f"{path.name}\0{_digest(path, file_state(path))}\n".encode())
+        except (Unreadable, OSError):
+            found.update(f"{path.name}\0unreadable\n".encode())
+    return found.hexdigest()
+
+
 @functools.lru_cache(maxsize=1 << 14)
 def _digest(path: Path, state: Sequence[int]) -> str:
     """`state` is part of the cache's key, so that a file that was replaced is read again."""

@@ -1,0 +1,120 @@
+"""Try tasks without a class of their own on their first documents, in a process without network: before a run.
+
+What lmms-eval's functions import, download or read is only seen when they run. They run here on two documents, with
+"A" as the answer (the model's rating of choices, for log-likelihoods). A task that fails is told with the last line of
+its traceback, before a model is loaded.
+
+    python -m evals.tasks.rehearsal    reads a JSON list of specs on stdin, and prints one of problems
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from evals.tasks.base import TO_JUDGE
+from evals.tasks.data import TaskSpec
+from hidrop.errors import UserError, in_a_line
+
+if TYPE_CHECKING:
+    from evals.tasks.asked import Asked
+
+DOCUMENTS = 2
+SECONDS = 300  # for all tasks together
+ANSWER = "A"
+
+
+def rehearsed(specs: Sequence[TaskSpec], yaml_files: dict[str, str]) -> list[str]:
+    """One line for each task that cannot be asked or scored. yaml_files: those of a user's own tasks, by name."""
+    if not specs:
+        return []
+    given = {"specs": [dataclasses.asdict(spec) for spec in specs], "yaml": yaml_files}
+    return list(_in_child(json.dumps(given)))
+
+
+@functools.lru_cache(maxsize=32)  # `validate` and `run` ask for the same tasks
+def _in_child(given: str) -> tuple[str, ...]:
+    command = [sys.executable, "-m", "evals.tasks.rehearsal"]
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return (f"trying the tasks on {DOCUMENTS} documents took more than {SECONDS} s. Try them one by one",)
+    try:
+        return tuple(json.loads(done.stdout.splitlines()[-1]))
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return (f"trying the tasks on {DOCUMENTS} documents ended the process: {last}",)
+
+
+def problem_of(spec: TaskSpec) -> str | None:
+    """Why a task cannot be asked or scored on this machine; None if it can. Runs lmms-eval's functions."""
+    from evals.tasks.asked import Asked
+    from evals.tasks.build import build, quiet
+
+    try:
+        with quiet():
+            task = build(spec)
+            task.set_config("num_fewshot", 0)
+            task.build_all_requests(limit=DOCUMENTS)
+            for instance in task.instances:
+                _show(task, instance)
+                instance.resps = [ANSWER if instance.request_type == "generate_until" else (1.0 + instance.idx, False)]
+            if spec.task.unscored != TO_JUDGE:
+                _score(spec, Asked(spec.name, task, task.instances, {}, spec.metric))
+    except UserError as error:
+        text = str(error)
+        return text if text.startswith(f"{spec.name}: ") else f"{spec.name}: {text}"
+    except (Exception, SystemExit) as error:
+        return f"{spec.name}: lmms-eval's task fails on its first documents: {type(error).__name__}: {in_a_line(error)}"
+    return None
+
+
+def _show(task: Any, instance: Any) -> None:
+    """Let the task show a document, as the model would ask for it."""
+    place = {"generate_until": 3, "loglikelihood": 3}[instance.request_type]
+    show = next(one for one in instance.args if callable(one))
+    show(task.dataset[instance.args[-1]][instance.args[place]])
+
+
+def _score(spec: TaskSpec, asked: Asked) -> None:
+    """Score the documents. Two documents may be too few for an aggregation, so only what it lacks is an error."""
+    _ = asked.items
+    try:
+        spec.task.scores(asked, spec.protocol)
+    except UserError as error:
+        if isinstance(error.__cause__, ImportError | OSError):
+            raise
+
+
+def without_network() -> None:
+    """Let every connection to another machine fail at once, in this process."""
+    import socket
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError("no network while a task is tried: give its data as a folder")
+
+    socket.socket.connect = refuse  # type: ignore[method-assign]
+    socket.create_connection = refuse
+    socket.getaddrinfo = refuse
+
+
+def main() -> None:
+    from pathlib import Path
+
+    from evals.tasks.registry import add
+
+    given = json.loads(sys.stdin.read())
+    without_network()
+    for name, path in given["yaml"].items():
+        add(name, Path(path))
+    found = [problem_of(TaskSpec(**spec)) for spec in given["specs"]]
+    print(json.dumps([problem for problem in found if problem]))
+
+
+if __name__ == "__main__":
+    main()
