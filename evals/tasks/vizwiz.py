@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from evals.tasks.base import Doc, Source
-from evals.tasks.soft_accuracy import SoftAccuracy
+from typing import Any
+
+from evals.tasks.base import Answer, Doc, Source
+from evals.tasks.soft_accuracy import SoftAccuracy, evalai
+from evals.tasks.submitted import Submitted
 from hidrop.prompts import SHORT_ANSWER
 
 UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
@@ -30,4 +33,36 @@ class VizWizVal(SoftAccuracy):
     image_columns = ("question_id",)
 
     def question(self, doc: Doc) -> str:
-        return f"{str(doc['question']).capitalize()}\n{UNANSWERABLE}\n{SHORT_ANSWER}"
+        return _asked(doc)
+
+
+class VizWizTest(Submitted):
+    """8,000 questions of the test split, which a server scores. Papers print the score of its phase test-dev."""
+
+    name = "vizwiz_vqa_test"
+    title = "VizWiz"
+    source = Source(
+        repository="lmms-lab-encoder/VizWiz-VQA",
+        split="test",
+        folder="vizwiz",
+        files="data/test-*.parquet",
+        columns=("question", "question_id", "image"),
+        rows=8000,
+        megabytes=4000,
+    )
+    image_columns = ("question_id",)
+    lmms_folder = "vizwiz_vqa"
+    server = "EvalAI challenge 2185, https://eval.ai/web/challenges/challenge-page/2185"
+
+    def question(self, doc: Doc) -> str:
+        return _asked(doc)
+
+    def entry(self, answer: Answer, protocol: str) -> dict[str, Any]:
+        """LLaVA's file and lmms-eval's name the image, such as VizWiz_test_00000000.jpg, and normalise the answer."""
+        image = str(answer.doc["question_id"]).removesuffix(".jpg")
+        return {"image": f"{image}.jpg", "answer": evalai()(answer.text)}
+
+
+def _asked(doc: Doc) -> str:
+    """LLaVA's wording, which is lmms-eval's too."""
+    return f"{str(doc['question']).capitalize()}\n{UNANSWERABLE}\n{SHORT_ANSWER}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
-from evals.tasks.base import LLAVA, Doc, Source, no_text
+from evals.tasks.base import LLAVA, Answer, Doc, Source, no_text
 from evals.tasks.soft_accuracy import SoftAccuracy, evalai, references_problem
+from evals.tasks.submitted import Submitted
 from hidrop.prompts import SHORT_ANSWER
 
 
@@ -31,7 +32,7 @@ class VQAv2Val(SoftAccuracy):
     )
 
     def question(self, doc: Doc) -> str:
-        return f"{doc['question']}\n{SHORT_ANSWER}"
+        return _asked(doc)
 
     def row_problem(self, doc: Doc) -> tuple[str, str] | None:
         if found := no_text(doc, "question"):
@@ -47,6 +48,56 @@ class VQAv2Val(SoftAccuracy):
     def normalised(self, text: str, protocol: str) -> str:
         """LLaVA's file for the server has EvalAI's normalisation, lmms-eval a part of it."""
         return evalai()(text) if protocol == LLAVA else _partly()(text)
+
+
+class VQAv2Test(Submitted):
+    """447,793 questions of the test split, which a server scores. Test-dev, the version `testdev`, is a part of them.
+
+    LLaVA asks test-dev only, and its file has the other questions of the test split with the answer "". With the
+    version `testdev` the file has the asked questions only.
+    """
+
+    name = "vqav2_test"
+    title = "VQAv2"
+    source = Source(
+        repository="lmms-lab-encoder/VQAv2",
+        split="test",
+        folder="vqav2",
+        files="data/test-*.parquet",
+        columns=("question", "question_id", "image"),
+        rows=447793,
+        megabytes=71_500,  # 143 shards of half a gigabyte
+    )
+    versions: ClassVar[Mapping[str, Source]] = {
+        # About as many as LLaVA asks, whose numbers are those of this part.
+        "testdev": Source(
+            repository="lmms-lab-encoder/VQAv2",
+            split="test",
+            folder="vqav2_testdev",
+            files="data/testdev-*.parquet",
+            columns=("question", "question_id", "image"),
+            rows=107394,
+            title="test-dev (lmms-lab-encoder/VQAv2)",
+            megabytes=17_000,  # estimated as for the whole split
+        )
+    }
+    server = (
+        "EvalAI challenge 830, https://eval.ai/web/challenges/challenge-page/830. LLaVA's file has all 447,793 "
+        'questions of the test split, those that it does not ask with the answer ""'
+    )
+
+    def question(self, doc: Doc) -> str:
+        return _asked(doc)
+
+    def entry(self, answer: Answer, protocol: str) -> dict[str, Any]:
+        """LLaVA's file has normalised answers, lmms-eval's the answers as they are."""
+        text = evalai()(answer.text) if protocol == LLAVA else answer.text
+        return {"question_id": answer.doc["question_id"], "answer": text}
+
+
+def _asked(doc: Doc) -> str:
+    """LLaVA's wording, which is lmms-eval's too."""
+    return f"{doc['question']}\n{SHORT_ANSWER}"
 
 
 @functools.cache

@@ -19,8 +19,9 @@ class Case:
 
     file: an official file's name below the task's folder. right, wrong: answers to a document that every protocol
     scores as such. asked: LLaVA's question to the first document, None for a task without one. value: the value if all
-    answers are right. counts: whether the value depends on the answer to a document. films: the official names, below
-    the task's folder, of the videos that documents are about, in the order of their first document.
+    answers are right, None for a task that is not scored here. counts: whether the value depends on the answer to a
+    document. films: the official names, below the task's folder, of the videos that documents are about, in the order
+    of their first document.
     """
 
     documents: list[dict[str, Any]]
@@ -28,7 +29,7 @@ class Case:
     asked: str | None
     wrong: Callable[[Doc], str]
     right: Callable[[Doc], str] = lambda doc: str(doc["answer"])
-    value: float = 100.0
+    value: float | None = 100.0
     counts: Callable[[Doc], bool] = lambda doc: True
     films: tuple[str, ...] = ()
 
@@ -315,6 +316,14 @@ CASES: dict[str, Case] = {
         right=lambda doc: doc["answers"][0]["answer"],
         value=80.0,  # nine of ten agree: 1.0; two of ten: 0.6
     ),
+    "vqav2_test": Case(
+        [{**doc, "answers": None} for doc in vqav2()],
+        "data/test-00000-of-00001.parquet",
+        f"Where is he looking?\n{SHORT}",
+        wrong=lambda doc: "banana",
+        right=lambda doc: "Frisbee.",
+        value=None,
+    ),
     "vizwiz_vqa_val": Case(
         vizwiz(),
         "data/val-00000-of-00001-0123456789abcdef.parquet",
@@ -322,6 +331,14 @@ CASES: dict[str, Case] = {
         wrong=lambda doc: "banana",
         right=lambda doc: doc["answers"][0],
         value=95.0,  # all agree: 1.0; three of ten: 0.9
+    ),
+    "vizwiz_vqa_test": Case(
+        [{**doc, "question_id": doc["question_id"].replace("val", "test"), "answers": None} for doc in vizwiz()],
+        "data/test-00000-of-00001-0123456789abcdef.parquet",
+        f"What is this thing?\n{PEOPLE}\n{SHORT}",
+        wrong=lambda doc: "banana",
+        right=lambda doc: "Unanswerable",
+        value=None,
     ),
     "scienceqa_img": Case(
         scienceqa(),

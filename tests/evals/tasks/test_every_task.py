@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -15,7 +16,7 @@ import pytest
 from evals import tasks
 from evals.store.statistics import value_of
 from evals.tasks import PROTOCOLS, TASKS, TaskSpec, data_digest, evaluate, get_task, missing
-from evals.tasks.base import LLAVA, Answer, Task
+from evals.tasks.base import LLAVA, TO_SUBMIT, Answer, Task
 from evals.tasks.build import build, decode, listed, official
 from evals.tasks.data import locate
 from hidrop.errors import UserError
@@ -27,8 +28,13 @@ Write = Callable[[list[dict[str, Any]], Path], None]
 
 every_task = pytest.mark.parametrize("name", TASKS)
 every_task_of_llavas = pytest.mark.parametrize("name", [name for name in TASKS if LLAVA in get_task(name).protocols])
-every_task_and_protocol = pytest.mark.parametrize(
-    ("name", "protocol"), [(name, protocol) for name in TASKS for protocol in get_task(name).protocols]
+PAIRS = [(name, protocol) for name in TASKS for protocol in get_task(name).protocols]
+every_task_and_protocol = pytest.mark.parametrize(("name", "protocol"), PAIRS)
+SCORED = [name for name in TASKS if get_task(name).unscored is None]
+every_scored_task = pytest.mark.parametrize("name", SCORED)
+every_scored_task_and_protocol = pytest.mark.parametrize(("name", "protocol"), [p for p in PAIRS if p[0] in SCORED])
+every_submitted_task_and_protocol = pytest.mark.parametrize(
+    ("name", "protocol"), [p for p in PAIRS if get_task(p[0]).unscored == TO_SUBMIT]
 )
 
 
@@ -60,11 +66,23 @@ def test_no_other_module_knows_a_tasks_name() -> None:
     assert len(paths) > 100 and found == []
 
 
-@every_task_and_protocol
+@every_scored_task_and_protocol
 def test_an_oracle_gets_everything_right(name: str, protocol: str, data_folder: Path, oracle: Any) -> None:
     result = evaluate(oracle(), TaskSpec(name, str(data_folder), protocol))
-    assert result.value == pytest.approx(CASES[name].value) and 0 < result.value <= get_task(name).top
+    assert result.value is not None and 0 < result.value <= get_task(name).top
+    assert result.value == pytest.approx(CASES[name].value)
     assert result.n == len(result.samples) == len(CASES[name].documents) and result.n_failed == 0
+
+
+@every_submitted_task_and_protocol
+def test_a_task_that_a_server_scores_has_its_file_and_no_value(
+    name: str, protocol: str, data_folder: Path, oracle: Any
+) -> None:
+    result, case = evaluate(oracle(), TaskSpec(name, str(data_folder), protocol)), CASES[name]
+    assert result.value is case.value is None and result.unscored == result.metric == TO_SUBMIT
+    assert [sample["score"] for sample in result.samples] == [None] * len(case.documents)
+    [content] = result.files.values()
+    assert len(json.loads(content)) == result.n == len(case.documents)
 
 
 @every_task_of_llavas
@@ -107,10 +125,11 @@ def scored(task: Task, answers: list[Answer], protocol: str) -> list[dict[str, A
     ]
 
 
-@every_task_and_protocol
+@every_scored_task_and_protocol
 def test_the_statistics_value_is_the_tasks_value_whichever_sample_is_wrong(name: str, protocol: str) -> None:
     """The bootstrap sees sums over units only; they must give the same number as scoring the answers."""
     task, case = get_task(name), CASES[name]
+    assert case.value is not None
     for wrong in range(-1, len(case.documents)):
         answers = [
             Answer(doc, case.wrong(doc) if place == wrong else case.right(doc))
@@ -127,7 +146,7 @@ def test_the_statistics_value_is_the_tasks_value_whichever_sample_is_wrong(name:
         assert float(of.value(sums)) == pytest.approx(value), f"document {wrong} wrong"
 
 
-@every_task
+@every_scored_task
 def test_our_scores_agree_with_lmms_evals_aggregate(name: str, data_folder: Path, oracle: Any) -> None:
     case = CASES[name]
     last = {key: value for key, value in case.documents[-1].items() if key != "image"}
@@ -144,7 +163,7 @@ def test_our_scores_agree_with_lmms_evals_aggregate(name: str, data_folder: Path
     assert 0 < sum(ours.samples) < len(ours.samples)
 
 
-@every_task_and_protocol
+@every_scored_task_and_protocol
 def test_a_failed_sample_is_wrong_whatever_its_document(name: str, protocol: str) -> None:
     for doc in CASES[name].documents:
         assert get_task(name).score([Answer(doc, "", failed=True)], protocol).samples == (0.0,)
@@ -169,7 +188,7 @@ def test_a_limit_keeps_groups_whole_and_takes_at_least_one(name: str, data_folde
             assert not rest or result.n + following > limit
 
 
-@every_task_and_protocol
+@every_scored_task_and_protocol
 def test_its_value_follows_from_the_scores_of_its_samples(
     name: str, protocol: str, data_folder: Path, oracle: Any
 ) -> None:

@@ -128,8 +128,12 @@ def test_exported_tasks_are_official_ones_on_local_data(data_folder: Path, tmp_p
         cli_args=SimpleNamespace(output_path=str(tmp_path), process_with_media=True),
     )["results"]
     for name, exported in zip(exportable, names, strict=True):
-        task = get_task(name)
-        assert results[exported][f"{task.official},none"] * task.scale == pytest.approx(CASES[name].value)
+        task, found = get_task(name), results[exported]
+        if task.unscored is None:
+            assert found[f"{task.official},none"] * task.scale == pytest.approx(CASES[name].value)
+        else:
+            # lmms-eval has no value either, and writes its own file for the server.
+            assert not found.get(f"{task.official},none") and "submission,none" in found
 
 
 def test_export_command_prints_how_to_use_the_tasks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from evals.tasks import TaskSpec, evaluate, missing
 from evals.tasks.base import Answer
-from evals.tasks.vqav2 import VQAv2Val
+from evals.tasks.data import download, rows_of
+from evals.tasks.vqav2 import VQAv2Test, VQAv2Val
 from tests.evals.tasks.layout import put
 from tests.evals.tasks.table import CASES
 
@@ -101,3 +103,49 @@ def test_only_the_files_of_one_split_are_read(tmp_path: Path) -> None:
     path = put("vqav2_val", tmp_path / "vqav2", file=CASES["vqav2_val"].file)
     (path.parent / "testdev-00000-of-00001.parquet").write_bytes(b"not read")
     assert missing(TaskSpec("vqav2_val", str(tmp_path))) == []
+
+
+# ---- the test split ------------------------------------------------------------------------------------------------
+
+
+def test_the_servers_file_has_normalised_answers_under_llavas_protocol_and_raw_ones_otherwise() -> None:
+    from lmms_eval.tasks.vqav2 import utils
+
+    task, texts = VQAv2Test(), ["The frisbee.", "Two", "", "a, b"]
+    docs = [{"question_id": 262148000 + place, "question": "What?", "answers": None} for place in range(4)]
+    said = [Answer(doc, text) for doc, text in zip(docs, texts, strict=True)]
+    made = task.submission(said, "llava")
+    assert made.name == "vqav2_test.json" and "830" in made.server
+    assert json.loads(made.content) == [
+        {"question_id": 262148000, "answer": "frisbee"},
+        {"question_id": 262148001, "answer": "2"},
+        {"question_id": 262148002, "answer": ""},
+        {"question_id": 262148003, "answer": "b"},
+    ]
+    official = [utils.vqav2_process_results_test(dict(answer.doc), [answer.text])["submission"] for answer in said]
+    assert [entry["answer"] for entry in official] == texts
+    for protocol in ("lmms-eval", "native"):
+        assert json.loads(task.submission(said, protocol).content) == official
+
+
+def test_test_dev_is_a_version_with_a_folder_of_its_own(tmp_path: Path, oracle: Any) -> None:
+    documents = CASES["vqav2_test"].documents
+    put("vqav2_test", tmp_path / "vqav2", file="data/test-00000-of-00001.parquet")
+    put("vqav2_test", tmp_path / "vqav2_testdev", documents[:1], file="data/testdev-00000-of-00001.parquet")
+    whole, part = (TaskSpec("vqav2_test", str(tmp_path), "llava", version) for version in (None, "testdev"))
+    assert missing(whole) == missing(part) == [] and (rows_of(whole), rows_of(part)) == (2, 1)
+    [content] = evaluate(oracle(), part).files.values()
+    assert json.loads(content) == [{"question_id": documents[0]["question_id"], "answer": "frisbee"}]
+    assert '--include "data/testdev-*.parquet"' in download(part)
+
+
+def test_the_repository_as_a_whole_serves_all_splits(tmp_path: Path) -> None:
+    files = {"vqav2_val": "validation", "vqav2_test": "test"}
+    for name, split in files.items():
+        put(name, tmp_path / "VQAv2", file=f"data/{split}-00000-of-00001.parquet")
+    put("vqav2_test", tmp_path / "VQAv2", file="data/testdev-00000-of-00001.parquet")
+    specs = [
+        *(TaskSpec(name, str(tmp_path)) for name in files),
+        TaskSpec("vqav2_test", str(tmp_path), version="testdev"),
+    ]
+    assert [missing(spec) for spec in specs] == [[]] * 3
