@@ -220,7 +220,8 @@ class Task:
     text_only = False
     # The column that `group` reads. None: every document is asked and counted by itself.
     group_column: str | None = None
-    # The column that `order` reads, not a renamed one. None: all documents are asked, in the order of the files.
+    # The column that `order` reads, not a renamed one. None, or files without it: all documents are asked, in the order
+    # of the files.
     order_column: str | None = None
     # Why documents without an `order` are not asked, for `validate`.
     not_asked = ""

@@ -33,15 +33,21 @@ SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 def build(spec: TaskSpec, model_name: str | None = None) -> Any:
     """lmms-eval's task for `spec`, whose files are there (`evals.tasks.checks.missing`). Uses no network.
 
+    Its attribute `left_out` has the `key_columns` of the documents that are not asked (`Task.order`).
+
     model_name: lmms-eval's model class, where a task has a question text of its own for it.
     """
     from lmms_eval.api.task import ConfigurableTask
 
     files, turned = locate(spec), protocol(spec.protocol).turns_images
-    config = (_any_columns if spec.task.any_columns else _declared)(spec, files, turned)
+    left_out: list[dict[str, Any]] = []
+    any_kind = spec.task.any_columns
+    config = _any_columns(spec, files, turned) if any_kind else _declared(spec, files, turned, left_out)
     config |= {"dataset_path": "parquet", "dataset_name": _name(spec)}
     config["dataset_kwargs"] = {"data_files": {spec.source.split: patterns(files.questions)}}
-    return ConfigurableTask(config=config, model_name=model_name)
+    task = ConfigurableTask(config=config, model_name=model_name)
+    task.left_out = left_out
+    return task
 
 
 def _any_columns(spec: TaskSpec, files: Files, turned: bool) -> dict[str, Any]:
@@ -60,14 +66,14 @@ def home_of(spec: TaskSpec) -> str | None:
     return str(root_of(spec).absolute()) if spec.task.filmed and spec.data != HUB else None
 
 
-def _declared(spec: TaskSpec, files: Files, turned: bool) -> dict[str, Any]:
-    """The configuration of a task with a class of its own."""
+def _declared(spec: TaskSpec, files: Files, turned: bool, left_out: list[dict[str, Any]]) -> dict[str, Any]:
+    """The configuration of a task with a class of its own. left_out: see `_prepare`."""
     config = official(spec.task)
     if (videos := spec.source.videos) is not None:
         config["doc_to_visual"] = lambda doc: [file_of(videos, files, doc)]
     else:
         config["doc_to_visual"] = _visual(config["doc_to_visual"], spec, files, turned)
-    config["process_docs"] = _prepare(spec)
+    config["process_docs"] = _prepare(spec, left_out)
     config["metric_list"] = spec.task.metrics(config["metric_list"], spec.protocol)
     if generation := protocol(spec.protocol).generation(spec.task):
         config["generation_kwargs"] = generation
@@ -99,11 +105,11 @@ def _groups(task: Task, docs: Any) -> list[Any]:
     return [task.group({column: value}) for value in docs[column]]
 
 
-def _prepare(spec: TaskSpec) -> Callable[[Any], Any]:
+def _prepare(spec: TaskSpec, left_out: list[dict[str, Any]]) -> Callable[[Any], Any]:
     """Leave images undecoded, give columns the names that the task reads, and bring documents into their order.
 
-    Those without an order (`Task.order`) are left out. The documents of a group come next to each other, so that a
-    limit can cut there.
+    Those without an order (`Task.order`) are left out; `left_out` gets their `key_columns`. The documents of a group
+    come next to each other, so that a limit can cut there.
     """
     task, renamed = spec.task, dict(spec.source.renamed)
 
@@ -112,9 +118,12 @@ def _prepare(spec: TaskSpec) -> Callable[[Any], Any]:
             dataset = _undecoded(dataset)
         if renamed:
             dataset = dataset.rename_columns(renamed)
-        if (column := task.order_column) is not None:
+        column = task.order_column
+        if column is not None and column in dataset.column_names:
             orders = [task.order({column: value}) for value in dataset[column]]
             places = [(order, place) for place, order in enumerate(orders) if order is not None]
+            keys = dataset.select_columns([name for name in task.key_columns if name in dataset.column_names])
+            left_out[:] = keys.select([place for place, order in enumerate(orders) if order is None])
             dataset = dataset.select([place for _, place in sorted(places)])
         if task.group_column is not None:
             first: dict[Any, int] = {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.tasks import hub, image_column, shards, video_checks
-from evals.tasks.base import IMAGE, Doc, Source
+from evals.tasks.base import IMAGE, Doc, Source, Task
 from evals.tasks.data import HUB, MINI, Files, TaskSpec, all_rows, counted_rows, download, locate, root_of, rows_of
 from hidrop.errors import CannotWrite, UserError, in_a_line, shortened
 from hidrop.images import ImageError, inside
@@ -193,20 +193,27 @@ def _empty(spec: TaskSpec, files: Files) -> Iterator[str]:
 
 
 def _rows(spec: TaskSpec, files: Files) -> Iterator[str]:
-    """Rows that cannot be asked or scored, and images that cannot be there."""
+    """Rows that cannot be asked or scored, and images that cannot be there.
+
+    In files of their own, a document that is not asked needs none.
+    """
     task, source = spec.task, spec.source
     images, renamed = _image_names(source, files), dict(source.renamed)
+    key = source.images.key if source.images else ""
     for path in files.questions:
         found: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for row, doc in enumerate(_documents(path, _wanted(source, files, path) - {IMAGE})):
             if problem := task.row_problem({renamed.get(name, name): value for name, value in doc.items()}):
                 found[problem[0]].append((row, problem[1]))
-            if images is not None and source.images and doc[source.images.key] not in images:
-                key = shortened(str(doc[source.images.key]))
-                found[source.images.key].append((row, f"no image '{key}' in {source.images.files}"))
+            if images is not None and _is_asked(task, doc) and doc[key] not in images:
+                found[key].append((row, f"no image '{shortened(str(doc[key]))}' in {source.globs[-1]}"))
         yield from _told(spec, files, path, found)
     for path in files.with_images:
         yield from _told(spec, files, path, {IMAGE: list(_images(files, path, text_only=task.text_only))})
+
+
+def _is_asked(task: Task, doc: Doc) -> bool:
+    return task.order_column not in doc or task.order(doc) is not None
 
 
 def _keys(spec: TaskSpec, files: Files) -> Iterator[str]:

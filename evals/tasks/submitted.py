@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from evals.tasks.base import MISSING, TO_SUBMIT, Answer, Doc, Submission, Task, empty, no_text
+
+if TYPE_CHECKING:
+    from evals.tasks.asked import Asked
 
 
 class Submitted(Task):
@@ -30,3 +33,22 @@ class Submitted(Task):
     def submission(self, answers: Sequence[Answer], protocol: str) -> Submission:
         entries = [self.entry(answer, protocol) for answer in answers]
         return Submission(f"{self.name}.json", json.dumps(entries), self.server)
+
+    def files(self, asked: Asked, protocol: str) -> dict[str, bytes]:
+        """The server's file, with all documents of the data: servers refuse a file that lacks some.
+
+        Those that were not asked, because of a limit or without an order (`Task.order`), have the answer "".
+        """
+        rest = [Answer(doc, "", failed=True) for doc in self._unasked(asked)]
+        made = self.submission([*asked.answers, *rest], protocol)
+        return {made.name: made.content.encode()}
+
+    def _unasked(self, asked: Asked) -> Iterator[Doc]:
+        """The `key_columns` of the documents that were not asked."""
+        docs, known = asked.task.eval_docs_no_media, set(asked.doc_ids)
+        if len(known) < len(docs):
+            keys = zip(*(docs[name][:] for name in self.key_columns), strict=True)
+            yield from (
+                dict(zip(self.key_columns, key, strict=True)) for place, key in enumerate(keys) if place not in known
+            )
+        yield from asked.task.left_out

@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from evals.tasks.base import LLAVA, Answer, Doc, Source, no_text
+from evals.tasks import vqav2_questions
+from evals.tasks.base import LLAVA, Answer, Doc, JoinedImages, Source, no_text
 from evals.tasks.soft_accuracy import SoftAccuracy, evalai, references_problem
 from evals.tasks.submitted import Submitted
 from hidrop.prompts import SHORT_ANSWER
@@ -51,10 +52,10 @@ class VQAv2Val(SoftAccuracy):
 
 
 class VQAv2Test(Submitted):
-    """447,793 questions of the test split, which a server scores. Test-dev, the version `testdev`, is a part of them.
+    """447,793 questions of the test split, which a server scores. The version `testdev` asks 107,394 of them.
 
-    LLaVA asks test-dev only, and its file has the other questions of the test split with the answer "". With the
-    version `testdev` the file has the asked questions only.
+    Papers print test-dev, which is this part. The server takes all questions also for test-dev: as in LLaVA's file,
+    those that were not asked have the answer "".
     """
 
     name = "vqav2_test"
@@ -69,22 +70,26 @@ class VQAv2Test(Submitted):
         megabytes=71_500,  # 143 shards of half a gigabyte
     )
     versions: ClassVar[Mapping[str, Source]] = {
-        # About as many as LLaVA asks, whose numbers are those of this part.
         "testdev": Source(
             repository="lmms-lab-encoder/VQAv2",
             split="test",
-            folder="vqav2_testdev",
-            files="data/testdev-*.parquet",
-            columns=("question", "question_id", "image"),
+            folder="vqav2",
+            files=vqav2_questions.FILES,
+            columns=("question", "question_id", "image_id", "part"),
             rows=107394,
+            images=JoinedImages("data/testdev-*.parquet", id="question_id", key="question_id"),
             title="test-dev (lmms-lab-encoder/VQAv2)",
+            convert=vqav2_questions.as_parquet,
+            elsewhere=f"unpack {vqav2_questions.ARCHIVE} into {{folder}}",
             megabytes=17_000,  # estimated as for the whole split
         )
     }
-    server = (
-        "EvalAI challenge 830, https://eval.ai/web/challenges/challenge-page/830. LLaVA's file has all 447,793 "
-        'questions of the test split, those that it does not ask with the answer ""'
-    )
+    order_column = "part"
+    not_asked = "they are not in test-dev"
+    server = "EvalAI challenge 830, https://eval.ai/web/challenges/challenge-page/830"
+
+    def order(self, doc: Doc) -> int | None:
+        return None if doc["part"] == vqav2_questions.REST else 0
 
     def question(self, doc: Doc) -> str:
         return _asked(doc)

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from evals.tasks import TaskSpec, evaluate, missing
+from evals.tasks import TaskSpec, evaluate, missing, remarks
 from evals.tasks.base import Answer
-from evals.tasks.data import download, rows_of
+from evals.tasks.data import rows_of
 from evals.tasks.vqav2 import VQAv2Test, VQAv2Val
+from evals.tasks.vqav2_questions import ARCHIVE, PART, WHOLE
 from tests.evals.tasks.layout import put
-from tests.evals.tasks.table import CASES
+from tests.evals.tasks.table import CASES, SHORT
 
 TASK = VQAv2Val()
 
@@ -128,24 +129,95 @@ def test_the_servers_file_has_normalised_answers_under_llavas_protocol_and_raw_o
         assert json.loads(task.submission(said, protocol).content) == official
 
 
-def test_test_dev_is_a_version_with_a_folder_of_its_own(tmp_path: Path, oracle: Any) -> None:
-    documents = CASES["vqav2_test"].documents
-    put("vqav2_test", tmp_path / "vqav2", file="data/test-00000-of-00001.parquet")
-    put("vqav2_test", tmp_path / "vqav2_testdev", documents[:1], file="data/testdev-00000-of-00001.parquet")
-    whole, part = (TaskSpec("vqav2_test", str(tmp_path), "llava", version) for version in (None, "testdev"))
-    assert missing(whole) == missing(part) == [] and (rows_of(whole), rows_of(part)) == (2, 1)
-    [content] = evaluate(oracle(), part).files.values()
-    assert json.loads(content) == [{"question_id": documents[0]["question_id"], "answer": "frisbee"}]
-    assert '--include "data/testdev-*.parquet"' in download(part)
+@pytest.fixture
+def testdev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with VQA's question files, of which one of three questions is in test-dev, and its image."""
+    monkeypatch.setenv("HIDROP_CACHE", str(tmp_path / "cache"))
+    numbers = [262148000, 262148001, 393225000]
+    whole = [{"image_id": n // 1000, "question": f"What is {n}?", "question_id": n} for n in numbers]
+    for name, rows in ((WHOLE, whole), (PART, whole[1:2])):
+        file = tmp_path / "data/vqav2" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"info": {}, "questions": rows}))
+    [second] = [doc for doc in CASES["vqav2_test"].documents if doc["question_id"] == numbers[1]]
+    put("vqav2_test", tmp_path / "data/vqav2", [second], file="data/testdev-00000-of-00001.parquet")
+    return tmp_path / "data"
 
 
-def test_the_repository_as_a_whole_serves_all_splits(tmp_path: Path) -> None:
+def test_test_dev_is_asked_and_the_servers_file_has_the_rest_with_empty_answers(testdev: Path, oracle: Any) -> None:
+    """As in LLaVA's file: the server refuses one that lacks a question of the test split."""
+    spec = TaskSpec("vqav2_test", str(testdev), "llava", "testdev")
+    assert missing(spec) == [] and rows_of(spec) == 1
+    lm = oracle()
+    result = evaluate(lm, spec)
+    assert result.n == 1 and lm.contexts == [f"What is 262148001?\n{SHORT}"]
+    assert result.samples[0]["image_key"] == "262148"
+    [content] = result.files.values()
+    assert json.loads(content) == [
+        {"question_id": 262148001, "answer": "frisbee"},
+        {"question_id": 262148000, "answer": ""},
+        {"question_id": 393225000, "answer": ""},
+    ]
+    assert remarks(spec) == [
+        "vqav2_test: 1 rows, but version testdev has 107,394",
+        "vqav2_test: 2 more rows of the files are not asked: they are not in test-dev",
+    ]
+
+
+def test_a_limit_leaves_no_question_out_of_the_servers_file(data_folder: Path, oracle: Any) -> None:
+    result = evaluate(oracle(), TaskSpec("vqav2_test", str(data_folder)), limit=1)
+    [content] = result.files.values()
+    assert [entry["answer"] for entry in json.loads(content)] == ["frisbee", ""]
+    assert [entry["question_id"] for entry in json.loads(content)] == [262148000, 262148001]
+
+
+def test_test_dev_names_the_commands_that_get_its_files(tmp_path: Path) -> None:
+    [problem] = missing(TaskSpec("vqav2_test", str(tmp_path), "llava", "testdev"))
+    assert '--include "data/testdev-*.parquet"' in problem
+    assert f"unpack {ARCHIVE} into {tmp_path}/vqav2" in problem
+
+
+def test_a_question_of_test_dev_without_its_image_is_named(testdev: Path) -> None:
+    documents = [{**CASES["vqav2_test"].documents[0], "question_id": 5}]
+    put("vqav2_test", testdev / "vqav2", documents, file="data/testdev-00000-of-00001.parquet")
+    [problem] = missing(TaskSpec("vqav2_test", str(testdev), "llava", "testdev"))
+    assert "row 1 (from 0), column 'question_id': no image '262148001' in data/testdev-*.parquet" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (WHOLE, None, f"the questions are not complete. Missing: {WHOLE}"),
+        (PART, None, f"the questions are not complete. Missing: {PART}"),
+        (PART, "{", "not JSON"),
+        (PART, "[]", "no list of questions"),
+        (PART, '{"questions": []}', "no list of questions"),
+        (PART, '{"questions": [{"question_id": "5"}]}', "question 0 (from 0) does not have the fields question_id"),
+        (
+            PART,
+            '{"questions": [{"question_id": 5, "image_id": 1, "question": "What?"}]}',
+            f"question 5 of {PART} is not in {WHOLE}. Get both from {ARCHIVE}",
+        ),
+        (
+            "v2_OpenEnded_mscoco_test-old2015_questions.json",
+            "{}",
+            "not one of VQA's files: v2_OpenEnded_mscoco_test-old",
+        ),
+    ],
+)
+def test_question_files_of_another_kind_are_refused_in_a_line(
+    name: str, content: str | None, words: str, testdev: Path
+) -> None:
+    file = testdev / "vqav2" / name
+    file.unlink() if content is None else file.write_text(content)
+    [problem] = missing(TaskSpec("vqav2_test", str(testdev), "llava", "testdev"))
+    assert problem.startswith("vqav2_test: ") and words in problem
+
+
+def test_the_repository_as_a_whole_serves_all_splits(testdev: Path) -> None:
     files = {"vqav2_val": "validation", "vqav2_test": "test"}
     for name, split in files.items():
-        put(name, tmp_path / "VQAv2", file=f"data/{split}-00000-of-00001.parquet")
-    put("vqav2_test", tmp_path / "VQAv2", file="data/testdev-00000-of-00001.parquet")
-    specs = [
-        *(TaskSpec(name, str(tmp_path)) for name in files),
-        TaskSpec("vqav2_test", str(tmp_path), version="testdev"),
-    ]
+        put(name, testdev / "vqav2", file=f"data/{split}-00000-of-00001.parquet")
+    specs = [*(TaskSpec(name, str(testdev)) for name in files), TaskSpec("vqav2_test", str(testdev), version="testdev")]
     assert [missing(spec) for spec in specs] == [[]] * 3
+    assert [rows_of(spec) for spec in specs] == [2, 2, 1]
