@@ -145,6 +145,8 @@ class MMBench(Task):
 class MMBenchCN(MMBench):
     """The same questions in Chinese. LLaVA's evaluation reads the file mmbench_dev_cn_20231003.tsv.
 
+    Whether the Hub's file has the same rows was not checked.
+
     lmms-eval scores it with an OpenAI model only; its rules for English are applied here. Its prompt has the sentence
     before the options in English, and prints a hint that is the text "nan".
     """
