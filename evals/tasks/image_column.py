@@ -80,11 +80,9 @@ def _all_are_bytes(path: Path, state: tuple[int, ...]) -> bool:
     with parquet.ParquetFile(path) as file:
         if IMAGE not in file.schema_arrow.names or holds(path):
             return True
-        kind = file.schema_arrow.field(IMAGE).type
-        leaf = IMAGE if _is_bytes(kind) else f"{IMAGE}.bytes"
-        # The footer does not say whether a list is empty.
-        told = _of_one(kind) == kind and _no_nulls(file, leaf)
-        return told or all(content is not None for _, content, _ in _images(file))
+        # A list's leaf has another path: the footer would not say whether a list is empty.
+        leaf = IMAGE if _is_bytes(file.schema_arrow.field(IMAGE).type) else f"{IMAGE}.bytes"
+        return _no_nulls(file, leaf) or all(content is not None for _, content, _ in _images(file))
 
 
 def _no_nulls(file: pyarrow.parquet.ParquetFile, leaf: str) -> bool:
