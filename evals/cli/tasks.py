@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from evals.cli.command import Group
-from evals.cli.exit_codes import DONE
-from evals.cli.options import Options, option
+from evals.cli.exit_codes import DONE, SOME_FAILED
+from evals.cli.options import Options, argument, flag, option, written
 from hidrop.errors import UserError
 
 COMMANDS = Group("Tasks")
@@ -46,3 +47,56 @@ def tasks(options: TasksOptions) -> int:
     )
     options.document({"tasks": [dataclasses.asdict(one) for one in found], "total": len(everything)})
     return DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(Options):
+    folder: Annotated[Path, argument("DIR", "A results folder.")]
+    judge: Annotated[str, option("--judge", "NAME", "Who judges, for the table: a model with its version, or people.")]
+    judgements: Annotated[
+        Path | None, option("--judgements", "FILE", 'JSON lines: {"doc_id": 3, "score": 0.5, "cell": "a/b/mmvet"}.')
+    ] = None
+    function: Annotated[
+        str | None, option("--with", "FILE.py:NAME", "A function from a line of answers.jsonl to a score from 0 to 1.")
+    ] = None
+    official: Annotated[
+        bool, flag("--official", "lmms-eval's own functions: they ask the server that your variables name.")
+    ] = False
+    only: Annotated[str | None, option("--only", "TEXT", "Only cells whose model/method/task has this text.")] = None
+
+
+@COMMANDS.command("score", example="results/mine --judge gpt-4.1 --judgements scores.jsonl")
+def score(options: ScoreOptions) -> int:
+    """Score answers that wait for a judge, and write the tables again.
+
+    A run writes them to submissions/CELL/answers.jsonl, and its cells say "to judge". Give the scores in a file, a
+    function that makes them, or --official. Only lmms-eval's functions, with --official, use the network.
+    """
+    ways = [options.judgements, options.function, options.official or None]
+    if sum(way is not None for way in ways) != 1:
+        raise UserError("give one of --judgements FILE, --with FILE.py:NAME and --official")
+    options.loading(f"{options.folder}: loading libraries")
+    from evals import report
+    from evals.store import judging
+    from evals.store.folders import check_inside, read_document
+    from evals.store.lock import locked
+
+    check_inside(options.folder)
+    with locked(options.folder):
+        if options.judgements is not None:
+            judge = judging.by_file(options.judgements)
+        elif options.function is not None:
+            judge = judging.by_function(options.function, options.folder)
+        else:
+            judge = judging.by_official(read_document(options.folder))
+        judged = judging.judge_cells(options.folder, judge, named=options.judge, only=options.only or "")
+        document, found, problems = judged
+        paths = report.write(document, options.folder)
+    for one in found:
+        options.say(f"{one.cell}: {one.metric} {one.value:.2f}, judged by {options.judge}")
+    for line in problems:
+        options.problem(line)
+    options.say(written(*paths))
+    rows = [dataclasses.asdict(one) for one in found]
+    options.document({"judged": rows, "judge": options.judge, "problems": problems})
+    return SOME_FAILED if problems else DONE

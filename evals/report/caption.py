@@ -201,6 +201,8 @@ def _scales(document: ResultDocument) -> str:
         parts.append(f"Smaller is better, and left out of % of vanilla: {', '.join(lower)}")
     if unscored := dict.fromkeys(task_name(cell["task"]) for cell in cells if "unscored" in cell):
         parts.append(f"Not scored here, and left out of % of vanilla: {', '.join(unscored)}")
+    judges = dict.fromkeys((task_name(cell["task"]), cell["judge"]) for cell in cells if "judge" in cell)
+    parts += [f"{task} is the mean of scores from 0 to 1 by {judge}, times 100" for task, judge in judges]
     for name, tasks in document.get("groups", {}).items():
         parts.append(f"{name} (mean) is the plain mean of its {len(tasks)} tasks")
     return ". ".join(parts)

@@ -93,7 +93,9 @@ def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: in
     }
     if "unscored" in result:
         found["unscored"] = result["unscored"]
-    if task.any_columns:
+    if "judge" in result:
+        found["judge"] = result["judge"]["name"]
+    elif task.any_columns:
         found["own_scale"] = True
     if not task.higher_is_better(result["metric"].partition(",")[0]):
         found["lower_is_better"] = True
@@ -186,6 +188,27 @@ def add_stats(matrix: Matrix, cells: Sequence[CellEntry], scores: CellScores) ->
         for key, found in statistics.task_stats(task, matrix.tasks[task].protocol or matrix.protocol, rows).items():
             own[key]["stats"] = cast(CellStats, found)
     statistics.adjust([cast("dict[str, Any]", cell["stats"]) for cell in cells if "stats" in cell])
+
+
+def compare_again(document: ResultDocument, folder: Path, tasks: Collection[str]) -> None:
+    """Compare the cells of some tasks with vanilla again, after their values have changed."""
+    from evals.store import statistics
+    from evals.store.folders import samples_of
+
+    values = {cell_key(cell): cell["value"] for cell in document["cells"]}
+    for task in tasks:
+        cells = {cell_key(cell): cell for cell in document["cells"] if cell["task"] == task}
+        rows: dict[str, statistics.Row] = {}
+        for key, cell in cells.items():
+            base = values.get(str(cell["base"]))
+            value = cell["value"]
+            cell["percent_of_vanilla"] = 100 * value / base if base and value is not None else None
+            if value is not None and (samples := samples_of(folder, cell)):
+                rows[key] = statistics.Row(samples, cell["base"])
+        protocol = document.get("protocols", {}).get(task, document["protocol"])
+        for key, found in statistics.task_stats(task, protocol, rows).items():
+            cells[key]["stats"] = cast(CellStats, found)
+    statistics.adjust([cast("dict[str, Any]", cell["stats"]) for cell in document["cells"] if "stats" in cell])
 
 
 def build(

@@ -129,13 +129,15 @@ class PromptGroup(TypedDict):
 class ResultRecord(TypedDict):
     """The last line of a finished cell. `n_empty`, `n_distinct`: answers without text, and different answers.
 
-    value: None for a task that is not scored here: `unscored` says why (see `evals.tasks.base.Task`).
+    value: None for a task that is not scored here: `unscored` says why (see `evals.tasks.base.Task`). judge: who gave
+    the scores later, and when (see `evals.store.judging`).
     """
 
     kind: Literal["result"]
     metric: str
     value: float | None
     unscored: NotRequired[str]
+    judge: NotRequired[dict[str, str]]
     extra: dict[str, Any]
     n: int
     n_failed: int

@@ -106,6 +106,7 @@ class CellEntry(RowEntry):
     metric: str
     value: float | None
     unscored: NotRequired[str]  # why there is no value: "to submit" or "to judge"
+    judge: NotRequired[str]  # who scored the answers later
     extra: dict[str, float | None]
     n: WholeNumber
     n_failed: WholeNumber

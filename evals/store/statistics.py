@@ -173,8 +173,7 @@ def task_stats(task: str, protocol: str, rows: Mapping[Any, Row]) -> dict[Any, d
     """
     asked = get_task(task)
     found: dict[Hashable, dict[str, Any]] = {}
-    if asked.unscored is not None:
-        return found
+    rows = {name: row for name, row in rows.items() if _scored(row.samples)}
     for names, of, values in _draws(asked.statistic, protocol, rows):
         for name in names:
             exact, repeated = values[name]
@@ -191,6 +190,11 @@ def task_stats(task: str, protocol: str, rows: Mapping[Any, Row]) -> dict[Any, d
                     "loyalty": flips.loyalty,
                 }
     return found
+
+
+def _scored(samples: Sequence[Sample]) -> bool:
+    """Whether samples have scores, or what a task aggregates; those that are to submit or to judge have neither."""
+    return any(sample["score"] is not None or "item" in sample for sample in samples)
 
 
 # Of rows with the same samples: their names, their statistic, and of each its value and the values of the draws.

@@ -40,8 +40,7 @@ def aggregated(aggregation: Any, metric: str, items: Sequence[Any], name: str) -
                 value = aggregation(copy.deepcopy(list(items)), **given)
         except (Exception, SystemExit) as error:
             raise UserError(
-                f"{name}: lmms-eval's aggregation of {metric} failed: {type(error).__name__}: {in_a_line(error)}. The "
-                "answers are kept"
+                f"{name}: lmms-eval's aggregation of {metric} failed: {in_a_line(error)}. The answers are kept"
             ) from error
         written = sorted(path for path in Path(scratch).rglob("*") if path.is_file())
         return value, {path.name: path.read_bytes() for path in written}

@@ -59,6 +59,11 @@ class Asked:
         self.failures = [failures[name, doc_id] for doc_id in self.doc_ids if (name, doc_id) in failures]
 
     @property
+    def questions(self) -> list[str]:
+        """What each document was asked, in the order of the data."""
+        return [str(self._requests[doc_id][0].args[0]) for doc_id in self.doc_ids]
+
+    @property
     def media(self) -> bool:
         """Whether the task's process_results reads images."""
         return bool(getattr(self.task.config, "process_results_use_image", False))
@@ -89,7 +94,7 @@ class Asked:
         except (Exception, SystemExit) as error:
             raise UserError(
                 f"{self.name}: document {doc_id} cannot be scored: lmms-eval's process_results failed: "
-                f"{type(error).__name__}: {in_a_line(error)}. The answers are kept"
+                f"{in_a_line(error)}. The answers are kept"
             ) from error
 
     def value(self, metric: str, name: str = NO_FILTER) -> Any:

@@ -355,6 +355,10 @@ class Task:
         records = tuple({"reading": reading, "score": score} for reading, score in pairs)
         return TaskScores(found.metric, value, records, found.extra)
 
+    def judged(self, asked: Asked) -> TaskScores:
+        """The scores of a task whose answers are TO_JUDGE, by lmms-eval's functions, which may ask a server."""
+        raise NotImplementedError
+
     def files(self, asked: Asked, protocol: str) -> dict[str, bytes]:
         """The files for the server of a task whose answers are TO_SUBMIT, by name."""
         made = self.submission(asked.answers, protocol)

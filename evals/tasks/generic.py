@@ -13,6 +13,7 @@ samples is found out from what `process_results` gives for each document, in thi
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -163,9 +164,16 @@ class OfficialTask(Task):
     # ---- scores ----------------------------------------------------------------------------------------------------
 
     def scores(self, asked: Asked, protocol: str) -> TaskScores:
-        readings = [{"reading": answer.text.strip(), "target": self._target(asked, answer)} for answer in asked.answers]
-        if self.unscored is not None:
-            return TaskScores(self.unscored, None, tuple({**one, "score": None} for one in readings))
+        if self.unscored is None:
+            return self.judged(asked)
+        readings = self._readings(asked)
+        return TaskScores(self.unscored, None, tuple({**one, "score": None} for one in readings))
+
+    def _readings(self, asked: Asked) -> list[dict[str, Any]]:
+        return [{"reading": answer.text.strip(), "target": self._target(asked, answer)} for answer in asked.answers]
+
+    def judged(self, asked: Asked) -> TaskScores:
+        readings = self._readings(asked)
         key = self._key(asked)
         value = number(asked.value(*key))
         if value is None:
@@ -238,13 +246,21 @@ class OfficialTask(Task):
 
     def files(self, asked: Asked, protocol: str) -> dict[str, bytes]:
         """What the aggregations of a task that is to submit write. One that is to judge has its answers only."""
-        if self.unscored != TO_SUBMIT:
-            return {}
+        if self.unscored == TO_JUDGE:
+            return {"answers.jsonl": self._answers(asked).encode()}
         found: dict[str, bytes] = {}
         for metric, name in asked.items:
             if metric in asked.aggregations:
                 found |= asked.files(metric, name)
         return found
+
+    def _answers(self, asked: Asked) -> str:
+        """A line of JSON for each document, for a judge."""
+        rows = [
+            {"doc_id": doc_id, "question": question, "answer": answer.text, "target": self._target(asked, answer)}
+            for doc_id, question, answer in zip(asked.doc_ids, asked.questions, asked.answers, strict=True)
+        ]
+        return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
 
 
 def of_yaml(path: Path, name: str) -> OfficialTask:

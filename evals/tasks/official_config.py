@@ -30,7 +30,7 @@ def _loaded(path: Path, name: str, home: str | None) -> dict[str, Any]:
         with without_unused(), home_of_data(home):
             found = load_yaml_config(yaml_path=str(path), mode="full")
     except (Exception, SystemExit) as error:
-        raise UserError(f"{name}: {path} cannot be loaded: {type(error).__name__}: {in_a_line(error)}") from error
+        raise UserError(f"{name}: {path} cannot be loaded: {in_a_line(error)}") from error
     return {**found, "task": name}
 
 

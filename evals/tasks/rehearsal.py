@@ -70,7 +70,7 @@ def problem_of(spec: TaskSpec) -> str | None:
         text = str(error)
         return text if text.startswith(f"{spec.name}: ") else f"{spec.name}: {text}"
     except (Exception, SystemExit) as error:
-        return f"{spec.name}: lmms-eval's task fails on its first documents: {type(error).__name__}: {in_a_line(error)}"
+        return f"{spec.name}: lmms-eval's task fails on its first documents: {in_a_line(error)}"
     return None
 
 

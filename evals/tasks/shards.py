@@ -25,8 +25,8 @@ def problems(source: Source, files: Files) -> Iterator[str]:
     one_file = files.questions == (files.start / source.plain,) or "*" not in source.files
     for paths in (() if one_file or files.originals else files.questions, files.images):
         if paths:
-            if source.others and not any(SHARD.fullmatch(path.name) for path in paths):
-                continue  # a repository with names of its own
+            if (source.others or source.paths) and not any(SHARD.fullmatch(path.name) for path in paths):
+                continue  # files with names of their own
             yield from _strange(source, paths) or _incomplete(paths)
 
 

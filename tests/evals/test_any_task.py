@@ -1,0 +1,227 @@
+"""Tasks of lmms-eval without a class of their own, from a matrix file to the table, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.cli import main
+from evals.matrix.schema import load_matrix
+from evals.store.folders import read_document
+from evals.tasks import registry
+from hidrop.errors import UserError
+from tests.evals.tasks.layout import write
+from tests.evals.tasks.table import PICTURES
+
+MATRIX = """
+protocol: lmms-eval
+device: cpu
+dtype: float32
+batch_size: 4
+models: {{plain: {{source: "mini:vanilla"}}}}
+methods: {{vanilla: {{}}, fastv: {{layer: 1, budget: "25%"}}}}
+tasks:
+{tasks}
+profile: null
+"""
+OWN = """
+task: mine
+dataset_path: parquet
+dataset_kwargs: {data_files: {test: rows.parquet}}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function functions.nothing
+doc_to_text: "{{question}}"
+doc_to_target: answer
+generation_kwargs: {max_new_tokens: 4}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_other_tasks_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_own", {})
+
+
+def matrix(folder: Path, tasks: str) -> Path:
+    path = folder / "some.yaml"
+    path.write_text(MATRIX.format(tasks=tasks))
+    return path
+
+
+def charts(folder: Path, count: int = 6) -> None:
+    """ChartQA's official columns: questions of people and augmented ones."""
+    rows = [
+        {
+            "type": ("human_test", "augmented_test")[n % 2],
+            "question": f"What is {n}?",
+            "answer": str(n),
+            "image": PICTURES[n % 4],
+        }
+        for n in range(count)
+    ]
+    write(rows, folder / "ChartQA/data/test-00000-of-00001.parquet")
+
+
+def chats(folder: Path, count: int = 4) -> None:
+    """MM-Vet's official columns."""
+    rows = [
+        {
+            "question_id": f"v1_{n}",
+            "image_source": "x",
+            "question": f"Where is {n}?",
+            "answer": "here<AND>there",
+            "capability": "rec",
+            "image": PICTURES[n % 4],
+        }
+        for n in range(count)
+    ]
+    write(rows, folder / "MMVet/data/test-00000-of-00001.parquet")
+
+
+def own(folder: Path) -> Path:
+    """A user's YAML file, with its function and its rows next to it."""
+    (folder / "functions.py").write_text("def nothing(doc):\n    return []\n")
+    rows = [{"question": f"Say {n}", "answer": str(n)} for n in range(3)]
+    write(rows, folder / "rows.parquet")
+    path = folder / "mine.yaml"
+    path.write_text(OWN)
+    return path
+
+
+def test_any_task_and_ones_own_run_from_a_matrix_and_finished_cells_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    charts(tmp_path / "data")
+    path = matrix(
+        tmp_path, f"  chartqa: {{data: {tmp_path / 'data'}}}\n  mine: {{yaml: {own(tmp_path)}}}\n  gqa: {{data: mini}}"
+    )
+    out = tmp_path / "out"
+    assert main(["run", str(path), "--limit", "6", "--out", str(out)]) == 0
+    cells = {(cell["label"], cell["task"]): cell for cell in read_document(out)["cells"]}
+    assert len(cells) == 6
+    chart = cells["fastv", "chartqa"]
+    assert (chart["metric"], chart["n"], chart["own_scale"]) == ("relaxed_overall", 6, True)
+    assert set(chart["extra"]) == {"relaxed_human_split", "relaxed_augmented_split"}
+    assert cells["vanilla", "mine"]["n"] == 3 and "own_scale" not in cells["vanilla", "gqa"]
+    assert cells["vanilla", "mine"]["share"] == 0  # no image in any prompt
+    shown = capsys.readouterr().out
+    assert "As lmms-eval prints them: chartqa, mine" in shown and "lmms-lab-encoder/ChartQA, 6 rows" in shown
+    assert main(["run", str(path), "--limit", "6", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.count("(from an earlier run)") == 6
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ("  charttqa: {data: x}", "tasks.charttqa: unknown task. Did you mean 'chartqa'?"),
+        ("  chartqa: {}", "tasks.chartqa.data: missing. Give mini, hub, or a folder"),
+        ("  mmvet: {data: hub, metric: foo}", "tasks.mmvet: metric: the task has no 'foo'. It has gpt_eval_score"),
+        ("  gqa: {data: mini, metric: exact}", "tasks.gqa: metric: the task has one value only"),
+        ("  librispeech_test_clean: {data: hub}", "tasks.librispeech_test_clean: "),
+        ("  chartqa: {data: hub, protocol: llava}", "tasks.chartqa: cannot be asked under protocol 'llava'. Use lmms"),
+        ("  gqa: {yaml: none.yaml}", "lmms-eval has a task called gqa. Give yours another name"),
+        ("  mine: {yaml: none.yaml}", "none.yaml: cannot be read as YAML"),
+        ("  vqav2_val: {data: hub, version: x}", "tasks.vqav2_val.version: unknown version 'x'"),
+    ],
+)
+def test_a_task_that_cannot_be_asked_is_told_with_its_place(tasks: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_matrix(matrix(tmp_path, tasks))
+    assert f"some.yaml: {message}" in str(error.value) or message in str(error.value)
+
+
+def test_a_group_is_its_tasks_and_an_entry_of_one_of_them_wins(tmp_path: Path) -> None:
+    path = matrix(tmp_path, "  mmmu: {data: a}\n  mmmu_val: {data: b}")
+    found = load_matrix(path)
+    assert set(found.groups["mmmu"]) <= set(found.tasks) and "mmmu" not in found.tasks
+    assert found.tasks["mmmu_val"].data == "b" and found.tasks["mmmu_test"].data == "a"
+
+
+def test_what_fails_on_the_first_documents_is_told_before_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The functions are the user's: one reads a column that is not there."""
+    path = own(tmp_path)
+    (tmp_path / "functions.py").write_text("def nothing(doc):\n    return [doc['picture']]\n")
+    assert main(["validate", str(matrix(tmp_path, f"  mine: {{yaml: {path}}}"))]) == 2
+    shown = capsys.readouterr()
+    assert "tasks.mine: lmms-eval's task fails on its first documents: KeyError: 'picture'" in shown.out + shown.err
+
+
+# ---- a judge -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A matrix with two cells that wait for a judge, its data and its results."""
+    folder = tmp_path_factory.mktemp("judged")
+    chats(folder / "data")
+    path = matrix(folder, f"  mmvet: {{data: {folder / 'data'}}}\n  gqa: {{data: mini}}")
+    assert main(["run", str(path), "--limit", "4", "--out", str(folder / "out")]) == 0
+    return folder
+
+
+@pytest.fixture
+def waiting(answered: Path, tmp_path: Path) -> Path:
+    """A copy of its results folder."""
+    return Path(shutil.copytree(answered / "out", tmp_path / "out"))
+
+
+def cells_of(folder: Path) -> dict[str, Any]:
+    return {cell["label"]: cell for cell in read_document(folder)["cells"] if cell["task"] == "mmvet"}
+
+
+def test_answers_wait_for_a_judge_and_get_its_scores(
+    waiting: Path, answered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {cell["unscored"] for cell in cells_of(waiting).values()} == {"to judge"}
+    assert all(cell["value"] is None for cell in cells_of(waiting).values())
+    [rows, other] = [path.read_text().splitlines() for path in sorted(waiting.glob("submissions/*/answers.jsonl"))]
+    assert len(rows) == len(other) == 4 and json.loads(rows[0])["target"] == "here<AND>there"
+    judgements = waiting.parent / "scores.jsonl"
+    scores = {"plain/vanilla/mmvet": (1, 1, 0.5, 0), "plain/fastv/mmvet": (1, 0, 0.5, 0)}
+    lines = [json.dumps({"cell": cell, "doc_id": n, "score": own[n]}) for cell, own in scores.items() for n in range(4)]
+    judgements.write_text("\n".join(lines))
+    assert main(["score", str(waiting), "--judge", "people, 3 each", "--judgements", str(judgements)]) == 0
+    found = cells_of(waiting)
+    assert found["vanilla"]["value"] == 62.5 and found["fastv"]["value"] == 37.5
+    assert found["fastv"]["percent_of_vanilla"] == pytest.approx(60)
+    against = found["fastv"]["stats"]["against"]
+    assert against["difference"] == -25 and (against["gained"], against["lost"]) == (0, 1)
+    table = (waiting / "leaderboard.md").read_text()
+    assert "mmvet is the mean of scores from 0 to 1 by people, 3 each, times 100" in table
+    # The journals have the scores: the next run takes them, and nothing is damaged.
+    assert main(["doctor", str(waiting)]) == 0
+    assert main(["run", str(answered / "some.yaml"), "--limit", "4", "--out", str(waiting)]) == 0
+    assert cells_of(waiting)["fastv"]["value"] == 37.5 and cells_of(waiting)["fastv"]["judge"] == "people, 3 each"
+    assert main(["score", str(waiting), "--judge", "again", "--judgements", str(judgements)]) == 2
+
+
+def test_a_function_judges_and_a_bad_score_costs_one_cell(waiting: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rule = waiting.parent / "rule.py"
+    rule.write_text("def half(row):\n    return 0.5\n\ndef odd(row):\n    return 7 if row['doc_id'] == 2 else 1\n")
+    assert main(["score", str(waiting), "--judge", "x", "--with", f"{rule}:odd", "--only", "fastv"]) == 1
+    assert "document 2 of plain/fastv/mmvet: 7 is not a score from 0 to 1" in capsys.readouterr().out
+    assert cells_of(waiting)["fastv"]["unscored"] == "to judge"
+    assert main(["score", str(waiting), "--judge", "x", "--with", f"{rule}:half"]) == 0
+    assert {cell["value"] for cell in cells_of(waiting).values()} == {50.0}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ((), "give one of --judgements FILE, --with FILE.py:NAME and --official"),
+        (("--with", "nowhere.py:f"), "--with nowhere.py:f: not a function in a file"),
+        (("--judgements", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),
+    ],
+)
+def test_a_judge_that_is_none_is_told(more: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "results/mini", "--judge", "x", *more]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.out + shown.err
