@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from evals.cli import main
+from evals.matrix.schema import load_matrix
+from evals.tasks import TASKS, get_task
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -156,6 +158,30 @@ def test_the_backbones_of_the_pages_are_those_of_the_tests_table() -> None:
         assert kind.title in table, "README.md, Backbones and benchmarks"
 
 
+def test_the_benchmarks_page_has_every_first_class_task_with_its_protocols_and_scale() -> None:
+    rows = [line for line in PAGES["benchmarks.md"].splitlines() if line.startswith("| `")]
+    split = ([cell.strip() for cell in line.strip("|").split("|")] for line in rows)
+    cells = {name.strip("`"): rest for name, *rest in split}
+    assert list(cells) == list(TASKS)
+    for name, (_, protocols, value, drawn) in cells.items():
+        task = get_task(name)
+        assert protocols == " ".join(f"`{one}`" for one in task.protocols)
+        assert (task.unscored is not None) == (value == "to submit") == (drawn == "-")
+        assert task.top == 100 or f"0 to {task.top:g}" in value
+
+
+def test_the_matrix_of_the_benchmarks_page_is_one(tmp_path: Path) -> None:
+    """With a model, a method, and the file that it names."""
+    text = blocks("yaml", PAGES["benchmarks.md"])[0]
+    assert "yaml: ./mine.yaml" in text
+    (tmp_path / "mine.yaml").write_text("dataset_path: a/b\ntest_split: test\ndoc_to_text: question\n")
+    text = text.replace("./mine.yaml", str(tmp_path / "mine.yaml"))
+    (tmp_path / "own.yaml").write_text(f"{text}models: {{m: {{source: 'mini:vanilla'}}}}\nmethods: {{vanilla: {{}}}}\n")
+    found = load_matrix(tmp_path / "own.yaml")
+    assert len(found.groups["mvbench"]) == 20 and len(found.cells()) == 4 + 20
+    assert {cell.protocol for cell in found.cells()} == {"llava", "lmms-eval"}
+
+
 def test_the_models_of_the_backbones_page_are_ones_of_a_matrix() -> None:
     from evals.matrix.schema import ModelEntry
     from hidrop import strict_yaml
@@ -216,7 +242,6 @@ def test_the_python_blocks_of_the_library_page_run(capsys: pytest.CaptureFixture
 
 
 def test_the_matrix_of_the_usage_page_is_one(tmp_path: Path) -> None:
-    from evals.matrix.schema import load_matrix
 
     [text] = blocks("yaml", PAGES["usage.md"])
     (tmp_path / "own.yaml").write_text(text, encoding="utf-8")

@@ -21,6 +21,7 @@ from evals.tasks.protocol import decoding
 from hidrop.analysis.curves import Curves
 from hidrop.errors import UserError
 from hidrop.models import Loaded
+from hidrop.program import program
 from hidrop.provenance import provenance
 
 # Increase if a code change alters the numbers of the probes.
@@ -64,6 +65,11 @@ def probe(
 
     Raises UserError for a task of videos, and for one with fewer than two samples that could be probed.
     """
+    if others := [spec.name for spec in asked.tasks if spec.task.any_columns or spec.task.unscored]:
+        raise UserError(
+            f"{others[0]}: analyze needs a score of each answer by itself, which first-class tasks have: "
+            f"`{program()} tasks --class first-class` lists them"
+        )
     if filmed := [spec.name for spec in asked.tasks if spec.source.videos]:
         raise UserError(f"{filmed[0]}: a task of videos, which analyze does not probe. Name a task of images")
     with locked(folder):

@@ -31,6 +31,7 @@ from evals.model.requests import (
     generation_config,
     inputs_of,
     record_of,
+    sampling_seeded,
     without_own_settings,
 )
 from evals.tasks.protocol import Prepared
@@ -226,7 +227,9 @@ class HidropLlava(ScoringModel):
         watch = Watch(model.device)
         started = time.perf_counter()
         own = self._asking is not None and self._asking.own_settings
-        with torch.inference_mode(), nullcontext() if own else without_own_settings(model):
+        # Few tasks sample their answers. A batch has a seed of its own, so an interrupted run gives the same ones.
+        seeded = sampling_seeded(prompts) if config.do_sample else nullcontext()
+        with torch.inference_mode(), nullcontext() if own else without_own_settings(model), seeded:
             out = model.generate(**inputs, generation_config=config, logits_processor=[watch])
         watch.check(str(model.dtype).removeprefix("torch."))
         rows = out[:, width:].tolist()  # waits for the device, so the timing includes it

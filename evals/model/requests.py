@@ -141,6 +141,17 @@ def without_own_settings(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
+@contextlib.contextmanager
+def sampling_seeded(prompts: Sequence[TokenizedPrompt]) -> Iterator[None]:
+    """A block in which sampled tokens depend on the documents of a batch, and on no batch before it."""
+    import torch
+
+    keys = json.dumps([prompt.request.key for prompt in prompts]).encode()
+    with torch.random.fork_rng():
+        torch.manual_seed(int.from_bytes(hashlib.sha256(keys).digest()[:8], "big"))
+        yield
+
+
 @dataclass(frozen=True)
 class Batch:
     """Requests that run together. `number` counts the batches of the task."""

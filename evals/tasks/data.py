@@ -141,7 +141,7 @@ def _places(spec: TaskSpec) -> Iterator[tuple[Path, Path]]:
     """Folders that may hold a spec's files, each with the folder that no path in the files may leave."""
     repository = spec.source.repository
     if spec.data == HUB:
-        if found := hub.snapshot(hub.cache() / hub.folder_name(repository)):
+        if found := hub.snapshot(hub.cache() / hub.folder_name(repository), spec.source.revision):
             yield found, hub.bounds_of(found)
         return
     root = root_of(spec)

@@ -36,10 +36,10 @@ def folder_name(repository: str) -> str:
     return PREFIX + repository.replace("/", "--")
 
 
-def snapshot(folder: Path) -> Path | None:
-    """The snapshot of a repository's folder that `refs/main` names, or else its only one. None if there is none."""
+def snapshot(folder: Path, revision: str | None = None) -> Path | None:
+    """The snapshot of a repository's folder that a revision (`refs/main`) names, or else its only one. None without."""
     try:
-        found = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        found = folder / "snapshots" / (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         several = [place for place in _children(folder / "snapshots") if os.path.isdir(place)]
         return several[0] if len(several) == 1 else None
@@ -105,13 +105,14 @@ def fetch(source: Source) -> None:
 
     Without the network, what an earlier download left is used. Raises UserError if there is nothing.
     """
-    there = snapshot(cache() / folder_name(source.repository))
+    there = snapshot(cache() / folder_name(source.repository), source.revision)
     if offline() and there is not None:
         return
     from huggingface_hub import snapshot_download
 
     try:
-        snapshot_download(source.repository, repo_type="dataset", allow_patterns=list(source.globs))
+        patterns = list(source.globs)
+        snapshot_download(source.repository, repo_type="dataset", revision=source.revision, allow_patterns=patterns)
     except Exception as error:  # of the network, of the server, or of the cache's folder
         if there is None:
             raise UserError(

@@ -40,7 +40,7 @@ def official(task: Task, home: str | None = None) -> dict[str, Any]:
     home: the folder in which the task's functions look for videos (see `home_of_data`). Raises UserError for a file
     whose functions cannot be imported.
     """
-    return copy.copy(_loaded(task.yaml_file or index().entries[task.name].path, task.name, home))
+    return copy.deepcopy(_loaded(task.yaml_file or index().entries[task.name].path, task.name, home))
 
 
 @contextlib.contextmanager

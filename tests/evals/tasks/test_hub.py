@@ -131,7 +131,8 @@ def test_with_the_network_the_task_s_files_are_downloaded_once(
 ) -> None:
     asked: list[tuple[str, str, list[str]]] = []
 
-    def download(repository: str, *, repo_type: str, allow_patterns: list[str]) -> str:
+    def download(repository: str, *, repo_type: str, revision: str | None, allow_patterns: list[str]) -> str:
+        assert revision is None
         asked.append((repository, repo_type, allow_patterns))
         return str(filled("gqa", cache, write_parquet))
 

@@ -189,7 +189,8 @@ def test_a_version_on_the_hub_is_downloaded_and_found_in_the_cache_by_agree_too(
     from evals.report.agreement_run import Run, read_documents
     from evals.tasks import hub
 
-    def download(repository: str, *, repo_type: str, allow_patterns: list[str]) -> None:
+    def download(repository: str, *, repo_type: str, revision: str | None, allow_patterns: list[str]) -> None:
+        assert revision is None
         if repository != "lmms-lab/MMBench_EN":
             raise OSError("no route to host")
         assert allow_patterns == ["data/dev-*.parquet"]
