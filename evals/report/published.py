@@ -17,6 +17,8 @@ from hidrop.plan import TokenPlan
 from hidrop.strict_yaml import suggestion
 
 MEASURED = "measured here"
+# The matrices whose tables have published numbers next to measured ones, without naming reference files.
+PAPERS = ("paper", "paper-full")
 OUTSIDE = " !"
 # Operations over those of the mean image: at least 1 but for rounding, and images would have to differ by far more
 # than those of a benchmark do to reach the upper bound.
@@ -29,10 +31,10 @@ AFTER = {
 
 
 def references_of(document: ResultDocument) -> list[Reference]:
-    """The reference files that the document names under "reference"; all files for the matrix `paper`."""
+    """The reference files that the document names under "reference"; all files for the matrices of `PAPERS`."""
     named = document.get("reference")
     if named is None:
-        named = available() if document["matrix"] == "paper" else []
+        named = available() if document["matrix"] in PAPERS else []
     names = [named] if isinstance(named, str) else named
     if unknown := [name for name in names if name not in available()]:
         # A results folder may come from somebody else: it names no other files of this machine.

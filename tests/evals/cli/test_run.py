@@ -8,6 +8,7 @@ import pytest
 
 from evals import cli
 from evals.cli.exit_codes import SOME_FAILED
+from evals.cli.options import BUNDLED
 
 
 def run(*arguments):
@@ -199,7 +200,7 @@ def test_validate_checks_the_folder_and_the_cells_that_the_run_would_use(matrix,
     [
         (
             ["plan"],
-            "MATRIX is missing: give a file, or one of smoke, mini, paper, qwen, video. Example: run.py --matrix mini",
+            f"MATRIX is missing: give a file, or one of {', '.join(BUNDLED)}. Example: run.py --matrix mini",
         ),
         (["plan", "mini", "--matrix", "paper"], "give one matrix, not two (got mini and --matrix paper)"),
     ],

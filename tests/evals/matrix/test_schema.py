@@ -307,7 +307,7 @@ def test_a_stated_geometry_gives_a_plan_without_the_files(tmp_path):
         assert [p.split(": ", 1)[1] for p in problems] == ([] if trust else ["models.a.source: not there"])
 
 
-@pytest.mark.parametrize("name", ["smoke", "mini", "paper", "qwen"])
+@pytest.mark.parametrize("name", ["smoke", "mini", "paper", "paper-full", "qwen"])
 def test_bundled_matrices_are_valid(name):
     matrix = load_matrix(name)
     assert matrix.name == name and matrix.cells()
@@ -347,6 +347,27 @@ def test_the_paper_matrix_has_every_method_and_null_baseline_at_its_budgets():
         assert all(of == budgets for of in found.values())
         assert set(found) == {"pdrop", "fastv", "divprune", "visionzip", "random", "uniform", "pool", "downsample"}
         assert rows[model, "text_only"].plan.average_tokens == 0
+
+
+ELEVEN = ["mme", "mmbench_en_dev", "mmbench_cn_dev", "gqa", "vqav2_val", "scienceqa_img", "vizwiz_vqa_val"]
+ELEVEN += ["textvqa_val", "pope", "seedbench", "mmstar"]
+
+
+def test_the_matrix_of_the_papers_main_table_has_its_eleven_tasks_and_budgets():
+    matrix = load_matrix("paper-full")
+    assert list(matrix.tasks) == ELEVEN
+    protocols = {name: matrix.task_spec(name).protocol for name in ELEVEN}
+    assert protocols == {name: "lmms-eval" if name == "mmstar" else "llava" for name in ELEVEN}
+    versions = {name: matrix.task_spec(name).version for name in ("mmbench_en_dev", "pope")}
+    assert versions == {"mmbench_en_dev": "20230712", "pope": "llava"}
+    rows, problems = resolve(matrix, matrix.cells(), trust_presets=True)
+    assert problems == []
+    for row in rows.values():
+        stated = row.budget or (row.model.removeprefix("hidrop-7b-") if row.trained else None)
+        tokens = float(stated) if stated else {"vanilla": 576, "text_only": 0}[row.label]
+        assert row.plan.average_tokens == pytest.approx(tokens, rel=0.025)
+    shorter = load_matrix("paper").models
+    assert {name: shorter[name] for name in matrix.models} == matrix.models
 
 
 def test_the_mini_matrix_reaches_its_budgets_on_the_mini_geometry():
