@@ -8,7 +8,7 @@ from typing import Any
 from evals.report.columns import columns_of, task_name
 from evals.report.differences import SIGNIFICANT
 from evals.report.provenance import provenance_lines
-from evals.report.published import OUTSIDE, citation, published_metrics, sources_used
+from evals.report.published import OUTSIDE, citation, other_splits, published_metrics, sources_used, split_name
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.store.result_document import FailureEntry, ResultDocument, cell_key, protocol_of
@@ -232,13 +232,17 @@ def _published(document: ResultDocument) -> list[tuple[str, str]]:
     used = sources_used(document)
     if not used:
         return []
-    kinds = "; ".join(f"{task_name(task)} {metric}" for task, metric in published_metrics(document).items())
+    kinds = "; ".join(f"{name} {metric}" for name, metric in published_metrics(document).items())
+    splits = ", ".join(map(split_name, other_splits(document)))
+    apart = f"Published for another split than the measured one, and not compared with it: {splits}. " if splits else ""
     text = (
         "share and tokens are averages over the layers (~: inferred from the printed FLOPs; ?: the source's own label, "
         "if the average is unknown), or what the setting says. In parentheses after a score: measured minus published, "
         f"with '{OUTSIDE.strip()}' if the published score is outside the measured 95 % interval; not for models whose "
-        "images have their own numbers of tokens, as tables differ in the size of the images. % of vanilla is the "
-        f"source's own mean, over the given number of benchmarks. Metrics in the papers: {kinds}"
+        "images have their own numbers of tokens, as tables differ in the size of the images. % of vanilla is a mean "
+        "over the given number of benchmarks: a measured one over those of this table, a published one as its source "
+        "prints it, which may be over others (?: it does not say over how many). "
+        f"{apart}Metrics in the papers: {kinds}"
     )
     return [("Published numbers", text), *((f"Source {s.short}", citation(s)) for s in used)]
 

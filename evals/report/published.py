@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 from evals.report.columns import SHARE_HEADER, score_text, share_and_tokens, task_name
 from evals.report.reference import CitedSource, Published, Reference, available, load_reference
-from evals.report.rows import TableRow, number, rows_of, tasks_of
+from evals.report.rows import TableRow, number, rows_of, tasks_of, without_percent
 from evals.report.sections import NEAR_SHARE, NEAR_TOKENS, VANILLA
 from evals.report.tables import Entry, Sheet
 from evals.report.units import MISSING, fixed, share_text
 from evals.store.result_document import ResultDocument
+from evals.tasks.registry import TASKS, get_task
 from hidrop.errors import UserError
 from hidrop.plan import TokenPlan
 from hidrop.strict_yaml import suggestion
@@ -54,24 +55,31 @@ def published_sheet(document: ResultDocument) -> Sheet | None:
 
     If images have their own numbers of tokens, published numbers are grouped by the size of the images. Measured rows
     come first and without differences: a document does not state the size of its images.
+
+    Published scores of another split than the measured one (`other_splits`) come after those of the tasks, without
+    differences. A mean in percent of vanilla has the number of tasks that it is over: a published one is the source's
+    own, and is missing where the source has none.
     """
     sections: list[tuple[str, list[list[str]]]] = []
-    tasks, measured = tasks_of(document), rows_of(document)
+    measured, splits, own = rows_of(document), other_splits(document), tasks_of(document)
+    tasks, counted = [*own, *splits], len(set(own) - without_percent(document))
     for reference, entries in _comparable(document):
         rows = [row for row in measured if same_architecture(row, reference)]
         own_sizes = reference.sizes.dynamic
         if own_sizes and entries:
             methods = {entry.method for entry in entries}
             ours = [row for row in rows if row.method in methods]
-            sections.append((f"{reference.model}, {MEASURED}", [_our_line(row, tasks) for row in ours]))
+            lines = [_our_line(row, tasks, counted) for row in ours]
+            sections.append((f"{reference.model}, {MEASURED}", lines))
         for group in _groups(entries):
             ours = [] if own_sizes else [row for row in rows if corresponds(row, group[0])]
-            lines = [_our_line(row, tasks) for row in ours]
+            lines = [_our_line(row, tasks, counted) for row in ours]
             lines += [_line(entry, reference, tasks, ours[0] if len(ours) == 1 else None) for entry in group]
             sections.append((_title(group[0], reference), lines))
     if not sections:
         return None
-    headers = ("Source", "Model or setting", SHARE_HEADER, *(task_name(task) for task in tasks), "% of vanilla")
+    names = (*map(task_name, own), *map(split_name, splits))
+    headers = ("Source", "Model or setting", SHARE_HEADER, *names, "% of vanilla")
     fields = tuple((title, tuple(tuple(map(Entry, line)) for line in lines)) for title, lines in sections)
     return Sheet("Published and measured numbers", headers, fields)
 
@@ -127,10 +135,36 @@ def sources_used(document: ResultDocument) -> list[CitedSource]:
 
 
 def published_metrics(document: ResultDocument) -> dict[str, str]:
-    """The metric of the published scores, for each of the document's tasks that has one."""
+    """The metric of the published scores, by heading, for each of the document's tasks that has one."""
     used = [reference for reference, entries in _comparable(document) if entries]
     kinds = {task: kind.metric for reference in used for task, kind in reference.scores.items()}
-    return {task: kinds[task] for task in tasks_of(document) if task in kinds}
+    names = {task: task_name(task) for task in tasks_of(document)}
+    names |= {task: split_name(task) for task in other_splits(document)}
+    return {name: kinds[task] for task, name in names.items() if task in kinds}
+
+
+def other_splits(document: ResultDocument) -> list[str]:
+    """Tasks with published scores that are another split of a measured benchmark, such as the server's test-dev."""
+    found = _comparable(document)
+    scored = {task for _, entries in found for entry in entries for task in entry.scores}
+    return [task for task in _twins(tasks_of(document)) if task in scored]
+
+
+def _twins(measured: list[str]) -> list[str]:
+    """The first-class tasks with another split of the same repository as a measured one, and not measured."""
+    sources = [get_task(task).source for task in measured if task in TASKS]
+    splits = {(source.repository, source.split) for source in sources}
+    found = {name: get_task(name).source for name in TASKS if name not in measured}
+    return [
+        name
+        for name, source in found.items()
+        if any(source.repository == repository and source.split != split for repository, split in splits)
+    ]
+
+
+def split_name(task: str) -> str:
+    """The heading of a published split that was not measured, such as "VQAv2 (test)"."""
+    return f"{task_name(task).partition(' (')[0]} ({get_task(task).source.split})"
 
 
 def citation(source: CitedSource) -> str:
@@ -142,7 +176,8 @@ def citation(source: CitedSource) -> str:
 
 def _comparable(document: ResultDocument) -> list[tuple[Reference, list[Published]]]:
     """Each reference with its entries for methods and tasks that the document measured on its architecture."""
-    rows, tasks, found = rows_of(document), set(tasks_of(document)), []
+    rows, measured, found = rows_of(document), tasks_of(document), []
+    tasks = {*measured, *_twins(measured)}
     for reference in references_of(document):
         methods = {row.method for row in rows if same_architecture(row, reference)}
         entries = [e for e in reference.entries if e.method in methods and (e.mean_percent or tasks & set(e.scores))]
@@ -163,16 +198,17 @@ def _groups(entries: Iterable[Published]) -> list[list[Published]]:
     return [groups[key] for key in order]
 
 
-def _our_line(row: TableRow, tasks: list[str]) -> list[str]:
+def _our_line(row: TableRow, tasks: list[str], counted: int) -> list[str]:
+    """counted: the number of tasks that the row's mean is over."""
     scores = [score_text(row.scores.get(task)) for task in tasks]
     tokens = share_and_tokens(row.share, row.average_tokens)
-    return [MEASURED, f"{row.model}, {row.label}", tokens, *scores, fixed(row.percent_of_vanilla)]
+    mean = MISSING if row.percent_of_vanilla is None else f"{fixed(row.percent_of_vanilla)} of {counted}"
+    return [MEASURED, f"{row.model}, {row.label}", tokens, *scores, mean]
 
 
 def _line(entry: Published, reference: Reference, tasks: list[str], ours: TableRow | None) -> list[str]:
     scores = [_score(entry.scores[task], ours, task) if task in entry.scores else MISSING for task in tasks]
-    over = f" of {entry.mean_tasks}" if entry.mean_tasks else ""
-    mean = MISSING if entry.mean_percent is None else f"{_printed(entry.mean_percent)}{over}"
+    mean = MISSING if entry.mean_percent is None else f"{_printed(entry.mean_percent)} of {entry.mean_tasks or '?'}"
     setting = ", ".join(filter(None, (entry.setting, AFTER[entry.after] if entry.after else ""))) or MISSING
     return [reference.sources[entry.source].short, setting, _tokens(entry, reference), *scores, mean]
 

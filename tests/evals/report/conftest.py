@@ -220,6 +220,21 @@ def paper() -> dict[str, Any]:
 
 
 @pytest.fixture
+def paper_full(paper: dict[str, Any]) -> dict[str, Any]:
+    """The same rows on the tasks of the matrix paper-full: 80 and 98 % of vanilla in each of them."""
+    from evals.matrix.schema import load_matrix
+
+    factors = {"vanilla": 1.0, "fastv": 0.8, "hidrop": 0.98}
+    wholes = {task: 1500.0 if task == "mme" else 60.0 for task in load_matrix("paper-full").tasks}
+    cells = [
+        {**cell, "task": task, "value": factor * whole, "percent_of_vanilla": 100 * factor}
+        for task, whole in wholes.items()
+        for cell, factor in zip(paper["cells"], factors.values(), strict=True)
+    ]
+    return {**paper, "matrix": "paper-full", "cells": cells}
+
+
+@pytest.fixture
 def journal(tmp_path: Path, data_folder: Path) -> Callable[..., Path]:
     """Write the journal of a cell with the given answers (None: the sample failed); returns the results folder.
 

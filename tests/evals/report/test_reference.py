@@ -50,7 +50,7 @@ def test_every_reference_file_is_valid_and_every_source_is_used() -> None:
 
 # Benchmarks in published tables that are no task of ours, or not the same number.
 OTHERS = {
-    *("mme_sum", "mme_cognition", "seed", "mmvet", "llava_in_the_wild", "scienceqa_img", "mmmu", "mathvista"),
+    *("mme_sum", "mme_cognition", "seed", "mmvet", "llava_in_the_wild", "mmmu", "mathvista"),
     *("docvqa", "ocrbench", "mvbench", "longvideobench", "mlvu", "videobench"),
 }
 
@@ -266,6 +266,84 @@ def test_published_numbers_stand_below_the_measured_row_of_the_same_budget(paper
     ]
     assert sections["llava-1.5-7b, vanilla"][0][0] == "measured here"
     assert not any("pdrop" in title or "sparsevlm" in title for title in sections)  # not in this matrix
+
+
+HIDROP_64 = "llava-1.5-7b, hidrop at 11.1 % (64 tokens), trained"
+
+
+def lines(document: dict[str, Any], title: str) -> dict[str, dict[str, str]]:
+    """The rows of a section of the published numbers by source, each by column."""
+    sheet = published_sheet(document)
+    assert sheet is not None
+    rows = dict(sheet.sections)[title]
+    return {row[0].text: dict(zip(sheet.headers, (field.text for field in row), strict=True)) for row in rows}
+
+
+def test_the_papers_mean_stands_next_to_the_measured_one_and_both_say_over_how_many_tasks(
+    paper: dict[str, Any], paper_full: dict[str, Any]
+) -> None:
+    found = lines(paper_full, HIDROP_64)
+    assert {source: line["% of vanilla"] for source, line in found.items()} == {
+        "measured here": "98.0 of 11",
+        "HiDrop": "98.3 of 11",
+    }
+    assert lines(paper, HIDROP_64)["measured here"]["% of vanilla"] == "75.0 of 1"
+    assert lines(paper, HIDROP_64)["HiDrop"]["% of vanilla"] == "98.3 of 11"
+    sheet = published_sheet(paper_full)
+    assert sheet is not None
+    means = {
+        title: [row[-1].text for row in rows if row[0].text.startswith("HiDrop")] for title, rows in sheet.sections
+    }
+    assert {title.split(", ", 1)[1]: of for title, of in means.items() if of} == {
+        "vanilla": ["100.0 of 11"],
+        "fastv at 13.9 % (80 tokens), training-free": ["87.9 of 11"],
+        "hidrop at 13.9 % (80 tokens), trained": ["98.4 of 11"],
+        "fastv at 11.1 % (64 tokens), training-free": ["82.8 of 11"],
+        "hidrop at 11.1 % (64 tokens), trained": ["98.3 of 11"],
+        "hidrop at 8.3 % (48 tokens), trained": ["96.5 of 11", "97.1 of 11"],
+    }
+
+
+def test_a_source_without_a_mean_gets_none_and_one_without_its_number_of_tasks_says_so(
+    paper_full: dict[str, Any],
+) -> None:
+    vanilla = lines(paper_full, "llava-1.5-7b, vanilla")
+    assert vanilla["LLaVA MODEL_ZOO"]["GQA"].startswith("62.0") and vanilla["LLaVA MODEL_ZOO"]["% of vanilla"] == "-"
+    for cell in paper_full["cells"]:
+        if cell["method"] == "fastv":
+            cell["method"] = "pdrop"
+    free = lines(paper_full, "llava-1.5-7b, pdrop at 11.1 % (64 tokens), training-free")
+    assert free["measured here"]["% of vanilla"] == "80.0 of 11"
+    assert free["RESTORE Tab. 1"]["% of vanilla"] == "80.9 of ?"
+
+
+def test_a_published_score_of_another_split_has_a_column_of_its_own_without_a_difference(
+    paper_full: dict[str, Any],
+) -> None:
+    found = lines(paper_full, HIDROP_64)
+    assert found["HiDrop"]["VQAv2 (test)"] == "76.5" and found["HiDrop"]["VQAv2 (val)"] == "-"
+    assert found["measured here"]["VQAv2 (test)"] == "-" and found["measured here"]["VQAv2 (val)"] == "58.8"
+    zoo = lines(paper_full, "llava-1.5-7b, vanilla")["LLaVA MODEL_ZOO"]
+    assert (zoo["VizWiz (val)"], zoo["VizWiz (test)"]) == ("-", "50.0")
+    text = markdown(paper_full)
+    assert "another split than the measured one, and not compared with it: VQAv2 (test), VizWiz (test)." in text
+    assert "VQAv2 (test) VQAv2 accuracy on test-dev, by the server" in text
+
+
+def test_a_split_that_was_run_has_its_published_scores_in_its_own_column(paper_full: dict[str, Any]) -> None:
+    for cell in [cell for cell in paper_full["cells"] if cell["task"] == "vqav2_val"]:
+        more = {"task": "vqav2_test", "value": None, "percent_of_vanilla": None, "unscored": "to submit"}
+        paper_full["cells"].append({**cell, **more})
+    found = lines(paper_full, HIDROP_64)
+    assert found["HiDrop"]["VQAv2"] == "76.5" and found["measured here"]["VQAv2"] == "to submit"
+    assert "VQAv2 (test)" not in found["HiDrop"] and "VizWiz (test)" in found["HiDrop"]
+    assert found["measured here"]["% of vanilla"] == "98.0 of 11"
+
+
+def test_tasks_without_another_split_have_no_further_columns(paper: dict[str, Any]) -> None:
+    sheet = published_sheet(paper)
+    assert sheet is not None and sheet.headers[3:] == ("GQA", "% of vanilla")
+    assert "another split" not in markdown(paper)
 
 
 @pytest.mark.parametrize(("interval", "shown"), [([59.0, 61.0], "60.5 (-0.5)"), ([59.0, 60.4], "60.5 (-0.5 !)")])
