@@ -104,10 +104,11 @@ def _budget(entry: Published, reference: Reference) -> str:
 def same_architecture(row: TableRow, reference: Reference) -> bool:
     """Whether a row's model has the reference's architecture: the same layers, visual tokens and operations.
 
-    With images of different sizes the layers' tokens are rounded means, and operations grow faster than tokens.
+    With images of different sizes the layers' tokens are rounded means, and operations grow faster than tokens. The
+    decoders of LLaVA-1.5 and LLaVA-NeXT are equal: only their images differ.
     """
     sizes = reference.sizes
-    if row.paper_macs is None or len(row.entering) != sizes.layers:
+    if row.paper_macs is None or len(row.entering) != sizes.layers or row.own_sizes != sizes.dynamic:
         return False
     planned = TokenPlan(sizes, row.entering).paper_macs()
     if sizes.dynamic:

@@ -63,6 +63,7 @@ class TableRow:
     own_scale: frozenset[str] = frozenset()  # tasks whose score is on lmms-eval's scale of the task
     groups: Mapping[str, float | None] = field(default_factory=dict)  # the mean score over a group's tasks
     nominal: bool = False  # nobody stated the image that `image_tokens` is of
+    own_sizes: bool = False  # each image has its own number of visual tokens
 
     @property
     def visual_tokens(self) -> int:
@@ -165,9 +166,15 @@ def rows_of(document: ResultDocument) -> list[TableRow]:
                 reading=document["budget_reading"],
                 image_tokens=known.get("image_tokens"),
                 nominal=known.get("nominal", False),
+                own_sizes=_own_sizes(known, own),
             )
         )
     return rows
+
+
+def _own_sizes(known: Mapping[str, Any], own: list[CellEntry]) -> bool:
+    """Whether a row's model is of a family whose images differ in their tokens, as far as its entries show it."""
+    return known.get("nominal", False) or any("share_of_total" in cell or "pixels" in cell for cell in own)
 
 
 def without_percent(document: ResultDocument) -> set[str]:

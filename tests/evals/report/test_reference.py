@@ -220,7 +220,8 @@ def test_published_numbers_of_several_sizes_of_images_are_listed_without_differe
 ) -> None:
     geometry, fastv = PRESETS["qwen2.5-vl-7b"], Schedule(cuts=(Cut(2, 130),))
     ours = cell("mine", "fastv", fastv, "pope", 80.0, geometry=geometry, budget="16.4%")
-    ours["paper_macs"] = round(1.02 * ours["paper_macs"])  # images of different sizes
+    # Images of different sizes.
+    ours |= {"paper_macs": round(1.02 * ours["paper_macs"]), "share_of_total": ours["share"]}
     document = document_of(matrix="mine", cells=[ours], reference="qwen2.5-vl-7b")
     sheet = published_sheet(document)
     assert sheet is not None
@@ -373,6 +374,21 @@ def test_published_numbers_are_not_put_next_to_another_architecture(
     for cell in paper["cells"]:
         cell["paper_macs"] //= 2  # as deep, as many tokens, but narrower
     assert published_sheet(paper) is None
+
+
+def test_the_numbers_of_llava_next_are_not_put_next_to_llava_15_which_has_the_same_decoder(
+    paper: dict[str, Any], cell: Callable[..., dict[str, Any]]
+) -> None:
+    def models() -> set[str]:
+        sheet = published_sheet(paper)
+        assert sheet is not None
+        return {title.split(", ")[0] for title, _ in sheet.sections}
+
+    assert models() == {"llava-1.5-7b"}
+    tiles = cell("next", "vanilla", Schedule(), "gqa", 64.0, geometry=PRESETS["llava-next-7b"], nominal=True)
+    paper["cells"].append(tiles)
+    assert models() == {"llava-1.5-7b", "llava-next-7b"}
+    assert lines(paper, "llava-next-7b, measured here")["measured here"]["Model or setting"] == "next, vanilla"
 
 
 def test_a_document_can_name_its_references(paper: dict[str, Any]) -> None:
