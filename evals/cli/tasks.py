@@ -32,12 +32,12 @@ def tasks(options: TasksOptions) -> int:
     """
     from evals.plain_table import aligned
     from evals.tasks.index import tasks_folder
-    from evals.tasks.listing import HEADINGS, counts, listed
+    from evals.tasks.listing import HEADINGS, chosen, counts, listed
 
     if tasks_folder() is None:
         raise UserError("lmms-eval is not installed: install it with `make setup`, or pip install --no-deps lmms-eval")
     everything = listed()
-    found = listed(options.grep, options.kind)
+    found = chosen(everything, options.grep, options.kind)
     if not found:
         kinds = ", ".join(counts(everything))
         raise UserError(f"no task with this text and class, of {len(everything):,}. The classes: {kinds}")

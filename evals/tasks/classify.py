@@ -16,7 +16,9 @@ It is an estimate (see `evals.tasks.source_scan`). `evals.tasks.rehearsal` tries
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -157,7 +159,7 @@ def media_of(entry: Entry) -> Media:
     return "image"
 
 
-def _visual(entry: Entry) -> list[Part]:
+def _visual(entry: Entry) -> Sequence[Part]:
     return closure(functions_of(entry.config.get("doc_to_visual")))
 
 
@@ -165,13 +167,17 @@ def _name(value: object) -> str:
     return value.name if isinstance(value, Function) else str(value)
 
 
-def _place(parts: list[Part], wanted: re.Pattern[str]) -> str:
+def _place(parts: Sequence[Part], wanted: re.Pattern[str]) -> str:
     """ " (utils.py, line 30)" for the first part whose source has a pattern; "" for none."""
-    for part in parts:
-        if found := wanted.search(part.text):
-            line = part.line + part.text.count("\n", 0, found.start())
-            return f" ({part.file.parent.name}/{part.file.name}, line {line})"
-    return ""
+    return next((place for part in parts if (place := _place_in(part, wanted))), "")
+
+
+@functools.cache  # many tasks share their parts
+def _place_in(part: Part, wanted: re.Pattern[str]) -> str:
+    if not (found := wanted.search(part.text)):
+        return ""
+    line = part.line + part.text.count("\n", 0, found.start())
+    return f" ({part.file.parent.name}/{part.file.name}, line {line})"
 
 
 def _where(part: Part) -> str:

@@ -75,14 +75,25 @@ class Index:
 
         Raises UserError, with a suggestion, for an unknown name.
         """
+        if lacking := self.lacking(name):
+            raise UserError(f"unknown task '{lacking}'.{did_you_mean(lacking, [*self.entries, *self.tags])}")
         found: dict[str, None] = {}
         self._expand(name, found, ())
         return list(found)
 
-    def _expand(self, name: str, found: dict[str, None], above: tuple[str, ...]) -> None:
+    def lacking(self, name: str, above: tuple[str, ...] = ()) -> str | None:
+        """The first name in a group or a tag that has no file, or the name itself; None if all have one."""
         entry = self.entries.get(name)
         if entry is None and name not in self.tags:
-            raise UserError(f"unknown task '{name}'.{did_you_mean(name, [*self.entries, *self.tags])}")
+            return name
+        if entry is not None and entry.kind != "group":
+            return None
+        members = self.tags[name] if entry is None else entry.members
+        found = (self.lacking(member, (*above, name)) for member in members if member not in above)
+        return next(filter(None, found), None)
+
+    def _expand(self, name: str, found: dict[str, None], above: tuple[str, ...]) -> None:
+        entry = self.entries.get(name)
         if entry is not None and entry.kind != "group":
             found[name] = None
             return

@@ -34,7 +34,7 @@ class Part:
         """Every name in it, also those in its comments and texts."""
         return frozenset(NAME.findall(self.text))
 
-    @property
+    @functools.cached_property
     def returns(self) -> bool:
         """Whether it returns a value somewhere."""
         found = ast.walk(ast.parse(self.text))
@@ -122,15 +122,21 @@ def module_file(module: str) -> Path | None:
     return None
 
 
+@functools.cache
 def start(function: Function) -> tuple[Path, str] | None:
     """The file and the name of a reference in a YAML file."""
     file = function.file or module_file(function.name.rpartition(".")[0])
     return None if file is None else (file, function.attribute)
 
 
-def closure(functions: Iterable[Function]) -> list[Part]:
+def closure(functions: Iterable[Function]) -> tuple[Part, ...]:
     """The parts that functions use, themselves included, below lmms-eval's tasks and next to the YAML file."""
-    waiting = [found for function in functions if (found := start(function))]
+    return _closure(tuple(found for function in functions if (found := start(function))))
+
+
+@functools.cache  # many tasks share their functions
+def _closure(starts: tuple[tuple[Path, str], ...]) -> tuple[Part, ...]:
+    waiting = list(starts)
     seen: dict[tuple[Path, str], Part | None] = {}
     while waiting:
         key = waiting.pop()
@@ -143,9 +149,9 @@ def closure(functions: Iterable[Function]) -> list[Part]:
             if name in module.imported:
                 waiting += _elsewhere(module, [name])
             continue
-        waiting += [(file, other) for other in part.names & module.parts.keys()]
-        waiting += _elsewhere(module, part.names & module.imported.keys())
-    return [part for part in seen.values() if part is not None]
+        waiting += [(file, other) for other in sorted(part.names & module.parts.keys())]
+        waiting += _elsewhere(module, sorted(part.names & module.imported.keys()))
+    return tuple(part for part in seen.values() if part is not None)
 
 
 def run_on_import(functions: Iterable[Function]) -> list[Part]:
