@@ -21,25 +21,43 @@ Decode = Callable[[Any], Any]  # an undecoded image to a decoded one
 
 
 def prepared(process_docs: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
-    """lmms-eval's preparation of a data set, on images that are not decoded."""
+    """lmms-eval's preparation of a data set, on images that are not decoded.
+
+    A preparation that needs an image's pixels or size fails on these, and gets decoded ones: every image is read then.
+    """
 
     def prepare(dataset: Any) -> Any:
-        dataset = undecoded(dataset)
-        return dataset if process_docs is None else process_docs(dataset)
+        if process_docs is None:
+            return undecoded(dataset)
+        try:
+            return undecoded(process_docs(undecoded(dataset)))
+        except (AttributeError, KeyError, TypeError):
+            if not image_columns(dataset.features):
+                raise
+            return undecoded(process_docs(dataset))
 
     return prepare
 
 
 def undecoded(dataset: Any) -> Any:
-    """A data set whose images, single ones or in lists, are not decoded when a row is read."""
+    """A data set whose images, single ones or in lists, are not decoded when a row is read.
+
+    Columns of files as they are (`is_image`), which a preparation may have made of images, become images again.
+    """
     from datasets import Image, List
 
-    for name in image_columns(dataset.features):
+    for name in [*image_columns(dataset.features), *_file_columns(dataset.features)]:
         kind = dataset.features[name]
         dataset = dataset.cast_column(
             name, List(Image(decode=False)) if hasattr(kind, "feature") else Image(decode=False)
         )
     return dataset
+
+
+def _file_columns(features: Mapping[str, Any]) -> list[str]:
+    """The columns that hold files as bytes and path without being declared as images, or lists of such."""
+    each = {name: getattr(kind, "feature", kind) for name, kind in features.items()}
+    return [name for name, kind in each.items() if isinstance(kind, dict) and set(kind) == {"bytes", "path"}]
 
 
 def image_columns(features: Mapping[str, Any]) -> list[str]:
