@@ -45,13 +45,15 @@ class Part:
 class Source:
     """A module. `imported`: (module, name in it, or None for the module itself) by the name that it has here.
 
-    packages: top-level packages that importing the module needs, each with its line.
+    packages: top-level packages that importing the module needs, each with its line. optional: by name, the module and
+    line of an import that may fail (in a `try`), without another value in that case: only what uses the name needs it.
     """
 
     file: Path
     parts: dict[str, Part] = field(default_factory=dict)
     imported: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     packages: dict[str, int] = field(default_factory=dict)
+    optional: dict[str, tuple[str, int]] = field(default_factory=dict)
     modules: dict[str, int] = field(default_factory=dict)  # all modules that it imports at its top
     loose: list[Part] = field(default_factory=list)  # statements that run when it is imported
 
@@ -73,7 +75,9 @@ def source(file: Path) -> Source:
         elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
             body = "\n".join(lines[node.lineno - 1 : node.end_lineno])
             found.parts[node.name] = Part(file, node.lineno, body)
-        elif isinstance(node, ast.Expr | ast.Assign | ast.If | ast.Try | ast.With | ast.For):
+        if isinstance(node, ast.Try):
+            _take_optional(found, node)
+        if isinstance(node, ast.Expr | ast.Assign | ast.If | ast.Try | ast.With | ast.For):
             found.loose.append(Part(file, node.lineno, "\n".join(lines[node.lineno - 1 : node.end_lineno])))
     return found
 
@@ -95,6 +99,22 @@ def _take_import(found: Source, node: ast.Import | ast.ImportFrom) -> None:
     found.modules.setdefault(module, node.lineno)
     for alias in node.names:
         found.imported[alias.asname or alias.name] = (module, alias.name)
+
+
+def _take_optional(found: Source, node: ast.Try) -> None:
+    """The imports of a `try`, without those that its handlers replace."""
+    own = Source(found.file)
+    for line in node.body:
+        if isinstance(line, ast.Import | ast.ImportFrom):
+            _take_import(own, line)
+            for alias in line.names:
+                name = alias.asname or alias.name.split(".")[0]
+                module = own.imported[name][0]
+                found.optional[name] = (module, line.lineno)
+    for handler in node.handlers:
+        for inner in ast.walk(handler):
+            named = getattr(inner, "id", None) or getattr(inner, "name", None) or getattr(inner, "asname", None)
+            found.optional.pop(str(named), None)
 
 
 def _absolute(file: Path, node: ast.ImportFrom) -> str:
@@ -174,9 +194,17 @@ def _elsewhere(module: Source, names: Iterable[str]) -> list[tuple[Path, str]]:
 
 def lacking(functions: Iterable[Function]) -> dict[str, str]:
     """Packages that importing these functions' modules needs and that are not installed: "file, line 3" by name."""
+    functions = list(functions)
     waiting = [found[0] for function in functions if (found := start(function))]
     seen: set[Path] = set()
     missing: dict[str, str] = {}
+    for part in closure(functions):
+        optional = source(part.file).optional
+        for wanted, line in (optional[name] for name in sorted(part.names & optional.keys())):
+            if there := module_file(wanted):
+                waiting.append(there)
+            elif not installed(package := wanted.split(".")[0]):
+                missing.setdefault(package, f"{part.file.name}, line {line}")
     while waiting:
         file = waiting.pop()
         if file in seen:
