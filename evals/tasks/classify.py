@@ -17,12 +17,13 @@ It is an estimate (see `evals.tasks.source_scan`). `evals.tasks.rehearsal` tries
 from __future__ import annotations
 
 import functools
+import glob
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evals.tasks.index import Entry, Function, functions_of
+from evals.tasks.index import BUILDERS, Entry, Function, data_files, functions_of, hub_file
 from evals.tasks.source_scan import Part, closure, lacking, run_on_import
 
 Class = Literal[
@@ -103,7 +104,11 @@ def _refused(entry: Entry, media: Media) -> str:
 
 
 def _downloads(entry: Entry) -> str:
-    """Which step of a task gets data from the network, in words; "" for none."""
+    """Which step of a task gets data from the network, or from another machine's folder, in words; "" for none."""
+    if entry.config.get("dataset_path") in BUILDERS:
+        for name in data_files(entry):
+            if not hub_file(name) and ("://" in name or name.startswith("/")) and not glob.glob(name):
+                return f"its documents are at {name}. Name a copy in a YAML file of your own, under data_files"
     for step in ("process_docs", "doc_to_visual", "doc_to_text"):
         if place := _place(closure(functions_of(entry.config.get(step))), NETWORK):
             return f"its {step} downloads{place}"

@@ -145,7 +145,7 @@ def _places(spec: TaskSpec) -> Iterator[tuple[Path, Path]]:
             yield found, hub.bounds_of(found)
         return
     root = root_of(spec)
-    for name in (spec.source.folder, repository.split("/")[1]):
+    for name in (spec.source.folder, repository.split("/")[-1]):
         yield root / name, root
     yield root, hub.bounds_of(root)
     if found := hub.snapshot_below(root, repository):
@@ -180,7 +180,7 @@ def download(spec: TaskSpec) -> str:
         return hub.download_command(
             source, "--cache-dir", str(root.parent if root.name.startswith(hub.PREFIX) else root)
         )
-    own = root.absolute().name in (source.folder, source.repository.split("/")[1])
+    own = root.absolute().name in (source.folder, source.repository.split("/")[-1])
     return _into(source, root if own else root / source.folder)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ from evals.tasks.base import (
     mean_of_sums,
 )
 from evals.tasks.classify import Classified, classify, metric_class
-from evals.tasks.index import Entry, tasks_folder
+from evals.tasks.index import BUILDERS, Entry, data_files, hub_file, tasks_folder
 from evals.tasks.known_sizes import SIZES
 from evals.tasks.sample_scores import number, plain, weighted_scores
 from evals.tasks.tables import as_one_table
@@ -49,8 +49,6 @@ CLUSTERS = (
     *("videoID", "video_id", "video", "video_name", "video_path"),
     *("imageId", "image_id", "image_path", "image_name", "image_source"),
 )
-# What datasets loads from files next to the YAML file, instead of a repository.
-BUILDERS = ("parquet", "json", "csv", "text", "arrow")
 
 
 class OfficialTask(Task):
@@ -97,7 +95,12 @@ class OfficialTask(Task):
         kwargs = config.get("dataset_kwargs") or {}
         rows, megabytes = SIZES.get(self.name, (None, None))
         if path in BUILDERS:
-            paths = _own_files(self.entry.path.parent, kwargs.get("data_files"), split)
+            named = data_files(self.entry)
+            if found := [hub_file(one) for one in named if hub_file(one)]:
+                repository, file = found[0]
+                table = None if file.endswith(".parquet") else as_one_table
+                return Source(repository, split, repository.split("/")[-1], file, (), rows, convert=table)
+            paths = _own_files(self.entry.path.parent, named)
             return Source(
                 self.name,
                 split,
@@ -118,7 +121,7 @@ class OfficialTask(Task):
             columns=(),
             rows=rows,
             others=tuple(others),
-            wanted=("README.md", *(f"*{name}*" for name in _names(split))),
+            wanted=("README.md", *(f"*{one}*" for one in _names(split)), *([f"*{name}.*"] if name else [])),
             config=name,
             revision=kwargs.get("revision"),
             megabytes=megabytes,
@@ -277,14 +280,12 @@ def of_yaml(path: Path, name: str) -> OfficialTask:
     return OfficialTask(entry)
 
 
-def _own_files(folder: Path, data_files: Any, split: str) -> tuple[Path, ...]:
-    """The files that a YAML file names for a split, relative to its folder."""
-    named = data_files.get(split) if isinstance(data_files, Mapping) else data_files
-    names = [named] if isinstance(named, str) else list(named or ())
+def _own_files(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """The files that a YAML file names, relative to its folder. A name without a file stays, so that it is told."""
     found: list[Path] = []
     for name in names:
         path = folder / name
-        found += [path] if path.exists() else sorted(path.parent.glob(path.name))
+        found += [path] if path.exists() else sorted(path.parent.glob(path.name)) or [path]
     return tuple(found)
 
 
@@ -294,7 +295,7 @@ def _globs(config: str | None, split: str) -> list[str]:
     folders = [f"{config}/", f"data/{config}/", f"data/{config}-", f"{config}-"] if config else []
     globs = [f"{folder}{name}-*.parquet" for folder in [*folders, "data/", ""] for name in names]
     plain_files = [f"{folder}{name}.{kind}" for folder in [*folders, "data/", ""] for name in names for kind in KINDS]
-    own = [f"{config}.{kind}" for kind in KINDS] if config else []
+    own = [f"{folder}{config}.{kind}" for folder in ("", "*/") for kind in KINDS] if config else []
     return [*globs, *plain_files, *own, *(f"{folder}*.{kind}" for folder in (*folders[:1], "") for kind in KINDS)]
 
 

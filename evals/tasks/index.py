@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,12 @@ from typing import Any, Literal
 from hidrop.errors import UserError, did_you_mean
 
 Kind = Literal["task", "group", "class"]
+# What datasets loads from files that the YAML file names, instead of a repository.
+BUILDERS = ("parquet", "json", "csv", "text", "arrow")
+# A file of a repository of the Hub, in the two forms that YAML files have.
+HUB_FILE = re.compile(
+    r"(?:hf://datasets/|https://huggingface\.co/datasets/)(?P<repository>[^/]+/[^/@]+)(?:/resolve/main)?/(?P<file>.+)"
+)
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,19 @@ def _parsed(path: Path) -> Mapping[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     return found if isinstance(found, dict) else {}
+
+
+def data_files(entry: Entry) -> list[str]:
+    """The files that a task with one of `BUILDERS` names for its split: paths, patterns or URLs."""
+    named = (entry.config.get("dataset_kwargs") or {}).get("data_files")
+    named = named.get(entry.split) if isinstance(named, Mapping) else named
+    return [named] if isinstance(named, str) else [str(one) for one in named or ()]
+
+
+def hub_file(name: str) -> tuple[str, str] | None:
+    """The repository and the file in it that a name of `data_files` stands for; None for any other name."""
+    found = HUB_FILE.fullmatch(name)
+    return (found["repository"], found["file"]) if found else None
 
 
 def functions_of(value: Any) -> Iterator[Function]:
