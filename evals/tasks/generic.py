@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 # Columns that say which image or video a document is about.
 CLUSTERS = (
-    *("videoID", "video_id", "video", "video_name", "video_path"),
+    *("videoID", "video_id", "video", "video_name", "video_path", "video_idx", "Video_Name"),
     *("imageId", "image_id", "image_path", "image_name", "image_source"),
 )
 
@@ -232,7 +232,7 @@ class OfficialTask(Task):
         """Sums of weighted scores, or the task's own aggregation of the items; documents of one image are one unit."""
         if any("item" in sample for sample in samples):
             return Resampled(lambda sample: sample["image_key"], self._aggregate)
-        weights = {sample["weight"] for sample in samples if "weight" in sample}
+        weights = {sample.get("weight") for sample in samples}  # None: without the metric
         return Statistic(
             lambda sample: sample["doc_id"],
             lambda rows: (sum(_weighted(row) for row in rows), float(len(rows))),

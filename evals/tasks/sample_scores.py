@@ -10,8 +10,12 @@ from typing import Any
 
 # The keys of a sample's score in what process_results gives, and of a reading next to the right answer.
 SCORE_KEYS = ("score", "correct", "acc", "accuracy", "is_correct", "hit")
-PAIRS = (("pred", "answer"), ("pred_answer", "answer"), ("parsed_pred", "answer"), ("prediction", "ground_truth"))
-CLOSE = 1e-6
+PAIRS = (
+    *(("pred", "answer"), ("pred_answer", "answer"), ("parsed_pred", "answer"), ("prediction", "ground_truth")),
+    *(("pred", "ground_truth"), ("pred", "gt"), ("prediction", "answer"), ("pred", "target"), ("prediction", "target")),
+)
+# How near the value has to be: nearer than a stored value may be to the one that follows from its records.
+CLOSE = {"rel_tol": 1e-9, "abs_tol": 5e-7}
 
 
 def weighted_scores(items: Mapping[int, Any], value: float) -> dict[int, tuple[float, float]] | None:
@@ -27,7 +31,7 @@ def weighted_scores(items: Mapping[int, Any], value: float) -> dict[int, tuple[f
         for weights in _weightings(items):
             total = sum(known[place] * weights[place] for place in known)
             for scale in (1.0, 100.0):
-                if math.isclose(total * scale, value, rel_tol=CLOSE, abs_tol=CLOSE):
+                if math.isclose(total * scale, value, **CLOSE):
                     return {place: (score, weights[place] * scale) for place, score in known.items()}
     return None
 
@@ -54,20 +58,29 @@ def plain(value: Any) -> Any:
 
 
 def _score_keys(items: Iterable[Any]) -> list[Any]:
-    """The ways to read a score from items that are dicts."""
+    """The ways to read a score from items that are dicts: a key, or a pair of keys and whether capitals count."""
     items = list(items)
     if not items or not all(isinstance(item, Mapping) for item in items):
         return []
     common = set.intersection(*(set(item) for item in items))
-    return [name for name in SCORE_KEYS if name in common] + [pair for pair in PAIRS if set(pair) <= common]
+    pairs = [pair for pair in PAIRS if set(pair) <= common]
+    return [name for name in SCORE_KEYS if name in common] + [
+        (*pair, exact) for exact in (True, False) for pair in pairs
+    ]
 
 
 def _score(item: Any, name: Any) -> float | None:
     """An item's score from 0 to 1: the item itself, its entry, or whether two of its entries are equal."""
     if isinstance(name, tuple):
-        return float(item[name[0]] == item[name[1]])
+        reading, answer, exact = item[name[0]], item[name[1]], name[2]
+        return float(reading == answer if exact else _folded(reading) == _folded(answer))
     found = number(item if name is None else item[name])
     return found if found is not None and 0 <= found <= 1 else None
+
+
+def _folded(value: Any) -> str:
+    """A reading as tasks compare it when capitals do not count, or when one side is a number."""
+    return str(value).strip().lower()
 
 
 def _weightings(items: Mapping[int, Any]) -> Iterator[dict[int, float]]:
