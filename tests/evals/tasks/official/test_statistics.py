@@ -1,0 +1,160 @@
+"""A value follows again from the records of a scored task's samples, and so do its interval and its differences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evals.store.records import checked
+from evals.store.statistics import LEVEL, Row, drawn, redrawn, task_stats, value_of
+from evals.tasks import evaluate, get_task
+from evals.tasks.official_config import official
+from tests.evals.tasks.official.stand_in import Answering
+from tests.evals.tasks.official.tables import SCORED
+
+PROTOCOL = "lmms-eval"
+# Values that are no mean, and no mean of means, of scores from 0 to 1: what each sample gave is aggregated again.
+AGGREGATED = (
+    *("ocrbench", "websrc_val", "refcoco_bbox_rec_test", "mmmu_val", "mmmu_pro_standard", "multidocvqa_val"),
+    *("mlvu_dev", "temporal_grounding_charades", "mvbench_action_antonym", "countix"),
+)
+# A mean over two categories of different sizes, and a metric that one of four documents lacks: weights of samples.
+WEIGHTED = {"mmstar_oc": [2 / 3, 2 / 3, 2 / 3, 2], "seedbench_lite": [4 / 3, 4 / 3, 4 / 3, None]}
+MEANS = [name for name in SCORED if name not in (*AGGREGATED, *WEIGHTED)]
+
+every_scored_task = pytest.mark.parametrize("name", SCORED)
+
+
+@pytest.fixture(scope="session")
+def results(official_data: Any) -> dict[str, Any]:
+    """The result of every scored task."""
+    from evals.tasks import TaskSpec
+
+    return {
+        name: evaluate(Answering(row.said), TaskSpec(name, str(official_data), PROTOCOL, metric=row.metric))
+        for name, row in SCORED.items()
+    }
+
+
+def recorded(samples: Sequence[dict[str, Any]]) -> list[Any]:
+    """Samples after a journal."""
+    return [checked(json.loads(json.dumps({"kind": "score", **sample}, allow_nan=False))) for sample in samples]
+
+
+@every_scored_task
+def test_the_value_follows_from_the_records_alone(name: str, results: dict[str, Any]) -> None:
+    found = results[name]
+    assert value_of(name, PROTOCOL, recorded(found.samples)) == pytest.approx(found.value, rel=1e-12)
+
+
+@every_scored_task
+def test_samples_have_scores_wherever_the_value_follows_from_such(name: str, results: dict[str, Any]) -> None:
+    samples = results[name].samples
+    assert all("item" in sample and sample["score"] is None for sample in samples) == (name in AGGREGATED)
+    if name not in AGGREGATED:
+        scale = 100 if results[name].value > 1 else 1
+        weights = WEIGHTED.get(name, [scale] * len(samples))
+        assert [sample.get("weight") for sample in samples] == pytest.approx(weights)
+        assert [sample["score"] is None for sample in samples] == [weight is None for weight in weights]
+
+
+@pytest.mark.parametrize("name", [name for name in SCORED if name not in AGGREGATED])
+def test_a_wrong_weight_or_score_changes_the_value(name: str, results: dict[str, Any]) -> None:
+    found = results[name]
+    place = next(place for place, sample in enumerate(found.samples) if sample["score"])
+    for wrong in ({"weight": 1.1 * found.samples[place]["weight"]}, {"score": 0.3}):
+        samples = [{**sample, **(wrong if at == place else {})} for at, sample in enumerate(found.samples)]
+        assert value_of(name, PROTOCOL, samples) != pytest.approx(found.value, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", AGGREGATED)
+def test_a_wrong_item_changes_the_value(name: str, results: dict[str, Any]) -> None:
+    """Another document's item instead of one, for at least one pair of documents."""
+    samples = results[name].samples
+    others = set()
+    for a, sample in enumerate(samples):
+        for b in range(len(samples)):
+            changed = [*samples[:a], {**sample, "item": samples[b]["item"]}, *samples[a + 1 :]]
+            others.add(value_of(name, PROTOCOL, changed))
+    assert len(others) > 1
+
+
+def per_image(samples: Sequence[dict[str, Any]]) -> np.ndarray:
+    """The sum of scores and the number of samples of each image, in the order of first appearance."""
+    images: dict[Any, list[float]] = {}
+    for sample in samples:
+        sums = images.setdefault(sample["image_key"], [0.0, 0.0])
+        sums[0] += sample["score"]
+        sums[1] += 1
+    return np.array(list(images.values()))
+
+
+def middle(values: np.ndarray) -> list[float]:
+    return list(np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_a_means_interval_and_difference_are_those_of_the_paired_bootstrap_over_images(
+    name: str, results: dict[str, Any]
+) -> None:
+    """The other run has the scores in reverse, on the same images."""
+    found = results[name]
+    scores = [sample["score"] for sample in found.samples]
+    others = [{**sample, "score": score} for sample, score in zip(found.samples, reversed(scores), strict=True)]
+    stats = task_stats(name, PROTOCOL, {"own": Row(found.samples, "base"), "base": Row(others, None)})
+    both = np.concatenate([per_image(found.samples), per_image(others)], axis=1)
+    scale, sums = 100 if found.value > 1 else 1, drawn(both)
+    own, base = (scale * sums[:, at] / sums[:, at + 1] for at in (0, 2))
+    assert stats["own"]["interval"] == pytest.approx(middle(own))
+    assert stats["own"]["against"]["difference"] == pytest.approx(
+        found.value - value_of(name, PROTOCOL, others), abs=1e-9
+    )
+    assert stats["own"]["against"]["interval"] == pytest.approx(middle(own - base), abs=1e-9)
+    assert stats["own"]["interval"][0] <= found.value <= stats["own"]["interval"][1]
+
+
+@pytest.mark.parametrize("name", AGGREGATED)
+def test_other_values_intervals_are_lmms_evals_aggregates_of_drawn_documents(
+    name: str, results: dict[str, Any]
+) -> None:
+    found = results[name]
+    [interval] = [task_stats(name, PROTOCOL, {"own": Row(found.samples, None)})["own"]["interval"]]
+    images: dict[Any, list[Any]] = {}
+    for sample in found.samples:
+        images.setdefault(sample["image_key"], []).append(sample)
+    lists = list(images.values())
+    values = [get_task(name)._aggregate([s for place in draw for s in lists[place]]) for draw in redrawn(len(lists))]
+    assert interval == pytest.approx(middle(np.array(values)))
+    assert interval[0] <= found.value <= interval[1] and (interval[0] < interval[1] or len(lists) == 1)
+
+
+def test_a_mean_over_categories_is_drawn_within_them(results: dict[str, Any]) -> None:
+    """Of three scores 1, 1, 0 a draw gives k / 3 with k binomial(3, 2/3), and 1 for the only one of the other."""
+    [low, high] = task_stats("mmstar_oc", PROTOCOL, {"own": Row(results["mmstar_oc"].samples, None)})["own"]["interval"]
+    assert (low, high) == pytest.approx(((0 + 1) / 2, (1 + 1) / 2))
+
+
+def test_documents_without_the_metric_do_not_widen_its_interval(results: dict[str, Any]) -> None:
+    """Where all that have it are right, each draw is 1: it takes as many of them as there are."""
+    samples = [
+        {**sample, "score": None if sample["score"] is None else 1.0} for sample in results["seedbench_lite"].samples
+    ]
+    assert [sample["score"] for sample in samples] == [1, 1, 1, None]
+    assert task_stats("seedbench_lite", PROTOCOL, {"own": Row(samples, None)})["own"]["interval"] == [1, 1]
+
+
+def test_a_lower_value_is_better_where_the_task_says_so() -> None:
+    assert not get_task("countix").higher_is_better("mae_norm") and get_task("countix").higher_is_better("obo")
+    assert not get_task("vlms_are_biased").higher_is_better("bias_ratio")
+    assert get_task("ai2d").higher_is_better("exact_match")
+
+
+def test_a_global_counter_does_not_grow(results: dict[str, Any]) -> None:
+    """OCRBench's aggregation counts in a global of its module."""
+    counter = official(get_task("ocrbench"))["process_results"].__globals__["OCRBench_score"]
+    again = [value_of("ocrbench", PROTOCOL, results["ocrbench"].samples) for _ in range(3)]
+    assert again == [0.004] * 3 and set(counter.values()) == {0}
