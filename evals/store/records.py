@@ -101,8 +101,8 @@ class ScoreRecord(TypedDict):
     """How a sample's answer was read and scored (0-1). `group`: samples that count together (MMBench's rotations).
 
     score: None where a task scores no single sample. weight: what a score of 1 is in the task's value, times the number
-    of samples; left out for 100. item: what lmms-eval's task made of the sample for its metric, where the value is no
-    function of the scores.
+    of samples; left out for 100. digits: to which the task rounds its value. item: what lmms-eval's task made of the
+    sample for its metric, where the value is no function of the scores.
     """
 
     kind: Literal["score"]
@@ -114,6 +114,7 @@ class ScoreRecord(TypedDict):
     category: SampleKey
     group: SampleKey
     weight: NotRequired[float]
+    digits: NotRequired[int]
     item: NotRequired[Any]
 
 

@@ -96,7 +96,7 @@ class OfficialTask(Task):
         rows, megabytes = SIZES.get(self.name, (None, None))
         if path in BUILDERS:
             named = data_files(self.entry)
-            if found := [hub_file(one) for one in named if hub_file(one)]:
+            if found := [place for one in named if (place := hub_file(one))]:
                 repository, file = found[0]
                 table = None if file.endswith(".parquet") else as_one_table
                 return Source(repository, split, repository.split("/")[-1], file, (), rows, convert=table)
@@ -218,10 +218,11 @@ class OfficialTask(Task):
         """`score` and `weight`, or `item`, of each sample: see the module's docstring."""
         count, items = len(asked.answers), dict(asked.items[key])
         if scored := weighted_scores(items, value):
-            return [
-                {"score": scored[place][0], "weight": scored[place][1] * count} if place in scored else {"score": None}
-                for place in range(count)
-            ]
+            digits = {} if scored.digits is None else {"digits": scored.digits}
+            parts: list[dict[str, Any]] = [{"score": None} for _ in range(count)]
+            for place, (score, weight) in scored.samples.items():
+                parts[place] = {"score": score, "weight": weight * count, **digits}
+            return parts
         metric = ",".join(key)
         return [
             {"score": None, **({"item": plain(items[place]), "metric": metric} if place in items else {})}
@@ -233,10 +234,11 @@ class OfficialTask(Task):
         if any("item" in sample for sample in samples):
             return Resampled(lambda sample: sample["image_key"], self._aggregate)
         weights = {sample.get("weight") for sample in samples}  # None: without the metric
+        digits = next((sample["digits"] for sample in samples if "digits" in sample), None)
         return Statistic(
             lambda sample: sample["doc_id"],
             lambda rows: (sum(_weighted(row) for row in rows), float(len(rows))),
-            lambda sums: mean_of_sums(sums) / 100,
+            lambda sums: mean_of_sums(sums) / 100 if digits is None else (mean_of_sums(sums) / 100).round(digits),
             stratum=None if len(weights) < 2 else lambda sample: sample.get("weight"),
         )
 

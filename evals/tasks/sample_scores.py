@@ -6,6 +6,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 # The keys of a sample's score in what process_results gives, and of a reading next to the right answer.
@@ -18,8 +19,16 @@ PAIRS = (
 CLOSE = {"rel_tol": 1e-9, "abs_tol": 5e-7}
 
 
-def weighted_scores(items: Mapping[int, Any], value: float) -> dict[int, tuple[float, float]] | None:
-    """The score of each sample, and what a score of 1 adds to the value; None if the value does not follow from any.
+@dataclass(frozen=True)
+class Scored:
+    """By place: a sample's score (0-1), and what a score of 1 adds to the value. digits: to which the task rounds."""
+
+    samples: dict[int, tuple[float, float]]
+    digits: int | None = None
+
+
+def weighted_scores(items: Mapping[int, Any], value: float) -> Scored | None:
+    """The scores that a value follows from; None if it does not follow from any.
 
     items: what process_results gave for the samples, by place.
     """
@@ -30,10 +39,15 @@ def weighted_scores(items: Mapping[int, Any], value: float) -> dict[int, tuple[f
             continue
         for weights in _weightings(items):
             total = sum(known[place] * weights[place] for place in known)
-            for scale in (1.0, 100.0):
-                if math.isclose(total * scale, value, **CLOSE):
-                    return {place: (score, weights[place] * scale) for place, score in known.items()}
+            for scale, most in ((1.0, 4), (100.0, 2)):
+                for digits in (None, *range(most, 7)):
+                    if math.isclose(_rounded(total * scale, digits), value, **CLOSE):
+                        return Scored({place: (one, weights[place] * scale) for place, one in known.items()}, digits)
     return None
+
+
+def _rounded(value: float, digits: int | None) -> float:
+    return value if digits is None else round(value, digits)
 
 
 def number(value: Any) -> float | None:
@@ -73,6 +87,7 @@ def _score(item: Any, name: Any) -> float | None:
     """An item's score from 0 to 1: the item itself, its entry, or whether two of its entries are equal."""
     if isinstance(name, tuple):
         reading, answer, exact = item[name[0]], item[name[1]], name[2]
+        reading = reading[0] if isinstance(reading, list) and len(reading) == 1 else reading  # of one response
         return float(reading == answer if exact else _folded(reading) == _folded(answer))
     found = number(item if name is None else item[name])
     return found if found is not None and 0 <= found <= 1 else None
