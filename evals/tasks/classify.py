@@ -3,7 +3,8 @@
 The classes, in the order in which they are tried:
 
 - first-class: a file of its own in `evals.tasks`
-- refused: several rounds, images that the model makes, audio, examples before the question, repeated questions
+- refused: several rounds, images that the model makes, audio, examples before the question, repeated questions, a file
+  that names a function which does not exist
 - needs packages: a module of the task imports what is not installed
 - needs data: its documents are prepared from the network
 - log-likelihood: the model rates given answers
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evals.tasks.index import BUILDERS, Entry, Function, data_files, functions_of, hub_file
-from evals.tasks.source_scan import Part, closure, lacking, run_on_import
+from evals.tasks.source_scan import Part, closure, lacking, run_on_import, undefined
 
 Class = Literal[
     "first-class", "runs here", "log-likelihood", "to judge", "to submit", "needs packages", "needs data", "refused"
@@ -98,6 +99,8 @@ def _refused(entry: Entry, media: Media) -> str:
         return f"it shows {shots} examples before the question"
     if (repeats := int(config.get("repeats") or 1)) > 1:
         return f"it asks each question {repeats} times"
+    if found := undefined(functions_of(config)):
+        return f"it is broken in lmms-eval: its file names {found}"
     if media != "text" and config.get("doc_to_visual") is None:
         return "it asks by chat messages only (doc_to_messages without doc_to_visual)"
     return ""

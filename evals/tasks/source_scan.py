@@ -55,6 +55,8 @@ class Source:
     packages: dict[str, int] = field(default_factory=dict)
     optional: dict[str, tuple[str, int]] = field(default_factory=dict)
     modules: dict[str, int] = field(default_factory=dict)  # all modules that it imports at its top
+    aliases: dict[str, str] = field(default_factory=dict)  # of `name = other`
+    text: str = ""
     loose: list[Part] = field(default_factory=list)  # statements that run when it is imported
 
 
@@ -69,6 +71,7 @@ def source(file: Path) -> Source:
     except (OSError, ValueError, SyntaxError):
         return found
     lines = text.splitlines()
+    found.text = text
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             _take_import(found, node)
@@ -77,13 +80,17 @@ def source(file: Path) -> Source:
             found.parts[node.name] = Part(file, node.lineno, body)
         if isinstance(node, ast.Try):
             _take_optional(found, node)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+            found.aliases |= {to.id: node.value.id for to in node.targets if isinstance(to, ast.Name)}
         if isinstance(node, ast.Expr | ast.Assign | ast.If | ast.Try | ast.With | ast.For):
             found.loose.append(Part(file, node.lineno, "\n".join(lines[node.lineno - 1 : node.end_lineno])))
     return found
 
 
 def _is_value(node: ast.expr | None) -> bool:
-    return node is not None and not (isinstance(node, ast.Constant) and node.value is None)
+    """Whether something is returned, and more than None or the number of documents."""
+    counts = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len"
+    return node is not None and not counts and not (isinstance(node, ast.Constant) and node.value is None)
 
 
 def _take_import(found: Source, node: ast.Import | ast.ImportFrom) -> None:
@@ -149,6 +156,15 @@ def start(function: Function) -> tuple[Path, str] | None:
     return None if file is None else (file, function.attribute)
 
 
+def undefined(functions: Iterable[Function]) -> str:
+    """The first function that is not in the module that it is named with; "" if all are, as far as that is known."""
+    for function in functions:
+        file, name = start(function) or (None, "")
+        if file is not None and (text := source(file).text) and name not in text and "import *" not in text:
+            return f"{function.name} ({file.parent.name}/{file.name} has none)"
+    return ""
+
+
 def closure(functions: Iterable[Function]) -> tuple[Part, ...]:
     """The parts that functions use, themselves included, below lmms-eval's tasks and next to the YAML file."""
     return _closure(tuple(found for function in functions if (found := start(function))))
@@ -168,8 +184,11 @@ def _closure(starts: tuple[tuple[Path, str], ...]) -> tuple[Part, ...]:
         if part is None:
             if name in module.imported:
                 waiting += _elsewhere(module, [name])
+            elif name in module.aliases:
+                waiting.append((file, module.aliases[name]))
             continue
-        waiting += [(file, other) for other in sorted(part.names & module.parts.keys())]
+        own = part.names & (module.parts.keys() | module.aliases.keys())
+        waiting += [(file, other) for other in sorted(own)]
         waiting += _elsewhere(module, sorted(part.names & module.imported.keys()))
     return tuple(part for part in seen.values() if part is not None)
 
@@ -214,7 +233,8 @@ def lacking(functions: Iterable[Function]) -> dict[str, str]:
         for package, line in module.packages.items():
             if package and package != "lmms_eval" and not installed(package) and not _beside(file, package):
                 missing.setdefault(package, f"{file.name}, line {line}")
-        waiting += [there for name in module.modules if (there := module_file(name)) and "tasks" in there.parts]
+        names = [*module.modules, *(f"{there}.{attribute}" for there, attribute in module.imported.values())]
+        waiting += [there for name in names if (there := module_file(name)) and "tasks" in there.parts]
     return missing
 
 
