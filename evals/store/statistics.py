@@ -12,7 +12,7 @@ scores have no p-value, as McNemar's test has nothing to count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,7 +174,8 @@ def task_stats(task: str, protocol: str, rows: Mapping[Any, Row]) -> dict[Any, d
     asked = get_task(task)
     found: dict[Hashable, dict[str, Any]] = {}
     rows = {name: row for name, row in rows.items() if _scored(row.samples)}
-    for names, of, values in _draws(asked.statistic, protocol, rows):
+    kinds = asked.statistics(protocol, {name: row.samples for name, row in rows.items()})
+    for names, of, values in _draws(kinds, rows):
         for name in names:
             exact, repeated = values[name]
             found[name] = {"interval": list(interval(repeated)), **asked.row_stats(rows[name].samples)}
@@ -201,11 +202,8 @@ def _scored(samples: Sequence[Sample]) -> bool:
 Drawn = tuple[list[Hashable], Statistic | Resampled, dict[Hashable, tuple[float, np.ndarray]]]
 
 
-def _draws(
-    statistic: Callable[[str, Sequence[Sample]], Statistic | Resampled], protocol: str, rows: Mapping[Any, Row]
-) -> Iterator[Drawn]:
+def _draws(kinds: Mapping[Any, Statistic | Resampled], rows: Mapping[Any, Row]) -> Iterator[Drawn]:
     """The draws of each group of rows with the same samples."""
-    kinds = {name: statistic(protocol, row.samples) for name, row in rows.items()}
     per_image = {name: clustered(rows[name].samples, of) for name, of in kinds.items() if isinstance(of, Statistic)}
     groups: dict[tuple[Any, ...], list[Hashable]] = {}
     for name, of in kinds.items():

@@ -378,6 +378,10 @@ class Task:
             mean_of_sums,
         )
 
+    def statistics(self, protocol: str, rows: Mapping[Any, Sequence[Sample]]) -> dict[Any, Statistic | Resampled]:
+        """`statistic` of the samples of several rows that are compared with each other, by name."""
+        return {name: self.statistic(protocol, samples) for name, samples in rows.items()}
+
     def row_stats(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Further statistics of a row's samples, under the names of `stat_titles`."""
         return {}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,23 +215,26 @@ class OfficialTask(Task):
             return self.target(answer.doc)
 
     def _parts(self, asked: Asked, key: Key, value: float) -> list[dict[str, Any]]:
-        """`score` and `weight`, or `item`, of each sample: see the module's docstring."""
+        """`score` and `weight` of each sample, or None and nothing, and its `item`: see the module's docstring.
+
+        A number's item is its score. Otherwise it is kept with the score, too: rows are compared on the items where
+        some have scores and others have not, as it happens when F1 is 1 (see `statistics`).
+        """
         count, items = len(asked.answers), dict(asked.items[key])
+        metric = ",".join(key)
+        kept = {place: {"item": plain(item), "metric": metric} for place, item in items.items()}
         if scored := weighted_scores(items, value):
             digits = {} if scored.digits is None else {"digits": scored.digits}
             parts: list[dict[str, Any]] = [{"score": None} for _ in range(count)]
             for place, (score, weight) in scored.samples.items():
-                parts[place] = {"score": score, "weight": weight * count, **digits}
+                own = {"metric": metric} if number(items[place]) == score else kept[place]
+                parts[place] = {"score": score, "weight": weight * count, **digits, **own}
             return parts
-        metric = ",".join(key)
-        return [
-            {"score": None, **({"item": plain(items[place]), "metric": metric} if place in items else {})}
-            for place in range(count)
-        ]
+        return [{"score": None, **kept.get(place, {})} for place in range(count)]
 
     def statistic(self, protocol: str, samples: Sequence[Sample]) -> Statistic | Resampled:
         """Sums of weighted scores, or the task's own aggregation of the items; documents of one image are one unit."""
-        if any("item" in sample for sample in samples):
+        if any(sample["score"] is None and "item" in sample for sample in samples):
             return Resampled(lambda sample: sample["image_key"], self._aggregate)
         weights = {sample.get("weight") for sample in samples}  # None: without the metric
         digits = next((sample["digits"] for sample in samples if "digits" in sample), None)
@@ -242,9 +245,19 @@ class OfficialTask(Task):
             stratum=None if len(weights) < 2 else lambda sample: sample.get("weight"),
         )
 
+    def statistics(self, protocol: str, rows: Mapping[Any, Sequence[Sample]]) -> dict[Any, Statistic | Resampled]:
+        """All of them the aggregation of items, where the rows' weights differ, or some rows have no scores."""
+        found = super().statistics(protocol, rows)
+        weights = {tuple((sample["doc_id"], sample.get("weight")) for sample in samples) for samples in rows.values()}
+        documents = {tuple(doc_id for doc_id, _ in one) for one in weights}
+        if len(weights) == len(documents):
+            return found
+        return dict.fromkeys(rows, Resampled(lambda sample: sample["image_key"], self._aggregate))
+
     def _aggregate(self, samples: Sequence[Sample]) -> float:
-        items = [sample["item"] for sample in samples if "item" in sample]
-        metric = next(str(sample["metric"]) for sample in samples if "item" in sample).rpartition(",")[0]
+        own = [sample for sample in samples if "metric" in sample]
+        items = [sample["item"] if "item" in sample else sample["score"] for sample in own]
+        metric = str(own[0]["metric"]).rpartition(",")[0] if own else ""
         function = aggregation_of(official_config.official(self), metric)
         value = number(aggregated(function, metric, items, self.name)[0])
         return math.nan if value is None else value

@@ -385,11 +385,8 @@ def test_a_value_that_is_no_sum_is_computed_again_for_each_draw() -> None:
 
 def test_samples_without_scores_have_an_interval_and_no_p_value(monkeypatch: pytest.MonkeyPatch) -> None:
     of = Resampled(lambda s: s["doc_id"], lambda own: float(np.mean([s["item"] for s in own])))
-    monkeypatch.setattr(
-        stats,
-        "get_task",
-        lambda name: SimpleNamespace(unscored=None, statistic=lambda p, s: of, row_stats=lambda s: {}),
-    )
+    task = SimpleNamespace(unscored=None, statistics=lambda p, rows: dict.fromkeys(rows, of), row_stats=lambda s: {})
+    monkeypatch.setattr(stats, "get_task", lambda name: task)
     base = [{**sample(n, 0, str(n)), "score": None, "item": float(n % 2), "reading": "a"} for n in range(20)]
     own = [{**row, "item": row["item"] - 0.25, "reading": "a" if row["doc_id"] else "b"} for row in base]
     found = stats.task_stats("any", "lmms-eval", {"own": stats.Row(own, "base"), "base": stats.Row(base, None)})
