@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,16 @@ import pytest
 
 from evals.tasks import TaskSpec
 from tests.evals.tasks.official.tables import ROWS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep converted data out of the user's caches, also that of fixtures which are made once."""
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMMS_EVAL_DATASETS_CACHE", str(base / "datasets-cache"))
+        patch.setattr("evals.tasks.tables.cache_folder", lambda: base / "converted")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,8 @@ def test_the_value_follows_from_the_records_alone(name: str, results: dict[str, 
 @every_scored_task
 def test_samples_have_scores_wherever_the_value_follows_from_such(name: str, results: dict[str, Any]) -> None:
     samples = results[name].samples
-    assert all("item" in sample and sample["score"] is None for sample in samples) == (name in AGGREGATED)
+    assert all("item" in sample for sample in samples if sample["score"] is None and name in AGGREGATED)
+    assert all(sample["score"] is None for sample in samples) == (name in AGGREGATED)
     if name not in AGGREGATED:
         scale = 100 if results[name].value > 1 else 1
         weights = WEIGHTED.get(name, [scale] * len(samples))
@@ -148,6 +150,29 @@ def test_documents_without_the_metric_do_not_widen_its_interval(results: dict[st
     ]
     assert [sample["score"] for sample in samples] == [1, 1, 1, None]
     assert task_stats("seedbench_lite", PROTOCOL, {"own": Row(samples, None)})["own"]["interval"] == [1, 1]
+
+
+def test_rows_with_and_without_scores_are_compared_on_what_lmms_eval_aggregates(spec_of: Any) -> None:
+    """F1 is the mean of scores only where all answers are right; both rows are F1 of the same draws then."""
+    from evals.tasks import TaskSpec
+
+    name, row = "pope_adv", SCORED["pope_adv"]
+    spec = replace(spec_of(name), metric="pope_f1_score")
+    own, base = (evaluate(Answering(said), spec) for said in (row.said, [doc["answer"] for doc in row.documents]))
+    assert isinstance(spec, TaskSpec) and (own.value, base.value) == (pytest.approx(2 / 3), 1.0)
+    assert [own.samples[0]["score"], base.samples[0]["score"]] == [None, 1.0]
+    stats = task_stats(name, PROTOCOL, {"own": Row(own.samples, "base"), "base": Row(base.samples, None)})
+    assert stats["own"]["against"]["difference"] == pytest.approx(-1 / 3) and stats["own"]["against"]["p"] is None
+    assert stats["own"]["against"]["interval"][0] < stats["own"]["against"]["interval"][1] == 0
+
+
+def test_rows_of_a_mean_of_numbers_are_compared_although_one_has_numbers_above_1(spec_of: Any) -> None:
+    """Relative errors: of the first row all are below 1, and are scores."""
+    row, spec = SCORED["countix"], spec_of("countix")
+    own, base = (evaluate(Answering(said), spec) for said in (("5", "9", "2", "4"), row.said))
+    assert [own.samples[0]["score"], base.samples[0]["score"]] == [pytest.approx(1 / 4.1), None]
+    stats = task_stats("countix", PROTOCOL, {"own": Row(own.samples, "base"), "base": Row(base.samples, None)})
+    assert stats["own"]["against"]["difference"] == pytest.approx(own.value - base.value)
 
 
 def test_a_lower_value_is_better_where_the_task_says_so() -> None:
