@@ -100,7 +100,7 @@ def _refused(entry: Entry, media: Media) -> str:
     if (repeats := int(config.get("repeats") or 1)) > 1:
         return f"it asks each question {repeats} times"
     if found := undefined(functions_of(config)):
-        return f"it is broken in lmms-eval: its file names {found}"
+        return f"its file names {found}"
     if media != "text" and config.get("doc_to_visual") is None:
         return "it asks by chat messages only (doc_to_messages without doc_to_visual)"
     return ""

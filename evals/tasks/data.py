@@ -173,6 +173,8 @@ def download(spec: TaskSpec) -> str:
     It also says how to get files that are not on the Hub. The Hub's cache has no place for these.
     """
     source = spec.source
+    if source.paths:
+        return f"a copy of the file: {source.title} names it under data_files"
     if spec.data == HUB:
         return hub.download_command(source)
     root = root_of(spec)

@@ -161,7 +161,7 @@ def undefined(functions: Iterable[Function]) -> str:
     for function in functions:
         file, name = start(function) or (None, "")
         if file is not None and (text := source(file).text) and name not in text and "import *" not in text:
-            return f"{function.name} ({file.parent.name}/{file.name} has none)"
+            return f"{function.name}, which {file.parent.name}/{file.name} does not have"
     return ""
 
 
