@@ -51,7 +51,7 @@ CLASSES = {
     "mmsearch_end2end": ("refused", "image", "it asks in several rounds"),
     "librispeech_test_clean": ("refused", "audio", "it asks about audio"),
     "gsm8k": ("refused", "text", "it shows 5 examples before the question"),
-    "videomme_no_visual": ("refused", "video", "it is broken in lmms-eval: its file names utils.videomme_doc_to_text"),
+    "videomme_no_visual": ("refused", "video", "its file names utils.videomme_doc_to_text, which no_visual/utils.py"),
 }
 
 
