@@ -246,11 +246,15 @@ class OfficialTask(Task):
         )
 
     def statistics(self, protocol: str, rows: Mapping[Any, Sequence[Sample]]) -> dict[Any, Statistic | Resampled]:
-        """All of them the aggregation of items, where the rows' weights differ, or some rows have no scores."""
+        """All of them the aggregation of items, where the rows' weights differ, or some rows have no scores.
+
+        Scores of a judge's file have no items.
+        """
         found = super().statistics(protocol, rows)
         weights = {tuple((sample["doc_id"], sample.get("weight")) for sample in samples) for samples in rows.values()}
         documents = {tuple(doc_id for doc_id, _ in one) for one in weights}
-        if len(weights) == len(documents):
+        kept = all(any("metric" in sample for sample in samples) for samples in rows.values())
+        if len(weights) == len(documents) or not kept:
             return found
         return dict.fromkeys(rows, Resampled(lambda sample: sample["image_key"], self._aggregate))
 

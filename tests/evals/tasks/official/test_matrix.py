@@ -134,7 +134,10 @@ def test_a_cell_that_is_scored_elsewhere_says_so(name: str, document: dict[str, 
     assert UNSCORED[name] in (folder / "out/leaderboard.md").read_text()
 
 
-def test_the_servers_file_is_in_the_results(document: dict[str, Any], folder: Path) -> None:
+def test_the_files_for_the_server_and_the_judge_are_in_the_results(document: dict[str, Any], folder: Path) -> None:
+    [judged] = (folder / "out/submissions").rglob("*.jsonl")
+    assert re.fullmatch(r"mini\.vanilla\.mmvet\.[0-9a-f]+/answers\.jsonl", _below(judged, 2))
+    assert len(judged.read_text().splitlines()) == 2
     [path] = (folder / "out/submissions").rglob("*.json")
     assert re.fullmatch(r"mini\.vanilla\.docvqa_test\.[0-9a-f]+/docvqa_test_for_submission\.json", _below(path, 2))
     answers = json.loads(path.read_text())

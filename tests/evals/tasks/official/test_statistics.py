@@ -166,6 +166,16 @@ def test_rows_with_and_without_scores_are_compared_on_what_lmms_eval_aggregates(
     assert stats["own"]["against"]["interval"][0] < stats["own"]["against"]["interval"][1] == 0
 
 
+def test_scores_of_a_judges_file_need_no_items() -> None:
+    """Next to a row that lmms-eval's own functions scored, whose weights are others."""
+    plain = {"target": "x", "category": None, "group": None, "reading": "a"}
+    filed = [{**plain, "doc_id": n, "image_key": str(n), "score": 0.5, "weight": 100.0} for n in range(3)]
+    theirs = [{**one, "weight": 1.0, "metric": "gpt_eval_score,none", "item": {"score": 0.5}} for one in filed]
+    rows = {"a": Row(filed, "b"), "b": Row(filed, None), "c": Row(theirs, "b")}
+    stats = task_stats("mmvet", PROTOCOL, rows)
+    assert stats["a"]["against"]["difference"] == 0 and stats["c"]["interval"] == [0.5, 0.5]
+
+
 def test_rows_of_a_mean_of_numbers_are_compared_although_one_has_numbers_above_1(spec_of: Any) -> None:
     """Relative errors: of the first row all are below 1, and are scores."""
     row, spec = SCORED["countix"], spec_of("countix")

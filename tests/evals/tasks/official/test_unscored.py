@@ -43,8 +43,15 @@ def test_answers_for_a_judge_are_kept_and_nothing_is_scored(
     monkeypatch.setattr(Asked, "_processed", scored)
     row, spec = TO_JUDGE[name], spec_of(name)
     assert missing(spec) == []
-    found = evaluate(Answering(row.said), spec)
-    assert found.value is None and found.unscored == "to judge" and found.files == {} and found.extra == {}
+    lm = Answering(row.said)
+    found = evaluate(lm, spec)
+    assert found.value is None and found.unscored == "to judge" and found.extra == {}
+    [(file, content)] = found.files.items()
+    lines = [json.loads(line) for line in content.decode().splitlines()]
+    assert file == "answers.jsonl" and [line["answer"] for line in lines] == list(row.said)
+    assert [line["question"] for line in lines] == [lm.contexts[line["doc_id"]] for line in lines]
+    targets = [doc.get("gpt_answer") or doc["answer"] for doc in row.documents]
+    assert [line["target"] for line in lines] == targets
     assert [sample["answer"] for sample in found.samples] == list(row.said)
     assert [sample["score"] for sample in found.samples] == [None] * len(row.said)
     for sample in found.samples:
