@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from evals.store.statistics import value_of
 from evals.tasks import TaskSpec, evaluate, missing
 from evals.tasks.official_files import official_digest
 from evals.tasks.registry import add, get_task, members
@@ -95,6 +96,57 @@ def test_a_metric_of_its_own_can_be_named(tmp_path: Path) -> None:
     assert evaluate(Answering(SAID), TaskSpec("mine", "hub", "lmms-eval", metric="letters")).value == 5
     with pytest.raises(UserError, match="mine: metric: the task has no 'letter'. Did you mean 'letters'"):
         TaskSpec("mine", "hub", "lmms-eval", metric="letter")
+
+
+CHANGING = """
+from lmms_eval.api.filter import Filter
+
+
+class Shout(Filter):
+    def apply(self, resps, docs):
+        return [[text.upper() for text in own] for own in resps]
+
+
+def visual(doc):
+    return []
+
+
+def text(doc):
+    return doc["question"]
+
+
+def process_results(doc, results):
+    doc["answers"].append(results[0])
+    return {"right": [float(len(doc["answers"]) == 2)]}
+
+
+def total(items):
+    found = 0
+    while items:
+        found += items.pop().pop()
+    return found
+"""
+TWO_FILTERS = """
+filter_list:
+  - name: plain
+    filter: [{function: take_first}]
+  - name: loud
+    filter: [{function: !function utils.Shout}, {function: take_first}]
+"""
+
+
+def test_its_functions_may_change_what_they_are_given(tmp_path: Path) -> None:
+    """A document is scored under each filter anew, and what was aggregated can be aggregated again."""
+    Row("d.json", [{"question": "Which?", "answers": ["red"], "answer": "x"}] * 2, (), None, ()).put(tmp_path)
+    yaml = YAML.replace("metric: right, aggregation: mean", "metric: right, aggregation: !function utils.total")
+    yaml = "\n".join(line for line in yaml.splitlines() if "letters" not in line)
+    path = own(tmp_path, "d.json", yaml=yaml, utils=CHANGING)
+    path.write_text(path.read_text() + TWO_FILTERS)
+    add("mine", path)
+    found = evaluate(Answering(["red", "red"]), TaskSpec("mine", "hub", "lmms-eval"))
+    assert (found.metric, found.value, found.extra) == ("right,plain", 2.0, {"right,loud": 2.0})
+    assert [value_of("mine", "lmms-eval", found.samples) for _ in range(2)] == [2.0, 2.0]
+    assert [sample["item"] for sample in found.samples] == [[1.0], [1.0]]
 
 
 def test_its_identity_covers_its_functions(tmp_path: Path) -> None:

@@ -191,6 +191,25 @@ def test_a_lower_value_is_better_where_the_task_says_so() -> None:
     assert get_task("ai2d").higher_is_better("exact_match")
 
 
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("pope_adv", [0, 0, 1, 1, 2, 2]),  # the data name the image
+        ("chartqa", [0, 1, 2, 3]),  # the image itself does
+        ("mtvqa", [0, 0, 1, 2]),  # in rows that the task makes of its file
+        ("refcoco_bbox_rec_test", [0, 0, 1]),  # which here takes decoded images
+        ("mlvu_dev", [0, 0, 1, 1]),  # a video
+        ("egoschema_subset", [0, 1, 0, 1]),
+        ("countix", [0, 1, 0, 1]),
+        ("scienceqa", [0, 1, 2, 3]),  # two without an image
+        ("hellaswag", [0, 1, 2]),
+    ],
+)
+def test_documents_about_one_image_or_video_are_one_unit(name: str, images: list[int], results: dict[str, Any]) -> None:
+    keys = [sample["image_key"] for sample in results[name].samples]
+    assert [list(dict.fromkeys(keys)).index(key) for key in keys] == images
+
+
 def test_a_global_counter_does_not_grow(results: dict[str, Any]) -> None:
     """OCRBench's aggregation counts in a global of its module."""
     counter = official(get_task("ocrbench"))["process_results"].__globals__["OCRBench_score"]
