@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from evals import tasks
-from evals.tasks import TASKS, TaskSpec
+from evals.tasks import TASKS, TaskSpec, missing
 from evals.tasks.classify import classify
 from evals.tasks.index import index
 from evals.tasks.listing import chosen, counts, listed
@@ -91,6 +91,16 @@ print(json.dumps([len(found), counts(found), len({one.name for one in found}), t
     assert sum(number.values()) == 1985
     kinds = {"runs here", "log-likelihood", "to judge", "to submit", "needs packages", "needs data", "refused"}
     assert set(number) == {"first-class", "group", "tag", *kinds}
+
+
+def test_every_task_that_can_be_asked_names_the_command_that_gets_its_data(tmp_path: Path) -> None:
+    asked = [name for name, entry in index().tasks.items() if name not in TASKS and classify(entry).runs]
+    assert len(asked) > 1000
+    for name in asked:
+        [problem] = missing(TaskSpec(name, str(tmp_path), "lmms-eval"))
+        repository = get_task(name).source.repository
+        assert problem.startswith(f"{name}: no data in '{tmp_path}' (looked for ")
+        assert f"hf download --repo-type dataset {repository} " in problem and f"--local-dir {tmp_path}/" in problem
 
 
 def test_the_list_is_chosen_by_text_and_by_class() -> None:
