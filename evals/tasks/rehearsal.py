@@ -67,7 +67,7 @@ def problem_of(spec: TaskSpec) -> str | None:
             if spec.task.unscored != TO_JUDGE:
                 _score(spec, Asked(spec.name, task, task.instances, {}, spec.metric))
     except UserError as error:
-        text = str(error)
+        text = str(error).removesuffix(". The answers are kept")  # of a run; here is none
         return text if text.startswith(f"{spec.name}: ") else f"{spec.name}: {text}"
     except (Exception, SystemExit) as error:
         return f"{spec.name}: lmms-eval's task fails on its first documents: {in_a_line(error)}"
