@@ -1,4 +1,4 @@
-"""The embedded benchmark: four small test sets in the formats of GQA, MMBench, TextVQA and POPE, made on first use.
+"""The embedded benchmark: small test sets in the formats of official benchmarks, made on first use.
 
 Nothing is downloaded: the digits ship with scikit-learn, and everything else is drawn. `python -m hidrop.mini [FOLDER]`
 writes the sets into a folder; `ensure()` writes them once into the cache folder.
@@ -12,12 +12,13 @@ from pathlib import Path
 
 from hidrop.cache_folder import cache_folder
 
-# Part of the folder's name and of a cell's identity: raise it whenever a pixel or a question changes.
-DATA_VERSION = "2"
+# Part of the folder's name: raise it whenever a set is new, or a pixel or a question changes. A cell's identity has the
+# digest of its own task's file instead, so a new set leaves the cells of the others finished.
+DATA_VERSION = "3"
 
 
 def ensure() -> Path:
-    """The folder with the four parquet files, built if it is not there yet (some seconds). Safe to call in parallel."""
+    """The folder with the parquet files, built if it is not there yet (some seconds). Safe to call in parallel."""
     root = cache_folder()
     folder = root / f"mini-data-v{DATA_VERSION}"
     if folder.is_dir():
@@ -37,7 +38,7 @@ def ensure() -> Path:
 
 
 def write(folder: Path) -> None:
-    """Write the four test sets below `folder`, the same bytes every time."""
+    """Write the test sets below `folder`, the same bytes every time."""
     import io
 
     import datasets
@@ -46,7 +47,9 @@ def write(folder: Path) -> None:
     from hidrop.mini.scenes import Scene, render
     from hidrop.mini.test_sets import SETS
 
-    def png(scene: Scene) -> dict[str, object]:
+    def png(scene: Scene | None) -> dict[str, object] | None:
+        if scene is None:
+            return None
         buffer = io.BytesIO()
         Image.fromarray(render(scene)).save(buffer, format="PNG")
         return {"bytes": buffer.getvalue(), "path": f"{scene.key}.png"}

@@ -1,19 +1,22 @@
-"""The four test sets of the embedded benchmark, row by row, with the columns of the official sets."""
+"""The test sets of the embedded benchmark, row by row, with the columns of the official sets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
+from hidrop.mini.choices import TOLD_KINDS, choices, told
 from hidrop.mini.questions import KINDS, LETTERS, Question, options
 from hidrop.mini.scenes import COLORS, Scene, make_scene
 
 # The rotations of an MMBench question have its index plus a multiple of this, as in the official file.
 ROTATION = 1_000_000
 
-Row = dict[str, Any]  # the `scene` entry is rendered to `image` when the set is written
+# When a set is written, the entry `scene` is rendered to `image`. None: a row without an image.
+Row = dict[str, Any]
 
 # Kinds and their shares. Two thirds of the GQA answers are yes or no, balanced, and the other answers are spread
 # evenly. A model that does not see the image then gains little over the best constant answer.
@@ -34,9 +37,23 @@ MMBENCH_KINDS = {
     "read_number": ("ocr", "finegrained_perception (instance-level)"),
     "read_word": ("ocr", "finegrained_perception (instance-level)"),
 }
+# kind -> sub-task of MME. Count is not among them: the models were trained to count, but not to verify a number.
+MME_KINDS = {"exists": "existence", "verify_color": "color", "verify_relation": "position", "verify_place": "OCR"}
+MME_END = " Please answer yes or no."
+# kind -> ScienceQA's subject. Kinds of an image are asked about an image, and TOLD_KINDS about a hint.
+_IMAGE_KINDS = tuple(MMBENCH_KINDS)
+SUBJECTS = {
+    "color_of_digit": "natural science", "digit_of_color": "natural science", "color_at_place": "natural science",
+    "digit_at_place": "natural science", "place_of_digit": "social science", "digit_beside": "social science",
+    "color_beside": "social science", "read_number": "language science", "read_word": "language science",
+}  # fmt: skip
+TOLD_EVERY = 4  # the share of ScienceQA's questions without an image is one in so many
 
-# The tasks use separate ranges of seeds, so no image belongs to two tasks.
-_SCENES = {"gqa": 0, "mmbench": 100_000, "textvqa": 200_000, "pope": 300_000}
+# The tasks use separate ranges of seeds, so no image belongs to two tasks. ScienceQA's hints have one of their own.
+_SCENES = {
+    "gqa": 0, "mmbench": 100_000, "textvqa": 200_000, "pope": 300_000, "mme": 400_000, "scienceqa": 500_000,
+    "told": 550_000,
+}  # fmt: skip
 
 
 def _questions(
@@ -138,10 +155,67 @@ def pope_rows(count: int) -> Iterator[Row]:
         }  # fmt: skip
 
 
+def mme_rows(count: int) -> Iterator[Row]:
+    """MME: `count` questions, two about each image, of which one has the answer yes. The sub-tasks take turns."""
+    rng = np.random.default_rng([_SCENES["mme"], 47])
+    kinds, seed = tuple(MME_KINDS), _SCENES["mme"]
+    for number in range(count // 2):
+        kind = kinds[number % len(kinds)]
+        while True:
+            scene = make_scene("test", seed)
+            seed += 1
+            if (pair := _yes_and_no(kind, scene, rng)) is not None:
+                break
+        for question in pair:
+            yield {
+                "question_id": f"{MME_KINDS[kind]}/{scene.key}.png", "question": question.text + MME_END,
+                "answer": question.answer.capitalize(), "category": MME_KINDS[kind], "scene": scene,
+            }  # fmt: skip
+
+
+def _yes_and_no(kind: str, scene: Scene, rng: np.random.Generator) -> tuple[Question, Question] | None:
+    """A question of this kind with the answer yes, and one with the answer no. None: the scene has no such pair."""
+    found: dict[str, Question] = {}
+    for _ in range(20):  # each answer has half of the questions
+        if (question := KINDS[kind](scene, rng)) is not None:
+            found.setdefault(question.answer, question)
+        if len(found) == 2:
+            return found["yes"], found["no"]
+    return None
+
+
+def scienceqa_rows(count: int) -> Iterator[Row]:
+    """ScienceQA: two to four choices. Every fourth question has no image, and its hint has the answer."""
+    shares = {kind: 1 / len(_IMAGE_KINDS) for kind in _IMAGE_KINDS}
+    shown, hinted = _questions("scienceqa", shares, count - count // TOLD_EVERY), _told_questions()
+    for number in range(count):
+        if number % TOLD_EVERY == TOLD_EVERY - 1:
+            scene, hint, question, rng = None, *next(hinted)
+        else:
+            (scene, question, rng), hint = next(shown), ""
+        picked = choices(question, rng)
+        yield {
+            "question": question.text, "choices": picked, "answer": picked.index(question.answer), "hint": hint,
+            "task": "closed choice", "subject": SUBJECTS[question.kind], "skill": question.kind, "scene": scene,
+        }  # fmt: skip
+
+
+def _told_questions() -> Iterator[tuple[str, Question, np.random.Generator]]:
+    """Hints with a question that each one answers. The kinds take turns."""
+    rng, seed = np.random.default_rng([_SCENES["told"], 41]), _SCENES["told"]
+    for kind in cycle(TOLD_KINDS):
+        while (found := told(make_scene("test", seed), kind, rng)) is None:
+            seed += 1
+        seed += 1
+        yield *found, rng
+
+
 # task -> (file below the data folder, rows, number of questions)
 SETS: dict[str, tuple[str, Callable[[int], Iterator[Row]], int]] = {
     "gqa": ("gqa/testdev.parquet", gqa_rows, 600),
     "mmbench_en_dev": ("mmbench/dev.parquet", mmbench_rows, 500),
     "textvqa_val": ("textvqa/validation.parquet", textvqa_rows, 500),
     "pope": ("pope/test.parquet", pope_rows, 600),
+    "mme": ("mme/test.parquet", mme_rows, 600),
+    "scienceqa_img": ("scienceqa/test.parquet", scienceqa_rows, 600),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 
@@ -10,15 +11,19 @@ import pytest
 
 from hidrop.mini.glyphs import WORDS, _digits, glyph_ids, word_mask
 from hidrop.mini.questions import KINDS, options
-from hidrop.mini.scenes import CELL, COLORS, PLACES, Scene, make_scene, render
+from hidrop.mini.scenes import CELL, COLORS, PLACES, Digit, Scene, make_scene, render
 from hidrop.mini.test_sets import (
     GQA_KINDS,
     MMBENCH_KINDS,
+    MME_END,
+    MME_KINDS,
     ROTATION,
     SETS,
     gqa_rows,
     mmbench_rows,
+    mme_rows,
     pope_rows,
+    scienceqa_rows,
     textvqa_rows,
 )
 
@@ -177,7 +182,56 @@ def test_pope_like_rows_are_balanced_in_each_category_and_adversarial_ones_mix_w
             assert any(str(d.value) == value for d in row["scene"].digits)
 
 
+def test_mme_like_questions_come_in_pairs_about_one_image_with_one_yes_and_one_no() -> None:
+    rows = list(mme_rows(160))
+    assert len(rows) == 160 and len({row["question"] + row["question_id"] for row in rows}) == 160
+    images = [rows[place : place + 2] for place in range(0, 160, 2)]
+    assert len({pair[0]["question_id"] for pair in images}) == 80
+    for pair in images:
+        assert pair[0]["scene"] == pair[1]["scene"] and pair[0]["question_id"] == pair[1]["question_id"]
+        assert [row["answer"] for row in pair] == ["Yes", "No"]
+        for row in pair:
+            assert row["answer"].lower() == solve(row["scene"], row["question"].removesuffix(MME_END))
+    assert Counter(row["category"] for row in rows) == dict.fromkeys(MME_KINDS.values(), 40)
+
+
+def described(hint: str) -> Scene:
+    """The scene that a hint of ScienceQA's set describes, from its text alone."""
+    facts = re.findall(r"The digit in the (\w+) is a (\w+) (\d)\.", hint)
+    assert " ".join(f"The digit in the {place} is a {color} {value}." for place, color, value in facts) == hint
+    digits = tuple(Digit(int(value), color, PLACES.index(place)) for place, color, value in facts)
+    return Scene("test", 0, digits, ())
+
+
+def test_scienceqa_like_questions_have_two_to_four_choices_and_every_fourth_a_hint_with_the_answer() -> None:
+    rows = list(scienceqa_rows(200))
+    assert [number for number, row in enumerate(rows) if row["scene"] is None] == list(range(3, 200, 4))
+    assert {len(row["choices"]) for row in rows} == {2, 3, 4} == {len(set(row["choices"])) for row in rows}
+    for row in rows:
+        scene = described(row["hint"]) if row["scene"] is None else row["scene"]
+        assert row["choices"][row["answer"]] == solve(scene, row["question"])
+        assert bool(row["hint"]) == (row["scene"] is None)
+    assert {len(described(row["hint"]).digits) for row in rows[3::4]} == {1, 2}
+    constant = Counter(row["answer"] for row in scienceqa_rows(600)).most_common(1)[0][1] / 600
+    assert constant < 0.4  # the best that a constant letter gets: about the mean of 1/2, 1/3 and 1/4
+
+
 def test_tasks_share_no_image_and_have_five_hundred_questions_or_more() -> None:
     assert all(count >= 500 for _, _, count in SETS.values())
-    keys = [{row["scene"].key for row in rows(30)} for _, rows, _ in SETS.values()]
+    keys = [{row["scene"].key for row in rows(30) if row["scene"]} for _, rows, _ in SETS.values()]
     assert sum(map(len, keys)) == len(set().union(*keys))
+
+
+# Of the rows with their scenes, as they were when the committed results were measured.
+ROWS = {
+    "gqa": "85d182ecebee360e",
+    "mmbench_en_dev": "bc2d99ec0ed60147",
+    "textvqa_val": "286f7dbe38742ed7",
+    "pope": "9b19d65ea01b4086",
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_sets_of_the_committed_results_are_still_the_same(name: str) -> None:
+    _, rows, count = SETS[name]
+    assert hashlib.sha256("\n".join(map(repr, rows(count))).encode()).hexdigest()[:16] == ROWS[name]
