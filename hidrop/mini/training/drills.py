@@ -81,7 +81,11 @@ def letters_sample(index: int, split_seed: int = 0) -> Sample:
 
 
 def drill_sample(index: int, split_seed: int = 0) -> Sample:
-    rng = np.random.default_rng([split_seed, 6, index])
+    return drill(np.random.default_rng([split_seed, 6, index]))
+
+
+def drill(rng: np.random.Generator) -> Sample:
+    """One of the drills, by their shares."""
     form = rng.random()
     if form < PLAIN:
         return _letters(rng)

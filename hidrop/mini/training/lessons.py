@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from hidrop.mini.training.choices import choices_sample
 from hidrop.mini.training.collator import SceneCollator
 from hidrop.mini.training.drills import drill_sample, letters_sample, rows_sample, signs_sample
 from hidrop.mini.training.recipe import Kind
@@ -23,6 +24,7 @@ SAMPLES: dict[Kind, Callable[..., Sample]] = {
     "rows": rows_sample,
     "letters": letters_sample,
     "drills": drill_sample,
+    "choices": choices_sample,
 }
 
 

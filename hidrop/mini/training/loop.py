@@ -38,11 +38,13 @@ log = logging.getLogger("hidrop.training")
 # in LLaVA.
 PROJECTOR_RATE: dict[Kind, float] = {
     "captions": 0.1, "instructions": 0.3, "signs": 0.3, "rows": 0.3, "letters": 0.0, "drills": 0.3,
+    "choices": 0.3,
 }  # fmt: skip
 # Where in a lesson the learning rate starts to fall. Lessons with 1 end at their peak rate. Letters are soon perfect,
 # and an optimiser that normalises would then continue at full speed without a gradient to follow.
 DECAY_FROM: dict[Kind, float] = {
     "captions": 1.0, "instructions": 0.5, "signs": 1.0, "rows": 1.0, "letters": 0.4, "drills": 0.3,
+    "choices": 0.4,
 }  # fmt: skip
 # When a kind comes again, its seed rises by this, so that it shows new samples.
 AGAIN = 1000

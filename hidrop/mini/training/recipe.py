@@ -11,7 +11,7 @@ from hidrop.reducer import build_entry
 from hidrop.strict_yaml import FileName, StrictModel, Whole
 
 # What a lesson shows; see lessons.py.
-Kind = Literal["captions", "instructions", "signs", "rows", "letters", "drills"]
+Kind = Literal["captions", "instructions", "signs", "rows", "letters", "drills", "choices"]
 
 
 class Stage(StrictModel):

@@ -15,6 +15,7 @@ from hidrop.errors import UserError
 from hidrop.mini.scenes import PLACES, make_scene
 from hidrop.mini.training import loop as trainer
 from hidrop.mini.training import state
+from hidrop.mini.training.choices import choices_sample
 from hidrop.mini.training.collator import SceneCollator
 from hidrop.mini.training.drills import EVERYTHING, drill_sample, letters_sample, option_turns, row_turns, sign_turns
 from hidrop.mini.training.lessons import batches
@@ -31,6 +32,7 @@ from hidrop.mini.training.samples import (
     instruction_sample,
 )
 from hidrop.models import load
+from hidrop.prompts import LETTER_ANSWER
 from hidrop.recipes import bundled, load_recipe, train
 from hidrop.reducer import build_entry
 from hidrop.runtime.layout import IGNORED
@@ -120,6 +122,30 @@ def test_drills_are_the_same_every_time_and_cover_all_forms() -> None:
     assert any("several options" in each for each in text)
 
 
+def test_the_lesson_on_choices_asks_as_the_protocols_do_and_answers_by_the_letter_alone() -> None:
+    from evals.tasks.scienceqa import ScienceQA
+
+    samples = [choices_sample(index) for index in range(120)]
+    assert all(choices_sample(index).turns == sample.turns for index, sample in enumerate(samples))
+    with_image, told = 0, 0
+    for sample in samples:
+        if not sample.turns[0][0].endswith(f"\n{LETTER_ANSWER}") or "several options" in sample.turns[0][0]:
+            continue  # a drill
+        for asked, letter in sample.turns:
+            hint, question = re.fullmatch(r"(?:Context: (.+)\n)?([^\n]+\?)\n(?s:.+)", asked).groups()  # type: ignore[union-attr]
+            choices = re.findall(r"^[A-D]\. (.+)$", asked, re.MULTILINE)
+            document = {"question": question, "choices": choices, "hint": hint or ""}
+            assert asked == ScienceQA().question(document) and letter in "ABCD"[: len(choices)]
+            if hint is None:
+                with_image += 1
+            elif question.startswith("What color is the digit in the "):
+                place = question.split()[-1].rstrip("?")
+                assert choices["ABCD".index(letter)] == re.findall(rf"in the {place} is a (\w+) \d\.", hint)[0]
+                told += 1
+        assert (sample.pixels is None) == (hint is not None)
+    assert with_image > 100 and told > 10
+
+
 def test_dense_captions_say_what_is_in_the_scene() -> None:
     for seed in range(40):
         scene = make_scene("train", seed)
@@ -197,6 +223,8 @@ def test_every_bundled_recipe_is_valid_and_a_misspelt_one_gets_a_suggestion(tmp_
         "mini-vanilla",
         "mini-pdrop",
         "mini-hidrop",
+        "mini-vanilla-choices",
+        "mini-hidrop-choices",
     }
     with pytest.raises(UserError, match="Did you mean 'mini-hidrop'"):
         load_recipe("mini-hidrob")
