@@ -15,7 +15,7 @@ from hidrop.program import program
 from hidrop.regular_files import local_path
 
 MINI = Path(__file__).parents[1] / "mini" / "weights"
-MINI_NAMES = ("vanilla", "pdrop", "hidrop")
+MINI_NAMES = ("vanilla", "pdrop", "hidrop", "vanilla-choices", "hidrop-choices")
 
 # What a Hub repository may hold besides a checkpoint for torch; never fetched.
 _OTHER_FORMATS = ["*.msgpack", "*.h5", "*.onnx", "*.gguf", "*.pth", "optimizer*", "global_step*"]
