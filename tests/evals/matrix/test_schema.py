@@ -307,7 +307,7 @@ def test_a_stated_geometry_gives_a_plan_without_the_files(tmp_path):
         assert [p.split(": ", 1)[1] for p in problems] == ([] if trust else ["models.a.source: not there"])
 
 
-@pytest.mark.parametrize("name", ["smoke", "mini", "paper", "paper-full", "qwen"])
+@pytest.mark.parametrize("name", ["smoke", "mini", "mini-full", "paper", "paper-full", "qwen"])
 def test_bundled_matrices_are_valid(name):
     matrix = load_matrix(name)
     assert matrix.name == name and matrix.cells()
