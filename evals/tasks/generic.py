@@ -6,7 +6,8 @@ samples is found out from what `process_results` gives for each document, in thi
 1. numbers from 0 to 1 and a mean: they are the samples' scores;
 2. dicts with such a number (`score`, `correct`, a reading next to an answer), if their mean is the value, or the mean
    over a category of their means is: they are scores with weights;
-3. anything else: a sample has no score, and the record keeps what `process_results` gave, so that the statistics can
+3. anything whose value is the mean of the values of single documents: these are their scores;
+4. anything else: a sample has no score, and the record keeps what `process_results` gave, so that the statistics can
    aggregate a resampled list again.
 """
 
@@ -223,7 +224,7 @@ class OfficialTask(Task):
         count, items = len(asked.answers), dict(asked.items[key])
         metric = ",".join(key)
         kept = {place: {"item": plain(item), "metric": metric} for place, item in items.items()}
-        if scored := weighted_scores(items, value):
+        if scored := weighted_scores(items, value) or weighted_scores(self._alone(asked, key, items), value):
             digits = {} if scored.digits is None else {"digits": scored.digits}
             parts: list[dict[str, Any]] = [{"score": None} for _ in range(count)]
             for place, (score, weight) in scored.samples.items():
@@ -231,6 +232,23 @@ class OfficialTask(Task):
                 parts[place] = {"score": score, "weight": weight * count, **digits, **own}
             return parts
         return [{"score": None, **kept.get(place, {})} for place in range(count)]
+
+    def _alone(self, asked: Asked, key: Key, items: Mapping[int, Any]) -> dict[int, float]:
+        """The task's value of each document alone, from 0 to 1; {} if one has none, or if it is no such score."""
+        found: dict[int, float] = {}
+        if not self.higher_is_better(key[0]) or all(number(item) is not None for item in items.values()):
+            return found
+        for place, item in items.items():
+            try:
+                value = number(aggregated(asked.aggregations[key[0]], key[0], [item], self.name)[0])
+            except UserError:
+                return {}
+            if value is None:
+                return {}
+            found[place] = value
+        largest = max(found.values(), default=0.0)
+        top = 1 if largest <= 1 else 100 if 10 < largest <= 100 else None  # another scale, such as 1 to 5
+        return {} if top is None else {place: value / top for place, value in found.items()}
 
     def statistic(self, protocol: str, samples: Sequence[Sample]) -> Statistic | Resampled:
         """Sums of weighted scores, or the task's own aggregation of the items; documents of one image are one unit."""

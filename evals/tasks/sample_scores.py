@@ -32,6 +32,8 @@ def weighted_scores(items: Mapping[int, Any], value: float) -> Scored | None:
 
     items: what process_results gave for the samples, by place.
     """
+    if not items:
+        return None
     for name in (None, *_score_keys(items.values())):
         scores = {place: _score(item, name) for place, item in items.items()}
         known = {place: score for place, score in scores.items() if score is not None}
