@@ -120,8 +120,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 class Flips:
     """The units that went from wrong to right (`gained`) and from right to wrong (`lost`), compared with vanilla.
 
-    Both are None where samples have no scores. `loyalty`: the share of samples, in percent, with the same reading as
-    vanilla's.
+    Both are None where samples have no scores; samples that the metric is not for do not count. `loyalty`: the share of
+    samples, in percent, with the same reading as vanilla's.
     """
 
     gained: int | None
@@ -140,7 +140,8 @@ class Flips:
         if readings.keys() != {s["doc_id"] for s in own}:
             raise ValueError("the two rows have different samples")
         loyalty = 100 * sum(readings[s["doc_id"]] == s["reading"] for s in own) / len(own)
-        if any(sample["score"] is None for sample in (*own, *base)):
+        own, base = ([sample for sample in samples if sample["score"] is not None] for samples in (own, base))
+        if not own or {s["doc_id"] for s in own} != {s["doc_id"] for s in base}:
             return cls(None, None, loyalty)
         mine, theirs = right(own, of), right(base, of)
         gained = sum(hit and not theirs[unit] for unit, hit in mine.items())

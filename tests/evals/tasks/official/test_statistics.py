@@ -167,6 +167,17 @@ def test_documents_without_the_metric_do_not_widen_its_interval(results: dict[st
     assert task_stats("seedbench_lite", PROTOCOL, {"own": Row(samples, None)})["own"]["interval"] == [1, 1]
 
 
+def test_flips_are_those_of_the_documents_that_have_the_metric(spec_of: Any) -> None:
+    """The fourth document is a video, and the metric is for images: B and C become right, A wrong."""
+    own, base = (
+        evaluate(Answering(said), spec_of("seedbench_lite")) for said in (("B", "B", "C", "D"), ("A", "A", "A", "A"))
+    )
+    stats = task_stats("seedbench_lite", PROTOCOL, {"own": Row(own.samples, "base"), "base": Row(base.samples, None)})
+    against = stats["own"]["against"]
+    assert (against["gained"], against["lost"], against["loyalty"]) == (2, 1, 0)
+    assert against["difference"] == pytest.approx(1 / 3) and against["p"] == 1
+
+
 def test_rows_with_and_without_scores_are_compared_on_what_lmms_eval_aggregates(spec_of: Any) -> None:
     """F1 is the mean of scores only where all answers are right; both rows are F1 of the same draws then."""
     from evals.tasks import TaskSpec
