@@ -85,6 +85,7 @@ class Source:
     renamed: tuple[tuple[str, str], ...] = ()  # (a column's name in the files, the name that the task reads)
     convert: Callable[[Sequence[Path]], Path] | None = None  # makes one parquet file of question files of another kind
     others: tuple[str, ...] = ()  # further globs for a repository of an unknown layout, tried when `files` has no match
+    every: tuple[str, ...] = ()  # globs that are read together, instead of `files`
     config: str | None = None  # of the repository, with `others`: its README may say where that is
     wanted: tuple[str, ...] = ()  # with `others`: the globs to download, instead of all of them
     paths: tuple[Path, ...] = ()  # the files themselves, instead of a repository
@@ -98,7 +99,7 @@ class Source:
     @property
     def globs(self) -> tuple[str, ...]:
         """The files in the repository."""
-        questions = () if self.elsewhere else self.wanted or (self.files,)
+        questions = () if self.elsewhere else self.wanted or self.every or (self.files,)
         more = (self.images.files,) if self.images else (self.videos.archives,) if self.videos else ()
         return (*questions, *more)
 

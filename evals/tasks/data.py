@@ -130,7 +130,13 @@ def locate(spec: TaskSpec) -> Files:
 
 
 def _questions(source: Source, place: Path) -> tuple[Path, ...]:
-    """The question files in a folder: those that its README names, or else those of the first glob with a match."""
+    """The question files in a folder: those that its README names, or else those of the first glob with a match.
+
+    Of globs that are read together (`Source.every`), none if one has no match.
+    """
+    if source.every:
+        each = [sorted(place.glob(pattern)) for pattern in source.every]
+        return tuple(dict.fromkeys(path for paths in each for path in paths)) if all(each) else ()
     if source.others and (declared := hub.declared(place, source.config, source.split)):
         return declared
     found = (tuple(sorted(place.glob(pattern))) for pattern in (source.files, *source.others))

@@ -113,6 +113,19 @@ class OfficialTask(Task):
                 paths=paths,
                 title=str(self.entry.path),
             )
+        if named := data_files(self.entry):
+            return Source(
+                repository=path,
+                split=split,
+                folder=path.split("/")[-1],
+                files=named[0],
+                columns=(),
+                rows=rows,
+                every=tuple(named),
+                revision=kwargs.get("revision"),
+                megabytes=megabytes,
+                convert=None if all(one.endswith(".parquet") for one in named) else as_one_table,
+            )
         first, *others = _globs(name, split)
         return Source(
             repository=path,

@@ -182,7 +182,7 @@ def _parsed(path: Path) -> Mapping[str, Any]:
 
 
 def data_files(entry: Entry) -> list[str]:
-    """The files that a task with one of `BUILDERS` names for its split: paths, patterns or URLs."""
+    """The files that a task names for its split: paths, patterns or URLs; in its repository, without `BUILDERS`."""
     named = (entry.config.get("dataset_kwargs") or {}).get("data_files")
     named = named.get(entry.split) if isinstance(named, Mapping) else named
     return [named] if isinstance(named, str) else [str(one) for one in named or ()]

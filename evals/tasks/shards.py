@@ -24,10 +24,20 @@ def problems(source: Source, files: Files) -> Iterator[str]:
     # The embedded benchmark's layout, or a source that names its only file.
     one_file = files.questions == (files.start / source.plain,) or "*" not in source.files
     for paths in (() if one_file or files.originals else files.questions, files.images):
-        if paths:
-            if (source.others or source.paths) and not any(SHARD.fullmatch(path.name) for path in paths):
+        for own in _sets(paths) if source.every else [paths] if paths else []:
+            named = any(SHARD.fullmatch(path.name) for path in own)
+            if (source.others or source.paths or source.every) and not named:
                 continue  # files with names of their own
-            yield from _strange(source, paths) or _incomplete(paths)
+            yield from _strange(source, own) or _incomplete(own)
+
+
+def _sets(paths: Sequence[Path]) -> list[Sequence[Path]]:
+    """Files of several sets of shards, by set."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        match = SHARD.fullmatch(path.name)
+        found[match["stem"] if match else ""].append(path)
+    return list(found.values())
 
 
 def _strange(source: Source, paths: Sequence[Path]) -> list[str]:

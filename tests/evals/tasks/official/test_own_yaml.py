@@ -90,6 +90,24 @@ def test_its_images_are_shown_and_those_of_one_file_are_one_unit(tmp_path: Path)
     assert first == second != third
 
 
+def test_patterns_in_a_repository_are_read_together(tmp_path: Path) -> None:
+    """As RoboSpatial's task has them: three sets of shards are one split."""
+    yaml = YAML.replace("{{test: {files}}}", "{{test: [data/one-*.parquet, data/two-*.parquet]}}")
+    add("mine", own(tmp_path, "", "some/repository", yaml))
+    spec = TaskSpec("mine", str(tmp_path), "lmms-eval")
+    folder = tmp_path / "repository/data"
+    Row("one-00000-of-00001.parquet", DOCS[:2], (), None, ()).put(folder)
+    [problem] = missing(spec)
+    assert '--include "data/one-*.parquet" --include "data/two-*.parquet"' in problem and "no data in" in problem
+    Row("two-00000-of-00002.parquet", DOCS[2:], (), None, ()).put(folder)
+    [problem] = missing(spec)
+    assert "two has 1 of 2 shards. Missing: 00001" in problem
+    (folder / "two-00000-of-00002.parquet").rename(folder / "two-00000-of-00001.parquet")
+    assert missing(spec) == []
+    assert evaluate(Answering(SAID), spec).value == pytest.approx(2 / 3)
+    assert get_task("robo_spatial_all").source.every[0] == "data/compatibility-*.parquet"
+
+
 def test_a_metric_of_its_own_can_be_named(tmp_path: Path) -> None:
     Row("d.json", DOCS, (), None, ()).put(tmp_path)
     add("mine", own(tmp_path, "d.json"))
