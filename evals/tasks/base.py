@@ -89,6 +89,7 @@ class Source:
     config: str | None = None  # of the repository, with `others`: its README may say where that is
     wanted: tuple[str, ...] = ()  # with `others`: the globs to download, instead of all of them
     paths: tuple[Path, ...] = ()  # the files themselves, instead of a repository
+    own: bool = False  # whether a user's YAML file (`title`) names the files (`files`), and no repository has them
     elsewhere: str = ""  # how to get the question files into {folder} if they are not in the repository
 
     @property

@@ -17,7 +17,19 @@ from typing import Any
 
 from evals.tasks import hub, image_column, shards, video_checks
 from evals.tasks.base import IMAGE, Doc, Source, Task
-from evals.tasks.data import HUB, MINI, Files, TaskSpec, all_rows, counted_rows, download, locate, root_of, rows_of
+from evals.tasks.data import (
+    HUB,
+    MINI,
+    Files,
+    TaskSpec,
+    all_rows,
+    counted_rows,
+    download,
+    locate,
+    root_of,
+    rows_of,
+    way_out,
+)
 from hidrop.errors import CannotWrite, UserError, in_a_line, shortened
 from hidrop.images import ImageError, inside
 from hidrop.regular_files import file_state, local_path
@@ -40,9 +52,10 @@ def missing(spec: TaskSpec, *, prepared: bool = False) -> list[str]:
     except CannotWrite as error:  # the cache folder, for question files that are converted
         return [f"{spec.name}: {error}"]
     except UserError as error:
-        return [f"{spec.name}: {error}. Get it again with: {download(spec)}"]
+        return [f"{spec.name}: {error}. {way_out(spec, 'Get it again')}"]
     if (
         spec.data == HUB
+        and not spec.source.own
         and not prepared
         and not hub.offline()
         and (not files.questions or [*shards.problems(spec.source, files)])
@@ -82,10 +95,15 @@ def _rows_of_text(spec: TaskSpec) -> int:
 def _absent(spec: TaskSpec) -> str:
     """Why no file was found."""
     source = spec.source
+    if source.own:
+        return (
+            f"{spec.name}: {source.title}: dataset_kwargs.data_files names no file for the split '{source.split}' that "
+            f"is there ({source.files or 'it names none'}). Its paths begin at the folder of the YAML file"
+        )
     if spec.data == HUB:
         place = f"not in the Hub's cache ({hub.cache()})"
         place += ", and HF_HUB_OFFLINE forbids to download it" if hub.offline() else ""
-        return f"{spec.name}: {source.repository} is {place}. Get it with: {download(spec)}"
+        return f"{spec.name}: {source.repository} is {place}. {way_out(spec)}"
     root = root_of(spec)
     why = f". {there}" if (there := hub.explained(root, source.repository)) else ""
     why = f". It is a file: name its folder{why}" if os.path.isfile(root) else why
@@ -94,7 +112,7 @@ def _absent(spec: TaskSpec) -> str:
     except UserError as error:  # a name that no folder can have
         why = f". {error}"
     looked = f"looked for {source.folder}/{source.files}"
-    return f"{spec.name}: no data in '{shortened(spec.data)}' ({looked}){why}. Get it with: {download(spec)}"
+    return f"{spec.name}: no data in '{shortened(spec.data)}' ({looked}){why}. {way_out(spec)}"
 
 
 def _state(files: Files) -> tuple[Any, ...]:
@@ -130,7 +148,7 @@ def _problems(spec: TaskSpec, files: Files, state: tuple[Any, ...]) -> tuple[str
 
 def _incomplete(spec: TaskSpec, files: Files) -> Iterator[str]:
     for line in shards.problems(spec.source, files):
-        yield f"{line}. Get it with: {download(spec)}"
+        yield f"{line}. {way_out(spec)}"
 
 
 def _unread(spec: TaskSpec, files: Files) -> Iterator[str]:
@@ -150,7 +168,7 @@ def _unread(spec: TaskSpec, files: Files) -> Iterator[str]:
                 if read != file.metadata.num_rows:
                     raise ValueError(f"{read:,} of {file.metadata.num_rows:,} rows can be read")
         except (OSError, ValueError, pyarrow.ArrowException) as error:
-            yield f"cannot read {path}: {in_a_line(error)}. Get it again with: {download(spec)}"
+            yield f"cannot read {path}: {in_a_line(error).rstrip('.')}. {way_out(spec, 'Get it again')}"
 
 
 def _columns(spec: TaskSpec, files: Files) -> Iterator[str]:
@@ -163,7 +181,7 @@ def _columns(spec: TaskSpec, files: Files) -> Iterator[str]:
         for column in sorted(_wanted(source, files, path) - there):
             way = ""
             if column == IMAGE and source.images:
-                way = f" and {source.folder}/{source.images.files} is not there. Get it with: {download(spec)}"
+                way = f" and {source.folder}/{source.images.files} is not there. {way_out(spec)}"
             yield f"{_shown(spec, files, path)} has no column '{column}'{way}"
         if path in files.with_images and (held := image_column.holds(path, lists=source.listed)):
             yield f"{path}: column '{IMAGE}' holds {held}, but no images: bytes, or paths inside the data's folder"
@@ -183,9 +201,9 @@ def _empty(spec: TaskSpec, files: Files) -> Iterator[str]:
 
     for path in (*files.questions, *files.images):
         if not parquet.read_metadata(path).num_rows:
-            yield f"{_shown(spec, files, path)}: no rows. Get it again with: {download(spec)}"
+            yield f"{_shown(spec, files, path)}: no rows. {way_out(spec, 'Get it again')}"
     if not counted_rows(spec) and all_rows(spec):
-        way = f"Get the official {spec.source.split} with: {download(spec)}"
+        way = way_out(spec, f"Get the official {spec.source.split}")
         yield f"{files.questions[0].parent}: no row to ask: {spec.task.not_asked}. {way}"
 
 
@@ -267,7 +285,7 @@ def _told(spec: TaskSpec, files: Files, path: Path, found: Mapping[str, list[tup
         if not rows:
             continue
         row, reason = rows[0]
-        way = f"Get the official {spec.source.split} with: {download(spec)}"
+        way = way_out(spec, f"Get the official {spec.source.split}")
         if len(rows) == total > 1:
             cannot = "so this split cannot be used" if column == IMAGE else "so this split cannot be scored"
             yield f"{place}: column '{column}': all {total:,} rows: {reason}, {cannot}. {way}"

@@ -116,6 +116,8 @@ def locate(spec: TaskSpec) -> Files:
         tables = all(path.suffix == ".parquet" for path in source.paths)
         files = source.paths if tables or source.convert is None else (source.convert(source.paths),)
         return Files(files, (), place, place, () if tables else source.paths, undeclared=undeclared)
+    if source.own:
+        return Files(())
     for place, root in _places(spec):
         if not os.path.isdir(place):  # unlike Path's methods, False for names that no file can have
             continue
@@ -151,7 +153,7 @@ def _places(spec: TaskSpec) -> Iterator[tuple[Path, Path]]:
             yield found, hub.bounds_of(found)
         return
     root = root_of(spec)
-    for name in (spec.source.folder, repository.split("/")[-1]):
+    for name in (spec.source.folder, _last_part(repository)):
         yield root / name, root
     yield root, hub.bounds_of(root)
     if found := hub.snapshot_below(root, repository):
@@ -169,7 +171,7 @@ def root_of(spec: TaskSpec) -> Path:
 
 def prepare(spec: TaskSpec) -> None:
     """Download the files of a spec whose data is the Hub's; see `hub.fetch`."""
-    if spec.data == HUB and not spec.source.paths:
+    if spec.data == HUB and not spec.source.own:
         hub.fetch(spec.source)
 
 
@@ -188,8 +190,20 @@ def download(spec: TaskSpec) -> str:
         return hub.download_command(
             source, "--cache-dir", str(root.parent if root.name.startswith(hub.PREFIX) else root)
         )
-    own = root.absolute().name in (source.folder, source.repository.split("/")[-1])
+    own = root.absolute().name in (source.folder, _last_part(source.repository))
     return _into(source, root if own else root / source.folder)
+
+
+def way_out(spec: TaskSpec, what: str = "Get it") -> str:
+    """The last sentence of a message about a task's files: the command that gets them, or who names them."""
+    if spec.source.own:
+        return f"Correct it, or name another file in {spec.source.title} (dataset_kwargs.data_files)"
+    return f"{what} with: {download(spec)}"
+
+
+def _last_part(repository: str) -> str:
+    """A repository's name without its owner. Old ones of the Hub have none."""
+    return repository.rpartition("/")[2]
 
 
 def _into(source: Source, folder: Path) -> str:
@@ -241,7 +255,7 @@ def data_digest(spec: TaskSpec) -> str:
     """
     files, digest = locate(spec), hashlib.sha256()
     if not files.questions:
-        raise UserError(f"{spec.name}: no data in '{spec.data}'. Get it with: {download(spec)}")
+        raise UserError(f"{spec.name}: no data in '{spec.data}'. {way_out(spec)}")
     for path in (*(files.originals or files.questions), *files.images):
         digest.update(f"{path.parent.name}/{path.name}\0{content_of(path)}\n".encode())
     for path in files.with_images:

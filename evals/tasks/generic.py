@@ -106,11 +106,12 @@ class OfficialTask(Task):
                 self.name,
                 split,
                 self.name,
-                "*",
+                ", ".join(named),
                 (),
                 None,
                 convert=as_one_table,
                 paths=paths,
+                own=True,
                 title=str(self.entry.path),
             )
         if named := data_files(self.entry):

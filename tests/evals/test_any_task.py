@@ -154,6 +154,37 @@ def test_what_fails_on_the_first_documents_is_told_before_a_run(
     assert "tasks.mine: lmms-eval's task fails on its first documents: KeyError: 'picture'" in shown.out + shown.err
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("none", "rows.parquet: no rows. Correct it, or name another file in "),
+        ("pointer", "this is not a parquet file. Correct it, or name another file in "),
+        ("split", "mine.yaml: dataset_kwargs.data_files names no file for the split 'tset' that is there (it"),
+        ("file", "names no file for the split 'test' that is there (other.parquet). Its paths begin at the folder of"),
+    ],
+)
+@pytest.mark.parametrize("data", ["", ", data: hub"])
+def test_a_file_of_ones_own_that_cannot_be_read_is_told_with_its_yaml_file(
+    change: str, message: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no repository: no command can download it."""
+    path = own(tmp_path)
+    if change == "none":
+        import pyarrow.parquet as parquet
+
+        rows = tmp_path / "rows.parquet"
+        parquet.write_table(parquet.read_table(rows).slice(0, 0), rows)
+    elif change == "pointer":
+        (tmp_path / "rows.parquet").write_text("version https://git-lfs.github.com/spec/v1")
+    elif change == "split":
+        path.write_text(OWN.replace("test_split: test", "test_split: tset"))
+    else:
+        path.write_text(OWN.replace("test: rows", "test: other"))
+    assert main(["validate", str(matrix(tmp_path, f"  mine: {{yaml: {path}{data}}}"))]) == 2
+    shown = " ".join((captured := capsys.readouterr()).out.split() + captured.err.split())
+    assert message in shown and "hf download" not in shown
+
+
 # ---- a judge -------------------------------------------------------------------------------------------------------
 
 
