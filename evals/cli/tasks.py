@@ -63,6 +63,7 @@ class ScoreOptions(Options):
         bool, flag("--official", "lmms-eval's own functions: they ask the server that your variables name.")
     ] = False
     only: Annotated[str | None, option("--only", "TEXT", "Only cells whose model/method/task has this text.")] = None
+    again: Annotated[bool, flag("--again", "Also cells that a judge has scored: replace their scores.")] = False
 
 
 @COMMANDS.command("score", example="results/mine --judge gpt-4.1 --judgements scores.jsonl")
@@ -89,7 +90,9 @@ def score(options: ScoreOptions) -> int:
             judge = judging.by_function(options.function, options.folder)
         else:
             judge = judging.by_official(read_document(options.folder))
-        judged = judging.judge_cells(options.folder, judge, named=options.judge, only=options.only or "")
+        judged = judging.judge_cells(
+            options.folder, judge, named=options.judge, only=options.only or "", again=options.again
+        )
         document, found, problems = judged
         paths = report.write(document, options.folder)
     for one in found:

@@ -164,6 +164,13 @@ def evaluate(lm: Any, cell: Cell) -> TaskResult:
     return evaluate_task(lm, cell.task_spec, limit=cell.limit)
 
 
+def files_again(cell: Cell, answers: Mapping[int, AnswerRecord], asked_as: str | None) -> dict[str, bytes]:
+    """The files for a task's server or judge, from the answers of a finished cell. Needs its data, but no model."""
+    from evals.tasks.evaluation import files_from_journal
+
+    return files_from_journal(cell.task_spec, cast("dict[int, dict[str, Any]]", answers), asked_as)
+
+
 def profile(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings) -> Mapping[str, Any]:
     from evals.profiling import profile as measure
 

@@ -15,13 +15,12 @@ from typing import Any
 from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Cell, Matrix
 from evals.run.cell_journals import CellJournals
-from evals.run.engine import Engine
+from evals.run.engine import Engine, files_again
 from evals.run.failures import Failure, failure_file
 from evals.run.processes import ALONE, Processes
 from evals.run.progress import Progress
 from evals.run.timings import Timings
-from evals.store import document, recomputed
-from evals.store.cell_files import submission_file
+from evals.store import cell_files, document, recomputed
 from evals.store.folders import check_inside
 from evals.store.journal import Journal
 from evals.store.lock import locked
@@ -284,6 +283,8 @@ class MatrixRunner:
                 if not earlier:
                     self._answer(cell, log, loaded)
                 entry = self._entry(cell, log, weights)
+                if earlier and "unscored" in entry and not cell_files.submitted(self.out, log.id):
+                    self._write(cell, log, files_again(cell, log.answers, entry.get("asked_as")))
             except Exception as error:
                 self._fail(cell, Failure.of(error))
                 return False
@@ -298,10 +299,7 @@ class MatrixRunner:
         scores = [{k: v for k, v in sample.items() if k != "answer"} for sample in result.samples]
         counted = recomputed.facts(log.answers.values(), {sample["doc_id"] for sample in scores})
         assert (counted["n"], counted["n_failed"]) == (result.n, result.n_failed)
-        for name, content in result.files.items():
-            path = submission_file(self.out, cell.key, log.id, name)
-            make_folder(own_folder(path.parent))
-            write_atomically(path, content)
+        self._write(cell, log, result.files)
         log.finish(
             scores,
             {
@@ -313,6 +311,13 @@ class MatrixRunner:
                 "dtype": str(loaded.model.dtype).removeprefix("torch."),
             },
         )
+
+    def _write(self, cell: Cell, log: Journal, files: Mapping[str, bytes]) -> None:
+        """Write a cell's files for its task's server or judge."""
+        for name, content in files.items():
+            path = cell_files.submission_file(self.out, cell.key, log.id, name)
+            make_folder(own_folder(path.parent))
+            write_atomically(path, content)
 
     def _model(self, cell: Cell, log: Journal, loaded: Any, mine: Callable[[int], bool]) -> Any:
         """The model with the cell's method, which writes its answers to `log`."""

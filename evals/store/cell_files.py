@@ -48,6 +48,11 @@ def submission_file(out: Path, key: str, id: str, name: str) -> Path:
     return out / SUBMISSIONS / f"{readable(key)}.{id[:DIGITS]}" / name
 
 
+def submitted(out: Path, id: str, name: str = "*") -> list[Path]:
+    """The files called `name` (a glob) of a cell for its task's server or judge, whatever the cell was called."""
+    return sorted((out / SUBMISSIONS).glob(f"*.{id[:DIGITS]}/{name}"))
+
+
 def existing(out: Path, id: str) -> list[Path]:
     """The journals of a cell, whatever they are called, a finished one first.
 

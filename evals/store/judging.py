@@ -7,15 +7,16 @@ environment variables name. The journal then has the scores, and a result that n
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from evals.store.cell_files import existing, submission_file
+from evals.store.cell_files import SUBMISSIONS, existing, submitted
 from evals.store.document import compare_again
 from evals.store.folders import DOCUMENT, read_document
 from evals.store.journal import Lines
@@ -24,10 +25,12 @@ from evals.store.result_document import CellEntry, ResultDocument, cell_key
 from evals.tasks.base import TO_JUDGE, TaskScores
 from evals.tasks.data import TaskSpec
 from hidrop import provenance
-from hidrop.errors import UserError, in_a_line, shown
+from hidrop.errors import UserError, did_you_mean, in_a_line, shortened, shown
 from hidrop.regular_files import Unreadable, read_text
 
 ANSWERS = "answers.jsonl"
+# The fields of a sample's record that a judge gives, and that another judge replaces.
+OF_A_JUDGE = ("score", "weight", "item", "metric")
 
 # A cell to its scores.
 Judge = Callable[[CellEntry, Lines], TaskScores]
@@ -43,19 +46,23 @@ class Judged:
 
 
 def judge_cells(
-    folder: Path, judge: Judge, *, named: str, only: str = ""
+    folder: Path, judge: Judge, *, named: str, only: str = "", again: bool = False
 ) -> tuple[ResultDocument, list[Judged], list[str]]:
     """Score the cells of a results folder that wait for a judge.
 
     Returns the document with the new values, and one line for each cell that could not be scored: the others keep
     theirs, as a judge may be slow or cost money. named: the judge, for the journals and the caption. only: part of the
-    keys ("model/label/task") of the cells. Raises UserError if no cell waits.
+    keys ("model/label/task") of the cells. again: also cells that a judge has scored, whose scores are replaced. Raises
+    UserError if no cell waits.
     """
     document = read_document(folder)
-    waiting = [cell for cell in document["cells"] if cell.get("unscored") == TO_JUDGE and only in cell_key(cell)]
+    own = [cell for cell in document["cells"] if only in cell_key(cell)]
+    scored = [cell for cell in own if "judge" in cell]
+    waiting = [cell for cell in own if cell.get("unscored") == TO_JUDGE or (again and cell in scored)]
     if not waiting:
         among = f" among those with '{only}'" if only else ""
-        raise UserError(f"{folder / DOCUMENT}: no cell waits for a judge{among}")
+        way = f". {len(scored)} have scores by {scored[0]['judge']}: --again replaces them" if scored else ""
+        raise UserError(f"{folder / DOCUMENT}: no cell waits for a judge{among}{way}")
     found, problems = list[Judged](), list[str]()
     for cell in waiting:
         try:
@@ -67,7 +74,7 @@ def judge_cells(
             continue
         cell["value"], cell["metric"], cell["extra"] = value, scores.metric, dict(scores.extra)
         cell["judge"] = named
-        del cell["unscored"]
+        cell.pop("unscored", None)
         found.append(Judged(cell_key(cell), scores.metric, value))
     compare_again(document, folder, {cell["task"] for cell in waiting})
     return document, found, problems
@@ -89,7 +96,8 @@ def _finish(lines: Lines, scores: TaskScores, named: str) -> float:
         raise UserError(f"{lines.path}: the judge gives no value")
     made: list[SampleRecord] = [record for record in lines.records if record["kind"] not in ("score", "result")]
     for doc_id, record in zip(sorted(before), scores.records, strict=True):
-        made.append(cast("ScoreRecord", {**before[doc_id], **record}))
+        asked = {name: one for name, one in before[doc_id].items() if name not in OF_A_JUDGE}
+        made.append(cast("ScoreRecord", {**asked, **record}))
     kept = {name: one for name, one in result.items() if name != "unscored"}
     new = {**kept, "metric": scores.metric, "value": value, "extra": dict(scores.extra)}
     made.append(cast("ResultRecord", {**new, "judge": {"name": named, "date": provenance.now()}}))
@@ -106,7 +114,9 @@ def by_file(path: Path) -> Judge:
 
     def judge(cell: CellEntry, lines: Lines) -> TaskScores:
         own = [row for row in rows if row.get("cell") in (None, cell_key(cell))]
-        return _of_scores(cell, lines, {row.get("doc_id"): row.get("score") for row in own}, str(path))
+        if strange := {row["doc_id"] for row in own if row.get("cell")} - {score["doc_id"] for score in lines.scores}:
+            raise UserError(f"{path}: {cell_key(cell)} has no document {shown(min(strange, key=str))}")
+        return _of_scores(cell, lines, {row["doc_id"]: row.get("score") for row in own}, str(path))
 
     return judge
 
@@ -116,16 +126,11 @@ def by_function(place: str, folder: Path) -> Judge:
     function = _function(place)
 
     def judge(cell: CellEntry, lines: Lines) -> TaskScores:
-        path = submission_file(folder, cell_key(cell), lines.id, ANSWERS)
-        if not path.is_file():
-            there = sorted((folder / "submissions").glob(f"*.{lines.id[:12]}/{ANSWERS}"))
-            if not there:
-                raise UserError(
-                    f"{path}: not there. The run that answers the cell writes it: run the cell with --force"
-                )
-            path = there[0]
+        there = submitted(folder, lines.id, ANSWERS)
+        if not there:
+            raise UserError(f"{folder / SUBMISSIONS}: no {ANSWERS} of this cell. The same `run` again writes it")
         found: dict[Any, Any] = {}
-        for row in _objects(path):
+        for row in _objects(there[0]):
             try:
                 found[row["doc_id"]] = function(row)
             except Exception as error:
@@ -140,37 +145,51 @@ def by_official(document: ResultDocument) -> Judge:
     """lmms-eval's own process_results and aggregation, which ask the judge that the environment variables name."""
 
     def judge(cell: CellEntry, lines: Lines) -> TaskScores:
-        from evals.tasks.asked import Asked
-        from evals.tasks.build import build, quiet
+        from evals.tasks.build import quiet
+        from evals.tasks.evaluation import from_journal
 
-        task, answers = cell["task"], lines.answers
+        task = cell["task"]
         spec = TaskSpec(
             task, document["data"][task], document.get("protocols", {}).get(task, document["protocol"]),
             document.get("data_versions", {}).get(task),
         )  # fmt: skip
-        with quiet():
-            built = build(spec)
-            built.set_config("num_fewshot", 0)
-            built.build_all_requests(limit=1 + max(answers))
-            for instance in built.instances:
-                instance.resps = [answers[instance.doc_id]["answer"]]
-            failures = {(task, doc_id): str(one["error"]) for doc_id, one in answers.items() if one["error"]}
-            return spec.task.judged(Asked(task, built, built.instances, failures))
+        with quiet(), _logged_errors() as errors:
+            asked = from_journal(spec, cast("dict[int, dict[str, Any]]", lines.answers))
+            scores = spec.task.judged(asked)
+        if len(errors) >= len(asked.doc_ids):
+            raise UserError(
+                f"the judge did not answer: lmms-eval's functions logged {len(errors)} errors on {len(asked.doc_ids)} "
+                f"documents, and count such documents as 0. First: {shortened(errors[0])}. The cell still waits"
+            )
+        return scores
 
     return judge
+
+
+@contextlib.contextmanager
+def _logged_errors() -> Iterator[list[str]]:
+    """A block, and the errors that lmms-eval's functions log in it instead of raising them."""
+    from loguru import logger
+
+    found: list[str] = []
+    sink = logger.add(lambda line: found.append(str(line.record["message"])), level="ERROR")
+    try:
+        yield found
+    finally:
+        logger.remove(sink)
 
 
 def _of_scores(cell: CellEntry, lines: Lines, given: Mapping[Any, Any], source: str) -> TaskScores:
     """The scores of a cell's samples: their mean times 100. Raises UserError for a sample without a score."""
     records = []
     for doc_id in sorted(score["doc_id"] for score in lines.scores):
-        score = given.get(doc_id)
+        if doc_id not in given:
+            raise UserError(f"{source}: no score for document {doc_id}")
+        score = given[doc_id]
         if isinstance(score, bool):
             score = float(score)
         if not isinstance(score, int | float) or not math.isfinite(score) or not 0 <= score <= 1:
-            raise UserError(
-                f"{source}: document {doc_id} of {cell_key(cell)}: {shown(score)} is not a score from 0 to 1"
-            )
+            raise UserError(f"{source}: document {doc_id}: {shown(score)} is not a score from 0 to 1")
         failed = lines.answers[doc_id]["error"] is not None
         records.append({"score": 0.0 if failed else float(score), "weight": 100.0})
     value = 100 * sum(record["score"] for record in records) / len(records)
@@ -185,9 +204,12 @@ def _function(place: str) -> Callable[[Mapping[str, Any]], Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return getattr(module, name)
     except Exception as error:
-        raise UserError(f"--with {place}: {in_a_line(error)}") from error
+        raise UserError(f"--with {place}: {path} fails: {in_a_line(error)}") from error
+    known = [one for one, value in vars(module).items() if callable(value)]
+    if name not in known:
+        raise UserError(f"--with {place}: {path} has no function '{name}'.{did_you_mean(name, known)}")
+    return getattr(module, name)
 
 
 def _objects(path: Path) -> list[dict[str, Any]]:

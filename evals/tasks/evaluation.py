@@ -107,14 +107,44 @@ def scored(asked: Asked, spec: TaskSpec) -> TaskResult:
     )
 
 
+def from_journal(spec: TaskSpec, answers: Mapping[int, Mapping[str, Any]], model_name: str | None = None) -> Asked:
+    """The task with generated answers that a journal has, by doc_id: no model is asked.
+
+    An answer is a record with `answer` and `error` (`evals.store.records.AnswerRecord`). model_name: lmms-eval's model
+    class, where a task has a question text of its own for it. Call it inside `quiet`. Raises UserError if data is
+    missing.
+    """
+    task = _with_data(spec, model_name)
+    task.build_all_requests(limit=1 + max(answers))
+    asked = [instance for instance in task.instances if instance.doc_id in answers]
+    for instance in asked:
+        instance.resps = [answers[instance.doc_id]["answer"]]
+    failures = {(spec.name, doc_id): str(one["error"]) for doc_id, one in answers.items() if one["error"] is not None}
+    return Asked(spec.name, task, asked, failures, spec.metric)
+
+
+def files_from_journal(
+    spec: TaskSpec, answers: Mapping[int, Mapping[str, Any]], model_name: str | None = None
+) -> dict[str, bytes]:
+    """The files of a task that is not scored here, again. Like `from_journal`."""
+    with quiet():
+        return spec.task.files(from_journal(spec, answers, model_name), spec.protocol)
+
+
 def _ready(lm: Any, spec: TaskSpec) -> Any:
     """lmms-eval's task; `lm` gets its documents."""
+    task = _with_data(spec, getattr(lm, "asks_as", None))
+    lm.task_dict[spec.name] = task.dataset
+    return task
+
+
+def _with_data(spec: TaskSpec, model_name: str | None) -> Any:
+    """lmms-eval's task with its data. Raises UserError if some is missing."""
     prepare(spec)
     if problems := missing(spec, prepared=True):
         raise UserError("\n".join(problems))
-    task = build(spec, getattr(lm, "asks_as", None))
+    task = build(spec, model_name)
     task.set_config("num_fewshot", 0)
-    lm.task_dict[spec.name] = task.dataset
     return task
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from evals.cli import main
 from evals.matrix.schema import load_matrix
+from evals.run import engine
 from evals.store.folders import read_document
 from evals.tasks import registry
 from hidrop.errors import UserError
@@ -238,10 +239,80 @@ def test_a_function_judges_and_a_bad_score_costs_one_cell(waiting: Path, capsys:
     rule = waiting.parent / "rule.py"
     rule.write_text("def half(row):\n    return 0.5\n\ndef odd(row):\n    return 7 if row['doc_id'] == 2 else 1\n")
     assert main(["score", str(waiting), "--judge", "x", "--with", f"{rule}:odd", "--only", "fastv"]) == 1
-    assert "document 2 of plain/fastv/mmvet: 7 is not a score from 0 to 1" in capsys.readouterr().out
+    assert f"plain/fastv/mmvet: {rule}:odd: document 2: 7 is not a score from 0 to 1" in capsys.readouterr().out
     assert cells_of(waiting)["fastv"]["unscored"] == "to judge"
     assert main(["score", str(waiting), "--judge", "x", "--with", f"{rule}:half"]) == 0
     assert {cell["value"] for cell in cells_of(waiting).values()} == {50.0}
+
+
+def judged(waiting: Path, source: str, *more: str) -> int:
+    """`score` with the function f of a file with this source."""
+    rule = waiting.parent / "f.py"
+    rule.write_text(source)
+    return main(["score", str(waiting), "--judge", "f, by hand", "--with", f"{rule}:f", *more])
+
+
+def test_a_second_judge_replaces_the_scores_of_the_first_when_asked(
+    waiting: Path, answered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judged(waiting, "def f(row):\n    return 1\n") == 0
+    assert judged(waiting, "def f(row):\n    return row['doc_id'] / 4\n") == 2
+    assert "2 have scores by f, by hand: --again replaces them" in capsys.readouterr().err
+    assert judged(waiting, "def f(row):\n    return row['doc_id'] / 4\n", "--again", "--only", "fastv") == 0
+    assert {label: cell["value"] for label, cell in cells_of(waiting).items()} == {"vanilla": 100.0, "fastv": 37.5}
+    assert main(["doctor", str(waiting)]) == 0
+
+
+def test_a_server_that_gives_no_verdict_scores_nothing(
+    waiting: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MM-Vet's function counts a document as 0 when its judge cannot be asked."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert main(["score", str(waiting), "--judge", "x", "--official"]) == 1
+    shown = capsys.readouterr().out
+    assert "plain/fastv/mmvet: the judge did not answer: lmms-eval's functions logged" in shown
+    assert "OpenAI API key not configured. The cell still waits" in shown
+    assert {cell["unscored"] for cell in cells_of(waiting).values()} == {"to judge"}
+
+
+def test_a_file_for_the_judge_that_was_deleted_is_written_again_without_asking_the_model(
+    waiting: Path, answered: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: (path / "answers.jsonl").read_text() for path in (waiting / "submissions").iterdir()}
+    shutil.rmtree(waiting / "submissions")
+    assert judged(waiting, "def f(row):\n    return 1\n") == 1
+    assert "no answers.jsonl of this cell. The same `run` again writes it" in capsys.readouterr().out
+    monkeypatch.setattr(engine, "load", lambda *_: pytest.fail("a model was loaded"))
+    assert main(["run", str(answered / "some.yaml"), "--limit", "4", "--out", str(waiting)]) == 0
+    assert {path.name: (path / "answers.jsonl").read_text() for path in (waiting / "submissions").iterdir()} == before
+    assert judged(waiting, "def f(row):\n    return 1\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def g(row):\n    return 1\n", "f.py has no function 'f'"),
+        ("import nowhere_at_all\n", "f.py fails: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_told_before_a_cell_is_scored(
+    source: str, message: str, waiting: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judged(waiting, source) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("doc_ids", "message"),
+    [((0, 1, 2), "no score for document 3"), ((0, 1, 2, 3, 9), "plain/vanilla/mmvet has no document 9")],
+)
+def test_judgements_of_other_documents_are_told(
+    doc_ids: tuple[int, ...], message: str, waiting: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, cell = waiting.parent / "scores.jsonl", "plain/vanilla/mmvet"
+    path.write_text("\n".join(json.dumps({"cell": cell, "doc_id": n, "score": 1}) for n in doc_ids))
+    assert main(["score", str(waiting), "--judge", "x", "--judgements", str(path), "--only", cell]) == 1
+    assert message in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
