@@ -158,6 +158,8 @@ def configuration(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in reversed([included] if isinstance(included, str) else included or []):
         there = Path(name) if Path(name).is_file() else path.parent / name
+        if not there.is_file():
+            raise UserError(f"{path}: include: {there} is not there")
         found |= configuration(there)
     return {**found, **own}
 
@@ -176,6 +178,11 @@ def _parsed(path: Path) -> Mapping[str, Any]:
     Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
     try:
         found = yaml.load(path.read_bytes(), Loader)
+    except FileNotFoundError:
+        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.y*ml")])
+        raise UserError(f"{path}: no such file.{near}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder. Name the YAML file in it") from None
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     return found if isinstance(found, dict) else {}

@@ -127,7 +127,8 @@ def test_any_task_and_ones_own_run_from_a_matrix_and_finished_cells_stay(
         ("  librispeech_test_clean: {data: hub}", "tasks.librispeech_test_clean: "),
         ("  chartqa: {data: hub, protocol: llava}", "tasks.chartqa: cannot be asked under protocol 'llava'. Use lmms"),
         ("  gqa: {yaml: none.yaml}", "lmms-eval has a task called gqa. Give yours another name"),
-        ("  mine: {yaml: none.yaml}", "none.yaml: cannot be read as YAML"),
+        ("  mine: {yaml: none.yaml}", "none.yaml: no such file"),
+        ("  mine: {yaml: tests}", "tests: a folder. Name the YAML file in it"),
         ("  vqav2_val: {data: hub, version: x}", "tasks.vqav2_val.version: unknown version 'x'"),
     ],
 )
@@ -152,7 +153,37 @@ def test_what_fails_on_the_first_documents_is_told_before_a_run(
     (tmp_path / "functions.py").write_text("def nothing(doc):\n    return [doc['picture']]\n")
     assert main(["validate", str(matrix(tmp_path, f"  mine: {{yaml: {path}}}"))]) == 2
     shown = capsys.readouterr()
-    assert "tasks.mine: lmms-eval's task fails on its first documents: KeyError: 'picture'" in shown.out + shown.err
+    told = "lmms-eval's task fails on its first documents: KeyError: 'picture' (functions.py, line 2). The data has"
+    assert f"tasks.mine: {told} the columns question, answer" in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("exact_match", "exact_macth", "lmms-eval has no metric 'exact_macth'. Did you mean 'exact_match'?"),
+        ("{{question}}", "{{qestion}}", "'qestion' is undefined. The data has the columns question, answer"),
+        ("functions.nothing", "functions.nothin", "module 'functions' has no attribute 'nothin'"),
+        ("task: mine", "include: nowhere.yaml\ntask: mine", "mine.yaml: include: "),
+        (
+            "metric_list:",
+            "process_results: !function functions.score\nmetric_list:",
+            "document 2 cannot be scored: lmms-eval's process_results failed: ValueError: odd (functions.py, line 5)",
+        ),
+    ],
+)
+def test_a_mistake_in_a_yaml_file_or_its_functions_is_told_before_a_run(
+    old: str, new: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last one fails on the third of three documents only."""
+    path = own(tmp_path)
+    path.write_text(OWN.replace(old, new))
+    scoring = "def score(doc, results):\n    if doc['answer'] == '2':\n        raise ValueError('odd')\n    return {}\n"
+    with (tmp_path / "functions.py").open("a") as file:
+        file.write(scoring)
+    assert main(["validate", str(matrix(tmp_path, f"  mine: {{yaml: {path}}}"))]) == 2
+    shown = capsys.readouterr()
+    assert message in " ".join((shown.out + shown.err).split())
+    assert "Traceback" not in shown.out + shown.err
 
 
 @pytest.mark.parametrize(
