@@ -158,7 +158,14 @@ def _without_thoughts(response: Any, task: Any) -> Any:
 
 
 def _text(responses: Sequence[Any]) -> str:
-    """A document's answer as text: one generated text, or what the model thinks of each choice."""
+    """A document's answer as text: the generated text, or the number (from 0) of the choice that lmms-eval takes.
+
+    Responses of choices are (loss, is greedy), and the smallest loss is taken. Of one choice alone, the answer says
+    whether it is greedy.
+    """
     if len(responses) == 1 and isinstance(responses[0], str):
         return responses[0]
-    return ", ".join(str(response) for response in responses)
+    if len(responses) == 1:
+        return "greedy" if responses[0][1] else "not greedy"
+    losses = [loss for loss, _ in responses]
+    return str(losses.index(min(losses)))

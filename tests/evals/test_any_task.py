@@ -217,6 +217,25 @@ def test_a_file_of_ones_own_that_cannot_be_read_is_told_with_its_yaml_file(
     assert message in shown and "hf download" not in shown
 
 
+def test_the_reading_of_a_multiple_choice_task_is_the_choice_that_scores(tmp_path: Path) -> None:
+    """Likelihoods themselves differ between any two methods, so that no two answers would ever be the same."""
+    path = own(tmp_path)
+    choices = 'output_type: multiple_choice\ndoc_to_choice: ["0", "1", "2"]'
+    text = OWN.replace("output_type: generate_until", choices).replace("exact_match", "acc")
+    path.write_text(text.replace("doc_to_target: answer", 'doc_to_target: "{{answer|int}}"'))
+    out = tmp_path / "out"
+    assert main(["run", str(matrix(tmp_path, f"  mine: {{yaml: {path}}}")), "--out", str(out)]) == 0
+    for journal in (out / "samples").iterdir():
+        rows = [json.loads(line) for line in journal.read_text().splitlines()]
+        answers = {row["doc_id"]: json.loads(row["answer"]) for row in rows if row["kind"] == "answer"}
+        scores = [row for row in rows if row["kind"] == "score"]
+        assert len(scores) == 3
+        for score in scores:
+            logprobs = [logprob for logprob, _ in answers[score["doc_id"]]]
+            assert logprobs[int(score["reading"])] == max(logprobs)
+            assert score["score"] == (int(score["reading"]) == score["target"])
+
+
 # ---- a judge -------------------------------------------------------------------------------------------------------
 
 
