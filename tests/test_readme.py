@@ -5,6 +5,7 @@ COMMANDS says for each shell command how it is run cheaply. A command of the REA
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -180,6 +181,30 @@ def test_the_matrix_of_the_benchmarks_page_is_one(tmp_path: Path) -> None:
     found = load_matrix(tmp_path / "own.yaml")
     assert len(found.groups["mvbench"]) == 20 and len(found.cells()) == 4 + 20
     assert {cell.protocol for cell in found.cells()} == {"llava", "lmms-eval"}
+
+
+def test_the_task_of_the_benchmarks_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    from evals.tasks import registry
+
+    monkeypatch.setattr(registry, "_own", {})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "counts/photos").mkdir(parents=True)
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "counts/photos/cats.jpg")
+    page = PAGES["benchmarks.md"]
+    functions, rows = blocks("python", page)
+    (tmp_path / "counts/counts.yaml").write_text(blocks("yaml", page)[1])
+    (tmp_path / "counts/functions.py").write_text(functions)
+    with contextlib.chdir(tmp_path / "counts"):
+        exec(rows, {})
+    entry = re.findall(r"`(counts: {yaml: .*?})`", page)[0]
+    head = "protocol: lmms-eval\ndevice: cpu\ndtype: float32\nmodels: {m: {source: 'mini:vanilla'}}\nprofile: null\n"
+    (tmp_path / "own.yaml").write_text(f"{head}methods: {{vanilla: {{}}}}\ntasks: {{{entry}}}\n")
+    assert main(["run", "own.yaml", "--out", "out"]) == 0
+    assert "m/vanilla/counts: exact_match 0.00 on 1" in capsys.readouterr().out
 
 
 def test_the_models_of_the_backbones_page_are_ones_of_a_matrix() -> None:
