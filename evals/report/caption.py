@@ -57,7 +57,7 @@ def _protocol(document: ResultDocument) -> str:
         f"batch size {document['batch_size']}",
     ]
     if document["limit"]:
-        parts.append(f"only the first {document['limit']} samples of each task")
+        parts.append(f"only the first {counted(document['limit'], 'sample')} of each task")
     return ", ".join(parts)
 
 
@@ -133,12 +133,20 @@ def _settings(decoding: Mapping[str, Any] | str) -> str:
     return ", ".join([*words, f"at most {decoding.get('max_new_tokens')} new tokens"])
 
 
+def counted(number: int, name: str) -> str:
+    """A number with a noun: "1 task", "2 tasks"."""
+    return f"{number:,} {name}" + "s" * (number != 1)
+
+
 def _data(document: ResultDocument) -> str:
     """Which data each task's numbers belong to; "" if all data is embedded."""
-    parts = []
-    for task in known_tasks(tasks_of(document)):
-        if document["data"].get(task.name, MINI) != MINI:
-            parts.append(f"{task.title}: {_size(document, task)}")
+    parts, own = [], document.get("own_tasks", {})
+    for name in tasks_of(document):
+        if name in own:  # a task that `report` does not know
+            rows = document.get("data_rows", {}).get(name)
+            parts.append(f"{name}: {own[name]}" + (f", {rows:,} rows" if rows is not None else ""))
+        elif document["data"].get(name, MINI) != MINI:
+            parts += [f"{task.title}: {_size(document, task)}" for task in known_tasks([name])]
     return "; ".join(parts)
 
 
@@ -188,15 +196,12 @@ def _scores(document: ResultDocument) -> str:
 
 def _scales(document: ResultDocument) -> str:
     """The scale of the scores, and of those that are on another one."""
-    parts = ["Scores are 0 to 100"]
+    cells = document["cells"]
+    own = dict.fromkeys(task_name(cell["task"]) for cell in cells if cell.get("own_scale") and "unscored" not in cell)
+    parts = ["Scores are 0 to 100" + (f", and as lmms-eval prints them for {', '.join(own)}" if own else "")]
     for task in known_tasks(tasks_of(document)):
         if task.top != 100:
             parts.append(f"{task.title}'s 0 to {task.top:,.0f}")
-    cells = document["cells"]
-    if own := dict.fromkeys(
-        task_name(cell["task"]) for cell in cells if cell.get("own_scale") and "unscored" not in cell
-    ):
-        parts.append(f"As lmms-eval prints them: {', '.join(own)}")
     if lower := dict.fromkeys(task_name(cell["task"]) for cell in cells if cell.get("lower_is_better")):
         parts.append(f"Smaller is better, and left out of % of vanilla: {', '.join(lower)}")
     if unscored := dict.fromkeys(task_name(cell["task"]) for cell in cells if "unscored" in cell):
@@ -204,7 +209,7 @@ def _scales(document: ResultDocument) -> str:
     judges = dict.fromkeys((task_name(cell["task"]), cell["judge"]) for cell in cells if "judge" in cell)
     parts += [f"{task} is the mean of scores from 0 to 1 by {judge}, times 100" for task, judge in judges]
     for name, tasks in document.get("groups", {}).items():
-        parts.append(f"{name} (mean) is the plain mean of its {len(tasks)} tasks")
+        parts.append(f"{name} (mean) is the plain mean of its {counted(len(tasks), 'task')}")
     return ". ".join(parts)
 
 

@@ -258,6 +258,9 @@ def build(
         found["protocols"] = cast("dict[str, str]", others)
     if rows := data_rows(matrix, {cell["task"] for cell in cells}):
         found["data_rows"] = rows
+    asked = {cell["task"] for cell in cells}
+    if own := {name: task.yaml for name, task in matrix.tasks.items() if task.yaml is not None and name in asked}:
+        found["own_tasks"] = own
     return found
 
 

@@ -179,6 +179,7 @@ class ResultDocument(Provenance):
     `groups`: the tasks of each group or tag of lmms-eval that the matrix named.
     `protocols`: by task, where a task has another protocol than the document.
     `data_rows`: the number of documents in a task's files, with a limit too; only for other data than the embedded one.
+    `own_tasks`: the YAML file of each task of the user's own, as the matrix names it.
     """
 
     schema: int
@@ -199,6 +200,7 @@ class ResultDocument(Provenance):
     protocols: NotRequired[dict[str, str]]
     groups: NotRequired[dict[str, list[str]]]
     data_rows: NotRequired[dict[str, WholeNumber]]
+    own_tasks: NotRequired[dict[str, str]]
     command: NotRequired[str]
     reference: NotRequired[str | list[str]]
 

@@ -112,7 +112,13 @@ def test_any_task_and_ones_own_run_from_a_matrix_and_finished_cells_stay(
     assert cells["vanilla", "mine"]["n"] == 3 and "own_scale" not in cells["vanilla", "gqa"]
     assert cells["vanilla", "mine"]["share"] == 0  # no image in any prompt
     shown = capsys.readouterr().out
-    assert "As lmms-eval prints them: chartqa, mine" in shown and "lmms-lab-encoder/ChartQA, 6 rows" in shown
+    assert "Scores are 0 to 100, and as lmms-eval prints them for chartqa, mine" in shown
+    data = f"lmms-lab-encoder/ChartQA, 6 rows; mine: {tmp_path / 'mine.yaml'}, 3 rows"
+    assert data in shown
+    # A later process does not know the user's task.
+    registry._own.clear()
+    assert main(["report", str(out), "--tables"]) == 0
+    assert data in capsys.readouterr().out
     assert main(["run", str(path), "--limit", "6", "--out", str(out)]) == 0
     assert capsys.readouterr().out.count("(from an earlier run)") == 6
 
