@@ -9,7 +9,7 @@ from evals.report.columns import columns_of, task_name
 from evals.report.differences import SIGNIFICANT
 from evals.report.provenance import provenance_lines
 from evals.report.published import OUTSIDE, citation, other_splits, published_metrics, sources_used, split_name
-from evals.report.rows import ALPHA, rows_of, tasks_of
+from evals.report.rows import ALPHA, rows_of, tasks_of, without_percent
 from evals.report.seeds import together
 from evals.store.result_document import FailureEntry, ResultDocument, cell_key, protocol_of
 from evals.tasks.base import LMMS_EVAL, RIGHT, Source, Task
@@ -202,6 +202,13 @@ def _scales(document: ResultDocument) -> str:
     for task in known_tasks(tasks_of(document)):
         if task.top != 100:
             parts.append(f"{task.title}'s 0 to {task.top:,.0f}")
+    if zero := dict.fromkeys(
+        task_name(cell["task"])
+        for cell in cells
+        if cell.get("base") and cell["value"] is not None and cell["percent_of_vanilla"] is None
+        if cell["task"] not in without_percent(document)
+    ):
+        parts.append(f"No % of vanilla, because vanilla's score is 0: {', '.join(zero)}")
     if lower := dict.fromkeys(task_name(cell["task"]) for cell in cells if cell.get("lower_is_better")):
         parts.append(f"Smaller is better, and left out of % of vanilla: {', '.join(lower)}")
     if unscored := dict.fromkeys(task_name(cell["task"]) for cell in cells if "unscored" in cell):

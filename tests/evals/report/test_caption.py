@@ -87,6 +87,17 @@ def test_the_data_that_scores_belong_to_is_named_with_its_version(cell: Make, do
     assert "Data" not in told(document_of(cells=cells, data=dict.fromkeys(tasks, "mini")))
 
 
+def test_tasks_without_a_percentage_of_vanilla_are_named_with_the_reason(cell: Make, document_of: Make) -> None:
+    """A percentage of 0 has no meaning, so such a row has no mean of percentages."""
+    cells = [
+        cell("m", label, Schedule(), task, value, percent_of_vanilla=percent) | {"base": f"m/vanilla/{task}"}
+        for label in ("vanilla", "fastv")
+        for task, value, percent in (("gqa", 0.0, None), ("pope", 80.0, 100.0))
+    ]
+    assert "No % of vanilla, because vanilla's score is 0: GQA;" in told(document_of(cells=cells))["Scores"]
+    assert "No % of vanilla" not in told(document_of(cells=cells[1::2]))["Scores"]
+
+
 def test_scores_have_their_metrics_sizes_and_seeds(cell: Make, failure: Make, document_of: Make) -> None:
     cells = [
         cell("m", "vanilla", Schedule(), "gqa", 80.0, n=500),
