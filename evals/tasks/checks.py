@@ -47,6 +47,9 @@ def missing(spec: TaskSpec, *, prepared: bool = False) -> list[str]:
     if spec.data == HUB and spec.source.videos:
         way = download(replace(spec, data="data"))
         return [f"{spec.name}: data: hub cannot be used, as videos have to be unpacked. Name a folder, after: {way}"]
+    if spec.data == HUB and spec.source.repository.startswith((".", "/", "~")):
+        folder = spec.source.repository
+        return [f"{spec.name}: dataset_path '{folder}' is a folder: give it as tasks.{spec.name}.data in the matrix"]
     try:
         files = locate(spec)
     except CannotWrite as error:  # the cache folder, for question files that are converted
@@ -77,6 +80,8 @@ def remarks(spec: TaskSpec) -> list[str]:
     found, official = rows_of(spec), spec.source.rows
     whole = f"version {spec.version}" if spec.version else f"the official {spec.source.split}"
     told = []
+    if spec.source.own and spec.data != HUB:
+        told.append(f"{spec.name}: data '{shortened(spec.data)}' is not used: {spec.source.title} names its files")
     if official is not None and found != official:
         told.append(f"{spec.name}: {found:,} rows, but {whole} has {official:,}")
     if rest := all_rows(spec) - found:

@@ -49,6 +49,8 @@ def _write(paths: Sequence[Path], made: Path) -> None:
         raise UserError(f"{paths[0]}: not a table: its name does not end with .parquet or {', '.join(BUILDERS)}")
     builder, options = BUILDERS[kind]
     files = [glob.escape(str(path.absolute())) for path in paths]
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     try:
         with tempfile.TemporaryDirectory() as cache:
             table = datasets.load_dataset(builder, data_files={"rows": files}, split="rows", cache_dir=cache, **options)
@@ -58,4 +60,8 @@ def _write(paths: Sequence[Path], made: Path) -> None:
     except UserError:
         raise
     except Exception as error:  # of datasets, pyarrow and pandas: a file of another form
-        raise UserError(f"{paths[0]}: cannot be read as {builder.upper()}: {in_a_line(error)}") from None
+        why = in_a_line(error.__cause__ or error)  # datasets' own error does not say it
+        raise UserError(f"{paths[0]}: cannot be read as {builder.upper()}: {why}") from None
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -163,6 +163,32 @@ def test_what_fails_on_the_first_documents_is_told_before_a_run(
     assert f"tasks.mine: {told} the columns question, answer" in shown.out + shown.err
 
 
+def test_data_next_to_files_of_ones_own_and_a_folder_as_repository_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = own(tmp_path)
+    assert main(["validate", str(matrix(tmp_path, f"  mine: {{yaml: {path}, data: nowhere}}"))]) == 0
+    assert f"mine: data 'nowhere' is not used: {path} names its files" in capsys.readouterr().out
+    other = tmp_path / "other.yaml"
+    other.write_text(OWN.replace("dataset_path: parquet", f"dataset_path: {tmp_path}"))
+    assert main(["validate", str(matrix(tmp_path, f"  other: {{yaml: {other}}}"))]) == 2
+    shown = capsys.readouterr()
+    assert f"'{tmp_path}' is a folder: give it as tasks.other.data in the matrix" in shown.out + shown.err
+
+
+def test_a_broken_line_of_json_is_told_with_the_parsers_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = own(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "1"}\n{"question": "b"\n')
+    path.write_text(OWN.replace("dataset_path: parquet", "dataset_path: json").replace("rows.parquet", "rows.jsonl"))
+    assert main(["validate", str(matrix(tmp_path, f"  mine: {{yaml: {path}}}"))]) == 2
+    shown = capsys.readouterr()
+    assert (
+        "rows.jsonl: cannot be read as JSON: ArrowInvalid: JSON parse error: Missing a comma" in shown.out + shown.err
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
