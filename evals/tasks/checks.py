@@ -112,6 +112,7 @@ def _absent(spec: TaskSpec) -> str:
     root = root_of(spec)
     why = f". {there}" if (there := hub.explained(root, source.repository)) else ""
     why = f". It is a file: name its folder{why}" if os.path.isfile(root) else why
+    why = why if os.path.lexists(root) else f". There is no such folder{why}"
     try:
         local_path(spec.data, f"{spec.name}.data")
     except UserError as error:  # a name that no folder can have

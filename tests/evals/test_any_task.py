@@ -176,6 +176,14 @@ def test_data_next_to_files_of_ones_own_and_a_folder_as_repository_are_told(
     assert f"'{tmp_path}' is a folder: give it as tasks.other.data in the matrix" in shown.out + shown.err
 
 
+def test_a_data_folder_that_does_not_exist_is_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "here").mkdir()
+    for name, there in (("here", True), ("daat", False)):
+        assert main(["validate", str(matrix(tmp_path, f"  chartqa: {{data: {tmp_path / name}}}"))]) == 2
+        shown = capsys.readouterr()
+        assert ("There is no such folder. Get it with: hf download" in shown.out + shown.err) != there
+
+
 def test_a_broken_line_of_json_is_told_with_the_parsers_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
