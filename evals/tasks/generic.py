@@ -332,11 +332,11 @@ def of_yaml(path: Path, name: str) -> OfficialTask:
 
 
 def _own_files(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
-    """The files that a YAML file names, relative to its folder. A name without a file stays, so that it is told."""
+    """The files that a YAML file names, relative to its folder."""
     found: list[Path] = []
     for name in names:
         path = folder / name
-        found += [path] if path.exists() else sorted(path.parent.glob(path.name)) or [path]
+        found += [path] if path.exists() else sorted(path.parent.glob(path.name))
     return tuple(found)
 
 
