@@ -97,7 +97,7 @@ def tried(matrix: Matrix, cells: list[Cell]) -> list[str]:
 
     specs = dict.fromkeys(cell.task_spec for cell in cells if cell.task_spec.task.any_columns)
     there = [spec for spec in specs if locate(spec).questions]  # the Hub's data may come with the run
-    own = {name: str(entry.yaml) for name, entry in matrix.tasks.items() if entry.yaml is not None}
+    own = {spec.name: str(spec.task.yaml_file) for spec in there if matrix.tasks[spec.name].yaml is not None}
     return [f"{matrix.file}: tasks.{line}" for line in rehearsed(there, own)]
 
 

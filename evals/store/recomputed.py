@@ -37,6 +37,9 @@ def contradiction(identity: Mapping[str, Any], records: Sequence[SampleRecord]) 
         return None
     answers = [record for record in records if record["kind"] == "answer"]
     scores = [record for record in records if record["kind"] == "score"]
+    without = sum(score["score"] is None for score in scores)
+    if without and result["value"] is not None and identity.get("task") in TASKS:
+        return f"its result has a value, but {without} of its samples have no score"
     given: dict[str, Any] = facts(answers, {score["doc_id"] for score in scores}) | _value(identity, scores)
     for name, wanted in given.items():
         found: Any = result.get(name, wanted)  # early results lack the counts of empty and different answers

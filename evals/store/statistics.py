@@ -89,9 +89,14 @@ def redrawn(units: int, *, repeats: int = RESAMPLED, seed: int = 0) -> np.ndarra
     return np.random.default_rng(seed).integers(units, size=(repeats, units))
 
 
+def enough(values: np.ndarray) -> bool:
+    """Whether nearly all draws have a value. A task may have none for a list without one of its categories."""
+    return bool(np.isfinite(values).mean() >= LEVEL)
+
+
 def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The middle `level` of bootstrap values (percentile interval)."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    """The middle `level` of bootstrap values (percentile interval), of the draws that have one."""
+    low, high = np.quantile(values[np.isfinite(values)], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -179,9 +184,11 @@ def task_stats(task: str, protocol: str, rows: Mapping[Any, Row]) -> dict[Any, d
     for names, of, values in _draws(kinds, rows):
         for name in names:
             exact, repeated = values[name]
+            if not enough(repeated):
+                continue
             found[name] = {"interval": list(interval(repeated)), **asked.row_stats(rows[name].samples)}
             base = rows[name].base
-            if base in values and base != name:
+            if base in values and base != name and enough(repeated - values[base][1]):
                 flips = Flips.between(rows[name].samples, rows[base].samples, of)
                 found[name]["against"] = {
                     "difference": exact - values[base][0],

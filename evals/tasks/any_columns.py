@@ -7,7 +7,7 @@ images, and all others a document without them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from evals.tasks.official_config import home_of_data
@@ -29,10 +29,13 @@ def prepared(process_docs: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
     def prepare(dataset: Any) -> Any:
         if process_docs is None:
             return undecoded(dataset)
+        bare = undecoded(dataset)
         try:
-            return undecoded(process_docs(undecoded(dataset)))
+            return undecoded(process_docs(bare))
         except (AttributeError, KeyError, TypeError):
-            if not image_columns(dataset.features):
+            # datasets would read a path from anywhere, also from the network.
+            named = any(image["bytes"] is None for doc in bare for image in images_in(doc))
+            if not image_columns(dataset.features) or named:
                 raise
             return undecoded(process_docs(dataset))
 
@@ -40,24 +43,25 @@ def prepared(process_docs: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
 
 
 def undecoded(dataset: Any) -> Any:
-    """A data set whose images, single ones or in lists, are not decoded when a row is read.
+    """A data set whose images, wherever they are in a column, are not decoded when a row is read.
 
     Columns of files as they are (`is_image`), which a preparation may have made of images, become images again.
     """
-    from datasets import Image, List
+    from datasets import Features
 
-    for name in [*image_columns(dataset.features), *_file_columns(dataset.features)]:
-        kind = dataset.features[name]
-        dataset = dataset.cast_column(
-            name, List(Image(decode=False)) if hasattr(kind, "feature") else Image(decode=False)
-        )
-    return dataset
+    features = {name: _bare(kind) for name, kind in dataset.features.items()}
+    return dataset if features == dict(dataset.features) else dataset.cast(Features(features))
 
 
-def _file_columns(features: Mapping[str, Any]) -> list[str]:
-    """The columns that hold files as bytes and path without being declared as images, or lists of such."""
-    each = {name: getattr(kind, "feature", kind) for name, kind in features.items()}
-    return [name for name, kind in each.items() if isinstance(kind, dict) and set(kind) == {"bytes", "path"}]
+def _bare(kind: Any) -> Any:
+    """The type of a column with its images undecoded."""
+    from datasets import Image, LargeList, List
+
+    if isinstance(kind, Image) or (isinstance(kind, dict) and set(kind) == {"bytes", "path"}):
+        return Image(decode=False)
+    if isinstance(kind, List | LargeList):
+        return type(kind)(_bare(kind.feature))
+    return {name: _bare(one) for name, one in kind.items()} if isinstance(kind, dict) else kind
 
 
 def image_columns(features: Mapping[str, Any]) -> list[str]:
@@ -90,19 +94,30 @@ def is_absent(image: Any) -> bool:
 
 def images_in(doc: Doc) -> list[Mapping[str, Any]]:
     """The undecoded images of a document, in the order of its columns."""
-    found: list[Mapping[str, Any]] = []
-    for value in doc.values():
-        each = value if isinstance(value, list) else [value]
-        found += [one for one in each if is_image(one) and not is_absent(one)]
-    return found
+    return [image for value in doc.values() for image in _images(value)]
+
+
+def _images(value: Any) -> Iterator[Mapping[str, Any]]:
+    if is_image(value):
+        yield from [] if is_absent(value) else [value]
+    elif isinstance(value, list | Mapping):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _images(one)
 
 
 def _decoded(value: Any, decode: Decode) -> Any:
-    if isinstance(value, list):
-        return [_decoded(one, decode) for one in value]
-    if not is_image(value):
-        return value
-    return None if is_absent(value) else decode(value)
+    if is_image(value):
+        return None if is_absent(value) else decode(value)
+    if isinstance(value, Mapping):
+        return {name: _decoded(one, decode) for name, one in value.items()}
+    return [_decoded(one, decode) for one in value] if isinstance(value, list) else value
+
+
+def scored(process_results: Any, decode: Decode) -> Any:
+    """A task's process_results on decoded documents, where it reads images."""
+    if not callable(process_results):
+        return process_results
+    return lambda doc, results, **more: process_results(decoded(doc, decode), results, **more)
 
 
 def shown(doc_to_visual: Any, decode: Decode, home: str | None) -> Any:

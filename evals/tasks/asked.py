@@ -90,12 +90,16 @@ class Asked:
         process = type(self.task).process_results.__wrapped__  # without lmms-eval's five attempts
         try:
             with guesses_seeded(self.name, doc_id), contextlib.redirect_stdout(io.StringIO()):
-                return process(self.task, copy.deepcopy(dict(doc)), responses)
+                found = process(self.task, copy.deepcopy(dict(doc)), responses)
         except (Exception, SystemExit) as error:
             raise UserError(
                 f"{self.name}: document {doc_id} cannot be scored: lmms-eval's process_results failed: "
                 f"{in_a_line(error)}. The answers are kept"
             ) from error
+        if not self.answers[place].failed:
+            return found
+        better = self.task.higher_is_better()
+        return {metric: failed_item(item) if better.get(metric, True) else item for metric, item in found.items()}
 
     def value(self, metric: str, name: str = NO_FILTER) -> Any:
         """The task's aggregate of a metric; raises UserError when it fails, or when no document has the metric."""
@@ -116,6 +120,23 @@ class Asked:
     def aggregations(self) -> Mapping[str, Any]:
         """The function that makes the value of all documents, by metric."""
         return self.task.aggregation()
+
+
+# In what process_results gives: a sample's own score, and how its answer was read.
+SCORES = ("score", "correct", "acc", "accuracy", "is_correct", "hit")
+READINGS = ("pred", "pred_answer", "parsed_pred", "prediction")
+
+
+def failed_item(item: Any) -> Any:
+    """The item of a document without an answer: as if the answer were wrong.
+
+    A task may have guessed a letter for it, or taken the first of choices that are all as likely. An item that is
+    neither a number nor a dict stays what the task made of an empty answer.
+    """
+    if isinstance(item, Mapping):
+        wrong = {name: 0 for name in SCORES if isinstance(item.get(name), int | float)}
+        return {**item, **wrong, **{name: "" for name in READINGS if name in item}}
+    return 0.0 if isinstance(item, int | float) else item
 
 
 def respond(lm: Any, instances: Sequence[Any]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.tasks import any_columns
+from evals.tasks.aggregation import guesses_seeded
 from evals.tasks.base import IMAGE, Task
 from evals.tasks.data import HUB, Files, TaskSpec, data_digest, locate, root_of
 from evals.tasks.official_config import official
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # The splits that lmms-eval's configuration may name. Only the one that is asked is loaded.
+BUILDING = -2  # in the place of a document's number, for what happens before any of them
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 
@@ -45,7 +47,8 @@ def build(spec: TaskSpec, model_name: str | None = None) -> Any:
     config = _any_columns(spec, files, turned) if any_kind else _declared(spec, files, turned, left_out)
     config |= {"dataset_path": "parquet", "dataset_name": _name(spec)}
     config["dataset_kwargs"] = {"data_files": {spec.source.split: patterns(files.questions)}}
-    task = ConfigurableTask(config=config, model_name=model_name)
+    with guesses_seeded(spec.name, BUILDING):  # some preparations shuffle documents or choices
+        task = ConfigurableTask(config=config, model_name=model_name)
     task.left_out = left_out
     return task
 
@@ -58,6 +61,8 @@ def _any_columns(spec: TaskSpec, files: Files, turned: bool) -> dict[str, Any]:
     config |= {**split, "fewshot_config": None, "process_docs": any_columns.prepared(config.get("process_docs"))}
     show = functools.partial(decode, files=files, turned=turned)
     config["doc_to_visual"] = any_columns.shown(config.get("doc_to_visual"), show, home)
+    if config.get("process_results_use_image"):
+        config["process_results"] = any_columns.scored(config.get("process_results"), show)
     return config
 
 

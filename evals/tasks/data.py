@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,8 +141,18 @@ def _questions(source: Source, place: Path) -> tuple[Path, ...]:
         return tuple(dict.fromkeys(path for paths in each for path in paths)) if all(each) else ()
     if source.others and (declared := hub.declared(place, source.config, source.split)):
         return declared
-    found = (tuple(sorted(place.glob(pattern))) for pattern in (source.files, *source.others))
-    return next(filter(None, found), ())
+    for pattern in (source.files, *source.others):
+        found = tuple(sorted(place.glob(pattern)))
+        any_name = pattern.rpartition("/")[2].startswith("*.")
+        if found and (not any_name or (_only_file(source, place, found))):
+            return found
+    return ()
+
+
+def _only_file(source: Source, place: Path, found: Sequence[Path]) -> bool:
+    """Whether files of any name are a repository's only one: in its own folder, and not called like another split."""
+    own = place.name in (source.folder, _last_part(source.repository)) or place.parent.name == "snapshots"
+    return own and len(found) == 1 and not hub.other_split(found[0], source.split)
 
 
 def _places(spec: TaskSpec) -> Iterator[tuple[Path, Path]]:
@@ -260,6 +270,10 @@ def data_digest(spec: TaskSpec) -> str:
         digest.update(f"{path.parent.name}/{path.name}\0{content_of(path)}\n".encode())
     for path in files.with_images:
         for _, name in image_column.rows_without_bytes(path):
+            digest.update(f"{name}\0{_image_digest(files, name)}\n".encode())
+    if files.undeclared:
+        names = dict.fromkeys(name for path in files.questions for name in image_column.named_files(path))
+        for name in names:
             digest.update(f"{name}\0{_image_digest(files, name)}\n".encode())
     if spec.source.videos:
         for line in video_files.digests(spec.source, files):

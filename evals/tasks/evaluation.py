@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evals.tasks.aggregation import guesses_seeded
 from evals.tasks.any_columns import image_columns, images_in
 from evals.tasks.asked import Asked, respond
-from evals.tasks.build import build, quiet, rows_within
+from evals.tasks.build import BUILDING, build, quiet, rows_within
 from evals.tasks.checks import missing
 from evals.tasks.data import TaskSpec, prepare
 from hidrop.errors import UserError
@@ -52,7 +53,8 @@ def requests(lm: Any, spec: TaskSpec, *, limit: int | None = None, skip: int = 0
     """
     task = _ready(lm, spec)
     first = rows_within(task, spec, skip) if skip else 0
-    task.build_all_requests(limit=rows_within(task, spec, None if limit is None else skip + limit))
+    with guesses_seeded(spec.name, BUILDING):
+        task.build_all_requests(limit=rows_within(task, spec, None if limit is None else skip + limit))
     return task, [instance for instance in task.instances if instance.doc_id >= first]
 
 
@@ -154,6 +156,10 @@ def image_names(task: Any, spec: TaskSpec, doc_ids: list[int]) -> list[str]:
     for column in spec.task.image_columns:
         if column in docs.column_names:
             values = docs[column][:]
+            names = {str(values[doc_id]) for doc_id in doc_ids}
+            # A column that nobody declared may hold something else: nothing, or the data set's name in every row.
+            if spec.task.any_columns and (None in values or (len(names) == 1 < len(doc_ids))):
+                continue
             return [str(values[doc_id]) for doc_id in doc_ids]
     if not image_columns(docs.features):
         return [str(doc_id) for doc_id in doc_ids]

@@ -36,7 +36,7 @@ from evals.tasks.base import (
     mean_of_sums,
 )
 from evals.tasks.classify import Classified, classify, metric_class
-from evals.tasks.index import BUILDERS, Entry, data_files, hub_file, tasks_folder
+from evals.tasks.index import BUILDERS, Entry, data_files, hub_file, included, tasks_folder
 from evals.tasks.known_sizes import SIZES
 from evals.tasks.sample_scores import number, plain, weighted_scores
 from evals.tasks.tables import as_one_table
@@ -93,6 +93,7 @@ class OfficialTask(Task):
         config, split = self.entry.config, self.entry.split
         assert split is not None  # every file of the index has one; `of_yaml` checks a user's
         path, name = str(config["dataset_path"]), config.get("dataset_name")
+        name = None if name == "default" else name  # the Hub's name of a repository's only configuration
         kwargs = config.get("dataset_kwargs") or {}
         rows, megabytes = SIZES.get(self.name, (None, None))
         if path in BUILDERS:
@@ -149,7 +150,9 @@ class OfficialTask(Task):
         root = tasks_folder()
         if root is not None and root in self.entry.path.parents:
             return None
-        return [self.entry.path, *sorted(self.entry.path.parent.glob("*.py"))]
+        yaml_files = included(self.entry.path)
+        folders = dict.fromkeys(path.parent for path in yaml_files)
+        return [*yaml_files, *(path for folder in folders for path in sorted(folder.glob("*.py")))]
 
     def row_problem(self, doc: Doc) -> tuple[str, str] | None:
         return None
@@ -295,7 +298,10 @@ class OfficialTask(Task):
         items = [sample["item"] if "item" in sample else sample["score"] for sample in own]
         metric = str(own[0]["metric"]).rpartition(",")[0] if own else ""
         function = aggregation_of(official_config.official(self), metric)
-        value = number(aggregated(function, metric, items, self.name)[0])
+        try:
+            value = number(aggregated(function, metric, items, self.name)[0])
+        except UserError:  # a resampled list may lack what the task divides by
+            return math.nan
         return math.nan if value is None else value
 
     def files(self, asked: Asked, protocol: str) -> dict[str, bytes]:
@@ -344,10 +350,11 @@ def _globs(config: str | None, split: str) -> list[str]:
     """Where a split may be in a repository, the most usual place first."""
     names = _names(split)
     folders = [f"{config}/", f"data/{config}/", f"data/{config}-", f"{config}-"] if config else []
-    globs = [f"{folder}{name}-*.parquet" for folder in [*folders, "data/", ""] for name in names]
-    plain_files = [f"{folder}{name}.{kind}" for folder in [*folders, "data/", ""] for name in names for kind in KINDS]
+    bare = [] if config else ["data/", ""]  # another configuration's files may be there
+    globs = [f"{folder}{name}-*.parquet" for folder in [*folders, *bare] for name in names]
+    plain_files = [f"{folder}{name}.{kind}" for folder in [*folders, *bare] for name in names for kind in KINDS]
     own = [f"{folder}{config}.{kind}" for folder in ("", "*/") for kind in KINDS] if config else []
-    return [*globs, *plain_files, *own, *(f"{folder}*.{kind}" for folder in (*folders[:1], "") for kind in KINDS)]
+    return [*globs, *plain_files, *own, *(f"{folder}*.{kind}" for folder in folders[:1] or [""] for kind in KINDS)]
 
 
 def _names(split: str) -> list[str]:

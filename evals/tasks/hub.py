@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from evals.tasks.base import Source
 from hidrop.errors import UserError, in_a_line
 
 PREFIX = "datasets--"
+SPLITS = ("train", "validation", "val", "test", "dev", "testdev", "testmini", "challenge")
 
 
 def cache() -> Path:
@@ -147,10 +149,19 @@ def declared(place: Path, config: str | None, split: str) -> tuple[Path, ...]:
 
 
 def _match(place: Path, pattern: Any) -> list[Path]:
+    """The files that a README's pattern names, inside the repository only."""
+    bounds = bounds_of(place).resolve()
     try:
-        return [path for path in place.glob(str(pattern)) if path.is_file()]
+        found = [path for path in place.glob(str(pattern)) if path.is_file()]
     except (ValueError, NotImplementedError):  # an absolute pattern, or an empty one
         return []
+    return [path for path in found if bounds in path.resolve().parents]
+
+
+def other_split(path: Path, split: str) -> bool:
+    """Whether a file's name begins with the name of another split than the one that is asked."""
+    first = re.split(r"[^a-z]", path.name.lower())[0]
+    return first in SPLITS and not split.lower().startswith(first)
 
 
 def _children(folder: Path) -> list[Path]:

@@ -50,6 +50,26 @@ def rows_without_bytes(path: Path) -> Iterator[tuple[int, str | None]]:
         yield from ((row, name) for row, content, name in _images(file) if content is None)
 
 
+def named_files(path: Path) -> Iterator[str]:
+    """The paths of images that are not bytes in the file, in columns of any name, one image each or a list."""
+    import pyarrow.parquet as parquet
+
+    with parquet.ParquetFile(path) as file:
+        for field in file.schema_arrow:
+            kind = _of_one(field.type)
+            if not hasattr(kind, "names") or not {"bytes", "path"} <= set(kind.names):
+                continue
+            leaves = {file.schema.column(n).path for n in range(len(file.schema))}
+            own = [leaf for leaf in leaves if leaf.startswith(f"{field.name}.") and leaf.endswith(".bytes")]
+            if all(_no_nulls(file, leaf) for leaf in own):
+                continue
+            for batch in file.iter_batches(batch_size=ROWS, columns=[field.name]):
+                for held in batch.column(0).to_pylist():
+                    for image in held if isinstance(held, list) else [held]:
+                        if image and image["bytes"] is None and image["path"] is not None:
+                            yield image["path"]
+
+
 def rows_of_no_bytes(path: Path) -> Iterator[int]:
     """The rows whose image has 0 bytes, as in a page of zeros. Reads the whole column."""
     import pyarrow.parquet as parquet

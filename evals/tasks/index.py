@@ -151,13 +151,25 @@ def read_entry(path: Path) -> Entry | None:
     return None
 
 
+def included(path: Path) -> list[Path]:
+    """A YAML file, and those that it includes. Raises UserError for a file that cannot be read."""
+    found = [path]
+    for there in _includes(path, _parsed(path).get("include")):
+        found += [one for one in included(there) if one not in found]
+    return found
+
+
+def _includes(path: Path, named: Any) -> list[Path]:
+    """The files that a YAML file includes: relative to the process's folder, as lmms-eval has it, or to the file's."""
+    names = [named] if isinstance(named, str) else named or []
+    return [Path(name) if Path(name).is_file() else path.parent / name for name in names]
+
+
 def configuration(path: Path) -> dict[str, Any]:
     """A file's configuration with those that it includes. Raises UserError for a file that cannot be read."""
     own = dict(_parsed(path))
-    included = own.pop("include", None)
     found: dict[str, Any] = {}
-    for name in reversed([included] if isinstance(included, str) else included or []):
-        there = Path(name) if Path(name).is_file() else path.parent / name
+    for there in reversed(_includes(path, own.pop("include", None))):
         if not there.is_file():
             raise UserError(f"{path}: include: {there} is not there")
         found |= configuration(there)

@@ -67,15 +67,17 @@ def _known(name: str) -> Task:
 
 
 def add(name: str, path: Path) -> Task:
-    """Add the task of a user's YAML file under a name of hers. Raises UserError for a name that is taken."""
+    """Add the task of a user's YAML file under a name of hers, in the place of an earlier one.
+
+    Raises UserError for a name of lmms-eval's.
+    """
     from evals.tasks.index import index
 
     if name in TASKS or name in index().entries:
         raise UserError(f"{path}: lmms-eval has a task called {name}. Give yours another name")
     made = importlib.import_module(GENERIC).of_yaml(path, name)
-    if name in _own and _own[name].yaml_file != made.yaml_file:
-        raise UserError(f"{path}: {name} is the name of another file: {_own[name].yaml_file}")
-    return _own.setdefault(name, made)
+    _own[name] = made
+    return made
 
 
 def members(name: str) -> list[str]:

@@ -106,7 +106,7 @@ def _weightings(items: Mapping[int, Any]) -> Iterator[dict[int, float]]:
     yield dict.fromkeys(items, 1 / count)
     if not all(isinstance(item, Mapping) for item in items.values()):
         return
-    for name in set.intersection(*(set(item) for item in items.values())):
+    for name in sorted(set.intersection(*(set(item) for item in items.values()))):
         groups: dict[Any, list[int]] = defaultdict(list)
         for place, item in items.items():
             groups[str(item[name])].append(place)

@@ -107,6 +107,10 @@ def test_what_is_no_file_with_a_mapping_is_refused_at_once(make: Any, reason: st
         strict_yaml.read(path, path.name)
 
 
+# Files of others, in which lmms-eval's !function and a README's own fields have to pass.
+OF_OTHERS = ("evals/tasks/index.py", "evals/tasks/hub.py")
+
+
 def test_no_other_module_reads_yaml() -> None:
     found = [
         f"{file.relative_to(ROOT)}:{node.lineno}"
@@ -118,5 +122,6 @@ def test_no_other_module_reads_yaml() -> None:
         and node.value.id == "yaml"
         and "load" in node.attr.lower()
         and file.name != "strict_yaml.py"
+        and str(file.relative_to(ROOT)) not in OF_OTHERS
     ]
     assert found == []

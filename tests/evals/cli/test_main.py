@@ -22,6 +22,7 @@ WRONG = {
     "validate": (["smoke", "--only", "nothing"], "--only nothing: matches no cell"),
     "throughput": (["nowhere.yaml"], "nowhere.yaml: no such file"),
     "tasks": (["--grep", "nosuchtask"], "no task with this text"),
+    "score": (["nowhere", "--judge", "x"], "give one of --judgements"),
     "bench": (["--geometry", "nowhere"], "--geometry nowhere: unknown"),
     "bench-train": (["--text", "3"], "--text takes whole numbers of 8 or more, such as 60,200 (got 3)"),
     "analyze": (["--model", "mini:nowhere"], "model 'mini:nowhere': unknown"),

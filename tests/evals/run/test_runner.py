@@ -14,7 +14,7 @@ from evals.run import cell_journals
 from evals.store.folders import samples_of as samples_in
 from evals.tasks import get_task
 from evals.tasks.index import index, tasks_folder
-from evals.tasks.official_files import official_digest
+from evals.tasks.official_files import _of_lmms_eval
 from hidrop.errors import UserError
 from hidrop.reducer import METHODS
 from tests.evals.world import SAMPLES, World, samples_of, without_date
@@ -214,14 +214,14 @@ def test_other_files_of_lmms_eval_make_other_cells(go, tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("lmms_eval", folder.parent / "__init__.py")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     index.cache_clear()
-    official_digest.cache_clear()
+    _of_lmms_eval.cache_clear()
     same, other = World(), World()
     go(same, only="plain/fastv")
     (folder / "gqa/gqa.yaml").write_text((folder / "gqa/gqa.yaml").read_text() + "# changed")
-    official_digest.cache_clear()
+    _of_lmms_eval.cache_clear()
     go(other, only="plain/fastv")
     index.cache_clear()
-    official_digest.cache_clear()
+    _of_lmms_eval.cache_clear()
     assert same.asked == [] and {key for key, _ in other.asked} == {"plain/fastv/gqa"}
 
 

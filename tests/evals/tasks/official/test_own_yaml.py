@@ -172,18 +172,31 @@ def test_its_identity_covers_its_functions(tmp_path: Path) -> None:
     digests = []
     for utils in (UTILS, UTILS + "\n# changed\n", UTILS):
         add("mine", own(tmp_path, "d.json", utils=utils))
-        official_digest.cache_clear()
         digests.append(official_digest("mine"))
-    official_digest.cache_clear()
     assert digests[0] == digests[2] != digests[1]
+
+
+def test_its_identity_covers_the_files_that_it_includes(tmp_path: Path) -> None:
+    """Also the functions next to an included file."""
+    base, top = tmp_path / "base", tmp_path / "top"
+    for folder in (base, top):
+        folder.mkdir()
+    own(base, "d.json")
+    (top / "mine.yaml").write_text("include: ../base/mine.yaml\n")
+    add("mine", top / "mine.yaml")
+    before = official_digest("mine")
+    (base / "utils.py").write_text(UTILS + "\n# changed\n")
+    assert official_digest("mine") != before
 
 
 def test_a_missing_file_of_data_is_named(tmp_path: Path) -> None:
     path = own(tmp_path, "gone.json")
     add("mine", path)
     [problem] = missing(TaskSpec("mine", "hub", "lmms-eval"))
-    assert problem.startswith(f"mine: {tmp_path}/gone.json: cannot be read: ")
-    assert problem.endswith(f"{path} names it under data_files") and "hf download" not in problem
+    assert problem.startswith(
+        f"mine: {path}: dataset_kwargs.data_files names no file for the split 'test' that is there"
+    )
+    assert "gone.json" in problem and "hf download" not in problem
 
 
 @pytest.mark.parametrize(
@@ -214,12 +227,11 @@ def test_a_name_of_lmms_evals_is_taken(name: str, tmp_path: Path) -> None:
         add(name, own(tmp_path, "d.json"))
 
 
-def test_two_files_cannot_have_one_name(tmp_path: Path) -> None:
+def test_a_later_matrix_may_give_the_name_to_another_file(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-    add("mine", own(tmp_path / "a", "d.json"))
-    with pytest.raises(UserError, match="mine is the name of another file: .*/a/mine.yaml"):
-        add("mine", own(tmp_path / "b", "d.json"))
+        add("mine", path := own(tmp_path / folder, "d.json"))
+        assert get_task("mine").yaml_file == path.absolute()
 
 
 def test_a_package_that_its_functions_need_is_named(tmp_path: Path) -> None:

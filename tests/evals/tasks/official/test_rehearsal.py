@@ -62,7 +62,7 @@ def test_a_package_that_a_function_imports_when_it_runs_is_told(tmp_path: Path) 
     own(tmp_path, "mine", PACKAGE)
     assert problem_of(TaskSpec("mine", "hub", "lmms-eval")) == (
         "mine: document 0 cannot be scored: lmms-eval's process_results failed: ModuleNotFoundError: No module named "
-        "'no_such_package'"
+        "'no_such_package' (utils.py, line 2)"
     )
 
 
