@@ -36,10 +36,9 @@ from evals.tasks.base import (
     mean_of_sums,
 )
 from evals.tasks.classify import Classified, classify, metric_class
-from evals.tasks.index import BUILDERS, Entry, data_files, hub_file, included, tasks_folder
-from evals.tasks.known_sizes import SIZES
+from evals.tasks.index import Entry, included, tasks_folder
+from evals.tasks.official_source import source_of
 from evals.tasks.sample_scores import number, plain, weighted_scores
-from evals.tasks.tables import as_one_table
 from hidrop.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -90,59 +89,7 @@ class OfficialTask(Task):
 
     @functools.cached_property
     def source(self) -> Source:  # type: ignore[override]
-        config, split = self.entry.config, self.entry.split
-        assert split is not None  # every file of the index has one; `of_yaml` checks a user's
-        path, name = str(config["dataset_path"]), config.get("dataset_name")
-        name = None if name == "default" else name  # the Hub's name of a repository's only configuration
-        kwargs = config.get("dataset_kwargs") or {}
-        rows, megabytes = SIZES.get(self.name, (None, None))
-        if path in BUILDERS:
-            named = data_files(self.entry)
-            if found := [place for one in named if (place := hub_file(one))]:
-                repository, file = found[0]
-                table = None if file.endswith(".parquet") else as_one_table
-                return Source(repository, split, repository.split("/")[-1], file, (), rows, convert=table)
-            paths = _own_files(self.entry.path.parent, named)
-            return Source(
-                self.name,
-                split,
-                self.name,
-                ", ".join(named),
-                (),
-                None,
-                convert=as_one_table,
-                paths=paths,
-                own=True,
-                title=str(self.entry.path),
-            )
-        if named := data_files(self.entry):
-            return Source(
-                repository=path,
-                split=split,
-                folder=path.split("/")[-1],
-                files=named[0],
-                columns=(),
-                rows=rows,
-                every=tuple(named),
-                revision=kwargs.get("revision"),
-                megabytes=megabytes,
-                convert=None if all(one.endswith(".parquet") for one in named) else as_one_table,
-            )
-        first, *others = _globs(name, split)
-        return Source(
-            repository=path,
-            split=split,
-            folder=path.split("/")[-1],
-            files=first,
-            columns=(),
-            rows=rows,
-            others=tuple(others),
-            wanted=("README.md", *(f"*{one}*" for one in _names(split)), *([f"*{name}.*"] if name else [])),
-            config=name,
-            revision=kwargs.get("revision"),
-            megabytes=megabytes,
-            convert=as_one_table,
-        )
+        return source_of(self.entry)
 
     @property
     def official_files(self) -> list[Path] | None:
@@ -335,34 +282,6 @@ def of_yaml(path: Path, name: str) -> OfficialTask:
     if entry.split is None:
         raise UserError(f"{path}: it names no test_split or validation_split")
     return OfficialTask(entry)
-
-
-def _own_files(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
-    """The files that a YAML file names, relative to its folder."""
-    found: list[Path] = []
-    for name in names:
-        path = folder / name
-        found += [path] if path.exists() else sorted(path.parent.glob(path.name))
-    return tuple(found)
-
-
-def _globs(config: str | None, split: str) -> list[str]:
-    """Where a split may be in a repository, the most usual place first."""
-    names = _names(split)
-    folders = [f"{config}/", f"data/{config}/", f"data/{config}-", f"{config}-"] if config else []
-    bare = [] if config else ["data/", ""]  # another configuration's files may be there
-    globs = [f"{folder}{name}-*.parquet" for folder in [*folders, *bare] for name in names]
-    plain_files = [f"{folder}{name}.{kind}" for folder in [*folders, *bare] for name in names for kind in KINDS]
-    own = [f"{folder}{config}.{kind}" for folder in ("", "*/") for kind in KINDS] if config else []
-    return [*globs, *plain_files, *own, *(f"{folder}*.{kind}" for folder in folders[:1] or [""] for kind in KINDS)]
-
-
-def _names(split: str) -> list[str]:
-    """What a split is called in the names of files."""
-    return [split, "val"] if split == "validation" else [split]
-
-
-KINDS = ("parquet", "jsonl", "json", "csv", "tsv")
 
 
 def _named(key: Key, asked: Asked) -> str:

@@ -13,7 +13,7 @@ from hidrop.errors import UserError, in_a_line
 from hidrop.regular_files import Unreadable, read_bytes
 
 # datasets' builder for each ending, with its options.
-BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
+ENDINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
     ".csv": ("csv", {}),
@@ -45,9 +45,9 @@ def _write(paths: Sequence[Path], made: Path) -> None:
     import datasets
 
     kind = paths[0].suffix
-    if kind not in BUILDERS:
-        raise UserError(f"{paths[0]}: not a table: its name does not end with .parquet or {', '.join(BUILDERS)}")
-    builder, options = BUILDERS[kind]
+    if kind not in ENDINGS:
+        raise UserError(f"{paths[0]}: not a table: its name does not end with .parquet or {', '.join(ENDINGS)}")
+    builder, options = ENDINGS[kind]
     files = [glob.escape(str(path.absolute())) for path in paths]
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
