@@ -4,7 +4,8 @@ The difference is run minus published, on the samples that both sides have, unde
 from the paired bootstrap over images that all tables use (`evals.store.statistics`). The verdict is about the score:
 
 - "differs" if the interval leaves out 0,
-- "agrees" if it contains 0 and ends within `MARGIN` points of 0 on both sides,
+- "agrees" if it contains 0 and ends within `MARGIN` percent of the scale of 0 on both sides: 2 points of a score from 0
+  to 100, 40 points of MME's 0 to 2000 (`evals.tasks.base.Task.top`),
 - "too few samples" if it contains 0 but reaches further, so that such a difference cannot be excluded. A bootstrap does
   not see what no sample shows: if none of n images changed, up to 3 / n of all images may (the rule of three, 95 %). An
   interval is therefore taken to reach at least 3 / n to both sides, and "agrees" needs 150 images.
@@ -23,7 +24,7 @@ from evals.store.statistics import Row, task_stats
 from evals.tasks.base import LLAVA, Sample
 from evals.tasks.registry import get_task
 
-MARGIN = 2.0  # points of the score, 0-100
+MARGIN = 2.0  # percent of the largest score that the task can have
 FEWEST = 30  # images
 RULE_OF_THREE = 3.0
 
@@ -32,7 +33,10 @@ Word = Literal["agrees", "differs", "too few samples"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """`difference` (run minus published), `low` and `high` are in points. `images`: the units that are drawn."""
+    """`difference` (run minus published), `low` and `high` are in points. `images`: how many images are drawn from.
+
+    Points are those of the task's own scale (`Task.top`).
+    """
 
     verdict: Word
     reason: str
@@ -61,25 +65,26 @@ def verdict_of(task: str, run: Sequence[Sample], published: Sequence[Sample], sa
     for sample in run:
         images.setdefault(unit(sample), sample["image_key"])
     low, high = against["interval"]
-    return judged(against["difference"], low, high, len(set(images.values())), same)
+    return judged(against["difference"], low, high, len(set(images.values())), same, get_task(task).top)
 
 
-def judged(difference: float, low: float, high: float, images: int, same: float) -> Verdict:
-    """The verdict on a difference and its 95 % interval, all in points."""
-    word, reason = _judged(low, high, images, same)
+def judged(difference: float, low: float, high: float, images: int, same: float, top: float = 100.0) -> Verdict:
+    """The verdict on a difference and its 95 % interval, in points of a score from 0 to `top`."""
+    word, reason = _judged(low, high, images, same, top)
     return Verdict(word, reason, difference, low, high, images)
 
 
-def _judged(low: float, high: float, images: int, same: float) -> tuple[Word, str]:
+def _judged(low: float, high: float, images: int, same: float, top: float) -> tuple[Word, str]:
+    margin = MARGIN * top / 100
     equal = f"{same:.1f} % of parsed answers are equal"
     if images < FEWEST:
         return "too few samples", f"an interval needs at least {FEWEST} images, and there are {images}; {equal}"
     if low > 0 or high < 0:
         return "differs", f"the interval of the difference does not contain 0; {equal}"
-    if max(-low, high) > MARGIN:
-        reach = f"the interval of the difference contains 0, but also differences of more than {MARGIN:g} points"
+    if max(-low, high) > margin:
+        reach = f"the interval of the difference contains 0, but also differences of more than {margin:g} points"
         return "too few samples", f"{reach}; {equal}"
-    if 100 * RULE_OF_THREE / images > MARGIN:
-        need = f"{100 * RULE_OF_THREE / MARGIN:.0f} images are needed to exclude a difference of {MARGIN:g} points"
+    if top * RULE_OF_THREE / images > margin:
+        need = f"{top * RULE_OF_THREE / margin:.0f} images are needed to exclude a difference of {margin:g} points"
         return "too few samples", f"{need}, and there are {images}; {equal}"
-    return "agrees", f"the interval of the difference contains 0 and stays within {MARGIN:g} points, and {equal}"
+    return "agrees", f"the interval of the difference contains 0 and stays within {margin:g} points, and {equal}"

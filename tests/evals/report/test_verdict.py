@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from evals.report.verdict import judged
+from evals.report.verdict import judged, verdict_of
+from evals.tasks.registry import get_task
 from tests.evals.report.agreeing import compare
 from tests.evals.tasks.table import PICTURES, SHORT
 
@@ -43,6 +44,39 @@ def test_the_verdict_is_the_same_for_the_opposite_difference() -> None:
     for low, high, images in itertools.product((-5, -2, -1, 0), (0, 1, 2, 5), (10, 100, 1000)):
         there, back = (judged(0.0, *ends, images, 50.0) for ends in ((low, high), (-high, -low)))
         assert there.verdict == back.verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "images", "verdict", "words"),
+    [
+        (-40.0, 40.0, 150, "agrees", "stays within 40 points"),
+        (-40.1, 10.0, 150, "too few samples", "differences of more than 40 points"),
+        (0.0, 0.0, 149, "too few samples", "150 images are needed to exclude a difference of 40 points"),
+        (1.0, 20.0, 150, "differs", "does not contain 0"),
+    ],
+)
+def test_the_margin_is_two_percent_of_the_scale(low: float, high: float, images: int, verdict: str, words: str) -> None:
+    found = judged((low + high) / 2, low, high, images, 97.0, get_task("mme").top)
+    assert found.verdict == verdict and words in found.reason
+
+
+def test_a_small_difference_in_mme_agrees() -> None:
+    def side(wrong: set[int]) -> list[dict[str, Any]]:
+        return [
+            {"doc_id": i, "reading": "no" if i in wrong else "yes", "score": float(i not in wrong), "category": "OCR"}
+            | {"group": i // 2, "image_key": i // 2}
+            for i in range(2000)
+        ]
+
+    # One sub-task, 1000 images: one image that loses one of two questions costs 150 of 200 points, over 1000 images.
+    one = verdict_of("mme", side({0, 2, 4, 6, 8, 10}), side({1, 3, 5, 7, 9, 12}), 99.4)
+    assert one.difference == pytest.approx(0) and one.verdict == "agrees"
+    # 20 images more that lose 150 of 200 points each: 3 points of 2000, with an interval that leaves out 0
+    many = verdict_of("mme", side(set(range(0, 40, 2))), side(set()), 99.0)
+    assert many.difference == pytest.approx(-3.0) and many.verdict == "differs"
+    # 200 images that change to either side reach beyond 2 points, and not beyond 40.
+    both = verdict_of("mme", side(set(range(0, 400, 2))), side(set(range(400, 800, 2))), 80.0)
+    assert both.high > 2 and both.verdict == "agrees"
 
 
 # ---- the command on 160 questions about 160 images, which the published run answers half right ---------------------
