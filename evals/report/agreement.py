@@ -2,14 +2,15 @@
 
 The published side is a file in one of the forms of `evals.report.answer_formats`. A run is the journal of one cell.
 The prompts of both sides are compared as well: answers to other prompts differ for that reason alone.
-`evals.report.verdict` says in words whether the scores agree.
+`evals.report.verdict` says in words whether the scores agree. A task that only a server can score has no scores and no
+verdict: only the shares of equal answers are compared.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -24,15 +25,24 @@ from hidrop.errors import UserError
 
 @dataclass(frozen=True)
 class Flip:
-    """A sample on which the two sides have different scores or different parsed answers."""
+    """A sample on which the two sides have different scores or different parsed answers.
+
+    target, published_score, our_score: None for a task that is not scored here.
+    """
 
     doc_id: int
     question: str
-    target: str
+    target: str | None
     published: str
     ours: str
-    published_score: float
-    our_score: float
+    published_score: float | None
+    our_score: float | None
+
+    def line(self) -> str:
+        """What to print."""
+        said = f"published {self.published!r}, run {self.ours!r}"
+        correct = "" if self.target is None else f" (correct: {self.target})"
+        return f"    doc {self.doc_id}: {self.question}  {said}{correct}"
 
 
 @dataclass(frozen=True)
@@ -64,12 +74,15 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The comparison over the `matched` samples. Scores are 0-100.
+    """The comparison over the `matched` samples. Scores are on the task's own scale, 0 to `Task.top`.
 
     same_text counts equal texts, same_reading equal answers after parsing by LLaVA's rule. `gained` counts the samples
     that score higher in the run, `lost` those that score lower. ambiguous, text_only: published answers that are left
     out, see `Matched`. scored_otherwise: published answers that the published file itself scores differently from
     LLaVA's rule (ScienceQA's results have parsed answers).
+
+    A task that only a server can score (`Task.unscored`, which is then the metric) has None for everything that needs
+    scores: both values, gained, lost and the verdict.
     """
 
     task: str
@@ -79,14 +92,14 @@ class Agreement:
     only_ours: int
     same_text: int
     same_reading: int
-    gained: int
-    lost: int
-    published_value: float
-    our_value: float
+    gained: int | None
+    lost: int | None
+    published_value: float | None
+    our_value: float | None
     published_extra: dict[str, float]
     our_extra: dict[str, float]
     flips: tuple[Flip, ...]
-    verdict: Verdict
+    verdict: Verdict | None
     prompts: Prompts = field(default_factory=Prompts)
     ambiguous: int = 0
     text_only: int = 0
@@ -95,21 +108,14 @@ class Agreement:
     def text(self, flips: int) -> str:
         """The comparison as text, with the first `flips` samples that differ."""
         share = f"{100 * self.same_reading / self.matched:.1f} % have the same parsed answer"
-        rows = [(self.metric, self.published_value, self.our_value)]
-        rows += [
-            (name, self.published_extra[name], self.our_extra[name])
-            for name in sorted(self.published_extra.keys() & self.our_extra.keys())
-            if any(fnmatchcase(name, pattern) for pattern in get_task(self.task).details)
-        ]
-        wide = max(len(name) for name, *_ in rows)
+        rule = "scored by LLaVA's rule" if self.verdict else f"not scored here ({self.metric})"
         lines = [
             f"{self.task}: {self.matched} samples in both ({self.only_published} only published, "
-            f"{self.only_ours} only in the run), scored by LLaVA's rule",
-            f"  {'':{wide}}  published     run",
-            *(f"  {name:{wide}}  {published:9.2f}  {ours:6.2f}" for name, published, ours in rows),
+            f"{self.only_ours} only in the run), {rule}",
+            *self._scores(),
+            f"  {share}, {100 * self.same_text / self.matched:.1f} % the same text",
         ]
-        lines.append(f"  {share}, {100 * self.same_text / self.matched:.1f} % the same text")
-        lines += self.verdict.lines()
+        lines += self.verdict.lines() if self.verdict else ()
         told = (
             (self.ambiguous, "are left out: several documents have the same question and options"),
             (self.text_only, "are left out: their questions have no image"),
@@ -117,13 +123,47 @@ class Agreement:
         )
         lines += [f"  {count} published answers {what}" for count, what in told if count]
         lines += self.prompts.lines()
-        lines.append(f"  {len(self.flips)} differ: {self.gained} score higher in the run, {self.lost} lower")
-        for flip in self.flips[:flips]:
-            said = f"published {flip.published!r}, run {flip.ours!r} (correct: {flip.target})"
-            lines.append(f"    doc {flip.doc_id}: {flip.question}  {said}")
+        higher = f": {self.gained} score higher in the run, {self.lost} lower" if self.verdict else ""
+        lines.append(f"  {len(self.flips)} differ{higher}")
+        lines += [flip.line() for flip in self.flips[:flips]]
         if len(self.flips) > flips:
             lines.append(f"    ... and {len(self.flips) - flips} more (--flips {len(self.flips)} shows them)")
         return "\n".join(lines)
+
+    def _scores(self) -> Iterable[str]:
+        """The table of both sides' scores; nothing if there are none."""
+        if self.published_value is None or self.our_value is None:
+            return
+        rows = [(self.metric, self.published_value, self.our_value)]
+        rows += [
+            (name, self.published_extra[name], self.our_extra[name])
+            for name in sorted(self.published_extra.keys() & self.our_extra.keys())
+            if any(fnmatchcase(name, pattern) for pattern in get_task(self.task).details)
+        ]
+        wide = max(len(name) for name, *_ in rows)
+        yield f"  {'':{wide}}  published     run"
+        for name, published, ours in rows:
+            yield f"  {name:{wide}}  {published:9.2f}  {ours:6.2f}"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side's answers as the task reads them. `scores`: None for a task that is not scored here."""
+
+    readings: Sequence[str]
+    scores: Scores | None
+
+    @classmethod
+    def of(cls, task: Task, answers: Sequence[Answer]) -> Side:
+        """The parsed answers, and their scores if the right answers are known."""
+        if task.unscored is not None:
+            return cls([task.reading(answer, LLAVA) for answer in answers], None)
+        scores = task.score(answers, LLAVA)
+        return cls(scores.readings, scores)
+
+    def score(self, i: int) -> float | None:
+        """The score of the sample in place `i`."""
+        return None if self.scores is None else self.scores.samples[i]
 
 
 def agree(run: Run, documents: Documents, published: Matched) -> Agreement:
@@ -139,41 +179,56 @@ def agree(run: Run, documents: Documents, published: Matched) -> Agreement:
             "a higher --limit"
         )
     task = get_task(run.task)
-    theirs = task.score([Answer(docs[d], said[d].text) for d in both], LLAVA)
+    theirs = Side.of(task, [Answer(docs[d], said[d].text) for d in both])
     answers = [Answer(docs[d], run.answers[d] or "", failed=run.answers[d] is None) for d in both]
-    ours = task.score(answers, LLAVA)
+    ours = Side.of(task, answers)
     flips, same_text, same_reading = [], 0, 0
     for i, (doc_id, answer) in enumerate(zip(both, answers, strict=True)):
         same = theirs.readings[i] == ours.readings[i] and not answer.failed
         same_text += answer.text.strip() == said[doc_id].text.strip() and not answer.failed
         same_reading += same
-        if not same or theirs.samples[i] != ours.samples[i]:
-            sides = (said[doc_id].text, answer.text, theirs.samples[i], ours.samples[i])
-            flips.append(Flip(doc_id, docs[doc_id]["question"], _target(task.target(docs[doc_id])), *sides))
-    images = documents.image_keys(both)
-    mine, published_samples = (_samples(task, both, docs, images, scores) for scores in (ours, theirs))
-    return Agreement(
+        if not same or theirs.score(i) != ours.score(i):
+            target = None if task.unscored is not None else _target(task.target(docs[doc_id]))
+            sides = (said[doc_id].text, answer.text, theirs.score(i), ours.score(i))
+            flips.append(Flip(doc_id, docs[doc_id]["question"], target, *sides))
+    found = Agreement(
         task=run.task,
-        metric=theirs.metric,
+        metric=task.unscored or "",
         matched=len(both),
         only_published=len(said.keys() - run.answers.keys()) + published.lost,
         only_ours=len(run.answers.keys() - said.keys()),
         same_text=same_text,
         same_reading=same_reading,
-        gained=sum(flip.our_score > flip.published_score for flip in flips),
-        lost=sum(flip.our_score < flip.published_score for flip in flips),
-        published_value=theirs.value,
-        our_value=ours.value,
-        published_extra=theirs.extra,
-        our_extra=ours.extra,
+        gained=None,
+        lost=None,
+        published_value=None,
+        our_value=None,
+        published_extra={},
+        our_extra={},
         flips=tuple(flips),
-        verdict=verdict_of(run.task, mine, published_samples, same=100 * same_reading / len(both)),
+        verdict=None,
         prompts=_prompts(run, {d: (said[d], docs[d]) for d in both}),
         ambiguous=published.ambiguous,
         text_only=published.text_only,
+    )
+    if theirs.scores is None or ours.scores is None:
+        return found
+    images = documents.image_keys(both)
+    mine, published_samples = (_samples(task, both, docs, images, scores) for scores in (ours.scores, theirs.scores))
+    changes = [new - old for new, old in zip(ours.scores.samples, theirs.scores.samples, strict=True)]
+    return replace(
+        found,
+        metric=theirs.scores.metric,
+        gained=sum(change > 0 for change in changes),
+        lost=sum(change < 0 for change in changes),
+        published_value=theirs.scores.value,
+        our_value=ours.scores.value,
+        published_extra=theirs.scores.extra,
+        our_extra=ours.scores.extra,
+        verdict=verdict_of(run.task, mine, published_samples, same=100 * same_reading / len(both)),
         scored_otherwise=sum(
             said[d].parsed is not None and (said[d].parsed == task.target(docs[d])) != (score >= RIGHT)
-            for d, score in zip(both, theirs.samples, strict=True)
+            for d, score in zip(both, theirs.scores.samples, strict=True)
         ),
     )
 

@@ -203,3 +203,21 @@ def test_a_question_file_that_contradicts_itself_is_refused(tmp_path, lines, mak
     rows = [{"question_id": "1", "prompt": "Is there a cup in the image?", "text": "no"}]
     with pytest.raises(UserError, match="question 1 appears twice with different images"):
         match(lines(rows), lines(asked, "questions.jsonl"), "pope", dict(enumerate(make_rows("pope"))))
+
+
+def test_a_task_that_a_server_scores_has_no_scores_and_no_verdict(journal, lines, make_rows, data_folder, capsys):
+    docs = make_rows("vizwiz_vqa_test")
+    texts = ["A lamp", "unanswerable", *["cup"] * (len(docs) - 2)]
+    ours = ["a lamp", "banana", *["cup"] * (len(docs) - 2)]
+    run = ("--run", journal("vizwiz_vqa_test", ours), "--data", data_folder)
+    found, text = compare(capsys, "--answers", lines(published(docs, texts, "question_id")), *run)
+    assert (found["matched"], found["same_reading"], found["same_text"]) == (len(docs), len(docs) - 1, len(docs) - 2)
+    for name in ("published_value", "our_value", "gained", "lost", "verdict"):
+        assert found[name] is None
+    assert found["metric"] == "to submit" and found["published_extra"] == found["our_extra"] == {}
+    [flip] = found["flips"]
+    assert (flip["ours"], flip["target"], flip["our_score"], flip["published_score"]) == ("banana", None, None, None)
+    assert "not scored here (to submit)" in text and f"{100 * (len(docs) - 1) / len(docs):.1f} % have the same" in text
+    assert "1 differ\n" in text and not any(
+        word in text for word in ("interval", "agrees", "correct", "0.00", "score h")
+    )
