@@ -39,7 +39,8 @@ class Column:
     show: its text for a row.
     fields: its CSV fields by name, in plain units (operations, bytes, milliseconds), None if not measured.
     topic, note: the caption's topic that explains the column, and the sentence added there.
-    best: the number whose largest value in a section is marked. significant: whether the entry gets a mark.
+    best: the number whose largest value in a section is marked, rounded as it is shown, so that equal texts tie.
+    significant: whether the entry gets a mark.
     tabulated: False for columns that appear only in the CSV file.
     """
 
@@ -140,7 +141,7 @@ def score_columns(tasks: Sequence[str], groups: Sequence[str] = ()) -> list[Colu
         lambda row: fixed(row.percent_of_vanilla),
         {"percent_of_vanilla": lambda row: rounded(row.percent_of_vanilla)},
         topic="Scores",
-        best=lambda row: row.percent_of_vanilla,
+        best=lambda row: _as_shown(row.percent_of_vanilla),
     )
     return [*map(_score_column, tasks), *map(_group_column, groups), only_in_csv("accuracy", statistics), mean]
 
@@ -156,9 +157,19 @@ def _score_column(task: str) -> Column:
         lambda row: row_score(row, task),
         {task: value},
         topic="Scores",
-        best=lambda row: number(row.scores.get(task)),
+        best=lambda row: _rank(row, task),
         significant=lambda row: row.significant(task),
     )
+
+
+def _rank(row: TableRow, task: str) -> float | None:
+    """A row's score as it is shown; its negative where smaller scores are better."""
+    score = _as_shown(number(row.scores.get(task)), own_scale=task in row.own_scale)
+    return -score if score is not None and task in row.lower_is_better else score
+
+
+def _as_shown(score: float | None, *, own_scale: bool = False) -> float | None:
+    return None if score is None else float(score_text(score, own_scale=own_scale))
 
 
 def _group_column(group: str) -> Column:

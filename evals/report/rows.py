@@ -61,6 +61,7 @@ class TableRow:
     reading: str = "average"  # meaning of the document's budgets: see hidrop.budget.solve
     image_tokens: int | None = None
     own_scale: frozenset[str] = frozenset()  # tasks whose score is on lmms-eval's scale of the task
+    lower_is_better: frozenset[str] = frozenset()  # tasks in which a smaller score is better
     groups: Mapping[str, float | None] = field(default_factory=dict)  # the mean score over a group's tasks
     nominal: bool = False  # nobody stated the image that `image_tokens` is of
     own_sizes: bool = False  # each image has its own number of visual tokens
@@ -151,6 +152,7 @@ def rows_of(document: ResultDocument) -> list[TableRow]:
                 scores=scores,
                 percent_of_vanilla=mean(percents.get(task) for task in tasks if task not in without),
                 own_scale=frozenset(cell["task"] for cell in own if cell.get("own_scale")),
+                lower_is_better=frozenset(cell["task"] for cell in own if cell.get("lower_is_better")),
                 groups={
                     name: mean(_value(scores.get(task)) for task in members)
                     for name, members in document.get("groups", {}).items()

@@ -81,16 +81,15 @@ def _lines(section: Section, columns: list[Column]) -> tuple[tuple[Entry, ...], 
     )
 
 
-def _top(column: Column, rows: Iterable[TableRow]) -> list[str]:
-    """The two best numbers of a column, rounded as shown, so that equal texts tie. Empty if all numbers are equal."""
+def _top(column: Column, rows: Iterable[TableRow]) -> list[float]:
+    """The two best numbers of a column. Empty if all numbers are equal."""
     known = {rank for row in rows if (rank := _rank(column, row)) is not None}
-    return sorted(known, key=float, reverse=True)[:2] if len(known) > 1 else []
+    return sorted(known, reverse=True)[:2] if len(known) > 1 else []
 
 
-def _rank(column: Column, row: TableRow) -> str | None:
-    """The number that ranks a row in a column, rounded as shown; None if the column is not ranked."""
-    value = None if column.best is None else column.best(row)
-    return None if value is None else fixed(value)
+def _rank(column: Column, row: TableRow) -> float | None:
+    """The number that ranks a row in a column; None if the column is not ranked."""
+    return None if column.best is None else column.best(row)
 
 
 def _timing_line(profile: ProfileEntry) -> list[str]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from evals import report
 from evals.report.files import csv_text
+from evals.report.latex import latex
 from evals.report.rows import rows_of
 from evals.report.sections import boards
 from evals.report.tables import batch_sheet, main_sheets
@@ -264,6 +265,32 @@ def test_ranks_are_those_of_numbers_not_of_their_text(cell: Cell, document_of: C
     place = sheet.headers.index("GQA")
     marks = {row[1].text: (row[place].best, row[place].second) for _, rows in sheet.sections for row in rows}
     assert marks == {"one": (True, False), "two": (False, True), "three": (False, False)}
+
+
+@pytest.mark.parametrize(
+    ("scores", "fields", "best", "second"),
+    [
+        ((0.9, 0.2, 0.4), {"own_scale": True, "lower_is_better": True}, "two", "three"),
+        ((30.0, 25.0, 9.0), {"own_scale": True, "lower_is_better": True}, "three", "two"),
+        ((0.812, 0.834, 0.821), {"own_scale": True}, "two", "three"),
+    ],
+)
+def test_the_best_follows_the_direction_and_the_decimals_of_the_score(
+    scores: tuple[float, ...], fields: dict[str, Any], best: str, second: str, cell: Cell, document_of: Cell
+) -> None:
+    cells = [
+        cell("a", label, Schedule(cuts=(Cut(1, 4),)), "chartqa", score, budget="7", **fields)
+        for label, score in zip(("one", "two", "three"), scores, strict=True)
+    ]
+    document = document_of(cells=cells)
+    [sheet] = main_sheets(document)
+    place = sheet.headers.index("chartqa")
+    rows = [row for _, rows in sheet.sections for row in rows]
+    assert [row[1].text for row in rows if row[place].best] == [best]
+    assert [row[1].text for row in rows if row[place].second] == [second]
+    texts = {row[1].text: row[place].text for row in rows}
+    assert rf"\textbf{{{texts[best]}}}" in latex(document) and rf"\underline{{{texts[second]}}}" in latex(document)
+    assert f"**{texts[best]}**" in markdown(document)
 
 
 def test_a_timing_that_failed_for_another_batch_does_not_hide_the_one_that_is_there(document: dict[str, Any]) -> None:
