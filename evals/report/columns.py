@@ -214,11 +214,12 @@ def _statistic(task: str, name: str, row: TableRow) -> CsvValue:
         return None
     if name in ("difference_low", "difference_high"):
         return rounded(against["interval"][name == "difference_high"])
+    if name in ("gained", "lost"):
+        flips = row.flips(task)
+        return None if flips is None else flips[name == "lost"]
     numbers: dict[str, CsvValue] = {
         "difference": rounded(against["difference"]),
         "p_holm": rounded(against["p_holm"]),
-        "gained": against["gained"],
-        "lost": against["lost"],
         "loyalty": rounded(against["loyalty"]),
     }
     return numbers[name]

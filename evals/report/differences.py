@@ -43,12 +43,12 @@ def difference(row: TableRow, task: str) -> str:
 
 
 def flips(row: TableRow, task: str) -> str:
-    """For example: +12 -33, 94 %"""
+    """For example: +12 -33, 94 %. Only the share of equal answers if there are no flips (`TableRow.flips`)."""
     against = row.against(task)
     if not against:
         return MISSING
-    known = against["gained"] is not None
-    return (f"+{against['gained']} -{against['lost']}, " if known else "") + f"{against['loyalty']:.0f} %"
+    known = row.flips(task)
+    return ("" if known is None else f"+{known[0]} -{known[1]}, ") + f"{against['loyalty']:.0f} %"
 
 
 def _stat(task: str, name: str) -> Callable[[TableRow], str]:

@@ -62,7 +62,10 @@ def page_samples(document: ResultDocument, folder: Path, *, samples: int, room: 
         if not answers:
             continue
         found.identities |= {key: _identity(folder, own[key]) for key in answers}
-        kinds = {key: _kinds(rows, answers.get(str(own[key]["base"]), ())) for key, rows in answers.items()}
+        kinds = {
+            key: _kinds(rows, answers.get(str(own[key]["base"]), ()), lower=own[key].get("lower_is_better", False))
+            for key, rows in answers.items()
+        }
         docs = chosen(kinds, samples)
         asked = _asked(document, task, found.identities, answers, docs, found.notes)
         squares = {key: own[key]["image_tokens"] for key in answers}
@@ -90,17 +93,22 @@ def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
     return list(found)
 
 
-def kind_of(own: ScoredAnswer, base: ScoredAnswer) -> str:
-    """The entry of KINDS for an answer and vanilla's answer to the same sample."""
+def kind_of(own: ScoredAnswer, base: ScoredAnswer, *, lower: bool = False) -> str:
+    """The entry of KINDS for an answer and vanilla's answer to the same sample.
+
+    lower: smaller scores are better. No score is then right or wrong, and nothing is gained or lost.
+    """
     score, before = own["score"], base["score"]
-    if score is not None and before is not None and (score >= RIGHT) != (before >= RIGHT):
+    if not lower and score is not None and before is not None and (score >= RIGHT) != (before >= RIGHT):
         return "gained" if score >= RIGHT else "lost"
     return "same" if own["reading"] == base["reading"] else "changed"
 
 
-def _kinds(rows: Sequence[ScoredAnswer], base: Sequence[ScoredAnswer]) -> dict[int, str]:
+def _kinds(rows: Sequence[ScoredAnswer], base: Sequence[ScoredAnswer], *, lower: bool) -> dict[int, str]:
     before = {row["doc_id"]: row for row in base}
-    return {r["doc_id"]: kind_of(r, before[r["doc_id"]]) if r["doc_id"] in before else KINDS[-1] for r in rows}
+    return {
+        r["doc_id"]: kind_of(r, before[r["doc_id"]], lower=lower) if r["doc_id"] in before else KINDS[-1] for r in rows
+    }
 
 
 def _identity(folder: Path, cell: CellEntry) -> dict[str, Any]:

@@ -103,6 +103,16 @@ class TableRow:
         stats = self.stats.get(task)
         return None if stats is None else stats.get("against")
 
+    def flips(self, task: str) -> tuple[int, int] | None:
+        """The samples gained and lost against vanilla. None if they were not counted, or if smaller is better.
+
+        Flips count scores that cross 0.5 upwards as gained, which is no gain if smaller is better.
+        """
+        against = self.against(task)
+        if against is None or task in self.lower_is_better or against["gained"] is None or against["lost"] is None:
+            return None
+        return against["gained"], against["lost"]
+
     def millis(self, time: TimeField, statistic: TimeStatistic = "median") -> float | None:
         """A timing of this row in milliseconds; None if it was not timed."""
         return None if self.profile is None else number(self.profile[time][statistic])

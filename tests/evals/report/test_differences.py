@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from evals.report.caption import caption
 from evals.report.differences import difference_sheet, flip_sheet
+from evals.report.files import csv_text
 from hidrop.plan import Cut, Schedule
 
 FREE = Schedule(cuts=(Cut(1, 4),))
@@ -96,3 +99,15 @@ def test_the_caption_explains_the_flips_of_the_documents_tasks(
 ) -> None:
     text = dict(caption(compared(*tasks)))["Statistics"]
     assert words in text and f"Holm's correction for {len(tasks)} comparisons" in text
+
+
+def test_where_smaller_is_better_no_flip_is_a_gain(compared: Callable[..., Any]) -> None:
+    document = compared("gqa", "iconqa_val")
+    for entry in document["cells"]:
+        if entry["task"] == "iconqa_val":
+            entry["lower_is_better"] = True
+    sheet = flip_sheet(document)
+    assert sheet is not None and lines(sheet)[1] == ["m", "fastv", "+1 -9, 90 %", "90 %"]
+    line = next(line for line in csv.DictReader(io.StringIO(csv_text(document))) if line["label"] == "fastv")
+    assert (line["gqa_gained"], line["gqa_lost"]) == ("1", "9")
+    assert (line["iconqa_val_gained"], line["iconqa_val_lost"], line["iconqa_val_loyalty"]) == ("", "", "89.6")

@@ -77,6 +77,8 @@ def test_samples_that_went_another_way_come_first() -> None:
         "changed",
     ]
     assert kind_of(right, right) == "same"
+    assert kind_of(wrong, {**right, "reading": "x"}, lower=True) == "changed"
+    assert kind_of(wrong, {**right, "reading": wrong["reading"]}, lower=True) == "same"
 
 
 def test_a_row_without_a_vanilla_is_not_said_to_agree_with_it(little: Path) -> None:
