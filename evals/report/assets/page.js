@@ -89,8 +89,8 @@ function fixed(value, digits = 1) {
   return typeof value === "number" ? value.toFixed(digits) : "-";
 }
 
-function between(pair) {
-  return pair ? `${fixed(pair[0])} to ${fixed(pair[1])}` : "-";
+function between(pair, digits = 1) {
+  return pair ? `${fixed(pair[0], digits)} to ${fixed(pair[1], digits)}` : "-";
 }
 
 function listOf(entries) {
@@ -104,20 +104,22 @@ function listOf(entries) {
 
 function numbers(cell) {
   const stats = cell.stats ?? {}, against = stats.against;
+  const digits = cell.own_scale && Math.abs(cell.value) <= 1 ? 3 : 1; // a score from 0 to 1
   const entries = [
-    [cell.metric, `${fixed(cell.value, 2)} on ${cell.n} samples`],
-    ["95 % interval (bootstrap over images)", stats.interval && between(stats.interval)],
+    [cell.metric, `${cell.unscored ?? fixed(cell.value, digits === 3 ? 4 : 2)} on ${cell.n} samples`],
+    ["95 % interval (bootstrap over images)", stats.interval && between(stats.interval, digits)],
     ["samples that failed", cell.n_failed || null],
     ["warnings", (cell.warnings ?? []).join("; ")],
     ["answered yes", stats.yes_ratio === undefined ? null : `${fixed(stats.yes_ratio)} %`],
   ];
   if (against) {
-    const verdict = against.p_holm < data.alpha ? "more than chance" : "may be chance";
+    const p = against.p_holm, verdict = p < data.alpha ? "more than chance" : "may be chance";
+    const flips = cell.lower_is_better || typeof against.gained !== "number" ? null : `${against.gained}, ${against.lost}`;
     entries.push(
-      [`against ${cell.base}`, `${against.difference > 0 ? "+" : ""}${fixed(against.difference)}`],
-      ["95 % interval of the difference", between(against.interval)],
-      ["McNemar's p, after Holm", `${against.p_holm.toPrecision(2)} (${verdict})`],
-      ["wrong to right, right to wrong", `${against.gained}, ${against.lost}`],
+      [`against ${cell.base}`, `${against.difference > 0 ? "+" : ""}${fixed(against.difference, digits)}`],
+      ["95 % interval of the difference", between(against.interval, digits)],
+      ["McNemar's p, after Holm", typeof p === "number" ? `${p.toPrecision(2)} (${verdict})` : null],
+      ["wrong to right, right to wrong", flips],
       ["same answer as vanilla", `${fixed(against.loyalty)} %`],
     );
   }
@@ -267,9 +269,12 @@ function stages(sample, cell, answer) {
 function card(sample, key) {
   const cell = data.cells[key], answer = sample.answers[key], base = sample.answers[cell.base];
   const texts = make("dl");
+  // Without a score, and where smaller scores are better, an answer is neither right nor wrong.
+  const judged = (one) => typeof one.score === "number" && !cell.lower_is_better;
+  const mark = (one) => (judged(one) ? ` ${one.score >= 0.5 ? "✓" : "✗"}` : null);
   const add = (name, one) => texts.append(
     make("dt", {}, name),
-    make("dd", {}, one.error ? `failed: ${one.error}` : one.text || "(empty)", ` ${one.score >= 0.5 ? "✓" : "✗"}`),
+    make("dd", {}, one.error ? `failed: ${one.error}` : one.text || "(empty)", mark(one)),
   );
   texts.append(make("dt", {}, "correct"), make("dd", {}, sample.target));
   if (base && cell.base !== key) add("vanilla", base);
