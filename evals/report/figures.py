@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.report.columns import task_name
 from evals.report.figure_style import COLOURS, MARKERS, legend, panels_of, pareto, saved, styled
-from evals.report.rows import TableRow, number, tasks_of
+from evals.report.rows import TableRow, number, tasks_of, without_percent
 from evals.report.sections import VANILLA, Board, boards
 from evals.store.result_document import ResultDocument
 from hidrop.visible import visible_values
@@ -50,7 +50,7 @@ def drawn(document: ResultDocument) -> Iterator[tuple[str, Figure]]:
 
 
 def accuracy(board: Board, document: ResultDocument) -> Figure | None:
-    tasks, looks = tasks_of(document), _looks(board)
+    tasks, looks = _in_percent(document), _looks(board)
     axes_of: list[tuple[str, Callable[[TableRow], float | None]]] = [
         ("visual tokens per layer, on average", lambda row: row.average_tokens),
         ("operations per prefill", lambda row: row.flops),
@@ -127,7 +127,7 @@ def speed(board: Board, document: ResultDocument) -> Figure | None:
 
 
 def retention(board: Board, document: ResultDocument) -> Figure | None:
-    tasks = tasks_of(document)
+    tasks = _in_percent(document)
     vanilla = next((row for row in board.rows if row.method == VANILLA), None)
     rows = [row for row in board.rows if row.method != VANILLA]
     base = {task: number(vanilla.scores.get(task)) for task in tasks} if vanilla else {}
@@ -171,6 +171,12 @@ def half_width(row: TableRow, tasks: Sequence[str]) -> float | None:
         low, high = against["interval"]
         squares.append((100 * (high - low) / 2 / (score - against["difference"])) ** 2)
     return sum(squares) ** 0.5 / len(squares) if squares else None
+
+
+def _in_percent(document: ResultDocument) -> list[str]:
+    """The tasks that count for % of vanilla."""
+    without = without_percent(document)
+    return [task for task in tasks_of(document) if task not in without]
 
 
 def _looks(board: Board) -> dict[str, tuple[str, str, str]]:

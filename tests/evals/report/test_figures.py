@@ -54,3 +54,17 @@ def test_what_a_document_has_no_numbers_for_is_not_drawn(
         cell["percent_of_vanilla"] = None
     assert [path.name for path in write(document, tmp_path)] == ["tokens.svg", "tokens.pdf"]
     assert write(document_of(), tmp_path / "empty") == []
+
+
+def test_a_task_without_a_percentage_of_vanilla_is_in_no_figure_of_percentages(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    others = [{**cell, "task": "vatex_test", "value": 0.4, "percent_of_vanilla": None, "lower_is_better": True}
+              for cell in document["cells"]]  # fmt: skip
+    for cell in document["cells"]:
+        base = {"against": {**stats(0.0, 0.5)["against"], "difference": cell["value"] - 80.0}}
+        cell["stats"] = {**stats(0.0, 0.5), **base}
+    write(document, tmp_path / "alone")
+    write({**document, "cells": [*document["cells"], *others]}, tmp_path / "both")
+    for name in ("accuracy.svg", "retention.svg"):
+        assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
