@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evals.plain_table import aligned
 from evals.report.units import MISSING, fixed
 from evals.store import statistics
 from evals.store.folders import read_document, samples_of
-from evals.store.result_document import CellEntry, cell_key, protocol_of
+from evals.store.result_document import CellEntry, ResultDocument, cell_key, protocol_of
 
 HEADINGS = ("cell", "A", "B", "B - A", "95 % interval", "p", "gained", "lost", "same answer")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A cell in both. `low` to `loyalty` are None if the sides' samples differ or one side's samples are missing."""
+    """A cell in both. `low` to `loyalty` are None if the sides' samples differ or one side's samples are missing.
+
+    So they are if the sides' metrics or judges differ (`alike` is False): then the values have no difference either.
+    p, gained, lost: None without a score of each sample. gained and lost are None if smaller is better, too.
+    own_scale: the values are not 0 to 100 but what lmms-eval's task gives.
+    """
 
     key: str
     a: float | None
     b: float | None
+    alike: bool = True
+    own_scale: bool = False
     low: float | None = None
     high: float | None = None
     p: float | None = None
@@ -29,17 +36,18 @@ class Compared:
     loyalty: float | None = None
 
     def cells(self) -> tuple[str, ...]:
-        known = self.low is not None
+        a, b, low, high = self.a, self.b, self.low, self.high
+        digits = 4 if self.own_scale and all(value is None or abs(value) <= 1 for value in (a, b)) else 2
         return (
             self.key,
-            fixed(self.a, 2),
-            fixed(self.b, 2),
-            MISSING if self.a is None or self.b is None else f"{self.b - self.a:+.2f}",
-            f"[{self.low:+.2f}, {self.high:+.2f}]" if known else MISSING,
-            f"{self.p:.3g}" if known else MISSING,
-            f"+{self.gained}" if known else MISSING,
-            f"-{self.lost}" if known else MISSING,
-            f"{self.loyalty:.1f} %" if known else MISSING,
+            fixed(a, digits),
+            fixed(b, digits),
+            MISSING if a is None or b is None or not self.alike else f"{b - a:+.{digits}f}",
+            MISSING if low is None or high is None else f"[{low:+.{digits}f}, {high:+.{digits}f}]",
+            MISSING if self.p is None else f"{self.p:.3g}",
+            MISSING if self.gained is None else f"+{self.gained}",
+            MISSING if self.lost is None else f"-{self.lost}",
+            MISSING if self.loyalty is None else f"{self.loyalty:.1f} %",
         )
 
 
@@ -75,7 +83,6 @@ def compare(a: str, b: str) -> Comparison:
     ]
     fields = (
         "protocol",
-        "protocols",
         "data_versions",
         "limit",
         "budget_reading",
@@ -85,6 +92,7 @@ def compare(a: str, b: str) -> Comparison:
         "versions",
     )
     differing = [f"{f} ({first.get(f)} / {second.get(f)})" for f in fields if first.get(f) != second.get(f)]
+    differing += _of_cells(first, second)
     both = [(ours[key], theirs[key]) for key in ours if key in theirs]
     for name in ("pixels", "film"):  # of one cell: the limits of an image's pixels, the frames of a video
         pairs = {(one["model"], str(one.get(name)), str(other.get(name))) for one, other in both}
@@ -92,14 +100,44 @@ def compare(a: str, b: str) -> Comparison:
     return Comparison(found, [k for k in ours if k not in theirs], [k for k in theirs if k not in ours], differing)
 
 
+def _of_cells(first: ResultDocument, second: ResultDocument) -> list[str]:
+    """The protocols, metrics and judges that differ, each with its tasks or cells.
+
+    A protocol is left out where it differs as the documents' own do, which are named already.
+    """
+    whole = first["protocol"], second["protocol"]
+    theirs = {cell_key(cell): cell for cell in second["cells"]}
+    found: dict[tuple[str, str, str], dict[str, None]] = {}
+    for cell in first["cells"]:
+        key, task = cell_key(cell), cell["task"]
+        if (other := theirs.get(key)) is None:
+            continue
+        protocols = protocol_of(first, task), protocol_of(second, task)
+        if protocols[0] != protocols[1] and protocols != whole:
+            found.setdefault(("protocol", *protocols), {})[task] = None
+        for name, mine, its in (
+            ("metric", cell["metric"], other["metric"]),
+            ("judge", cell.get("judge", "none"), other.get("judge", "none")),
+        ):
+            if mine != its:
+                found.setdefault((name, mine, its), {})[key] = None
+    return [f"{name} of {', '.join(places)} ({mine} / {its})" for (name, mine, its), places in found.items()]
+
+
 def _compared(key: str, a: Path, ours: CellEntry, b: Path, theirs: CellEntry, protocol: str) -> Compared:
+    alike = ours["metric"] == theirs["metric"] and ours.get("judge") == theirs.get("judge")
+    own = ours.get("own_scale", False) and theirs.get("own_scale", False)
+    found = Compared(key, ours["value"], theirs["value"], alike, own)
+    if not alike:
+        return found
     mine, other = (samples_of(folder, cell) for folder, cell in ((a, ours), (b, theirs)))
     if not mine or not other:
-        return Compared(key, ours["value"], theirs["value"])
+        return found
     rows = {"a": statistics.Row(mine, None), "b": statistics.Row(other, "a")}
     against = statistics.task_stats(ours["task"], protocol, rows)["b"].get("against")
     if against is None:
-        return Compared(key, ours["value"], theirs["value"])
+        return found
     low, high = against["interval"]
-    rest = {name: against[name] for name in ("p", "gained", "lost", "loyalty")}
-    return Compared(key, ours["value"], theirs["value"], low, high, **rest)
+    flips = () if theirs.get("lower_is_better") else ("gained", "lost")
+    rest = {name: against[name] for name in ("p", *flips, "loyalty")}
+    return replace(found, low=low, high=high, **rest)

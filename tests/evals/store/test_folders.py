@@ -11,7 +11,7 @@ import pytest
 
 from evals import report
 from evals.cli import main
-from evals.report.compare import compare
+from evals.report.compare import Compared, compare
 from evals.store.cell_files import BLOCK, last_line, place
 from evals.store.folders import samples_file, samples_of, states
 from evals.store.journal import Lines
@@ -76,6 +76,42 @@ def test_two_runs_are_compared_sample_by_sample(
     printed = capsys.readouterr()
     assert "4 cells in both, 4 of them sample by sample" in printed.err
     assert len(json.loads(printed.out)["cells"]) == 4
+
+
+def test_cells_of_another_metric_judge_or_protocol_are_named_and_not_tested(tmp_path: Path, folder: Path) -> None:
+    path = folder / "leaderboard.json"
+    document = json.loads(path.read_text())
+    cells = {f"{cell['label']}/{cell['task']}": cell for cell in document["cells"] if cell["model"] == "plain"}
+    cells["fastv/gqa"]["judge"] = "a file"
+    cells["fastv/pope"]["metric"] = "accuracy of 2 of 3 splits"
+    cells["vanilla/pope"]["lower_is_better"] = True
+    table = tmp_path / "table"
+    table.mkdir()
+    other = {**document, "protocols": {"pope": "native"}}
+    (table / "leaderboard.json").write_text(json.dumps(other))
+    (table / "samples").symlink_to(folder / "samples")
+    for cell in (cells["fastv/gqa"], cells["fastv/pope"]):
+        cell.pop("judge", None)
+        cell["metric"] = cells["vanilla/gqa" if cell["task"] == "gqa" else "vanilla/pope"]["metric"]
+    path.write_text(json.dumps(document))
+    found = compare(str(folder), str(table))
+    by_key = {cell.key.removeprefix("plain/"): cell for cell in found.cells}
+    for key in ("fastv/gqa", "fastv/pope"):
+        assert by_key[key].cells()[3:] == ("-",) * 6 and by_key[key].a == by_key[key].b is not None
+    assert by_key["vanilla/gqa"].cells()[3:] == ("+0.00", "[+0.00, +0.00]", "1", "+0", "-0", "100.0 %")
+    assert by_key["vanilla/pope"].cells()[5:] == ("1", "-", "-", "100.0 %")
+    metric = cells["vanilla/pope"]["metric"]
+    assert found.differing == [
+        f"protocol of pope ({document['protocol']} / native)",
+        "judge of plain/fastv/gqa (none / a file)",
+        f"metric of plain/fastv/pope ({metric} / accuracy of 2 of 3 splits)",
+    ]
+
+
+def test_a_value_without_a_p_value_and_from_0_to_1_is_shown() -> None:
+    cell = Compared("m/fastv/chartqa", 0.8125, 0.8, own_scale=True, low=-0.03, high=0.01, loyalty=90.0)
+    shown = ("0.8125", "0.8000", "-0.0125", "[-0.0300, +0.0100]", "-", "-", "-", "90.0 %")
+    assert cell.cells() == ("m/fastv/chartqa", *shown)
 
 
 def test_tables_without_samples_are_compared_by_their_values(tmp_path: Path, folder: Path) -> None:
