@@ -191,13 +191,10 @@ def score_text(score: Score, *, own_scale: bool = False) -> str:
 
 def row_score(row: TableRow, task: str) -> str:
     """A row's score in a task; for several seeds the mean ± half of their range."""
-    spread = row.spread.get(task)
+    score, spread = score_text(row.scores.get(task), own_scale=task in row.own_scale), row.spread.get(task)
+    digits = len(score.partition(".")[2])
     warned = WARNED if row.warnings.get(task) else ""
-    return (
-        score_text(row.scores.get(task), own_scale=task in row.own_scale)
-        + ("" if spread is None else f" ± {fixed(spread)}")
-        + warned
-    )
+    return score + ("" if spread is None else f" ± {fixed(spread, digits)}") + warned
 
 
 STATISTICS = (

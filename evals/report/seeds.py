@@ -30,6 +30,7 @@ def _joined(rows: Sequence[TableRow]) -> TableRow:
             for task in tasks
             if (notes := tuple(dict.fromkeys(note for row in rows for note in row.warnings.get(task, ()))))
         },
+        groups={name: mean(row.groups.get(name) for row in rows) for name in rows[0].groups},
         percent_of_vanilla=mean(row.percent_of_vanilla for row in rows),
         timing_failed=any(row.timing_failed for row in rows),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evals.report.columns import row_score
 from evals.report.rows import TableRow, rows_of
 from evals.report.seeds import together
 
@@ -56,6 +57,22 @@ def test_two_seeds_are_one_row_with_their_mean_and_half_of_their_range() -> None
     assert row.percent_of_vanilla == pytest.approx((75 + 83) / 2)  # of each seed the mean of its tasks
 
 
+def test_the_mean_of_a_group_is_over_the_seeds_too() -> None:
+    values = ("random-s0", "random", 60.0, 70.0), ("random-s1", "random", 66.0, 80.0)
+    [row] = together(rows(*values, groups={"both": ["gqa", "pope"], "one": ["gqa"]}))
+    assert row.groups == {"both": 69.0, "one": 63.0}
+
+
+def test_the_spread_has_the_decimals_of_the_score() -> None:
+    cells = [
+        {**cell("m", 1, f"s{seed}", "random", task, value * scale), "own_scale": task == "chartqa"}
+        for seed, value in enumerate((0.8, 0.83))
+        for task, scale in (("gqa", 100), ("chartqa", 1))
+    ]
+    [row] = together(rows_of(document_of(cells=cells)))
+    assert (row_score(row, "gqa"), row_score(row, "chartqa")) == ("81.5 ± 1.5", "0.815 ± 0.015")
+
+
 def test_the_spread_is_half_of_the_range_not_a_deviation() -> None:
     three = rows(("s0", "random", 60.0, 1.0), ("s1", "random", 66.0, 2.0), ("s2", "random", 63.3, 3.0))
     [row] = together(three)
@@ -65,7 +82,8 @@ def test_the_spread_is_half_of_the_range_not_a_deviation() -> None:
 def test_the_first_seed_supplies_whatever_is_not_averaged() -> None:
     first, second = rows(("random-s0", "random", 60.0, 70.0), ("random-s1", "random", 66.0, 80.0))
     [joined] = together([first, second])
-    averaged = {"label", "seeds", "scores", "spread", "stats", "warnings", "percent_of_vanilla", "timing_failed"}
+    averaged = {"label", "seeds", "scores", "spread", "stats", "warnings"}
+    averaged |= {"groups", "percent_of_vanilla", "timing_failed"}
     for field in fields(TableRow):
         if field.name not in averaged:
             assert getattr(joined, field.name) == getattr(first, field.name), field.name
