@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.report.columns import columns_of, task_name
@@ -215,9 +215,27 @@ def _scales(document: ResultDocument) -> str:
         parts.append(f"Not scored here, and left out of % of vanilla: {', '.join(unscored)}")
     judges = dict.fromkeys((task_name(cell["task"]), cell["judge"]) for cell in cells if "judge" in cell)
     parts += [f"{task} is the mean of scores from 0 to 1 by {judge}, times 100" for task, judge in judges]
-    for name, tasks in document.get("groups", {}).items():
-        parts.append(f"{name} (mean) is the plain mean of its {counted(len(tasks), 'task')}")
+    parts += [_group(document, name, tasks) for name, tasks in document.get("groups", {}).items()]
     return ". ".join(parts)
+
+
+def _group(document: ResultDocument, name: str, tasks: Sequence[str]) -> str:
+    """What a group's mean is over, and why there is none or what is mixed in it."""
+    cells = [cell for cell in document["cells"] if cell["task"] in tasks]
+    text = f"{name} (mean) is the plain mean of its {counted(len(tasks), 'task')}"
+    if unscored := dict.fromkeys(task_name(cell["task"]) for cell in cells if "unscored" in cell):
+        return f"{text}, and missing where {' or '.join(unscored)} is not scored"
+    scales = {cell.get("own_scale") or (get_task(cell["task"]).top if cell["task"] in TASKS else 100) for cell in cells}
+    directions = {cell.get("lower_is_better", False) for cell in cells}
+    mixed = ["of different scales"] * (len(scales) > 1) + ["where smaller is better in some"] * (len(directions) > 1)
+    return f"{text}, {' and '.join(mixed)}" if mixed else text
+
+
+def _own_points(document: ResultDocument) -> bool:
+    """Whether a task's score is on another scale than 0 to 100."""
+    return any(cell.get("own_scale") for cell in document["cells"]) or any(
+        task.top != 100 for task in known_tasks(tasks_of(document))
+    )
 
 
 def _counts(document: ResultDocument, task: str) -> list[int]:
@@ -267,12 +285,15 @@ def _statistics(document: ResultDocument) -> str:
     tasks = known_tasks(tasks_of(document))
     units = "; ".join(f"{task.title}: {task.units}" for task in tasks if task.units != Task.units)
     soft = ", ".join(f"{task.title}'s" for task in tasks if task.soft)
+    scale = ", and are on the scale of their score" if _own_points(document) else ""
+    lower = any(cell.get("lower_is_better") for cell in document["cells"])
     return (
-        f"differences from vanilla compare the same samples; their 95 % intervals are from a bootstrap over images. "
-        f"{SIGNIFICANT.strip()}: exact McNemar test, p < {ALPHA:g} after Holm's correction for {compared} comparisons. "
+        f"differences from vanilla compare the same samples{scale}; their 95 % intervals are from a "
+        f"bootstrap over images. {SIGNIFICANT.strip()}: exact McNemar test, p < {ALPHA:g} after Holm's correction for "
+        f"{compared} comparisons. "
         f"Flips: samples{f' ({units})' if units else ''} that went from wrong to right, from right to "
         f"wrong{f' ({soft} soft score: right from {RIGHT:g} on)' if soft else ''}, and the share of samples "
-        "with the same parsed answer as vanilla"
+        f"with the same parsed answer as vanilla{'; where smaller is better, only that share' if lower else ''}"
     )
 
 
