@@ -201,7 +201,7 @@ def _groups(entries: Iterable[Published]) -> list[list[Published]]:
 
 def _our_line(row: TableRow, tasks: list[str], counted: int) -> list[str]:
     """counted: the number of tasks that the row's mean is over."""
-    scores = [score_text(row.scores.get(task)) for task in tasks]
+    scores = [score_text(row.scores.get(task), own_scale=task in row.own_scale) for task in tasks]
     tokens = share_and_tokens(row.share, row.average_tokens)
     mean = MISSING if row.percent_of_vanilla is None else f"{fixed(row.percent_of_vanilla)} of {counted}"
     return [MEASURED, f"{row.model}, {row.label}", tokens, *scores, mean]

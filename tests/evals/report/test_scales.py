@@ -15,6 +15,7 @@ from evals.report.caption import caption
 from evals.report.differences import difference_sheet
 from evals.report.files import csv_text
 from evals.report.latex import latex
+from evals.report.published import MEASURED, published_sheet
 from evals.report.rows import rows_of
 from evals.report.tables import main_sheets
 from evals.report.text import markdown
@@ -112,3 +113,14 @@ def test_the_csv_file_has_score_interval_and_difference_in_one_unit(mixed: dict[
         assert float(fastv[f"{task}_difference_low"]) < apart < float(fastv[f"{task}_difference_high"])
     assert fastv["vizwiz_vqa_test"] == "to submit" and fastv["vizwiz_vqa_test_low"] == fastv["sent_mean"] == ""
     assert float(fastv["two_mean"]) == pytest.approx((60 + 0.65) / 2)
+
+
+def test_a_score_from_0_to_1_keeps_its_decimals_next_to_published_numbers(paper: dict[str, Any]) -> None:
+    more = {"task": "chartqa", "value": 0.1825, "own_scale": True}
+    paper["cells"] += [{**cell, **more} for cell in paper["cells"]]
+    sheet = published_sheet(paper)
+    assert sheet is not None
+    place = sheet.headers.index("chartqa")
+    measured = [row for _, rows in sheet.sections for row in rows if row[0].text == MEASURED]
+    assert measured and {row[place].text for row in measured} == {"0.182"}
+    assert {row[sheet.headers.index("GQA")].text for row in measured} == {"61.0", "47.0", "60.0"}
