@@ -56,7 +56,7 @@ def clustered(samples: Sequence[Sample], of: Statistic) -> Clusters:
 
 
 def value_of(task: str, protocol: str, samples: Sequence[Sample]) -> float:
-    """The task's value (0-100), computed from the records of its samples."""
+    """The task's value on its own scale, computed from the records of its samples."""
     of = get_task(task).statistic(protocol, samples)
     if isinstance(of, Resampled):
         return of.value(samples)

@@ -20,10 +20,11 @@ from hidrop.errors import UserError
 class TaskResult:
     """A model's result in a task.
 
-    `value` and `extra` are 0-100 (except counts, such as `extra["questions"]`). `n` is the number of documents asked,
-    `n_failed` of those without an answer, which count as wrong. `samples` are in the order of doc_id. Each holds
-    doc_id, answer, reading, target, score (0-1), image_key (equal for questions about the same image), category, and
-    group (see `Task.group`).
+    `value` is 0 to `Task.top` for a first-class task, and on the metric's own scale for any other task of lmms-eval.
+    `extra` holds further metrics on their own scales, and counts such as `extra["questions"]`. `n` is the number of
+    documents asked, `n_failed` of those without an answer, which count as wrong. `samples` are in the order of doc_id.
+    Each holds doc_id, answer, reading, target, score (0-1, or None if the metric scores no single sample), image_key
+    (equal for questions about the same image), category, and group (see `Task.group`).
 
     A task that is not scored here has the value None: `unscored` says why, and `files` are those of its server.
     """
