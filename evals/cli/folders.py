@@ -41,10 +41,12 @@ def report(options: ReportOptions) -> int:
     from evals.store.folders import DOCUMENT, contradiction_with, read_document
     from evals.store.lock import locked
     from evals.store.result_document import RESULTS
+    from evals.tasks.registry import add_files
 
     out = options.out or options.folder
     with locked(out):
         document = read_document(options.folder)
+        add_files(document.get("own_tasks", {}))
         if problem := contradiction_with(options.folder, document):
             raise UserError(f"{options.folder / DOCUMENT}: {problem}. {RESULTS.remedy(str(options.folder / DOCUMENT))}")
         paths = []

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from evals.cli.command import Group
 from evals.cli.exit_codes import DONE, SOME_FAILED
 from evals.cli.options import Options, argument, flag, option, written
 from hidrop.errors import UserError
+
+if TYPE_CHECKING:
+    from evals.store.result_document import ResultDocument
 
 COMMANDS = Group("Tasks")
 
@@ -81,25 +84,35 @@ def score(options: ScoreOptions) -> int:
     from evals.store import judging
     from evals.store.folders import check_inside, read_document
     from evals.store.lock import locked
+    from evals.tasks.registry import add_files
 
     check_inside(options.folder)
     with locked(options.folder):
+        document = read_document(options.folder)
+        add_files(document.get("own_tasks", {}))
+        only = options.only or ""
         if options.judgements is not None:
-            judge = judging.by_file(options.judgements)
+            judge = judging.by_file(options.judgements, judging.waiting(document, only, again=options.again))
         elif options.function is not None:
             judge = judging.by_function(options.function, options.folder)
         else:
-            judge = judging.by_official(read_document(options.folder))
-        judged = judging.judge_cells(
-            options.folder, judge, named=options.judge, only=options.only or "", again=options.again
+            judge = judging.by_official(document)
+        paths: list[Path] = []
+
+        def save(document: ResultDocument) -> None:
+            paths[:] = report.write(document, options.folder)
+
+        outcome = judging.judge_cells(
+            options.folder, document, judge, save, named=options.judge, only=only, again=options.again
         )
-        document, found, problems = judged
-        paths = report.write(document, options.folder)
-    for one in found:
+    for one in outcome.found:
         options.say(f"{one.cell}: {one.metric} {one.value:.2f}, judged by {options.judge}")
-    for line in problems:
+    for line in outcome.problems:
         options.problem(line)
-    options.say(written(*paths))
-    rows = [dataclasses.asdict(one) for one in found]
-    options.document({"judged": rows, "judge": options.judge, "problems": problems})
-    return SOME_FAILED if problems else DONE
+    for line in outcome.notes:
+        options.say(line)
+    if paths:
+        options.say(written(*paths))
+    rows = [dataclasses.asdict(one) for one in outcome.found]
+    options.document({"judged": rows, "judge": options.judge, "problems": outcome.problems, "notes": outcome.notes})
+    return SOME_FAILED if outcome.problems else DONE

@@ -12,6 +12,7 @@ from evals.report.published import OUTSIDE, citation, other_splits, published_me
 from evals.report.rows import ALPHA, rows_of, tasks_of, without_percent
 from evals.report.seeds import together
 from evals.store.result_document import FailureEntry, ResultDocument, cell_key, protocol_of
+from evals.store.scales import by_hand, measured_by
 from evals.tasks.base import LMMS_EVAL, RIGHT, Source, Task
 from evals.tasks.data import MINI
 from evals.tasks.registry import TASKS, get_task, known_tasks
@@ -202,21 +203,35 @@ def _scales(document: ResultDocument) -> str:
     for task in known_tasks(tasks_of(document)):
         if task.top != 100:
             parts.append(f"{task.title}'s 0 to {task.top:,.0f}")
+    apart = _apart(document)
     if zero := dict.fromkeys(
         task_name(cell["task"])
         for cell in cells
         if cell.get("base") and cell["value"] is not None and cell["percent_of_vanilla"] is None
-        if cell["task"] not in without_percent(document)
+        if cell["task"] not in without_percent(document) and cell["task"] not in apart
     ):
         parts.append(f"No % of vanilla, because vanilla's score is 0: {', '.join(zero)}")
     if lower := dict.fromkeys(task_name(cell["task"]) for cell in cells if cell.get("lower_is_better")):
         parts.append(f"Smaller is better, and left out of % of vanilla: {', '.join(lower)}")
     if unscored := dict.fromkeys(task_name(cell["task"]) for cell in cells if "unscored" in cell):
         parts.append(f"Not scored here, and left out of % of vanilla: {', '.join(unscored)}")
-    judges = dict.fromkeys((task_name(cell["task"]), cell["judge"]) for cell in cells if "judge" in cell)
-    parts += [f"{task} is the mean of scores from 0 to 1 by {judge}, times 100" for task, judge in judges]
+    judges = dict.fromkeys((task_name(cell["task"]), cell["judge"], by_hand(cell)) for cell in cells if "judge" in cell)
+    for named, judge, hand in judges:
+        mean, official = "the mean of scores from 0 to 1 by", "scored by lmms-eval's functions, with"
+        parts.append(f"{named} is {mean} {judge}, times 100" if hand else f"{named} is {official} {judge} as the judge")
+    if apart:
+        names = ", ".join(map(task_name, apart))
+        parts.append(f"Not compared with vanilla, because the judge or the metric is another one: {names}")
     parts += [_group(document, name, tasks) for name, tasks in document.get("groups", {}).items()]
     return ". ".join(parts)
+
+
+def _apart(document: ResultDocument) -> list[str]:
+    """The tasks with a cell whose judge or metric is not that of its vanilla."""
+    known = {cell_key(cell): cell for cell in document["cells"]}
+    pairs = [(cell, known[cell["base"]]) for cell in document["cells"] if cell["base"] in known]
+    scored = [(cell, base) for cell, base in pairs if cell["value"] is not None and base["value"] is not None]
+    return list(dict.fromkeys(cell["task"] for cell, base in scored if measured_by(cell) != measured_by(base)))
 
 
 def _group(document: ResultDocument, name: str, tasks: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from evals.report.units import MISSING, fixed
 from evals.store import statistics
 from evals.store.folders import read_document, samples_of
 from evals.store.result_document import CellEntry, ResultDocument, cell_key, protocol_of
+from evals.tasks.registry import add_files, known
 
 HEADINGS = ("cell", "A", "B", "B - A", "95 % interval", "p", "gained", "lost", "same answer")
 
@@ -20,6 +21,7 @@ class Compared:
 
     So they are if the sides' metrics or judges differ (`alike` is False): then the values have no difference either.
     p, gained, lost: None without a score of each sample. gained and lost are None if smaller is better, too.
+    A user's own task whose YAML file is not there any more has values and their difference only.
     own_scale: the values are not 0 to 100 but what lmms-eval's task gives.
     """
 
@@ -75,6 +77,8 @@ class Comparison:
 def compare(a: str, b: str) -> Comparison:
     """Compare two results folders or commits. Raises UserError if one has no results."""
     first, second = read_document(a), read_document(b)
+    for document in (first, second):
+        add_files(document.get("own_tasks", {}))
     ours, theirs = ({cell_key(cell): cell for cell in document["cells"]} for document in (first, second))
     found = [
         _compared(key, Path(a), ours[key], Path(b), theirs[key], protocol_of(second, theirs[key]["task"]))
@@ -84,6 +88,7 @@ def compare(a: str, b: str) -> Comparison:
     fields = (
         "protocol",
         "data_versions",
+        "own_tasks",
         "limit",
         "budget_reading",
         "dtype",
@@ -131,7 +136,7 @@ def _compared(key: str, a: Path, ours: CellEntry, b: Path, theirs: CellEntry, pr
     if not alike:
         return found
     mine, other = (samples_of(folder, cell) for folder, cell in ((a, ours), (b, theirs)))
-    if not mine or not other:
+    if not mine or not other or not known(ours["task"]):
         return found
     rows = {"a": statistics.Row(mine, None), "b": statistics.Row(other, "a")}
     against = statistics.task_stats(ours["task"], protocol, rows)["b"].get("against")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Cell, Matrix
@@ -20,13 +20,17 @@ from evals.store.result_document import (
     ResultDocument,
     RowEntry,
     cell_key,
+    protocol_of,
 )
+from evals.store.scales import add_scale, judge_kind, measured_by
 from evals.tasks.data import MINI, counted_rows
-from evals.tasks.registry import get_task
-from hidrop.errors import UserError
+from hidrop.errors import UserError, in_a_line
 from hidrop.numerics import element_bytes
 from hidrop.plan import TokenPlan
 from hidrop.provenance import PACKAGES
+
+if TYPE_CHECKING:
+    from evals.store.statistics import Row
 
 # Failed samples count as wrong. Above this share of them a score is marked, as it says too little about the model.
 FAILED_SHARE = 0.01
@@ -72,7 +76,6 @@ def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: in
         entry["kept"] = None if row.reducer.adaptive else row.plan.kept
         columns = zip(*([n * p["count"] for n in _plan(p, row).entering] for p in prompts), strict=True)
         entry["entering"] = [round(sum(column) / sum(p["count"] for p in prompts)) for column in columns]
-    task = get_task(cell.task)
     found: CellEntry = {
         **entry,
         "task": cell.task,
@@ -95,10 +98,8 @@ def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: in
         found["unscored"] = result["unscored"]
     if "judge" in result:
         found["judge"] = result["judge"]["name"]
-    elif task.any_columns:
-        found["own_scale"] = True
-    if not task.higher_is_better(result["metric"].partition(",")[0]):
-        found["lower_is_better"] = True
+        found["judge_kind"] = judge_kind(result["metric"], result["judge"])
+    add_scale(found)
     return found
 
 
@@ -163,14 +164,20 @@ def vanilla_of(matrix: Matrix, cells: Iterable[CellEntry]) -> dict[tuple[str, st
     return {(name, task): own[base, task] for name, base in names.items() for task in tasks if (base, task) in own}
 
 
+def percent_of(cell: CellEntry, base: CellEntry | None) -> float | None:
+    """A cell's value in percent of its vanilla's; None where smaller is better, or where they are not comparable."""
+    if base is None or cell.get("lower_is_better") or measured_by(cell) != measured_by(base):
+        return None
+    return 100 * cell["value"] / base["value"] if base["value"] and cell["value"] is not None else None
+
+
 def add_percentages(matrix: Matrix, cells: Sequence[CellEntry]) -> None:
     """Fill `base`, the key of the vanilla cell for the comparison, and `percent_of_vanilla`."""
     vanilla = vanilla_of(matrix, cells)
     for cell in cells:
         against = vanilla.get((cell["model"], cell["task"]))
         cell["base"] = cell_key(against) if against else None
-        base = against["value"] if against and not cell.get("lower_is_better") else None
-        cell["percent_of_vanilla"] = 100 * cell["value"] / base if base and cell["value"] is not None else None
+        cell["percent_of_vanilla"] = percent_of(cell, against)
 
 
 def add_stats(matrix: Matrix, cells: Sequence[CellEntry], scores: CellScores) -> None:
@@ -180,35 +187,69 @@ def add_stats(matrix: Matrix, cells: Sequence[CellEntry], scores: CellScores) ->
     vanilla = vanilla_of(matrix, cells)
     for task in dict.fromkeys(cell["task"] for cell in cells):
         own = {(c["model"], c["label"]): c for c in cells if c["task"] == task}
-        rows = {}
+        rows: dict[Any, statistics.Row] = {}
         for key in own:
             base = vanilla.get((key[0], task))
             if samples := scores.get((*key, task)):
                 rows[key] = statistics.Row(samples, (base["model"], base["label"]) if base else None)
-        for key, found in statistics.task_stats(task, matrix.tasks[task].protocol or matrix.protocol, rows).items():
-            own[key]["stats"] = cast(CellStats, found)
+        _add_task_stats(task, matrix.tasks[task].protocol or matrix.protocol, own, rows)
+    _adjust(cells)
+
+
+def _add_task_stats(task: str, protocol: str, cells: Mapping[Any, CellEntry], rows: Mapping[Any, Row]) -> None:
+    """Add the `stats` of one task's cells. Cells of different judges or metrics are not compared."""
+    from evals.store import statistics
+
+    for one in dict.fromkeys(measured_by(cells[key]) for key in rows):
+        own = {key: row for key, row in rows.items() if measured_by(cells[key]) == one}
+        for key, found in statistics.task_stats(task, protocol, own).items():
+            cells[key]["stats"] = cast(CellStats, found)
+
+
+def _adjust(cells: Iterable[CellEntry]) -> None:
+    from evals.store import statistics
+
     statistics.adjust([cast("dict[str, Any]", cell["stats"]) for cell in cells if "stats" in cell])
 
 
-def compare_again(document: ResultDocument, folder: Path, tasks: Collection[str]) -> None:
-    """Compare the cells of some tasks with vanilla again, after their values have changed."""
+def withdraw(document: ResultDocument, task: str) -> None:
+    """Remove the statistics of a task whose values have changed, and compute its percentages again."""
+    known = {cell_key(cell): cell for cell in document["cells"]}
+    for cell in document["cells"]:
+        if cell["task"] == task:
+            cell["percent_of_vanilla"] = percent_of(cell, known.get(str(cell["base"])))
+            cell.pop("stats", None)
+    _adjust(document["cells"])
+
+
+def compare_again(document: ResultDocument, folder: Path, tasks: Iterable[str]) -> list[str]:
+    """Compare the cells of some tasks with vanilla again, after their values have changed.
+
+    Returns one line for each task that has no statistics, because its samples cannot be read or aggregated here: its
+    cells keep their values.
+    """
+    problems = []
+    for task in tasks:
+        withdraw(document, task)
+        try:
+            _compare_task(document, folder, task)
+        except Exception as error:  # the aggregation may be a user's own function
+            withdraw(document, task)
+            problems.append(f"{task}: no statistics: {error if isinstance(error, UserError) else in_a_line(error)}")
+    _adjust(document["cells"])
+    return problems
+
+
+def _compare_task(document: ResultDocument, folder: Path, task: str) -> None:
     from evals.store import statistics
     from evals.store.folders import samples_of
 
-    values = {cell_key(cell): cell["value"] for cell in document["cells"]}
-    for task in tasks:
-        cells = {cell_key(cell): cell for cell in document["cells"] if cell["task"] == task}
-        rows: dict[str, statistics.Row] = {}
-        for key, cell in cells.items():
-            base = values.get(str(cell["base"]))
-            value = cell["value"]
-            cell["percent_of_vanilla"] = 100 * value / base if base and value is not None else None
-            if value is not None and (samples := samples_of(folder, cell)):
-                rows[key] = statistics.Row(samples, cell["base"])
-        protocol = document.get("protocols", {}).get(task, document["protocol"])
-        for key, found in statistics.task_stats(task, protocol, rows).items():
-            cells[key]["stats"] = cast(CellStats, found)
-    statistics.adjust([cast("dict[str, Any]", cell["stats"]) for cell in document["cells"] if "stats" in cell])
+    cells = {cell_key(cell): cell for cell in document["cells"] if cell["task"] == task}
+    rows: dict[Any, statistics.Row] = {}
+    for key, cell in cells.items():
+        if cell["value"] is not None and (samples := samples_of(folder, cell)):
+            rows[key] = statistics.Row(samples, cell["base"])
+    _add_task_stats(task, protocol_of(document, task), cells, rows)
 
 
 def build(

@@ -100,9 +100,11 @@ class AnswerRecord(TypedDict):
 class ScoreRecord(TypedDict):
     """How a sample's answer was read and scored (0-1). `group`: samples that count together (MMBench's rotations).
 
-    score: None where a task scores no single sample. weight: what a score of 1 is in the task's value, times the number
-    of samples; left out for 100. digits: to which the task rounds its value. item: what lmms-eval's task made of the
-    sample for its metric, where the value is no function of the scores.
+    score: None where a task scores no single sample. weight: what a score of 1 is in the value of a task without a
+    class of its own (`evals.tasks.generic`), times the number of samples; a sample without it counts 0 there.
+    First-class tasks write none. digits: to which the task rounds its value. item: what lmms-eval's task made of the
+    sample for its metric, where that is not the score itself. metric: the metric with its filter ("acc,none"), of each
+    sample that has it; the judgements of a file or a function have none.
     """
 
     kind: Literal["score"]
@@ -116,6 +118,7 @@ class ScoreRecord(TypedDict):
     weight: NotRequired[float]
     digits: NotRequired[int]
     item: NotRequired[Any]
+    metric: NotRequired[str]
 
 
 class PromptGroup(TypedDict):
@@ -131,7 +134,7 @@ class ResultRecord(TypedDict):
     """The last line of a finished cell. `n_empty`, `n_distinct`: answers without text, and different answers.
 
     value: None for a task that is not scored here: `unscored` says why (see `evals.tasks.base.Task`). judge: who gave
-    the scores later, and when (see `evals.store.judging`).
+    the scores later, when, and of which kind (`name`, `date`, `kind`: see `evals.store.judging`).
     """
 
     kind: Literal["result"]

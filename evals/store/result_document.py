@@ -20,6 +20,8 @@ from evals.store.json_files import FileKind, add, entries
 
 SCHEMA = 1
 
+# A file of judgements, a function of the user's, or lmms-eval's own functions.
+JudgeKind = Literal["file", "function", "official"]
 WholeNumber = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0)]
 Budget = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(e[+-]?\d+)?%?$")]  # "64" or "11%", as a matrix states it
@@ -107,6 +109,7 @@ class CellEntry(RowEntry):
     value: float | None
     unscored: NotRequired[str]  # why there is no value: "to submit" or "to judge"
     judge: NotRequired[str]  # who scored the answers later
+    judge_kind: NotRequired[JudgeKind]
     extra: dict[str, float | None]
     n: WholeNumber
     n_failed: WholeNumber
@@ -179,7 +182,8 @@ class ResultDocument(Provenance):
     `groups`: the tasks of each group or tag of lmms-eval that the matrix named.
     `protocols`: by task, where a task has another protocol than the document.
     `data_rows`: the number of documents in a task's files, with a limit too; only for other data than the embedded one.
-    `own_tasks`: the YAML file of each task of the user's own, as the matrix names it.
+    `own_tasks`: the YAML file of each task of the user's own, as the matrix names it. A command that reads the document
+    adds these tasks where the files are there (`evals.tasks.registry.add_files`).
     """
 
     schema: int

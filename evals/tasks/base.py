@@ -230,6 +230,8 @@ class Task:
 
     # Whether the task prepares its documents by lmms-eval's own function, and has images in columns of any name.
     any_columns = False
+    # Whether the functions of the task's file may run: not if only a result document names the file.
+    trusted = True
     # The task's YAML file, if it is not the one that lmms-eval has under this name.
     yaml_file: Path | None = None
 

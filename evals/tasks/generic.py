@@ -244,6 +244,8 @@ class OfficialTask(Task):
         own = [sample for sample in samples if "metric" in sample]
         items = [sample["item"] if "item" in sample else sample["score"] for sample in own]
         metric = str(own[0]["metric"]).rpartition(",")[0] if own else ""
+        if not self.trusted:
+            return math.nan
         function = aggregation_of(official_config.official(self), metric)
         try:
             value = number(aggregated(function, metric, items, self.name)[0])

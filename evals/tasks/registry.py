@@ -5,13 +5,15 @@ Every other task of lmms-eval has its name there, and a matrix can add a user's 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from hidrop.errors import UserError, did_you_mean
 from hidrop.program import program
+from hidrop.regular_files import local_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +80,19 @@ def add(name: str, path: Path) -> Task:
     made = importlib.import_module(GENERIC).of_yaml(path, name)
     _own[name] = made
     return made
+
+
+def add_files(files: Mapping[str, str]) -> None:
+    """Add the user's own tasks that a result document names, by name, so that their samples can be compared.
+
+    Nobody in this process chose the files: the document may be somebody else's. So none of their functions runs
+    (`Task.trusted`), unless the task is known from a matrix. A file that is not there, or not a task any more, is left
+    out: its task then stays unknown.
+    """
+    for name, file in files.items():
+        with contextlib.suppress(UserError):
+            if name not in _own and (path := local_path(file, name)).is_file():
+                add(name, path).trusted = False
 
 
 def members(name: str) -> list[str]:

@@ -123,6 +123,27 @@ def test_any_task_and_ones_own_run_from_a_matrix_and_finished_cells_stay(
     assert capsys.readouterr().out.count("(from an earlier run)") == 6
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_task_of_ones_own_is_known_to_later_commands_where_its_file_is_there(
+    there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = own(tmp_path)
+    out = tmp_path / "out"
+    assert main(["run", str(matrix(tmp_path, f"  mine: {{yaml: {path}}}")), "--out", str(out)]) == 0
+    registry._own.clear()
+    if not there:
+        path.unlink()
+    capsys.readouterr()
+    assert main(["compare", str(out), str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert f"2 cells in both, {2 if there else 0} of them sample by sample" in shown
+    assert shown.count("plain/") == 2
+    registry._own.clear()
+    assert main(["report", str(out)]) == main(["doctor", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert ("no questions and images: unknown task" in page) != there
+
+
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
