@@ -11,12 +11,13 @@ import pytest
 from evals import cli
 from evals.matrix.schema import load_matrix
 from evals.model.lmms_model import HidropLlava
-from evals.tasks import TASKS, TaskSpec, evaluate, get_task
+from evals.tasks import TASKS, TaskSpec, evaluate, get_task, shown_videos
 from hidrop.backbones import count_by
 from hidrop.budget import solve
 from hidrop.models import load
 from tests import tiny_checkpoints
 from tests.evals.tasks.layout import put
+from tests.evals.tasks.official.tables import ROWS
 from tests.evals.tasks.table import CASES
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava_onevision")
@@ -193,3 +194,28 @@ def test_plans_and_analyses_of_videos_are_refused_in_words(
     ]
     assert cli.main(["analyze", *asked, "--out", str(tmp_path / "a"), "--device", "cpu"]) == 2
     assert "videomme: a task of videos, which analyze does not probe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ("mlvu_dev", "egoschema_subset"))
+def test_a_video_task_of_lmms_eval_without_a_class_runs_too(
+    name: str, tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
+    """Its functions look for videos below HF_HOME: the data folder takes that place. Another video is another cell."""
+    row, own = ROWS[name], tmp_path / "data"
+    row.put(own)
+    text = matrix(checkpoints["llava_onevision"], own, "lmms-eval", model_of("llava_onevision"), [name])
+    document = run(tmp_path, text)
+    cells = {cell["label"]: cell for cell in document["cells"]}
+    assert len(cells) == 3 and document["failed"] == []
+    assert all(cell["n"] == len(row.documents) and cell["n_failed"] == 0 for cell in cells.values())
+    assert cells["vanilla"]["film"]["frames"] == FRAMES and cells["vanilla"]["own_scale"]
+    assert cells["fastv"]["share"] == pytest.approx(0.25, abs=0.02)
+    (own / row.films[0]).write_bytes((own / row.films[1]).read_bytes())
+    shown_videos._digest.cache_clear()
+    again = run(tmp_path, text)
+    assert {cell["id"] for cell in again["cells"]}.isdisjoint(cell["id"] for cell in cells.values())
+    (own / row.films[0]).unlink()
+    shown_videos._digest.cache_clear()
+    lost = run(tmp_path, text)
+    about = sum(cell["n_failed"] for cell in lost["cells"] if cell["label"] == "vanilla")
+    assert lost["failed"] == [] and 0 < about < len(row.documents)
