@@ -75,7 +75,7 @@ def classify(entry: Entry) -> Classified:
     media = media_of(entry)
     if why := _refused(entry, media):
         return Classified(entry.name, "refused", media, why)
-    if missing := lacking(functions_of(entry.config)):
+    if missing := lacking(entry.functions):
         packages = ", ".join(f"{package} ({place})" for package, place in missing.items())
         return Classified(entry.name, "needs packages", media, packages, packages=tuple(missing))
     if why := _downloads(entry):
@@ -99,7 +99,7 @@ def _refused(entry: Entry, media: Media) -> str:
         return f"it shows {shots} examples before the question"
     if (repeats := int(config.get("repeats") or 1)) > 1:
         return f"it asks each question {repeats} times"
-    if found := undefined(functions_of(config)):
+    if found := undefined(entry.functions):
         return f"its file names {found}"
     if media != "text" and config.get("doc_to_visual") is None:
         return "it asks by chat messages only (doc_to_messages without doc_to_visual)"
@@ -115,7 +115,7 @@ def _downloads(entry: Entry) -> str:
     for step in ("process_docs", "doc_to_visual", "doc_to_text"):
         if place := _place(closure(functions_of(entry.config.get(step))), NETWORK):
             return f"its {step} downloads{place}"
-    place = _place(run_on_import(functions_of(entry.config)), NETWORK)
+    place = _place(run_on_import(entry.functions), NETWORK)
     return f"its module downloads when it is imported{place}" if place else ""
 
 

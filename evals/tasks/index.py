@@ -60,6 +60,11 @@ class Entry:
         """The split that is asked: lmms-eval takes the test split, or else the validation split."""
         return self.config.get("test_split") or self.config.get("validation_split")
 
+    @functools.cached_property
+    def functions(self) -> tuple[Function, ...]:
+        """All references to functions in its configuration."""
+        return tuple(functions_of(self.config))
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names of its metrics, in the order of the file."""
