@@ -53,6 +53,8 @@ Write = Callable[..., str]
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     """written(name=text, ...): the digest of the class Largest in module `largest`, imported from these files."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("largest", "helper"):  # another test may have left modules of these names, from another folder
+        monkeypatch.delitem(sys.modules, name, raising=False)
     before = set(sys.modules)
 
     def forget() -> None:
