@@ -189,7 +189,7 @@ def by_function(place: str, folder: Path) -> Judge:
             try:
                 found[row["doc_id"]] = function(row)
             except Exception as error:
-                reason = f"{in_a_line(error)}"
+                reason = in_a_line(error)
                 raise UserError(f"{place}: fails on document {row['doc_id']}: {reason}") from error
         return _of_scores(lines, found, place)
 

@@ -178,7 +178,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Resampled:
-    """A task's value as a function of the samples that is no function of sums: a bootstrap computes it again.
+    """A task's value where it does not follow from sums over its units: a bootstrap computes it from the samples.
 
     unit: the key of the unit that a sample belongs to. value: the value of a list of samples, which may hold a sample
     several times.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -12,10 +11,9 @@ from typing import Any
 
 from evals.tasks.base import Answer, Doc, JoinedVideos, Sample, Source, Statistic, Task, mean_of_sums, no_text
 from evals.tasks.official_functions import functions
-from hidrop.atomic_file import make_folder, replacing
+from evals.tasks.question_files import content_of, parsed, write_table
 from hidrop.cache_folder import cache_folder
 from hidrop.errors import UserError
-from hidrop.regular_files import Unreadable, read_bytes
 
 OPTIONS = "candidates"
 FIELDS = ("video", "question", OPTIONS, "answer")
@@ -28,13 +26,8 @@ def as_parquet(paths: Sequence[Path], *, task: str) -> Path:
     other files. Raises UserError for a file of another kind.
     """
     [path] = paths
-    try:
-        content = read_bytes(path)
-        rows = json.loads(content)
-    except Unreadable as reason:
-        raise UserError(f"{path}: cannot be read: {reason}") from None
-    except ValueError:  # not UTF-8, or not JSON
-        raise UserError(f"{path}: not JSON") from None
+    content = content_of(path)
+    rows = parsed(path, content)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: not a list of questions")
     made = cache_folder() / f"{task}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
@@ -45,7 +38,6 @@ def as_parquet(paths: Sequence[Path], *, task: str) -> Path:
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:
     import pyarrow
-    import pyarrow.parquet as parquet
 
     options = pyarrow.list_(pyarrow.string())
     columns = {
@@ -53,9 +45,7 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
         for name in FIELDS
         if all(name in row for row in rows)
     }
-    make_folder(path.parent)
-    with replacing(path) as file:
-        parquet.write_table(pyarrow.table(columns), file)
+    write_table(pyarrow.table(columns), path)
 
 
 def _value(name: str, value: Any) -> Any:

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hidrop.atomic_file import make_folder, replacing
+from evals.tasks.question_files import check_complete, content_of, write_table
 from hidrop.cache_folder import cache_folder
 from hidrop.errors import UserError
-from hidrop.regular_files import Unreadable, read_bytes
 
 CATEGORIES = ("adversarial", "popular", "random")
 PREFIX = "coco_pope_"  # the file's name goes on with the category
@@ -27,13 +26,8 @@ def as_parquet(paths: Sequence[Path]) -> Path:
     `image_source` is the image's name without its ending. Raises UserError, with the line, for a file of another kind,
     and if they are not one file for each of `CATEGORIES`: LLaVA's value is the mean of the three.
     """
-    folder = paths[0].parent
-    wanted = [folder / f"{PREFIX}{category}.json" for category in CATEGORIES]
-    if lacking := [path.name for path in wanted if path not in paths]:
-        raise UserError(f"{folder}: the questions are not complete. Missing: {', '.join(lacking)}")
-    if more := [path.name for path in paths if path not in wanted]:
-        raise UserError(f"{folder}: not one of POPE's files: {', '.join(more)}. Move it away")
-    contents = [(path, _content(path)) for path in paths]
+    check_complete(paths, [f"{PREFIX}{category}.json" for category in CATEGORIES], "POPE's")
+    contents = [(path, content_of(path)) for path in paths]
     digest = hashlib.sha256()
     for path, content in contents:
         digest.update(f"{path.name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
@@ -41,13 +35,6 @@ def as_parquet(paths: Sequence[Path]) -> Path:
     if not made.is_file():
         _write([row for path, content in contents for row in _rows(path, content)], made)
     return made
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return read_bytes(path)
-    except Unreadable as reason:
-        raise UserError(f"{path}: cannot be read: {reason}") from None
 
 
 def _rows(path: Path, content: bytes) -> list[dict[str, str]]:
@@ -81,8 +68,5 @@ def _row(asked: Any, category: str, place: str) -> dict[str, str]:
 
 def _write(rows: list[dict[str, str]], path: Path) -> None:
     import pyarrow
-    import pyarrow.parquet as parquet
 
-    make_folder(path.parent)
-    with replacing(path) as file:
-        parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    write_table(pyarrow.Table.from_pylist(rows), path)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evals.tasks.question_files import content_of
 from hidrop.atomic_file import make_folder, replacing
 from hidrop.cache_folder import cache_folder
 from hidrop.errors import UserError, in_a_line
-from hidrop.regular_files import Unreadable, read_bytes
 
 # datasets' builder for each ending, with its options.
 ENDINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -28,10 +28,7 @@ def as_one_table(paths: Sequence[Path]) -> Path:
     """
     digest = hashlib.sha256()
     for path in paths:
-        try:
-            digest.update(path.name.encode() + b"\0" + hashlib.sha256(read_bytes(path)).digest())
-        except Unreadable as reason:
-            raise UserError(f"{path}: cannot be read: {reason}") from None
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(content_of(path)).digest())
     made = cache_folder() / f"table-{digest.hexdigest()[:16]}.parquet"
     if not made.is_file():
         _write(paths, made)

@@ -6,15 +6,13 @@ The server takes a file with all questions of the test split also where it score
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hidrop.atomic_file import make_folder, replacing
+from evals.tasks.question_files import check_complete, content_of, parsed, write_table
 from hidrop.cache_folder import cache_folder
 from hidrop.errors import UserError
-from hidrop.regular_files import Unreadable, read_bytes
 
 FILES = "v2_OpenEnded_mscoco_test*2015_questions.json"
 WHOLE, PART = (FILES.replace("*", name) for name in ("", "-dev"))
@@ -30,11 +28,8 @@ def as_parquet(paths: Sequence[Path]) -> Path:
     not in the whole split.
     """
     folder = paths[0].parent
-    if lacking := [name for name in (WHOLE, PART) if folder / name not in paths]:
-        raise UserError(f"{folder}: the questions are not complete. Missing: {', '.join(lacking)}")
-    if more := [path.name for path in paths if path.name not in (WHOLE, PART)]:
-        raise UserError(f"{folder}: not one of VQA's files: {', '.join(more)}. Move it away")
-    contents = {name: _content(folder / name) for name in (WHOLE, PART)}
+    check_complete(paths, (WHOLE, PART), "VQA's")
+    contents = {name: content_of(folder / name) for name in (WHOLE, PART)}
     digest = hashlib.sha256()
     for content in contents.values():
         digest.update(hashlib.sha256(content).digest())
@@ -45,18 +40,8 @@ def as_parquet(paths: Sequence[Path]) -> Path:
     return made
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return read_bytes(path)
-    except Unreadable as reason:
-        raise UserError(f"{path}: cannot be read: {reason}") from None
-
-
 def _questions(path: Path, content: bytes) -> list[dict[str, Any]]:
-    try:
-        found = json.loads(content)
-    except ValueError:  # not UTF-8, or not JSON
-        raise UserError(f"{path}: not JSON") from None
+    found = parsed(path, content)
     rows = found.get("questions") if isinstance(found, dict) else None
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: no list of questions")
@@ -68,12 +53,9 @@ def _questions(path: Path, content: bytes) -> list[dict[str, Any]]:
 
 def _write(rows: list[dict[str, Any]], part: set[int], folder: Path, path: Path) -> None:
     import pyarrow
-    import pyarrow.parquet as parquet
 
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in FIELDS}
     if strange := part - set(columns["question_id"]):
         raise UserError(f"{folder}: question {min(strange)} of {PART} is not in {WHOLE}. Get both from {ARCHIVE}")
     columns["part"] = [TEST_DEV if number in part else REST for number in columns["question_id"]]
-    make_folder(path.parent)
-    with replacing(path) as file:
-        parquet.write_table(pyarrow.table(columns), file)
+    write_table(pyarrow.table(columns), path)
