@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hidrop.budget import solve
+    from hidrop.methods import build
     from hidrop.models import load
-    from hidrop.reducer import Reducer, build
+    from hidrop.reducer import Reducer
     from hidrop.runtime import reduce
 
 __all__ = ["Reducer", "build", "load", "reduce", "solve"]
 
 _HOMES = {
     "Reducer": "hidrop.reducer",
-    "build": "hidrop.reducer",
+    "build": "hidrop.methods",
     "load": "hidrop.models",
     "reduce": "hidrop.runtime",
     "solve": "hidrop.budget",

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from hidrop.geometry import Geometry
-from hidrop.reducer import BudgetError, Reducer, checked_params, method_class, required_fields
+from hidrop.methods import check_published, checked_params, method_class, required_fields, with_published
+from hidrop.reducer import BudgetError, Reducer
 
 Reading = Literal["average", "kept"]
 # A number of visual tokens, or a share of the image's visual tokens, such as "11%".
@@ -48,8 +49,11 @@ def check_absolute(
 ) -> Geometry:
     """`geometry` with its number of visual tokens as the reference, once no number of tokens needs another one.
 
-    Raises ValueError for a number of tokens where each image has its own and nobody stated which image it is of.
+    Raises ValueError for a number of tokens where each image has its own and nobody stated which image it is of, and
+    for a published setting of other models.
     """
+    check_published(cls, params, geometry)
+    params = with_published(cls, params)
     if geometry.fixed_counts and budget is not None and isinstance(parse_budget(budget), str):
         raise ValueError(
             f"{cls.name}: budget: {budget} is a share of each image, and counts: fixed keeps one number of tokens. "

@@ -7,15 +7,11 @@ only when tokens are cut and which of them matter.
 from __future__ import annotations
 
 import functools
-import importlib
-import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
-from hidrop.errors import did_you_mean
 from hidrop.geometry import Geometry
-from hidrop.own_packages import check_own_packages
 from hidrop.plan import Cut, Schedule, TokenPlan
 
 if TYPE_CHECKING:
@@ -23,23 +19,6 @@ if TYPE_CHECKING:
 
     from hidrop.backbones import Backbone, Vision
     from hidrop.runtime.scoring import Prompt, View
-
-# Where each method lives. Imported on demand, so that `--help` and plans stay fast.
-METHODS: dict[str, str] = {
-    "vanilla": "baselines.vanilla:Vanilla",
-    "hidrop": "hidrop.hidrop:HiDrop",
-    "fastv": "baselines.fastv:FastV",
-    "pdrop": "baselines.pdrop:PDrop",
-    "sparsevlm": "baselines.sparsevlm:SparseVLM",
-    "random": "baselines.random:Random",
-    "uniform": "baselines.uniform:Uniform",
-    "pool": "baselines.pool:Pool",
-    "divprune": "baselines.divprune:DivPrune",
-    "visionzip": "baselines.visionzip:VisionZip",
-    "downsample": "baselines.downsample:Downsample",
-    "text_only": "baselines.text_only:TextOnly",
-}
-
 
 # The RoPE positions of a method's tokens.
 #   persistent: every token keeps the position it got at input, whatever is cut.
@@ -75,6 +54,14 @@ class BudgetError(ValueError):
 
 
 @dataclass(frozen=True)
+class Published:
+    """A setting that a method's authors published: its fields, and the models (of geometry.PRESETS) that it is for."""
+
+    fields: Mapping[str, Any]
+    models: tuple[str, ...] = ("llava-1.5-7b",)
+
+
+@dataclass(frozen=True)
 class Mixture:
     """Merged tokens as weighted sums of visual tokens: `weight_BMC` of those at a cut, divided by `total_BM`.
 
@@ -101,6 +88,10 @@ class Reducer:
     """Base of every method. Subclasses are frozen dataclasses; layers in their fields are 1-based."""
 
     name: ClassVar[str]
+    # What `run.py methods` shows: title, venue and link of the paper, the released code, and settings by name.
+    paper: ClassVar[str] = ""
+    code: ClassVar[str] = ""
+    published: ClassVar[Mapping[str, Published]] = {}
 
     def __post_init__(self) -> None:
         """Raises ValueError for a field whose value is not one of its words."""
@@ -262,79 +253,3 @@ def _words(cls: type[Reducer]) -> dict[str, tuple[Any, ...]]:
         if kinds:
             found[name] = (*get_args(kinds[0]), *((None,) if type(None) in get_args(hint) else ()))
     return found
-
-
-def method_class(name: str) -> type[Reducer]:
-    """The class of a method, by its name. Raises ValueError with a suggestion for an unknown one."""
-    if not isinstance(name, str) or name not in METHODS:
-        hint = did_you_mean(str(name), METHODS)
-        raise ValueError(f"unknown method '{name}'.{hint} Known: {', '.join(METHODS)}")
-    module, cls = METHODS[name].split(":")
-    try:
-        return getattr(importlib.import_module(module), cls)
-    except (ImportError, AttributeError):
-        check_own_packages()  # another project's package of the same name may be in the way
-        raise
-
-
-def build(name: str, params: dict[str, Any] | None = None) -> Reducer:
-    """A method from its name and its fields, as a matrix has them. Lists become tuples.
-
-    Raises ValueError for an unknown method or field (with a suggestion) or a missing one.
-    """
-    cls = method_class(name)
-    given = checked_params(cls, params)
-    if lacking := [key for key in required_fields(cls) if key not in given]:
-        raise ValueError(f"{name}: {', '.join(lacking)} missing")
-    return cls(**given)
-
-
-def build_entry(entry: Mapping[str, Any]) -> Reducer:
-    """A method as checkpoints and recipes write it: {"name": ..., its fields}. Raises ValueError like `build`."""
-    return build(str(entry.get("name", "")), {key: value for key, value in entry.items() if key != "name"})
-
-
-def checked_params(
-    cls: type[Reducer], params: Mapping[str, Any] | None, *, open_counts: bool = False
-) -> dict[str, Any]:
-    """A method's fields with lists as tuples, after a check of their names and types.
-
-    `open_counts`: None in a list is a count that a budget decides. Raises ValueError for a field that the method does
-    not have, with the nearest one, and for a value of another type.
-    """
-    params = params or {}
-    types = field_types(cls)  # type: ignore[arg-type]  # a class can be hashed
-    for key, value in params.items():
-        if key not in types:
-            hint = did_you_mean(key, types)
-            raise ValueError(f"{key}: unknown field of {cls.name}.{hint} It has: {', '.join(types) or 'none'}")
-        if reason := type_problem(value, types[key], open_counts=open_counts):
-            raise ValueError(f"{cls.name}: {key}: {reason}, not {value!r}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
-
-
-@functools.cache
-def field_types(cls: type[Reducer]) -> dict[str, Any]:
-    """The type of each field of a method's dataclass."""
-    hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in fields(cls)}
-
-
-def required_fields(cls: type[Reducer]) -> list[str]:
-    """The fields of a method's dataclass that have no default."""
-    return [field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING]
-
-
-def type_problem(value: Any, expected: Any, *, open_counts: bool = False) -> str | None:
-    """Why a value is not of a field's type; None when it is. See `checked_params`."""
-    from pydantic import TypeAdapter, ValidationError
-
-    if open_counts and isinstance(value, (list, tuple)):
-        value = [part for part in value if part is not None]
-    try:
-        # Strict JSON: a list may stand for a tuple, but "2" is not 2.
-        TypeAdapter(expected).validate_json(json.dumps(value, default=str), strict=True)
-    except ValidationError as error:
-        message = error.errors(include_url=False)[0]["msg"]
-        return f"{message[0].lower()}{message[1:]}"
-    return None

@@ -312,8 +312,8 @@ def contributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = blocks("python")[1]
     path, _, code = recipe.removeprefix("# ").partition("\n")
     (root / path).write_text(code, encoding="utf-8")
-    [line] = re.findall(r'Add `("largest": "[^`]+")` to `METHODS` in\s`hidrop/reducer.py`', README)
-    insert(root / "hidrop/reducer.py", "METHODS: dict[str, str] = {\n", f"    {line},\n")
+    [line] = re.findall(r'Add `("largest": "[^`]+")` to `METHODS` in\s`hidrop/methods.py`', README)
+    insert(root / "hidrop/methods.py", "METHODS: dict[str, str] = {\n", f"    {line},\n")
     assert "`tests/baselines/test_every_method.py`" in README
     row = '    "largest": ("largest", dict(layer=2, keep=5), (16, 16, 5, 5, 5, 5)),\n'
     table = "METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {\n"
@@ -338,7 +338,7 @@ def python(root: Path, *arguments: str) -> str:
 
 
 def test_the_recipe_of_a_method_passes_lint(contributed: Path) -> None:
-    changed = ("baselines/largest.py", "hidrop/reducer.py", "tests/baselines/test_every_method.py")
+    changed = ("baselines/largest.py", "hidrop/methods.py", "tests/baselines/test_every_method.py")
     python(contributed, "-m", "ruff", "check", *changed)
     python(contributed, "-m", "ruff", "format", "--check", *changed)
     assert "no issues found" in python(contributed, "-m", "mypy", *changed[:2])
@@ -356,7 +356,7 @@ def test_the_recipe_of_a_method_passes_the_generic_tests(contributed: Path) -> N
 def test_a_matrix_takes_the_recipe_of_a_method(
     contributed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hidrop.reducer import METHODS
+    from hidrop.methods import METHODS
 
     [method] = re.findall(r"`(largest: \{.*?\})`", README)
     [model] = re.findall(r"`(mine: \{.*?\})`", README)

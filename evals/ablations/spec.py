@@ -24,8 +24,8 @@ from evals.matrix.schema import MethodEntry, Name, TaskEntry, named
 from hidrop import strict_yaml
 from hidrop.errors import UserError
 from hidrop.method_source import source_digest
+from hidrop.methods import build_entry
 from hidrop.mini.training.recipe import Lesson, Recipe
-from hidrop.reducer import build_entry
 from hidrop.regular_files import local_path
 from hidrop.strict_yaml import StrictModel, Whole
 

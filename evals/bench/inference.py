@@ -26,9 +26,10 @@ from hidrop.budget import early_layer, solve, whole_layers
 from hidrop.cache_name import cache_name
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
+from hidrop.methods import build, method_class
 from hidrop.plan import TokenPlan
 from hidrop.provenance import provenance
-from hidrop.reducer import Reducer, build, method_class
+from hidrop.reducer import Reducer
 from hidrop.runtime.cuda_graphs import Recorder
 
 DEFAULT_METHODS = ("vanilla", "hidrop", "pdrop", "fastv", "random")

@@ -150,8 +150,8 @@ def bench_train(options: BenchTrainOptions) -> int:
     from evals.bench import inference, training
     from evals.matrix.validate import pick_device
     from evals.profiling.allocator import keep_memory
+    from hidrop.methods import build
     from hidrop.models.loading import check_kernel
-    from hidrop.reducer import build
 
     check_writable(options.out)
     device = pick_device(options.device)
@@ -177,7 +177,7 @@ def bench_train(options: BenchTrainOptions) -> int:
 
 def check_methods(names: str | None) -> None:
     """Raises UserError for an unknown method, before the libraries are loaded."""
-    from hidrop.reducer import METHODS
+    from hidrop.methods import METHODS
 
     for name in map(str.strip, names.split(",")) if names is not None else ():
         if name not in METHODS:

@@ -6,7 +6,15 @@ from typing import Any
 
 from hidrop import strict_yaml
 from hidrop.errors import shown
-from hidrop.reducer import METHODS, field_types, method_class, required_fields, type_problem
+from hidrop.methods import (
+    METHODS,
+    PUBLISHED,
+    field_types,
+    method_class,
+    required_fields,
+    type_problem,
+    with_published,
+)
 
 CHECKPOINT = "checkpoint"  # the method that a checkpoint was trained with
 
@@ -37,6 +45,11 @@ def field_problems(path: str, entry: dict[str, Any], free: bool) -> list[str]:
     types = field_types(cls)  # type: ignore[arg-type]  # a class can be hashed
     budget = entry.get("budget") is not None
     lines = []
+    if PUBLISHED in given:
+        try:
+            given = with_published(cls, given, budget=budget)
+        except ValueError as error:
+            return [f"{path}.{error}"]
     for key, value in given.items():
         if key not in types:
             hint = strict_yaml.suggestion(str(key), [*types, "budget"] if free else types)

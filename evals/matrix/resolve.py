@@ -9,8 +9,9 @@ from evals.matrix.schema import Cell, Matrix, MethodEntry, ModelEntry, short
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.method_source import source_digest
+from hidrop.methods import build, method_class
 from hidrop.plan import TokenPlan
-from hidrop.reducer import Reducer, build, method_class
+from hidrop.reducer import Reducer
 from hidrop.regular_files import local_path
 
 Peek = Callable[[str], tuple[Geometry, Reducer | None]]

@@ -73,7 +73,7 @@ def values(fields: Mapping[str, Any]) -> dict[str, Any]:
 def check(method: str | None, budget: Any, fields: Mapping[str, Any]) -> None:
     """Raises UserError for a method, a budget or fields that no model can have."""
     from hidrop.budget import parse_budget
-    from hidrop.reducer import field_types, method_class, type_problem
+    from hidrop.methods import PUBLISHED, field_types, method_class, type_problem, with_published
 
     if method is None:
         if fields:
@@ -83,13 +83,19 @@ def check(method: str | None, budget: Any, fields: Mapping[str, Any]) -> None:
             raise UserError("model_args: budget needs a method: add method=NAME")
         return
     try:
-        types = field_types(method_class(method))  # type: ignore[arg-type]  # a class can be hashed
+        cls = method_class(method)
+        types = field_types(cls)  # type: ignore[arg-type]  # a class can be hashed
         if budget is not None:
             parse_budget(budget)
     except ValueError as error:
         raise UserError(f"model_args: {error}") from None
-    _check_names(fields, types)
-    for name, value in values(fields).items():
+    _check_names(fields, [*types, *([PUBLISHED] if cls.published else [])])
+    given = values(fields)
+    try:
+        given = with_published(cls, given, budget=budget is not None)
+    except ValueError as error:
+        raise UserError(f"model_args: {error}") from None
+    for name, value in given.items():
         if reason := type_problem(value, types[name], open_counts=budget is not None):
             raise UserError(f"model_args: {name}: {reason}, not {shown(value)}")
 
@@ -107,7 +113,7 @@ def method(loaded: Loaded, name: str | None, budget: Budget | None, fields: Mapp
     """The method for these model arguments. Strings in `fields` are read as YAML. Raises UserError."""
     from hidrop.backbones import count_by
     from hidrop.budget import check_absolute, solve
-    from hidrop.reducer import build, method_class
+    from hidrop.methods import build, method_class
 
     check(name, budget, fields)
     params, trained = values(fields), loaded.reducer

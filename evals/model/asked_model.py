@@ -57,7 +57,7 @@ class AskedModel(lmms):
         super().__init__()
         if batch_size < 1:
             raise UserError(f"batch_size: must be at least 1, not {batch_size}")
-        from hidrop.reducer import build
+        from hidrop.methods import build
 
         self.loaded, self.reducer = loaded, reducer or build("vanilla")
         self.protocol, self._batch_size = protocol_called(protocol), batch_size
@@ -94,7 +94,7 @@ class AskedModel(lmms):
 
     def _reduced(self) -> Reduction:
         """The model with the method, as a context manager; without one where the processor makes images smaller."""
-        from hidrop.reducer import build
+        from hidrop.methods import build
         from hidrop.runtime import reduce
 
         running = self.reducer if self._smaller is None else build("vanilla")

@@ -18,8 +18,9 @@ from evals.profiling.vision import RecordedFeatures
 from hidrop.backbones import Backbone, backbone_of
 from hidrop.cache_name import cache_of
 from hidrop.geometry import Geometry
+from hidrop.methods import build
 from hidrop.plan import TokenPlan
-from hidrop.reducer import Reducer, build
+from hidrop.reducer import Reducer
 from hidrop.runtime import Reduction, reduce
 from hidrop.runtime.cuda_graphs import Graphs, Recorder
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from hidrop import strict_yaml
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
-from hidrop.reducer import METHODS
+from hidrop.methods import METHODS
 from hidrop.regular_files import local_path
 from hidrop.strict_yaml import Flag, StrictModel, Whole
 

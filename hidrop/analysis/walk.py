@@ -14,7 +14,7 @@ import torch
 
 from hidrop.analysis.forked_cache import forked
 from hidrop.backbones import backbone_of
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime.cache import RaggedCache
 from hidrop.runtime.forward import ForwardPass
 from hidrop.runtime.generation import new_tokens

@@ -12,13 +12,14 @@ from hidrop.backbones.runnable import check_runs
 from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
+from hidrop.methods import build_entry
 from hidrop.models.answer_ends import check_ends
 from hidrop.models.headers import check_weights
 from hidrop.models.original import is_original
 from hidrop.models.saving import quiet
 from hidrop.models.sources import find, read_config
 from hidrop.pretrained import pretrained
-from hidrop.reducer import Reducer, build_entry
+from hidrop.reducer import Reducer
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from transformers.cache_utils import Cache
 from hidrop.backbones import Backbone, Places, backbone_of
 from hidrop.budget import Reading, check_absolute, solve
 from hidrop.geometry import Counts, Geometry
+from hidrop.methods import build, method_class
 from hidrop.plan import TokenPlan
-from hidrop.reducer import Reducer, build, method_class
+from hidrop.reducer import Reducer
 from hidrop.runtime import graph_forward, outputs
 from hidrop.runtime.cache import RaggedCache, Replay, cache_for, check_empty
 from hidrop.runtime.cuda_graphs import Graphs

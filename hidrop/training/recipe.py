@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from hidrop.methods import build_entry
 from hidrop.numerics import Attention
-from hidrop.reducer import build_entry
 from hidrop.strict_yaml import FileName, Flag, StrictModel, Whole
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -19,11 +19,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from hidrop.backbones import backbone_of
 from hidrop.errors import UserError, reason
+from hidrop.methods import build_entry
 from hidrop.models.origins import own_folders
 from hidrop.patience import VARIABLE, patience
 from hidrop.pretrained import pretrained
 from hidrop.program import torchrun
-from hidrop.reducer import build_entry
 from hidrop.training.checkpoints import going_on, step, to_continue, write_record
 from hidrop.training.conversations import Conversations
 from hidrop.training.dataset import Collator, Order, samples_of

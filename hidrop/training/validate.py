@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from hidrop.atomic_file import unwritable
 from hidrop.errors import UserError, reason
+from hidrop.methods import build_entry
 from hidrop.program import program
-from hidrop.reducer import build_entry
 from hidrop.training.recipe import LlavaRecipe, Parts
 
 if TYPE_CHECKING:

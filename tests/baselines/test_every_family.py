@@ -14,8 +14,9 @@ import torch
 from hidrop.backbones import backbone_of
 from hidrop.backbones.model_inputs import size_of
 from hidrop.geometry import Geometry
-from hidrop.reducer import METHODS as REGISTRY
-from hidrop.reducer import Reducer, build
+from hidrop.methods import METHODS as REGISTRY
+from hidrop.methods import build
+from hidrop.reducer import Reducer
 from hidrop.runtime import reduce
 from tests.hidrop.backbones.families import FAMILIES, batch_of, model_of, with_own
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from hidrop.backbones import geometry_of
+from hidrop.methods import METHODS as REGISTRY
+from hidrop.methods import build
 from hidrop.plan import TokenPlan
-from hidrop.reducer import METHODS as REGISTRY
-from hidrop.reducer import Reducer, build
+from hidrop.reducer import Reducer
 from hidrop.runtime import reduce
 from hidrop.runtime.attach import REPLACED
 from tests.baselines.slow_rules import RULES

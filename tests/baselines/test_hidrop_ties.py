@@ -12,7 +12,7 @@ import torch
 
 from hidrop.geometry import PRESETS
 from hidrop.hidrop import HiDrop
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime import reduce
 from tests.baselines.slow_model import SlowLlava
 from tests.baselines.slow_rules import NextLayerRule

@@ -24,7 +24,7 @@ from evals.store.journal import Journal
 from evals.store.records import parsed
 from evals.store.sealed_lines import canonical, sealed
 from hidrop.errors import UserError
-from hidrop.reducer import build
+from hidrop.methods import build
 from tests.evals.world import ANSWER, GEOMETRY, MATRIX, SCORE, World, result_of
 
 SOME = settings(max_examples=150, deadline=None)

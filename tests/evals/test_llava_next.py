@@ -14,8 +14,8 @@ from evals.bench import inference as bench
 from evals.profiling import ProfileSettings, profile
 from evals.profiling.ceilings import Ceilings
 from hidrop.backbones import geometry_of
+from hidrop.methods import build
 from hidrop.models import load
-from hidrop.reducer import build
 from tests.conftest import PINPOINTS, make_llava_next
 
 SIZES = [(40, 40), (90, 30), (31, 100), (64, 64), (20, 70)]  # width, height

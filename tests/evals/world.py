@@ -15,7 +15,7 @@ from evals.run.engine import Engine
 from evals.run.processes import ALONE
 from evals.run.progress import Progress
 from hidrop.geometry import Geometry
-from hidrop.reducer import build
+from hidrop.methods import build
 
 GEOMETRY = Geometry(layers=4, hidden=32, intermediate=64, heads=4, kv_heads=4, head_dim=8, vocab=99, visual_tokens=16)
 

@@ -4,7 +4,8 @@ import pytest
 
 from hidrop.budget import budget_tokens, earlier_layers, early_layer, parse_budget, root, single_cut, solve
 from hidrop.geometry import PRESETS, Geometry
-from hidrop.reducer import BudgetError, build
+from hidrop.methods import build
+from hidrop.reducer import BudgetError
 
 LLAVA = PRESETS["llava-1.5-7b"]
 HIDROP = {"inject": 9, "filters": [10, 14, 16, 18], "exit": 25}

@@ -13,7 +13,7 @@ import pytest
 
 from hidrop import method_source
 from hidrop.method_source import source_digest
-from hidrop.reducer import METHODS, method_class
+from hidrop.methods import METHODS, method_class
 
 LARGEST = '''
 """A method."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hidrop.geometry import PRESETS
-from hidrop.reducer import METHODS, Mixture, Reducer, build, method_class
+from hidrop.methods import METHODS, build, method_class
+from hidrop.reducer import Mixture, Reducer
 from tests.baselines.test_every_method import METHODS as ROWS
 
 # The fields of each method's first row in the table.

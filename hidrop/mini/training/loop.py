@@ -15,6 +15,7 @@ from torch import nn
 from hidrop.atomic_file import unwritable
 from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
+from hidrop.methods import build_entry
 from hidrop.mini.training import foundations, state
 from hidrop.mini.training.collator import SceneCollator
 from hidrop.mini.training.lessons import GROUP, batches
@@ -25,7 +26,7 @@ from hidrop.mini.training.samples import caption_sample, instruction_sample
 from hidrop.models.origins import own_folders
 from hidrop.models.sources import MINI
 from hidrop.provenance import describe, versions
-from hidrop.reducer import Reducer, build_entry
+from hidrop.reducer import Reducer
 from hidrop.strict_yaml import checked
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from hidrop.methods import build_entry
 from hidrop.mini.training.model import GEOMETRY
-from hidrop.reducer import build_entry
 from hidrop.strict_yaml import FileName, StrictModel, Whole
 
 # What a lesson shows; see lessons.py.

@@ -22,11 +22,12 @@ from hidrop.backbones.config_fields import (
 from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError, shown
 from hidrop.geometry import Geometry
+from hidrop.methods import build
 from hidrop.models.sources import find, read_config, weight_files
 from hidrop.models.vocabulary import grown
 from hidrop.models.weight_files import open_tensors
 from hidrop.pretrained import pretrained
-from hidrop.reducer import Reducer, build
+from hidrop.reducer import Reducer
 
 # What the tower's tensors are called in a checkpoint that holds them.
 TOWER = "model.vision_tower.vision_tower.vision_model."

@@ -24,7 +24,7 @@ from hidrop.backbones import BACKBONES, backbone_class, backbone_of
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
 from hidrop.hidrop import HiDrop
-from hidrop.reducer import build as build_method
+from hidrop.methods import build as build_method
 from hidrop.runtime import reduce
 from tests.hidrop.backbones.families import FAMILIES, model_of
 from tests.tiny_checkpoints import FAMILIES as CHECKPOINTS

@@ -25,7 +25,7 @@ from hidrop.backbones import geometry_of
 from hidrop.backbones.llava import Tower
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
-from hidrop.reducer import build as build_method
+from hidrop.methods import build as build_method
 from tests.hidrop.runtime.test_cuda_graphs import FxRecorder
 
 TINY = Geometry(

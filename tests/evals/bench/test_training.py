@@ -18,7 +18,7 @@ from evals.bench.document import TRAINING
 from evals.cli import bench as bench_command
 from evals.cli import main
 from hidrop.backbones import geometry_of
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime import reduce
 
 METHODS = {

@@ -10,8 +10,8 @@ from evals.matrix.schema import Matrix, load_matrix
 from evals.report.reference import Reference
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
+from hidrop.methods import build
 from hidrop.mini.training.recipe import Recipe
-from hidrop.reducer import build
 from hidrop.training.recipe import LlavaRecipe
 from tests.baselines.test_every_method import WITH_A_RULE
 

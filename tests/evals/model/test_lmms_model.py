@@ -10,7 +10,7 @@ import pytest
 
 from evals.model.requests import cut
 from evals.tasks import TASKS, TaskSpec, evaluate, get_task
-from hidrop.reducer import build
+from hidrop.methods import build
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "until": ["\n\n"]}
 

@@ -19,8 +19,8 @@ from evals.model.loglikelihood import Prefilled
 from evals.model.nan_guard import Watch
 from hidrop.backbones import backbone_of
 from hidrop.errors import UserError
+from hidrop.methods import build
 from hidrop.models import Loaded, load
-from hidrop.reducer import build
 from hidrop.runtime import reduce
 from tests import tiny_checkpoints
 from tests.baselines.slow_model import SlowLlava

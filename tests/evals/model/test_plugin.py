@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hidrop.errors import UserError
-from hidrop.reducer import build
+from hidrop.methods import build
 
 # ---- the command line's constructor --------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from evals.tasks import TASKS, get_task
 from hidrop import strict_yaml
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
-from hidrop.reducer import build_entry, method_class
+from hidrop.methods import build_entry, method_class
 from tests.evals.report.agreeing import compare, refused
 from tests.evals.tasks.table import CASES
 

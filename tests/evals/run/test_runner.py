@@ -16,7 +16,7 @@ from evals.tasks import get_task
 from evals.tasks.index import index, tasks_folder
 from evals.tasks.official_files import _of_lmms_eval
 from hidrop.errors import UserError
-from hidrop.reducer import METHODS
+from hidrop.methods import METHODS
 from tests.evals.world import SAMPLES, World, samples_of, without_date
 
 

@@ -13,8 +13,8 @@ from evals.matrix.resolve import MatrixRow
 from evals.store import document, recomputed
 from evals.tasks import TASKS
 from hidrop.geometry import Geometry
+from hidrop.methods import build
 from hidrop.plan import TokenPlan
-from hidrop.reducer import build
 
 GEOMETRY = Geometry(layers=4, hidden=32, intermediate=64, heads=4, kv_heads=4, head_dim=8, vocab=99, visual_tokens=16)
 FASTV = build("fastv", {"layer": 2, "keep": 4})

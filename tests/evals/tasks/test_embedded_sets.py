@@ -9,8 +9,8 @@ import pytest
 from evals.model.lmms_model import HidropLlava
 from evals.tasks import TaskSpec, evaluate, missing
 from evals.tasks.evaluation import TaskResult
+from hidrop.methods import build
 from hidrop.models import Loaded, load
-from hidrop.reducer import build
 
 PROTOCOLS = ("llava", "lmms-eval")
 ASKED = 40

@@ -20,8 +20,8 @@ from hidrop.backbones import BACKBONES, Backbone, backbone_class, backbone_of, f
 from hidrop.backbones.model_inputs import size_of
 from hidrop.cache_name import cache_name
 from hidrop.errors import UserError
+from hidrop.methods import build
 from hidrop.pretrained import pretrained
-from hidrop.reducer import build
 from hidrop.runtime import reduce
 from hidrop.runtime.cuda_graphs import Graphs
 from hidrop.runtime.feature_cache import FeatureCache

@@ -9,11 +9,11 @@ import torch
 from jinja2 import TemplateError
 from PIL import Image
 
+from hidrop.methods import build
 from hidrop.mini.training.loop import corpus_tokenizer
 from hidrop.models import Loaded, load
 from hidrop.models.sources import MINI, MINI_NAMES
 from hidrop.prompts import CHAT_TEMPLATE
-from hidrop.reducer import build
 from hidrop.runtime import reduce
 
 QUESTION = "Which digit is at north?"

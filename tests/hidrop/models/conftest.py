@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from hidrop import reducer as reducers
+from hidrop import methods
 from hidrop.plan import Cut, Schedule
 from hidrop.reducer import Reducer
 
@@ -33,11 +33,11 @@ class Toy(Reducer):
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> type[Toy]:
     """Toy, registered as a method."""
-    monkeypatch.setattr(reducers, "method_class", lambda name: {"toy": Toy}.get(name) or _real(name))
+    monkeypatch.setattr(methods, "method_class", lambda name: {"toy": Toy}.get(name) or _real(name))
     return Toy
 
 
-_real = reducers.method_class
+_real = methods.method_class
 
 
 @pytest.fixture

@@ -236,8 +236,8 @@ def test_quantised_decoder_layers_run_with_every_kind_of_reduction(
     pytest.importorskip("bitsandbytes")
     from transformers import LlavaForConditionalGeneration
 
+    from hidrop.methods import build
     from hidrop.models import save
-    from hidrop.reducer import build
     from hidrop.runtime import reduce
 
     text = model.config.text_config  # its kernels work in blocks of 64

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from hidrop.errors import UserError
+from hidrop.methods import build
 from hidrop.models import convert, load, peek
-from hidrop.reducer import build
 
 Original = Callable[..., Path]
 Logits = Callable[[Any], torch.Tensor]

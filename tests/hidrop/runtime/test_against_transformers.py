@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime import decoder as decoder_module
 from hidrop.runtime import reduce
 

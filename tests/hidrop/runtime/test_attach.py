@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
 
 from hidrop.backbones import backbone_of
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime import RaggedCache, reduce
 
 HIDROP = build("hidrop", dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6))

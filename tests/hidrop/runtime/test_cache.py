@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime import RaggedCache, reduce
 
 METHODS = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime import RaggedCache, reduce
 from hidrop.runtime.tensor_tree import mapped
 from tests.baselines.test_every_method import METHODS, reducer_of

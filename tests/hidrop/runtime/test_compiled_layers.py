@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime import reduce
 from hidrop.runtime.compiled_layers import fuse
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime import reduce
 from hidrop.runtime.cuda_graphs import Graphs
 from hidrop.runtime.feature_cache import FeatureCache

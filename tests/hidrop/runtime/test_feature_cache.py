@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime import reduce
 from hidrop.runtime.feature_cache import FeatureCache
 from tests.conftest import make_llava, make_llava_next, make_pixels, make_prompt

@@ -8,7 +8,7 @@ import torch
 
 from hidrop.backbones.model_inputs import counted_places
 from hidrop.geometry import Geometry
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime.layout import (
     ROOM,
     Layout,

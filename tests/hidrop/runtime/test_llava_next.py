@@ -14,7 +14,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from hidrop.backbones import geometry_of
 from hidrop.backbones.llava_next import image_tokens
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime import reduce
 from tests.baselines.test_every_method import METHODS, reducer_of
 from tests.conftest import IMAGE, make_llava_next

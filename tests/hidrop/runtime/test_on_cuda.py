@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 
-from hidrop.reducer import build
+from hidrop.methods import build
 from hidrop.runtime import forward, reduce
 from hidrop.runtime.cuda_graphs import CudaRecorder, Graphs
 from tests.baselines.test_every_method import reducer_of

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from hidrop.geometry import Geometry
+from hidrop.methods import build
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import Reducer, build
+from hidrop.reducer import Reducer
 from hidrop.runtime import reduce
 
 LAYER = 3

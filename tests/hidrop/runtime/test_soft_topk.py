@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from hidrop.methods import build
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import Reducer, TopK, build
+from hidrop.reducer import Reducer, TopK
 from hidrop.runtime import reduce
 from hidrop.topk import soft_mask
 

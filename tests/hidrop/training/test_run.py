@@ -16,9 +16,9 @@ import torch
 import yaml
 
 from hidrop.errors import UserError
+from hidrop.methods import build_entry
 from hidrop.models import load
 from hidrop.recipes import bundled, load_recipe, train
-from hidrop.reducer import build_entry
 from hidrop.training import run as llava
 from tests.hidrop.training.conftest import METHOD, RECORDS, tiny_parts
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hidrop.errors import UserError
+from hidrop.methods import build_entry
 from hidrop.mini.scenes import PLACES, make_scene
 from hidrop.mini.training import loop as trainer
 from hidrop.mini.training import state
@@ -34,7 +35,6 @@ from hidrop.mini.training.samples import (
 from hidrop.models import load
 from hidrop.prompts import LETTER_ANSWER
 from hidrop.recipes import bundled, load_recipe, train
-from hidrop.reducer import build_entry
 from hidrop.runtime.layout import IGNORED
 
 
