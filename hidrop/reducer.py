@@ -145,8 +145,15 @@ class Reducer:
         """Rows and columns of visual tokens that an image of `rows` x `columns` tokens gets instead; see `shrinks`."""
         return rows, columns
 
+    @classmethod
+    def refuses(cls, family: type[Backbone]) -> str | None:
+        """Why the method cannot run on models of a family, in words; None if it can."""
+        return None
+
     def check_backbone(self, backbone: Backbone) -> None:
         """Raises ValueError for a model that the method does not fit, where its geometry does not tell."""
+        if (why := self.refuses(type(backbone))) is not None:
+            raise ValueError(f"{self.name}: {why}")
 
     @property
     def deepstack(self) -> DeepStack:
