@@ -10,7 +10,7 @@ runs unreduced. The processor comes before the model, so an evaluation does that
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from baselines.encoded import Encoded
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from hidrop.backbones import Backbone, Vision
+    from hidrop.runtime.scoring import Prompt
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Downsample(Encoded):
 
     name: ClassVar[str] = "downsample"
     counts: ClassVar[tuple[str, ...]] = ("side",)
+    resizes: ClassVar[bool] = True
 
     @property
     def tokens(self) -> int:
@@ -66,12 +68,33 @@ class Downsample(Encoded):
         return min(shapes, key=lambda shape: (abs(shape[0] * shape[1] - wanted), shape[0] * shape[1], shape))
 
     def compress(self, vision: Vision) -> list[torch.Tensor]:
+        return self.resized(vision).features()
+
+    def regridded(self, prompt: Prompt) -> Prompt:
+        """The tokens are the first ones of each image, in the raster order of the smaller one."""
+        media, valid = prompt.media, prompt.visual_valid_BV
+
+        def stated(table: torch.Tensor, number: int) -> torch.Tensor:
+            return table.masked_fill(valid, number)
+
+        return replace(
+            prompt,
+            media=replace(
+                media,
+                frame_inside_BV=media.inside_BV,
+                size_BV=stated(media.size_BV, self.tokens),
+                rows_BV=stated(media.rows_BV, self.side),
+                columns_BV=stated(media.columns_BV, self.side),
+            ),
+        )
+
+    def resized(self, vision: Vision) -> Vision:
         import torch
 
         pixels, patch = vision.pixel_values, vision.backbone.patch_size
         size = (self.side * patch, self.side * patch)
         small = torch.nn.functional.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
-        return vision.with_pixels(small.to(pixels)).features()
+        return vision.with_pixels(small.to(pixels))
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:

@@ -30,6 +30,7 @@ class Pool(Reducer):
 
     name: ClassVar[str] = "pool"
     counts: ClassVar[tuple[str, ...]] = ("keep",)
+    gridded: ClassVar[bool] = True
 
     @property
     def released_positions(self) -> Positions:

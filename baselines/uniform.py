@@ -28,6 +28,7 @@ class Uniform(Reducer):
 
     name: ClassVar[str] = "uniform"
     counts: ClassVar[tuple[str, ...]] = ("keep",)
+    gridded: ClassVar[bool] = True
 
     def schedule(self, geometry: Geometry) -> Schedule:
         return Schedule(cuts=(Cut(self.layer, self.keep),))

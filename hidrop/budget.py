@@ -54,6 +54,11 @@ def check_absolute(
     """
     check_published(cls, params, geometry)
     params = with_published(cls, params)
+    absolute = [name for name in cls.counts if _states_numbers(params.get(name))]
+    for label, part, fields in cls.nested(params):
+        check_published(part, fields, geometry)
+        own = with_published(part, fields)
+        absolute += [f"{label}: {name}" for name in part.counts if _states_numbers(own.get(name))]
     if geometry.fixed_counts and budget is not None and isinstance(parse_budget(budget), str):
         raise ValueError(
             f"{cls.name}: budget: {budget} is a share of each image, and counts: fixed keeps one number of tokens. "
@@ -61,7 +66,6 @@ def check_absolute(
         )
     if geometry.referenced:
         return geometry
-    absolute = [name for name in cls.counts if _states_numbers(params.get(name))]
     if budget is not None and not isinstance(parse_budget(budget), str):
         absolute.append("budget")
     if absolute:
@@ -113,7 +117,7 @@ def solve(
                 low, high = (100 * average / geometry.visual_tokens for average in error.possible)
                 reach = f" ({low:.1f} % to {high:.1f} %)"
         raise BudgetError(f"{name}: {what} is out of reach: {error}{reach}", error.possible) from None
-    for key in required_fields(cls):
+    for key in () if cls.composed else required_fields(cls):
         value, solved = given.get(key), getattr(found, key)
         left_open = value is None or (isinstance(value, tuple) and None in value)
         if not left_open and value != solved:

@@ -22,6 +22,8 @@ from hidrop.reducer import Reducer
 CORE = ("hidrop", "evals")  # packages that are never followed; a class of a method in one of them counts by itself
 METHODS_PACKAGE = "baselines"
 LIBRARIES = ("site-packages", "dist-packages")
+# In the name of a module that was read from a file and not found by a name: "mine (file 1)" (outside_methods.py).
+FROM_FILE = " (file "
 # Fields of syntax nodes that formatting or the version of Python decides.
 NOT_CODE = ("ctx", "kind", "type_comment", "type_ignores")
 
@@ -33,11 +35,40 @@ def source_digest(cls: type[Reducer]) -> str:
     It is taken once per process, because that is the code that runs. Imports nothing.
     Raises ValueError for a class that is not defined in a file, and for a file that cannot be read or parsed.
     """
+    # With its name: two modules that exchange their content are other code for whoever imports them. The number of a
+    # module that was read from a file says nothing but the order of reading.
+    found = _parts(cls)  # type: ignore[arg-type]  # a class can be hashed
+    parts = sorted((name.partition(FROM_FILE)[0], digest) for name, (digest, _) in found.items())
+    return _hash("\n".join(f"{name} {digest}" for name, digest in parts).encode())
+
+
+def method_digest(reducer: Reducer) -> str:
+    """`source_digest` of a method, and of all methods that it is made of. Raises ValueError like it."""
+    digests = [source_digest(cls) for cls in reducer.classes]  # type: ignore[arg-type]  # a class can be hashed
+    return digests[0] if len(digests) == 1 else _hash("\n".join(digests).encode())
+
+
+def outside_files(reducer: Reducer) -> tuple[Path, ...]:
+    """The files of a method's code, as `method_digest` finds them, that are not part of hidrop.
+
+    Raises ValueError like `source_digest`.
+    """
+    own = (METHODS_PACKAGE, *CORE)
+    found = dict[str, str]()
+    for cls in reducer.classes:
+        parts = _parts(cls)  # type: ignore[arg-type]  # a class can be hashed
+        found |= {name: file for name, (_, file) in parts.items() if name.partition(".")[0] not in own}
+    return tuple(Path(found[name]) for name in sorted(found))
+
+
+@functools.cache
+def _parts(cls: type[Reducer]) -> dict[str, tuple[str, str]]:
+    """The digest and the file of each module of a method's code, by the module's name."""
     roots = []
     for base in cls.__mro__:
         if base in (Reducer, object):
             continue
-        spec = _spec(base.__module__)
+        spec = find_spec(base.__module__)
         if spec is not None and _has_file(spec):
             if issubclass(base, Reducer) or not _is_library(spec):
                 roots.append(spec)
@@ -46,22 +77,28 @@ def source_digest(cls: type[Reducer]) -> str:
                 f"{base.__name__} is not defined in a file, so results cannot say which code gave them. Move it to a "
                 "module of its own"
             )
-    project, found, todo = _Project(roots), dict[str, str](), list(roots)
+    return parts_from(roots)
+
+
+def parts_from(roots: list[ModuleSpec]) -> dict[str, tuple[str, str]]:
+    """The digest and the file of these modules and of those that they import from their project, by name.
+
+    Imports nothing. Raises ValueError for a file that cannot be read or parsed.
+    """
+    project, found, todo = _Project(roots), dict[str, tuple[str, str]](), list(roots)
     while todo:
         spec = todo.pop()
         if spec.name in found or not _has_file(spec):
             continue
         try:
             tree = _parsed(spec)
-            found[spec.name] = (
-                tree if isinstance(tree, str) else _hash("".join(_code(tree)).encode("utf-8", "backslashreplace"))
-            )
+            digest = tree if isinstance(tree, str) else _hash("".join(_code(tree)).encode("utf-8", "backslashreplace"))
         except (OSError, ImportError, SyntaxError, ValueError, RecursionError) as error:
             raise ValueError(f"{spec.origin}: the source of a method cannot be read ({error})") from None
+        found[spec.name] = digest, str(spec.origin)
         if isinstance(tree, ast.Module):
             todo += project.imported_by(spec, tree)
-    # With its name: two modules that exchange their content are other code for whoever imports them.
-    return _hash("\n".join(f"{name} {found[name]}" for name in sorted(found)).encode())
+    return found
 
 
 class _Project:
@@ -69,7 +106,7 @@ class _Project:
 
     def __init__(self, roots: Iterable[ModuleSpec]):
         self.packages = {spec.name.partition(".")[0] for spec in roots} - set(CORE) | {METHODS_PACKAGE}
-        tops = [_spec(spec.name.partition(".")[0]) for spec in roots]
+        tops = [find_spec(spec.name.partition(".")[0]) for spec in roots]
         self.folders = [
             _folder(spec) for spec in tops if spec is not None and _has_file(spec) and not _is_library(spec)
         ]
@@ -85,17 +122,17 @@ class _Project:
     def imported_by(self, spec: ModuleSpec, tree: ast.Module) -> Iterator[ModuleSpec]:
         """The project's modules that a module imports, with the packages that they are in."""
         package = spec.name if spec.submodule_search_locations is not None else spec.name.rpartition(".")[0]
-        for name in [spec.name, *_imported(tree, package)]:
+        for name in [spec.name, *imported_names(tree, package)]:
             parts = name.split(".")
             for count in range(1, len(parts) + 1):
-                found = _spec(".".join(parts[:count]))
+                found = find_spec(".".join(parts[:count]))
                 if found is None:
                     break
                 if found in self:
                     yield found
 
 
-def _spec(name: str) -> ModuleSpec | None:
+def find_spec(name: str) -> ModuleSpec | None:
     """Where a module is, without importing it or its packages. None: nowhere."""
     found: ModuleSpec | None = None
     places: Any = None
@@ -140,7 +177,7 @@ def _folder(spec: ModuleSpec) -> Path:
     return place.parents[1] if spec.submodule_search_locations is not None else place.parent
 
 
-def _imported(tree: ast.Module, package: str) -> Iterator[str]:
+def imported_names(tree: ast.Module, package: str) -> Iterator[str]:
     """The names of the modules that may be imported when a module runs, in functions too."""
     nodes: list[ast.AST] = [tree]
     while nodes:

@@ -7,9 +7,10 @@ import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
-from hidrop.errors import did_you_mean
+from hidrop import outside_methods
+from hidrop.errors import UserError, did_you_mean, shortened
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.own_packages import check_own_packages
 from hidrop.reducer import Reducer
@@ -34,10 +35,24 @@ METHODS: dict[str, str] = {
 
 
 def method_class(name: str) -> type[Reducer]:
-    """The class of a method, by its name. Raises ValueError with a suggestion for an unknown one."""
-    if not isinstance(name, str) or name not in METHODS:
-        hint = did_you_mean(str(name), METHODS)
-        raise ValueError(f"unknown method '{name}'.{hint} Known: {', '.join(METHODS)}")
+    """The class of a method: one of METHODS, or one outside of hidrop (see `outside_methods`), whose code is imported.
+
+    Raises ValueError with a suggestion for an unknown name, and UserError for code that cannot be imported.
+    """
+    if not is_known(name):
+        hint = did_you_mean(str(name), [*METHODS, *outside_methods.offered()])
+        raise ValueError(
+            f"unknown method '{shortened(str(name))}'.{hint} Known: {', '.join(METHODS)}. "
+            "Your own: FILE.py:CLASS or MODULE:CLASS"
+        )
+    if name not in METHODS:
+        found = outside_methods.find(name)
+        if found.name in METHODS and not _is_bundled(found):
+            raise UserError(
+                f"method '{shortened(name)}': its name, '{found.name}', is that of a method of hidrop. "
+                "Give the class a name of its own"
+            )
+        return found
     module, cls = METHODS[name].split(":")
     try:
         return getattr(importlib.import_module(module), cls)
@@ -46,12 +61,34 @@ def method_class(name: str) -> type[Reducer]:
         raise
 
 
+def is_known(name: object) -> bool:
+    """Whether a name is a method's, or says where one is. Imports nothing."""
+    if not isinstance(name, str):
+        return False
+    return name in METHODS or outside_methods.is_reference(name) or name in outside_methods.offered()
+
+
+def reference(reducer: Reducer) -> str:
+    """The name by which a checkpoint or another file refers to a method, for `build_entry`."""
+    cls = type(reducer)
+    return cls.name if _is_bundled(cls) else outside_methods.reference(cls)
+
+
+def _is_bundled(cls: type[Reducer]) -> bool:
+    return METHODS.get(cls.name) == f"{cls.__module__}:{cls.__qualname__}"
+
+
 def build(name: str, params: dict[str, Any] | None = None) -> Reducer:
     """A method from its name and its fields, as a matrix has them. Lists become tuples.
 
     Raises ValueError for an unknown method or field (with a suggestion) or a missing one.
     """
     cls = method_class(name)
+    return made(cls, name, cls.with_nested(params, build_entry) if cls.composed and params else params)
+
+
+def made(cls: type[Reducer], name: str, params: Mapping[str, Any] | None) -> Reducer:
+    """A method of this class; `name` is for messages. Raises ValueError like `build`."""
     given = checked_params(cls, params)
     if lacking := [key for key in required_fields(cls) if key not in given]:
         raise ValueError(f"{name}: {', '.join(lacking)} missing")
@@ -59,8 +96,27 @@ def build(name: str, params: dict[str, Any] | None = None) -> Reducer:
 
 
 def build_entry(entry: Mapping[str, Any]) -> Reducer:
-    """A method as checkpoints and recipes write it: {"name": ..., its fields}. Raises ValueError like `build`."""
+    """A method as recipes write it: {"name": ..., its fields}. Raises ValueError like `build`."""
     return build(str(entry.get("name", "")), {key: value for key, value in entry.items() if key != "name"})
+
+
+def build_found(entry: Mapping[str, Any]) -> Reducer:
+    """A method as a checkpoint writes it, which may be somebody else's: like `build_entry`, and imports no code.
+
+    Raises ValueError for a method outside of hidrop that the user has not named before.
+    """
+    name, params = str(entry.get("name", "")), {key: value for key, value in entry.items() if key != "name"}
+    if name in METHODS or not is_known(name):
+        cls = method_class(name)
+        return made(cls, name, cls.with_nested(params, build_found) if cls.composed else params)
+    known = outside_methods.named_before(name)
+    if known is None:
+        raise ValueError(
+            f"the weights were trained with {shortened(name)}, a method outside of hidrop, whose code is imported only "
+            "where you name it: as trained_with of the model in a matrix, as method= in model_args, or by "
+            "hidrop.build before hidrop.load"
+        )
+    return made(known, name, params)
 
 
 def checked_params(
@@ -122,7 +178,7 @@ def check_published(cls: type[Reducer], params: Mapping[str, Any], geometry: Geo
 @functools.cache
 def field_types(cls: type[Reducer]) -> dict[str, Any]:
     """The type of each field of a method's dataclass."""
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls)}
 
 
@@ -137,10 +193,13 @@ def type_problem(value: Any, expected: Any, *, open_counts: bool = False) -> str
 
     if open_counts and isinstance(value, (list, tuple)):
         value = [part for part in value if part is not None]
+    adapter = TypeAdapter(expected)
     try:
-        # Strict JSON: a list may stand for a tuple, but "2" is not 2.
-        TypeAdapter(expected).validate_json(json.dumps(value, default=str), strict=True)
+        if get_origin(expected) is Annotated:  # it has a check of its own
+            adapter.validate_python(value)
+        else:  # Strict JSON: a list may stand for a tuple, but "2" is not 2.
+            adapter.validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
-        message = error.errors(include_url=False)[0]["msg"]
+        message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         return f"{message[0].lower()}{message[1:]}"
     return None

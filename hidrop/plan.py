@@ -33,7 +33,8 @@ class Schedule:
     """What happens to the visual tokens on their way through the decoder.
 
     They enter right before layer `inject`, are cut as `cuts` say, and all leave right before layer `exit`
-    (None: never). Counts hold for `geometry.visual_tokens`.
+    (None: never). On their way in there may be several cuts, one after the other. Counts hold for
+    `geometry.visual_tokens`.
     """
 
     inject: int = 1
@@ -56,7 +57,7 @@ class Schedule:
                 raise ValueError(
                     f"cut after layer {cut.after}: visual tokens are there in layers {self.inject}..{end - 1} only"
                 )
-            if cut.after <= before:
+            if cut.after < before or (cut.after == before and before != self.inject - 1):
                 raise ValueError(f"cut after layer {cut.after}: cuts must be in ascending order of layers")
             if cut.keep < 0 or cut.merge < 0 or cut.left > there:
                 raise ValueError(f"keep {cut.left} after layer {cut.after}: only {there} visual tokens are there")

@@ -7,7 +7,7 @@ only when tokens are cut and which of them matter.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 #   persistent: every token keeps the position it got at input, whatever is cut.
 #   compacted:  renumbered 0, 1, ... after each change of the sequence, while decoding as well.
 #   group:      persistent, in ranges of their own: the visual tokens first, then all text.
-Positions = Literal["persistent", "compacted", "group"]
+#   entry:      renumbered once, after the cuts before the decoder, and persistent from there on.
+Positions = Literal["persistent", "compacted", "group", "entry"]
 
 # What happens to visual tokens that skip layers after which DeepStack adds something to them (see Tokens.passed).
 DeepStack = Literal["carry", "drop", "shift"]
@@ -102,6 +103,12 @@ class Reducer:
 
     # The fields that are numbers of tokens of one image, which have a meaning for a reference image only.
     counts: ClassVar[tuple[str, ...]] = ()
+    # Whether the method looks at where tokens are in their images, so that nothing may be cut before it.
+    gridded: ClassVar[bool] = False
+    # Whether the method gives the tower a smaller image, which other methods may go on with (`resized`, `regridded`).
+    resizes: ClassVar[bool] = False
+    # Whether the method is made of others (`nested`).
+    composed: ClassVar[bool] = False
 
     @property
     def positions(self) -> Positions | None:
@@ -125,6 +132,10 @@ class Reducer:
             raise ValueError(
                 f"{self.name}: it keeps shares of each image, of which counts: fixed would make numbers. Leave counts "
                 "out"
+            )
+        if self.positions == "entry" and self.schedule(geometry).inject > 1:
+            raise ValueError(
+                f"{self.name}: positions: entry is for visual tokens that enter before layer 1; use persistent"
             )
         single = geometry.rope_axes == 1
         if self.positions is None:
@@ -194,6 +205,21 @@ class Reducer:
         return None
 
     @property
+    def classes(self) -> tuple[type[Reducer], ...]:
+        """The classes whose code decides the method's numbers: its own, and those of the methods that it is made of."""
+        return (type(self),)
+
+    @classmethod
+    def nested(cls, params: Mapping[str, Any]) -> list[tuple[str, type[Reducer], Mapping[str, Any]]]:
+        """Label, class and fields of each method that this one is made of."""
+        return []
+
+    @classmethod
+    def with_nested(cls, params: Mapping[str, Any], build: Callable[[Mapping[str, Any]], Reducer]) -> dict[str, Any]:
+        """The fields with the methods that this one is made of built by `build`, from {"name": ..., fields}."""
+        return dict(params)
+
+    @property
     def encodes(self) -> bool:
         """Whether the method works in the tower: an image's features are then its own, and not the model's."""
         return type(self).encode is not Reducer.encode
@@ -221,11 +247,19 @@ class Reducer:
 
         Raises BudgetError when no setting comes near, naming the possible range.
         """
-        raise NotImplementedError
+        raise BudgetError("the method has no for_budget, which would solve one; give its fields instead")
 
     def encode(self, vision: Vision) -> list[torch.Tensor]:
         """Projected features of each image, (tokens, D): the model's own, unless the method works in the tower."""
         return vision.features()
+
+    def resized(self, vision: Vision) -> Vision:
+        """The images at the size that the tower sees them at; see `resizes`."""
+        return vision
+
+    def regridded(self, prompt: Prompt) -> Prompt:
+        """The decoder's input with the tokens that are left, at their places in the smaller image; see `resizes`."""
+        return prompt
 
     def prepare(self, prompt: Prompt) -> Any:
         """What the method needs to remember from the decoder's input, before layer 1 (SparseVLM's raters)."""

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from evals.matrix.schema import MethodEntry, Name, TaskEntry, named
 from hidrop import strict_yaml
 from hidrop.errors import UserError
-from hidrop.method_source import source_digest
+from hidrop.method_source import method_digest
 from hidrop.methods import build_entry
 from hidrop.mini.training.recipe import Lesson, Recipe
 from hidrop.regular_files import local_path
@@ -139,7 +139,7 @@ class Study(StrictModel):
         """
         recipe = self.recipe_of(name, seed)
         start = self.folder_of(recipe.start) if recipe.start in self.starts else recipe.start
-        source = source_digest(type(build_entry(recipe.method)))  # type: ignore[arg-type]  # a class can be hashed
+        source = method_digest(build_entry(recipe.method))
         made_by = recipe.model_dump(mode="json", exclude={"name"}), start, source
         digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
         return f"{name}-s{recipe.seed}-{digest[:HASHED]}"

@@ -73,12 +73,13 @@ def methods(names: tuple[str, ...], budget: float, geometry: Geometry) -> dict[s
     found: dict[str, Reducer] = {"vanilla": build("vanilla")}
     for name in dict.fromkeys(names):
         try:
-            # It has no fields for a budget to set.
-            settled = {field.name for field in fields(method_class(name))} <= {"positions"}
+            cls = method_class(name)
         except ValueError as error:
             raise UserError(f"--methods {name}: {error}") from None
+        # It has no fields for a budget to set.
+        settled = {field.name for field in fields(cls)} <= {"positions"}
         try:
-            found[name] = build(name) if settled else solve(name, _layers(name, budget, geometry), budget, geometry)
+            found[cls.name] = build(name) if settled else solve(name, _layers(name, budget, geometry), budget, geometry)
         except ValueError as error:
             way = "Give another --budget, or --methods without this method"
             raise UserError(f"--methods {name}: {error}. {way}") from None

@@ -177,12 +177,15 @@ def bench_train(options: BenchTrainOptions) -> int:
 
 def check_methods(names: str | None) -> None:
     """Raises UserError for an unknown method, before the libraries are loaded."""
-    from hidrop.methods import METHODS
+    from hidrop.methods import is_known, method_class
 
     for name in map(str.strip, names.split(",")) if names is not None else ():
-        if name not in METHODS:
-            hint = did_you_mean(name, METHODS)
-            raise UserError(f"--methods: unknown method '{name}'.{hint} Known: {', '.join(METHODS)}")
+        if is_known(name) and name.isidentifier():
+            continue
+        try:
+            method_class(name)
+        except ValueError as error:
+            raise UserError(f"--methods: {error}") from None
 
 
 def judged(options: Options, bars: list[Any], document: Mapping[str, Any]) -> int:

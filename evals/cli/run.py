@@ -141,6 +141,7 @@ def plan(options: PlanOptions) -> int:
     from evals.matrix import image_plan, plan_table
     from evals.matrix.resolve import resolve
 
+    code = announced(options)
     matrix, cells = options.run_options().load()
     speed = cost.read(options.cost) if options.cost else None
     rows, problems = resolve(matrix, cells, trust_presets=True)
@@ -158,7 +159,7 @@ def plan(options: PlanOptions) -> int:
         options.say("\n" + cost.text(costs, speed))
     if problems:
         raise UserError("\n".join(problems))
-    document = {"matrix": matrix.name, "rows": entries}
+    document = {"matrix": matrix.name, "rows": entries, **code}
     options.document(document | ({"cost": list(map(dataclasses.asdict, costs))} if speed else {}))
     return DONE
 
@@ -176,13 +177,23 @@ def validate(options: MatrixOptions) -> int:
 
     if is_recipe(options.name):
         return validate_recipe(options)
-    asked = options.run_options()
+    asked, code = options.run_options(), announced(options)
     matrix, cells = asked.load()
     rows, problems = check(matrix, cells, device=asked.place(matrix), out=asked.folder(matrix))
     verdict = f"{matrix.file}: ok, {len(cells)} cells in {len(rows)} rows"
     known = notes(matrix, cells) if not problems else []
-    document = {"matrix": matrix.name, "cells": len(cells), "problems": problems, "notes": known}
+    document = {"matrix": matrix.name, "cells": len(cells), "problems": problems, "notes": known, **code}
     return told(options, problems, "\n".join([verdict, *(f"note: {line}" for line in known)]), document)
+
+
+def announced(options: MatrixOptions) -> dict[str, Any]:
+    """Print which code the matrix runs that is not part of hidrop, before it is imported. For the document, too."""
+    from evals.matrix import outside_code
+
+    found = outside_code.outside_code(options.name)
+    if found:
+        options.say(outside_code.text(found))
+    return {"code": found} if found else {}
 
 
 def validate_recipe(options: MatrixOptions) -> int:

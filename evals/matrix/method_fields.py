@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from hidrop import strict_yaml
-from hidrop.errors import shown
+from hidrop.errors import UserError, shortened, shown
 from hidrop.methods import (
     METHODS,
     PUBLISHED,
     field_types,
+    is_known,
     method_class,
     required_fields,
     type_problem,
     with_published,
 )
+from hidrop.outside_methods import offered
+from hidrop.reducer import Reducer
 
 CHECKPOINT = "checkpoint"  # the method that a checkpoint was trained with
 
@@ -38,27 +42,20 @@ def field_problems(path: str, entry: dict[str, Any], free: bool) -> list[str]:
     given = {k: v for k, v in entry.items() if k not in ("name", "budget")}
     if name == CHECKPOINT and free:
         return [f"{path}.{key}: the checkpoint sets this field; remove it" for key in entry if key != "name"]
-    if name not in METHODS:
-        known = [*METHODS, CHECKPOINT] if free else list(METHODS)
-        return [f"{path}.name: unknown method '{name}'.{strict_yaml.suggestion(name, known)}"]
-    cls = method_class(name)
-    types = field_types(cls)  # type: ignore[arg-type]  # a class can be hashed
+    if not is_known(name):
+        known = [*METHODS, *offered(), *([CHECKPOINT] if free else [])]
+        return [f"{path}.name: unknown method '{shortened(name)}'.{strict_yaml.suggestion(name, known)}"]
+    try:
+        cls = method_class(name)
+    except UserError as error:
+        return [f"{path}.name: {error}"]
     budget = entry.get("budget") is not None
-    lines = []
     if PUBLISHED in given:
         try:
             given = with_published(cls, given, budget=budget)
         except ValueError as error:
             return [f"{path}.{error}"]
-    for key, value in given.items():
-        if key not in types:
-            hint = strict_yaml.suggestion(str(key), [*types, "budget"] if free else types)
-            lines.append(f"{path}.{key}: unknown field.{hint}")
-            continue
-        several = key == "seed" and free and isinstance(value, list) and value
-        for one in value if several else [value]:
-            if reason := type_problem(one, types[key], open_counts=budget):
-                lines.append(f"{path}.{key}: {reason}, not {shown(one)}")
+    lines = [f"{path}.{line}" for line in _value_problems(cls, given, budget, free)]
     lacking = [key for key in required_fields(cls) if key not in given]
     if budget and isinstance(given.get("keep"), int):
         lines.append(f"{path}.keep: the budget sets this field; give one of the two")
@@ -68,3 +65,16 @@ def field_problems(path: str, entry: dict[str, Any], free: bool) -> list[str]:
         way = ", or give a budget" if free else ""
         lines.append(f"{path}: {', '.join(lacking)} missing{way}")
     return lines
+
+
+def _value_problems(cls: type[Reducer], given: dict[str, Any], budget: bool, free: bool) -> Iterator[str]:
+    """Fields that the method does not have, and values of another type. See `field_problems`."""
+    types = field_types(cls)  # type: ignore[arg-type]  # a class can be hashed
+    for key, value in given.items():
+        if key not in types:
+            yield f"{key}: unknown field.{strict_yaml.suggestion(str(key), [*types, 'budget'] if free else types)}"
+            continue
+        several = key == "seed" and free and isinstance(value, list) and value
+        for one in value if several else [value]:
+            if reason := type_problem(one, types[key], open_counts=budget):
+                yield f"{key}: {reason}" + ("" if cls.composed else f", not {shown(one)}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from evals.matrix.schema import Cell, Matrix, MethodEntry, ModelEntry, short
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
-from hidrop.method_source import source_digest
+from hidrop.method_source import method_digest, outside_files
 from hidrop.methods import build, method_class
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
@@ -37,7 +38,12 @@ class MatrixRow:
     @property
     def source(self) -> str:
         """The digest of the method's code. `resolve` has taken it, soon after the code was imported."""
-        return source_digest(type(self.reducer))  # type: ignore[arg-type]  # a class can be hashed
+        return method_digest(self.reducer)
+
+    @property
+    def outside(self) -> tuple[Path, ...]:
+        """The files of the method's code that are not part of hidrop."""
+        return outside_files(self.reducer)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -80,7 +86,7 @@ def resolve(
         try:
             reducer, geometry = method_of(cell, geometry, trained)
             plan = reducer.plan(geometry)
-            source_digest(type(reducer))  # type: ignore[arg-type]  # a class can be hashed
+            method_digest(reducer)
         except (ValueError, TypeError) as error:
             problems.append(f"methods.{place(cell)} on {cell.model}: {error}")
             continue

@@ -393,9 +393,9 @@ def find(name: str) -> Path:
 
 
 def named(key: Any, spec: Any) -> Any:
-    """A method's entry with its name, which defaults to the entry's key: `vanilla: {}`."""
+    """A method's entry with its name: by default the entry's key, as in `vanilla: {}`, and `stack` for a stack."""
     spec = {} if spec is None else spec
-    return {"name": key, **spec} if isinstance(spec, dict) else spec
+    return {"name": "stack" if "stack" in spec else key, **spec} if isinstance(spec, dict) else spec
 
 
 def expand_tasks(data: dict[str, Any]) -> tuple[list[str], dict[str, tuple[str, ...]]]:

@@ -155,21 +155,23 @@ class Llava(Backbone):
         return (square,) * len(vision.pixel_values)
 
     def features(self, vision: Vision) -> list[torch.Tensor]:
-        side = self.model.config.vision_config.image_size
-        other = vision.interpolated and vision.pixel_values.shape[-2:] != (side, side)
         found = self.model.model.get_image_features(
-            **vision.inputs,
-            **vision.settings,
-            return_dict=True,
-            **({"interpolate_pos_encoding": True} if other else {}),
+            **vision.inputs, **vision.settings, return_dict=True, **self._interpolating(vision)
         )
         return list(found.pooler_output)
+
+    def _interpolating(self, vision: Vision) -> dict[str, bool]:
+        """What the tower has to be told about images of another size than its own."""
+        side = self.model.config.vision_config.image_size
+        other = vision.interpolated and vision.pixel_values.shape[-2:] != (side, side)
+        return {"interpolate_pos_encoding": True} if other else {}
 
     def tower_states(self, vision: Vision) -> tuple[Any, torch.Tensor, torch.Tensor]:
         tower, layer = self.tower, vision.settings["vision_feature_layer"]
         if not isinstance(layer, int) or not hasattr(tower.embeddings, "class_embedding"):
             raise ValueError("this method needs a CLIP tower, with a class token, and features of one layer")
-        states = tower(vision.pixel_values, output_hidden_states=True, return_dict=True).hidden_states
+        settings = {"output_hidden_states": True, "return_dict": True, **self._interpolating(vision)}
+        states = tower(vision.pixel_values, **settings).hidden_states
         place = layer % len(states)
         if place == 0:
             raise ValueError("this method needs features that a layer of the tower has made")

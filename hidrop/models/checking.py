@@ -12,7 +12,7 @@ from hidrop.backbones.runnable import check_runs
 from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
-from hidrop.methods import build_entry
+from hidrop.methods import build_found
 from hidrop.models.answer_ends import check_ends
 from hidrop.models.headers import check_weights
 from hidrop.models.original import is_original
@@ -88,7 +88,7 @@ def trained_with(raw: dict[str, Any], path: Path, geometry: Geometry) -> Reducer
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise UserError(f'{path}/config.json: hidrop: expected {{"name": <method>, <its fields>}}, found {entry!r}')
     try:
-        reducer = build_entry(entry)
+        reducer = build_found(entry)
         reducer.plan(geometry)
     except ValueError as error:
         raise UserError(f"{path}/config.json: hidrop: {error}") from None

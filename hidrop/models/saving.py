@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hidrop.backbones import family_of
+from hidrop.methods import reference
 from hidrop.reducer import Reducer
 
 
@@ -49,7 +50,7 @@ def save(
     # On a copy: saving must not change the model that training goes on with.
     config = copy.deepcopy(model.config)
     config.dtype = stored
-    config.hidrop = {"name": reducer.name, **asdict(reducer)} if reducer is not None else None
+    config.hidrop = {"name": reference(reducer), **asdict(reducer)} if reducer is not None else None
     config.save_pretrained(path)
     tokenizer.save_pretrained(path)
     family.processor_of(model.config, tokenizer, image_processor).save_pretrained(path)

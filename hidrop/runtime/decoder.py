@@ -32,12 +32,21 @@ class Prefill:
     """What stays the same on the way through the layers.
 
     `rope`: (cos, sin), (B, S, head), of each place of the input; of each number 0 .. S - 1 where the method renumbers.
+    `entered_BN`: where tokens keep the numbers that they had after the cuts on their way in, their order then.
     """
 
     layout: Layout
     rope: Rope
     cache: RaggedCache | None
     memory: Any
+    entered_BN: torch.Tensor | None = None
+
+    def numbers(self, order_BN: torch.Tensor) -> torch.Tensor:
+        """The number of each slot where the method renumbers, (B, N); that of a merged token is the one before it."""
+        if self.entered_BN is None:
+            return ((order_BN >= 0).long().cumsum(1) - 1).clamp(min=0)
+        place = torch.searchsorted(self.entered_BN, order_BN.contiguous(), right=True) - 1
+        return (place - (self.entered_BN < 0).sum(1, keepdim=True)).clamp(min=0)
 
 
 class Decoder:
@@ -47,7 +56,7 @@ class Decoder:
         self.backbone, self.model = backbone, backbone.decoder
         self.reducer = reducer
         self.layers = self.model.layers[: self.model.config.num_hidden_layers]
-        self.persistent = reducer.positions != "compacted"
+        self.persistent = reducer.positions not in ("compacted", "entry")
 
     def prefill(
         self,
@@ -69,8 +78,10 @@ class Decoder:
         for first, last in segments(plan, len(self.layers)):
             if first == plan.inject and first > 1:
                 sequence, before = self.placed(Sequence(sequence.part(sequence.text), visual()), run), None
-            if first - 1 in plan.cuts:
-                sequence, plan = self._cut(sequence, before, plan, first - 1, run, record)
+            for place in plan.after(first - 1):
+                sequence, plan = self._cut(sequence, before, plan, place, run, record)
+            if first == plan.inject and self.reducer.positions == "entry":
+                run = replace(run, entered_BN=sequence.order)
             if first == plan.exit:
                 sequence = self.placed(sequence.keeping(sequence.visual[:, :0]), run)
             there = [p.entering[first - 1] + t for p, t in zip(plan.plans, layout.text_counts, strict=True)]
@@ -96,7 +107,8 @@ class Decoder:
         device, cache = sequence.hidden.device, run.cache
         valid_BN = sequence.order >= 0 if padded else None
         if cache is not None:
-            following = run.layout.next_B if self.persistent else (sequence.order >= 0).sum(1)
+            numbered = sequence.order if run.entered_BN is None else run.entered_BN
+            following = run.layout.next_B if self.persistent else (numbered >= 0).sum(1)
             cache.segments.append(Segment(first, last, valid_BN, following))
         block_BN = run.layout.blocks(sequence.order)
         mask, before = self.backbone.mask(sequence.hidden, valid_BN, cache, first, block_BN), sequence.hidden
@@ -165,10 +177,7 @@ class Decoder:
 
     def placed(self, sequence: Sequence, run: Prefill) -> Sequence:
         """The sequence with the positions that the method gives its tokens."""
-        if self.persistent:
-            index = run.layout.places(sequence.order)
-        else:
-            index = ((sequence.order >= 0).long().cumsum(1) - 1).clamp(min=0)
+        index = run.layout.places(sequence.order) if self.persistent else run.numbers(sequence.order)
         cos, sin = run.rope
         sequence.rope = rows(cos, index), rows(sin, index)
         return sequence
@@ -178,7 +187,7 @@ class Decoder:
         sequence: Sequence,
         before: torch.Tensor | None,
         plan: BatchPlan,
-        after: int,
+        place: int,
         run: Prefill,
         record: Record,
     ) -> tuple[Sequence, BatchPlan]:
@@ -186,7 +195,8 @@ class Decoder:
 
         Returns the plan as well, which an adaptive method has changed.
         """
-        order_BV, cut = sequence.order.gather(1, sequence.visual), plan.cuts[after]
+        order_BV, cut = sequence.order.gather(1, sequence.visual), plan.cuts[place]
+        after = cut.after
         soft = self.reducer.topk != "released" and self.model.training and torch.is_grad_enabled()
         view = self.view(sequence, before, cut, run)
         if self._hands_over(sequence, after):
@@ -195,8 +205,8 @@ class Decoder:
         with torch.set_grad_enabled(soft), sequence.entering(self.next_layer(after)):
             if self.reducer.adaptive:
                 score, counts = self.reducer.choose(view)
-                plan = plan.chosen(counts)
-                cut = plan.cuts[after]
+                plan = plan.chosen(place, counts)
+                cut = plan.cuts[place]
                 view = replace(view, cut=cut)
             else:
                 score = self.reducer.score(view.detached() if soft else view)

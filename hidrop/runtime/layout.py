@@ -182,13 +182,17 @@ def answer_starts(label_BN: torch.Tensor, order_BN: torch.Tensor, slots: int) ->
 
 @dataclass(frozen=True)
 class RowCuts:
-    """One cut of the schedule, for a batch whose rows hold different numbers of visual tokens."""
+    """One cut of the schedule, for a batch whose rows hold different numbers of visual tokens.
+
+    `place`: its number among the schedule's cuts, from 0 on.
+    """
 
     after: int
     rows: tuple[Cut, ...]
     there: tuple[int, ...]
     keep_B: torch.Tensor
     merge_B: torch.Tensor
+    place: int = 0
 
     @classmethod
     def none(cls, after: int, counts: tuple[int, ...], device: torch.device) -> RowCuts:
@@ -211,7 +215,7 @@ class BatchPlan:
 
     inject: int
     exit: int
-    cuts: dict[int, RowCuts]
+    cuts: tuple[RowCuts, ...]
     plans: tuple[TokenPlan, ...]
     rows: tuple[Schedule, ...]
 
@@ -223,19 +227,22 @@ class BatchPlan:
         plans = tuple(by_row[pair] for pair in zip(rows, geometries, strict=True))
         end = geometries[0].layers + 1
         if max(counts) == 0:
-            return cls(end, end, {}, plans, rows)
-        there, cuts = counts, {}
-        for cut in zip(*(row.cuts for row in rows), strict=True):
+            return cls(end, end, (), plans, rows)
+        there, cuts = counts, list[RowCuts]()
+        for place, cut in enumerate(zip(*(row.cuts for row in rows), strict=True)):
             keep, merge = (torch.tensor(n, device=device) for n in zip(*((c.keep, c.merge) for c in cut), strict=True))
-            cuts[cut[0].after] = RowCuts(cut[0].after, cut, there, keep, merge)
+            cuts.append(RowCuts(cut[0].after, cut, there, keep, merge, place))
             there = tuple(one.left for one in cut)
-        return cls(rows[0].inject, rows[0].exit or end, cuts, plans, rows)
+        return cls(rows[0].inject, rows[0].exit or end, tuple(cuts), plans, rows)
 
-    def chosen(self, cuts: tuple[Cut, ...]) -> BatchPlan:
-        """With `cuts`, one for each row, in the place of those after the same layer. Raises ValueError like `of`."""
-        place = list(self.cuts).index(cuts[0].after)
+    def after(self, layer: int) -> list[int]:
+        """The numbers of the cuts after `layer`."""
+        return [cut.place for cut in self.cuts if cut.after == layer]
+
+    def chosen(self, place: int, cuts: tuple[Cut, ...]) -> BatchPlan:
+        """With `cuts`, one for each row, as the cut number `place`. Raises ValueError like `of`."""
         rows = tuple(row.chosen(place, cut) for row, cut in zip(self.rows, cuts, strict=True))
-        return self.of(rows, tuple(plan.geometry for plan in self.plans), self.cuts[cuts[0].after].keep_B.device)
+        return self.of(rows, tuple(plan.geometry for plan in self.plans), self.cuts[place].keep_B.device)
 
     @property
     def entering(self) -> tuple[int, ...]:
@@ -293,5 +300,5 @@ def media_in_rows(wanted: Sequence[int], sizes: Sequence[int]) -> list[int]:
 
 def segments(plan: BatchPlan, layers: int) -> list[tuple[int, int]]:
     """Runs of layers (first, last; 1-based, both included) that see one and the same sequence."""
-    starts = {1, plan.inject, plan.exit, *(after + 1 for after in plan.cuts)}
+    starts = {1, plan.inject, plan.exit, *(cut.after + 1 for cut in plan.cuts)}
     return [(a, b - 1) for a, b in pairwise(sorted({s for s in starts if s <= layers} | {layers + 1}))]

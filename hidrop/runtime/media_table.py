@@ -7,7 +7,7 @@ Shapes as in layout.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -30,6 +30,15 @@ class MediaTable:
     rows_BV: torch.Tensor
     columns_BV: torch.Tensor
     fingerprint_BV: torch.Tensor
+
+    def only(self, slot_BK: torch.Tensor) -> MediaTable:
+        """Of some of the visual tokens, by their slots; -1 gives a filler."""
+        none = {"size_BV": 1, "rows_BV": 1, "columns_BV": 1, "fingerprint_BV": 0}
+
+        def chosen(name: str) -> torch.Tensor:
+            return torch.where(slot_BK >= 0, getattr(self, name).gather(1, slot_BK.clamp(min=0)), none.get(name, -1))
+
+        return MediaTable(**{field.name: chosen(field.name) for field in fields(self)})
 
 
 def media_table(feature_BV: torch.Tensor, vision: Vision | None) -> MediaTable:

@@ -65,6 +65,15 @@ class Prompt:
     # Where in its image or video each visual token is.
     media: MediaTable
 
+    def only(self, rank_BK: torch.Tensor) -> Prompt:
+        """With these visual tokens alone, by their number among the row's; -1 gives a filler."""
+        fillers_B1 = (~self.visual_valid_BV).sum(1, keepdim=True)
+        there = rank_BK >= 0
+        slot_BK = torch.where(there, rank_BK + fillers_B1, -1)
+        return replace(
+            self, visual_BVD=rows(self.visual_BVD, slot_BK), visual_valid_BV=there, media=self.media.only(slot_BK)
+        )
+
 
 @dataclass(frozen=True)
 class View:

@@ -90,7 +90,7 @@ def test_a_study_of_an_edited_method_takes_up_nothing_of_the_old_one(
     study = load_study(written(tmp_path))
     before = study.folder_of("base", 1)
     assert study.folder_of("base", 1) == before
-    monkeypatch.setattr(spec, "source_digest", lambda cls: f"an edited {cls.__name__}")
+    monkeypatch.setattr(spec, "method_digest", lambda method: f"an edited {type(method).__name__}")
     assert study.folder_of("base", 1) != before
 
 
