@@ -31,6 +31,7 @@ METHODS: dict[str, str] = {
     "visionzip": "baselines.visionzip:VisionZip",
     "downsample": "baselines.downsample:Downsample",
     "text_only": "baselines.text_only:TextOnly",
+    "stack": "hidrop.stacks.stack:Stack",
 }
 
 

@@ -111,6 +111,9 @@ class SlowLlava:
         now = tokens if inject <= 1 else self.compact([t for t in tokens if not t.visual])
         if rank:
             now = self.compact(self.cut(0, now, now))
+            if getattr(self.rule, "entry", False):
+                now = [replace(token, position=i) for i, token in enumerate(now)]
+                self.length = len(now)
         for layer in range(1, self.depth + 1):
             if rank and layer == inject and layer > 1:
                 now = self.compact(sorted(now + [t for t in tokens if t.visual], key=lambda t: t.place))

@@ -5,6 +5,7 @@ Nothing is shared with the package. A rule says, after each layer (0: before the
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import torch
 
 from tests.baselines.slow_model import SlowLlava, Token, keep_best
 from tests.baselines.slow_sparsevlm import SparseVLMRule
+from tests.baselines.slow_stack import StackRule
 
 
 def scaled(count: int, tokens: list[Token]) -> int:
@@ -144,7 +146,9 @@ class UniformRule:
 def instead(tokens: list[Token], features: list[torch.Tensor]) -> list[Token]:
     """The tokens with these features where the image was. For one image."""
     places = [i for i, t in enumerate(tokens) if t.visual]
-    return [*tokens[: places[0]], *(Token(h, 0, visual=True) for h in features), *tokens[places[-1] + 1 :]]
+    first = tokens[places[0]].place
+    made = [Token(h, first + n, visual=True, place=first + n) for n, h in enumerate(features)]
+    return [*tokens[: places[0]], *made, *tokens[places[-1] + 1 :]]
 
 
 @dataclass
@@ -242,6 +246,10 @@ class TextOnlyRule:
         return [t for t in after if not t.visual]
 
 
+def stack(*rules: tuple[Any, tuple[int, ...]], **settings: Any) -> Callable[[], StackRule]:
+    return lambda: StackRule([(copy.copy(rule), layers) for rule, layers in rules], **settings)
+
+
 RULES: dict[str, Callable[[], Any]] = {
     "vanilla": NoRule,
     "hidrop": lambda: NextLayerRule({3: 5, 4: 2}, compacted=False, inject=2, exit=6),
@@ -275,4 +283,15 @@ RULES: dict[str, Callable[[], Any]] = {
     "downsample": lambda: DownsampleRule(2),
     "downsample-odd": lambda: DownsampleRule(3),
     "text_only": TextOnlyRule,
+    "stack-duet": stack((VisionZipRule(4, 2), (0,)), (NextLayerRule({3: 3, 4: 1}, True), (3, 4)), compacted=True),
+    "stack-vscan": stack((VisionZipRule(6, 2), (0,)), (NextLayerRule({3: 2}, False), (3,)), entry=True),
+    "stack-entry": stack((VisionZipRule(4, 2), (0,)), (FastVRule(2, 3), (2,)), entry=True),
+    "stack-kept-positions": stack((VisionZipRule(4, 2), (0,)), (FastVRule(2, 3), (2,))),
+    "stack-late": stack((DivPruneRule(8), (0,)), (NextLayerRule({3: 5, 4: 2}, False), (3, 4)), inject=2, exit=6),
+    "stack-downsample": stack((DownsampleRule(3), (0,)), (FastVRule(2, 4), (2,)), entry=True),
+    "stack-downsample-divprune": stack((DownsampleRule(3), (0,)), (DivPruneRule(4), (0,)), compacted=True),
+    "stack-sparsevlm": stack((DivPruneRule(10), (0,)), (SparseVLMRule({2: 3, 4: 1}), (2, 4)), compacted=True),
+    "stack-sparsevlm-2.0": stack(
+        (FastVRule(1, 10), (1,)), (SparseVLMRule({2: 3, 4: 1}, compacted=False, heads=3), (2, 4))
+    ),
 }

@@ -22,6 +22,15 @@ from tests.baselines.slow_rules import RULES
 HIDROP = dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6)
 S2 = dict(version="2.0", heads=3)
 V1 = dict(version="1.0")
+ZIP = dict(dominant=4, contextual=2)
+
+
+def stack(
+    *members: dict[str, Any], entering: tuple[int, ...], **fields: Any
+) -> tuple[str, dict[str, Any], tuple[int, ...]]:
+    return "stack", {"stack": list(members), **fields}, entering
+
+
 BY_SAMPLE = (16,) * 6  # the most that may enter: counts depend on the sample
 # For a decoder of 6 layers and 16 visual tokens: row -> (method, its fields, visual tokens entering each layer).
 METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
@@ -57,6 +66,33 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "downsample": ("downsample", dict(side=2), (4, 4, 4, 4, 4, 4)),
     "downsample-odd": ("downsample", dict(side=3), (9, 9, 9, 9, 9, 9)),
     "text_only": ("text_only", {}, (0, 0, 0, 0, 0, 0)),
+    "stack-duet": stack(
+        dict(visionzip=ZIP), dict(pdrop=dict(layers=[3, 4], ratios=[0.5, 0.25])), entering=(6, 6, 6, 3, 1, 1)
+    ),
+    "stack-vscan": stack(
+        dict(visionzip=dict(dominant=6, contextual=2)),
+        dict(pdrop=dict(layers=[3], ratios=[1 / 3], positions="persistent")),
+        entering=(8, 8, 8, 2, 2, 2),
+    ),
+    "stack-entry": stack(dict(visionzip=ZIP), dict(fastv=dict(keep=3)), entering=(6, 6, 3, 3, 3, 3)),
+    "stack-kept-positions": stack(
+        dict(visionzip=ZIP), dict(fastv=dict(keep=3)), entering=(6, 6, 3, 3, 3, 3), positions="persistent"
+    ),
+    "stack-late": stack(
+        dict(divprune=dict(keep=8)), dict(hidrop=HIDROP), entering=(0, 8, 8, 5, 2, 0), positions="persistent"
+    ),
+    "stack-downsample": stack(dict(downsample=dict(side=3)), dict(fastv=dict(keep=4)), entering=(9, 9, 4, 4, 4, 4)),
+    "stack-downsample-divprune": stack(
+        dict(downsample=dict(side=3)), dict(divprune=dict(keep=4)), entering=(4, 4, 4, 4, 4, 4)
+    ),
+    "stack-sparsevlm": stack(
+        dict(divprune=dict(keep=10)), dict(sparsevlm=dict(layers=[2, 4], keep=[3, 1])), entering=(10, 10, 4, 4, 2, 2)
+    ),
+    "stack-sparsevlm-2.0": stack(
+        dict(fastv=dict(layer=1, keep=10)),
+        dict(sparsevlm=dict(S2, layers=[2, 4], keep=[3, 1])),
+        entering=(16, 10, 3, 3, 1, 1),
+    ),
 }
 STEPS = 5
 
@@ -65,7 +101,7 @@ every_method_with_a_rule = pytest.mark.parametrize("row", [row for row in METHOD
 # Methods whose numbers are compared with papers: each of their rows has a rule.
 WITH_A_RULE = {
     "vanilla", "hidrop", "fastv", "pdrop", "sparsevlm", "divprune", "visionzip",
-    "random", "uniform", "pool", "downsample", "text_only",
+    "random", "uniform", "pool", "downsample", "text_only", "stack",
 }  # fmt: skip
 heads = pytest.mark.parametrize("kv_heads", [4, 2], ids=["MHA", "GQA"])
 

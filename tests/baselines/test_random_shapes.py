@@ -20,6 +20,7 @@ SIX_LAYERS = ("pdrop", "pdrop-persistent", "sparsevlm", "sparsevlm-2.0", "sparse
 # Their slow rules are written for one image.
 ONE_IMAGE = ("sparsevlm", "sparsevlm-strong", "sparsevlm-2.0", "sparsevlm-2.0-strong", "pool")
 ONE_IMAGE += ("sparsevlm-1.0", "sparsevlm-1.0-strong")
+ONE_IMAGE += tuple(row for row in METHODS if row.startswith("stack-"))
 ONE_IMAGE += ("visionzip", "visionzip-one", "downsample", "downsample-odd")
 NEW = 2
 

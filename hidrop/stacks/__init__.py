@@ -1,0 +1,1 @@
+"""Methods one after the other, as one method."""
