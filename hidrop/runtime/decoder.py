@@ -257,8 +257,13 @@ class Decoder:
             cut=cut,
             layout=run.layout,
             memory=run.memory,
+            final_norm=self.final_norm,
             block_BN=run.layout.blocks(sequence.order),
         )
+
+    def final_norm(self, states: torch.Tensor) -> torch.Tensor:
+        """The norm before the LM head, on states of any layer; the result is on their device."""
+        return self.model.norm(states).to(states.device)
 
     @staticmethod
     def _merged_order(

@@ -83,7 +83,7 @@ class View:
     `hidden_BND` what came out. `visual_BV` and `text_BT` are slots in that sequence. `cut` holds, as host numbers,
     how many tokens of each row are there, are kept and are merged. Attention "next" hands `take_keys` what that layer's
     k_proj made of all tokens. `rope` gives cos and sin of the slots, (B, N, head), in a layer. `block_BN`: slots of one
-    block see each other both ways (-1: none; None: all is causal).
+    block see each other both ways (-1: none; None: all is causal). `final_norm` is the decoder's, before the LM head.
     """
 
     layer: int
@@ -99,6 +99,7 @@ class View:
     cut: RowCuts
     layout: Layout
     memory: Any
+    final_norm: Callable[[torch.Tensor], torch.Tensor]
     block_BN: torch.Tensor | None = None
     take_keys: Callable[[torch.Tensor], None] | None = None
 
@@ -133,13 +134,16 @@ class View:
         slots = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         return Queries(slots, valid.float() / valid.sum(1, keepdim=True))
 
+    @property
+    def asked_BT(self) -> torch.Tensor:
+        """Which text slots hold a token that is no answer (has no label)."""
+        order_BT = self.order_BN.gather(1, self.text_BT)
+        labels = self.layout.labels(order_BT)
+        return order_BT >= 0 if labels is None else (order_BT >= 0) & (labels == IGNORED)
+
     def text_by_norm(self) -> Queries:
         """All text slots that are no answer, weighted by the norm of their hidden states."""
-        order_BT = self.order_BN.gather(1, self.text_BT)
-        asked = order_BT >= 0
-        if (labels := self.layout.labels(order_BT)) is not None:
-            asked = asked & (labels == IGNORED)
-        norm = torch.where(asked, rows(self.hidden_BND, self.text_BT).float().norm(dim=-1), 0)
+        norm = torch.where(self.asked_BT, rows(self.hidden_BND, self.text_BT).float().norm(dim=-1), 0)
         return Queries(self.text_BT, norm / norm.sum(1, keepdim=True).clamp(min=1e-12))
 
     def attention(
@@ -210,6 +214,13 @@ class View:
         query = rotated(query, rows(cos, slots), rows(sin, slots))
         key = rotated(new[0], cos, sin) if keys is None else keys.to(cos.device)
         return query.unflatten(1, (key.shape[1], -1)), key
+
+    def used_keys(self) -> torch.Tensor:
+        """The keys of the layer that has run as its attention used them, after norm and rope, (B, G, N, head).
+
+        Raises ValueError before any layer has run on the visual tokens.
+        """
+        return self._queries_and_keys("this", self.queries.slot_BQ[:, :1])[1]
 
     def _probabilities(
         self,

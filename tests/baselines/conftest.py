@@ -67,6 +67,7 @@ def view_of_logits() -> Callable[..., Any]:
             cut=RowCuts(1, (Cut(1, keep),), (len(visual),), count * keep, count * 0),
             layout=None,
             memory=memory,
+            final_norm=lambda states: states,
         )
 
     return make
