@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tests.baselines.slow_decoder_rules import VTWRule
 from tests.baselines.slow_model import SlowLlava, Token, keep_best
 from tests.baselines.slow_sparsevlm import SparseVLMRule
 from tests.baselines.slow_stack import StackRule
@@ -294,4 +295,6 @@ RULES: dict[str, Callable[[], Any]] = {
     "stack-sparsevlm-2.0": stack(
         (FastVRule(1, 10), (1,)), (SparseVLMRule({2: 3, 4: 1}, compacted=False, heads=3), (2, 4))
     ),
+    "vtw": lambda: VTWRule(4),
+    "vtw-compacted": lambda: VTWRule(2, compacted=True),
 }

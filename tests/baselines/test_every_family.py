@@ -40,6 +40,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "divprune": ("divprune", dict(keep=THIRD)),
     "visionzip": ("visionzip", dict(dominant=0.4, contextual=0.15)),
     "text_only": ("text_only", {}),
+    "vtw": ("vtw", dict(exit=4)),
 }
 # Refused in words, which test_visionzip.py and test_downsample.py hold: anyres, and images of a processor's own size.
 REFUSED = {("llava_next", "visionzip"), ("llava_onevision", "visionzip")}

@@ -93,6 +93,8 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
         dict(sparsevlm=dict(S2, layers=[2, 4], keep=[3, 1])),
         entering=(16, 10, 3, 3, 1, 1),
     ),
+    "vtw": ("vtw", dict(exit=4), (16, 16, 16, 0, 0, 0)),
+    "vtw-compacted": ("vtw", dict(exit=2, positions="compacted"), (16, 0, 0, 0, 0, 0)),
 }
 STEPS = 5
 
@@ -101,7 +103,7 @@ every_method_with_a_rule = pytest.mark.parametrize("row", [row for row in METHOD
 # Methods whose numbers are compared with papers: each of their rows has a rule.
 WITH_A_RULE = {
     "vanilla", "hidrop", "fastv", "pdrop", "sparsevlm", "divprune", "visionzip",
-    "random", "uniform", "pool", "downsample", "text_only", "stack",
+    "random", "uniform", "pool", "downsample", "text_only", "stack", "vtw",
 }  # fmt: skip
 heads = pytest.mark.parametrize("kv_heads", [4, 2], ids=["MHA", "GQA"])
 
