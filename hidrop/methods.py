@@ -29,6 +29,7 @@ METHODS: dict[str, str] = {
     "pool": "baselines.pool:Pool",
     "divprune": "baselines.divprune:DivPrune",
     "visionzip": "baselines.visionzip:VisionZip",
+    "feather": "baselines.feather:Feather",
     "vtw": "baselines.vtw:VTW",
     "downsample": "baselines.downsample:Downsample",
     "text_only": "baselines.text_only:TextOnly",

@@ -40,6 +40,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "divprune": ("divprune", dict(keep=THIRD)),
     "visionzip": ("visionzip", dict(dominant=0.4, contextual=0.15)),
     "text_only": ("text_only", {}),
+    "feather": ("feather", {}),
+    "feather-released": ("feather", dict(layers=(2, 4), union="released")),
     "vtw": ("vtw", dict(exit=4)),
 }
 # Refused in words, which test_visionzip.py and test_downsample.py hold: anyres, and images of a processor's own size.

@@ -31,6 +31,7 @@ def stack(
     return "stack", {"stack": list(members), **fields}, entering
 
 
+FEATHER = dict(layers=[1, 3], ratios=[0.65, 0.2], stride=2)
 BY_SAMPLE = (16,) * 6  # the most that may enter: counts depend on the sample
 # For a decoder of 6 layers and 16 visual tokens: row -> (method, its fields, visual tokens entering each layer).
 METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
@@ -93,6 +94,9 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
         dict(sparsevlm=dict(S2, layers=[2, 4], keep=[3, 1])),
         entering=(16, 10, 3, 3, 1, 1),
     ),
+    "feather": ("feather", {}, (16, 8, 8, 1, 1, 1)),
+    "feather-late": ("feather", dict(layers=[2, 4], ratios=[0.4, 0.3], stride=2), (16, 16, 10, 10, 4, 4)),
+    "feather-released": ("feather", dict(FEATHER, union="released"), (16, 14, 14, 3, 3, 3)),
     "vtw": ("vtw", dict(exit=4), (16, 16, 16, 0, 0, 0)),
     "vtw-compacted": ("vtw", dict(exit=2, positions="compacted"), (16, 0, 0, 0, 0, 0)),
 }
@@ -103,7 +107,7 @@ every_method_with_a_rule = pytest.mark.parametrize("row", [row for row in METHOD
 # Methods whose numbers are compared with papers: each of their rows has a rule.
 WITH_A_RULE = {
     "vanilla", "hidrop", "fastv", "pdrop", "sparsevlm", "divprune", "visionzip",
-    "random", "uniform", "pool", "downsample", "text_only", "stack", "vtw",
+    "random", "uniform", "pool", "downsample", "text_only", "stack", "vtw", "feather",
 }  # fmt: skip
 heads = pytest.mark.parametrize("kv_heads", [4, 2], ids=["MHA", "GQA"])
 

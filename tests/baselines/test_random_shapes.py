@@ -16,7 +16,7 @@ from tests.baselines.test_every_method import METHODS, reducer_of
 from tests.conftest import IMAGE, make_llava, make_pixels, pad
 
 # Their layers follow from the depth, and the slow rules are written for six.
-SIX_LAYERS = ("pdrop", "pdrop-persistent", "sparsevlm", "sparsevlm-2.0", "sparsevlm-1.0")
+SIX_LAYERS = ("pdrop", "pdrop-persistent", "sparsevlm", "sparsevlm-2.0", "sparsevlm-1.0", "feather")
 # Their slow rules are written for one image.
 ONE_IMAGE = ("sparsevlm", "sparsevlm-strong", "sparsevlm-2.0", "sparsevlm-2.0-strong", "pool")
 ONE_IMAGE += ("sparsevlm-1.0", "sparsevlm-1.0-strong")
