@@ -29,6 +29,7 @@ METHODS: dict[str, str] = {
     "pool": "baselines.pool:Pool",
     "divprune": "baselines.divprune:DivPrune",
     "visionzip": "baselines.visionzip:VisionZip",
+    "dart": "baselines.dart:DART",
     "feather": "baselines.feather:Feather",
     "vtw": "baselines.vtw:VTW",
     "downsample": "baselines.downsample:Downsample",

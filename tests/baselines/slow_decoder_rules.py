@@ -16,6 +16,48 @@ def for_all(count: int, slow: SlowLlava) -> int:
 
 
 @dataclass
+class DARTRule:
+    keep: int
+    layer: int = 2
+    image: int = 4
+    text: int = 4
+    as_a_set: bool = True
+    embedding: bool = False
+    compacted: bool = False
+
+    def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
+        if layer != self.layer:
+            return after
+        if self.embedding:
+            states = [t.h for t in after]
+            sizes = [sum(abs(x) for x in t.h.tolist()) for t in after]
+        else:
+            _, keys, _ = slow.project(layer, before)
+            sizes = [sum(abs(x) for x in key.flatten().tolist()) for key in keys]
+            states = [slow.norm(slow.decoder.norm.weight, t.h) for t in after]
+        visual = [i for i, t in enumerate(after) if t.visual]
+        words = [i for i, t in enumerate(after) if not t.visual and t.label == -100]
+        if not self.embedding:
+            words = [i for i in words if i > visual[-1]]
+        keep = for_all(self.keep, slow)
+
+        def largest(places: list[int], count: int) -> list[int]:
+            return sorted(places, key=lambda i: (-sizes[i], i))[:count]
+
+        image = largest(visual, min(self.image, keep))
+        pivots = image + largest(words, self.text)
+        turns = list(set(pivots)) if self.as_a_set else pivots
+        kept = set(image)
+        for turn, pivot in enumerate(turns):
+            share = math.ceil((keep - len(kept)) / (len(turns) - turn))
+            a = states[pivot]
+            cosines = {i: (a @ states[i] / (a.norm() * states[i].norm())).item() for i in visual if i not in kept}
+            kept |= set(sorted(cosines, key=lambda i: (cosines[i], i))[:share])
+        assert len(kept) == keep
+        return [t for i, t in enumerate(after) if not t.visual or i in kept]
+
+
+@dataclass
 class FeatherRule:
     """`keep`: what is filled up to after each of the layers; None: no more than the best and the grid."""
 

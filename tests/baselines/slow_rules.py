@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tests.baselines.slow_decoder_rules import FeatherRule, VTWRule
+from tests.baselines.slow_decoder_rules import DARTRule, FeatherRule, VTWRule
 from tests.baselines.slow_model import SlowLlava, Token, keep_best
 from tests.baselines.slow_sparsevlm import SparseVLMRule
 from tests.baselines.slow_stack import StackRule
@@ -295,6 +295,9 @@ RULES: dict[str, Callable[[], Any]] = {
     "stack-sparsevlm-2.0": stack(
         (FastVRule(1, 10), (1,)), (SparseVLMRule({2: 3, 4: 1}, compacted=False, heads=3), (2, 4))
     ),
+    "dart": lambda: DARTRule(7),
+    "dart-norm": lambda: DARTRule(9, layer=1, image=2, text=1, as_a_set=False),
+    "dart-embedding": lambda: DARTRule(6, layer=0, as_a_set=False, embedding=True),
     "feather": lambda: FeatherRule((1, 3), (0.3, 0.09), 3, keep=(8, 1)),
     "feather-late": lambda: FeatherRule((2, 4), (0.4, 0.3), 2, keep=(10, 4)),
     "feather-released": lambda: FeatherRule((1, 3), (0.65, 0.2), 2, keep=(None, 3)),

@@ -94,6 +94,9 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
         dict(sparsevlm=dict(S2, layers=[2, 4], keep=[3, 1])),
         entering=(16, 10, 3, 3, 1, 1),
     ),
+    "dart": ("dart", dict(keep=7), (16, 16, 7, 7, 7, 7)),
+    "dart-norm": ("dart", dict(keep=9, layer=1, image_pivots=2, text_pivots=1, order="norm"), (16, 9, 9, 9, 9, 9)),
+    "dart-embedding": ("dart", dict(keep=6, variant="embedding"), (6, 6, 6, 6, 6, 6)),
     "feather": ("feather", {}, (16, 8, 8, 1, 1, 1)),
     "feather-late": ("feather", dict(layers=[2, 4], ratios=[0.4, 0.3], stride=2), (16, 16, 10, 10, 4, 4)),
     "feather-released": ("feather", dict(FEATHER, union="released"), (16, 14, 14, 3, 3, 3)),
@@ -107,7 +110,7 @@ every_method_with_a_rule = pytest.mark.parametrize("row", [row for row in METHOD
 # Methods whose numbers are compared with papers: each of their rows has a rule.
 WITH_A_RULE = {
     "vanilla", "hidrop", "fastv", "pdrop", "sparsevlm", "divprune", "visionzip",
-    "random", "uniform", "pool", "downsample", "text_only", "stack", "vtw", "feather",
+    "random", "uniform", "pool", "downsample", "text_only", "stack", "vtw", "feather", "dart",
 }  # fmt: skip
 heads = pytest.mark.parametrize("kv_heads", [4, 2], ids=["MHA", "GQA"])
 
