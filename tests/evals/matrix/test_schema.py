@@ -370,12 +370,20 @@ def test_the_matrix_of_the_papers_main_table_has_its_eleven_tasks_and_budgets():
     assert {name: shorter[name] for name in matrix.models} == matrix.models
 
 
+# Methods with a rule that have no rows in results/mini.
+NOT_IN_MINI = {
+    "dart",
+    "feather",
+    "vtw",
+}
+
+
 def test_the_mini_matrix_reaches_its_budgets_on_the_mini_geometry():
     matrix = load_matrix("mini")
     pdrop = build("pdrop", {"layers": (1, 2, 4), "ratio": 0.2})
     rows, problems = resolve(matrix, matrix.cells(), peek=lambda source: (SMALL, pdrop))
     assert problems == []
-    assert {row.method for row in rows.values()} >= WITH_A_RULE
+    assert {row.method for row in rows.values()} >= WITH_A_RULE - NOT_IN_MINI
     for row in rows.values():
         if row.budget:
             assert 100 * row.plan.share == pytest.approx(float(row.budget.rstrip("%")), abs=1.0)
