@@ -42,6 +42,7 @@ class Feather(Reducer):
     union: Literal["filled", "released"] = "filled"
 
     name: ClassVar[str] = "feather"
+    gridded: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Feather the Throttle: Revisiting Visual Token Pruning for Vision-Language Model Acceleration, ICCV 2025, "
         "https://arxiv.org/abs/2412.13180"

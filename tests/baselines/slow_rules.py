@@ -248,6 +248,7 @@ class TextOnlyRule:
 
 
 def stack(*rules: tuple[Any, tuple[int, ...]], **settings: Any) -> Callable[[], StackRule]:
+    """Counts of a later rule are still of 16 tokens: 8 is half of what the rule before it has left."""
     return lambda: StackRule([(copy.copy(rule), layers) for rule, layers in rules], **settings)
 
 
@@ -284,13 +285,13 @@ RULES: dict[str, Callable[[], Any]] = {
     "downsample": lambda: DownsampleRule(2),
     "downsample-odd": lambda: DownsampleRule(3),
     "text_only": TextOnlyRule,
-    "stack-duet": stack((VisionZipRule(4, 2), (0,)), (NextLayerRule({3: 3, 4: 1}, True), (3, 4)), compacted=True),
-    "stack-vscan": stack((VisionZipRule(6, 2), (0,)), (NextLayerRule({3: 2}, False), (3,)), entry=True),
-    "stack-entry": stack((VisionZipRule(4, 2), (0,)), (FastVRule(2, 3), (2,)), entry=True),
-    "stack-kept-positions": stack((VisionZipRule(4, 2), (0,)), (FastVRule(2, 3), (2,))),
-    "stack-late": stack((DivPruneRule(8), (0,)), (NextLayerRule({3: 5, 4: 2}, False), (3, 4)), inject=2, exit=6),
-    "stack-downsample": stack((DownsampleRule(3), (0,)), (FastVRule(2, 4), (2,)), entry=True),
-    "stack-downsample-divprune": stack((DownsampleRule(3), (0,)), (DivPruneRule(4), (0,)), compacted=True),
+    "stack-duet": stack((VisionZipRule(4, 2), (0,)), (NextLayerRule({3: 8, 4: 1}, True), (3, 4)), compacted=True),
+    "stack-vscan": stack((VisionZipRule(6, 2), (0,)), (NextLayerRule({3: 4}, False), (3,)), entry=True),
+    "stack-entry": stack((VisionZipRule(4, 2), (0,)), (FastVRule(2, 8), (2,)), entry=True),
+    "stack-kept-positions": stack((VisionZipRule(4, 2), (0,)), (FastVRule(2, 8), (2,))),
+    "stack-late": stack((DivPruneRule(8), (0,)), (NextLayerRule({3: 10, 4: 4}, False), (3, 4)), inject=2, exit=6),
+    "stack-downsample": stack((DownsampleRule(3), (0,)), (FastVRule(2, 8), (2,)), entry=True),
+    "stack-downsample-divprune": stack((DownsampleRule(3), (0,)), (DivPruneRule(8), (0,)), compacted=True),
     "stack-sparsevlm": stack((DivPruneRule(10), (0,)), (SparseVLMRule({2: 3, 4: 1}), (2, 4)), compacted=True),
     "stack-sparsevlm-2.0": stack(
         (FastVRule(1, 10), (1,)), (SparseVLMRule({2: 3, 4: 1}, compacted=False, heads=3), (2, 4))

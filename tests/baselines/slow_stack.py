@@ -24,6 +24,8 @@ class StackRule:
     def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
         if layer == 0:
             self.whole = slow.whole
+        if not any(t.visual for t in after):  # before they enter, or after they left
+            return after
         for rule, layers in self.rules:
             at = 0 if layer == self.inject - 1 and 0 in layers else layer
             if at not in layers or (layer == 0 and self.inject > 1):

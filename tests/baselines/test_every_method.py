@@ -313,7 +313,7 @@ def test_training_sees_the_same_model_as_generation(row, tiny_llava, prompt, pix
 @pytest.mark.parametrize("shape", ["turns", "caption"])
 def test_loss_equals_the_slow_reference(row, shape, tiny_llava, slow_llava, prompt, pixels):
     """Two turns with an answer each; and pretraining's prompt: nothing but the image and its caption."""
-    if shape == "caption" and row.startswith("sparsevlm"):
+    if shape == "caption" and "sparsevlm" in row:
         pytest.skip("without a question there are no raters; the fallback has its own test")
     model, image = tiny_llava(kv_heads=2, seed=1), pixels(seed=5)
     ids = prompt(3, 11, seed=5) if shape == "turns" else prompt(1, 6, seed=6)
