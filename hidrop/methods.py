@@ -73,8 +73,12 @@ def is_known(name: object) -> bool:
 
 
 def reference(reducer: Reducer) -> str:
-    """The name by which a checkpoint or another file refers to a method, for `build_entry`."""
-    cls = type(reducer)
+    """The name by which a checkpoint or another file refers to a method, for `build_found`."""
+    return class_reference(type(reducer))
+
+
+def class_reference(cls: type[Reducer]) -> str:
+    """See `reference`."""
     return cls.name if _is_bundled(cls) else outside_methods.reference(cls)
 
 

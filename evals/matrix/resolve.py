@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from evals.matrix.schema import Cell, Matrix, MethodEntry, ModelEntry, short
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.method_source import method_digest, outside_files
-from hidrop.methods import build, method_class
+from hidrop.methods import METHODS, build, class_reference, method_class
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
 from hidrop.regular_files import local_path
@@ -41,9 +40,12 @@ class MatrixRow:
         return method_digest(self.reducer)
 
     @property
-    def outside(self) -> tuple[Path, ...]:
-        """The files of the method's code that are not part of hidrop."""
-        return outside_files(self.reducer)
+    def code(self) -> str | None:
+        """Where the classes of the method are that are not part of hidrop, and the digest of its source."""
+        if not outside_files(self.reducer):
+            return None
+        classes = ", ".join(name for cls in self.reducer.classes if (name := class_reference(cls)) not in METHODS)
+        return f"{classes}, source {self.source[:12]}"
 
     @property
     def key(self) -> tuple[str, str]:

@@ -97,7 +97,7 @@ def check(method: str | None, budget: Any, fields: Mapping[str, Any]) -> None:
         raise UserError(f"model_args: {error}") from None
     for name, value in given.items():
         if reason := type_problem(value, types[name], open_counts=budget is not None):
-            raise UserError(f"model_args: {name}: {reason}, not {shown(value)}")
+            raise UserError(f"model_args: {name}: {reason}" + ("" if cls.composed else f", not {shown(value)}"))
 
 
 def _check_names(fields: Iterable[str], types: Iterable[str] | None) -> None:

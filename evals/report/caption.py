@@ -34,6 +34,7 @@ def caption(document: ResultDocument) -> list[tuple[str, str]]:
         ("Pixels of an image", _pixels(document)),
         ("Frames of a video", _film(document)),
         ("Data", _data(document)),
+        ("Methods outside of hidrop", _own_methods(document)),
         *_columns(document),
         *provenance_lines(document),
         *_published(document),
@@ -149,6 +150,15 @@ def _data(document: ResultDocument) -> str:
         elif document["data"].get(name, MINI) != MINI:
             parts += [f"{task.title}: {_size(document, task)}" for task in known_tasks([name])]
     return "; ".join(parts)
+
+
+def _own_methods(document: ResultDocument) -> str:
+    """The rows whose method is not a part of hidrop, each with the code that gave its numbers."""
+    codes: dict[str, list[str]] = {}
+    for cell in document["cells"]:
+        if (code := cell.get("code")) and cell["label"] not in codes.setdefault(code, []):
+            codes[code].append(cell["label"])
+    return "; ".join(f"{', '.join(labels)}: {code}" for code, labels in codes.items())
 
 
 def _size(document: ResultDocument, task: Task) -> str:

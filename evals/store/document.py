@@ -153,6 +153,8 @@ def row_entry(row: MatrixRow) -> RowEntry:
     }
     if row.nominal:
         entry["nominal"] = True
+    if code := row.code:
+        entry["code"] = code
     return entry
 
 

@@ -72,6 +72,7 @@ class RowEntry(TypedDict):
     entering: Layers
     nominal: NotRequired[bool]  # nobody stated the image that image_tokens, kept and entering are of
     image_tokens: WholeNumber | None  # of one image without reduction; None in files from before it was written
+    code: NotRequired[str]  # of a method outside of hidrop: where its class is, and its source's digest
 
 
 class VanillaComparison(TypedDict):

@@ -265,3 +265,43 @@ def test_the_table_of_a_real_run_says_what_differs(matrix, tmp_path, capsys):
         low, high = cell["stats"]["interval"]
         assert low <= cell["value"] <= high or cell["n"] < 4
     assert run("compare", out, out) == 0 and "6 cells in both, 6 of them sample by sample" in capsys.readouterr().out
+
+
+def test_plan_and_validate_tell_whose_code_a_matrix_runs_before_it_is_imported(matrix, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    (tmp_path / "factor_of_it.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "mine.py").write_text("import factor_of_it")
+    mine = '{name: "./mine.py:Mine", keep: 4}'
+    path = matrix(f"{{vanilla: {{}}, mine: {mine}, both: {{stack: [mine: {mine}, vtw: {{exit: 3}}]}}}}")
+    files = "factor_of_it.py, mine.py"
+    told = f"This matrix runs code that is not part of hidrop:\n  methods.mine (./mine.py:Mine): {files}\n"
+    for command in ("plan", "validate"):
+        assert run(command, path) == cli.USER
+        printed = capsys.readouterr()
+        assert told + f"  methods.both (./mine.py:Mine): {files}" in printed.out
+        where = f"methods.mine.name: method code {tmp_path / 'mine.py'} cannot be imported: RuntimeError: imported"
+        assert (
+            where in printed.out + printed.err
+            and f"{tmp_path / 'factor_of_it.py'}, line 1" in printed.out + printed.err
+        )
+    assert run("plan", matrix("{vanilla: {}}")) == cli.DONE
+    assert "not part of hidrop" not in capsys.readouterr().out
+
+
+def test_a_stack_and_its_mistakes_in_a_matrix(matrix, capsys):
+    good = "{vanilla: {}, both: {stack: [fastv: {layer: 1}, vtw: {exit: 4}], budget: 6}}"
+    assert run("plan", matrix(good), "--json") == cli.DONE
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert [row["entering"] for row in rows] == [[16] * 4, [16, 4, 4, 0]]
+    for bad, message in (
+        ("{x: {stack: [fastv: {layr: 1}, vtw: {exit: 4}]}}", "methods.x.stack: fastv: layr: unknown field of fastv"),
+        ("{x: {stack: [fastv: {layer: 1}, vtw: {exit: 4}]}}", "methods.x on tiny: fastv: fastv: keep missing"),
+        (
+            "{x: {stack: [vtw: {exit: 2}, fastv: {layer: 2, keep: 4}]}}",
+            "methods.x on tiny: fastv cuts after layer 2",
+        ),
+        ("{x: {stak: [vtw: {exit: 2}]}}", "methods.x.name: unknown method 'x'"),
+    ):
+        assert run("plan", matrix(bad)) == cli.USER
+        assert message in capsys.readouterr().err

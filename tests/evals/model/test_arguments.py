@@ -94,3 +94,18 @@ def test_an_argument_wins_over_lmms_evals_option_of_the_same_name(loaded: Any, m
     )
     assert (lm.batch_size, lm.max_new_tokens) == (3, 5)
     assert (lm.reducer.layers, lm.reducer.ratios) == ((1, 2), (0.5, 0.25))
+
+
+def test_a_method_in_a_file_and_a_stack_are_model_arguments(loaded: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    from tests.test_wheel import MINE
+
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    (tmp_path / "mine.py").write_text(MINE)
+    found = asked(loaded, f"method={tmp_path / 'mine.py'}:MyMethod,layer=1,keep=8")
+    assert (found.name, found.layer, found.keep) == ("mine", 1, 8)
+    stack = asked(loaded, "method=stack,stack=[fastv: {layer: 1, keep: 8}, vtw: {exit: 3}]")
+    assert stack.plan(loaded.geometry).entering == (16, 8, 0, 0)
+    solved = asked(loaded, "method=stack,stack=[fastv: {layer: 1}, vtw: {exit: 3}],budget=6")
+    assert solved == stack
+    with pytest.raises(UserError, match="model_args: stack: fastv: kep: unknown field of fastv. Did you mean 'keep'"):
+        asked(loaded, "method=stack,stack=[fastv: {layer: 1, kep: 8}, vtw: {exit: 3}]")

@@ -16,7 +16,6 @@ from evals.tasks import get_task
 from evals.tasks.index import index, tasks_folder
 from evals.tasks.official_files import _of_lmms_eval
 from hidrop.errors import UserError
-from hidrop.methods import METHODS
 from tests.evals.world import SAMPLES, World, samples_of, without_date
 
 
@@ -278,23 +277,18 @@ class Largest(Reducer):
 
 @pytest.fixture
 def with_own_method(go, tmp_path, monkeypatch):
-    """run(world, source, ...): run a matrix with a method of the user's own, which has this source now."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setitem(METHODS, "largest", "own_largest:Largest")
+    """run(world, source, ...): run a matrix with a method of the user's own, whose file has this source now."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    file = tmp_path / "own_largest.py"
 
     def run(world, source, **changes):
-        (tmp_path / "own_largest.py").write_text(source)
-        sys.modules.pop("own_largest", None)
-        importlib.invalidate_caches()
+        file.write_text(source)
         matrix = tmp_path / "tiny.yaml"
-        matrix.write_text(
-            matrix.read_text().replace("  fastv: {layer: 1, keep: 4}", "  fastv: {name: largest, keep: 4}")
-        )
+        named = f'  fastv: {{name: "{file}:Largest", keep: 4}}'
+        matrix.write_text(matrix.read_text().replace("  fastv: {layer: 1, keep: 4}", named))
         return go(world, **changes)
 
-    yield run
-    sys.modules.pop("own_largest", None)
+    return run
 
 
 def test_an_edited_method_makes_other_cells_and_a_comment_does_not(with_own_method):
@@ -310,6 +304,7 @@ def test_an_edited_method_makes_other_cells_and_a_comment_does_not(with_own_meth
 def test_keep_cells_takes_those_of_an_earlier_source_and_the_caption_says_so(with_own_method, monkeypatch):
     first = with_own_method(World(), LARGEST)
     assert "Older cells" not in dict(caption(first))
+    assert dict(caption(first))["Methods outside of hidrop"].startswith("fastv: own_largest.py:Largest, source ")
     edited, kept, fresh = LARGEST.replace("dim=-1", "dim=-1, p=1"), World(), World()
     document = with_own_method(kept, edited, keep_cells=True)
     assert kept.asked == []
