@@ -148,6 +148,11 @@ class Stack(Reducer):
 
     def check_backbone(self, backbone: Backbone) -> None:
         for member in self.members:
+            if member.fields.resizes and not backbone.interpolates:
+                raise ValueError(
+                    f"{member.label}: in a stack the tower has to take images of another size than its own, which "
+                    f"{backbone.title} does not; leave it out, or use it alone"
+                )
             with _labelled(member.label):
                 member.fields.check_backbone(backbone)
 
