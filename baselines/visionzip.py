@@ -86,26 +86,16 @@ class VisionZip(Encoded):
         """All images of a tower with a class token have the same number of tokens: (I, tokens, D)."""
         import torch
 
-        from hidrop.runtime.fsdp import within
+        from baselines.class_attention import class_attention
         from hidrop.runtime.scoring import rows
 
-        layer, before, features = vision.states()
-        attention = layer.self_attn
-
-        def queries_and_keys(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            normed = layer.layer_norm1(states)
-            return attention.q_proj(normed[:, 0]), attention.k_proj(normed)
-
-        made = within(layer, queries_and_keys, before)
-        # (I, heads, size) of the class token, (I, 1 + P, heads, size)
-        query, keys = (x.unflatten(-1, (attention.num_heads, -1)) for x in made)
-        logits = torch.einsum("ihd,inhd->ihn", query, keys).float() * keys.shape[-1] ** -0.5
-        seen = logits.softmax(-1).sum(1)[:, 1:]
-        best = seen.argsort(dim=1, descending=True, stable=True)
+        tower = class_attention(vision)
+        features = tower.features_IND
+        best = tower.sum_IP.argsort(dim=1, descending=True, stable=True)
         patches = self.dominant - 1  # the class token is one of the dominant tokens
         kept = best[:, :patches].sort(dim=1).values + 1
         rest = best[:, patches:].sort(dim=1).values + 1
-        merged, _ = contextual_tokens(features, keys.float().mean(2), rest, self.contextual)
+        merged, _ = contextual_tokens(features, tower.keys_INHd.float().mean(2), rest, self.contextual)
         return vision.project(torch.cat([features[:, :1], rows(features, kept), merged], dim=1))
 
     def _received(self, vision: Vision) -> list[torch.Tensor]:
