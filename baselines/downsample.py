@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from baselines.encoded import Encoded
+from baselines.encoded import TILES, Encoded
 from hidrop.geometry import Geometry
 from hidrop.plan import Schedule
 from hidrop.reducer import BudgetError
@@ -46,6 +46,11 @@ class Downsample(Encoded):
         if not 1 <= self.side <= whole:
             raise ValueError(f"side: {self.side} must be in 1..{whole}, the image's patches a side")
         return schedule
+
+    @classmethod
+    def refuses(cls, family: type[Backbone]) -> str | None:
+        """Families with tiles. Of the others, `check_backbone` looks at the model: no attention is needed."""
+        return TILES if family.line_ends else None
 
     def check_backbone(self, backbone: Backbone) -> None:
         if backbone.interpolates:

@@ -1,4 +1,4 @@
-"""The base of methods that give each image fewer tokens before the decoder: `downsample`, `visionzip`.
+"""The base of methods that give each image fewer tokens before the decoder: `downsample`, `visionzip` and others.
 
 A prompt has as many placeholders as the whole image has tokens. The features are padded with zeros to that number, and
 a cut before the first layer removes the padding, so the runtime needs no special case. Positions are those of a prompt
@@ -17,8 +17,13 @@ from hidrop.reducer import Positions, Reducer
 if TYPE_CHECKING:
     import torch
 
-    from hidrop.backbones import Vision
+    from hidrop.backbones import Backbone, Vision
     from hidrop.runtime.scoring import Prompt, View
+
+
+# The models that settings in numbers of LLaVA-1.5's 576 tokens are for.
+LLAVA = ("llava-1.5-7b", "llava-1.5-13b")
+TILES = "images in tiles (anyres, as in LLaVA-NeXT) are not supported"
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,20 @@ class Encoded(Reducer):
     def released_positions(self) -> Positions:
         return "compacted"
 
+    @classmethod
+    def refuses(cls, family: type[Backbone]) -> str | None:
+        """Families with tiles that end their lines with a token, and towers whose attention nobody can ask for."""
+        from hidrop.backbones import Backbone
+
+        if family.line_ends:
+            return TILES
+        if not family.class_token and family.attended is Backbone.attended:
+            return f"{family.title}: it needs a tower with a class token, or images that are one grid of patches each"
+        return None
+
     def schedule(self, geometry: Geometry) -> Schedule:
         if geometry.tiled:
-            raise ValueError(f"{self.name}: images in tiles (anyres, as in LLaVA-NeXT) are not supported")
+            raise ValueError(f"{self.name}: {TILES}")
         return Schedule(cuts=(Cut(0, self.tokens),))
 
     def left(self, geometry: Geometry, whole: int) -> int:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from baselines.downsample import Downsample
 from baselines.visionzip import VisionZip
-from hidrop.backbones import backbone_of
+from hidrop.backbones import backbone_class, backbone_of
 from hidrop.geometry import PRESETS
 from hidrop.runtime import reduce
 from tests.hidrop.backbones.families import FAMILIES, batch_of, model_of, with_own
@@ -117,6 +118,22 @@ def test_tiles_with_line_ends_are_refused_in_words(preset, family):
         VisionZip(54, 10).plan(PRESETS[preset])
     with pytest.raises(ValueError, match=message):
         reduce(model_of(family), SQUARE, reference_tokens=25)
+
+
+def test_a_family_can_be_asked_without_a_model():
+    refused = {name for name in FAMILIES if VisionZip.refuses(backbone_class(name)) is not None}
+    assert refused == {"llava_next", "llava_onevision"}
+    assert "in tiles" in VisionZip.refuses(backbone_class("llava_onevision"))
+    assert {name for name in FAMILIES if Downsample.refuses(backbone_class(name)) is not None} == refused
+
+
+def test_a_tower_without_class_token_and_attention_is_refused_in_words(monkeypatch):
+    family = backbone_class("gemma3")
+    monkeypatch.delattr(family, "attended")
+    message = "visionzip: Gemma 3: it needs a tower with a class token, or images that are one grid of patches each"
+    with pytest.raises(ValueError, match=message):
+        reduce(model_of("gemma3"), VisionZip(4, 2))
+    assert Downsample.refuses(family) is None
 
 
 def test_a_tiny_image_keeps_one_token():
