@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "dart": "baselines.dart:DART",
     "feather": "baselines.feather:Feather",
     "vtw": "baselines.vtw:VTW",
+    "fastervlm": "baselines.fastervlm:FasterVLM",
     "downsample": "baselines.downsample:Downsample",
     "text_only": "baselines.text_only:TextOnly",
     "stack": "hidrop.stacks.stack:Stack",

@@ -17,6 +17,7 @@ from tests.baselines.slow_decoder_rules import DARTRule, FeatherRule, VTWRule
 from tests.baselines.slow_model import SlowLlava, Token, keep_best
 from tests.baselines.slow_sparsevlm import SparseVLMRule
 from tests.baselines.slow_stack import StackRule
+from tests.baselines.slow_tower_rules import ChosenRule
 
 
 def scaled(count: int, tokens: list[Token]) -> int:
@@ -282,6 +283,7 @@ RULES: dict[str, Callable[[], Any]] = {
     "divprune": lambda: DivPruneRule(5),
     "visionzip": lambda: VisionZipRule(4, 2),
     "visionzip-one": lambda: VisionZipRule(7, 1),
+    "fastervlm": lambda: ChosenRule(method="fastervlm", settings=(5,)),
     "downsample": lambda: DownsampleRule(2),
     "downsample-odd": lambda: DownsampleRule(3),
     "text_only": TextOnlyRule,
