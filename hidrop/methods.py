@@ -33,6 +33,7 @@ METHODS: dict[str, str] = {
     "feather": "baselines.feather:Feather",
     "vtw": "baselines.vtw:VTW",
     "fastervlm": "baselines.fastervlm:FasterVLM",
+    "vispruner": "baselines.vispruner:VisPruner",
     "downsample": "baselines.downsample:Downsample",
     "text_only": "baselines.text_only:TextOnly",
     "stack": "hidrop.stacks.stack:Stack",

@@ -284,6 +284,8 @@ RULES: dict[str, Callable[[], Any]] = {
     "visionzip": lambda: VisionZipRule(4, 2),
     "visionzip-one": lambda: VisionZipRule(7, 1),
     "fastervlm": lambda: ChosenRule(method="fastervlm", settings=(5,)),
+    "vispruner": lambda: ChosenRule(method="vispruner", settings=(6, 0.5, 8)),
+    "vispruner-step": lambda: ChosenRule(method="vispruner", settings=(7, 0.3, 2)),
     "downsample": lambda: DownsampleRule(2),
     "downsample-odd": lambda: DownsampleRule(3),
     "text_only": TextOnlyRule,

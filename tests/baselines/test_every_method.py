@@ -65,6 +65,8 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "visionzip": ("visionzip", dict(dominant=4, contextual=2), (6, 6, 6, 6, 6, 6)),
     "visionzip-one": ("visionzip", dict(dominant=7, contextual=1), (8, 8, 8, 8, 8, 8)),
     "fastervlm": ("fastervlm", dict(keep=5), (5, 5, 5, 5, 5, 5)),
+    "vispruner": ("vispruner", dict(keep=6), (6, 6, 6, 6, 6, 6)),
+    "vispruner-step": ("vispruner", dict(keep=7, important=0.3, step=2), (7, 7, 7, 7, 7, 7)),
     "downsample": ("downsample", dict(side=2), (4, 4, 4, 4, 4, 4)),
     "downsample-odd": ("downsample", dict(side=3), (9, 9, 9, 9, 9, 9)),
     "text_only": ("text_only", {}, (0, 0, 0, 0, 0, 0)),
@@ -112,7 +114,7 @@ every_method_with_a_rule = pytest.mark.parametrize("row", [row for row in METHOD
 WITH_A_RULE = {
     "vanilla", "hidrop", "fastv", "pdrop", "sparsevlm", "divprune", "visionzip",
     "random", "uniform", "pool", "downsample", "text_only", "stack", "vtw", "feather", "dart",
-    "fastervlm",
+    "fastervlm", "vispruner",
 }  # fmt: skip
 heads = pytest.mark.parametrize("kv_heads", [4, 2], ids=["MHA", "GQA"])
 
