@@ -34,6 +34,7 @@ METHODS: dict[str, str] = {
     "vtw": "baselines.vtw:VTW",
     "fastervlm": "baselines.fastervlm:FasterVLM",
     "vispruner": "baselines.vispruner:VisPruner",
+    "holov": "baselines.holov:HoloV",
     "downsample": "baselines.downsample:Downsample",
     "text_only": "baselines.text_only:TextOnly",
     "stack": "hidrop.stacks.stack:Stack",

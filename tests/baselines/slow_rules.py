@@ -286,6 +286,8 @@ RULES: dict[str, Callable[[], Any]] = {
     "fastervlm": lambda: ChosenRule(method="fastervlm", settings=(5,)),
     "vispruner": lambda: ChosenRule(method="vispruner", settings=(6, 0.5, 8)),
     "vispruner-step": lambda: ChosenRule(method="vispruner", settings=(7, 0.3, 2)),
+    "holov": lambda: ChosenRule(method="holov", settings=(6, 4)),
+    "holov-score": lambda: ChosenRule(method="holov", settings=(7, 3, 0.5, True)),
     "downsample": lambda: DownsampleRule(2),
     "downsample-odd": lambda: DownsampleRule(3),
     "text_only": TextOnlyRule,

@@ -11,13 +11,14 @@ import torch
 from baselines.chosen import Chosen
 from baselines.class_attention import class_attention
 from baselines.fastervlm import FasterVLM
+from baselines.holov import HoloV
 from baselines.vispruner import VisPruner
 from hidrop.backbones import backbone_class, backbone_of
 from hidrop.budget import solve
 from hidrop.geometry import PRESETS
 from hidrop.methods import build, method_class
 from hidrop.runtime import reduce
-from tests.baselines.slow_tower_rules import slow_fastervlm, slow_vispruner
+from tests.baselines.slow_tower_rules import slow_fastervlm, slow_holov, slow_vispruner
 from tests.conftest import make_llava
 from tests.hidrop.backbones.families import FAMILIES, batch_of, model_of, with_own
 
@@ -30,10 +31,15 @@ def slow_vispruner_of(seen: list[float], x: list[torch.Tensor], keep: int) -> li
     return slow_vispruner(seen, x, keep, 0.4, 2)
 
 
+def slow_holov_of(seen: list[float], x: list[torch.Tensor], keep: int) -> list[int]:
+    return slow_holov(seen, x, keep, 3, 0.5, True)
+
+
 # Of each method its class, fields besides `keep`, and its slow rule.
 METHODS: dict[str, tuple[type[Chosen], dict[str, Any], Callable[..., list[int]]]] = {
     "fastervlm": (FasterVLM, {}, slow_fastervlm_of),
     "vispruner": (VisPruner, dict(important=0.4, step=2), slow_vispruner_of),
+    "holov": (HoloV, dict(crops=3, pick="score", alpha=0.5), slow_holov_of),
 }
 every_method = pytest.mark.parametrize("row", METHODS)
 
@@ -122,6 +128,7 @@ def test_the_class_token_is_never_chosen(row, tiny_llava, pixels):
     [
         ("fastervlm", (432, 288, 144, 58, 29)),
         ("vispruner", (192, 128, 64, 32)),
+        ("holov", (64,)),
     ],
 )
 def test_published_settings_are_counts_of_576_patches(name, settings):

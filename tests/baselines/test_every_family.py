@@ -41,6 +41,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "visionzip": ("visionzip", dict(dominant=0.4, contextual=0.15)),
     "fastervlm": ("fastervlm", dict(keep=THIRD)),
     "vispruner": ("vispruner", dict(keep=THIRD, step=2)),
+    "holov": ("holov", dict(keep=THIRD, crops=3)),
+    "holov-score": ("holov", dict(keep=THIRD, crops=4, pick="score")),
     "text_only": ("text_only", {}),
     "dart": ("dart", dict(keep=THIRD)),
     "dart-norm": ("dart", dict(keep=THIRD, layer=1, image_pivots=1, order="norm")),
@@ -50,7 +52,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "vtw": ("vtw", dict(exit=4)),
 }
 # Refused in words: images in tiles with line ends. See test_visionzip.py and test_chosen.py.
-TOWER = ("visionzip", "fastervlm", "vispruner")
+TOWER = ("visionzip", "fastervlm", "vispruner", "holov", "holov-score")
 REFUSED = {(name, row) for name in ("llava_next", "llava_onevision") for row in TOWER}
 # Refused by all of these families: see test_downsample.py.
 NOWHERE = {"downsample"}

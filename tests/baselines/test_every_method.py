@@ -67,6 +67,8 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "fastervlm": ("fastervlm", dict(keep=5), (5, 5, 5, 5, 5, 5)),
     "vispruner": ("vispruner", dict(keep=6), (6, 6, 6, 6, 6, 6)),
     "vispruner-step": ("vispruner", dict(keep=7, important=0.3, step=2), (7, 7, 7, 7, 7, 7)),
+    "holov": ("holov", dict(keep=6, crops=4), (6, 6, 6, 6, 6, 6)),
+    "holov-score": ("holov", dict(keep=7, crops=3, alpha=0.5, pick="score"), (7, 7, 7, 7, 7, 7)),
     "downsample": ("downsample", dict(side=2), (4, 4, 4, 4, 4, 4)),
     "downsample-odd": ("downsample", dict(side=3), (9, 9, 9, 9, 9, 9)),
     "text_only": ("text_only", {}, (0, 0, 0, 0, 0, 0)),
@@ -114,7 +116,7 @@ every_method_with_a_rule = pytest.mark.parametrize("row", [row for row in METHOD
 WITH_A_RULE = {
     "vanilla", "hidrop", "fastv", "pdrop", "sparsevlm", "divprune", "visionzip",
     "random", "uniform", "pool", "downsample", "text_only", "stack", "vtw", "feather", "dart",
-    "fastervlm", "vispruner",
+    "fastervlm", "vispruner", "holov",
 }  # fmt: skip
 heads = pytest.mark.parametrize("kv_heads", [4, 2], ids=["MHA", "GQA"])
 
