@@ -35,6 +35,7 @@ METHODS: dict[str, str] = {
     "fastervlm": "baselines.fastervlm:FasterVLM",
     "vispruner": "baselines.vispruner:VisPruner",
     "holov": "baselines.holov:HoloV",
+    "prumerge": "baselines.prumerge:PruMerge",
     "downsample": "baselines.downsample:Downsample",
     "text_only": "baselines.text_only:TextOnly",
     "stack": "hidrop.stacks.stack:Stack",

@@ -215,6 +215,10 @@ class Backbone(CheckpointFamily):
         """
         raise ValueError(f"this method needs a vision tower with a class token, which {self.title} does not have")
 
+    def layer_after_features(self, vision: Vision) -> Any | None:
+        """The tower's layer after the one of `tower_states`, whose input the features are; None if there is none."""
+        return None
+
     def attended(self, vision: Vision) -> list[Attended]:
         """Features of each medium, and what the tower's attention says of its tokens: see attended.py.
 

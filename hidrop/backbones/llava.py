@@ -176,3 +176,8 @@ class Llava(Backbone):
         if place == 0:
             raise ValueError("this method needs features that a layer of the tower has made")
         return tower.encoder.layers[place - 1], states[place - 1], states[place]
+
+    def layer_after_features(self, vision: Vision) -> Any | None:
+        layers = self.tower.encoder.layers
+        place = vision.settings["vision_feature_layer"] % (len(layers) + 1)
+        return layers[place] if place < len(layers) else None

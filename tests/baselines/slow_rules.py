@@ -17,7 +17,7 @@ from tests.baselines.slow_decoder_rules import DARTRule, FeatherRule, VTWRule
 from tests.baselines.slow_model import SlowLlava, Token, keep_best
 from tests.baselines.slow_sparsevlm import SparseVLMRule
 from tests.baselines.slow_stack import StackRule
-from tests.baselines.slow_tower_rules import ChosenRule
+from tests.baselines.slow_tower_rules import ChosenRule, PruMergeRule
 
 
 def scaled(count: int, tokens: list[Token]) -> int:
@@ -288,6 +288,9 @@ RULES: dict[str, Callable[[], Any]] = {
     "vispruner-step": lambda: ChosenRule(method="vispruner", settings=(7, 0.3, 2)),
     "holov": lambda: ChosenRule(method="holov", settings=(6, 4)),
     "holov-score": lambda: ChosenRule(method="holov", settings=(7, 3, 0.5, True)),
+    "prumerge": lambda: PruMergeRule(neighbours=3),
+    "prumerge-keep": lambda: PruMergeRule(keep=5, neighbours=4),
+    "prumerge-plus": lambda: PruMergeRule(plus=True, keep=8, neighbours=32),
     "downsample": lambda: DownsampleRule(2),
     "downsample-odd": lambda: DownsampleRule(3),
     "text_only": TextOnlyRule,

@@ -54,8 +54,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 # Refused in words: images in tiles with line ends. See test_visionzip.py and test_chosen.py.
 TOWER = ("visionzip", "fastervlm", "vispruner", "holov", "holov-score")
 REFUSED = {(name, row) for name in ("llava_next", "llava_onevision") for row in TOWER}
-# Refused by all of these families: see test_downsample.py.
-NOWHERE = {"downsample"}
+# Refused by all of these families: see test_downsample.py and test_prumerge.py.
+NOWHERE = {"downsample", "prumerge"}
 M_ROPE = with_own("places")
 NEW = 3
 

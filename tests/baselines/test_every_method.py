@@ -69,6 +69,9 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "vispruner-step": ("vispruner", dict(keep=7, important=0.3, step=2), (7, 7, 7, 7, 7, 7)),
     "holov": ("holov", dict(keep=6, crops=4), (6, 6, 6, 6, 6, 6)),
     "holov-score": ("holov", dict(keep=7, crops=3, alpha=0.5, pick="score"), (7, 7, 7, 7, 7, 7)),
+    "prumerge": ("prumerge", dict(neighbours=3), BY_SAMPLE),
+    "prumerge-keep": ("prumerge", dict(keep=5, neighbours=4), (5, 5, 5, 5, 5, 5)),
+    "prumerge-plus": ("prumerge", dict(keep=8, plus=True), (8, 8, 8, 8, 8, 8)),
     "downsample": ("downsample", dict(side=2), (4, 4, 4, 4, 4, 4)),
     "downsample-odd": ("downsample", dict(side=3), (9, 9, 9, 9, 9, 9)),
     "text_only": ("text_only", {}, (0, 0, 0, 0, 0, 0)),
@@ -116,7 +119,7 @@ every_method_with_a_rule = pytest.mark.parametrize("row", [row for row in METHOD
 WITH_A_RULE = {
     "vanilla", "hidrop", "fastv", "pdrop", "sparsevlm", "divprune", "visionzip",
     "random", "uniform", "pool", "downsample", "text_only", "stack", "vtw", "feather", "dart",
-    "fastervlm", "vispruner", "holov",
+    "fastervlm", "vispruner", "holov", "prumerge",
 }  # fmt: skip
 heads = pytest.mark.parametrize("kv_heads", [4, 2], ids=["MHA", "GQA"])
 

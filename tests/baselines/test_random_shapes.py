@@ -23,6 +23,7 @@ ONE_IMAGE += ("sparsevlm-1.0", "sparsevlm-1.0-strong")
 ONE_IMAGE += tuple(row for row in METHODS if row.startswith("stack-"))
 ONE_IMAGE += ("visionzip", "visionzip-one", "downsample", "downsample-odd")
 ONE_IMAGE += ("fastervlm", "vispruner", "vispruner-step", "holov", "holov-score")
+ONE_IMAGE += ("prumerge", "prumerge-keep", "prumerge-plus")
 NEW = 2
 
 words = st.lists(st.integers(3, IMAGE - 1), min_size=1, max_size=7)
