@@ -111,7 +111,8 @@ class Stack(Reducer):
         decided = replace(self, stack=tuple(members), positions=positions)
         if geometry.rope_axes > 1 and positions != "persistent":
             raise ValueError(
-                f"positions: {positions} has no meaning where a position is {geometry.rope_axes} numbers (M-RoPE)"
+                f"positions: {positions} has no meaning where a position is {geometry.rope_axes} numbers (M-RoPE);"
+                " leave it out, or use persistent"
             )
         if positions == "entry" and together.schedule.inject > 1:
             raise ValueError(

@@ -301,6 +301,13 @@ RULES: dict[str, Callable[[], Any]] = {
     "stack-late": stack((DivPruneRule(8), (0,)), (NextLayerRule({3: 10, 4: 4}, False), (3, 4)), inject=2, exit=6),
     "stack-downsample": stack((DownsampleRule(3), (0,)), (FastVRule(2, 8), (2,)), entry=True),
     "stack-downsample-divprune": stack((DownsampleRule(3), (0,)), (DivPruneRule(8), (0,)), compacted=True),
+    "stack-vitcop": stack(
+        (ChosenRule(method="fastervlm", settings=(10,)), (0,)),
+        (FastVRule(1, 10), (1,)),
+        (NextLayerRule({4: 8}, False), (4,)),
+        entry=True,
+    ),
+    "stack-exit": stack((FastVRule(2, 5), (2,)), exit=5),
     "stack-sparsevlm": stack((DivPruneRule(10), (0,)), (SparseVLMRule({2: 3, 4: 1}), (2, 4)), compacted=True),
     "stack-sparsevlm-2.0": stack(
         (FastVRule(1, 10), (1,)), (SparseVLMRule({2: 3, 4: 1}, compacted=False, heads=3), (2, 4))

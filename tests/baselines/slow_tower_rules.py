@@ -167,7 +167,8 @@ class TowerRule:
             return after
         project = slow.model.model.multi_modal_projector
         places = [i for i, t in enumerate(after) if t.visual]
-        made = [Token(project(x), 0, visual=True) for x in self.tokens(Tower(slow))]
+        first, features = after[places[0]].place, self.tokens(Tower(slow))
+        made = [Token(project(x), 0, visual=True, place=first + n) for n, x in enumerate(features)]
         return [*after[: places[0]], *made, *after[places[-1] + 1 :]]
 
 

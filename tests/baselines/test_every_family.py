@@ -50,9 +50,14 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "feather": ("feather", {}),
     "feather-released": ("feather", dict(layers=(2, 4), union="released")),
     "vtw": ("vtw", dict(exit=4)),
-}
+    "stack": ("stack", dict(stack=(dict(divprune=dict(keep=0.6)), dict(pdrop=dict(layers=(3, 4), ratios=(0.6, 0.3)))))),
+    "stack-tower": (
+        "stack", dict(stack=(dict(visionzip=dict(dominant=0.4, contextual=0.15)), dict(fastv=dict(keep=0.3))))
+    ),
+    "stack-exit": ("stack", dict(stack=(dict(fastv=dict(keep=THIRD)), dict(vtw=dict(exit=5))))),
+}  # fmt: skip
 # Refused in words: images in tiles with line ends. See test_visionzip.py and test_chosen.py.
-TOWER = ("visionzip", "fastervlm", "vispruner", "holov", "holov-score")
+TOWER = ("visionzip", "fastervlm", "vispruner", "holov", "holov-score", "stack-tower")
 REFUSED = {(name, row) for name in ("llava_next", "llava_onevision") for row in TOWER}
 # Refused by all of these families: see test_downsample.py and test_prumerge.py.
 NOWHERE = {"downsample", "prumerge"}
@@ -81,8 +86,12 @@ def reducer_of(row: str, geometry: Geometry) -> Reducer:
     def count(share: Any) -> Any:
         return tuple(map(count, share)) if isinstance(share, tuple) else round(share * geometry.visual_tokens)
 
-    shares = ("keep", "dominant", "contextual")
-    return build(name, {key: count(value) if key in shares else value for key, value in fields.items()})
+    def counted(fields: dict[str, Any]) -> dict[str, Any]:
+        shares = ("keep", "dominant", "contextual")
+        return {key: count(value) if key in shares else value for key, value in fields.items()}
+
+    members = [{name: counted(own) for name, own in one.items()} for one in fields.get("stack", ())]
+    return build(name, {**counted(fields), **({"stack": members} if members else {})})
 
 
 def generate(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

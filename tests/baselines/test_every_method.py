@@ -94,6 +94,13 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "stack-downsample-divprune": stack(
         dict(downsample=dict(side=3)), dict(divprune=dict(keep=4)), entering=(4, 4, 4, 4, 4, 4)
     ),
+    "stack-vitcop": stack(
+        dict(fastervlm=dict(keep=10)),
+        dict(fastv=dict(layer=1, keep=6)),
+        dict(pdrop=dict(layers=[4], ratios=[0.5], positions="persistent")),
+        entering=(10, 6, 6, 6, 3, 3),
+    ),
+    "stack-exit": stack(dict(fastv=dict(keep=5)), dict(vtw=dict(exit=5)), entering=(16, 16, 5, 5, 0, 0)),
     "stack-sparsevlm": stack(
         dict(divprune=dict(keep=10)), dict(sparsevlm=dict(layers=[2, 4], keep=[3, 1])), entering=(10, 10, 4, 4, 2, 2)
     ),

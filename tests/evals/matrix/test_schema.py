@@ -377,6 +377,7 @@ NOT_IN_MINI = {
     "feather",
     "holov",
     "prumerge",
+    "stack",
     "vispruner",
     "vtw",
 }

@@ -182,3 +182,19 @@ def test_downsample_gives_its_grid_to_the_next_member(tiny_llava, prompt, pixels
         with reduce(model, build("downsample", {"side": 3})):
             alone = model(input_ids=prompt(3, 6), pixel_values=pixels()).logits[:, -1]
     torch.testing.assert_close(pooled, alone, atol=1e-5, rtol=1e-5)  # nine cells of nine tokens are the tokens
+
+
+def test_a_method_in_the_tower_sees_the_smaller_image(tiny_llava, prompt, pixels):
+    """At the image's own size the stack is the method alone; at a smaller one it has fewer tokens to choose from."""
+    model, zip_ = tiny_llava(), {"visionzip": {"dominant": 4, "contextual": 2}}
+    inputs = {"input_ids": prompt(3, 6), "pixel_values": pixels()}
+
+    def last(method: Any) -> torch.Tensor:
+        with reduce(model, method) as reduction, torch.no_grad():
+            logits = model(**inputs).logits[:, -1]
+        assert reduction.trace.entering == (6,) * 6
+        return logits
+
+    alone = last(build("visionzip", zip_["visionzip"]))
+    torch.testing.assert_close(last(stack({"downsample": {"side": 4}}, zip_)), alone, atol=1e-4, rtol=1e-4)
+    assert (last(stack({"downsample": {"side": 3}}, zip_)) - alone).abs().max() > 1e-3
