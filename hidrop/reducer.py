@@ -109,6 +109,9 @@ class Reducer:
     resizes: ClassVar[bool] = False
     # Whether the method is made of others (`nested`).
     composed: ClassVar[bool] = False
+    # The fields that name a checkpoint of the method's own, a folder or a Hub id (None: it needs none). What its files
+    # hold is part of a cell's identity.
+    checkpoints: ClassVar[tuple[str, ...]] = ()
 
     @property
     def positions(self) -> Positions | None:
@@ -165,6 +168,13 @@ class Reducer:
         """Raises ValueError for a model that the method does not fit, where its geometry does not tell."""
         if (why := self.refuses(type(backbone))) is not None:
             raise ValueError(f"{self.name}: {why}")
+        self.check_files(backbone)
+
+    def check_files(self, backbone: Backbone) -> None:
+        """Raises UserError for files of the method's own that are missing, or that do not fit the model.
+
+        `backbone` may have a config and no model (`Backbone.of_config`): no weight is read.
+        """
 
     @property
     def deepstack(self) -> DeepStack:
@@ -225,6 +235,29 @@ class Reducer:
         return type(self).encode is not Reducer.encode
 
     @property
+    def annotates(self) -> bool:
+        """Whether `encode` gives the model's own features with more numbers after each, for `Prompt.side_BVS`.
+
+        Such a method does not say that it `encodes`: its tokens are those of the model.
+        """
+        return False
+
+    @property
+    def own_features(self) -> bool:
+        """Whether `encode` gives anything else than the model's own features."""
+        return self.encodes or self.annotates
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether `prepare` reads the questions as text (`Prompt.questions`), which waits for the device."""
+        return False
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a prefill can be a CUDA graph: nothing in it waits for the device."""
+        return not (self.adaptive or self.rechosen or self.reads_text)
+
+    @property
     def prepares(self) -> bool:
         """Whether the method looks at the decoder's input before layer 1."""
         return type(self).prepare is not Reducer.prepare
@@ -250,7 +283,10 @@ class Reducer:
         raise BudgetError("the method has no for_budget, which would solve one; give its fields instead")
 
     def encode(self, vision: Vision) -> list[torch.Tensor]:
-        """Projected features of each image, (tokens, D): the model's own, unless the method works in the tower."""
+        """Projected features of each image, (tokens, D): the model's own, unless the method works in the tower.
+
+        A method that `annotates` puts S more columns after them.
+        """
         return vision.features()
 
     def resized(self, vision: Vision) -> Vision:

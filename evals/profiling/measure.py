@@ -66,7 +66,7 @@ def ways(
     """Every method eagerly and, with a recorder, also by graphs if it can be captured."""
     found = {label: _way(reducer, backbone) for label, reducer in reducers.items()}
     for label, way in [*found.items()] if recorder else ():
-        if not (way.reducer.adaptive or way.reducer.rechosen):
+        if way.reducer.capturable:
             # All prompts have the same length, so a bucket of one token adds no padding. Two graphs: the whole forward
             # and, for the prefill, the same without the tower.
             graphs = Graphs(recorder, bucket=1, room=settings.new_tokens, limit=2)
@@ -145,7 +145,9 @@ def _features(
     """The features of each method's request. Methods that do not work in the tower share those of one request."""
     shared: dict[int, RecordedFeatures] = {}
     found = {
-        label: RecordedFeatures() if reducer.encodes else shared.setdefault(id(requests[label]), RecordedFeatures())
+        label: RecordedFeatures()
+        if reducer.own_features
+        else shared.setdefault(id(requests[label]), RecordedFeatures())
         for label, reducer in reducers.items()
     }
     for label, reducer in reducers.items():

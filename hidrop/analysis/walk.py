@@ -60,7 +60,7 @@ class Walk:
             features = forward.encode(vision)
         self.features = features
         text = text_tokens(forward.embed, ids, self.layout)
-        self.visual = visual_tokens(self.features, text, self.layout)
+        self.visual = visual_tokens(self.features, text, self.layout, forward.backbone.levels)
         self.cache = RaggedCache(self.decoder.model.config)
         self.cache.input_length = ids.shape[1]
         self.run = self.decoder.begin(text, self.layout, self.cache)

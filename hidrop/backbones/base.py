@@ -20,6 +20,7 @@ from hidrop.backbones.asking import Asking
 from hidrop.backbones.checkpoint_family import CheckpointFamily
 from hidrop.backbones.model_inputs import IMAGE, TEXT, Grid, Places, Rope, Vision, counted_places
 from hidrop.backbones.pixel_limits import PixelLimits
+from hidrop.backbones.tokenizers import tokenizer_of
 from hidrop.cache_name import cache_name
 from hidrop.geometry import Counts, Geometry
 from hidrop.videos import Video
@@ -97,6 +98,11 @@ class Backbone(CheckpointFamily):
     @property
     def projector(self) -> Any:
         return attrgetter(self.projector_at)(self.model)
+
+    @property
+    def tokenizer(self) -> Any:
+        """See `tokenizer_of`."""
+        return tokenizer_of(self.model)
 
     @property
     def geometry(self) -> Geometry:

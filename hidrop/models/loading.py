@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hidrop.backbones import Backbone, backbone_of, count_by, family_of
 from hidrop.backbones.pixel_limits import NO_LIMITS, PixelLimits, Resolution
+from hidrop.backbones.tokenizers import state_tokenizer
 from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError, did_you_mean, shortened
 from hidrop.geometry import Counts, Geometry
@@ -147,6 +148,7 @@ def load(
         count_by(model, reference_tokens, counts)
     except ValueError as error:
         raise UserError(f"model '{source}': {error}") from None
+    state_tokenizer(model, tokenizer)
     backbone = backbone_of(model)
     return Loaded(
         model=model,

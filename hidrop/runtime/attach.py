@@ -201,7 +201,8 @@ class Reduction:
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             places = Places(layout.position_PBS, layout.next_B)
             kinds = self.backbone.kinds(input_ids)
-            cache.replay = Replay(input_ids, mask, kinds, made.visual.hidden, made.visual.levels, places)
+            visual = made.visual
+            cache.replay = Replay(input_ids, mask, kinds, visual.hidden, visual.levels, places, visual.side)
 
         head, hidden = self.backbone.head, run.decoder.model.norm(made.sequence.hidden)
         loss = None

@@ -45,7 +45,7 @@ def empty_layers(config: Any) -> list[DynamicLayer]:
 @dataclass
 class Replay:
     """The input so far, for methods that choose again at each token: ids and masks (B, S), visual tokens (B, V, D),
-    what DeepStack adds to these, and where everything is.
+    what DeepStack adds to these, what the method has noted of them in the tower, and where everything is.
 
     `kind_BS` tells placeholders from a generated token that happens to have their id, which is text.
     """
@@ -56,6 +56,7 @@ class Replay:
     visual_BVD: torch.Tensor
     levels: tuple[torch.Tensor, ...]
     places: Places
+    side: torch.Tensor | None = None
 
     def continued(self, ids_BQ: torch.Tensor, mask_BQ: torch.Tensor | None) -> Replay:
         """With `ids_BQ` at the end; no mask: none of them is padding."""
@@ -86,7 +87,8 @@ class Replay:
         position_BPS = change(self.places.position_PBS.transpose(0, 1))
         places = Places(position_BPS.transpose(0, 1), change(self.places.next_B))
         ids, mask, kind, visual = map(change, (self.ids_BS, self.mask_BS, self.kind_BS, self.visual_BVD))
-        return Replay(ids, mask, kind, visual, tuple(map(change, self.levels)), places)
+        side = None if self.side is None else change(self.side)
+        return Replay(ids, mask, kind, visual, tuple(map(change, self.levels)), places, side)
 
 
 class RaggedCache(DynamicCache):

@@ -45,7 +45,7 @@ class FeatureCache:
     def encode(self, reducer: Reducer, vision: Vision) -> list[torch.Tensor]:
         """What `reducer.encode(vision)` gives, (tokens, D) of each image, as one image at a time gives it."""
         # Counts of a method are of a reference image, which may be another one next time.
-        own = (reducer, vision.backbone.geometry) if reducer.encodes else None
+        own = (reducer, vision.backbone.geometry) if reducer.own_features else None
         return [self._of(reducer, vision.only(image), own) for image in range(vision.count)]
 
     def _of(self, reducer: Reducer, image: Vision, own: Hashable) -> torch.Tensor:

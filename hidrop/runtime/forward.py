@@ -66,7 +66,7 @@ class ForwardPass:
     """The way through one model with one method, and what it counted. Shapes as in layout.py."""
 
     def __init__(self, backbone: Backbone, reducer: Reducer, features: Encoder | None = None) -> None:
-        """Raises ValueError for a method that does not fit the backbone's positions, depth or image size."""
+        """Raises ValueError for a method that does not fit the backbone's positions, depth, image size or tokenizer."""
         reducer = reducer.on(backbone.geometry)
         self.backbone, self.reducer = backbone, reducer
         self.encode = reducer.encode if features is None else partial(features.encode, reducer)
@@ -75,6 +75,7 @@ class ForwardPass:
         self.geometry = backbone.geometry
         self.plan = reducer.plan(self.geometry)
         reducer.check_backbone(backbone)
+        self._tokenizer = backbone.tokenizer if reducer.reads_text else None
         self.decoder = Decoder(backbone, reducer)
         self._pending: list[Record] = []
         self._last: Record | None = None
@@ -146,7 +147,9 @@ class ForwardPass:
             found = images
             if found is None:
                 found = [] if vision is None else self.encode(vision)
-            tokens = visual_tokens(found, text, layout).passed(plan.inject - 1, self.reducer.deepstack)
+            tokens = visual_tokens(found, text, layout, self.backbone.levels).passed(
+                plan.inject - 1, self.reducer.deepstack
+            )
             if apart and side_streams(ids_BS.device) and plan.inject <= len(self.decoder.layers):
                 tokens = self.decoder.ahead(tokens, plan.inject)
             return found, tokens
@@ -160,7 +163,7 @@ class ForwardPass:
         """The input so far once more from the first layer, into the emptied cache; its hidden states."""
         layout = self.layout_of(replay.ids_BS, replay.mask_BS, replay.kind_BS, places=replay.places)
         text = text_tokens(self.embed, replay.ids_BS, layout)
-        visual = replace(placed(replay.visual_BVD, layout.visual_BV), levels=replay.levels)
+        visual = replace(placed(replay.visual_BVD, layout.visual_BV), levels=replay.levels, side=replay.side)
         cache.start_again()
         plan = self.plan_of(layout)
         sequence, record = self._prefill(replay.ids_BS, text, lambda: ([], visual), layout, plan, cache)
@@ -181,7 +184,7 @@ class ForwardPass:
         if self.reducer.prepares:
             _, visual = entering()
             with torch.no_grad():
-                memory = self.reducer.prepare(decoder_prompt(text, visual, ids_BS, layout))
+                memory = self.reducer.prepare(decoder_prompt(text, visual, ids_BS, layout, self._tokenizer))
         sequence, record = self.decoder.prefill(text, lambda: entering()[1], layout, plan, cache, memory)
         if cache is not None:
             cache.input_length = layout.length

@@ -25,8 +25,7 @@ def possible(forward: ForwardPass, use_cache: bool | None, cache: Cache | None) 
     return not (
         model.training
         or torch.is_grad_enabled()
-        or reducer.adaptive
-        or reducer.rechosen
+        or not reducer.capturable
         or spread
         or isinstance(cache, RaggedCache)
         or not (wanted or cache is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,9 +24,9 @@ def text_tokens(embed: nn.Module, ids_BS: torch.Tensor, layout: Layout) -> Token
     return placed(embed(rows(ids_BS, index)), index)
 
 
-def visual_tokens(images: list[torch.Tensor], text: Tokens, layout: Layout) -> Tokens:
+def visual_tokens(images: list[torch.Tensor], text: Tokens, layout: Layout, levels: int) -> Tokens:
     """The visual tokens of each row. `images`: features of the batch's images, then of its videos, row after row, as
-    `Vision.features` gives them.
+    `Vision.features` gives them, with those of DeepStack's `levels`. Columns after them are `Tokens.side`.
 
     Raises ValueError when the prompts have another number of placeholders than there are features.
     """
@@ -36,10 +37,17 @@ def visual_tokens(images: list[torch.Tensor], text: Tokens, layout: Layout) -> T
             "let the processor expand each image into as many placeholders as it has tokens"
         )
     index = layout.visual_BV
-    features = torch.cat(images).to(text.hidden) if images else text.hidden[:, 0]
-    wide = features.index_select(0, layout.feature_BV.clamp(min=0).flatten()).unflatten(0, index.shape)
-    hidden, *levels = wide.split(text.hidden.shape[-1], dim=-1)
-    return replace(placed(hidden, index), levels=tuple(levels))
+    width = text.hidden.shape[-1] * (1 + levels)
+    features = torch.cat(images) if images else text.hidden[:, 0]
+    feature = layout.feature_BV.clamp(min=0).flatten()
+
+    def spread(columns: torch.Tensor) -> torch.Tensor:
+        return columns.index_select(0, feature).unflatten(0, index.shape)
+
+    hidden, *more = spread(features[:, :width].to(text.hidden)).split(text.hidden.shape[-1], dim=-1)
+    # In its own type: a score is float32, whatever the model computes in.
+    side = spread(features[:, width:].to(text.hidden.device)) if features.shape[1] > width else None
+    return replace(placed(hidden, index), levels=tuple(more), side=side)
 
 
 def decoder_prompt(
@@ -47,8 +55,12 @@ def decoder_prompt(
     visual: Tokens,
     ids_BS: torch.Tensor,
     layout: Layout,
+    tokenizer: Any = None,
 ) -> Prompt:
-    """What a method's `prepare` gets to see. Answers (labelled text) are no part of the question."""
+    """What a method's `prepare` gets to see. Answers (labelled text) are no part of the question.
+
+    `tokenizer`: the model's, for methods that read the questions as text.
+    """
     valid = text.order >= 0
     question = valid
     if visual.order.shape[1]:
@@ -65,4 +77,6 @@ def decoder_prompt(
         text_valid_BT=valid,
         question_BT=question,
         media=layout.media,
+        side_BVS=visual.side,
+        tokenizer=tokenizer,
     )

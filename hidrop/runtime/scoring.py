@@ -64,6 +64,16 @@ class Prompt:
     question_BT: torch.Tensor
     # Where in its image or video each visual token is.
     media: MediaTable
+    # Of a method that annotates: the numbers that its `encode` has put after the features. None without images.
+    side_BVS: torch.Tensor | None = None
+    # The model's, for a method that reads text.
+    tokenizer: Any = None
+
+    def questions(self) -> list[str]:
+        """The question of each row as text, without special tokens. Waits for the device."""
+        asked = zip(self.text_ids_BT.tolist(), self.question_BT.tolist(), strict=True)
+        ids = [[number for number, own in zip(*row, strict=True) if own] for row in asked]
+        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
 
     def only(self, rank_BK: torch.Tensor) -> Prompt:
         """With these visual tokens alone, by their number among the row's; -1 gives a filler."""
@@ -71,7 +81,11 @@ class Prompt:
         there = rank_BK >= 0
         slot_BK = torch.where(there, rank_BK + fillers_B1, -1)
         return replace(
-            self, visual_BVD=rows(self.visual_BVD, slot_BK), visual_valid_BV=there, media=self.media.only(slot_BK)
+            self,
+            visual_BVD=rows(self.visual_BVD, slot_BK),
+            visual_valid_BV=there,
+            media=self.media.only(slot_BK),
+            side_BVS=None if self.side_BVS is None else rows(self.side_BVS, slot_BK),
         )
 
 

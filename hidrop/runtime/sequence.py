@@ -21,13 +21,15 @@ class Tokens:
     """Some tokens of each row: hidden states (B, K, D) and their order in the prompt (B, K), -1 for fillers.
 
     `projected`: of visual tokens that are about to enter a layer, where that was made ahead. `levels`: DeepStack, what
-    is added to visual tokens after each of the next layers, (B, K, D) each.
+    is added to visual tokens after each of the next layers, (B, K, D) each. `side`: of visual tokens that have not
+    entered yet, what the method has noted of them in the tower, (B, K, S).
     """
 
     hidden: torch.Tensor
     order: torch.Tensor
     projected: Projected | None = None
     levels: tuple[torch.Tensor, ...] = ()
+    side: torch.Tensor | None = None
 
     def after(self, other: Tokens) -> Tokens:
         """Both, with the levels of two visual parts joined."""

@@ -67,6 +67,11 @@ class Stack(Reducer):
                 raise ValueError(f"{member.label}: its counts depend on the sample; in a stack they have to be fixed")
             if method.rechosen:
                 raise ValueError(f"{member.label}: rechosen: a stack chooses once, in the prefill")
+            if method.annotates or method.reads_text or any(getattr(method, name) for name in method.checkpoints):
+                raise ValueError(
+                    f"{member.label}: it reads the question as text, notes numbers in the tower or has a checkpoint of "
+                    "its own, which a stack does not hand on"
+                )
             if method.topk != "released":
                 raise ValueError(f"{member.label}: topk: {method.topk}: in a stack the choice has no gradient")
 
