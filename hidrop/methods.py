@@ -36,6 +36,7 @@ METHODS: dict[str, str] = {
     "vispruner": "baselines.vispruner:VisPruner",
     "holov": "baselines.holov:HoloV",
     "prumerge": "baselines.prumerge:PruMerge",
+    "cdpruner": "baselines.cdpruner:CDPruner",
     "downsample": "baselines.downsample:Downsample",
     "text_only": "baselines.text_only:TextOnly",
     "stack": "hidrop.stacks.stack:Stack",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tests.baselines.slow_cdpruner import CDPrunerRule
 from tests.baselines.slow_decoder_rules import DARTRule, FeatherRule, VTWRule
 from tests.baselines.slow_model import SlowLlava, Token, keep_best
 from tests.baselines.slow_sparsevlm import SparseVLMRule
@@ -291,6 +292,9 @@ RULES: dict[str, Callable[[], Any]] = {
     "prumerge": lambda: PruMergeRule(neighbours=3),
     "prumerge-keep": lambda: PruMergeRule(keep=5, neighbours=4),
     "prumerge-plus": lambda: PruMergeRule(plus=True, keep=8, neighbours=32),
+    "cdpruner": lambda: CDPrunerRule(5, "embeddings"),
+    "cdpruner-none": lambda: CDPrunerRule(5),
+    "cdpruner-weighted": lambda: CDPrunerRule(4, "embeddings", weight=1),
     "downsample": lambda: DownsampleRule(2),
     "downsample-odd": lambda: DownsampleRule(3),
     "text_only": TextOnlyRule,

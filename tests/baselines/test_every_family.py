@@ -43,6 +43,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "vispruner": ("vispruner", dict(keep=THIRD, step=2)),
     "holov": ("holov", dict(keep=THIRD, crops=3)),
     "holov-score": ("holov", dict(keep=THIRD, crops=4, pick="score")),
+    "cdpruner": ("cdpruner", dict(keep=THIRD)),
+    "cdpruner-none": ("cdpruner", dict(keep=THIRD, relevance="none")),
     "text_only": ("text_only", {}),
     "dart": ("dart", dict(keep=THIRD)),
     "dart-norm": ("dart", dict(keep=THIRD, layer=1, image_pivots=1, order="norm")),

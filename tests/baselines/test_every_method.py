@@ -72,6 +72,9 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "prumerge": ("prumerge", dict(neighbours=3), BY_SAMPLE),
     "prumerge-keep": ("prumerge", dict(keep=5, neighbours=4), (5, 5, 5, 5, 5, 5)),
     "prumerge-plus": ("prumerge", dict(keep=8, plus=True), (8, 8, 8, 8, 8, 8)),
+    "cdpruner": ("cdpruner", dict(keep=5), (5, 5, 5, 5, 5, 5)),
+    "cdpruner-none": ("cdpruner", dict(keep=5, relevance="none"), (5, 5, 5, 5, 5, 5)),
+    "cdpruner-weighted": ("cdpruner", dict(keep=4, weight=1), (4, 4, 4, 4, 4, 4)),
     "downsample": ("downsample", dict(side=2), (4, 4, 4, 4, 4, 4)),
     "downsample-odd": ("downsample", dict(side=3), (9, 9, 9, 9, 9, 9)),
     "text_only": ("text_only", {}, (0, 0, 0, 0, 0, 0)),
@@ -127,6 +130,7 @@ WITH_A_RULE = {
     "vanilla", "hidrop", "fastv", "pdrop", "sparsevlm", "divprune", "visionzip",
     "random", "uniform", "pool", "downsample", "text_only", "stack", "vtw", "feather", "dart",
     "fastervlm", "vispruner", "holov", "prumerge",
+    "cdpruner",
 }  # fmt: skip
 heads = pytest.mark.parametrize("kv_heads", [4, 2], ids=["MHA", "GQA"])
 
