@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from evals.matrix import packages
-from evals.matrix.resolve import MatrixRow, Peek, absent, peek_files, resolve
+from evals.matrix.resolve import MatrixRow, Peek, absent, peek_files, place, resolve
 from evals.matrix.schema import Cell, Matrix
 from evals.tasks import TaskSpec, missing, remarks
 from evals.tasks.data import locate
@@ -24,7 +24,7 @@ def check(
     cells = list(cells)
     rows, problems = resolve(matrix, cells, peek=peek)
     problems += installed(matrix)
-    problems += models(matrix, cells)
+    problems += models(matrix, cells, rows)
     problems += kernels(matrix, cells, device)
     problems += data(matrix, cells) or tried(matrix, cells)
     problems += writable(out)
@@ -37,8 +37,11 @@ def installed(matrix: Matrix) -> list[str]:
     return [f"{matrix.file}: {packages.missing(name)}" for name in packages.lacking(needed)]
 
 
-def models(matrix: Matrix, cells: list[Cell]) -> list[str]:
-    """Checkpoints that cannot be loaded or asked: missing files, broken ones, parts that do not fit each other."""
+def models(matrix: Matrix, cells: list[Cell], rows: Mapping[tuple[str, str], MatrixRow]) -> list[str]:
+    """Checkpoints that cannot be loaded or asked: missing files, broken ones, parts that do not fit each other.
+
+    The checkpoints of methods' own are among them.
+    """
     if packages.lacking(["torch", "transformers"]):
         return []
     from evals.tasks.protocol import protocol
@@ -54,6 +57,12 @@ def models(matrix: Matrix, cells: list[Cell]) -> list[str]:
                 protocol(filmed[0].protocol).sampling(parts.backbone, spec.frames, spec.fps)
         except UserError as error:
             problems.append(f"{matrix.file}: {absent(name, spec, error)}")
+            continue
+        for cell in {cell.label: cell for cell in cells if (name, cell.label) in rows and cell.model == name}.values():
+            try:
+                rows[name, cell.label].reducer.check_files(parts.backbone)
+            except UserError as error:
+                problems.append(f"{matrix.file}: methods.{place(cell)} on {name}: {error}")
     return problems
 
 

@@ -17,6 +17,7 @@ from evals.store.journal import Journal
 from evals.tasks.official_files import official_digest
 from evals.tasks.protocol import decoding, protocol_version
 from hidrop import provenance
+from hidrop.reducer import Reducer
 
 
 class CellJournals:
@@ -36,7 +37,7 @@ class CellJournals:
         row = self.rows[cell.model, cell.label]
         return {
             "method": row.method,
-            "fields": asdict(row.reducer),
+            "fields": {**asdict(row.reducer), **self._own_weights(row.reducer)},
             "source": row.source,
             "entering": list(row.plan.entering),
             "weights": weights,
@@ -59,6 +60,11 @@ class CellJournals:
             **({"metric": cell.metric} if cell.metric else {}),
             **({"film": film} if (film := self.engine.film(cell)) else {}),
         }
+
+    def _own_weights(self, reducer: Reducer) -> dict[str, str]:
+        """In the place of a method's own checkpoints, what their files hold: another folder may have the same."""
+        named = {field: getattr(reducer, field) for field in reducer.checkpoints}
+        return {field: self.engine.weights_digest(source) for field, source in named.items() if source is not None}
 
     def open(self, cell: Cell, weights: str, part: str | None = None) -> Journal:
         """Raises UserError for a file that is damaged."""

@@ -23,11 +23,12 @@ def check(tmp_path, data_folder):
         more="",
         peek=None,
         asked="llava",
+        methods="{fastv: {layer: 9, keep: 1}}",
     ):
         path = tmp_path / "own.yaml"
         path.write_text(
             f"protocol: {asked}\nmodels: {{a: {{source: '{source}'{more}}}}}\n"
-            f"methods: {{fastv: {{layer: 9, keep: 1}}}}\ntasks: {{gqa: {{data: {data}}}}}\n"
+            f"methods: {methods}\ntasks: {{gqa: {{data: {data}}}}}\n"
         )
         matrix = load_matrix(path)
         return validate.check(matrix, matrix.cells(), device=device, out=out, peek=peek or (lambda s: (GEOMETRY, None)))
@@ -55,6 +56,16 @@ def test_every_kind_of_problem_is_listed_in_one_go(check, tmp_path, monkeypatch)
 def test_a_missing_checkpoint_is_answered_with_the_matrix_own_command(check):
     _, problems = check(source="./nowhere", more=", get: 'hf download someone/model'")
     assert any(p.endswith("./nowhere does not exist. Get it: hf download someone/model") for p in problems)
+
+
+def test_a_missing_or_wrong_checkpoint_of_a_methods_own_is_found_before_anything_is_loaded(check, tmp_path):
+    for folder, words in (
+        (tmp_path / "nowhere", "nowhere': no such folder"),
+        (MINI / "vanilla", "has no text tower of CLIP (model_type 'llava', not 'clip')"),
+    ):
+        _, problems = check(methods=f"{{cdpruner: {{keep: 4, relevance: clip, text_tower: {folder}}}}}")
+        (line,) = [line for line in problems if words in line]
+        assert "own.yaml: methods.cdpruner on a: text_tower: " in line
 
 
 def test_a_missing_checkpoint_is_told_once(check):

@@ -244,6 +244,19 @@ def test_each_part_of_the_identity_makes_another_cell(go, tmp_path, old, new):
     assert len(world.asked) == SAMPLES
 
 
+def test_what_a_methods_own_checkpoint_holds_makes_another_cell_and_its_folder_does_not(go, tmp_path):
+    matrix = tmp_path / "tiny.yaml"
+    first = matrix.read_text().replace(
+        "{layer: 1, keep: 4}", "{name: cdpruner, keep: 4, relevance: clip, text_tower: a}"
+    )
+    moved, same = first.replace("text_tower: a", "text_tower: b"), {"a": "digest", "b": "digest"}
+    for text, weights, asked in ((first, same, SAMPLES), (moved, same, 0), (moved, {"b": "other"}, SAMPLES)):
+        matrix.write_text(text)
+        world = World(weights=weights)
+        go(world, only="plain/fastv/gqa")
+        assert len(world.asked) == asked
+
+
 def test_what_does_not_change_numbers_makes_no_other_cell(go, tmp_path):
     go(World(), only="plain/fastv/gqa")
     matrix = tmp_path / "tiny.yaml"
