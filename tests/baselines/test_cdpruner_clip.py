@@ -17,6 +17,7 @@ from baselines.clip_relevance import asked
 from hidrop.backbones import backbone_of
 from hidrop.backbones.tokenizers import state_tokenizer
 from hidrop.errors import UserError
+from hidrop.methods import build
 from hidrop.models import load
 from hidrop.runtime import reduce
 from hidrop.runtime.feature_cache import FeatureCache
@@ -243,6 +244,19 @@ def test_a_model_without_a_tokenizer_is_refused_in_words_and_one_from_a_folder_f
     again = LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
     inputs = {"input_ids": make_prompt(3, 6), "pixel_values": make_pixels()}
     assert kept_of(again, method, inputs) == kept_of(model, method, inputs)
+
+
+def test_a_stack_refuses_it_in_words_and_takes_the_other_forms(model: Any, clip: Path):
+    fields = dict(keep=8, relevance="clip", text_tower=str(clip))
+    with pytest.raises(ValueError, match="^cdpruner: it reads the question as text, .* which a stack does not hand on"):
+        build("stack", {"stack": [{"cdpruner": fields}, {"fastv": dict(keep=4, layer=2)}]})
+    inputs = {"input_ids": make_prompt(3, 6), "pixel_values": make_pixels()}
+    for first, then in (({"cdpruner": dict(keep=8)}, {"fastv": dict(keep=4, layer=2)}), ("vanilla", "cdpruner")):
+        then = {"cdpruner": dict(keep=8)} if then == "cdpruner" else then
+        with torch.no_grad(), reduce(model, build("stack", {"stack": [first, then]})) as reduction:
+            model(**inputs)
+        (wanted,) = kept_of(model, CDPruner(8), inputs)
+        assert reduction.kept[0].rows[0] == wanted
 
 
 def test_a_long_question_gives_no_warning(model: Any, clip: Path, caplog: pytest.LogCaptureFixture):
