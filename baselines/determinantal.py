@@ -36,23 +36,23 @@ def greedy_order(
         tokens, own = tokens * weight_BV[:, :, None], weight_BV.square()
     slots = valid_BV.shape[1]
     place = torch.arange(slots, device=valid_BV.device)
-    factor_BCV = tokens.new_zeros(len(tokens), min(count, slots), slots)
+    factor_BVC = tokens.new_zeros(len(tokens), slots, min(count, slots))
     gain, score, left = own, torch.zeros_like(own), valid_BV
-    for step in range(factor_BCV.shape[1]):
+    for step in range(factor_BVC.shape[2]):
         gain = torch.where(gain > SPANNED * own, gain, 0)
         best = torch.where(left, gain, -torch.inf).amax(1, keepdim=True)
         pick = torch.where(left & (gain == best), place, slots - 1).amin(1, keepdim=True)
         picked = place == pick
         score = torch.where(picked & left, float(slots - step), score)
-        # What the pick shares with each token. A matrix product would round equal tokens differently, by their places,
-        # and so would not leave the choice between them to their order.
-        similar = (tokens * rows(tokens, pick)).sum(-1)
-        before_BCV = factor_BCV[:, :step]
-        known = (before_BCV.gather(2, pick[:, None].expand(-1, step, 1)) * before_BCV).sum(1)
+        # What the pick shares with each token, and what of it the choices before have taken. These are sums over a last
+        # axis: a matrix product, or a sum over another axis, rounds equal tokens differently by their places, and so
+        # would not leave the choice between them to their order.
+        before_BVC = factor_BVC[:, :, :step]
+        similar, known = ((each * rows(each, pick)).sum(-1) for each in (tokens, before_BVC))
         added = gain.gather(1, pick)
         # Nothing is divided by a gain of 0.
         new = torch.where(added > 0, (similar - known) * added.clamp(min=torch.finfo(added.dtype).tiny).rsqrt(), 0)
-        factor_BCV[:, step] = new
+        factor_BVC[:, :, step] = new
         gain = gain - new.square()
         left = left & ~picked
     return score

@@ -96,11 +96,14 @@ def test_padding_and_other_rows_of_a_batch_change_no_choice(weighted: bool):
     assert not together[2].any() and not together[1, :11].any()
 
 
-def test_copies_of_a_token_come_after_all_others_and_the_earlier_one_is_chosen():
-    own = torch.randn(10, 16, generator=torch.Generator().manual_seed(2))
-    tokens = torch.cat([own, own.flip(0), own])
-    assert sorted(choices(tokens, None, 10)) == list(range(10))
-    assert choices(tokens, None, 14)[10:] == [10, 11, 12, 13]
+@pytest.mark.parametrize(("own", "size"), [(10, 16), (31, 64), (53, 128), (101, 96)])
+@pytest.mark.parametrize("seed", range(4))
+def test_of_copies_of_a_token_the_earliest_is_chosen_and_the_others_come_after_all_other_tokens(own, size, seed):
+    once = torch.randn(own, size, generator=torch.Generator().manual_seed(seed))
+    tokens, count = torch.cat([once, once.flip(0), once]), min(own, size * 3 // 4)
+    assert max(choices(tokens, None, count)) < own
+    if own < size:
+        assert choices(tokens, None, own + 4)[own:] == [own, own + 1, own + 2, own + 3]
 
 
 @pytest.mark.parametrize("extra", [0, 1, 40])
