@@ -19,6 +19,7 @@ from hidrop.backbones.tokenizers import state_tokenizer
 from hidrop.errors import UserError
 from hidrop.methods import build
 from hidrop.models import load
+from hidrop.pretrained import pretrained
 from hidrop.runtime import reduce
 from hidrop.runtime.feature_cache import FeatureCache
 from tests.baselines.slow_cdpruner import best_of_each_step, cosine, kernel
@@ -46,8 +47,8 @@ def slow_kept(model: Any, folder: Path, question: str, images: torch.Tensor, kee
     """The tokens that stay of one prompt with these images."""
     from transformers import CLIPModel, CLIPTokenizer
 
-    tower = CLIPModel.from_pretrained(folder).double()
-    ids = CLIPTokenizer.from_pretrained(folder)(question).input_ids
+    tower = pretrained(CLIPModel, folder).double()
+    ids = pretrained(CLIPTokenizer, folder)(question).input_ids
     ids += [0] * (-len(ids) % SEGMENT)
     texts = []
     for first in range(0, len(ids), SEGMENT):
@@ -239,9 +240,9 @@ def test_a_model_without_a_tokenizer_is_refused_in_words_and_one_from_a_folder_f
         reduce(make_llava(), method)
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no tokenizer is known"):
-        reduce(LlavaForConditionalGeneration.from_pretrained(tmp_path), method)
+        reduce(pretrained(LlavaForConditionalGeneration, tmp_path), method)
     word_tokenizer().save_pretrained(tmp_path)
-    again = LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
+    again = pretrained(LlavaForConditionalGeneration, tmp_path).eval()
     inputs = {"input_ids": make_prompt(3, 6), "pixel_values": make_pixels()}
     assert kept_of(again, method, inputs) == kept_of(model, method, inputs)
 

@@ -11,6 +11,7 @@ import pytest
 from hidrop.backbones import backbone_of
 from hidrop.backbones.tokenizers import state_tokenizer, tokenizer_of
 from hidrop.models import load
+from hidrop.pretrained import pretrained
 from tests.hidrop.backbones.families import model_of
 from tests.tiny_checkpoints import write
 
@@ -18,7 +19,7 @@ from tests.tiny_checkpoints import write
 def reread(folder: Path) -> Any:
     from transformers import Qwen2VLForConditionalGeneration
 
-    return Qwen2VLForConditionalGeneration.from_pretrained(folder)
+    return pretrained(Qwen2VLForConditionalGeneration, folder)
 
 
 def test_load_states_the_tokenizer() -> None:
