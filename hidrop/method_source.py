@@ -28,7 +28,6 @@ FROM_FILE = " (file "
 NOT_CODE = ("ctx", "kind", "type_comment", "type_ignores")
 
 
-@functools.cache
 def source_digest(cls: type[Reducer]) -> str:
     """sha256, as hex, over the code of a method's class and of what it imports from its own project.
 
@@ -44,7 +43,7 @@ def source_digest(cls: type[Reducer]) -> str:
 
 def method_digest(reducer: Reducer) -> str:
     """`source_digest` of a method, and of all methods that it is made of. Raises ValueError like it."""
-    digests = [source_digest(cls) for cls in reducer.classes]  # type: ignore[arg-type]  # a class can be hashed
+    digests = [source_digest(cls) for cls in reducer.classes]
     return digests[0] if len(digests) == 1 else _hash("\n".join(digests).encode())
 
 

@@ -34,8 +34,7 @@ def test_fields_survive_the_way_through_yaml(name):
 
 
 RENUMBERED = ["pdrop", "sparsevlm", "divprune", "pool", "visionzip", "downsample", "text_only"]
-RENUMBERED += ["fastervlm", "vispruner", "holov", "prumerge", "stack"]
-RENUMBERED += ["fastervlm", "vispruner", "holov", "prumerge", "cdpruner"]
+RENUMBERED += ["fastervlm", "vispruner", "holov", "prumerge", "cdpruner", "stack"]
 LLAVA = PRESETS["llava-1.5-7b"]
 THREE_AXES = dataclasses.replace(LLAVA, rope_axes=3)
 
