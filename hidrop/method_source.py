@@ -105,7 +105,7 @@ class _Project:
 
     def __init__(self, roots: Iterable[ModuleSpec]):
         self.packages = {spec.name.partition(".")[0] for spec in roots} - set(CORE) | {METHODS_PACKAGE}
-        tops = [find_spec(spec.name.partition(".")[0]) for spec in roots]
+        tops = [find_spec(spec.name.partition(".")[0]) if "." in spec.name else spec for spec in roots]
         self.folders = [
             _folder(spec) for spec in tops if spec is not None and _has_file(spec) and not _is_library(spec)
         ]

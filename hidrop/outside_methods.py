@@ -92,6 +92,7 @@ def code_files(name: str) -> tuple[Path, ...]:
 @contextlib.contextmanager
 def _on_path(folder: Path) -> Iterator[None]:
     """A block in which Python finds modules in a folder, too."""
+    importlib.invalidate_caches()
     added = str(folder) not in sys.path
     if added:
         sys.path.append(str(folder))
@@ -123,6 +124,7 @@ def _package(point: EntryPoint) -> str:
 
 def _imported(name: str) -> ModuleType:
     folder = os.getcwd()
+    importlib.invalidate_caches()  # of files that were written just now
     if find_spec(name.partition(".")[0]) is None and folder not in sys.path:
         sys.path.append(folder)  # as `python -m` does
     try:
@@ -151,6 +153,7 @@ def _of_file(path: Path) -> ModuleType:
             return module
     stem = path.stem.replace(".", "_")
     name = next(n for i in itertools.count(1) if (n := f"{stem}{FROM_FILE}{i})") not in sys.modules)
+    importlib.invalidate_caches()
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # at the end: a file named like a library must not take its place
     spec = spec_from_file_location(name, path)
