@@ -79,7 +79,7 @@ def code_files(name: str) -> tuple[Path, ...]:
         if place.endswith(".py") or os.sep in place:
             path = Path(place).expanduser().resolve()
             with _on_path(path.parent):
-                spec = spec_from_file_location(path.stem.replace(".", "_"), path)
+                spec = spec_from_file_location(f"{path.stem.replace('.', '_')}{FROM_FILE}0)", path)
                 found = {} if spec is None or not path.is_file() else parts_from([spec])
         else:
             with _on_path(Path.cwd()):

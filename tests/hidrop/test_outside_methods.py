@@ -145,9 +145,9 @@ def test_the_source_does_not_depend_on_the_folder_or_on_what_was_read_before(wri
 
 def test_files_are_told_before_any_code_runs(write):
     write("factor_of_mine.py", "raise RuntimeError('imported')")
-    write("mine.py", "raise RuntimeError('imported')\nimport factor_of_mine\n")
-    assert [path.name for path in code_files("./mine.py:Mine")] == ["factor_of_mine.py", "mine.py"]
-    assert [path.name for path in code_files("mine:Mine")] == ["factor_of_mine.py", "mine.py"]
+    write("told_method.py", "raise RuntimeError('imported')\nimport factor_of_mine\n")
+    assert [path.name for path in code_files("./told_method.py:Mine")] == ["factor_of_mine.py", "told_method.py"]
+    assert [path.name for path in code_files("told_method:Mine")] == ["factor_of_mine.py", "told_method.py"]
     assert code_files("./nowhere.py:Mine") == () == code_files("nowhere_at_all.deep:Mine")
 
 
