@@ -3,6 +3,7 @@
 - The tower's warm-up replaces CLIP's pretraining. It is supervised: every patch learns what is in its cell and in the
   neighbouring cells. It depends on no reduction method, so it is made once and shared by all recipes with the same
   settings.
+- The class token then learns what is in the whole image (class_token.py), also once.
 - The alignment replaces CLIP's matching of images and words. For each patch, the projector learns to give the mean
   embedding of the words that name what is there, and to keep the tower's knowledge of the neighbouring cells readable.
   The decoder itself starts from random weights.
@@ -27,6 +28,7 @@ from hidrop.backbones import backbone_of
 from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError
 from hidrop.mini.scenes import COLORS, PLACES, Scene, make_scene, render
+from hidrop.mini.training import class_token
 from hidrop.mini.training.collator import SceneCollator
 from hidrop.mini.training.optimizer import Pair, warm_then_decay
 from hidrop.mini.training.patches import HEADS, WEIGHTS, PatchHeads, patch_targets
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hidrop.training")
 LOG_EVERY = 20
 # Raise when the data or the code of a foundation changes, so that an old one is not reused.
-VERSION = 1
+VERSION = 2
 
 
 def lay(model: LlavaForConditionalGeneration, collator: SceneCollator, plan: Recipe, shared: Path) -> None:
@@ -51,7 +53,8 @@ def lay(model: LlavaForConditionalGeneration, collator: SceneCollator, plan: Rec
         return
     assert plan.tower is not None and plan.align is not None
     tower = backbone_of(model).tower
-    settings = [VERSION, plan.seed, plan.tower.model_dump(), WEIGHTS, tower.config.to_dict()]
+    stages = [stage.model_dump() for stage in (plan.tower, plan.class_token) if stage is not None]
+    settings = [VERSION, plan.seed, stages, WEIGHTS, tower.config.to_dict()]
     identity = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     path = shared / f"tower-{identity[:12]}.safetensors"
     if path.is_file():
@@ -60,6 +63,8 @@ def lay(model: LlavaForConditionalGeneration, collator: SceneCollator, plan: Rec
             tower.load_state_dict(load_file(path))
     else:
         _tower(tower, collator, plan.tower, plan.seed)
+        if plan.class_token is not None:
+            add_class_token(tower, collator, plan.class_token, plan.seed)
         shared.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.draft")
         save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, draft)
@@ -111,6 +116,18 @@ def _tower(tower: Any, collator: SceneCollator, stage: Stage, seed: int) -> None
         optimizer.step(warm_then_decay(step, stage.steps))
         losses.append(loss.item())
         _say("tower", step, stage, losses, started, _shown(accuracy))
+
+
+def add_class_token(tower: Any, collator: SceneCollator, stage: Stage, seed: int) -> None:
+    """Teach a tower's class token what is in the image; its patch features stay close to what they were."""
+    class_token.learn(
+        tower,
+        scenes=lambda step: _scenes(2, seed, step, stage.batch),
+        pixels=lambda scenes: collator.normalise([render(scene) for scene in scenes]),
+        stage=stage,
+        seed=seed,
+        say=lambda step, losses, started, more: _say("class token", step, stage, losses, started, more),
+    )
 
 
 def _shown(accuracy: dict[str, float]) -> str:

@@ -141,7 +141,7 @@ def _changed(found: state.TrainingProgress, plan: Recipe) -> str | None:
     if not found.plan:  # states of early versions have no plan
         return None
     begun = checked(Recipe, found.plan, "the recipe in its progress.json")
-    for name in ("seed", "method", "start", "tower", "align"):
+    for name in ("seed", "method", "start", "tower", "class_token", "align"):
         if getattr(begun, name) != getattr(plan, name):
             return f"{name}: {getattr(begun, name)}"
     for number in range(found.stage + (found.step > 0)):

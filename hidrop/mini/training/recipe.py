@@ -32,6 +32,7 @@ class Recipe(StrictModel):
     """Training of an embedded model: its foundations (foundations.py), then the lessons in their order.
 
     With `start`, an embedded model or a folder with one, training starts from that model instead of new foundations.
+    `class_token` (class_token.py) follows `tower`; without it, the class token's attention has no meaning.
     LLaVA's two stages (captions, instructions) come first, then drills of single skills.
     """
 
@@ -40,6 +41,7 @@ class Recipe(StrictModel):
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "vanilla"})
     start: str | None = None
     tower: Stage | None = None
+    class_token: Stage | None = None
     align: Stage | None = None
     lessons: tuple[Lesson, ...] = Field(min_length=1)
 
@@ -53,4 +55,6 @@ class Recipe(StrictModel):
         build_entry(self.method).plan(GEOMETRY)
         if [self.start is None] * 2 != [self.tower is not None, self.align is not None]:
             raise ValueError("a recipe has tower and align, or it has start")
+        if self.class_token is not None and self.tower is None:
+            raise ValueError("class_token: the tower comes from the model in start, with its class token")
         return self

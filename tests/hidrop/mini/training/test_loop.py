@@ -257,7 +257,8 @@ def _tiny(folder: Path) -> Path:
     method = "{name: hidrop, inject: 4, filters: [4, 5], keep: [20, 8], exit: 10}"
     kinds = ("captions", "instructions", "signs", "rows", "letters", "drills", "drills")
     lessons = "".join(f"  - {{data: {kind}, {stage[1:]}\n" for kind in kinds)
-    recipe.write_text(f"name: tiny\nmethod: {method}\ntower: {stage}\nalign: {stage}\nlessons:\n{lessons}")
+    foundations = "".join(f"{name}: {stage}\n" for name in ("tower", "class_token", "align"))
+    recipe.write_text(f"name: tiny\nmethod: {method}\n{foundations}lessons:\n{lessons}")
     return recipe
 
 
