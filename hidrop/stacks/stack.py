@@ -11,8 +11,8 @@ tower do) followed by members that keep positions give `entry`: tokens are numbe
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -244,6 +244,7 @@ class Stack(Reducer):
             raise BudgetError(f"{solved.label} has no counts that a budget could decide")
         inside = 1e-6 * (high - low)
         low, high = low + inside, high - inside
+        low = _first_that_fits(reached, low, high)
         least, most = reached(low), reached(high)
         if not least - 0.5 <= average <= most + 0.5:
             raise BudgetError(f"with {solved.label} it reaches {least:.2f}..{most:.2f}", (least, most))
@@ -253,7 +254,7 @@ class Stack(Reducer):
         return best
 
 
-@contextmanager
+@contextlib.contextmanager
 def _labelled(label: str) -> Iterator[None]:
     """Puts a member's label before what its method refuses."""
     try:
@@ -262,6 +263,25 @@ def _labelled(label: str) -> Iterator[None]:
         raise BudgetError(f"{label}: {error}", error.possible) from None
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
+
+
+def _first_that_fits(reached: Callable[[float], float], low: float, high: float) -> float:
+    """The least share at which the members after it find as many tokens as they keep, by bisection.
+
+    Raises ValueError if there is none.
+    """
+    with contextlib.suppress(ValueError):
+        reached(low)
+        return low
+    reached(high)
+    for _ in range(40):
+        middle = (low + high) / 2
+        try:
+            reached(middle)
+            high = middle
+        except ValueError:
+            low = middle
+    return high
 
 
 def _member(part: Part) -> Member:

@@ -136,6 +136,17 @@ def test_a_budget_finds_the_only_member_that_is_left_open():
     assert kept.plan(LLAVA).kept == 32
 
 
+def test_a_budget_keeps_what_a_later_member_needs():
+    """With 60 tokens for FastV, VisionZip cannot have fewer, whatever the budget would allow it alone."""
+    members = [{"visionzip": {}}, {"fastv": {"layer": 2, "keep": 60}}, {"vtw": {"exit": 20}}]
+    found = solve("stack", {"stack": members}, 50, LLAVA)
+    assert found.plan(LLAVA).entering[2:19] == (60,) * 17 and found.plan(LLAVA).average_tokens == pytest.approx(
+        50, abs=0.1
+    )
+    with pytest.raises(BudgetError, match="with visionzip it reaches 35.6"):
+        solve("stack", {"stack": members}, 20, LLAVA)
+
+
 def test_a_budget_that_cannot_be_solved_says_why():
     with pytest.raises(ValueError, match="over: name the member that the budget is solved for: fastv, pdrop"):
         solve("stack", {"stack": [FASTV, PDROP]}, 64, LLAVA)
