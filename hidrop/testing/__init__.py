@@ -1,0 +1,1 @@
+"""Checks for methods that live outside of hidrop."""
