@@ -1,0 +1,107 @@
+"""for_budget: the average that it reaches is the nearest one possible, or it says what is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, asdict, fields
+from typing import Any
+
+from hidrop.budget import Budget, budget_tokens, parse_budget
+from hidrop.geometry import Geometry
+from hidrop.methods import checked_params
+from hidrop.reducer import BudgetError, Reducer
+from hidrop.testing.definition import Definition
+from hidrop.testing.properties import Property
+from hidrop.testing.report import Fault, Skip
+
+IMAGE = 576  # visual tokens: rounding to whole tokens is then a small part of an average
+SLACK = 1.0  # tokens on average that rounding of counts and shares may cost
+DEFAULT: tuple[Budget, ...] = ("75%", "50%", "33.3%", "22.2%", "11.1%", "3%")
+
+
+def property_of(budgets: Sequence[Budget] | None) -> Property[Definition]:
+    """The property for these budgets, numbers or shares of an image of 576 tokens."""
+    wanted = [budget_tokens(parse_budget(one), IMAGE) for one in (budgets or DEFAULT)]
+    return Property(
+        "budget",
+        "for_budget gives the setting whose average of visual tokens a layer is nearest to the one asked for, or "
+        "raises BudgetError with the range that is possible",
+        "solve the plan for the free field: all layers count, also those before the cut (hidrop.budget.single_cut does "
+        "it for one cut). Outside of what is possible, raise BudgetError(message, (lowest, highest))",
+        lambda it: check_budgets(it, wanted),
+    )
+
+
+def check_budgets(it: Definition, wanted: Sequence[float]) -> str | None:
+    cls, geometry = type(it.method), it.geometry.with_visual_tokens(IMAGE)
+    given = given_fields(it.method, geometry)
+    near = (average + step / 4 for average in wanted for step in range(-8, 9))
+    evenly = (IMAGE * step / 96 for step in range(1, 97))
+    reached = sorted(
+        {got for average in (*evenly, *near) if (got := average_of(cls, average, geometry, given)) is not None}
+    )
+    for average in wanted:
+        got = average_of(cls, average, geometry, given)
+        nearest = min(reached, key=lambda one: abs(one - average), default=None)
+        if got is None:
+            if nearest is not None and abs(nearest - average) < SLACK / 4:
+                raise Fault(
+                    f"{average:.2f} of {IMAGE} tokens: BudgetError, but an average of {nearest:.2f} is possible"
+                )
+            continue
+        if nearest is not None and abs(got - average) > abs(nearest - average) + SLACK:
+            raise Fault(f"{average:.2f} of {IMAGE} tokens became {got:.2f}, and {nearest:.2f} is possible")
+        if not reached[0] - SLACK <= average <= reached[-1] + SLACK:
+            raise Fault(
+                f"{average:.2f} of {IMAGE} tokens became {got:.2f}, the nearest that it gives, without a BudgetError"
+            )
+        check_written(cls, cls.for_budget(average, geometry, **given), geometry)
+    if average_of(cls, -1.0, geometry, given) is not None:
+        raise Fault("a budget of -1 tokens is not refused with a BudgetError")
+    if not reached:
+        return "it refuses every budget"
+    return None
+
+
+def average_of(cls: type[Reducer], average: float, geometry: Geometry, given: dict[str, Any]) -> float | None:
+    """The average that the solved method has; None for a BudgetError. Raises Skip without a for_budget."""
+    try:
+        return cls.for_budget(average, geometry, **given).plan(geometry).average_tokens
+    except BudgetError:
+        return None
+    except NotImplementedError:
+        raise Skip("it has no for_budget: matrices give its fields in place of a budget") from None
+
+
+def given_fields(method: Reducer, geometry: Geometry) -> dict[str, Any]:
+    """The fields that go with a budget: those with another value than their default, without the ones it decides.
+
+    Which ones it decides is not written anywhere: by convention the counts, or all that have no default.
+    """
+    set_ = {field.name: getattr(method, field.name) for field in fields(method)}
+    changed = {f.name: set_[f.name] for f in fields(method) if f.default is MISSING or set_[f.name] != f.default}
+    required = [f.name for f in fields(method) if f.default is MISSING and f.default_factory is MISSING]
+    problem: Exception | None = None
+    for left_out in (type(method).counts, required, tuple(changed)):
+        given = {name: value for name, value in changed.items() if name not in left_out}
+        try:
+            for average in probes(geometry):
+                average_of(type(method), average, geometry, given)
+            return given
+        except (ValueError, TypeError) as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
+
+
+def probes(geometry: Geometry) -> Iterable[float]:
+    return (geometry.visual_tokens * share for share in (0.1, 0.4, 0.8))
+
+
+def check_written(cls: type[Reducer], found: Reducer, geometry: Geometry) -> None:
+    """A solved method that is written to a file and read again is the same."""
+    written = json.loads(json.dumps(asdict(found)))
+    again = cls(**checked_params(cls, written))
+    if again != found or again.plan(geometry) != found.plan(geometry):
+        raise Fault(f"{found} is written as {written}, which reads as {again}")
