@@ -86,17 +86,17 @@ class Case:
         return batch_of(self.family, rows, side, seed=seed)
 
     @contextmanager
-    def reduced(self, model: Any = None) -> Iterator[tuple[Reduction, Watched]]:
+    def reduced(self, model: Any = None, *, exact: bool = False) -> Iterator[tuple[Reduction, Watched]]:
         """The model reduced by the method, which is watched. On leaving the block the counts are compared."""
         with reduce(self.model if model is None else model, self.method, reference_tokens=self.reference) as reduction:
-            watched: Any = Watched(reduction.reducer)
+            watched: Any = Watched(reduction.reducer, exact=exact)
             reduction.forward_pass.reducer = reduction.decoder.reducer = watched
             yield reduction, watched
 
-    def run(self, inputs: Inputs, model: Any = None, **more: Any) -> Run:
-        """One forward without gradients: the last token's logits, unless `more` asks for others."""
+    def run(self, inputs: Inputs, model: Any = None, *, exact: bool = False, **more: Any) -> Run:
+        """One forward without gradients: the last token's logits, unless `more` asks otherwise (`exact`: Watched)."""
         given: dict[str, Any] = {"logits_to_keep": 1, **inputs, **more}
-        with self.reduced(model) as (reduction, watched), torch.no_grad():
+        with self.reduced(model, exact=exact) as (reduction, watched), torch.no_grad():
             watched.start()
             output = reduction.model(**given)
             kept = reduction.kept

@@ -6,10 +6,13 @@ model, and so that a change made in place shows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from hidrop.plan import Cut
 from hidrop.reducer import Mixture, Reducer
@@ -53,8 +56,9 @@ class Seens:
 class Watched:
     """In the place of a reducer in a reduction: answers as it does, and keeps what was asked."""
 
-    def __init__(self, reducer: Reducer) -> None:
-        self.reducer, self.runs = reducer, list[Seens]()
+    def __init__(self, reducer: Reducer, *, exact: bool = False) -> None:
+        """`exact`: scores are made in float64 (see `exactly`)."""
+        self.reducer, self.runs, self.exact = reducer, list[Seens](), exact
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.reducer, name)
@@ -69,14 +73,16 @@ class Watched:
 
     def prepare(self, prompt: Prompt) -> Any:
         shown = mapped(torch.clone, prompt)
-        memory = self.reducer.prepare(prompt)
+        with exactly() if self.exact else nullcontext():
+            memory = self.reducer.prepare(prompt)
         self.now.prompt, self.now.memory = shown, mapped(torch.clone, memory)
         self.now.prompt_changed = changed(shown, prompt)
         return memory
 
     def score(self, view: View) -> torch.Tensor:
         shown = copied(view)
-        score = self.reducer.score(view)
+        with exactly() if self.exact else nullcontext():
+            score = self.reducer.score(view)
         self.now.cuts.append(Seen(shown, score, changed(shown, view)))
         return score
 
@@ -97,6 +103,27 @@ class Watched:
             changed=(*seen.changed, *changed(seen.view, view)),
         )
         return mixture
+
+
+class _InDouble(TorchFunctionMode):
+    """In it, what asks for float32 gets float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args = tuple(torch.float64 if one is torch.float32 else one for one in args)
+        kwargs = {key: torch.float64 if one is torch.float32 else one for key, one in (kwargs or {}).items()}
+        return (torch.Tensor.double if func is torch.Tensor.float else func)(*args, **kwargs)
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """A block in which `.float()`, float32 as an argument and new tensors are float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _InDouble():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def copied(view: View) -> View:

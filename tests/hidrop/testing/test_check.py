@@ -1,0 +1,168 @@
+"""What `check_method` takes and gives: families, budgets, the report, and the methods of hidrop."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from hidrop.backbones import BACKBONES
+from hidrop.methods import METHODS as REGISTRY
+from hidrop.methods import build
+from hidrop.reducer import Reducer
+from hidrop.testing import MethodError, check_method
+from tests.hidrop.testing.faulty import Good, TakenName
+
+HIDROP = dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6)
+# Row -> (method, its fields for 6 layers and 16 visual tokens).
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vanilla": ("vanilla", {}),
+    "hidrop": ("hidrop", HIDROP),
+    "hidrop-soft-gate": ("hidrop", dict(HIDROP, topk="soft-gate")),
+    "hidrop-ties": ("hidrop", dict(HIDROP, ties="released")),
+    "fastv": ("fastv", dict(keep=5)),
+    "fastv-rechosen": ("fastv", dict(keep=5, rechosen=True)),
+    "pdrop": ("pdrop", {}),
+    "sparsevlm": ("sparsevlm", {}),
+    "sparsevlm-2.0": ("sparsevlm", dict(version="2.0", heads=2)),
+    "sparsevlm-1.0": ("sparsevlm", dict(version="1.0", scale=100.0, bias=50.0)),
+    "random": ("random", dict(keep=5)),
+    "uniform": ("uniform", dict(keep=5)),
+    "pool": ("pool", dict(keep=5)),
+    "divprune": ("divprune", dict(keep=5)),
+    "visionzip": ("visionzip", dict(dominant=4, contextual=2)),
+    "downsample": ("downsample", dict(side=2)),
+    "text_only": ("text_only", {}),
+}
+
+
+def method_of(row: str) -> Reducer:
+    name, fields = METHODS[row]
+    return build(name, fields)
+
+
+def test_the_table_has_every_method() -> None:
+    assert {name for name, _ in METHODS.values()} == {*REGISTRY}
+
+
+@pytest.mark.parametrize("row", METHODS)
+def test_every_method_passes_on_llava(row: str) -> None:
+    report = check_method(method_of(row), families=("llava",))
+    assert report.ok and not report.refused
+    assert report.seconds < 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", METHODS)
+def test_every_method_passes_on_every_family_that_it_takes(row: str) -> None:
+    report = check_method(method_of(row))
+    assert report.ok
+    assert {one.family for one in report.outcomes} - {""} == {*BACKBONES}
+    # An image in crops has no attention to its patches (VisionZip), and most processors choose an image's size.
+    refusing = {"visionzip": {"llava_next", "llava_onevision"}}
+    if row != "downsample":
+        assert {*report.refused} == refusing.get(row, set())
+
+
+def test_fastv_with_all_queries_reads_the_answer_in_training() -> None:
+    """`query: all` is the paper's mean over all tokens, and in training the answer is among them."""
+    with pytest.raises(MethodError) as caught:
+        check_method(build("fastv", {"keep": 5, "query": "all"}), families=("llava",))
+    assert [one.property for one in caught.value.report.failures] == ["answers are not read"]
+
+
+# ---- what it takes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_class_in_the_place_of_an_object_is_refused_in_words() -> None:
+    with pytest.raises(TypeError, match=r"such as MyMethod\(keep=5\) was expected, not the class Good"):
+        check_method(Good)  # type: ignore[arg-type]
+
+
+def test_an_unknown_family_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(ValueError, match=r"unknown family 'qwen2vl'. Did you mean 'qwen2_vl'\?"):
+        check_method(Good(), families=("qwen2vl",))
+
+
+def test_budgets_of_the_users_own_are_asked_for() -> None:
+    @dataclass(frozen=True)
+    class Misses(Good):
+        name: ClassVar[str] = "misses"
+
+        @classmethod
+        def for_budget(cls, average: float, geometry: Any, **params: Any) -> Any:
+            return super().for_budget(400 if abs(average - 432) < 3 else average, geometry, **params)
+
+    assert check_method(Misses(), families=("llava",), budgets=[300]).ok
+    with pytest.raises(MethodError, match="budget\n") as caught:
+        check_method(Misses(), families=("llava",), budgets=[300, "75%"])
+    assert "432.00 of 576 tokens became 400.00" in str(caught.value).replace("\n", " ").replace("          ", "")
+
+
+def test_a_family_that_is_refused_is_named_with_the_reason() -> None:
+    @dataclass(frozen=True)
+    class Choosy(Good):
+        name: ClassVar[str] = "choosy"
+
+        @classmethod
+        def refuses(cls, family: Any) -> str | None:
+            return "its images have tiles" if family.model_type == "llava_next" else None
+
+    report = check_method(Choosy(), families=("llava", "llava_next"))
+    assert report.refused == {"llava_next": "its images have tiles"}
+    assert "refused: llava_next: its images have tiles" in str(report)
+
+
+# ---- what it gives ---------------------------------------------------------------------------------------------------
+
+
+def test_the_report_is_a_table_of_properties() -> None:
+    report = check_method(Good(), families=("llava", "gemma3"))
+    lines = str(report).splitlines()
+    assert lines[0].startswith("Good (good): every property holds (")
+    assert lines[1].split() == ["property", "ok", "failed", "skipped", "seconds", "why"]
+    assert any(line.startswith("batch = single") and line.split()[3] == "2" for line in lines)
+    assert any(line.startswith("merged tokens") and "the schedule merges nothing" in line for line in lines)
+
+
+def test_all_failures_are_reported_and_not_only_the_first() -> None:
+    @dataclass(frozen=True)
+    class Several(TakenName):
+        counts: ClassVar[tuple[str, ...]] = ()
+
+        def score(self, view: Any) -> torch.Tensor:
+            return torch.rand(view.visual_BV.shape).double()
+
+    with pytest.raises(MethodError) as caught:
+        check_method(Several(), families=("llava", "gemma3"))
+    found = {one.property for one in caught.value.report.failures}
+    assert found >= {"name", "counts", "scores", "repeatable", "batch = single"}
+    text = str(caught.value)
+    assert "scores (llava, gemma3)\n   seen:  score is float64, not float32\n   rule:" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_random_generators_are_as_before() -> None:
+    torch.manual_seed(3)
+    random.seed(3)
+    before = torch.get_rng_state(), random.getstate()
+    check_method(Good(), families=("llava",))
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+
+
+def test_the_module_needs_neither_tests_nor_the_harness_nor_pytest() -> None:
+    code = (
+        "import sys, hidrop.testing\n"
+        "assert 'torch' not in sys.modules, 'torch'\n"
+        "from hidrop.testing import check_method\n"
+        "from hidrop.methods import build\n"
+        "assert check_method(build('fastv', {'keep': 5}), families=('llava',)).ok\n"
+        "heavy = {'pytest', '_pytest', 'tests', 'evals', 'hypothesis'} & {name.split('.')[0] for name in sys.modules}\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
