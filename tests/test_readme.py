@@ -266,6 +266,20 @@ def test_the_python_blocks_of_the_library_page_run(capsys: pytest.CaptureFixture
     assert "(100, 100, 20, 20, " in capsys.readouterr().out
 
 
+def test_the_python_blocks_of_the_page_on_own_methods_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """One after the other: the second one's slow rule is that of the first one's method."""
+    names: dict[str, object] = {}
+    for code in blocks("python", PAGES["own-method.md"]):
+        exec(compile(code, "own-method.md", "exec", dont_inherit=True), names)  # with real types, as in a file
+    printed = capsys.readouterr().out
+    assert printed.count("Largest (largest): every property holds") == 2
+    listed = {line.split("  ")[0] for line in printed.splitlines()}
+    rows = re.findall(r"^\| ([\w =,]+) \| [^|]+ \|$", PAGES["own-method.md"], re.MULTILINE)
+    properties = {name for row in rows for name in row.split(", ")}
+    assert {"batch = single", "no wait", "slow rule"} <= listed
+    assert listed & {*properties} >= listed - {"property", "slow rule"} - {one for one in listed if "largest" in one}
+
+
 def test_the_matrix_of_the_usage_page_is_one(tmp_path: Path) -> None:
 
     [text] = blocks("yaml", PAGES["usage.md"])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evals.cli import ablations, analysis, bench, folders, run, tasks, train
+from evals.cli import ablations, analysis, bench, folders, new_method, run, tasks, train
 from evals.cli.command import Commands, Ready, as_flag, unwrapped
 from evals.cli.exit_codes import DONE
 from evals.cli.options import BUNDLED, option
@@ -22,6 +22,7 @@ GROUPS = (
     analysis.COMMANDS,
     ablations.COMMANDS,
     train.COMMANDS,
+    new_method.COMMANDS,
     folders.COMMANDS,
 )
 COMPLETION = ("--install-completion", "--show-completion")
