@@ -14,12 +14,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hidrop.runtime.scoring import View
 from hidrop.runtime.tensor_tree import mapped, tensors_of, with_tensors
 from hidrop.testing.case import Case
 from hidrop.testing.properties import Property, place_of
 from hidrop.testing.report import Fault, Skip
-from hidrop.testing.scores import apart
-from hidrop.testing.watched import Seen, Seens
+from hidrop.testing.watched import Seens
 
 # Operations whose result, or its shape, the host has to know, by what people write.
 OPERATIONS = {
@@ -121,54 +121,56 @@ def merging(case: Case, count: int) -> Callable[[Any], Any]:
     return lambda given: case.method.merge(given[0], given[1], given[2], count)
 
 
-def replays(case: Case) -> str | None:
-    """Records the operations for one prompt, and runs them on another one of its shape."""
+def replays(case: Case) -> None:
+    """Records the operations of each call for one batch, and runs them on another of its shape."""
     if case.method.adaptive or case.method.rechosen:
         raise Skip("such a method is never captured")
-    pairs = [
-        (first, other)
-        for one, two in zip(case.seen[:1], case.seen_other[:1], strict=True)  # recording is slow: the batch alone
-        for first, other in zip(one.cuts, two.cuts, strict=True)
-    ]
-    if not pairs:
-        raise Skip("the schedule has no cut")
-    for first, other in pairs:
-        check_replay(case, first, other)
-    return None
+    calls, others = (list(calls_of(case, seens[0])) for seens in (case.seen, case.seen_other))
+    if not calls:
+        raise Skip("the method has neither prepare nor a cut")
+    for (function, first), (_, other) in zip(calls, others, strict=True):
+        check_replay(function, first, other)
 
 
-def check_replay(case: Case, first: Seen, other: Seen) -> None:
-    given, others_given = ((seen.view, rope_of(seen.view)) for seen in (first, other))
-    tensors, others = tensors_of(given), tensors_of(others_given)
-    if [x.shape for x in tensors] != [x.shape for x in others]:
-        raise Fault(
-            f"the memory of `prepare` has other shapes for another prompt of the same shape (layer {first.view.layer})"
-        )
+def check_replay(function: Callable[[Any], Any], first: Any, other: Any) -> None:
+    given, others = with_ropes(first), with_ropes(other)
+    tensors = [tensor.clone() for tensor in tensors_of(given)]
+    if [x.shape for x in tensors] != [x.shape for x in tensors_of(others)]:
+        raise Fault("the memory of `prepare` has other shapes for another batch of the same shape")
 
-    layer_rope = given[0].rope.func  # type: ignore[attr-defined]
-
-    def run(*tensors_again: torch.Tensor) -> torch.Tensor:
-        view, rope = with_tensors(given, iter(tensors_again))
-        return case.method.score(replace(view, rope=partial(layer_rope, *rope)))
+    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        return tensors_of(function(roped(*with_tensors(given, iter(inputs)))))
 
     with torch.no_grad():
+        wanted = tensors_of(function(mapped(torch.clone, other)))
         try:
-            graph = make_fx(run)(*(x.clone() for x in tensors))
+            graph = make_fx(run)(*tensors)
         except Exception as error:
             place = place_of(traceback.extract_tb(error.__traceback__))
             raise Fault(f"the operations cannot be recorded: they depend on the data{place}") from error
-        got = graph(*(x.clone() for x in others))
-    if apart(got, other.score, other.view.valid_BV) > 1e-3:
-        raise Fault(
-            f"the operations of one prompt (after layer {first.view.layer}), run on another of its shape, give other "
-            "scores than the method: something of the first is frozen in"
-        )
+        got = graph(*(tensor.clone() for tensor in tensors_of(others)))
+    for one, right in zip(got, wanted, strict=True):
+        if one.shape != right.shape or not torch.allclose(one.double(), right.double(), 1e-4, 1e-5, equal_nan=True):
+            name = getattr(function, "__name__", "merge")
+            raise Fault(
+                f"the operations of {name} for one batch, run on another of its shape, give something else than {name} "
+                "itself: something of the first batch, a counter or the time is frozen in"
+            )
 
 
-def rope_of(view: Any) -> Any:
-    """The tensors that the view's `rope` holds: positions follow from what earlier cuts have kept."""
-    assert isinstance(view.rope, partial)
-    return view.rope.args
+def with_ropes(argument: Any) -> tuple[Any, Any]:
+    """An argument of a call, and the tensors inside of its view's `rope`: they depend on what earlier cuts kept."""
+    view = argument[0] if isinstance(argument, tuple) else argument
+    return argument, view.rope.args if isinstance(view, View) and isinstance(view.rope, partial) else ()
+
+
+def roped(argument: Any, rope: Any) -> Any:
+    """The argument with these tensors inside of its view's `rope`."""
+    view, *rest = argument if isinstance(argument, tuple) else (argument,)
+    if not isinstance(view, View) or not isinstance(view.rope, partial):
+        return argument
+    view = replace(view, rope=partial(view.rope.func, *rope))
+    return (view, *rest) if rest else view
 
 
 PROPERTIES: tuple[Property[Case], ...] = (

@@ -56,6 +56,8 @@ def check_method(
         found = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
         raise TypeError(f"check_method: an object such as MyMethod(keep=5) was expected, not {found}")
     names = list(BACKBONES) if families is None else [families] if isinstance(families, str) else list(families)
+    if not names:
+        raise ValueError(f"families: name at least one. Known: {', '.join(BACKBONES)}")
     for name in names:
         if name not in BACKBONES:
             raise ValueError(

@@ -57,7 +57,7 @@ def _by_rank(seen: Seen) -> tuple[list[int], list[float]]:
 
 
 def rounding_is_not_amplified(case: Case) -> str | None:
-    """Scores again with states that differ by a few roundings."""
+    """Scores again with states that differ by a few roundings. Half may move: ties are broken in another way."""
     generator = torch.Generator().manual_seed(0)
     for _, seen in cuts_of(case):
         view = seen.view
@@ -67,9 +67,10 @@ def rounding_is_not_amplified(case: Case) -> str | None:
 
         before = None if view.input_BND is None else moved(view.input_BND)
         got = scored(case, replace(view, hidden_BND=moved(view.hidden_BND), input_BND=before))
-        if (share := apart(got, seen.score, view.valid_BV)) > AMPLIFIED:
+        if (share := apart(got, seen.score, view.valid_BV, most=True)) > AMPLIFIED:
             raise Fault(
-                f"states that differ by {ROUNDING:g} move scores after layer {view.layer} by {share:.0%} of the spread"
+                f"states that differ by {ROUNDING:g} move most scores after layer {view.layer} by {share:.0%} of "
+                "their spread"
             )
     return None
 

@@ -14,8 +14,10 @@ from hidrop.errors import shortened
 from hidrop.testing.report import Fault, Outcome, Skip
 
 T = TypeVar("T")
-# Folders of libraries, and of hidrop itself: no line in them is the method's.
-LIBRARIES = (Path(__file__).parents[1], Path(sysconfig.get_paths()["stdlib"]), Path(sysconfig.get_paths()["purelib"]))
+# No line in these is the method's. The method itself may be installed next to them.
+HIDROP, STDLIB = Path(__file__).parents[1], Path(sysconfig.get_paths()["stdlib"])
+LIBRARIES = {"torch", "transformers", "numpy", "pytest", "_pytest", "pluggy", "xdist", "execnet"}
+INSTALLED = {"site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ def place_of(stack: Sequence[traceback.FrameSummary]) -> str:
     """The last line of a stack that is in nobody's library: the method's own, as " at mine.py:23 (in score)"."""
     for frame in reversed(stack):
         path = Path(frame.filename)
-        if not frame.filename.startswith("<") and not {*LIBRARIES} & {*path.parents}:
+        if not frame.filename.startswith("<") and not in_library(path):
             return f" at {path.name}:{frame.lineno} (in {frame.name})"
     return ""
+
+
+def in_library(path: Path) -> bool:
+    if HIDROP in path.parents:
+        return True
+    if INSTALLED & {*path.parts}:
+        return bool(LIBRARIES & {*path.parts})
+    return STDLIB in path.parents

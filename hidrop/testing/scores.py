@@ -39,13 +39,14 @@ def prepared(case: Case, prompt: Prompt | None) -> Any:
         return None if prompt is None else case.method.prepare(mapped(torch.clone, prompt))
 
 
-def apart(got: torch.Tensor, wanted: torch.Tensor, where_BV: torch.Tensor) -> float:
-    """The largest difference at some slots, as a share of the spread of the wanted scores there."""
+def apart(got: torch.Tensor, wanted: torch.Tensor, where_BV: torch.Tensor, *, most: bool = False) -> float:
+    """The largest difference at some slots (`most`: the median), as a share of the wanted scores' spread there."""
     one, other = got.double()[where_BV], wanted.double()[where_BV]
     if not len(other):
         return 0.0
     spread = (other.max() - other.min()).clamp(min=1e-6 * max(1e-6, other.abs().max().item()))
-    return ((one - other).abs().max() / spread).item()
+    difference = (one - other).abs()
+    return ((difference.median() if most else difference.max()) / spread).item()
 
 
 def shape_and_type(case: Case) -> None:

@@ -204,6 +204,21 @@ class TooDeep(Good):
         return Schedule(cuts=(Cut(12, self.keep),))
 
 
+class TooMany(Good):
+    """Adaptive, and keeps more than its plan."""
+
+    @property
+    def adaptive(self) -> bool:
+        return True
+
+    def choose(self, view: Any) -> tuple[torch.Tensor, tuple[Cut, ...]]:
+        return self.score(view), tuple(Cut(view.layer, min(there, cut.keep + 1)) for there, cut in there_and_cuts(view))
+
+
+def there_and_cuts(view: Any) -> Any:
+    return zip(view.cut.there, view.cut.rows, strict=True)
+
+
 # ---- budgets ---------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +244,11 @@ class OneBudget(Good):
 class NeedsAnImage(Good):
     def prepare(self, prompt: Any) -> torch.Tensor:
         return prompt.visual_BVD.amax(1)
+
+
+class CountingPrepare(Good):
+    def prepare(self, prompt: Any) -> torch.Tensor:
+        return prompt.text_BTD.sum((1, 2)) + next(CALLS)
 
 
 class ChangesThePrompt(Good):
