@@ -87,3 +87,19 @@ def test_a_method_in_an_empty_folder_runs_beside_fastv_and_its_edit_makes_new_ce
     (tmp_path / "mine.py").write_text(MINE.replace("dim=-1", "dim=-1, p=1"))
     edited = {cell["label"]: cell for cell in run()["cells"]}
     assert {label for label in first if first[label]["id"] != edited[label]["id"]} == {"mine", "both"}
+
+
+@pytest.mark.slow
+def test_a_new_method_passes_its_test_in_an_empty_folder(installed, tmp_path):
+    settings = {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    for command in (["hidrop", "new-method", "my_method"], ["pytest", "-q", "-p", "no:cacheprovider", "-k", "llava"]):
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=tmp_path,
+            env=os.environ | settings,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout

@@ -55,6 +55,8 @@ def check_method(
     if not isinstance(method, Reducer):
         found = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
         raise TypeError(f"check_method: an object such as MyMethod(keep=5) was expected, not {found}")
+    if method.composed:
+        raise TypeError(f"check_method: a {method.name} is made of other methods: check each of them")
     names = list(BACKBONES) if families is None else [families] if isinstance(families, str) else list(families)
     if not names:
         raise ValueError(f"families: name at least one. Known: {', '.join(BACKBONES)}")

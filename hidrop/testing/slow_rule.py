@@ -82,6 +82,7 @@ class _Rule:
         self.cuts = {cut.after: cut for cut in schedule.cuts}
         self.inject, self.exit = schedule.inject, schedule.exit
         self.compacted, self.grouped = method.positions == "compacted", method.positions == "group"
+        self.entry = method.positions == "entry"
 
     def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
         if layer not in self.cuts:

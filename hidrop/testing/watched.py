@@ -137,7 +137,7 @@ def changed(before: Any, after: Any) -> tuple[str, ...]:
     for name in vars(before):
         if name == "cut":  # an adaptive method's is another one by the time of a merge
             continue
-        pairs = zip(tensors_of(getattr(before, name)), tensors_of(getattr(after, name)), strict=True)
-        if any(not torch.equal(one, other) for one, other in pairs):
+        one, other = tensors_of(getattr(before, name)), tensors_of(getattr(after, name))
+        if len(one) != len(other) or not all(map(torch.equal, one, other)):
             found.append(name)
     return tuple(found)

@@ -22,6 +22,20 @@ def test_it_writes_two_files_and_prints_the_line_of_a_matrix(
     assert {path.name for path in tmp_path.iterdir()} == {"my_method.py", "test_my_method.py"}
 
 
+def test_a_matrix_takes_the_printed_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new-method", "attended"]) == 0
+    [entry] = [line.strip() for line in capsys.readouterr().out.splitlines() if "budget" in line]
+    head = "models: {m: {source: 'mini:vanilla'}}\ntasks: {gqa: {data: mini}}\nprotocol: lmms-eval\n"
+    (tmp_path / "own.yaml").write_text(
+        f"{head}methods:\n  vanilla: {{}}\n  {entry}\n".replace("11%", "25%")
+    )  # 12 layers
+    assert main(["plan", "own.yaml"]) == 0
+    assert "attended" in capsys.readouterr().out
+
+
 def test_the_document_has_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new-method", "norms", "--out", str(tmp_path / "new"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
