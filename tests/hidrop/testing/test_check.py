@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from hidrop.backbones import BACKBONES
+from hidrop.backbones import BACKBONES, backbone_class
 from hidrop.testing import MethodError, check_method
-from tests.baselines.test_every_family import REFUSED
 from tests.baselines.test_every_method import METHODS, reducer_of
 from tests.hidrop.testing.faulty import Good, TakenName
 
@@ -36,8 +35,10 @@ def test_every_row_passes_on_every_family_that_it_takes(row: str) -> None:
     report = check_method(reducer_of(row))
     assert report.ok
     assert {one.family for one in report.outcomes} - {""} == {*BACKBONES}
-    if METHODS[row][0] != "downsample":  # most families take no smaller image
-        assert {*report.refused} <= {family for family, name in REFUSED if name == METHODS[row][0]}
+    if METHODS[row][0] != "downsample":  # which refuses models, and not families
+        refusing = {name for name in BACKBONES if reducer_of(row).refuses(backbone_class(name))}
+        others = [why for name, why in report.refused.items() if name not in refusing]
+        assert refusing <= {*report.refused} and all("M-RoPE" in why for why in others)  # no renumbered positions
 
 
 def test_fastv_with_all_queries_reads_the_answer_in_training() -> None:
