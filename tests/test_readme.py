@@ -247,7 +247,7 @@ def test_the_python_block_runs(
     from PIL import Image
 
     code, recipe = blocks("python")
-    assert recipe.startswith("# baselines/largest.py\n")
+    assert recipe.startswith("# largest.py\n")
     given = 'load("llava-hf/llava-1.5-7b-hf", dtype="float16", device="cuda")'
     assert code.count(given) == 1
     Image.effect_noise((300, 200), 60).convert("RGB").save(tmp_path / "photo.jpg")
@@ -323,16 +323,19 @@ def contributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (ROOT / ".mypy_cache").is_dir():  # a first run of mypy takes ten seconds longer
         shutil.copytree(ROOT / ".mypy_cache", root / ".mypy_cache")
 
-    recipe = blocks("python")[1]
-    path, _, code = recipe.removeprefix("# ").partition("\n")
-    (root / path).write_text(code, encoding="utf-8")
-    [line] = re.findall(r'Add `("largest": "[^`]+")` to `METHODS` in\s`hidrop/methods.py`', README)
-    insert(root / "hidrop/methods.py", "METHODS: dict[str, str] = {\n", f"    {line},\n")
-    assert "`tests/baselines/test_every_method.py`" in README
+    path, code = own_method()
+    (root / "baselines" / path).write_text(code, encoding="utf-8")
+    insert(root / "hidrop/methods.py", "METHODS: dict[str, str] = {\n", '    "largest": "baselines.largest:Largest",\n')
     row = '    "largest": ("largest", dict(layer=2, keep=5), (16, 16, 5, 5, 5, 5)),\n'
     table = "METHODS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {\n"
     insert(root / "tests/baselines/test_every_method.py", table, row)
     return root
+
+
+def own_method() -> tuple[str, str]:
+    """The README's method: the name of its file, and the code."""
+    path, _, code = blocks("python")[1].removeprefix("# ").partition("\n")
+    return path, code
 
 
 def insert(path: Path, after: str, line: str) -> None:
@@ -367,11 +370,17 @@ def test_the_recipe_of_a_method_passes_the_generic_tests(contributed: Path) -> N
     assert int(passed) > 15
 
 
-def test_a_matrix_takes_the_recipe_of_a_method(
-    contributed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from hidrop.methods import METHODS
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder elsewhere with the README's method in it, which is the working folder."""
+    path, code = own_method()
+    (tmp_path / path).write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return tmp_path
 
+
+def test_a_matrix_takes_the_method_from_its_file(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [method] = re.findall(r"`(largest: \{.*?\})`", README)
     [model] = re.findall(r"`(mine: \{.*?\})`", README)
     lines = [
@@ -380,12 +389,31 @@ def test_a_matrix_takes_the_recipe_of_a_method(
         "methods: {" + method + "}",
         "tasks: {gqa: {data: mini}}",
     ]
-    (tmp_path / "own.yaml").write_text("\n".join(lines), encoding="utf-8")
-    monkeypatch.setitem(METHODS, "largest", "largest:Largest")
-    monkeypatch.syspath_prepend(contributed / "baselines")
-    try:
-        assert main(["plan", str(tmp_path / "own.yaml")]) == 0
-    finally:
-        sys.modules.pop("largest", None)  # of this folder, which later tests must not find
+    (own_folder / "own.yaml").write_text("\n".join(lines), encoding="utf-8")
+    assert main(["plan", "own.yaml"]) == 0
     printed = capsys.readouterr().out
     assert "largest-25%" in printed and "largest-30" in printed
+
+
+def test_the_example_of_the_page_on_own_methods_runs(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a few samples. Its printed table has the rows of its matrix."""
+    [matrix] = blocks("yaml", PAGES["own-method.md"])
+    (own_folder / "own.yaml").write_text(matrix, encoding="utf-8")
+    assert main(["--matrix", "own.yaml", "--limit", "8", "--out", "out"]) == 0
+    printed = capsys.readouterr().out
+    assert "Methods outside of hidrop: largest: largest.py:Largest, source " in printed
+    [table] = [text for text in blocks("text", PAGES["own-method.md"]) if "Differences" in text]
+    labels = re.findall(r"^mini +(\S+)", table, re.MULTILINE)
+    assert labels == re.findall(r"^  (\w+): \{(?!.*data)", matrix.split("methods:")[1].split("tasks:")[0], re.MULTILINE)
+    for label in labels:
+        assert re.search(rf"^mini +{label} ", printed, re.MULTILINE)
+
+
+def test_the_file_is_a_method_in_python_too(own_folder: Path) -> None:
+    from hidrop import load, reduce
+    from hidrop.methods import method_class
+    from hidrop.testing import check_method
+
+    assert check_method(method_class("./largest.py:Largest")(keep=5), families=("llava",)).ok
+    with reduce(load("mini:vanilla").model, "./largest.py:Largest", keep=30) as reduction:
+        assert reduction.plan.entering == (100, 100, *(30,) * 10)

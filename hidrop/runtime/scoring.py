@@ -143,8 +143,10 @@ class View:
         return Queries(self.text_BT, weight_BT)
 
     def every_token(self) -> Queries:
-        """All slots as queries, with equal weights. Scores with it compute a square, (B, H, N, N), in blocks."""
-        valid = self.order_BN >= 0
+        """All slots that hold no answer as queries, with equal weights. A square, (B, H, N, N), computed in blocks."""
+        valid, labels = self.order_BN >= 0, self.layout.labels(self.order_BN)
+        if labels is not None:
+            valid = valid & (labels == IGNORED)
         slots = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         return Queries(slots, valid.float() / valid.sum(1, keepdim=True))
 

@@ -65,7 +65,7 @@ def view_of_logits() -> Callable[..., Any]:
             visual_BV=torch.tensor([visual]),
             queries=Queries(slots, torch.full(slots.shape, 1 / len(queries))),
             cut=RowCuts(1, (Cut(1, keep),), (len(visual),), count * keep, count * 0),
-            layout=None,
+            layout=SimpleNamespace(labels=lambda order: None),
             memory=memory,
             final_norm=lambda states: states,
         )

@@ -77,7 +77,8 @@ class FastVRule:
     def after(self, slow: SlowLlava, layer: int, before: list[Token], after: list[Token]) -> list[Token]:
         if layer != self.layer:
             return after
-        queries = range(len(before)) if self.every_query else slow.queries(before)
+        asked = [i for i, t in enumerate(before) if t.label == -100]
+        queries = asked if self.every_query else slow.queries(before)
         rows = [slow.attention(layer, before, q) for q in queries]
         scores = [sum(row[i] for row in rows) / len(rows) for i in range(len(after))]
         return keep_best(after, scores, scaled(self.keep, [t for t in slow.whole if t.visual]))[0]
