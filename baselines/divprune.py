@@ -12,13 +12,14 @@ last bits may differ.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from hidrop.budget import single_cut
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import Positions, Reducer
+from hidrop.reducer import Positions, Published, Reducer
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,13 @@ class DivPrune(Reducer):
 
     name: ClassVar[str] = "divprune"
     counts: ClassVar[tuple[str, ...]] = ("keep",)
+    paper: ClassVar[str] = (
+        "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models, CVPR 2025, "
+        "https://arxiv.org/abs/2503.02175"
+    )
+    code: ClassVar[str] = "https://github.com/vbdi/divprune"
+    # The authors name settings by operations. These are the rows that CDPruner's Table 1 has of the method.
+    published: ClassVar[Mapping[str, Published]] = {str(keep): Published({"keep": keep}) for keep in (128, 64, 32)}
 
     @property
     def released_positions(self) -> Positions:

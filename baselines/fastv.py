@@ -10,13 +10,14 @@ probabilities are float32, ties go to the earlier token, and each row of a batch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hidrop.budget import single_cut
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import Reducer
+from hidrop.reducer import Published, Reducer
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,20 @@ class FastV(Reducer):
 
     name: ClassVar[str] = "fastv"
     counts: ClassVar[tuple[str, ...]] = ("keep",)
+    paper: ClassVar[str] = (
+        "An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference Acceleration for Large Vision-Language "
+        "Models, ECCV 2024, https://arxiv.org/abs/2403.06764"
+    )
+    code: ClassVar[str] = "https://github.com/pkunlp-icler/FastV"
+    # The paper's Table 1: K and the dropped share R. It has K = 5 with 90 % for the 13B model alone.
+    published: ClassVar[Mapping[str, Published]] = {
+        **{
+            f"k{layer}-{dropped}%": Published({"layer": layer, "keep": keep}, ("llava-1.5-7b", "llava-1.5-13b"))
+            for layer in (2, 3, 5)
+            for dropped, keep in ((50, 288), (75, 144), (90, 58))
+        },
+        "k5-90%": Published({"layer": 5, "keep": 58}, ("llava-1.5-13b",)),
+    }
 
     def schedule(self, geometry: Geometry) -> Schedule:
         if self.layer < 1:

@@ -10,13 +10,14 @@ down.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from hidrop.budget import earlier_layers, root
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import BudgetError, Positions, Reducer
+from hidrop.reducer import BudgetError, Positions, Published, Reducer
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,19 @@ class PDrop(Reducer):
     positions: Positions | None = None
 
     name: ClassVar[str] = "pdrop"
+    paper: ClassVar[str] = (
+        "PyramidDrop (Conical Visual Concentration in its camera-ready version), CVPR 2025, "
+        "https://arxiv.org/abs/2410.17247"
+    )
+    code: ClassVar[str] = "https://github.com/Cooperx521/PyramidDrop"
+    # The layers are those of 32. The released scripts give the same to the 13B model, which has 40.
+    published: ClassVar[Mapping[str, Published]] = {
+        "default": Published(
+            {"layers": (8, 16, 24), "ratios": (0.5, 0.25, 0.125)}, ("llava-1.5-7b", "llava-1.5-13b", "llava-next-7b")
+        ),
+        "lambda-0.4": Published({"layers": (8, 16, 24), "ratio": 0.4}),
+        "lambda-0.6": Published({"layers": (8, 16, 24), "ratio": 0.6}),
+    }
 
     @property
     def released_positions(self) -> Positions:

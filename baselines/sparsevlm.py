@@ -21,6 +21,7 @@ image's size and layers with the depth.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from hidrop.budget import earlier_layers
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import BudgetError, Mixture, Positions, Reducer
+from hidrop.reducer import BudgetError, Mixture, Positions, Published, Reducer
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,20 @@ class SparseVLM(Reducer):
 
     name: ClassVar[str] = "sparsevlm"
     counts: ClassVar[tuple[str, ...]] = ("keep",)
+    paper: ClassVar[str] = (
+        "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference, ICML 2025, "
+        "https://arxiv.org/abs/2410.04417"
+    )
+    code: ClassVar[str] = "https://github.com/Gumpest/SparseVLMs"
+    published: ClassVar[Mapping[str, Published]] = {
+        f"{prefix}{label}": Published({"version": version, "label": label})
+        for prefix, version, labels in (
+            ("", "1.5", PUBLISHED["1.5"]),
+            ("v2.0-", "2.0", PUBLISHED["2.0"]),
+            ("v1.0-", "1.0", PUBLISHED_RANKS),
+        )
+        for label in labels
+    }
 
     @property
     def released_positions(self) -> Positions:

@@ -16,13 +16,14 @@ with what DeepStack adds to them. Merged tokens take the places of their targets
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from baselines.encoded import Encoded
 from hidrop.geometry import Geometry
 from hidrop.plan import Schedule
-from hidrop.reducer import BudgetError
+from hidrop.reducer import BudgetError, Published
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,16 @@ class VisionZip(Encoded):
 
     name: ClassVar[str] = "visionzip"
     counts: ClassVar[tuple[str, ...]] = ("dominant", "contextual")
+    paper: ClassVar[str] = (
+        "VisionZip: Longer is Better but Not Necessary in Vision Language Models, CVPR 2025, "
+        "https://arxiv.org/abs/2412.04467"
+    )
+    code: ClassVar[str] = "https://github.com/dvlab-research/VisionZip"
+    published: ClassVar[Mapping[str, Published]] = {
+        "192": Published({"dominant": 162, "contextual": 30}),
+        "128": Published({"dominant": 108, "contextual": 20}),
+        "64": Published({"dominant": 54, "contextual": 10}),
+    }
 
     @property
     def tokens(self) -> int:

@@ -56,7 +56,6 @@ def check_absolute(
     params = with_published(cls, params)
     absolute = [name for name in cls.counts if _states_numbers(params.get(name))]
     for label, part, fields in cls.nested(params):
-        check_published(part, fields, geometry)
         own = with_published(part, fields)
         absolute += [f"{label}: {name}" for name in part.counts if _states_numbers(own.get(name))]
     if geometry.fixed_counts and budget is not None and isinstance(parse_budget(budget), str):

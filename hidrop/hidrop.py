@@ -14,13 +14,14 @@ what is added to the visual tokens after layers that they skip.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hidrop.budget import nearest_count
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import BudgetError, DeepStack, Positions, Reducer, Ties, TopK
+from hidrop.reducer import BudgetError, DeepStack, Positions, Published, Reducer, Ties, TopK
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 # What is left after the later filters in every published schedule, of PUBLISHED_IMAGE visual tokens.
 PUBLISHED_TAIL, PUBLISHED_IMAGE = (10, 5, 1), 576
+
+
+def _schedule(first: int, filters: tuple[int, ...] = (10, 14, 16, 18)) -> Published:
+    """A published schedule for LLaVA-1.5-7B. All of them differ in the first count and the filters alone."""
+    return Published({"inject": 9, "filters": filters, "keep": (first, *PUBLISHED_TAIL), "exit": 25})
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,17 @@ class HiDrop(Reducer):
 
     name: ClassVar[str] = "hidrop"
     counts: ClassVar[tuple[str, ...]] = ("keep",)
+    paper: ClassVar[str] = (
+        "HiDrop: Hierarchical Vision Token Reduction in MLLMs via Late Injection, Concave Pyramid Pruning, and Early "
+        "Exit, ICLR 2026, https://arxiv.org/abs/2602.23699"
+    )
+    code: ClassVar[str] = "https://github.com/EIT-NLP/HiDrop"
+    published: ClassVar[Mapping[str, Published]] = {
+        "80": _schedule(453, (10, 13, 16, 19)),
+        "64": _schedule(215),
+        "48": _schedule(87),
+        "48-c1": _schedule(112, (10, 13, 16, 19)),
+    }
 
     @property
     def adaptive(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields
 from typing import Annotated, Any, get_origin, get_type_hints
 
 from hidrop import outside_methods
-from hidrop.errors import UserError, did_you_mean, shortened
+from hidrop.errors import UserError, did_you_mean, shortened, shown
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.own_packages import check_own_packages
 from hidrop.reducer import Reducer
@@ -108,9 +108,15 @@ def made(cls: type[Reducer], name: str, params: Mapping[str, Any] | None) -> Red
     return cls(**given)
 
 
-def build_entry(entry: Mapping[str, Any]) -> Reducer:
-    """A method as recipes write it: {"name": ..., its fields}. Raises ValueError like `build`."""
-    return build(str(entry.get("name", "")), {key: value for key, value in entry.items() if key != "name"})
+def build_entry(entry: Mapping[str, Any], geometry: Geometry | None = None) -> Reducer:
+    """A method as recipes write it: {"name": ..., its fields}, for a model of this geometry if it is known.
+
+    Raises ValueError like `build`, and with a geometry like `check_published`.
+    """
+    name, params = str(entry.get("name", "")), {key: value for key, value in entry.items() if key != "name"}
+    if geometry is not None:
+        check_published(method_class(name), params, geometry)
+    return build(name, params)
 
 
 def build_found(entry: Mapping[str, Any]) -> Reducer:
@@ -145,8 +151,9 @@ def checked_params(
     types = field_types(cls)  # type: ignore[arg-type]  # a class can be hashed
     for key, value in params.items():
         if key not in types:
-            hint = did_you_mean(key, types)
-            raise ValueError(f"{key}: unknown field of {cls.name}.{hint} It has: {', '.join(types) or 'none'}")
+            known = [*types, *([PUBLISHED] if cls.published else [])]
+            hint = did_you_mean(key, known)
+            raise ValueError(f"{key}: unknown field of {cls.name}.{hint} It has: {', '.join(known) or 'none'}")
         if reason := type_problem(value, types[key], open_counts=open_counts):
             raise ValueError(f"{cls.name}: {key}: {reason}, not {value!r}")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
@@ -155,15 +162,19 @@ def checked_params(
 def with_published(cls: type[Reducer], params: Mapping[str, Any], *, budget: bool = False) -> dict[str, Any]:
     """The fields of `params` with those of its published setting in place of the setting's name.
 
-    Raises ValueError for an unknown setting, a field that the setting has as well, and a budget beside it.
+    A name may be a number, as YAML reads 64. Raises ValueError for an unknown setting, a field that the setting has as
+    well, and a budget next to it.
     """
     if PUBLISHED not in params:
         return dict(params)
     own = {key: value for key, value in params.items() if key != PUBLISHED}
+    known = ", ".join(cls.published) or "none"
+    if not _is_setting_name(params[PUBLISHED]):
+        raise ValueError(f"{PUBLISHED}: the name of one setting, not {shown(params[PUBLISHED])}. There are: {known}")
     name = str(params[PUBLISHED])
     if name not in cls.published:
-        known = ", ".join(cls.published) or "none"
-        raise ValueError(f"{PUBLISHED}: {cls.name} has no setting '{name}'. It has: {known}")
+        hint = did_you_mean(name, cls.published)
+        raise ValueError(f"{PUBLISHED}: {cls.name} has no setting '{shortened(name)}'.{hint} It has: {known}")
     setting = cls.published[name].fields
     if twice := [key for key in own if key in setting]:
         raise ValueError(f"{PUBLISHED}: {name} already sets {', '.join(twice)}; give one of the two")
@@ -172,8 +183,17 @@ def with_published(cls: type[Reducer], params: Mapping[str, Any], *, budget: boo
     return {**setting, **own}
 
 
+def _is_setting_name(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+
+
 def check_published(cls: type[Reducer], params: Mapping[str, Any], geometry: Geometry) -> None:
-    """Raises ValueError for a published setting of models with other numbers of layers or visual tokens."""
+    """Raises ValueError for a published setting of models with other numbers of layers or visual tokens.
+
+    Of a method that is made of others, theirs are checked too.
+    """
+    for _, part, own in cls.nested(params):
+        check_published(part, own, geometry)
     setting = cls.published.get(str(params.get(PUBLISHED)))
     if setting is None:
         return

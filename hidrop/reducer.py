@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
-from hidrop.geometry import Geometry
+from hidrop.errors import did_you_mean
+from hidrop.geometry import PRESETS, Geometry
 from hidrop.plan import Cut, Schedule, TokenPlan
 
 if TYPE_CHECKING:
@@ -56,10 +57,16 @@ class BudgetError(ValueError):
 
 @dataclass(frozen=True)
 class Published:
-    """A setting that a method's authors published: its fields, and the models (of geometry.PRESETS) that it is for."""
+    """A published setting of a method: its fields, and the models (of geometry.PRESETS) that it is for."""
 
     fields: Mapping[str, Any]
     models: tuple[str, ...] = ("llava-1.5-7b",)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a model that is not in PRESETS."""
+        if unknown := [name for name in self.models if name not in PRESETS]:
+            hint = did_you_mean(unknown[0], PRESETS)
+            raise ValueError(f"Published: unknown model '{unknown[0]}'.{hint} Known: {', '.join(PRESETS)}")
 
 
 @dataclass(frozen=True)

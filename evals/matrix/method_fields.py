@@ -72,7 +72,8 @@ def _value_problems(cls: type[Reducer], given: dict[str, Any], budget: bool, fre
     types = field_types(cls)  # type: ignore[arg-type]  # a class can be hashed
     for key, value in given.items():
         if key not in types:
-            yield f"{key}: unknown field.{strict_yaml.suggestion(str(key), [*types, 'budget'] if free else types)}"
+            known = [*types, *([PUBLISHED] if cls.published else []), *(["budget"] if free else [])]
+            yield f"{key}: unknown field.{strict_yaml.suggestion(str(key), known)}"
             continue
         several = key == "seed" and free and isinstance(value, list) and value
         for one in value if several else [value]:

@@ -9,7 +9,7 @@ from evals.matrix.schema import Cell, Matrix, MethodEntry, ModelEntry, short
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.method_source import method_digest, outside_files
-from hidrop.methods import METHODS, build, class_reference, method_class
+from hidrop.methods import METHODS, build, check_published, class_reference, method_class
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
 from hidrop.regular_files import local_path
@@ -109,17 +109,29 @@ def size(
     stated = build_method(spec.trained_with) if spec.trained_with else None
     preset = PRESETS[spec.geometry] if spec.geometry else None
     if preset and trust_presets:
-        return (preset, stated), []
+        return (preset, stated), misplaced(model, spec, preset)
     try:
         found, trained = peek(spec.source)
     except UserError as error:
-        return ((preset, stated) if preset else None), [absent(model, spec, error)]
-    wrong = []
+        lines = misplaced(model, spec, preset) if preset else []
+        return ((preset, stated) if preset else None), [absent(model, spec, error), *lines]
+    wrong = misplaced(model, spec, found)
     if preset and shape(preset) != shape(found):
         wrong.append(f"models.{model}.geometry: '{spec.geometry}' differs from the sizes of {spec.source}: {found}")
     if stated and trained and stated != trained:
         wrong.append(f"models.{model}.trained_with: {stated} differs from the method in {spec.source}: {trained}")
     return (found, trained or stated), wrong
+
+
+def misplaced(model: str, spec: ModelEntry, geometry: Geometry) -> list[str]:
+    """A line if the method that a model was trained with is a published setting of models with other sizes."""
+    if spec.trained_with is None:
+        return []
+    try:
+        check_published(method_class(spec.trained_with.name), spec.trained_with.params, geometry)
+    except ValueError as error:
+        return [f"models.{model}.trained_with: {error}"]
+    return []
 
 
 def absent(model: str, spec: ModelEntry, error: UserError) -> str:

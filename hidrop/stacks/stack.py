@@ -20,7 +20,7 @@ from pydantic import PlainValidator
 
 from hidrop.budget import root
 from hidrop.geometry import Geometry
-from hidrop.methods import checked_params, made, reference, required_fields
+from hidrop.methods import checked_params, made, reference, required_fields, with_published
 from hidrop.plan import Schedule
 from hidrop.reducer import BudgetError, DeepStack, Mixture, Positions, Reducer
 from hidrop.stacks.members import NAME, Member, Part, check_parts, parts_of
@@ -222,7 +222,8 @@ class Stack(Reducer):
         own = sizes[-1] if sizes else geometry
         if alone and alone[-1].cuts:
             own = own.with_visual_tokens(alone[-1].cuts[-1].left)
-        given = checked_params(solved.cls, solved.params, open_counts=True)
+        with _labelled(solved.label):
+            given = checked_params(solved.cls, solved.params, open_counts=True)
 
         def stack(share: float) -> Any:
             with _labelled(solved.label):
@@ -297,7 +298,12 @@ def _solved(parts: list[Part], over: str | None) -> int:
         if over not in labels:
             raise ValueError(f"over: no member '{over}'; there are {', '.join(labels)}")
         return labels.index(over)
-    lacking = [n for n, one in enumerate(parts) if any(_open(one.params.get(f)) for f in required_fields(one.cls))]
+    lacking = []
+    for number, one in enumerate(parts):
+        with _labelled(one.label):
+            given = with_published(one.cls, one.params)
+        if any(_open(given.get(name)) for name in required_fields(one.cls)):
+            lacking.append(number)
     if len(lacking) != 1:
         raise ValueError(f"over: name the member that the budget is solved for: {', '.join(labels)}")
     return lacking[0]

@@ -208,8 +208,9 @@ def train(recipe: LlavaRecipe, *, out: Path | None = None, resume: bool = False,
     join_others()
     arguments = arguments_of(recipe, work)
     learner = learner or student(recipe, master)
-    reducer, backbone = build_entry(recipe.method), backbone_of(learner.model)
+    backbone = backbone_of(learner.model)
     try:
+        reducer = build_entry(recipe.method, backbone.geometry)
         reducer.plan(backbone.geometry)
     except ValueError as error:
         raise UserError(f"{recipe.name}: method: {error}") from None

@@ -70,7 +70,7 @@ def _model(recipe: LlavaRecipe) -> tuple[Whole | NewModel | None, list[str]]:
     if recipe.lora and recipe.lora.rank > geometry.hidden:
         problems.append(f"lora.rank: {recipe.lora.rank} is more than the decoder's width ({geometry.hidden})")
     try:
-        build_entry(recipe.method).plan(geometry)
+        build_entry(recipe.method, geometry).plan(geometry)
     except ValueError as error:
         problems.append(f"method: {error}")
     return found, problems

@@ -52,7 +52,7 @@ class Recipe(StrictModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
-        build_entry(self.method).plan(GEOMETRY)
+        build_entry(self.method, GEOMETRY).plan(GEOMETRY)
         if [self.start is None] * 2 != [self.tower is not None, self.align is not None]:
             raise ValueError("a recipe has tower and align, or it has start")
         if self.class_token is not None and self.tower is None:

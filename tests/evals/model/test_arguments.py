@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from lmms_eval.utils import simple_parse_args_string
 
+from baselines.fastv import FastV
 from evals.model import arguments
 from hidrop.errors import UserError
+from hidrop.geometry import PRESETS
+from hidrop.reducer import Published
 
 
 def asked(loaded: Any, text: str) -> Any:
@@ -109,3 +112,28 @@ def test_a_method_in_a_file_and_a_stack_are_model_arguments(loaded: Any, tmp_pat
     assert solved == stack
     with pytest.raises(UserError, match="model_args: stack: fastv: kep: unknown field of fastv. Did you mean 'keep'"):
         asked(loaded, "method=stack,stack=[fastv: {layer: 1, kep: 8}, vtw: {exit: 3}]")
+
+
+def test_a_published_setting_is_named_by_its_text_or_number(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", loaded.geometry)
+    half = Published({"layer": 1, "keep": 8}, ("tiny",))
+    monkeypatch.setattr(FastV, "published", {"k1-50%": half, "8": half})
+    wanted = asked(loaded, "method=fastv,layer=1,keep=8")
+    assert asked(loaded, "method=fastv,published=k1-50%") == asked(loaded, "method=fastv,published=8") == wanted
+    assert asked(loaded, "method=fastv,published=8,rechosen=true").rechosen
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("published=k2-50", "model_args: published: fastv has no setting 'k2-50'. Did you mean 'k2-50%'"),
+        ("published=k2-50%,budget=8", "model_args: published: k2-50% has a budget already"),
+        ("published=k2-50%,keep=8", "model_args: published: k2-50% already sets keep"),
+        ("published=[8]", r"model_args: published: the name of one setting, not \[8\]"),
+        ("publshed=k2-50%", "model_args: publshed is unknown. Did you mean 'published'"),
+        ("published=k2-50%", "model_args: fastv: published: k2-50% is a setting for .* 4 layers and 16 visual tokens"),
+    ],
+)
+def test_a_mistake_with_a_published_setting_is_answered_in_words(text: str, message: str, loaded: Any) -> None:
+    with pytest.raises(UserError, match=message):
+        asked(loaded, f"method=fastv,{text}")

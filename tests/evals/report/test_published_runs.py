@@ -16,7 +16,8 @@ from evals.tasks import TASKS, get_task
 from hidrop import strict_yaml
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
-from hidrop.methods import build_entry, method_class
+from hidrop.hidrop import HiDrop
+from hidrop.methods import build, build_entry, method_class
 from tests.evals.report.agreeing import compare, refused
 from tests.evals.tasks.table import CASES
 
@@ -44,6 +45,13 @@ def test_a_known_schedule_has_the_tokens_of_its_name(name: str, average: float) 
 
 def test_every_complete_schedule_is_checked_above() -> None:
     assert set(COMPLETE) == {"hidrop-48", "hidrop-48-c1", "hidrop-64", "hidrop-80-c1"}
+
+
+def test_a_complete_schedule_is_the_published_setting_of_its_name_and_all_settings_are_runs() -> None:
+    labels = {"hidrop-48": "48", "hidrop-48-c1": "48-c1", "hidrop-64": "64", "hidrop-80-c1": "80"}
+    for name, run in COMPLETE.items():
+        assert build_entry(run.method) == build("hidrop", {"published": labels[name]})
+    assert set(labels.values()) == set(HiDrop.published)
 
 
 @pytest.mark.parametrize("name", RUNS.runs)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from evals.report.text import markdown
 from evals.tasks.registry import TASKS, get_task
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
+from hidrop.methods import build
 from hidrop.plan import Cut, Schedule
 
 
@@ -78,6 +80,33 @@ def test_the_unreduced_llava_has_a_published_score_in_these_tasks(name: str, tas
 
 def test_every_method_of_the_paper_is_there(llava: Reference) -> None:
     assert {e.method for e in llava.entries} == {"vanilla", "hidrop", "pdrop", "fastv", "sparsevlm"}
+
+
+SETTINGS = {
+    "fastv": (r"K=(\d), R=(\d+) %", "k{}-{}%"),
+    "pdrop": (r"after 8, 16, 24, lambda (0.\d)", "lambda-{}"),
+    "hidrop": (r"in 9, out 25; after [\d, ]+: (\d+), 10, 5, 1", "{}"),
+}
+HIDROP = {"453": "80", "215": "64", "87": "48"}  # by the first count
+
+
+def test_a_row_with_a_published_setting_has_its_average(llava: Reference) -> None:
+    """The averages of `published` in the methods' files are those of the entries with the same setting."""
+    found = set()
+    for one in llava.entries:
+        pattern, name = SETTINGS.get(one.method, ("", ""))
+        if pattern and one.setting and one.true_average and (parts := re.match(pattern, one.setting)):
+            label = name.format(*(HIDROP.get(part, part) for part in parts.groups()))
+            label = "default" if label == "lambda-0.5" else label
+            average = build(one.method, {"published": label}).plan(llava.sizes).average_tokens
+            assert round(average, 1) == pytest.approx(round(one.true_average, 1)), (one.method, label)
+            found.add((one.method, label))
+        if one.method == "sparsevlm" and one.label and one.basis == "calculated" and one.true_average:
+            average = build("sparsevlm", {"published": f"{one.label:g}"}).plan(llava.sizes).average_tokens
+            assert average == pytest.approx(one.true_average, abs=0.05)
+            found.add(("sparsevlm", f"{one.label:g}"))
+    assert found >= {("fastv", "k2-50%"), ("fastv", "k3-50%"), ("pdrop", "default"), ("pdrop", "lambda-0.4")}
+    assert found >= {("pdrop", "lambda-0.6"), ("sparsevlm", "192"), ("sparsevlm", "64"), ("hidrop", "64")}
 
 
 def test_a_label_is_not_the_true_average(llava: Reference) -> None:

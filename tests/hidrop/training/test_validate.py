@@ -12,13 +12,17 @@ import pytest
 import torch
 import yaml
 
+from hidrop import build
 from hidrop.errors import UserError
+from hidrop.geometry import PRESETS, Geometry
+from hidrop.hidrop import HiDrop
 from hidrop.models import load
 from hidrop.models.sources import MINI
 from hidrop.recipes import check, train
+from hidrop.reducer import Published
 from hidrop.strict_yaml import checked
 from hidrop.training.recipe import LlavaRecipe
-from tests.hidrop.training.conftest import RECORDS, said
+from tests.hidrop.training.conftest import METHOD, RECORDS, TOKENS, said
 
 Recipe = Callable[..., Path]
 
@@ -145,6 +149,26 @@ def test_a_model_that_would_not_load_is_refused(what: str, recipe: Recipe, check
     with pytest.raises(UserError) as caught:
         train(str(path), out=tmp_path / "out", work=tmp_path / "w")
     assert message in str(caught.value)
+
+
+def test_a_published_setting_is_refused_for_a_model_of_other_sizes_and_ends_no_training_late(recipe: Recipe) -> None:
+    path = recipe(method={"name": "hidrop", "published": 64})
+    said = "method: hidrop: published: 64 is a setting for llava-1.5-7b"
+    refused(path, said, "this model has 5 layers and 100 visual tokens")
+    with pytest.raises(UserError, match=said):
+        train(str(path))
+
+
+def test_a_published_setting_trains_a_model_of_its_sizes(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = dict(hidden=32, intermediate=48, heads=4, kv_heads=2, head_dim=8, vocab=600)
+    monkeypatch.setitem(PRESETS, "tiny", Geometry(layers=5, visual_tokens=TOKENS, **sizes))
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in METHOD.items() if key != "name"}
+    monkeypatch.setattr(HiDrop, "published", {"9": Published(fields, ("tiny",))})
+    path = str(recipe(max_steps=1, method={"name": "hidrop", "published": 9}))
+    assert check(path).problems == []
+    assert load(train(path, out=tmp_path / "out", work=tmp_path / "w")).reducer == build("hidrop", fields)
 
 
 def test_images_that_are_missing_are_named_and_too_many_are_refused(recipe: Recipe, data: Path) -> None:
