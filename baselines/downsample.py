@@ -49,16 +49,20 @@ class Downsample(Encoded):
 
     @classmethod
     def refuses(cls, family: type[Backbone]) -> str | None:
-        """Families with tiles. Of the others, `check_backbone` looks at the model: no attention is needed."""
-        return TILES if family.line_ends else None
+        """Families with tiles, and images of one size that the tower cannot see smaller. No attention is needed."""
+        from hidrop.backbones import Backbone
+
+        if family.line_ends:
+            return TILES
+        if not family.interpolates and family.token_side is Backbone.token_side:
+            return f"{family.title} takes no other image than its processor makes: its images have one size"
+        return None
 
     def check_backbone(self, backbone: Backbone) -> None:
-        if backbone.interpolates:
-            return
-        way = "and its images have one size"
-        if backbone.token_side:
+        super().check_backbone(backbone)
+        if not backbone.interpolates:
             way = "a matrix makes it smaller; in your own code, give it one of the size that Downsample.smaller says"
-        raise ValueError(f"downsample: {backbone.title} takes no other image than its processor makes: {way}")
+            raise ValueError(f"downsample: {backbone.title} takes no other image than its processor makes: {way}")
 
     def smaller(self, rows: int, columns: int, geometry: Geometry) -> tuple[int, int]:
         """Rows and columns of tokens of an image that would have `rows` x `columns`, brought to its share of them.

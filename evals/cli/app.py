@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evals.cli import ablations, analysis, bench, folders, new_method, run, tasks, train
+from evals.cli import ablations, analysis, bench, folders, methods, new_method, run, tasks, train
 from evals.cli.command import Commands, Ready, as_flag, unwrapped
 from evals.cli.exit_codes import DONE
 from evals.cli.options import BUNDLED, option
@@ -17,6 +17,7 @@ from hidrop.program import program
 
 GROUPS = (
     run.COMMANDS,
+    methods.COMMANDS,
     tasks.COMMANDS,
     bench.COMMANDS,
     analysis.COMMANDS,
