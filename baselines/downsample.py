@@ -55,14 +55,14 @@ class Downsample(Encoded):
         if family.line_ends:
             return TILES
         if not family.interpolates and family.token_side is Backbone.token_side:
-            return f"{family.title} takes no other image than its processor makes: its images have one size"
+            return f"{family.title}: it takes no other image than its processor makes, and its images have one size"
         return None
 
     def check_backbone(self, backbone: Backbone) -> None:
         super().check_backbone(backbone)
         if not backbone.interpolates:
             way = "a matrix makes it smaller; in your own code, give it one of the size that Downsample.smaller says"
-            raise ValueError(f"downsample: {backbone.title} takes no other image than its processor makes: {way}")
+            raise ValueError(f"downsample: {backbone.title}: it takes no other image than its processor makes; {way}")
 
     def smaller(self, rows: int, columns: int, geometry: Geometry) -> tuple[int, int]:
         """Rows and columns of tokens of an image that would have `rows` x `columns`, brought to its share of them.

@@ -15,7 +15,7 @@ from hidrop import outside_methods
 from hidrop.backbones import BACKBONES, backbone_class
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.methods import METHODS, PUBLISHED, build, field_types, method_class, required_fields
-from hidrop.reducer import Reducer
+from hidrop.reducer import BudgetError, Reducer
 
 HERE = "hidrop"  # where the methods of METHODS are from
 WHEN = ("tower", "late entry", "input", "layers", "exit", "never")  # when a method works; input: before layer 1
@@ -112,7 +112,7 @@ def facts(name: str) -> Facts:
         cls.composed,
         _when(cls, name),
         _fields(cls),
-        cls.for_budget.__func__ is not Reducer.for_budget.__func__,  # type: ignore[attr-defined]
+        _takes_budget(cls),
         _settings(cls, name),
         () if cls.composed else tuple(kind for kind in BACKBONES if kind not in refused),
         refused,
@@ -218,14 +218,25 @@ def _when(cls: type[Reducer], name: str) -> tuple[str, ...]:
 
 def _examples(cls: type[Reducer], name: str) -> Iterator[tuple[Reducer, Geometry]]:
     """The method in its published settings, with its defaults, and with a budget of half of the tokens."""
-    half, geometry = PRESETS[MODEL].visual_tokens / 2, PRESETS[MODEL]
+    geometry = PRESETS[MODEL]
     for label, setting in cls.published.items():
         with contextlib.suppress(ValueError):
             yield build(name, {PUBLISHED: label}), PRESETS[setting.models[0]]
     if not required_fields(cls):
         yield cls(), geometry
     with contextlib.suppress(Exception):  # it may be somebody's own code
-        yield cls.for_budget(half, geometry), geometry
+        yield cls.for_budget(geometry.visual_tokens / 2, geometry), geometry
+
+
+def _takes_budget(cls: type[Reducer]) -> bool:
+    """Whether half of the tokens is no budget that a method refuses; it may ask for other fields with it."""
+    try:
+        cls.for_budget(PRESETS[MODEL].visual_tokens / 2, PRESETS[MODEL])
+    except BudgetError:
+        return False
+    except Exception:  # fields that are missing, or somebody's own code
+        return True
+    return True
 
 
 def _refused(cls: type[Reducer]) -> dict[str, str]:
@@ -234,5 +245,5 @@ def _refused(cls: type[Reducer]) -> dict[str, str]:
         family = backbone_class(kind)
         assert family is not None
         if (why := cls.refuses(family)) is not None:
-            found[kind] = why
+            found[kind] = why.removeprefix(f"{family.title}: ")
     return found

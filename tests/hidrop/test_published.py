@@ -77,6 +77,11 @@ AVERAGES: dict[tuple[str, str, str], float] = {
     ("dart", "64", "llava-1.5-7b"): 99.75,
     ("feather", "released", "llava-1.5-7b"): 228.5,
     ("vtw", "7b", "llava-1.5-7b"): 270,
+    # Counts depend on the image: at most all tokens stay.
+    ("prumerge", "adaptive", "llava-1.5-7b"): 576,
+    ("prumerge", "adaptive", "llava-1.5-13b"): 576,
+    ("prumerge", "adaptive-plus", "llava-1.5-7b"): 576,
+    ("prumerge", "adaptive-plus", "llava-1.5-13b"): 576,
 }
 # Fields that a method's published settings leave to the user, as its checkpoint of another model.
 LEFT_OPEN: dict[str, dict[str, Any]] = {}
