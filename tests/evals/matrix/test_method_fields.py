@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from hidrop.geometry import PRESETS, Geometry
 from hidrop.reducer import Reducer
 
 SMALL = Geometry(12, 128, 344, 4, 4, 32, 600, 100)
-BUNDLED = Path(__file__).parents[3] / "evals/matrix/bundled"
+ROOT = Path(__file__).parents[3]
+BUNDLED, PAGE = ROOT / "evals/matrix/bundled", ROOT / "docs/methods/README.md"
 
 
 def matrix(folder: Path, methods: dict[str, Any], trained_with: dict[str, Any] | None = None) -> Matrix:
@@ -52,6 +54,13 @@ def test_a_member_of_a_stack_is_named_so_too(tmp_path):
     found, problems = plans(matrix(tmp_path, {"duet": {"name": "stack", **duet}}))
     assert problems == []
     assert found["duet"].plan(PRESETS["llava-1.5-7b"]).entering == (64,) * 16 + (32,) * 16
+
+
+def test_the_methods_of_the_documentation_are_valid(tmp_path):
+    [example] = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    methods = yaml.safe_load(example)["methods"]
+    found, problems = plans(matrix(tmp_path, methods))
+    assert problems == [] and set(found) == set(methods)
 
 
 @pytest.mark.parametrize(
