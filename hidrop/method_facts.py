@@ -18,6 +18,7 @@ from hidrop.methods import METHODS, PUBLISHED, build, field_types, method_class,
 from hidrop.reducer import BudgetError, Reducer
 
 HERE = "hidrop"  # where the methods of METHODS are from
+FOLDER = "FOLDER"  # stands for a checkpoint that the user has; a plan reads none
 WHEN = ("tower", "late entry", "input", "layers", "exit", "never")  # when a method works; input: before layer 1
 MODEL = "llava-1.5-7b"  # whose sizes say when a method works that has no published setting
 
@@ -47,10 +48,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class Setting:
-    """A published setting: its fields, and its plans."""
+    """A published setting: its fields, those that name a checkpoint of the user's (`yours`), and its plans."""
 
     name: str
     fields: Mapping[str, Any]
+    yours: tuple[str, ...]
     plans: tuple[Planned, ...]
 
 
@@ -181,16 +183,22 @@ def as_yaml(value: Any) -> str:
 
 
 def _settings(cls: type[Reducer], name: str) -> tuple[Setting, ...]:
-    return tuple(
-        Setting(label, dict(one.fields), tuple(_planned(name, label, model) for model in one.models))
-        for label, one in cls.published.items()
-    )
+    found = []
+    for label, one in cls.published.items():
+        yours: tuple[str, ...] = ()
+        plans = [_planned(name, {PUBLISHED: label}, model) for model in one.models]
+        if any(plan.lacking for plan in plans):
+            yours = tuple(key for key in cls.checkpoints if key not in one.fields)
+            fields = {PUBLISHED: label, **dict.fromkeys(yours, FOLDER)}
+            plans = [_planned(name, fields, model) for model in one.models]
+        found.append(Setting(label, dict(one.fields), yours, tuple(plans)))
+    return tuple(found)
 
 
-def _planned(name: str, label: str, model: str) -> Planned:
+def _planned(name: str, fields: dict[str, Any], model: str) -> Planned:
     geometry = PRESETS[model]
     try:
-        reducer = build(name, {PUBLISHED: label}).on(geometry)
+        reducer = build(name, fields).on(geometry)
         average = reducer.plan(geometry).average_tokens
     except ValueError as error:
         return Planned(model, geometry.visual_tokens, lacking=str(error))

@@ -112,12 +112,13 @@ def _fields(one: Facts) -> list[str]:
 
 def _published(one: Facts) -> list[str]:
     """A line for each model of each setting: the visual tokens that enter a layer on average."""
-    from hidrop.method_facts import as_yaml
+    from hidrop.method_facts import FOLDER, as_yaml
 
     rows: list[tuple[str, ...]] = [("published", "model", "average", "fields")]
     for setting in one.published:
         name = setting.name
-        fields = ", ".join(f"{key}: {as_yaml(value)}" for key, value in setting.fields.items())
+        given = {**setting.fields, **dict.fromkeys(setting.yours, FOLDER)}
+        fields = ", ".join(f"{key}: {as_yaml(value)}" for key, value in given.items())
         for plan in setting.plans:
             average = plan.lacking and "needs more fields"
             if plan.average_tokens is not None:
@@ -125,7 +126,9 @@ def _published(one: Facts) -> list[str]:
                 average = f"{most}{plan.average_tokens:.2f} of {plan.visual_tokens}"
             rows.append((name, plan.model, average, fields))
             name = fields = ""
-    return [*_columns(rows), "", f"In a matrix: {one.name}: {{published: {one.published[0].name}}}"]
+    first = one.published[0]
+    entry = ", ".join([f"published: {first.name}", *(f"{key}: {FOLDER}" for key in first.yours)])
+    return [*_columns(rows), "", f"In a matrix: {one.name}: {{{entry}}}"]
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

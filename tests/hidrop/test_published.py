@@ -84,7 +84,7 @@ AVERAGES: dict[tuple[str, str, str], float] = {
     ("prumerge", "adaptive-plus", "llava-1.5-13b"): 576,
 }
 # Fields that a method's published settings leave to the user, as its checkpoint of another model.
-LEFT_OPEN: dict[str, dict[str, Any]] = {}
+LEFT_OPEN: dict[str, dict[str, Any]] = {"cdpruner": {"text_tower": "a folder"}}
 
 
 @pytest.mark.parametrize(("name", "label", "model"), SETTINGS)

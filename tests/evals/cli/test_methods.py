@@ -15,6 +15,7 @@ import pytest
 
 from evals import cli
 from hidrop import build, outside_methods, strict_yaml
+from hidrop.geometry import PRESETS
 from hidrop.methods import METHODS, method_class
 
 ROOT = Path(__file__).parents[3]
@@ -108,8 +109,9 @@ def test_the_line_for_a_matrix_works(name: str, shown: Shown, tmp_path: Path) ->
     path = tmp_path / "own.yaml"
     path.write_text(line, encoding="utf-8")
     entry = strict_yaml.read(path, path.name)
-    first = next(iter(method_class(name).published))
-    assert build(name, entry[name]) == build(name, {"published": first})
+    first, yours = next(iter(method_class(name).published)), {key: "FOLDER" for key in method_class(name).checkpoints}
+    assert build(name, entry[name]) == build(name, {"published": first, **yours})
+    assert build(name, entry[name]).plan(PRESETS["llava-1.5-7b"])
 
 
 def test_the_document_has_the_same_for_all_methods(shown: Shown) -> None:
