@@ -124,7 +124,8 @@ def test_a_family_can_be_asked_without_a_model():
     refused = {name for name in FAMILIES if VisionZip.refuses(backbone_class(name)) is not None}
     assert refused == {"llava_next", "llava_onevision"}
     assert "in tiles" in VisionZip.refuses(backbone_class("llava_onevision"))
-    assert {name for name in FAMILIES if Downsample.refuses(backbone_class(name)) is not None} == refused
+    one_size = {"internvl", "smolvlm", "idefics3", "gemma3"}
+    assert {name for name in FAMILIES if Downsample.refuses(backbone_class(name)) is not None} == refused | one_size
 
 
 def test_a_tower_without_class_token_and_attention_is_refused_in_words(monkeypatch):
@@ -133,7 +134,7 @@ def test_a_tower_without_class_token_and_attention_is_refused_in_words(monkeypat
     message = "visionzip: Gemma 3: it needs a tower with a class token, or images that are one grid of patches each"
     with pytest.raises(ValueError, match=message):
         reduce(model_of("gemma3"), VisionZip(4, 2))
-    assert Downsample.refuses(family) is None
+    assert "attention" not in str(Downsample.refuses(family))
 
 
 def test_a_tiny_image_keeps_one_token():
