@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from hidrop.testing.tiny.family_tokenizers import byte_symbols
 from tests.conftest import VOCAB
-from tests.tiny_checkpoints import byte_symbols
 
 SEGMENT, SPACE = 16, 20  # tokens that the text tower reads at once, and the size of the common space
 

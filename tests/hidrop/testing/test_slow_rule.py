@@ -54,7 +54,7 @@ HIDROP = dict(inject=2, filters=[3, 4], keep=[5, 2], exit=6)
         (build("hidrop", HIDROP), following),
         (build("hidrop", dict(HIDROP, positions="group")), following),
     ],
-    ids=str,
+    ids=lambda one: getattr(one, "__name__", str(one)),
 )
 def test_a_rule_of_a_few_lines_agrees_with_the_method(method: Any, rule: Any) -> None:
     assert status_of(method, rule) == ("ok", "")
