@@ -11,7 +11,7 @@ only. `pick: score`, the paper's description, takes those with the best score. T
 by crop, best patch first; a crop that stays whole keeps its order. Ties go to the earlier patch. Towers without a class
 token (chosen.py) leave tokens at their places.
 
-Shapes: I images, P patches, C crops, M patches of the largest crop, K kept.
+Shapes: I images, P patches, C crops, M patches of the largest crop, K kept. crops.py has scores and quotas.
 """
 
 from __future__ import annotations
@@ -28,25 +28,6 @@ from hidrop.reducer import Published
 
 if TYPE_CHECKING:
     import torch
-
-SMALL = 1e-6  # what the released code adds to what it divides by
-ATTENTION_SCALE = 1000.0
-
-
-def quotas(weight_IC: torch.Tensor, size_C: torch.Tensor, keep: int) -> torch.Tensor:
-    """How many of `keep` patches each crop keeps by its weight, (I, C): no more than it has."""
-    import torch
-
-    share_IC = weight_IC / (weight_IC.sum(1, keepdim=True) + SMALL)
-    quota_IC = (keep * share_IC).floor().long()
-    order_IC = share_IC.argsort(dim=1, descending=True, stable=True)
-    place_IC = order_IC.argsort(dim=1)
-    quota_IC = quota_IC + (place_IC < keep - quota_IC.sum(1, keepdim=True))
-    full_IC = torch.minimum(quota_IC, size_C)
-    room_IC = (size_C - full_IC).gather(1, order_IC)
-    beyond_I1 = keep - full_IC.sum(1, keepdim=True)
-    more_IC = torch.minimum((beyond_I1 - room_IC.cumsum(1) + room_IC).clamp(min=0), room_IC)
-    return full_IC + more_IC.gather(1, place_IC)
 
 
 @dataclass(frozen=True)
@@ -72,6 +53,8 @@ class HoloV(Chosen):
     def selected(self, seen_IP: torch.Tensor, features_IPD: torch.Tensor, keep: int) -> torch.Tensor:
         import torch
 
+        from baselines.crops import ATTENTION_SCALE, quotas, scores
+
         patches, crops = seen_IP.shape[1], min(self.crops, seen_IP.shape[1])
         least, longer = divmod(patches, crops)
         number = torch.arange(crops, device=seen_IP.device)
@@ -80,7 +63,7 @@ class HoloV(Chosen):
         valid_CM = within < size_C[:, None]
         index_CM = ((number * least + number.clamp(max=longer))[:, None] + within).clamp(max=patches - 1)
         seen_ICM = torch.where(valid_CM, ATTENTION_SCALE * seen_IP[:, index_CM], 0)
-        score_ICM = self._scores(seen_ICM, features_IPD[:, index_CM].float(), valid_CM, size_C)
+        score_ICM = scores(seen_ICM, features_IPD[:, index_CM].float(), valid_CM, size_C, self.alpha)
         quota_IC = quotas(score_ICM.sum(-1) / size_C, size_C, keep)
         best_ICM = (seen_ICM if self.pick == "attention" else score_ICM).masked_fill(~valid_CM, -torch.inf)
         rank_ICM = best_ICM.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
@@ -89,19 +72,3 @@ class HoloV(Chosen):
         place_ICM = torch.where(kept_ICM, number[:, None] * len(within) + rank_ICM, patches + crops * len(within))
         order_IK = place_ICM.flatten(1).argsort(dim=1, stable=True)[:, :keep]
         return index_CM.flatten()[order_IK]
-
-    def _scores(
-        self, seen_ICM: torch.Tensor, x_ICMD: torch.Tensor, valid_CM: torch.Tensor, size_C: torch.Tensor
-    ) -> torch.Tensor:
-        """Each patch's attention plus its share of the crop's variety, (I, C, M); 0 for what is not valid."""
-        import torch
-
-        unit = x_ICMD / (x_ICMD.norm(dim=-1, keepdim=True) + SMALL)
-        pair_CMM = valid_CM[:, :, None] & valid_CM[:, None]
-        itself = torch.eye(valid_CM.shape[1], dtype=torch.bool, device=x_ICMD.device)
-        near = (unit @ unit.transpose(-1, -2)).masked_fill(~pair_CMM | itself, 0)
-        others_C11 = (size_C - 1).clamp(min=1)[:, None, None]
-        apart = near - near.sum(-1, keepdim=True) / others_C11
-        variety = torch.where(pair_CMM, apart.square(), 0).sum(-1) / others_C11[..., 0]
-        scale = seen_ICM.sum(-1) / size_C / (variety.sum(-1) / size_C + SMALL)
-        return seen_ICM + self.alpha * scale[..., None] * variety

@@ -52,6 +52,15 @@ def raster_grid(patches: int, count: int) -> range:
     return range(0, patches - 1, max(1, patches // max(1, count) // 3))
 
 
+def with_grid(order_1P: torch.Tensor, count: int) -> torch.Tensor:
+    """The first `count` patches of one image's order, then the other ones of the raster's grid, (1, S)."""
+    import torch
+
+    best = order_1P[:, :count]
+    spaced = torch.tensor(raster_grid(order_1P.shape[1], count), device=order_1P.device)
+    return torch.cat([best, spaced[~torch.isin(spaced, best)][None]], dim=1)
+
+
 def evenly_spaced(order_IP: torch.Tensor, best: int, others: int) -> torch.Tensor:
     """The first `best` patches of an order, and `others` in the middles of equal parts of the rest, (I, best + others).
 

@@ -2,9 +2,8 @@
 
 A patch's score is the class token's attention in the tower's layer after the features, computed as one big head. The
 patches whose score is an outlier stay, best first; `plus` adds patches at even steps of the raster. Each takes up the
-`neighbours` patches with the most similar keys, and one extra token all patches that do not stay (if there are any).
-outlier_merging.py has the formulas. Tokens are in this order in the sequence; the class token is dropped. All of this
-is before the projector, and the text plays no part. Zeros fill up an image's features; its count is read off them.
+`neighbours` patches with the most similar keys, and one extra token all others. outlier_merging.py has the formulas.
+This is the order of the sequence; the class token is dropped. All is before the projector, without the text.
 
 `keep` fixes the number of tokens, the extra one included: the best patches, with `plus` half of them (one more if odd)
 and others evenly spaced. The authors published no such rule for inference.
@@ -41,8 +40,7 @@ class PruMerge(Encoded):
     paper: ClassVar[str] = "LLaVA-PruMerge, ICCV 2025, https://arxiv.org/abs/2403.15388"
     code: ClassVar[str] = "https://github.com/42Shawn/LLaVA-PruMerge"
     published: ClassVar[Mapping[str, Published]] = {
-        "adaptive": Published({"plus": False}, LLAVA),
-        "adaptive-plus": Published({"plus": True}, LLAVA),
+        name: Published({"plus": plus}, LLAVA) for name, plus in (("adaptive", False), ("adaptive-plus", True))
     }
     counts: ClassVar[tuple[str, ...]] = ("keep",)
 
@@ -57,8 +55,8 @@ class PruMerge(Encoded):
 
     @classmethod
     def refuses(cls, family: type[Backbone]) -> str | None:
-        needed = None if family.class_token else f"{family.title}: it needs a vision tower with a class token"
-        return super().refuses(family) or needed
+        why = None if family.class_token else f"{family.title}: it needs a vision tower with a class token"
+        return super().refuses(family) or why
 
     def schedule(self, geometry: Geometry) -> Schedule:
         """Of the adaptive form the most that an image may keep: all of it."""
@@ -71,29 +69,25 @@ class PruMerge(Encoded):
         return super().schedule(geometry)
 
     def compress(self, vision: Vision) -> list[torch.Tensor]:
-        import torch
-
         from baselines.class_attention import check_patches
-        from baselines.outlier_merging import evenly_spaced, merged, one_big_head, outliers, raster_grid
+        from baselines.outlier_merging import evenly_spaced, merged, one_big_head, outliers, with_grid
 
         seen, keys, features = one_big_head(vision)
-        patches, order = seen.shape[1], seen.argsort(dim=1, descending=True, stable=True)
+        order = seen.argsort(dim=1, descending=True, stable=True)
         if self.keep is not None:
-            check_patches(self.keep, patches)
+            check_patches(self.keep, seen.shape[1])
             others = (self.keep - 1) // 2 if self.plus else 0
             index = evenly_spaced(order, self.keep - 1 - others, others)
             return list(vision.project(merged(features, keys, seen, index, self.neighbours)))
         found = []
         for image, count in enumerate(outliers(seen).tolist()):
-            index, one = order[image, None, :count], slice(image, image + 1)
-            if self.plus:
-                spaced = torch.tensor(raster_grid(patches, count), device=index.device)
-                index = torch.cat([index, spaced[~torch.isin(spaced, index)][None]], dim=1)
+            one = slice(image, image + 1)
+            index = with_grid(order[one], count) if self.plus else order[one, :count]
             found.append(vision.project(merged(features[one], keys[one], seen[one], index, self.neighbours))[0])
         return found
 
     def choose(self, view: View) -> tuple[torch.Tensor, tuple[Cut, ...]]:
-        """Every token that `compress` has made, and none of the padding."""
+        """Every token that `compress` has made, and none of the zeros that fill up an image's features."""
         counts = (view.memory * view.valid_BV).sum(1).long().tolist()
         return view.memory, tuple(Cut(view.layer, count) for count in counts)
 
@@ -102,6 +96,5 @@ class PruMerge(Encoded):
         """The form with a fixed number of tokens."""
         if params.get("keep") is not None:
             raise BudgetError("the budget decides keep; give one of the two")
-        return cls(
-            **{**params, "keep": nearest_count(average, geometry, 0, geometry.layers, 2, geometry.visual_tokens)}
-        )
+        most = geometry.visual_tokens
+        return cls(**{**params, "keep": nearest_count(average, geometry, 0, geometry.layers, 2, most)})

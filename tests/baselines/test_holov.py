@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines.class_attention import class_attention
-from baselines.holov import HoloV, quotas
+from baselines.crops import quotas, scores
+from baselines.holov import HoloV
 from hidrop.backbones import backbone_of
 from tests.baselines.slow_tower_rules import slow_holov, slow_quotas
 
@@ -34,7 +35,7 @@ def test_a_worked_example_of_two_crops():
 def test_the_score_of_a_patch_is_its_attention_and_its_share_of_the_crops_variety():
     x, seen = worked_features().reshape(1, 2, 4, 2), 1000 * torch.tensor(SEEN).reshape(1, 2, 4)
     valid, size = torch.ones(2, 4, dtype=torch.bool), torch.tensor([4, 4])
-    score = HoloV(5, crops=2)._scores(seen, x, valid, size)
+    score = scores(seen, x, valid, size, alpha=0.09)
     torch.testing.assert_close(score.mean(-1), torch.tensor([[49.049981, 128.074975]]), atol=1e-3, rtol=0)
     variety = torch.tensor([0.260121, 0.252506, 0.208255, 0.124128])
     wanted = seen[0, 0] + 0.09 * seen[0, 0].mean() / variety.mean() * variety
