@@ -44,11 +44,8 @@ def is_recipe(name: str) -> bool:
     return name.removesuffix(".yaml") in bundled()
 
 
-def load_recipe(name: str) -> Recipe | LlavaRecipe:
-    """The recipe in file `name`, or the bundled one of that name. Raises UserError naming the field or the file."""
-    from hidrop.mini.training.recipe import Recipe
-    from hidrop.training.recipe import LlavaRecipe
-
+def file_of(name: str) -> Path:
+    """The file of a recipe, or that of the bundled one of this name. Raises UserError if there is none."""
     path = local_path(name, f"recipe '{name}'")
     if not path.exists():
         known = bundled()
@@ -57,6 +54,15 @@ def load_recipe(name: str) -> Recipe | LlavaRecipe:
             hint = did_you_mean(name, known)
             raise UserError(f"recipe '{name}': no such file and no bundled recipe.{hint} Bundled: {', '.join(known)}")
         path = found
+    return path
+
+
+def load_recipe(name: str) -> Recipe | LlavaRecipe:
+    """The recipe in file `name`, or the bundled one of that name. Raises UserError naming the field or the file."""
+    from hidrop.mini.training.recipe import Recipe
+    from hidrop.training.recipe import LlavaRecipe
+
+    path = file_of(name)
     data = strict_yaml.read(path, path.name)
     if data.get("kind") == "llava":
         return strict_yaml.checked(LlavaRecipe, data, path.name)

@@ -138,10 +138,10 @@ def plan(options: PlanOptions) -> int:
     from rich.console import Console
 
     from evals.bench import cost
-    from evals.matrix import image_plan, plan_table
+    from evals.matrix import image_plan, plan_table, schema
     from evals.matrix.resolve import resolve
 
-    code = announced(options)
+    code = announced(options, schema.find(options.name))
     matrix, cells = options.run_options().load()
     speed = cost.read(options.cost) if options.cost else None
     rows, problems = resolve(matrix, cells, trust_presets=True)
@@ -172,12 +172,13 @@ def validate(options: MatrixOptions) -> int:
     nothing here. MATRIX may also be a recipe of `train`. Exits with 2 when there are problems.
     """
     options.loading(f"{options.name}: checking files, data and packages")
+    from evals.matrix.schema import find
     from evals.matrix.validate import check, notes
     from hidrop.recipes import is_recipe
 
     if is_recipe(options.name):
         return validate_recipe(options)
-    asked, code = options.run_options(), announced(options)
+    asked, code = options.run_options(), announced(options, find(options.name))
     matrix, cells = asked.load()
     rows, problems = check(matrix, cells, device=asked.place(matrix), out=asked.folder(matrix))
     verdict = f"{matrix.file}: ok, {len(cells)} cells in {len(rows)} rows"
@@ -186,23 +187,24 @@ def validate(options: MatrixOptions) -> int:
     return told(options, problems, "\n".join([verdict, *(f"note: {line}" for line in known)]), document)
 
 
-def announced(options: MatrixOptions) -> dict[str, Any]:
-    """Print which code the matrix runs that is not part of hidrop, before it is imported. For the document, too."""
+def announced(options: MatrixOptions, file: Path) -> dict[str, Any]:
+    """Print which code a file runs that is not part of hidrop, before it is imported; what a document says of it."""
     from evals.matrix import outside_code
 
-    found = outside_code.outside_code(options.name)
+    found = outside_code.outside_code(file)
     if found:
         options.say(outside_code.text(found))
     return {"code": found} if found else {}
 
 
 def validate_recipe(options: MatrixOptions) -> int:
-    from hidrop.recipes import check
+    from hidrop.recipes import check, file_of
 
+    code = announced(options, file_of(options.name))
     found = check(options.name, out=options.out)
     for note in found.notes:
         options.say(note)
-    document = {"recipe": found.name, "problems": found.problems, "notes": found.notes}
+    document = {"recipe": found.name, "problems": found.problems, "notes": found.notes, **code}
     return told(options, found.problems, f"{found.name}: ok, {found.summary}", document)
 
 

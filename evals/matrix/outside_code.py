@@ -1,4 +1,4 @@
-"""Which files' code a matrix runs besides hidrop's and lmms-eval's own, told before any of it is imported."""
+"""Which files' code a matrix or a recipe runs besides hidrop's and lmms-eval's own, told before it is imported."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evals.matrix.schema import find
 from hidrop import strict_yaml
 from hidrop.methods import METHODS
 from hidrop.outside_methods import code_files, is_reference, offered
 
 
-def outside_code(name: str | Path) -> dict[str, list[str]]:
-    """By its place in the matrix file, the files of each method and task that is the user's own, or somebody else's.
+def outside_code(path: Path) -> dict[str, list[str]]:
+    """By its place in a matrix or a recipe, the files of each method and task that is not part of hidrop or lmms-eval.
 
     Modules that they find by a name made at run time are not among them. Raises UserError for a file that is not YAML.
     """
-    path = find(str(name))
     data = strict_yaml.read(path, path.name)
     found = {}
     for place, method in _methods(data):
@@ -31,7 +29,7 @@ def outside_code(name: str | Path) -> dict[str, list[str]]:
 def text(found: Mapping[str, list[str]]) -> str:
     """The lines that say so."""
     lines = (f"  {place}: {', '.join(files)}" for place, files in found.items())
-    return "\n".join(["This matrix runs code that is not part of hidrop:", *lines])
+    return "\n".join(["This file runs code that is not part of hidrop:", *lines])
 
 
 def _shown(file: Path) -> str:
@@ -43,6 +41,7 @@ def _shown(file: Path) -> str:
 def _methods(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The names of methods outside of hidrop, with their places in the file."""
     entries = [(f"methods.{key}", entry, key) for key, entry in _mapping(data.get("methods")).items()]
+    entries.append(("method", data.get("method"), None))  # of a recipe
     models = _mapping(data.get("models")).items()
     entries += [(f"models.{key}.trained_with", _mapping(one).get("trained_with"), None) for key, one in models]
     for place, entry, key in entries:

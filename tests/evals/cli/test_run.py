@@ -275,7 +275,7 @@ def test_plan_and_validate_tell_whose_code_a_matrix_runs_before_it_is_imported(m
     mine = '{name: "./mine.py:Mine", keep: 4}'
     path = matrix(f"{{vanilla: {{}}, mine: {mine}, both: {{stack: [mine: {mine}, vtw: {{exit: 3}}]}}}}")
     files = "factor_of_it.py, mine.py"
-    told = f"This matrix runs code that is not part of hidrop:\n  methods.mine (./mine.py:Mine): {files}\n"
+    told = f"This file runs code that is not part of hidrop:\n  methods.mine (./mine.py:Mine): {files}\n"
     for command in ("plan", "validate"):
         assert run(command, path) == cli.USER
         printed = capsys.readouterr()
@@ -305,3 +305,15 @@ def test_a_stack_and_its_mistakes_in_a_matrix(matrix, capsys):
     ):
         assert run("plan", matrix(bad)) == cli.USER
         assert message in capsys.readouterr().err
+
+
+def test_validate_tells_whose_code_a_recipe_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    (tmp_path / "mine.py").write_text("raise RuntimeError('imported')")
+    recipe = "name: own\nstart: mini:vanilla\nmethod: {name: './mine.py:Mine', keep: 4}\n"
+    (tmp_path / "own.yaml").write_text(recipe + "lessons:\n  - {data: choices, steps: 4, batch: 8, lr: 0.002}\n")
+    assert run("validate", "own.yaml") == cli.USER
+    printed = capsys.readouterr()
+    assert "This file runs code that is not part of hidrop:\n  method (./mine.py:Mine): mine.py\n" in printed.out
+    assert "RuntimeError: imported" in printed.out + printed.err
