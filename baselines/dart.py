@@ -14,7 +14,7 @@ same for all pivots. Unlike the released code: float32, ties to the earlier toke
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from baselines.set_order import MOST_MEMBERS
@@ -52,7 +52,12 @@ class DART(Reducer):
 
     @property
     def published_as(self) -> str | None:
-        return next((label for label, one in self.published.items() if type(self)(**one.fields) == self), None)
+        plain = replace(self, layer=None) if self.layer == 2 else self
+        return next((label for label, one in self.published.items() if type(self)(**one.fields) == plain), None)
+
+    @property
+    def reads_input(self) -> bool:
+        return self.variant == "embedding"  # its text pivots are embeddings
 
     def schedule(self, geometry: Geometry) -> Schedule:
         embedding, pivots = self.variant == "embedding", self.image_pivots + self.text_pivots

@@ -4,7 +4,7 @@ Variant: the released code's. The score is the last token's attention in the lay
 not rotated, softmax over the visual keys, mean over heads. The first cut keeps the best int(0.3 N) of N tokens and each
 third one of each third row, the second the best int(0.09 N). Unlike the released code: layers scale with the depth,
 scores are float32, ties go to the earlier token. `union: released` keeps just these (adaptive). `union: filled`, the
-default, takes the next best as well, up to the most that there can be: plans, budgets and graphs need one number.
+default, takes the next best as well, up to the most that there can be: plans and budgets need one number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from baselines.even_grid import count_of, grid_of, with_earlier_cuts
-from baselines.pdrop import quarters
+from baselines.pdrop import quarters, shares_of
 from hidrop.budget import root
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
@@ -49,10 +49,9 @@ class Feather(Reducer):
     }
 
     adaptive = property(lambda self: self.union == "released")
-    shares = property(lambda self: self.ratios if self.ratio is None else (self.ratio, self.ratio**2))
 
     def schedule(self, geometry: Geometry) -> Schedule:
-        whole, shares, layers = geometry.visual_tokens, self.shares, self.layers or quarters(geometry)[:2]
+        whole, shares, layers = geometry.visual_tokens, shares_of(self, 2), self.layers or quarters(geometry)[:2]
         if min(shares) < 0 or max(shares) > 1 or min(self.stride, layers[0]) < 1:
             raise ValueError(f"ratios are shares between 0 and 1, stride and layers at least 1: {self}")
         most = min(whole, count_of(shares[0], whole) + grid_of(whole, self.stride))
@@ -77,7 +76,7 @@ class Feather(Reducer):
         attention = unrotated_attention(view)
         if view.cut.place:
             return attention, view.cut.rows
-        union = union_of(attention, view, self.stride, [count_of(self.shares[0], n) for n in view.cut.there])
+        union = union_of(attention, view, self.stride, [count_of(shares_of(self, 2)[0], n) for n in view.cut.there])
         return union.float(), tuple(Cut(view.layer, count) for count in union.sum(1).tolist())
 
     @classmethod
@@ -92,8 +91,8 @@ class Feather(Reducer):
         def reached(ratio: float) -> float:
             return replace(base, ratio=ratio).plan(geometry).average_tokens
 
-        low, high = reached(0.0), reached(1.0)
-        if not low < average <= high:
-            told = f"with cuts after layers {base.layers} it reaches {low:.2f}..{high:.2f}"
-            raise BudgetError(told + with_earlier_cuts(average, geometry, base.layers, base.stride), (low, high))
+        if not reached(0.0) < average <= reached(1.0):
+            told = f"with cuts after layers {base.layers} it reaches {reached(0.0):.2f}..{reached(1.0):.2f}"
+            told += with_earlier_cuts(average, geometry, base.layers, base.stride)
+            raise BudgetError(told, (reached(0.0), reached(1.0)))
         return replace(base, ratio=round(root(reached, average, 0.0, 1.0), 4))

@@ -60,7 +60,7 @@ class PDrop(Reducer):
 
     def schedule(self, geometry: Geometry) -> Schedule:
         layers = self.layers or quarters(geometry)
-        ratios = self.ratios if self.ratio is None else tuple(self.ratio**i for i in range(1, len(layers) + 1))
+        ratios = shares_of(self, len(layers))
         if len(layers) != len(ratios):
             raise ValueError(f"ratios: {len(ratios)} ratios for {len(layers)} layers {list(layers)}")
         if not all(0 <= r <= 1 for r in ratios):
@@ -91,6 +91,15 @@ class PDrop(Reducer):
                 (reached(0), reached(1)),
             )
         return cls(**{**params, "layers": layers, "ratio": round(root(reached, average, 0.0, 1.0), 4)})
+
+
+def shares_of(method: Any, count: int) -> tuple[float, ...]:
+    """A method's `ratios`, or `count` powers of its `ratio`. Raises ValueError if it has both."""
+    if method.ratio is None:
+        return tuple(method.ratios)
+    if method.ratios != type(method).ratios:
+        raise ValueError("ratio: it stands for ratios; give one of the two")
+    return tuple(method.ratio**i for i in range(1, count + 1))
 
 
 def quarters(geometry: Geometry) -> tuple[int, ...]:

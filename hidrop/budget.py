@@ -116,12 +116,18 @@ def solve(
                 low, high = (100 * average / geometry.visual_tokens for average in error.possible)
                 reach = f" ({low:.1f} % to {high:.1f} %)"
         raise BudgetError(f"{name}: {what} is out of reach: {error}{reach}", error.possible) from None
-    for key in () if cls.composed else required_fields(cls):
+    if not cls.composed:
+        check_given(cls, given, found)
+    return found
+
+
+def check_given(cls: type[Reducer], given: Mapping[str, Any], found: Reducer) -> None:
+    """Raises ValueError for a field that is given and that a budget has made something else."""
+    for key in required_fields(cls):
         value, solved = given.get(key), getattr(found, key)
         left_open = value is None or (isinstance(value, tuple) and None in value)
         if not left_open and value != solved:
-            raise ValueError(f"{name}: {key}: the budget makes it {solved}, not {value}; give one of the two")
-    return found
+            raise ValueError(f"{cls.name}: {key}: the budget makes it {solved}, not {value}; give one of the two")
 
 
 def _with_kept(with_average: Callable[[float], Reducer], tokens: float, geometry: Geometry) -> Reducer:

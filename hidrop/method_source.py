@@ -1,8 +1,9 @@
 """The source of a method as a part of its identity: an edited `score` gives other numbers, under the same name.
 
-The digest covers the modules of the method's class and of its bases below `Reducer`, and the modules that these import
-from the same project. Comments, docstrings and formatting do not change it. Left out are libraries, and hidrop's own
-core: its arithmetic has a version number of its own (`evals.run.engine.NUMERIC_VERSION`).
+The digest covers the modules of the method's class and of its bases below `Reducer`, and the modules that these import,
+wherever they are. Comments, docstrings and formatting do not change it. Left out are libraries (what is installed, but
+for the method's own package), and hidrop's own core: its arithmetic has a version number of its own
+(`evals.run.engine.NUMERIC_VERSION`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from typing import Any
 
 from hidrop.reducer import Reducer
 
+# Libraries that may be installed from a checkout, by their modules: they are not followed either.
+NAMED_LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "accelerate", "peft", "datasets", "lmms_eval",
+                   "numpy", "PIL", "safetensors", "flash_attn", "triton")  # fmt: skip
 CORE = ("hidrop", "evals")  # packages that are never followed; a class of a method in one of them counts by itself
 METHODS_PACKAGE = "baselines"
 LIBRARIES = ("site-packages", "dist-packages")
@@ -101,22 +105,16 @@ def parts_from(roots: list[ModuleSpec]) -> dict[str, tuple[str, str]]:
 
 
 class _Project:
-    """Which modules belong to the project of a method: those of the same package, and those in the same folder."""
+    """Which modules belong to a method: those of its package, and all that are no library."""
 
     def __init__(self, roots: Iterable[ModuleSpec]):
         self.packages = {spec.name.partition(".")[0] for spec in roots} - set(CORE) | {METHODS_PACKAGE}
-        tops = [find_spec(spec.name.partition(".")[0]) if "." in spec.name else spec for spec in roots]
-        self.folders = [
-            _folder(spec) for spec in tops if spec is not None and _has_file(spec) and not _is_library(spec)
-        ]
 
     def __contains__(self, spec: ModuleSpec) -> bool:
         top = spec.name.partition(".")[0]
-        if top in CORE:
+        if top in CORE or top in NAMED_LIBRARIES:
             return False
-        if top in self.packages:
-            return True
-        return not _is_library(spec) and any(Path(spec.origin or "").is_relative_to(folder) for folder in self.folders)
+        return top in self.packages or not _is_library(spec)
 
     def imported_by(self, spec: ModuleSpec, tree: ast.Module) -> Iterator[ModuleSpec]:
         """The project's modules that a module imports, with the packages that they are in."""
@@ -168,12 +166,6 @@ def _is_library(spec: ModuleSpec | None) -> bool:
         return True
     place = Path(spec.origin)
     return any(part in LIBRARIES for part in place.parts) or place.is_relative_to(Path(ast.__file__).parent)
-
-
-def _folder(spec: ModuleSpec) -> Path:
-    """The folder of the path that a top-level module or package was found in."""
-    place = Path(spec.origin or "")
-    return place.parents[1] if spec.submodule_search_locations is not None else place.parent
 
 
 def imported_names(tree: ast.Module, package: str) -> Iterator[str]:

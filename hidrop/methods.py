@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from typing import Annotated, Any, get_origin, get_type_hints
 
 from hidrop import outside_methods
 from hidrop.errors import UserError, did_you_mean, shortened, shown
 from hidrop.geometry import PRESETS, Geometry
+from hidrop.method_source import method_digest
 from hidrop.own_packages import check_own_packages
 from hidrop.reducer import Reducer
 
+CODE = "code_sha256"  # of a method outside of hidrop, next to its fields in a checkpoint
 PUBLISHED = "published"  # in the place of fields: the name of one of the method's published settings
 
 # Where each method lives. Imported on demand, so that `--help` and plans stay fast.
@@ -82,6 +85,12 @@ def reference(reducer: Reducer) -> str:
     return class_reference(type(reducer))
 
 
+def entry_of(reducer: Reducer) -> dict[str, Any]:
+    """A method as a checkpoint writes it, for `build_found`."""
+    code = {} if all(map(_is_bundled, reducer.classes)) else {CODE: method_digest(reducer)}
+    return {"name": reference(reducer), **asdict(reducer), **code}
+
+
 def class_reference(cls: type[Reducer]) -> str:
     """See `reference`."""
     return cls.name if _is_bundled(cls) else outside_methods.reference(cls)
@@ -122,20 +131,29 @@ def build_entry(entry: Mapping[str, Any], geometry: Geometry | None = None) -> R
 def build_found(entry: Mapping[str, Any]) -> Reducer:
     """A method as a checkpoint writes it, which may be somebody else's: like `build_entry`, and imports no code.
 
-    Raises ValueError for a method outside of hidrop that the user has not named before.
+    Raises ValueError for a method outside of hidrop that the user has not named before, and for one with other code.
     """
     name, params = str(entry.get("name", "")), {key: value for key, value in entry.items() if key != "name"}
+    digest = params.pop(CODE, None)
     if name in METHODS or not is_known(name):
         cls = method_class(name)
-        return made(cls, name, cls.with_nested(params, build_found) if cls.composed else params)
-    known = outside_methods.named_before(name)
-    if known is None:
+        params = cls.with_nested(params, build_found) if cls.composed else params
+    else:
+        named = outside_methods.named_before(name)
+        if named is None:
+            raise ValueError(
+                f"the weights were trained with {shortened(name)}, a method outside of hidrop, whose code is imported "
+                "only where you name it: as trained_with of the model in a matrix, as method= in model_args, or by "
+                "hidrop.build before hidrop.load"
+            )
+        cls = named
+    reducer = made(cls, name, params)
+    if digest not in (None, found := method_digest(reducer)):
         raise ValueError(
-            f"the weights were trained with {shortened(name)}, a method outside of hidrop, whose code is imported only "
-            "where you name it: as trained_with of the model in a matrix, as method= in model_args, or by "
-            "hidrop.build before hidrop.load"
+            f"the weights were trained with other code of {shortened(name)} (sha256 {shortened(str(digest), 12)}) than "
+            f"you named ({found[:12]}): name the file that they were trained with"
         )
-    return made(known, name, params)
+    return reducer
 
 
 def checked_params(
@@ -155,7 +173,7 @@ def checked_params(
             hint = did_you_mean(key, known)
             raise ValueError(f"{key}: unknown field of {cls.name}.{hint} It has: {', '.join(known) or 'none'}")
         if reason := type_problem(value, types[key], open_counts=open_counts):
-            raise ValueError(f"{cls.name}: {key}: {reason}, not {value!r}")
+            raise ValueError(f"{key}: {reason}" if cls.composed else f"{cls.name}: {key}: {reason}, not {value!r}")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
 
 
@@ -220,6 +238,10 @@ def required_fields(cls: type[Reducer]) -> list[str]:
     return [field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING]
 
 
+def _parts(value: Any) -> tuple[Any, ...] | list[Any]:
+    return value if isinstance(value, (tuple, list)) else [value]
+
+
 def type_problem(value: Any, expected: Any, *, open_counts: bool = False) -> str | None:
     """Why a value is not of a field's type; None when it is. See `checked_params`."""
     from pydantic import TypeAdapter, ValidationError
@@ -227,6 +249,8 @@ def type_problem(value: Any, expected: Any, *, open_counts: bool = False) -> str
     if open_counts and isinstance(value, (list, tuple)):
         value = [part for part in value if part is not None]
     adapter = TypeAdapter(expected)
+    if any(isinstance(part, float) and not math.isfinite(part) for part in _parts(value)):
+        return "a number has to be finite"
     try:
         if get_origin(expected) is Annotated:  # it has a check of its own
             adapter.validate_python(value)

@@ -34,6 +34,8 @@ MOST_BYTES = 4 << 20  # of a method's file
 
 # By file and content, so that an edited file is read again; and what a checkpoint calls each class.
 _modules: dict[tuple[Path, bytes], ModuleType] = {}
+# The digests of modules that methods' files have imported, by file, as they were then.
+_neighbours: dict[str, str] = {}
 _references: dict[type[Reducer], str] = {}
 
 
@@ -78,13 +80,10 @@ def code_files(name: str) -> tuple[Path, ...]:
     with contextlib.suppress(ValueError, OSError):
         if place.endswith(".py") or os.sep in place:
             path = Path(place).expanduser().resolve()
-            with _on_path(path.parent):
-                spec = spec_from_file_location(f"{path.stem.replace('.', '_')}{FROM_FILE}0)", path)
-                found = {} if spec is None or not path.is_file() else parts_from([spec])
-        else:
-            with _on_path(Path.cwd()):
-                spec = find_spec(place)
-                found = {} if spec is None else parts_from([spec])
+            return tuple(sorted([path, *map(Path, _neighbours_of(path))])) if path.is_file() else ()
+        with _on_path(Path.cwd()):
+            spec = find_spec(place)
+            found = {} if spec is None else parts_from([spec])
         return tuple(sorted(Path(file) for _, file in found.values()))
     return ()
 
@@ -145,6 +144,7 @@ def _of_file(path: Path) -> ModuleType:
     except Unreadable as error:
         raise UserError(f"method file {path}: {error}") from None
     path = path.resolve()
+    _check_unchanged(path)
     known = _modules.get((path, source))
     if known is not None:
         return known
@@ -176,7 +176,24 @@ def _of_file(path: Path) -> ModuleType:
             raise _failed(str(path), error) from None
         raise
     _modules[path, source] = module
+    _neighbours.update(_neighbours_of(path))
     return module
+
+
+def _neighbours_of(path: Path) -> dict[str, str]:
+    """The digests of the modules that a method's file imports, besides libraries, by file."""
+    spec = spec_from_file_location(f"{path.stem.replace('.', '_')}{FROM_FILE}0)", path)
+    assert spec is not None
+    with contextlib.suppress(ValueError), _on_path(path.parent):
+        return {file: digest for digest, file in parts_from([spec]).values() if file != str(path)}
+    return {}
+
+
+def _check_unchanged(path: Path) -> None:
+    """Raises UserError for an imported module that was edited since: Python would go on with the old one."""
+    for file, digest in _neighbours_of(path).items():
+        if _neighbours.get(file, digest) != digest:
+            raise UserError(f"method file {path}: it imports {file}, which was edited since. Start Python again")
 
 
 def _check_neighbours(path: Path, tree: ast.Module) -> None:

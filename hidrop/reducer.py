@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from hidrop.errors import did_you_mean
@@ -222,6 +222,11 @@ class Reducer:
         return None
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """The fields as a part of a cell's identity: without what changes no number."""
+        return asdict(self)
+
+    @property
     def classes(self) -> tuple[type[Reducer], ...]:
         """The classes whose code decides the method's numbers: its own, and those of the methods that it is made of."""
         return (type(self),)
@@ -257,6 +262,11 @@ class Reducer:
     @property
     def reads_text(self) -> bool:
         """Whether `prepare` reads the questions as text (`Prompt.questions`), which waits for the device."""
+        return False
+
+    @property
+    def reads_input(self) -> bool:
+        """Whether a cut before layer 1 looks at more than the visual tokens, so that it cannot be made later."""
         return False
 
     @property

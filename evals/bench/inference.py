@@ -79,7 +79,8 @@ def methods(names: tuple[str, ...], budget: float, geometry: Geometry) -> dict[s
         # It has no fields for a budget to set.
         settled = {field.name for field in fields(cls)} <= {"positions"}
         try:
-            found[cls.name] = build(name) if settled else solve(name, _layers(name, budget, geometry), budget, geometry)
+            label = cls.name if cls.name not in found else name
+            found[label] = build(name) if settled else solve(name, _layers(name, budget, geometry), budget, geometry)
         except ValueError as error:
             way = "Give another --budget, or --methods without this method"
             raise UserError(f"--methods {name}: {error}. {way}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from hidrop import strict_yaml
 from hidrop.methods import METHODS
 from hidrop.outside_methods import code_files, is_reference, offered
+from hidrop.stacks.members import part_of
 
 
 def outside_code(path: Path) -> dict[str, list[str]]:
@@ -55,8 +57,8 @@ def _names(entry: Mapping[str, Any], key: Any) -> Iterator[Any]:
     yield entry.get("name", key)
     stack = entry.get("stack")
     for member in stack if isinstance(stack, list) else ():
-        for label, fields in ({member: None} if isinstance(member, str) else _mapping(member)).items():
-            yield _mapping(fields).get("name", label)
+        with contextlib.suppress(ValueError):  # what no member can be runs no code
+            yield part_of(0, member).method
 
 
 def _own_tasks(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -218,13 +218,13 @@ def _marked(decoder: Any, clock: Clock, cuts: list[TimedCut]) -> Iterator[None]:
     """Inside the block, add each cut of a prefill to `cuts`."""
     cut = decoder._cut
 
-    def marked(sequence: Any, before: Any, plan: Any, after: int, *more: Any) -> Any:
-        projection, keys = decoder.next_layer(after).self_attn.k_proj, []
+    def marked(sequence: Any, before: Any, plan: Any, place: int, *more: Any) -> Any:
+        projection, keys = decoder.next_layer(plan.cuts[place].after).self_attn.k_proj, []
         with ExitStack() as hooks:
             for register in (projection.register_forward_pre_hook, projection.register_forward_hook):
                 hooks.callback(register(lambda *_: keys.append(clock.mark())).remove)
             tokens, start = sequence.order.shape[1], clock.mark()
-            left, plan = cut(sequence, before, plan, after, *more)
+            left, plan = cut(sequence, before, plan, place, *more)
             end = clock.mark()
         cuts.append(TimedCut([start, end], keys[:2], left.order.shape[1] / tokens if left.keys is not None else 0.0))
         return left, plan

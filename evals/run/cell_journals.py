@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ class CellJournals:
         row = self.rows[cell.model, cell.label]
         return {
             "method": row.method,
-            "fields": {**asdict(row.reducer), **self._own_weights(row.reducer)},
+            "fields": {**row.reducer.identity, **self._own_weights(row.reducer)},
             "source": row.source,
             "entering": list(row.plan.entering),
             "weights": weights,

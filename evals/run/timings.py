@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ class Timings:
         }
         self.ids = {
             label: journal.identity_hash(
-                {"method": [row.method, row.source, asdict(row.reducer), row.plan.entering], **shared}
+                {"method": [row.method, row.source, row.reducer.identity, row.plan.entering], **shared}
             )
             for label, row in methods.items()
         }

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hidrop.backbones import family_of
-from hidrop.methods import reference
+from hidrop.methods import entry_of
 from hidrop.reducer import Reducer
 
 
@@ -50,7 +49,7 @@ def save(
     # On a copy: saving must not change the model that training goes on with.
     config = copy.deepcopy(model.config)
     config.dtype = stored
-    config.hidrop = {"name": reference(reducer), **asdict(reducer)} if reducer is not None else None
+    config.hidrop = entry_of(reducer) if reducer is not None else None
     config.save_pretrained(path)
     tokenizer.save_pretrained(path)
     family.processor_of(model.config, tokenizer, image_processor).save_pretrained(path)

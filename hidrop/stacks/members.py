@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hidrop.errors import shown
 from hidrop.methods import checked_params, method_class
-from hidrop.reducer import Reducer
+from hidrop.reducer import BudgetError, Reducer
 
 NAME = "stack"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A member as it is written, before its fields make a method. `method`: the name of its method."""
+    """A member as it is written, before its fields make a method. `method`: the name of its method.
+
+    `built`: the method itself, of a member that is no more written. Its name then says where its class was found, and
+    is not looked up again: another class may be there for somebody else.
+    """
 
     label: str
     method: str
     params: Mapping[str, Any]
+    built: Reducer | None = None
 
     @property
     def cls(self) -> type[Reducer]:
-        return method_class(self.method)
+        return method_class(self.method) if self.built is None else type(self.built)
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ def parts_of(stack: Any) -> list[Part]:
     """
     if not isinstance(stack, (list, tuple)) or len(stack) < 2:
         raise ValueError("write a list of at least two methods, such as [visionzip: {...}, pdrop: {...}]")
-    parts = [_part(number, one) for number, one in enumerate(stack, 1)]
+    parts = [part_of(number, one) for number, one in enumerate(stack, 1)]
     labels = [part.label for part in parts]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise ValueError(f"{twice} is there twice; give one of them another label: {{LABEL: {{name: {twice}, ...}}}}")
@@ -53,16 +59,28 @@ def parts_of(stack: Any) -> list[Part]:
 def check_parts(stack: Any) -> Any:
     """The stack, after a check of its members' names and of the names and types of their fields. Raises ValueError."""
     for part in parts_of(stack):
-        try:
-            checked_params(part.cls, part.params, open_counts="published" not in part.params)
-        except ValueError as error:
-            raise ValueError(f"{part.label}: {error}") from None
+        with labelled(part.label):
+            if part.built is None:
+                checked_params(part.cls, part.params, open_counts="published" not in part.params)
     return stack
 
 
-def _part(number: int, one: Any) -> Part:
+@contextlib.contextmanager
+def labelled(label: str) -> Iterator[None]:
+    """Puts a member's label before what its method refuses, unless the method's own name says it."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error) if str(error).startswith(f"{label}: ") else f"{label}: {error}"
+        if isinstance(error, BudgetError):
+            raise BudgetError(text, error.possible) from None
+        raise ValueError(text) from None
+
+
+def part_of(number: int, one: Any) -> Part:
+    """A member, in any of the forms that `parts_of` reads; `number` is for messages. Imports nothing."""
     if isinstance(one, Member):
-        return Part(one.label, one.method, vars(one.fields))
+        return Part(one.label, one.method, vars(one.fields), one.fields)
     if isinstance(one, str):
         one = {one: None}
     label: Any = None

@@ -66,6 +66,12 @@ def composed(members: Sequence[Member], geometry: Geometry) -> Composed:
     _check_tower(alone)
     _check_input(alone)
     inject, exit = _ends(alone)
+    for one in alone if inject > 1 else ():
+        if one.member.fields.reads_input and any(cut.after == 0 for cut in one.cuts):
+            raise ValueError(
+                f"{one.label} chooses by the decoder's input, but the tokens enter before layer {inject}: use one of "
+                "the two"
+            )
     cuts, steps, before = list[Cut](), list[Step](), ""
     for number, one in enumerate(alone):
         if one.member.fields.encodes and any(later.member.fields.encodes for later in alone[number + 1 :]):

@@ -12,19 +12,19 @@ tower do) followed by members that keep positions give `entry`: tokens are numbe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import PlainValidator
 
-from hidrop.budget import root
+from hidrop.budget import check_given, root
 from hidrop.geometry import Geometry
 from hidrop.methods import checked_params, made, reference, required_fields, with_published
 from hidrop.plan import Schedule
 from hidrop.reducer import BudgetError, DeepStack, Mixture, Positions, Reducer
-from hidrop.stacks.members import NAME, Member, Part, check_parts, parts_of
-from hidrop.stacks.order import Step, composed, each_alone
+from hidrop.stacks.members import NAME, Member, Part, check_parts, labelled, parts_of
+from hidrop.stacks.order import Alone, Composed, Step, composed, each_alone
 
 if TYPE_CHECKING:
     import torch
@@ -56,10 +56,7 @@ class Stack(Reducer):
         super().__post_init__()
         if self.over is not None:
             raise ValueError("over: it names the member that a budget is solved for; give a budget, or leave it out")
-        parts = parts_of(self.stack)
-        members = [
-            one if isinstance(one, Member) else _member(part) for one, part in zip(self.stack, parts, strict=True)
-        ]
+        members = [_member(part) for part in parts_of(self.stack)]
         object.__setattr__(self, "stack", tuple(members))
         for member in members:
             method = member.fields
@@ -74,6 +71,10 @@ class Stack(Reducer):
                 )
             if method.topk != "released":
                 raise ValueError(f"{member.label}: topk: {method.topk}: in a stack the choice has no gradient")
+
+        kinds = sorted({member.fields.deepstack for member in members} - {"carry"})
+        if len(kinds) > 1:
+            raise ValueError(f"deepstack: the members differ ({', '.join(kinds)}); give one of them")
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -95,24 +96,28 @@ class Stack(Reducer):
     def with_nested(cls, params: Mapping[str, Any], build: Callable[[Mapping[str, Any]], Reducer]) -> dict[str, Any]:
         members = []
         for part in parts_of(params.get("stack")):
-            with _labelled(part.label):
-                method = build({"name": part.method, **part.params})
+            with labelled(part.label):
+                method = part.built or build({"name": part.method, **part.params})
             members.append(Member(part.label, reference(method), method))
         return {**params, "stack": tuple(members)}
 
     # ---- the schedule -----------------------------------------------------------------------------------------------
 
     def schedule(self, geometry: Geometry) -> Schedule:
-        return composed(self.members, geometry).schedule
+        together = composed(self.members, geometry)
+        # Not a field: it follows from the others and the decoder's depth. No prefill is without a schedule.
+        object.__setattr__(self, "_steps", together.steps)
+        return together.schedule
 
     def on(self, geometry: Geometry) -> Self:
         members = []
         _, sizes = each_alone(self.members, geometry)
         for member, own in zip(self.members, sizes, strict=True):
-            with _labelled(member.label):
+            with labelled(member.label):
                 members.append(replace(member, fields=member.fields.on(own)))
         together = composed(members, geometry)
-        positions = self.positions or _agreed(members, together.schedule, together.steps)
+        open_ = {member.label for member in self.members if member.fields.positions is None}
+        positions = self.positions or _agreed(each_alone(members, geometry)[0], together, open_)
         decided = replace(self, stack=tuple(members), positions=positions)
         if geometry.rope_axes > 1 and positions != "persistent":
             raise ValueError(
@@ -124,13 +129,11 @@ class Stack(Reducer):
                 "positions: the tokens are renumbered before the decoder, and enter it late; write positions: "
                 "persistent beside stack"
             )
-        # Not a field: it follows from the others, once the depth is known.
-        object.__setattr__(decided, "_steps", together.steps)
         return decided
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Who makes which cut, once `on` has been told the decoder's sizes."""
+        """Who makes which cut, as the last `schedule` had it."""
         found: tuple[Step, ...] = self.__dict__["_steps"]
         return found
 
@@ -139,6 +142,20 @@ class Stack(Reducer):
     @property
     def deepstack(self) -> DeepStack:
         return next((method.deepstack for method in self.methods if method.deepstack != "carry"), "carry")
+
+    @property
+    def capturable(self) -> bool:
+        return all(method.capturable for method in self.methods)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        members = [{"method": member.method, "fields": member.fields.identity} for member in self.members]
+        return {"stack": members, "positions": self.positions}
+
+    def check_files(self, backbone: Backbone) -> None:
+        for member in self.members:
+            with labelled(member.label):
+                member.fields.check_files(backbone)
 
     @property
     def as_trained(self) -> Self:
@@ -159,7 +176,7 @@ class Stack(Reducer):
                     f"{member.label}: in a stack the tower has to take images of another size than its own, which "
                     f"{backbone.title} does not; leave it out, or use it alone"
                 )
-            with _labelled(member.label):
+            with labelled(member.label):
                 member.fields.check_backbone(backbone)
 
     # ---- what they do -----------------------------------------------------------------------------------------------
@@ -222,11 +239,11 @@ class Stack(Reducer):
         own = sizes[-1] if sizes else geometry
         if alone and alone[-1].cuts:
             own = own.with_visual_tokens(alone[-1].cuts[-1].left)
-        with _labelled(solved.label):
+        with labelled(solved.label):
             given = checked_params(solved.cls, solved.params, open_counts=True)
 
         def stack(share: float) -> Any:
-            with _labelled(solved.label):
+            with labelled(solved.label):
                 method = solved.cls.for_budget(share, own, **dict(given))
             members = (one or Member(solved.label, reference(method), method) for one in fixed)
             return cls(tuple(members), positions=params.get("positions"))
@@ -252,18 +269,9 @@ class Stack(Reducer):
         near = root(reached, average, low, high)
         tried = [min(high, max(low, near + step * inside)) for step in (-1, 0, 1)]
         best: Self = stack(min(tried, key=lambda share: abs(reached(share) - average)))
+        with labelled(solved.label):
+            check_given(solved.cls, given, best.methods[number])
         return best
-
-
-@contextlib.contextmanager
-def _labelled(label: str) -> Iterator[None]:
-    """Puts a member's label before what its method refuses."""
-    try:
-        yield
-    except BudgetError as error:
-        raise BudgetError(f"{label}: {error}", error.possible) from None
-    except ValueError as error:
-        raise ValueError(f"{label}: {error}") from None
 
 
 def _first_that_fits(reached: Callable[[float], float], low: float, high: float) -> float:
@@ -286,8 +294,8 @@ def _first_that_fits(reached: Callable[[float], float], low: float, high: float)
 
 
 def _member(part: Part) -> Member:
-    with _labelled(part.label):
-        method = made(part.cls, part.method, part.params)
+    with labelled(part.label):
+        method = part.built or made(part.cls, part.method, part.params)
     return Member(part.label, reference(method), method)
 
 
@@ -300,7 +308,7 @@ def _solved(parts: list[Part], over: str | None) -> int:
         return labels.index(over)
     lacking = []
     for number, one in enumerate(parts):
-        with _labelled(one.label):
+        with labelled(one.label):
             given = with_published(one.cls, one.params)
         if any(_open(given.get(name)) for name in required_fields(one.cls)):
             lacking.append(number)
@@ -313,14 +321,22 @@ def _open(value: Any) -> bool:
     return value is None or (isinstance(value, (list, tuple)) and None in value)
 
 
-def _agreed(members: list[Member], schedule: Schedule, steps: tuple[Step, ...]) -> Positions:
-    """The positions that the members' cuts have in common. Raises ValueError if there are none."""
+def _agreed(alone: list[Alone], together: Composed, unstated: Container[str]) -> Positions:
+    """The positions that the members have in common. Raises ValueError if there are none.
+
+    `unstated`: labels of members that leave them to the decoder's kind. A member that only lets the tokens leave takes
+    those of the cuts before it then.
+    """
     entry, later = set[Any](), set[Any]()
-    for step, cut in zip(steps, schedule.cuts, strict=True):
-        (entry if cut.after == schedule.inject - 1 else later).add(members[step.member].fields.positions)
+    for step, cut in zip(together.steps, together.schedule.cuts, strict=True):
+        on_the_way_in = cut.after == together.schedule.inject - 1
+        (entry if on_the_way_in else later).add(alone[step.member].member.fields.positions)
+    for one in alone:
+        if one.schedule.exit is not None and not (later and not one.cuts and one.label in unstated):
+            later.add(one.member.fields.positions)
     if len(entry | later) <= 1:
         return next(iter(entry | later), "persistent")
     if entry == {"compacted"} and later == {"persistent"}:
         return "entry"
-    told = ", ".join(f"{member.label}: {member.fields.positions}" for member in members)
+    told = ", ".join(f"{one.label}: {one.member.fields.positions}" for one in alone)
     raise ValueError(f"positions: the members differ ({told}); state positions: persistent or compacted beside stack")

@@ -5,6 +5,7 @@ import pytest
 from baselines.pdrop import PDrop
 from hidrop.budget import solve
 from hidrop.geometry import PRESETS
+from hidrop.methods import build
 
 LLAVA = PRESETS["llava-1.5-7b"]
 
@@ -67,3 +68,10 @@ def test_worked_example_of_the_scores(view_of_logits):
     second = [[[0.2, 0.7, -0.1, 0.3], [0.1, 0.0, 0.6, 0.4]]]
     score = PDrop().score(view_of_logits(second, queries=[3], visual=[1, 2]))
     assert score[0].tolist() == pytest.approx([0.275673, 0.250530], abs=1e-6)
+
+
+def test_a_ratio_and_ratios_are_not_given_together():
+    for name in ("pdrop", "feather"):
+        fields = {"ratio": 0.5, "ratios": [0.4, 0.2, 0.1][: 2 if name == "feather" else 3]}
+        with pytest.raises(ValueError, match="ratio: it stands for ratios; give one of the two"):
+            build(name, fields).plan(PRESETS["llava-1.5-7b"])

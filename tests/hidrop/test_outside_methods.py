@@ -13,7 +13,7 @@ from hidrop import build, outside_methods, solve
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
 from hidrop.method_source import method_digest, outside_files
-from hidrop.methods import build_found, is_known, method_class, reference
+from hidrop.methods import build_found, entry_of, is_known, method_class, reference
 from hidrop.outside_methods import code_files
 
 GEOMETRY = PRESETS["llava-1.5-7b"]
@@ -56,6 +56,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(outside_methods, "_modules", {})
     monkeypatch.setattr(outside_methods, "_references", {})
+    monkeypatch.setattr(outside_methods, "_neighbours", {})
     before = set(sys.modules)
 
     def write(name: str, text: str = MINE) -> Path:
@@ -235,3 +236,54 @@ def test_a_method_without_a_budget_solver_says_so(write):
     write("mine.py", MINE[: MINE.index("    @classmethod")])
     with pytest.raises(ValueError, match="has no for_budget, which would solve one; give its fields instead"):
         solve("./mine.py:Mine", {}, 64, GEOMETRY)
+
+
+def test_a_member_of_a_stack_is_the_class_that_was_named_and_not_another_file_of_its_name(write, monkeypatch, tmp_path):
+    write("a/mine.py")
+    other = write("b/mine.py", "import pathlib\npathlib.Path('ran').touch()\n" + MINE)
+    named = {"stack": [{"mine": {"name": str(tmp_path / "a/mine.py:Mine"), "keep": 40}}, {"vtw": {"exit": 16}}]}
+    monkeypatch.chdir(other.parent)
+    made = build("stack", named)
+    assert made.on(GEOMETRY).plan(GEOMETRY).entering[2:15] == (40,) * 13
+    assert build_found(entry_of(made)).members == made.members
+    assert not Path("ran").exists()
+
+
+def test_a_checkpoint_names_the_code_that_it_was_trained_with(write):
+    write("a/mine.py")
+    write("b/mine.py", MINE.replace("dim=-1", "dim=-1, p=1"))
+    trained = entry_of(build("a/mine.py:Mine", {"keep": 4}))
+    stack = {"stack": [{"mine": {"name": "a/mine.py:Mine", "keep": 40}}, {"vtw": {"exit": 16}}]}
+    both = entry_of(build("stack", stack))
+    assert build_found(trained).keep == 4
+    build("b/mine.py:Mine", {"keep": 4})
+    for entry in (trained, both):
+        with pytest.raises(ValueError, match=r"trained with other code of (mine.py:Mine|stack) \(sha256"):
+            build_found(entry)
+
+
+def test_a_module_in_another_folder_belongs_to_the_source_and_libraries_do_not(write, tmp_path, monkeypatch):
+    write("lib/somewhere_else.py", "LAYER = 2\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "lib"))
+    write("mine.py", HEAD + "import somewhere_else, torch, pytest\n" + BODY.replace("layer: int = 2", "layer: int = 3"))
+    assert [path.name for path in outside_files(build("mine.py:Mine", {"keep": 4}))] == ["mine.py", "somewhere_else.py"]
+
+
+def test_a_neighbour_that_was_edited_since_it_was_imported_is_refused(write):
+    write("factor_of_it.py", "FACTOR = 2\n")
+    write("mine.py", HEAD + "import factor_of_it\n" + BODY)
+    build("./mine.py:Mine", {"keep": 4})
+    write("factor_of_it.py", "FACTOR = 2  # a comment\n")
+    build("./mine.py:Mine", {"keep": 4})
+    write("factor_of_it.py", "FACTOR = 3\n")
+    with pytest.raises(UserError, match=r"mine.py: it imports .*factor_of_it.py, which was edited since. Start"):
+        build("./mine.py:Mine", {"keep": 4})
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    for name, fields in (
+        ("holov", {"keep": 9, "alpha": float("nan")}),
+        ("pdrop", {"ratios": [0.5, float("inf"), 0.1]}),
+    ):
+        with pytest.raises(ValueError, match="a number has to be finite"):
+            build(name, fields)

@@ -77,13 +77,16 @@ def is_possible(schedule):
     inside = list(range(1, TINY.layers + 1))
     leaves = schedule.exit or TINY.layers + 1
     seen_in = [layer for layer in inside if schedule.inject <= layer < leaves]  # the layers that see visual tokens
+    on_the_way_in = schedule.inject - 1  # where there may be several cuts
     after = [cut.after for cut in schedule.cuts]
+    once = [layer for layer in after if layer != on_the_way_in]
     counts = [TINY.visual_tokens, *(cut.keep + cut.merge for cut in schedule.cuts)]
     return (
         schedule.inject in inside
         and (schedule.exit is None or schedule.exit in inside[schedule.inject :])
         and all(layer + 1 in seen_in for layer in after)
-        and after == sorted(set(after))
+        and after == sorted(after)
+        and once == sorted(set(once))
         and all(cut.keep >= 0 and cut.merge >= 0 for cut in schedule.cuts)
         and counts == sorted(counts, reverse=True)
     )

@@ -285,6 +285,9 @@ def test_plan_and_validate_tell_whose_code_a_matrix_runs_before_it_is_imported(m
             where in printed.out + printed.err
             and f"{tmp_path / 'factor_of_it.py'}, line 1" in printed.out + printed.err
         )
+    as_a_checkpoint_has_it = '[{label: x, method: "./mine.py:Mine", fields: {keep: 4}}, {vtw: {exit: 3}}]'
+    run("plan", matrix(f"{{vanilla: {{}}, both: {{stack: {as_a_checkpoint_has_it}}}}}"))
+    assert f"methods.both (./mine.py:Mine): {files}" in capsys.readouterr().out
     assert run("plan", matrix("{vanilla: {}}")) == cli.DONE
     assert "not part of hidrop" not in capsys.readouterr().out
 
@@ -296,7 +299,7 @@ def test_a_stack_and_its_mistakes_in_a_matrix(matrix, capsys):
     assert [row["entering"] for row in rows] == [[16] * 4, [16, 4, 4, 0]]
     for bad, message in (
         ("{x: {stack: [fastv: {layr: 1}, vtw: {exit: 4}]}}", "methods.x.stack: fastv: layr: unknown field of fastv"),
-        ("{x: {stack: [fastv: {layer: 1}, vtw: {exit: 4}]}}", "methods.x on tiny: fastv: fastv: keep missing"),
+        ("{x: {stack: [fastv: {layer: 1}, vtw: {exit: 4}]}}", "methods.x on tiny: fastv: keep missing"),
         (
             "{x: {stack: [vtw: {exit: 2}, fastv: {layer: 2, keep: 4}]}}",
             "methods.x on tiny: fastv cuts after layer 2",

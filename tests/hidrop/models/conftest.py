@@ -33,11 +33,8 @@ class Toy(Reducer):
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> type[Toy]:
     """Toy, registered as a method."""
-    monkeypatch.setattr(methods, "method_class", lambda name: {"toy": Toy}.get(name) or _real(name))
+    monkeypatch.setitem(methods.METHODS, "toy", f"{__name__}:Toy")
     return Toy
-
-
-_real = methods.method_class
 
 
 @pytest.fixture

@@ -59,9 +59,9 @@ def test_cached_generation_equals_recomputing_without_a_cache(row, kv_heads, mon
     kept: dict[int, list[int]] = {}
     cut = decoder_module.Decoder._cut
 
-    def spy_cut(self: Any, sequence: Any, before: Any, plan: Any, after: int, *rest: Any) -> Any:
-        out, plan = cut(self, sequence, before, plan, after, *rest)
-        kept[after] = (out.order.gather(1, out.visual)[0] // decoder_module.ROOM).tolist()
+    def spy_cut(self: Any, sequence: Any, before: Any, plan: Any, place: int, *rest: Any) -> Any:
+        out, plan = cut(self, sequence, before, plan, place, *rest)
+        kept[plan.cuts[place].after] = (out.order.gather(1, out.visual)[0] // decoder_module.ROOM).tolist()
         return out, plan
 
     monkeypatch.setattr(decoder_module.Decoder, "_cut", spy_cut)

@@ -99,8 +99,9 @@ def test_rows_get_the_schedule_of_their_own_image():
     plan = plan_batch(method.schedule(geometry), geometry, laid(ids, (ids > 0).long(), ids == V))
     assert [p.entering for p in plan.plans] == [(0, 8, 8, 4, 2, 0), (0, 4, 4, 2, 1, 0), (0,) * 6]
     assert plan.entering == (0, 8, 8, 4, 2, 0)
-    assert plan.cuts[3].keep_B.tolist() == [4, 2, 0]
-    assert plan.cuts[4].there == (4, 2, 0)
+    assert plan.cuts[0].keep_B.tolist() == [4, 2, 0]
+    assert plan.cuts[1].there == (4, 2, 0)
+    assert [cut.after for cut in plan.cuts] == [3, 4] and plan.after(4) == [1] and plan.after(5) == []
     assert segments(plan, 6) == [(1, 1), (2, 3), (4, 4), (5, 5), (6, 6)]
 
 

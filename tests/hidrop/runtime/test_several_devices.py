@@ -68,7 +68,7 @@ def test_prefill_and_decoding_go_through_layers_on_several_devices(row, tiny_lla
         inner = reduction.decoder.prefill
         reduction.decoder.prefill = lambda *args: arguments.append(args) or inner(*args)
         model(**inputs)
-    decoder = Decoder(backbone_of(copy.deepcopy(model)), reducer)
+    decoder = Decoder(backbone_of(copy.deepcopy(model)), reduction.reducer)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, WithoutCuda(), torch.no_grad():
         spread(decoder.model, mode)
         empty = changed(lambda tensor: mode.from_tensor(tensor).to(FIRST), arguments[0])

@@ -49,6 +49,12 @@ def test_positions_are_those_that_the_members_agree_on():
         ValueError, match="renumbered before the decoder, and enter it late; write positions: persistent"
     ):
         stack(ZIP, HIDROP).on(LLAVA)
+    # The exit has positions as well: VTW keeps them, unless it says otherwise or renumbering goes on before it.
+    assert stack(ZIP, {"vtw": {"exit": 16}}).on(LLAVA).positions == "entry"
+    assert stack(ZIP, {"vtw": {"exit": 16, "positions": "compacted"}}).on(LLAVA).positions == "compacted"
+    assert stack({"pdrop": pdrop}, {"vtw": {"exit": 25}}).on(LLAVA).positions == "compacted"
+    with pytest.raises(ValueError, match="members differ"):
+        stack({"fastv": {"keep": 64}}, {"vtw": {"exit": 16, "positions": "compacted"}}).on(LLAVA)
     three = PRESETS["qwen2.5-vl-7b"].counted(1296)
     assert stack(ZIP, {"pdrop": pdrop}).on(three).positions == "persistent"
     with pytest.raises(ValueError, match="positions: entry has no meaning where a position is 3 numbers"):
@@ -83,6 +89,9 @@ ORDERS: dict[str, tuple[list[Any], str]] = {
     "input after merging": (
         [{"pool": {"keep": 64}}, {"sparsevlm": {"label": 64}}], "sparsevlm looks at the tokens before the decoder"
     ),
+    "input that is gone": (
+        [{"dart": {"variant": "embedding", "keep": 60}}, HIDROP], "dart chooses by the decoder's input, but"
+    ),
     "a member's own mistake": ([ZIP, {"fastv": {"keep": 900}}], "fastv: keep 900 after layer 2: only 300"),
 }  # fmt: skip
 
@@ -101,13 +110,23 @@ WRITTEN: dict[str, tuple[Any, str]] = {
     "two keys": ([{"fastv": {}, "pdrop": {}}, FASTV], "member 1 is not of the form"),
     "unknown": ([FASTV, {"pdrp": {}}], "unknown method 'pdrp'. Did you mean 'pdrop'"),
     "a field": ([FASTV, {"pdrop": {"layrs": [2]}}], "pdrop: layrs: unknown field of pdrop. Did you mean 'layers'"),
-    "a type": ([{"fastv": {"keep": "many"}}, PDROP], "fastv: fastv: keep: .*integer"),
-    "missing": ([{"fastv": {}}, PDROP], "fastv: fastv: keep missing"),
+    "a type": (
+        [{"fastv": {"keep": "many"}}, PDROP],
+        "^fastv: keep: .* a valid integer, not 'many'$",
+    ),
+    "missing": ([{"fastv": {}}, PDROP], "^fastv: keep missing$"),
     "twice": ([FASTV, {"fastv": {"keep": 4, "layer": 5}}], "fastv is there twice; give one of them another label"),
     "a budget": ([{"fastv": {"budget": 64}}, PDROP], "fastv: budget: it belongs to the whole stack"),
     "a stack": ([FASTV, {"inner": {"name": "stack", "stack": [FASTV, PDROP]}}], "inner: a stack in a stack"),
     "by sample": ([FASTV, {"sparsevlm": {"version": "1.0"}}], "sparsevlm: its counts depend on the sample"),
     "rechosen": ([{"fastv": {"keep": 4, "rechosen": True}}, PDROP], "fastv: rechosen: a stack chooses once"),
+    "two deepstacks": (
+        [
+            {"hidrop": {**HIDROP["hidrop"], "deepstack": "drop"}},
+            {"more": {**HIDROP["hidrop"], "name": "hidrop", "deepstack": "shift"}},
+        ],
+        r"deepstack: the members differ \(drop, shift\)",
+    ),
     "soft": ([ZIP, {"hidrop": {**HIDROP["hidrop"], "topk": "ste"}}], "hidrop: topk: ste: in a stack the choice has no"),
 }
 
@@ -127,6 +146,19 @@ def test_a_budget_is_solved_over_the_named_member(over, average):
     found = solve("stack", {"stack": members, "over": over}, average, LLAVA)
     assert found.plan(LLAVA).average_tokens == pytest.approx(average, abs=0.6)
     assert found.over is None
+
+
+@pytest.mark.parametrize(
+    ("over", "average", "message"),
+    [
+        ("divprune", 40, "divprune: keep: the budget makes it 85, not 5"),
+        ("vtw", 3, "vtw: exit: the budget makes it 20"),
+    ],
+)
+def test_a_budget_does_not_replace_a_count_that_is_given(over, average, message):
+    members = [{"divprune": {"keep": 5}}, {"vtw": {"exit": 16}}]
+    with pytest.raises(ValueError, match=message):
+        solve("stack", {"stack": members, "over": over}, average, LLAVA)
 
 
 def test_a_budget_finds_the_only_member_that_is_left_open():
@@ -209,3 +241,25 @@ def test_a_method_in_the_tower_sees_the_smaller_image(tiny_llava, prompt, pixels
     alone = last(build("visionzip", zip_["visionzip"]))
     torch.testing.assert_close(last(stack({"downsample": {"side": 4}}, zip_)), alone, atol=1e-4, rtol=1e-4)
     assert (last(stack({"downsample": {"side": 3}}, zip_)) - alone).abs().max() > 1e-3
+
+
+def test_a_label_is_no_part_of_the_identity():
+    plain, labelled = stack(ZIP, FASTV), stack({"zip": {"name": "visionzip", **ZIP["visionzip"]}}, FASTV)
+    assert plain.identity == labelled.identity and plain != labelled
+    assert plain.identity != stack(ZIP, {"fastv": {"keep": 63}}).identity
+
+
+def test_a_stack_is_captured_if_all_members_can_be_and_its_files_are_theirs(monkeypatch):
+    from baselines.fastv import FastV
+
+    made = stack(ZIP, FASTV)
+    assert made.capturable
+    monkeypatch.setattr(FastV, "capturable", property(lambda self: False))
+    assert not made.capturable
+
+    def missing(self: Any, backbone: Any) -> None:
+        raise ValueError("my file is missing")
+
+    monkeypatch.setattr(FastV, "check_files", missing)
+    with pytest.raises(ValueError, match="fastv: my file is missing"):
+        made.check_files(None)  # type: ignore[arg-type]
