@@ -382,12 +382,16 @@ def load_matrix(name: str | Path, *, limit: int | None = None) -> Matrix:
 
 
 def find(name: str) -> Path:
-    """The file for a path, or for the name of a bundled matrix with or without `.yaml`."""
+    """The file for a path, or for the name of a bundled matrix with or without `.yaml`.
+
+    A file comes before a bundled matrix, and a bundled matrix before a folder: a checkout has a folder `baselines`.
+    """
     path = local_path(name, f"matrix '{name}'")
-    if path.exists():
-        return path
     bundled = sorted(p.stem for p in BUNDLED.glob("*.yaml"))
-    if path.parent == Path(".") and path.name.removesuffix(".yaml") in bundled:
+    is_bundled = path.parent == Path(".") and path.name.removesuffix(".yaml") in bundled
+    if path.exists() and not (is_bundled and path.is_dir()):
+        return path
+    if is_bundled:
         return BUNDLED / f"{path.name.removesuffix('.yaml')}.yaml"
     raise UserError(f"{name}: no such file, and not a bundled matrix.{strict_yaml.suggestion(path.stem, bundled)}")
 

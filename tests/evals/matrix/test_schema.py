@@ -226,6 +226,16 @@ def test_a_file_in_the_current_folder_comes_before_a_bundled_matrix(tmp_path, mo
     assert load_matrix("mini").name == "mini"
 
 
+def test_a_folder_does_not_hide_a_bundled_matrix_of_its_name(tmp_path, monkeypatch):
+    """A checkout has a folder `baselines`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini").mkdir()
+    assert load_matrix("mini").name == "mini"
+    (tmp_path / "own").mkdir()
+    with pytest.raises(UserError, match="Is a directory"):
+        load_matrix("own")
+
+
 def test_an_unknown_matrix_is_answered_with_the_nearest_bundled_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"papr\.yaml: no such file.* Did you mean 'paper'"):
