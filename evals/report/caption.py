@@ -291,12 +291,12 @@ def _published(document: ResultDocument) -> list[tuple[str, str]]:
     splits = ", ".join(map(split_name, other_splits(document)))
     apart = f"Published for another split than the measured one, and not compared with it: {splits}. " if splits else ""
     text = (
-        "share and tokens are averages over the layers (~: inferred from the printed FLOPs; ?: the source's own label, "
-        "if the average is unknown), or what the setting says. In parentheses after a score: measured minus published, "
-        f"with '{OUTSIDE.strip()}' if the published score is outside the measured 95 % interval; not for models whose "
-        "images have their own numbers of tokens, as tables differ in the size of the images. % of vanilla is a mean "
-        "over the given number of benchmarks: a measured one over those of this table, a published one as its source "
-        "prints it, which may be over others (?: it does not say over how many). "
+        "share and tokens are averages over the layers (~: inferred from printed FLOPs or scores; ?: the source's own "
+        "label, if the average is unknown), or what the setting says. In parentheses after a score: measured minus "
+        f"published, with '{OUTSIDE.strip()}' if the published score is outside the measured 95 % interval; not for "
+        "models whose images have their own numbers of tokens, as tables differ in the size of the images. % of "
+        "vanilla is a mean over the given number of benchmarks: a measured one over those of this table, a published "
+        "one as its source prints it, which may be over others (?: it does not say over how many). "
         f"{apart}Metrics in the papers: {kinds}"
     )
     return [("Published numbers", text), *((f"Source {s.short}", citation(s)) for s in used)]

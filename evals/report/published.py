@@ -19,7 +19,7 @@ from hidrop.strict_yaml import suggestion
 
 MEASURED = "measured here"
 # The matrices whose tables have published numbers next to measured ones, without naming reference files.
-PAPERS = ("paper", "paper-full")
+PAPERS = ("paper", "paper-full", "baselines")
 OUTSIDE = " !"
 # Operations over those of the mean image: at least 1 but for rounding, and images would have to differ by far more
 # than those of a benchmark do to reach the upper bound.
@@ -50,8 +50,8 @@ def published_sheet(document: ResultDocument) -> Sheet | None:
 
     Only rows with the reference's architecture are compared. The share comes first, then the average over the layers:
     "~" marks an inferred average; "(192)?" is the source's label if the average is unknown. If exactly one measured row
-    corresponds, a published score is followed by measured minus published, and by OUTSIDE if the published score is
-    outside the measured 95 % interval.
+    corresponds best (see `compared_with`), a published score is followed by measured minus published, and by OUTSIDE if
+    the published score is outside the measured 95 % interval.
 
     If images have their own numbers of tokens, published numbers are grouped by the size of the images. Measured rows
     come first and without differences: a document does not state the size of its images.
@@ -72,9 +72,9 @@ def published_sheet(document: ResultDocument) -> Sheet | None:
             lines = [_our_line(row, tasks, counted) for row in ours]
             sections.append((f"{reference.model}, {MEASURED}", lines))
         for group in _groups(entries):
-            ours = [] if own_sizes else [row for row in rows if corresponds(row, group[0])]
+            ours = [] if own_sizes else [row for row in rows if any(corresponds(row, entry) for entry in group)]
             lines = [_our_line(row, tasks, counted) for row in ours]
-            lines += [_line(entry, reference, tasks, ours[0] if len(ours) == 1 else None) for entry in group]
+            lines += [_line(entry, reference, tasks, compared_with(entry, ours)) for entry in group]
             sections.append((_title(group[0], reference), lines))
     if not sections:
         return None
@@ -118,12 +118,30 @@ def same_architecture(row: TableRow, reference: Reference) -> bool:
 
 
 def corresponds(row: TableRow, entry: Published) -> bool:
-    """Whether a row has the method, training and labeled budget of a published entry."""
+    """Whether a row has the method, training and labeled budget of a published entry, or its setting."""
     if row.method != entry.method or row.trained != entry.trained:
         return False
-    tokens = row.nominal_tokens
-    near = max(NEAR_TOKENS, NEAR_SHARE * entry.tokens)
-    return row.method == VANILLA or abs(tokens - entry.tokens) <= near
+    return row.method == VANILLA or _near(row.nominal_tokens, entry.tokens) or _has_setting(row, entry)
+
+
+def compared_with(entry: Published, ours: list[TableRow]) -> TableRow | None:
+    """The row that an entry's scores are compared with: the only one with its setting, or else the only one.
+
+    Labels that are no averages (SparseVLM, DART) may have two: one with the published fields, and one whose fields
+    follow from a budget of that number.
+    """
+    found = [row for row in ours if _has_setting(row, entry)] or [row for row in ours if corresponds(row, entry)]
+    return found[0] if len(found) == 1 else None
+
+
+def _has_setting(row: TableRow, entry: Published) -> bool:
+    """Whether a row whose fields do not follow from a budget has the average that an entry's published fields give."""
+    known = entry.true_average is not None and entry.basis != "inferred" and row.budget is None
+    return known and _near(row.average_tokens, entry.true_average or 0)
+
+
+def _near(tokens: float, published: float) -> bool:
+    return abs(tokens - published) <= max(NEAR_TOKENS, NEAR_SHARE * published)
 
 
 def sources_used(document: ResultDocument) -> list[CitedSource]:

@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parents[2] / "results" / "reference"
 SHARE_ROUNDED = 0.06  # percentage points
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Tokens = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # 0: the image left out
 Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -79,9 +80,9 @@ class Published(StrictModel):
     method: str
     trained: Flag = False
     # The source's name for its token budget, which can differ from the average over the layers.
-    label: Positive | None = None
+    label: Tokens | None = None
     setting: str | None = None
-    true_average: Positive | None = None
+    true_average: Tokens | None = None
     basis: Literal["published", "calculated", "inferred"] | None = None
     share: Percent | None = None
     after: Literal["encoder", "layer", "average"] | None = None
@@ -152,7 +153,9 @@ class Reference(StrictModel):
     def _consistent(self) -> Self:
         if self.geometry not in PRESETS:
             raise ValueError(f"geometry: unknown preset.{strict_yaml.suggestion(self.geometry, PRESETS)}")
-        wrong: list[str] = []
+        wrong = [
+            f"other_methods.{name}: hidrop has this method; remove it" for name in self.other_methods if name in METHODS
+        ]
         seen = set()
         for index, entry in enumerate(self.entries):
             place = f"entries[{index}]"

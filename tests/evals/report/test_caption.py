@@ -270,5 +270,5 @@ def test_sources_follow_how_to_read_them(paper: dict[str, Any]) -> None:
     first = topics.index("Published numbers")
     assert topics[first + 1].startswith("Source ")
     text = told(paper)["Published numbers"]
-    assert text.startswith("share and tokens are averages over the layers (~: inferred from the printed FLOPs; ?: the ")
+    assert text.startswith("share and tokens are averages over the layers (~: inferred from printed FLOPs or scores; ")
     assert text.endswith("Metrics in the papers: GQA accuracy on testdev_balanced")  # of the file with numbers

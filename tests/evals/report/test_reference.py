@@ -15,7 +15,7 @@ from evals.report.text import markdown
 from evals.tasks.registry import TASKS, get_task
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS
-from hidrop.methods import build
+from hidrop.methods import build, method_class
 from hidrop.plan import Cut, Schedule
 
 
@@ -53,7 +53,7 @@ def test_every_reference_file_is_valid_and_every_source_is_used() -> None:
 # Benchmarks in published tables that are no task of ours, or not the same number.
 OTHERS = {
     *("mme_sum", "mme_cognition", "seed", "mmvet", "llava_in_the_wild", "mmmu", "mathvista"),
-    *("docvqa", "ocrbench", "mvbench", "longvideobench", "mlvu", "videobench"),
+    *("docvqa", "ocrbench", "mvbench", "longvideobench", "mlvu", "videobench", "chartqa", "ai2d", "hallusionbench"),
 }
 
 
@@ -78,8 +78,14 @@ def test_the_unreduced_llava_has_a_published_score_in_these_tasks(name: str, tas
     assert not set(tasks) - {task for entry in vanilla for task in entry.scores}
 
 
-def test_every_method_of_the_paper_is_there(llava: Reference) -> None:
-    assert {e.method for e in llava.entries} == {"vanilla", "hidrop", "pdrop", "fastv", "sparsevlm"}
+def test_every_method_with_a_published_row_is_there(llava: Reference) -> None:
+    papers = {"vanilla", "hidrop", "pdrop", "fastv", "sparsevlm", "visionzip", "divprune"}
+    new = {"dart", "fastervlm", "vispruner", "prumerge", "holov", "cdpruner", "text_only"}
+    assert {e.method for e in llava.entries} == papers | new
+    assert {(e.method, e.label) for e in llava.entries if e.trained and e.source == "vica"} == {
+        ("prumerge", 32),
+        ("dart", 64),
+    }
 
 
 SETTINGS = {
@@ -107,6 +113,44 @@ def test_a_row_with_a_published_setting_has_its_average(llava: Reference) -> Non
             found.add(("sparsevlm", f"{one.label:g}"))
     assert found >= {("fastv", "k2-50%"), ("fastv", "k3-50%"), ("pdrop", "default"), ("pdrop", "lambda-0.4")}
     assert found >= {("pdrop", "lambda-0.6"), ("sparsevlm", "192"), ("sparsevlm", "64"), ("hidrop", "64")}
+
+
+NEWER = {"dart", "fastervlm", "vispruner", "prumerge", "holov", "cdpruner", "visionzip", "divprune"}
+# Methods that keep a number of tokens before the decoder: their label is the average.
+BEFORE = NEWER - {"dart"}
+
+
+def test_a_row_of_a_newer_method_has_the_average_of_its_published_setting(llava: Reference) -> None:
+    found = set()
+    for one in llava.entries:
+        label = f"{one.label:g}" if one.label else ""
+        if one.method in NEWER and one.basis == "calculated" and label in method_class(one.method).published:
+            more = {"text_tower": "clip"} if one.method == "cdpruner" else {}
+            plan = build(one.method, {"published": label, **more}).plan(llava.sizes)
+            assert plan.average_tokens == one.true_average, (one.method, label)
+            found.add((one.method, label))
+    assert {method for method, _ in found} >= NEWER - {"prumerge"}
+    assert ("dart", "64") in found and entry(llava, method="dart", label=64, source="dart").true_average == 99.75
+
+
+def test_the_label_of_a_method_before_the_decoder_is_its_average(llava: Reference) -> None:
+    for one in llava.entries:
+        if one.method in BEFORE and one.true_average is not None:
+            assert one.true_average == one.label, (one.method, one.label)
+
+
+def test_the_mean_of_a_table_follows_from_its_scores(llava: Reference) -> None:
+    """A wrong digit shows: means are printed with one decimal, over the ten benchmarks of the table."""
+    checked = 0
+    for source in ("vispruner-t1", "cdpruner-t1"):
+        whole = entry(llava, method="vanilla", source=source).scores
+        for one in llava.entries:
+            if one.source == source and one.mean_percent is not None:
+                mean = sum(100 * one.scores[task] / whole[task] for task in whole) / len(whole)
+                assert one.mean_tasks == len(whole) == 10
+                assert mean == pytest.approx(one.mean_percent, abs=0.07), (source, one.method, one.label)
+                checked += 1
+    assert checked == 20
 
 
 def test_a_label_is_not_the_true_average(llava: Reference) -> None:
@@ -147,7 +191,7 @@ def test_sources_that_disagree_are_kept_apart(llava: Reference) -> None:
         for e in llava.entries
         if (e.method, e.label) == ("fastv", 128) and "pope" in e.scores
     }
-    assert scores == {"sparsevlm-v1": 59.6, "sparsevlm-icml": 53.4, "restore": 68.3}
+    assert scores == {"sparsevlm-v1": 59.6, "sparsevlm-icml": 53.4, "restore": 68.3, "cdpruner-t1": 68.2}
 
 
 @pytest.mark.parametrize(
@@ -203,7 +247,7 @@ def test_mme_is_told_apart_by_its_largest_value() -> None:
     """Perception alone has 2000 points, so 1702 of all tokens is another number than 2317."""
     reference = load_reference("qwen2.5-vl-7b")
     whole = [e.scores for e in reference.entries if e.method == "vanilla"]
-    assert [scores.get("mme", scores.get("mme_sum")) for scores in whole] == [1702, 2317, 2303, 2331]
+    assert [scores.get("mme", scores.get("mme_sum")) for scores in whole] == [1702, 2317, 2303, 2304, 2331]
     assert not any({"mme", "mme_sum"} <= set(e.scores) for e in reference.entries)
 
 
@@ -269,6 +313,11 @@ def test_published_numbers_of_several_sizes_of_images_are_listed_without_differe
     assert published_sheet(document) is None
 
 
+def test_a_method_of_hidrop_is_no_other_method(qwen: dict[str, Any], tmp_path: Path) -> None:
+    qwen["other_methods"]["vispruner"] = "VisPruner"
+    assert "other_methods.vispruner: hidrop has this method; remove it" in refused(qwen, tmp_path)
+
+
 def test_the_same_line_twice_is_refused(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["entries"].append(raw["entries"][0])
     assert "a second entry" in refused(raw, tmp_path)
@@ -293,9 +342,45 @@ def test_published_numbers_stand_below_the_measured_row_of_the_same_budget(paper
         "11.1 % (64)?",
         "~14.1 % (81.2)",
         "11.1 % (64)?",
+        "11.1 % (64)?",
     ]
     assert sections["llava-1.5-7b, vanilla"][0][0] == "measured here"
     assert not any("pdrop" in title or "sparsevlm" in title for title in sections)  # not in this matrix
+
+
+def test_a_published_setting_is_compared_with_the_row_of_that_setting_and_not_with_a_budget_of_its_label(
+    cell: Callable[..., dict[str, Any]], document_of: Callable[..., dict[str, Any]]
+) -> None:
+    """DART's "64" is 68 tokens after layer 2: 99.75 on average. A budget of 64 leaves 30."""
+    geometry = PRESETS["llava-1.5-7b"]
+    setting = cell("mine", "dart-label-64", Schedule(cuts=(Cut(2, 68),)), "gqa", 55.0, geometry=geometry)
+    budget = cell("mine", "dart-64", Schedule(cuts=(Cut(2, 30),)), "gqa", 50.0, geometry=geometry, budget="64")
+    both = document_of(matrix="baselines", cells=[setting, budget])
+    title = "llava-1.5-7b, dart at 11.1 % (64 tokens), training-free"
+
+    def shown(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+        sheet = published_sheet(document)
+        assert sheet is not None
+        return [(row[0].text, row[2].text, row[3].text) for row in dict(sheet.sections)[title]]
+
+    ours = [("measured here", "17.3 % (99.8)", "55.0"), ("measured here", "11.1 % (64.1)", "50.0")]
+    assert shown(both) == [
+        *ours,
+        ("DART", "17.3 % (99.75)", "55.9 (-0.9)"),
+        ("CDPruner Tab. 1", "11.1 % (64)?", "54.7 (-4.7)"),
+    ]
+    alone = shown(document_of(matrix="baselines", cells=[budget]))
+    assert [score for *_, score in alone] == ["50.0", "55.9 (-5.9)", "54.7 (-4.7)"]
+
+
+def test_the_image_left_out_has_a_published_row_of_no_tokens(
+    cell: Callable[..., dict[str, Any]], document_of: Callable[..., dict[str, Any]]
+) -> None:
+    ours = cell("mine", "text_only", Schedule(cuts=(Cut(0, 0),)), "gqa", 38.0, geometry=PRESETS["llava-1.5-7b"])
+    found = lines(
+        document_of(matrix="baselines", cells=[ours]), "llava-1.5-7b, text_only at 0.0 % (0 tokens), training-free"
+    )
+    assert found["FasterVLM EVAL.md"]["GQA"] == "37.38 (+0.6)"
 
 
 HIDROP_64 = "llava-1.5-7b, hidrop at 11.1 % (64 tokens), trained"
