@@ -38,7 +38,7 @@ def argument(metavar: str, text: str) -> Any:
 
 
 OUTPUT = "Output"
-BUNDLED = ("smoke", "mini", "mini-full", "compositions", "paper", "paper-full", "qwen", "video")
+BUNDLED = ("smoke", "mini", "mini-full", "compositions", "paper", "paper-full", "baselines", "qwen", "video")
 
 Json = Annotated[
     bool,

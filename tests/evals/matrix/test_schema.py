@@ -317,7 +317,7 @@ def test_a_stated_geometry_gives_a_plan_without_the_files(tmp_path):
         assert [p.split(": ", 1)[1] for p in problems] == ([] if trust else ["models.a.source: not there"])
 
 
-@pytest.mark.parametrize("name", ["smoke", "mini", "mini-full", "paper", "paper-full", "qwen"])
+@pytest.mark.parametrize("name", ["smoke", "mini", "mini-full", "paper", "paper-full", "baselines", "qwen"])
 def test_bundled_matrices_are_valid(name):
     matrix = load_matrix(name)
     assert matrix.name == name and matrix.cells()
@@ -378,6 +378,50 @@ def test_the_matrix_of_the_papers_main_table_has_its_eleven_tasks_and_budgets():
         assert row.plan.average_tokens == pytest.approx(tokens, rel=0.025)
     shorter = load_matrix("paper").models
     assert {name: shorter[name] for name in matrix.models} == matrix.models
+
+
+# Rows named after what their papers call the setting, which is no average.
+LABELS = {
+    "dart": {"192": 219.75, "128": 159.75, "64": 99.75},
+    "sparsevlm": {"192": 206.5, "128": 145.41, "64": 82.25},
+}
+
+
+def test_the_matrix_of_the_baselines_has_published_settings_and_the_averages_of_its_names():
+    matrix = load_matrix("baselines")
+    rows, problems = resolve(matrix, matrix.cells(), trust_presets=True)
+    assert problems == []
+    for (_, label), row in rows.items():
+        average = row.plan.average_tokens
+        if row.reducer.adaptive:
+            assert label in {"prumerge-adaptive", "prumerge-plus-adaptive"} and average == 576
+        elif "-label-" in label:
+            assert round(average, 2) == LABELS[row.method][label.rsplit("-", 1)[1]]
+        elif label in {"vanilla", "text_only"}:
+            assert average == {"vanilla": 576, "text_only": 0}[label]
+        else:
+            tokens = float(row.group.rsplit("-", 1)[1])
+            near = {"downsample": 0.06, "pdrop": 0.02, "sparsevlm": 0.02, "dart": 0.02, "fastv": 0.02}
+            assert average == pytest.approx(tokens, rel=near.get(row.method, 0)), label
+    published: dict[str, set[str]] = {}
+    for one in matrix.methods.values():
+        if "published" in one.params:
+            published.setdefault(one.name, set()).add(one.params["published"])
+    assert published == {
+        "visionzip": {"192", "128", "64"},
+        "vispruner": {"192", "128", "64", "32"},
+        "fastervlm": {"144", "58", "29"},
+        "holov": {"64"},
+        "prumerge": {"adaptive", "adaptive-plus"},
+        "divprune": {"128", "64", "32"},
+        "dart": {"192", "128", "64"},
+        "sparsevlm": {"192", "128", "64"},
+    }
+    budgets = {row.budget for row in rows.values() if row.method in {"random", "uniform", "pool"}}
+    assert budgets == {"192", "128", "64", "32"}
+    shorter = load_matrix("paper")
+    assert (matrix.protocol, matrix.dtype, matrix.tasks) == (shorter.protocol, shorter.dtype, shorter.tasks)
+    assert matrix.models == {"llava-1.5-7b": shorter.models["llava-1.5-7b"]}
 
 
 # Methods with a rule that have no rows in results/mini.
