@@ -141,10 +141,12 @@ def build_found(entry: Mapping[str, Any]) -> Reducer:
     else:
         named = outside_methods.named_before(name)
         if named is None:
+            fields = ", ".join(f"{key}: {value}" for key, value in params.items())
+            written = f"{{name: {'./' if '.py:' in name else ''}{shortened(f'{name}, {fields}')}}}"
             raise ValueError(
                 f"the weights were trained with {shortened(name)}, a method outside of hidrop, whose code is imported "
-                "only where you name it: as trained_with of the model in a matrix, as method= in model_args, or by "
-                "hidrop.build before hidrop.load"
+                f"only where you name it: in a matrix trained_with: {written}, the same as method= and fields in "
+                "model_args, or hidrop.build before hidrop.load"
             )
         cls = named
     reducer = made(cls, name, params)
