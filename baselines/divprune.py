@@ -96,7 +96,7 @@ class DivPrune(Reducer):
         slots = valid.shape[1]
         place = torch.arange(slots, device=valid.device)
         nearest = far.to_nearest(valid)
-        score = torch.zeros_like(nearest)
+        score = torch.zeros_like(nearest, dtype=torch.float32)  # autocast makes distances of another type
         left = valid
         for step in range(view.cut.keep):
             open_ = torch.where(left, nearest, -torch.inf)

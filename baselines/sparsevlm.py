@@ -181,7 +181,8 @@ class SparseVLM(Reducer):
         visual = view.on_visual(mean)
         total = torch.where(view.valid_BV[:, None], visual, 0).sum(-1)
         heads = top_indices(total, torch.ones_like(total, dtype=torch.bool), self.heads)
-        return visual.gather(1, heads[:, :, None].expand(-1, -1, visual.shape[2])).mean(1)
+        # Autocast makes the weighted mean of another type.
+        return visual.gather(1, heads[:, :, None].expand(-1, -1, visual.shape[2])).mean(1).float()
 
     def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> Mixture:
         import torch

@@ -193,7 +193,8 @@ class Decoder:
     ) -> tuple[Sequence, BatchPlan]:
         """Score the visual tokens, keep the best in their order, append merged ones to them.
 
-        Returns the plan as well, which an adaptive method has changed.
+        Returns the plan as well, which an adaptive method has changed. Raises ValueError for a score that has
+        another shape or type than (B, V) float32.
         """
         order_BV, cut = sequence.order.gather(1, sequence.visual), plan.cuts[place]
         after = cut.after
@@ -213,6 +214,12 @@ class Decoder:
         if score.shape != order_BV.shape:
             raise ValueError(
                 f"{self.reducer.name}: score gave {tuple(score.shape)} for {tuple(order_BV.shape)} visual slots"
+            )
+        if score.dtype != torch.float32:
+            kind = str(score.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{self.reducer.name}: score gave {kind}, not float32. Start from view.visual_BVD.float(): scores "
+                "that are rounded to the type of a half-precision model are often equal"
             )
         there_BV = order_BV >= 0
         index = keep_top(score.detach(), there_BV, cut.keep_B, cut.keep)

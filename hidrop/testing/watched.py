@@ -84,17 +84,30 @@ class Watched:
         with exactly() if self.exact else nullcontext():
             score = self.reducer.score(view)
         self.now.cuts.append(Seen(shown, score, changed(shown, view)))
-        return score
+        return self.accepted(score)
 
     def choose(self, view: View) -> tuple[torch.Tensor, tuple[Cut, ...]]:
         shown = copied(view)
         score, cuts = self.reducer.choose(view)
         self.now.cuts.append(Seen(shown, score, changed(shown, view)))
-        return score, cuts
+        return self.accepted(score), cuts
+
+    def accepted(self, score: torch.Tensor) -> torch.Tensor:
+        """The score as the runtime takes it, which wants float32: of another type, so that the other checks go on.
+
+        Scores in float64 become numbers in the same order, so that none are rounded to equal ones.
+        """
+        if not isinstance(score, torch.Tensor) or score.dtype == torch.float32:
+            return score
+        if not self.exact or score.ndim != 2:
+            return score.float()
+        place = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        return -place.float()
 
     def merge(self, view: View, score: torch.Tensor, kept: torch.Tensor, count: int) -> Mixture:
-        mixture = self.reducer.merge(view, score, kept, count)
         seen = self.now.cuts[-1]
+        score = seen.score if self.exact else score  # which the runtime got as `accepted` made it
+        mixture = self.reducer.merge(view, score, kept, count)
         merged = Merged(score.clone(), kept.clone(), count, mixture)
         self.now.cuts[-1] = replace(
             seen,

@@ -99,6 +99,18 @@ def test_a_score_of_the_wrong_shape_is_refused(tiny_llava, prompt, pixels):
         reduction.model(input_ids=prompt(), pixel_values=pixels())
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64, torch.int64])
+def test_a_score_of_another_type_is_refused_with_the_way_out(tiny_llava, prompt, pixels, kind):
+    @dataclass(frozen=True)
+    class Wrong(Probe):
+        def score(self, view: Any) -> torch.Tensor:
+            return super().score(view).to(kind)
+
+    words = rf"probe: score gave {str(kind)[6:]}, not float32. Start from view.visual_BVD.float\(\)"
+    with reduce(tiny_llava(), Wrong()) as reduction, pytest.raises(ValueError, match=words):
+        reduction.model(input_ids=prompt(), pixel_values=pixels())
+
+
 def test_scores_carry_no_gradient_into_the_choice(tiny_llava, prompt, pixels):
     model, ids = tiny_llava().train(), prompt(3, 9)
     flags = []
