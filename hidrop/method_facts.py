@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from hidrop import outside_methods
 from hidrop.backbones import BACKBONES, backbone_class
 from hidrop.geometry import PRESETS, Geometry
-from hidrop.methods import METHODS, PUBLISHED, build, field_types, method_class, required_fields
+from hidrop.methods import METHODS, PUBLISHED, build, checked_params, field_types, method_class, required_fields
 from hidrop.reducer import BudgetError, Reducer
 
 HERE = "hidrop"  # where the methods of METHODS are from
@@ -36,7 +36,8 @@ class Field:
 class Planned:
     """The plan of a published setting on one of its models. `bound`: how counted tokens compare (`Reducer.bound`).
 
-    `lacking`: why there is no plan, of a setting that needs a field of the user's (the folder of a checkpoint).
+    `lacking`: why there is no plan. `invalid`: the setting itself is wrong; else it needs a field of the user's (the
+    folder of a checkpoint).
     """
 
     model: str
@@ -44,6 +45,7 @@ class Planned:
     average_tokens: float | None = None
     bound: str = ""
     lacking: str = ""
+    invalid: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,18 @@ def _planned(name: str, fields: dict[str, Any], model: str) -> Planned:
         reducer = build(name, fields).on(geometry)
         average = reducer.plan(geometry).average_tokens
     except ValueError as error:
-        return Planned(model, geometry.visual_tokens, lacking=str(error))
+        invalid = not _needs_more(method_class(name), fields)
+        return Planned(model, geometry.visual_tokens, lacking=str(error).removeprefix(f"{name}: "), invalid=invalid)
     return Planned(model, geometry.visual_tokens, average, reducer.bound)
+
+
+def _needs_more(cls: type[Reducer], fields: dict[str, Any]) -> bool:
+    """Whether the fields are right as far as they go, and some that the user gives are missing."""
+    try:
+        given = checked_params(cls, fields)
+    except ValueError:
+        return False
+    return any(key not in given for key in (*required_fields(cls), *cls.checkpoints))
 
 
 def _when(cls: type[Reducer], name: str) -> tuple[str, ...]:

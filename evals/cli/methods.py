@@ -26,7 +26,7 @@ WORDS = {
     "input": "before the decoder",
     "layers": "after layers of the decoder",
     "exit": "early exit",
-    "never": "never",
+    "never": "it changes nothing",
 }
 
 
@@ -67,7 +67,8 @@ def _table(found: list[Facts | Offered]) -> list[str]:
     rows: list[tuple[str, ...]] = [HEADINGS]
     for one in found:
         if isinstance(one, Facts):
-            rows.append((one.name, _when(one, ", ".join(one.when)), one.does))
+            when = ["-" if word == "never" else word for word in one.when]
+            rows.append((one.name, _when(one, ", ".join(when)), one.does))
         else:
             rows.append((one.name, "", f"offered by {one.origin}, not imported"))
     return _columns(rows)
@@ -111,24 +112,31 @@ def _fields(one: Facts) -> list[str]:
 
 
 def _published(one: Facts) -> list[str]:
-    """A line for each model of each setting: the visual tokens that enter a layer on average."""
+    """A line for each model of each setting: the average visual tokens of a layer. Then why some have none."""
     from hidrop.method_facts import FOLDER, as_yaml
 
+    why: dict[str, None] = {}
     rows: list[tuple[str, ...]] = [("published", "model", "average", "fields")]
     for setting in one.published:
         name = setting.name
         given = {**setting.fields, **dict.fromkeys(setting.yours, FOLDER)}
         fields = ", ".join(f"{key}: {as_yaml(value)}" for key, value in given.items())
         for plan in setting.plans:
-            average = plan.lacking and "needs more fields"
+            average = plan.lacking and ("is invalid" if plan.invalid else "needs more fields")
             if plan.average_tokens is not None:
                 most = f"{plan.bound} " if plan.bound else ""
                 average = f"{most}{plan.average_tokens:.2f} of {plan.visual_tokens}"
             rows.append((name, plan.model, average, fields))
             name = fields = ""
-    first = one.published[0]
+            if plan.lacking:
+                why.setdefault(f"{setting.name} {average}: {plan.lacking}")
+    told = [line for reason in why for line in _wrapped(reason)]
+    lines = [*_columns(rows), *([""] if told else []), *told]
+    first = next((setting for setting in one.published if not any(plan.invalid for plan in setting.plans)), None)
+    if first is None:
+        return lines
     entry = ", ".join([f"published: {first.name}", *(f"{key}: {FOLDER}" for key in first.yours)])
-    return [*_columns(rows), "", f"In a matrix: {one.name}: {{{entry}}}"]
+    return [*lines, "", f"In a matrix: {one.name}: {{{entry}}}"]
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

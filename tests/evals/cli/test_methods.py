@@ -80,6 +80,7 @@ def test_the_list_has_each_method_with_when_it_works_and_what_it_does(shown: Sho
     assert lines[0].split(maxsplit=2)[:2] == ["method", "works"]
     assert [line.split()[0] for line in lines[1:-2] if line[0] != " "] == [*METHODS]
     assert re.search(r"^hidrop +late entry, layers, exit +Late injection, ", "\n".join(lines), re.MULTILINE)
+    assert re.search(r"^vanilla +- +No reduction", "\n".join(lines), re.MULTILINE)
     assert re.search(r"^stack +as its members ", "\n".join(lines), re.MULTILINE)
     assert lines[-1] == f"{len(METHODS)} methods. `run.py methods NAME` shows all about one."
 
@@ -132,6 +133,23 @@ def test_a_method_in_a_file_is_imported_and_shown(mine: Path, shown: Shown) -> N
     assert re.search(r"^works +after layers of the decoder$", page, re.MULTILINE)
     assert re.search(r"^few +llava-1.5-7b +64.12 of 576 +keep: 30$", page, re.MULTILINE)
     assert re.search(r"^open +llava-1.5-7b +needs more fields +layer: 3$", page, re.MULTILINE)
+    assert "\n\nopen needs more fields: keep missing\n" in page
+
+
+def test_a_wrong_setting_is_shown_as_such_with_the_reason(mine: Path, shown: Shown) -> None:
+    wrong = (
+        '{"64": Published({"kep": 64}), "99": Published({"keep": "many"}), "far": Published({"keep": 9, "layer": 40})}'
+    )
+    mine.write_text(re.sub(r"published = .*", f"published = {wrong}", MINE), encoding="utf-8")
+    page = shown(f"{mine}:Mine")
+    assert re.search(r"^64 +llava-1.5-7b +is invalid +kep: 64$", page, re.MULTILINE)
+    told = " ".join(page.split())
+    assert "64 is invalid: kep: unknown field of mine. Did you mean 'keep'?" in told
+    assert re.search(r"99 is invalid: mine: keep: \S.*, not 'many'", told)
+    assert "far is invalid: cut after layer 40: visual tokens are there in layers 1..32 only" in told
+    assert "In a matrix" not in page
+    [one] = json.loads(shown(f"{mine}:Mine", "--json").splitlines()[-1])["methods"]
+    assert [plan["invalid"] for setting in one["published"] for plan in setting["plans"]] == [True, True, True]
 
 
 def test_the_methods_of_other_packages_are_listed_without_importing_them(mine: Path, shown: Shown) -> None:
