@@ -137,6 +137,11 @@ class Case:
         backbone.head.double()
         return model
 
+    @cached_property
+    def half(self) -> Any:
+        """The whole model in bfloat16."""
+        return copy.deepcopy(self.model).bfloat16()
+
 
 def compare(got: torch.Tensor, wanted: torch.Tensor, what: str, *, atol: float = 5e-5, rtol: float = 1e-4) -> None:
     """Raises Fault for numbers that differ by more than rounding."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import time
+import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
@@ -13,10 +15,10 @@ from hidrop.budget import Budget
 from hidrop.errors import did_you_mean, reason
 from hidrop.reducer import Reducer
 from hidrop.runtime import reduce
-from hidrop.testing import batches, budgets, capture, decoding, definition, precision, scores, slow_rule
+from hidrop.testing import batches, budgets, capture, decoding, definition, devices, half, precision, scores, slow_rule
 from hidrop.testing.case import Case, model_of
 from hidrop.testing.definition import Definition
-from hidrop.testing.properties import Property, raised
+from hidrop.testing.properties import Property, in_library, place_of, raised
 from hidrop.testing.report import Failure, MethodError, Outcome, Report
 from hidrop.testing.slow_rule import SlowRule
 
@@ -28,8 +30,11 @@ PROPERTIES: tuple[Property[Case], ...] = (
     *decoding.PROPERTIES,
     *scores.PROPERTIES,
     *precision.PROPERTIES,
+    *half.PROPERTIES,
+    *devices.PROPERTIES,
     *capture.PROPERTIES,
 )
+REFUSING = ("refuses", "on", "check_backbone", "check_files")  # where a method refuses a model on purpose
 AT_THE_END = ("plan = counted", "nothing in place")  # tried again there: what happened in between has changed nothing
 
 
@@ -46,7 +51,7 @@ def check_method(
     keep=5). In families whose images have their own number of tokens, counts are of an image of 16.
     slow: the method a second time, in plain Python: see `hidrop.testing.slow_rule`.
     families: model types, such as ("llava", "qwen2_vl"); by default all of them. A family that the method refuses in
-    words (`Reducer.refuses`, or a ValueError of `reduce`) is reported as refused.
+    words (`Reducer.refuses`, or a ValueError of `reduce`) is reported as refused; with a note if its schedule raises.
     budgets: numbers of tokens of an image of 576, or shares such as "11%", that `for_budget` is asked for.
 
     Raises MethodError with all failures, each with what was seen, the rule and what to do; TypeError for something that
@@ -105,7 +110,7 @@ def _on_family(method: Reducer, name: str, extra: Sequence[Property[Case]]) -> I
         with reduce(model, method, reference_tokens=case.reference):
             pass
     except ValueError as error:
-        yield Outcome(RUNS, name, "refused", reason(error))
+        yield Outcome(RUNS, name, "refused", reason(error) + unintended(error))
         return
     except Exception as error:
         yield Outcome(RUNS, name, "failed", raised(error))
@@ -122,6 +127,14 @@ def _on_family(method: Reducer, name: str, extra: Sequence[Property[Case]]) -> I
     for one in PROPERTIES:
         if one.name in AT_THE_END and (again := one.tried(case, name)).status == "failed":
             yield again
+
+
+def unintended(error: ValueError) -> str:
+    """A warning for an error that a method's schedule raises, say, which may be a mistake and not a refusal."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = place_of(frames)
+    meant = any(frame.name in REFUSING and not in_library(Path(frame.filename)) for frame in frames)
+    return f" (ValueError{place}: check that this is meant)" if place and not meant else ""
 
 
 def _failures(outcomes: Sequence[Outcome], properties: dict[str, tuple[str, str]]) -> Iterator[Failure]:

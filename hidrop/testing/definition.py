@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from hidrop.geometry import Geometry
-from hidrop.methods import METHODS, PUBLISHED, checked_params, field_types, method_class
+from hidrop.geometry import PRESETS, Geometry
+from hidrop.methods import METHODS, PUBLISHED, checked_params, field_types, method_class, required_fields
 from hidrop.plan import Schedule
 from hidrop.reducer import Reducer
 from hidrop.testing.properties import Property
-from hidrop.testing.report import Fault
+from hidrop.testing.report import Fault, Skip
 
 # What a matrix writes next to a method's fields.
 RESERVED = ("name", "budget", PUBLISHED)
@@ -62,17 +63,72 @@ def counted_fields(it: Definition) -> None:
     names = [field.name for field in fields(it.method)]
     if unknown := [name for name in cls.counts if name not in names]:
         raise Fault(f"counts names `{unknown[0]}`, which is not a field. The fields: {', '.join(names) or 'none'}")
-    large = it.geometry.with_visual_tokens(4 * it.geometry.visual_tokens)
+    for name in names:
+        if name not in cls.counts and (left := moved_counts(it, name)) is not None:
+            raise Fault(
+                f"counts does not name `{name}`, but the schedule leaves {left} tokens of an image of any size, and "
+                f"other numbers with another `{name}`"
+            )
+
+
+def moved_counts(it: Definition, name: str) -> list[int] | None:
+    """What the cuts leave, if a field is what says how many tokens that is: in an image of any size.
+
+    None for a field that changes no count, that changes where the cuts are, or that is a share.
+    """
+    sizes = [it.geometry, it.geometry.with_visual_tokens(4 * it.geometry.visual_tokens)]
     try:
-        small_cuts, large_cuts = (it.method.schedule(one).cuts for one in (it.geometry, large))
+        first = [it.method.schedule(one).cuts for one in sizes]
     except Exception:
-        return  # "schedule" says so
-    numbers = [value for value in vars(it.method).values() if isinstance(value, (int, tuple))]
-    if numbers and not cls.counts and small_cuts == large_cuts and any(cut.left > 0 for cut in small_cuts):
-        left = small_cuts[-1].left
-        raise Fault(
-            f"counts is empty, but the schedule leaves {left} tokens of {it.geometry.visual_tokens} and of 4 x that"
-        )
+        return None  # "schedule" says so
+    left = [cut.left for cut in first[0]]
+    if first[0] != first[1] or not any(left):
+        return None
+    for value in neighbours(getattr(it.method, name)):
+        try:
+            changed: Any = replace(it.method, **{name: value})
+            small, large = (changed.schedule(one).cuts for one in sizes)
+        except Exception:  # not every value has to be possible
+            continue
+        same_places = [cut.after for cut in small] == [cut.after for cut in first[0]]
+        if same_places and small == large and small != first[0]:
+            return left
+    return None
+
+
+def neighbours(value: Any) -> Iterator[Any]:
+    """A whole number one less and one more; lists of whole numbers with one of them changed."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield from (value - 1, value + 1)
+    elif isinstance(value, tuple):
+        for place, one in enumerate(value):
+            yield from ((*value[:place], other, *value[place + 1 :]) for other in neighbours(one))
+
+
+def published_settings(it: Definition) -> None:
+    cls = type(it.method)
+    if not cls.published:
+        raise Skip("the method has no published settings")
+    for label, setting in cls.published.items():
+        try:
+            given = checked_params(cls, setting.fields)
+            if any(name not in given for name in required_fields(cls)):
+                continue  # the user gives the others
+            yours = [name for name in cls.checkpoints if name not in given]
+            for model in setting.models:
+                try_setting(cls, given, yours, PRESETS[model])
+        except (ValueError, TypeError) as error:
+            raise Fault(f"published['{label}']: {error}") from None
+
+
+def try_setting(cls: type[Reducer], given: dict[str, Any], yours: list[str], geometry: Geometry) -> None:
+    """Plan it; with the name of a folder for the checkpoints that are the user's, if it does not do without them."""
+    try:
+        cls(**given).on(geometry).plan(geometry)
+    except ValueError:
+        if not yours:
+            raise
+        cls(**given, **dict.fromkeys(yours, "FOLDER")).on(geometry).plan(geometry)
 
 
 def pure_schedule(it: Definition) -> None:
@@ -130,6 +186,12 @@ PROPERTIES: tuple[Property[Definition], ...] = (
         "fields that are numbers of tokens are named in `counts`: they have a meaning for a reference image only",
         'write `counts: ClassVar[tuple[str, ...]] = ("keep",)` with the names of these fields',
         counted_fields,
+    ),
+    Property(
+        "published",
+        "every published setting has fields of the method, with values of their types, and a plan for its models",
+        "correct the fields of Published(...), or the models that it names. A field of the user's may be missing",
+        published_settings,
     ),
     Property(
         "schedule",

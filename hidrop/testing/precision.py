@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -48,8 +49,12 @@ def near_tie(run: Run, cut: int, got: Sequence[int], wanted: Sequence[int]) -> b
         return False
     ranks, score = _by_rank(run.seen.cuts[cut])
     different = [score[ranks.index(rank)] for rank in {*got} ^ {*wanted} if rank in ranks]
-    spread = max(score) - min(score)
-    return bool(different) and max(different) - min(different) <= NEAR * spread
+    if not different:
+        return False
+    if min(different) == max(different):
+        return True
+    finite = [one for one in score if math.isfinite(one)]  # a spread of infinity would make every pair a near-tie
+    return bool(finite) and max(different) - min(different) <= NEAR * (max(finite) - min(finite))
 
 
 def _by_rank(seen: Seen) -> tuple[list[int], list[float]]:

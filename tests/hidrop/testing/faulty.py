@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -11,7 +12,7 @@ import torch
 from hidrop.budget import single_cut
 from hidrop.geometry import Geometry
 from hidrop.plan import Cut, Schedule
-from hidrop.reducer import BudgetError, Mixture, Reducer
+from hidrop.reducer import BudgetError, Mixture, Published, Reducer
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,62 @@ class Fillers(Good):
         return (view.visual_BVD.float() - mean).norm(dim=-1)
 
 
+class InfiniteOtherRows(OtherRows):
+    """The same, with one score of minus infinity: inf - inf is NaN, which is no larger than anything."""
+
+    def score(self, view: Any) -> torch.Tensor:
+        return super().score(view).masked_fill(view.rank_BV == 0, -torch.inf)
+
+
+class InfiniteFillers(Fillers):
+    def score(self, view: Any) -> torch.Tensor:
+        return super().score(view).masked_fill(view.rank_BV == 0, -torch.inf)
+
+
+class NoDevice(Good):
+    def score(self, view: Any) -> torch.Tensor:
+        norm = view.visual_BVD.float().norm(dim=-1)
+        return norm + torch.arange(norm.shape[1]) * 1e-9
+
+
+class NoDeviceInPrepare(Good):
+    def prepare(self, prompt: Any) -> torch.Tensor:
+        return torch.ones(prompt.visual_BVD.shape[-1])
+
+    def score(self, view: Any) -> torch.Tensor:
+        return (view.visual_BVD.float() * view.memory).norm(dim=-1)
+
+
+class NoDeviceAtAll(Good):
+    def score(self, view: Any) -> torch.Tensor:
+        return torch.arange(view.visual_BV.shape[1]).float().expand(view.visual_BV.shape)
+
+
+class NoDeviceInChoose(Good):
+    @property
+    def adaptive(self) -> bool:
+        return True
+
+    def choose(self, view: Any) -> tuple[torch.Tensor, tuple[Cut, ...]]:
+        norm = view.visual_BVD.float().norm(dim=-1)
+        return norm + torch.zeros(norm.shape), view.cut.rows
+
+
+class NoDeviceInMerge(GoodMerge):
+    def dropped(self, view: Any, kept: torch.Tensor) -> torch.Tensor:
+        return torch.where(view.valid_BV & ~kept, torch.ones(kept.shape), torch.zeros(kept.shape))
+
+
+class ModelsType(Good):
+    def score(self, view: Any) -> torch.Tensor:
+        return view.visual_BVD.norm(dim=-1)
+
+
+class OnlyFloat32(Good):
+    def score(self, view: Any) -> torch.Tensor:
+        return (view.visual_BVD @ torch.ones(view.hidden_BND.shape[-1], device=view.hidden_BND.device)).abs()
+
+
 class Dice(Good):
     def score(self, view: Any) -> torch.Tensor:
         return torch.rand(view.visual_BV.shape)
@@ -133,6 +190,11 @@ class Cancelling(Good):
     def score(self, view: Any) -> torch.Tensor:
         moved = view.visual_BVD.float() + 1e5
         return moved.square().mean(-1) - moved.mean(-1).square()
+
+
+class InfiniteCancelling(Cancelling):
+    def score(self, view: Any) -> torch.Tensor:
+        return super().score(view).masked_fill(view.rank_BV == 0, -torch.inf)
 
 
 class Chaotic(Good):
@@ -238,6 +300,37 @@ class OneBudget(Good):
         return cls(**{**params, "keep": 100})
 
 
+class IgnoredField(Good):
+    """Right for layer 2 alone."""
+
+    @classmethod
+    def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
+        return cls(keep=single_cut(average, geometry, 2))
+
+
+class SolvedForAnother(Good):
+    """Solves the plan for the layer that it is given, and forgets to pass that on."""
+
+    @classmethod
+    def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
+        return cls(keep=single_cut(average, geometry, params.get("layer", 2)))
+
+
+# ---- published settings ----------------------------------------------------------------------------------------------
+
+
+class UnknownField(Good):
+    published: ClassVar[Mapping[str, Published]] = {"64": Published({"kep": 64})}
+
+
+class WrongValue(Good):
+    published: ClassVar[Mapping[str, Published]] = {"99": Published({"keep": "many"})}
+
+
+class NoSuchLayer(Good):
+    published: ClassVar[Mapping[str, Published]] = {"99": Published({"keep": 99, "layer": 32})}
+
+
 # ---- prompts ---------------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +395,17 @@ class ListField(Good):
 class NoCounts(Good):
     name: ClassVar[str] = "no-counts"
     counts: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True)
+class OneCountUnnamed(Good):
+    """Names one of its two counts."""
+
+    more: int = 2
+    name: ClassVar[str] = "one-count-unnamed"
+
+    def schedule(self, geometry: Geometry) -> Schedule:
+        return Schedule(cuts=(Cut(self.layer, self.keep + self.more),))
 
 
 class Nowhere(Good):

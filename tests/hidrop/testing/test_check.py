@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pytest
 import torch
 
 from hidrop.backbones import BACKBONES, backbone_class
+from hidrop.geometry import Geometry
+from hidrop.plan import Cut, Schedule
+from hidrop.reducer import BudgetError, Reducer
 from hidrop.testing import MethodError, check_method
 from tests.baselines.test_every_method import METHODS, reducer_of
 from tests.hidrop.testing.faulty import Good, TakenName
@@ -84,6 +88,87 @@ def test_a_family_that_is_refused_is_named_with_the_reason() -> None:
     report = check_method(Choosy(), families=("llava", "llava_next"))
     assert report.refused == {"llava_next": "its images have tiles"}
     assert "refused: llava_next: its images have tiles" in str(report)
+
+
+def test_a_constant_count_is_no_field_and_needs_no_name_in_counts() -> None:
+    @dataclass(frozen=True)
+    class Eight(Reducer):
+        layer: int = 2
+        name: ClassVar[str] = "eight"
+        score = Good.score
+
+        def schedule(self, geometry: Geometry) -> Schedule:
+            return Schedule(cuts=(Cut(self.layer, 8),))
+
+    assert check_method(Eight(), families=("llava",)).ok
+
+
+def test_infinite_scores_are_right_where_they_do_not_depend_on_what_they_must_not() -> None:
+    @dataclass(frozen=True)
+    class NeverTheFirst(Good):
+        name: ClassVar[str] = "never-the-first"
+
+        def score(self, view: Any) -> torch.Tensor:
+            return super().score(view).masked_fill(view.rank_BV == 0, -torch.inf)
+
+    assert check_method(NeverTheFirst(), families=("llava", "qwen2_vl")).ok
+
+
+def test_tensors_that_name_a_device_or_are_moved_to_it_pass() -> None:
+    @dataclass(frozen=True)
+    class Elsewhere(Good):
+        name: ClassVar[str] = "elsewhere"
+
+        def score(self, view: Any) -> torch.Tensor:
+            norm = super().score(view)
+            device, slots = norm.device, norm.shape[1]
+            there = torch.arange(slots, device=device) + torch.ones(slots).to(norm.device) + torch.zeros(slots).to(norm)
+            return norm + 1e-9 * there + torch.zeros_like(norm) + norm.new_ones(slots)
+
+    assert check_method(Elsewhere(), families=("llava",)).ok
+
+
+def test_a_method_that_refuses_every_budget_is_said_to() -> None:
+    @dataclass(frozen=True)
+    class Stingy(Good):
+        name: ClassVar[str] = "stingy"
+
+        @classmethod
+        def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
+            raise BudgetError("not this one", (1, 2))
+
+    report = check_method(Stingy(), families=("llava",))
+    [found] = [one for one in report.outcomes if one.property == "budget"]
+    assert found.status == "skipped"
+    assert found.why == "for_budget refuses every budget: check that this is meant. It says: not this one"
+
+
+def test_an_error_of_the_schedule_on_one_family_is_said_to_be_one() -> None:
+    @dataclass(frozen=True)
+    class Uneven(Good):
+        name: ClassVar[str] = "uneven"
+
+        def schedule(self, geometry: Geometry) -> Schedule:
+            return Schedule(cuts=(Cut([self.layer].index(self.layer * geometry.rope_axes) + self.layer, self.keep),))
+
+    refused = check_method(Uneven(), families=("llava", "qwen2_vl")).refused
+    assert re.search(
+        r"6 is not in list \(ValueError at test_check\.py:\d+ \(in schedule\): check that this is meant\)",
+        refused["qwen2_vl"],
+    )
+
+
+def test_a_model_that_is_refused_on_purpose_is_not_said_to_be_a_mistake() -> None:
+    @dataclass(frozen=True)
+    class OneAxis(Good):
+        name: ClassVar[str] = "one-axis"
+
+        def check_backbone(self, backbone: Any) -> None:
+            if backbone.geometry.rope_axes > 1:
+                raise ValueError("one-axis: positions are one number here")
+
+    refused = check_method(OneAxis(), families=("llava", "qwen2_vl")).refused
+    assert refused == {"qwen2_vl": "one-axis: positions are one number here"}
 
 
 # ---- what it gives ---------------------------------------------------------------------------------------------------

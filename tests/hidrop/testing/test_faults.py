@@ -23,6 +23,19 @@ FAULTS: dict[str, tuple[str, str]] = {
     "OtherRows": ("no other rows", "of one row change with what is in another row"),
     "RowNumber": ("row order", r"a prompt keeps \[.*\] as row 1 and \[.*\] as row 0"),
     "Fillers": ("no fillers", "change with what is in filler slots"),
+    "InfiniteOtherRows": ("no other rows", "of one row change with what is in another row"),
+    "InfiniteFillers": ("no fillers", "change with what is in filler slots"),
+    "InfiniteCancelling": ("float32 = float64", r"it keeps \[.*\], and in float64 \["),
+    "NoDevice": (
+        "device",
+        r"torch\.arange is called without a device, and meets a tensor of the model's at faulty\.py:\d+ \(in score\)",
+    ),
+    "NoDeviceInPrepare": ("device", r"torch\.ones is called without .* at faulty\.py:\d+ \(in score\)"),
+    "NoDeviceAtAll": ("device", "torch.arange is called without a device in what score gives"),
+    "NoDeviceInChoose": ("device", r"torch\.zeros is called without .* at faulty\.py:\d+ \(in choose\)"),
+    "NoDeviceInMerge": ("device", r"torch\.ones is called without .* at faulty\.py:\d+ \(in dropped\)"),
+    "ModelsType": ("bfloat16", "score after layer 2 is bfloat16 on a bfloat16 model, where many tokens then score"),
+    "OnlyFloat32": ("bfloat16", r"RuntimeError: .*BFloat16.* at faulty\.py:\d+ \(in score\)"),
     "Dice": ("repeatable", "two calls of score for one view"),
     "InPlace": ("nothing in place", r"changed view\.hidden_BND in place"),
     "OtherWeights": ("nothing in place", "the model's weight .*input_layernorm.weight has changed"),
@@ -44,6 +57,11 @@ FAULTS: dict[str, tuple[str, str]] = {
     "TooDeep": ("schedule", "cut after layer 12: visual tokens are there in layers 1..6 only"),
     "MissedBudget": ("budget", r"tokens became [\d.]+, and [\d.]+ is possible"),
     "OneBudget": ("budget", "the nearest that it gives, without a BudgetError"),
+    "IgnoredField": ("budget", "for_budget was given layer=3, and every method that it gives has layer=2"),
+    "SolvedForAnother": ("budget", "for_budget was given layer=3, and every method that it gives has layer=2"),
+    "UnknownField": ("published", r"published\['64'\]: kep: unknown field of faulty-UnknownField. Did you mean 'keep'"),
+    "WrongValue": ("published", r"published\['99'\]: faulty-WrongValue: keep: .*, not 'many'"),
+    "NoSuchLayer": ("published", r"published\['99'\]: cut after layer 32"),
     "NeedsAnImage": ("no image", r"at faulty\.py:\d+ \(in prepare\)"),
     "ChangesThePrompt": ("nothing in place", r"prepare changed prompt\.text_BTD in place"),
     "MergedAtFillers": ("merged tokens", "some slots hold no token of this row"),
@@ -53,9 +71,16 @@ FAULTS: dict[str, tuple[str, str]] = {
     "TakenName": ("name", "'fastv' is the name of one of hidrop's own methods, FastV"),
     "NoType": ("dataclass", r"`share = 0.5` has no type"),
     "ListField": ("dataclass", "unhashable type: 'list'"),
-    "NoCounts": ("counts", "counts is empty, but the schedule leaves 5 tokens"),
+    "NoCounts": (
+        "counts",
+        r"counts does not name `keep`, but the schedule leaves \[5\] tokens of an image of any size",
+    ),
+    "OneCountUnnamed": ("counts", r"counts does not name `more`, but the schedule leaves \[7\] tokens"),
     "Nowhere": ("runs", "every family is refused: llava"),
 }
+
+
+FIELDS: dict[str, dict[str, Any]] = {"IgnoredField": {"layer": 3}, "SolvedForAnother": {"layer": 3}}
 
 
 def instance(name: str) -> Reducer:
@@ -63,7 +88,7 @@ def instance(name: str) -> Reducer:
     cls: Any = getattr(faulty, name)
     if "name" not in vars(cls) and name != "NoDataclass":
         cls = dataclass(frozen=True)(type(name, (cls,), {"name": f"faulty-{name}", "__module__": cls.__module__}))
-    return cls()
+    return cls(**FIELDS.get(name, {}))
 
 
 def failures_of(method: Reducer, families: tuple[str, ...] = ("llava",)) -> dict[str, str]:
