@@ -176,7 +176,9 @@ class SparseVLM(Reducer):
 
         from hidrop.topk import top_indices
 
-        each = view.attention_by_head("this", raters) / view.rope_bias(raters)[:, None]
+        seen, used = view.attention_by_head("this", raters), (raters.weight_BQ > 0)[:, None, :, None]
+        # Small heads in bfloat16 have a bias of exactly 0, where what does not count would become NaN.
+        each = torch.where(used & (seen > 0), seen / view.rope_bias(raters)[:, None], 0)
         mean = torch.einsum("bhqn,bq->bhn", each, raters.weight_BQ)
         visual = view.on_visual(mean)
         total = torch.where(view.valid_BV[:, None], visual, 0).sum(-1)
