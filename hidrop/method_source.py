@@ -38,10 +38,10 @@ def source_digest(cls: type[Reducer]) -> str:
     It is taken once per process, because that is the code that runs. Imports nothing.
     Raises ValueError for a class that is not defined in a file, and for a file that cannot be read or parsed.
     """
-    # With its name: two modules that exchange their content are other code for whoever imports them. The number of a
-    # module that was read from a file says nothing but the order of reading.
+    # With its name: two modules that exchange their content are other code for whoever imports them. Nobody imports a
+    # file that was read by its path, so its name is none of its code.
     found = _parts(cls)  # type: ignore[arg-type]  # a class can be hashed
-    parts = sorted((name.partition(FROM_FILE)[0], digest) for name, (digest, _) in found.items())
+    parts = sorted(("" if FROM_FILE in name else name, digest) for name, (digest, _) in found.items())
     return _hash("\n".join(f"{name} {digest}" for name, digest in parts).encode())
 
 

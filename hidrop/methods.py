@@ -118,11 +118,13 @@ def made(cls: type[Reducer], name: str, params: Mapping[str, Any] | None) -> Red
 
 
 def build_entry(entry: Mapping[str, Any], geometry: Geometry | None = None) -> Reducer:
-    """A method as recipes write it: {"name": ..., its fields}, for a model of this geometry if it is known.
+    """A method as recipes write it: {"name": ..., its fields}, or {"stack": ...}, for a model of this geometry if it is
+    known.
 
     Raises ValueError like `build`, and with a geometry like `check_published`.
     """
-    name, params = str(entry.get("name", "")), {key: value for key, value in entry.items() if key != "name"}
+    name = str(entry.get("name", "stack" if "stack" in entry else ""))
+    params = {key: value for key, value in entry.items() if key != "name"}
     if geometry is not None:
         check_published(method_class(name), params, geometry)
     return build(name, params)
@@ -139,7 +141,7 @@ def build_found(entry: Mapping[str, Any]) -> Reducer:
         cls = method_class(name)
         params = cls.with_nested(params, build_found) if cls.composed else params
     else:
-        named = outside_methods.named_before(name)
+        named = outside_methods.named_before(name, digest)
         if named is None:
             fields = ", ".join(f"{key}: {value}" for key, value in params.items())
             written = f"{{name: {'./' if '.py:' in name else ''}{shortened(f'{name}, {fields}')}}}"
@@ -153,7 +155,8 @@ def build_found(entry: Mapping[str, Any]) -> Reducer:
     if digest not in (None, found := method_digest(reducer)):
         raise ValueError(
             f"the weights were trained with other code of {shortened(name)} (sha256 {shortened(str(digest), 12)}) than "
-            f"you named ({found[:12]}): name the file that they were trained with"
+            f"you named ({found[:12]}): name the file that they were trained with. To use them without their method, "
+            'write "hidrop": null into their config.json'
         )
     return reducer
 

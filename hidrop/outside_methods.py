@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 
 from hidrop.errors import UserError, did_you_mean, in_a_line, shortened
-from hidrop.method_source import FROM_FILE, find_spec, imported_names, parts_from
+from hidrop.method_source import FROM_FILE, find_spec, imported_names, parts_from, source_digest
 from hidrop.reducer import Reducer
 from hidrop.regular_files import Unreadable, local_path, read_bytes
 
@@ -112,9 +112,18 @@ def reference(cls: type[Reducer]) -> str:
     return f"{place}:{cls.__qualname__}"
 
 
-def named_before(name: str) -> type[Reducer] | None:
-    """The class that a checkpoint calls `name`, if the user has named it in this process. Imports nothing."""
-    return next((cls for cls, known in reversed(_references.items()) if known == name), None)
+def named_before(name: str, digest: str | None = None) -> type[Reducer] | None:
+    """The class that a checkpoint calls `name`, if the user has named it in this process. Imports nothing.
+
+    `digest`: of its source; a class with this source is the one, wherever its file is and whatever its name.
+    """
+    named = [cls for cls, known in reversed(_references.items()) if known == name]
+    same = [cls for cls in reversed(_references) if digest is not None and source_digest(cls) == digest]
+    return next(iter([*same, *named]), None)
+
+
+def _fields_of(cls: type[Reducer]) -> str:
+    return ", ".join(cls.__dataclass_fields__) or "none"
 
 
 def _package(point: EntryPoint) -> str:
@@ -142,7 +151,8 @@ def _of_file(path: Path) -> ModuleType:
     try:
         source = read_bytes(path, MOST_BYTES)
     except Unreadable as error:
-        raise UserError(f"method file {path}: {error}") from None
+        place = "" if path.is_absolute() else f" in {Path.cwd()}, the working folder"
+        raise UserError(f"method file {path}: {error}{place}") from None
     path = path.resolve()
     _check_unchanged(path)
     known = _modules.get((path, source))
@@ -160,11 +170,11 @@ def _of_file(path: Path) -> ModuleType:
     assert spec is not None
     try:
         # Compiled here, and not by the import system, whose bytecode files miss an edit within a second.
-        code = compile(source, str(path), "exec", dont_inherit=True)
-        _check_neighbours(path, ast.parse(source))
+        code, tree = compile(source, str(path), "exec", dont_inherit=True), ast.parse(source)
     except (SyntaxError, ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise UserError(f"method file {path}{line}: {in_a_line(error)}") from None
+    _check_neighbours(path, tree)
     module = ModuleType(name)
     module.__file__, module.__spec__, module.__loader__ = str(path), spec, spec.loader
     sys.modules[name] = module
@@ -224,7 +234,8 @@ def _failed(place: str, error: BaseException) -> UserError:
         f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__ and "<frozen" not in f.filename
     ]
     line = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return UserError(f"method code {place} cannot be imported: {in_a_line(error)}{line}")
+    way = ". Name it as a part of its package: PACKAGE.MODULE:CLASS" if "relative import" in str(error) else ""
+    return UserError(f"method code {place} cannot be imported: {in_a_line(error)}{line}{way}")
 
 
 def _attribute(module: ModuleType, wanted: str, name: str) -> object:
@@ -250,6 +261,8 @@ def _checked(found: object, name: str, called: str) -> type[Reducer]:
     own = getattr(found, "name", None)
     if not isinstance(own, str) or not own:
         raise UserError(f'{place}: the class has no name. Write name: ClassVar[str] = "..." into it')
+    if lacking := [name for name in found.counts if name not in found.__dataclass_fields__]:
+        raise UserError(f"{place}: counts: the class has no field {', '.join(lacking)}. It has: {_fields_of(found)}")
     inherited: Callable[..., object] = Reducer.schedule
     if found.schedule is inherited:
         raise UserError(f"{place}: the class has no schedule(geometry), which says when tokens enter and are cut")

@@ -273,11 +273,15 @@ def test_the_python_blocks_of_the_page_on_own_methods_run(capsys: pytest.Capture
         exec(compile(code, "own-method.md", "exec", dont_inherit=True), names)  # with real types, as in a file
     printed = capsys.readouterr().out
     assert printed.count("Largest (largest): every property holds") == 2
+    assert "MeanOfTheRest (mean_of_the_rest): every property holds" in printed
+    assert "LargestFeatures (largest_features): every property holds" in printed
     listed = {line.split("  ")[0] for line in printed.splitlines()}
     rows = re.findall(r"^\| ([\w =,]+) \| [^|]+ \|$", PAGES["own-method.md"], re.MULTILINE)
     properties = {name for row in rows for name in row.split(", ")}
     assert {"batch = single", "no wait", "slow rule"} <= listed
-    assert listed & {*properties} >= listed - {"property", "slow rule"} - {one for one in listed if "largest" in one}
+    assert listed & {*properties} >= listed - {"property", "slow rule"} - {
+        one for one in listed if "every property" in one
+    }
 
 
 def test_the_matrix_of_the_usage_page_is_one(tmp_path: Path) -> None:
@@ -397,7 +401,9 @@ def test_a_matrix_takes_the_method_from_its_file(own_folder: Path, capsys: pytes
 
 def test_the_example_of_the_page_on_own_methods_runs(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a few samples. Its printed table has the rows of its matrix."""
-    [matrix] = blocks("yaml", PAGES["own-method.md"])
+    matrix, recipe = blocks("yaml", PAGES["own-method.md"])
+    (own_folder / "own-train.yaml").write_text(recipe, encoding="utf-8")
+    assert main(["validate", "own-train.yaml"]) == 0
     (own_folder / "own.yaml").write_text(matrix, encoding="utf-8")
     assert main(["--matrix", "own.yaml", "--limit", "8", "--out", "out"]) == 0
     printed = capsys.readouterr().out

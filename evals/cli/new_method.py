@@ -36,7 +36,7 @@ def new_method(options: NewMethodOptions) -> int:
         "\nNext:\n"
         f"1. Run its tests (a minute):\n   {folder}pytest test_{options.name}.py\n"
         f"2. Change `score` and `schedule` in {options.name}.py, and the slow rule in test_{options.name}.py.\n"
-        f"3. Compare it with other methods, in a matrix next to it:\n   methods:\n     {entry}"
+        f"3. Compare it with other methods, in a matrix, from this folder:\n   methods:\n     {entry}"
     )
     options.document({"written": [str(path) for path in paths], "method": options.name, "entry": entry})
     return DONE

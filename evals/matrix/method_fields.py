@@ -44,7 +44,8 @@ def field_problems(path: str, entry: dict[str, Any], free: bool) -> list[str]:
         return [f"{path}.{key}: the checkpoint sets this field; remove it" for key in entry if key != "name"]
     if not is_known(name):
         known = [*METHODS, *offered(), *([CHECKPOINT] if free else [])]
-        return [f"{path}.name: unknown method '{shortened(name)}'.{strict_yaml.suggestion(name, known)}"]
+        own = " Your own: FILE.py:CLASS or MODULE:CLASS"
+        return [f"{path}.name: unknown method '{shortened(name)}'.{strict_yaml.suggestion(name, known)}{own}"]
     try:
         cls = method_class(name)
     except UserError as error:

@@ -17,7 +17,7 @@ import torch
 from hidrop.backbones.base import Backbone
 from hidrop.backbones.model_inputs import Rope
 from hidrop.cache_name import cache_name
-from hidrop.reducer import Reducer
+from hidrop.reducer import Mixture, Reducer
 from hidrop.runtime.cache import RaggedCache, Segment
 from hidrop.runtime.layout import ROOM, BatchPlan, Layout, RowCuts, answer_starts, segments
 from hidrop.runtime.precomputed_keys import Projected
@@ -211,10 +211,9 @@ class Decoder:
                 view = replace(view, cut=cut)
             else:
                 score = self.reducer.score(view.detached() if soft else view)
-        if score.shape != order_BV.shape:
-            raise ValueError(
-                f"{self.reducer.name}: score gave {tuple(score.shape)} for {tuple(order_BV.shape)} visual slots"
-            )
+        if not isinstance(score, torch.Tensor) or score.shape != order_BV.shape:
+            given = tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
+            raise ValueError(f"{self.reducer.name}: score gave {given} for {tuple(order_BV.shape)} visual slots")
         if score.dtype != torch.float32:
             kind = str(score.dtype).removeprefix("torch.")
             raise ValueError(
@@ -233,10 +232,24 @@ class Decoder:
             left = replace(left, hidden=left.hidden * gate)
         if cut.merge:
             mixture = self.reducer.merge(view, score, marked(index, order_BV.shape[1]), cut.merge)
+            self._check_mixture(mixture, cut)
             hidden, *levels = (mixture.of(states) for states in (view.visual_BVD, *sequence.levels))
             order_BM = self._merged_order(order_BV, run.layout, cut, mixture.at_BM)
             left = Tokens(hidden, order_BM, levels=tuple(levels)).after(left)
         return self.placed(Sequence(sequence.part(sequence.text), left), run), plan
+
+    def _check_mixture(self, mixture: Mixture, cut: RowCuts) -> None:
+        """Raises ValueError for another number of merged tokens than the plan's."""
+        shapes = {"total_BM": mixture.total_BM.shape, "weight_BMC": mixture.weight_BMC.shape[:2]}
+        if mixture.at_BM is not None:
+            shapes["at_BM"] = mixture.at_BM.shape
+        wanted = len(cut.rows), cut.merge
+        for name, shape in shapes.items():
+            if tuple(shape) != wanted:
+                raise ValueError(
+                    f"{self.reducer.name}: merge gave {name} for {tuple(shape)} (rows, tokens), not {wanted}: `count` "
+                    "says how many tokens each row needs, in a batch and with several images"
+                )
 
     def next_layer(self, after: int) -> Any:
         """The layer after a cut (the last layer itself if the cut is after it)."""

@@ -143,11 +143,13 @@ class ForwardPass:
         """
         text = text_tokens(self.embed, ids_BS, layout)
 
+        encoder = self.reducer.name if self.reducer.own_features and vision is not None else None
+
         def entering() -> Entering:
             found = images
             if found is None:
                 found = [] if vision is None else self.encode(vision)
-            tokens = visual_tokens(found, text, layout, self.backbone.levels).passed(
+            tokens = visual_tokens(found, text, layout, self.backbone.levels, encoder).passed(
                 plan.inject - 1, self.reducer.deepstack
             )
             if apart and side_streams(ids_BS.device) and plan.inject <= len(self.decoder.layers):

@@ -24,13 +24,21 @@ def text_tokens(embed: nn.Module, ids_BS: torch.Tensor, layout: Layout) -> Token
     return placed(embed(rows(ids_BS, index)), index)
 
 
-def visual_tokens(images: list[torch.Tensor], text: Tokens, layout: Layout, levels: int) -> Tokens:
+def visual_tokens(
+    images: list[torch.Tensor], text: Tokens, layout: Layout, levels: int, encoder: str | None = None
+) -> Tokens:
     """The visual tokens of each row. `images`: features of the batch's images, then of its videos, row after row, as
     `Vision.features` gives them, with those of DeepStack's `levels`. Columns after them are `Tokens.side`.
 
-    Raises ValueError when the prompts have another number of placeholders than there are features.
+    `encoder`: the method that made them, if it is not the model. Raises ValueError when the prompts have another number
+    of placeholders than there are features.
     """
     places, found = sum(layout.visual_counts), sum(image.shape[0] for image in images)
+    if places != found and encoder is not None:
+        raise ValueError(
+            f"{encoder}: encode gave {found} features for {places} visual tokens: give each image as many as it has, "
+            "zeros for those that are dropped, and cut them before layer 1 (docs/own-method.md)"
+        )
     if places != found:
         raise ValueError(
             f"the prompts hold {places} image tokens, but pixel_values give {found} visual tokens: "

@@ -51,8 +51,10 @@ def parts_of(stack: Any) -> list[Part]:
         raise ValueError("write a list of at least two methods, such as [visionzip: {...}, pdrop: {...}]")
     parts = [part_of(number, one) for number, one in enumerate(stack, 1)]
     labels = [part.label for part in parts]
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise ValueError(f"{twice} is there twice; give one of them another label: {{LABEL: {{name: {twice}, ...}}}}")
+    for part in parts:
+        if labels.count(part.label) > 1:
+            other = f"{{LABEL: {{name: {part.method}, ...}}}}"
+            raise ValueError(f"{part.label} is there twice; give one of them another label: {other}")
     return parts
 
 

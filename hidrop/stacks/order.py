@@ -48,6 +48,7 @@ class Alone:
 
 def each_alone(members: Sequence[Member], geometry: Geometry) -> tuple[list[Alone], list[Geometry]]:
     """Each member's own schedule, and the sizes that it counts by. Raises ValueError, naming the member."""
+    _check_tower(members)
     found, sizes = list[Alone](), [geometry]
     for member in members:
         try:
@@ -63,7 +64,6 @@ def each_alone(members: Sequence[Member], geometry: Geometry) -> tuple[list[Alon
 def composed(members: Sequence[Member], geometry: Geometry) -> Composed:
     """Raises ValueError, naming the members, for an order in which they cannot work."""
     alone, _ = each_alone(members, geometry)
-    _check_tower(alone)
     _check_input(alone)
     inject, exit = _ends(alone)
     for one in alone if inject > 1 else ():
@@ -103,8 +103,8 @@ def _when(after: int) -> str:
     return f"after layer {after}" if after else "before layer 1"
 
 
-def _check_tower(alone: Sequence[Alone]) -> None:
-    for first, second in pairwise(one.member for one in alone):
+def _check_tower(members: Sequence[Member]) -> None:
+    for first, second in pairwise(members):
         if second.fields.encodes and not first.fields.encodes:
             raise ValueError(f"{second.label} works in the vision tower: put it before {first.label}")
         if second.fields.encodes and not first.fields.resizes:

@@ -57,6 +57,7 @@ def check_method(
     Raises MethodError with all failures, each with what was seen, the rule and what to do; TypeError for something that
     is not a method; ValueError for an unknown family. The state of torch's and Python's random generators is restored.
     """
+    __tracebackhide__ = True  # pytest: the list of failures says it all
     if not isinstance(method, Reducer):
         found = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
         raise TypeError(f"check_method: an object such as MyMethod(keep=5) was expected, not {found}")

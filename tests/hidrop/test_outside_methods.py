@@ -170,7 +170,9 @@ def test_a_checkpoint_does_not_make_code_run_but_finds_what_the_user_has_named(w
 
 
 WRONG = {
-    "no file": ("./none.py:Mine", None, "method file none.py: No such file or directory"),
+    "no file": ("./none.py:Mine", None, "none.py: No such file or directory in /.*, the working folder"),
+    "no such count": ("./mine.py:Mine", MINE.replace('("keep",)', '("kep",)'), "counts: the class has no field kep"),
+    "a part of a package": ("./mine.py:Mine", "from .core import far\n", "Name it as a part of its package"),
     "a folder": ("./folder.py:Mine", "", "method file folder.py: Is a directory"),
     "no class": ("./mine.py:", MINE, r"method './mine.py:': write FILE.py:CLASS or MODULE:CLASS"),
     "another class": ("./mine.py:Mini", MINE, "no class 'Mini' there. Did you mean 'Mine'. Methods: Mine"),
@@ -255,11 +257,24 @@ def test_a_checkpoint_names_the_code_that_it_was_trained_with(write):
     trained = entry_of(build("a/mine.py:Mine", {"keep": 4}))
     stack = {"stack": [{"mine": {"name": "a/mine.py:Mine", "keep": 40}}, {"vtw": {"exit": 16}}]}
     both = entry_of(build("stack", stack))
-    assert build_found(trained).keep == 4
+    named = build_found(trained)
     build("b/mine.py:Mine", {"keep": 4})
-    for entry in (trained, both):
-        with pytest.raises(ValueError, match=r"trained with other code of (mine.py:Mine|stack) \(sha256"):
-            build_found(entry)
+    assert type(build_found(trained)) is type(named), "the later one of the same name has other code"
+    with pytest.raises(ValueError, match=r"trained with other code of stack \(sha256"):
+        build_found(both)
+    outside_methods._references.clear()
+    build("b/mine.py:Mine", {"keep": 4})
+    with pytest.raises(ValueError, match=r"trained with other code of mine.py:Mine \(sha256 .*name the file that they"):
+        build_found(trained)
+
+
+def test_a_checkpoint_finds_its_code_under_another_file_name(write):
+    write("a/mine.py")
+    trained = entry_of(build("a/mine.py:Mine", {"keep": 4}))
+    outside_methods._references.clear()
+    write("moved/renamed.py")
+    found = build("moved/renamed.py:Mine", {"keep": 4})
+    assert build_found(trained) == found and method_digest(found) == trained["code_sha256"]
 
 
 def test_a_module_in_another_folder_belongs_to_the_source_and_libraries_do_not(write, tmp_path, monkeypatch):

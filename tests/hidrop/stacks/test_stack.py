@@ -64,6 +64,7 @@ def test_positions_are_those_that_the_members_agree_on():
 SMALL = {"visionzip": {"dominant": 30, "contextual": 4}}
 FASTV, PDROP = {"fastv": {"keep": 64}}, {"pdrop": {"layers": [4, 8], "ratios": [0.5, 0.25]}}
 ORDERS: dict[str, tuple[list[Any], str]] = {
+    "tower last, and too large": ([FASTV, ZIP], "visionzip works in the vision tower: put it before fastv"),
     "tower last": ([FASTV, SMALL], "visionzip works in the vision tower: put it before fastv"),
     "two in the tower": (
         [ZIP, {"more": {"name": "visionzip", "dominant": 54, "contextual": 10}}],
