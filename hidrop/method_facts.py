@@ -86,11 +86,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class Offered:
-    """A method that an installed package offers, whose code nobody has imported. `origin`: the package."""
+    """A method that an installed package offers, whose code nobody has imported. `origin`: the package.
+
+    `taken`: whether the name alone means another method, one of hidrop's, or is offered by several packages; its
+    `place` names it then.
+    """
 
     name: str
     origin: str
     place: str
+    taken: bool
 
 
 def listed() -> list[Facts | Offered]:
@@ -100,8 +105,11 @@ def listed() -> list[Facts | Offered]:
 
 def offered() -> list[Offered]:
     """The entry points of other packages. Imports none of them."""
-    points = [(name, point) for name, many in outside_methods.offered().items() for point in many]
-    return [Offered(name, _package(point), point.value) for name, point in points if name not in METHODS]
+    return [
+        Offered(name, _package(point), point.value, name in METHODS or len(points) > 1)
+        for name, points in outside_methods.offered().items()
+        for point in points
+    ]
 
 
 def facts(name: str) -> Facts:

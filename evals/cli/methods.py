@@ -70,7 +70,8 @@ def _table(found: list[Facts | Offered]) -> list[str]:
             when = ["-" if word == "never" else word for word in one.when]
             rows.append((one.name, _when(one, ", ".join(when)), one.does))
         else:
-            rows.append((one.name, "", f"offered by {one.origin}, not imported"))
+            way = f"; the name is taken: write {one.place}" if one.taken else ""
+            rows.append((one.name, "", f"offered by {one.origin}, not imported{way}"))
     return _columns(rows)
 
 

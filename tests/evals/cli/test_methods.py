@@ -157,10 +157,18 @@ def test_the_methods_of_other_packages_are_listed_without_importing_them(mine: P
     assert re.search(r"^loud +offered by loud 1.0, not imported$", page, re.MULTILINE)
     assert max(map(len, page.splitlines())) <= 80
     last = json.loads(shown("--json").splitlines()[-1])["methods"][-1]
-    assert last == {"name": "loud", "origin": "loud 1.0", "place": "loud_method:Mine"}
+    assert last == {"name": "loud", "origin": "loud 1.0", "place": "loud_method:Mine", "taken": False}
     assert "loud_method" not in sys.modules
     assert "loud 1.0 (" in " ".join(shown("loud").split())
     assert "loud_method" in sys.modules
+
+
+def test_a_name_that_means_another_method_is_listed_with_the_one_that_does_not(mine: Path, shown: Shown) -> None:
+    points = "[hidrop.methods]\nfastv = loud_method:Mine\n"
+    (mine.parent / "loud-1.0.dist-info" / "entry_points.txt").write_text(points, encoding="utf-8")
+    page = " ".join(shown().split())
+    assert "offered by loud 1.0, not imported; the name is taken: write loud_method:Mine" in page
+    assert shown("fastv").startswith("fastv: One cut") and "loud_method" not in sys.modules
 
 
 @pytest.mark.parametrize(
