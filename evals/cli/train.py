@@ -17,7 +17,7 @@ COMMANDS = Group("Make a model")
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Options):
     recipe: Annotated[str, argument("RECIPE", "A recipe file, or the name of a bundled recipe.")]
-    resume: Annotated[bool, flag("--resume", "Continue from the last saved state.")] = False
+    resume: Annotated[bool, flag("--resume", "Continue from the last state saved in runs/train/NAME.")] = False
     out: Annotated[Path | None, option("--out", "DIR", "Folder of the trained checkpoint (default: by recipe).")] = None
 
 
@@ -25,7 +25,8 @@ class TrainOptions(Options):
 def train(options: TrainOptions) -> int:
     """Train a model by a recipe.
 
-    `validate RECIPE` lists what is missing first.
+    `validate RECIPE` lists what is missing first. States to continue from are saved in runs/train/NAME, NAME being the
+    recipe's.
     """
     options.loading(f"{options.recipe}: loading libraries")
     from hidrop import recipes
