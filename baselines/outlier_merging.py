@@ -87,12 +87,13 @@ def merged(
     from hidrop.runtime.scoring import rows
 
     patches, x_IPD = features_IPD.shape[1], features_IPD.float()
-    unit = torch.nn.functional.normalize(keys_IPD.float(), dim=-1)
-    near_ISP = (rows(unit, index_IS) @ unit.transpose(1, 2)).scatter(2, index_IS[..., None], -torch.inf)
-    nearest = near_ISP.argsort(dim=-1, descending=True, stable=True)[..., : min(neighbours, patches - 1)]
-    seen_ISP = seen_IP[:, None].expand(-1, index_IS.shape[1], -1)
-    weight_ISP = torch.zeros_like(near_ISP).scatter(2, nearest, seen_ISP.gather(2, nearest))
-    found = rows(x_IPD, index_IS) + weight_ISP @ x_IPD
-    if index_IS.shape[1] < patches:
-        found = torch.cat([found, seen_IP.scatter(1, index_IS, 0)[:, None] @ x_IPD], dim=1)
+    with torch.autocast(x_IPD.device.type, enabled=False):  # it would multiply in bfloat16
+        unit = torch.nn.functional.normalize(keys_IPD.float(), dim=-1)
+        near_ISP = (rows(unit, index_IS) @ unit.transpose(1, 2)).scatter(2, index_IS[..., None], -torch.inf)
+        nearest = near_ISP.argsort(dim=-1, descending=True, stable=True)[..., : min(neighbours, patches - 1)]
+        seen_ISP = seen_IP[:, None].expand(-1, index_IS.shape[1], -1)
+        weight_ISP = torch.zeros_like(near_ISP).scatter(2, nearest, seen_ISP.gather(2, nearest))
+        found = rows(x_IPD, index_IS) + weight_ISP @ x_IPD
+        if index_IS.shape[1] < patches:
+            found = torch.cat([found, seen_IP.scatter(1, index_IS, 0)[:, None] @ x_IPD], dim=1)
     return found.to(features_IPD.dtype)

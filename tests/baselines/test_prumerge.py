@@ -40,6 +40,8 @@ def test_a_worked_example_with_three_neighbours():
     assert slow_staying(SEEN, False, None) == [0, 4]
     slowly = torch.stack(slow_merged(SEEN, list(x[0].double()), list(keys[0].double()), [0, 4], 3))
     torch.testing.assert_close(slowly.float(), wanted[0], atol=1e-6, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(merged(x, keys, seen, torch.tensor([[0, 4]]), 3), found)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from hidrop.runtime import reduce
 from hidrop.testing import check_method
-from tests.baselines.test_every_method import METHODS, reducer_of
+from tests.baselines.test_every_method import METHODS, every_method, reducer_of
 
 FIRST = list({METHODS[row][0]: row for row in reversed(METHODS)}.values())  # one row of each method
 
@@ -27,7 +27,7 @@ def test_a_rope_bias_of_zero_makes_no_score_of_sparsevlm_nan():
     assert report.ok
 
 
-@pytest.mark.parametrize("row", ["hidrop", "divprune", "sparsevlm-2.0", "stack-late"])
+@every_method
 def test_autocast_changes_no_type_of_a_score(row, tiny_llava, prompt, pixels):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), reduce(tiny_llava(), reducer_of(row)) as reduction:
         assert bool(reduction.model(input_ids=prompt(), pixel_values=pixels()).logits.isfinite().all())
