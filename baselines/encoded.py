@@ -65,13 +65,7 @@ class Encoded(Reducer):
         return self.schedule(geometry).scaled(geometry, whole).cuts[0].left
 
     def encode(self, vision: Vision) -> list[torch.Tensor]:
-        import torch
-
-        from hidrop.backbones.model_inputs import size_of
-
-        wholes = [size_of(grids) for grids in vision.grids]
-        made = zip(self.compress(vision), wholes, strict=True)
-        return [torch.nn.functional.pad(one, (0, 0, 0, whole - len(one))) for one, whole in made]
+        return vision.padded(self.compress(vision))
 
     def prepare(self, prompt: Prompt) -> torch.Tensor:
         """1 for the tokens that a method has made, 0 for the padding."""

@@ -102,11 +102,16 @@ class Vision:
         return sum(self.backbone.media(self.inputs))
 
     @property
+    def tokens(self) -> list[int]:
+        """Visual tokens of each medium, images before videos. May wait for the device."""
+        return [size_of(grids) for grids in self.grids]
+
+    @property
     def sizes(self) -> tuple[int, int]:
         """Visual tokens of all images, and of all videos. May wait for the device."""
         images, _ = self.backbone.media(self.inputs)
-        sizes = [size_of(grids) for grids in self.grids]
-        return sum(sizes[:images]), sum(sizes[images:])
+        tokens = self.tokens
+        return sum(tokens[:images]), sum(tokens[images:])
 
     @property
     def key(self) -> tuple[tuple[str, str], ...]:
@@ -127,6 +132,13 @@ class Vision:
         With DeepStack (tokens, D x (1 + levels)): behind each feature what is added to it after the first layers.
         """
         return self.backbone.features(self)
+
+    def padded(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Features of each medium, (at most `tokens`, D), with zeros behind them up to that number."""
+        import torch
+
+        each = zip(features, self.tokens, strict=True)
+        return [torch.nn.functional.pad(one, (0, 0, 0, whole - len(one))) for one, whole in each]
 
     def states(self) -> tuple[Any, torch.Tensor, torch.Tensor]:
         """See `Backbone.tower_states`."""

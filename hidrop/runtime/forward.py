@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import torch
 
 from hidrop.backbones import Backbone, Places, Vision
-from hidrop.backbones.model_inputs import size_of
 from hidrop.reducer import Reducer
 from hidrop.runtime.cache import RaggedCache, Replay
 from hidrop.runtime.decoder import Decoder
@@ -117,8 +116,8 @@ class ForwardPass:
         check_window(self.backbone, longest)
         if vision is not None:
             images, _ = self.backbone.media(vision.inputs)
-            sizes = [size_of(grids) for grids in vision.grids]
-            media_counts = media_by_row(layout, sizes[:images], sizes[images:])
+            tokens = vision.tokens
+            media_counts = media_by_row(layout, tokens[:images], tokens[images:])
             layout = replace(layout, media_counts=media_counts if self.reducer.encodes else None)
         if not self.reducer.prepares:
             return layout

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hidrop.backbones import Backbone
-from hidrop.backbones.model_inputs import IMAGE, VIDEO, size_of
+from hidrop.backbones.model_inputs import IMAGE, VIDEO
 from hidrop.runtime.layout import media_in_rows
 
 
@@ -45,7 +45,7 @@ def repeat_images(
     if vision is None:
         return inputs
     images, _ = backbone.media(vision.inputs)
-    sizes = [size_of(grids) for grids in vision.grids]
+    sizes = vision.tokens
     kind_BS, numbers = backbone.kinds(ids_BS), list[int]()
     for kind, first, of_kind in ((IMAGE, 0, sizes[:images]), (VIDEO, images, sizes[images:])):
         for count in media_in_rows((kind_BS == kind).sum(1).tolist(), of_kind):

@@ -182,18 +182,11 @@ class Stack(Reducer):
     # ---- what they do -----------------------------------------------------------------------------------------------
 
     def encode(self, vision: Vision) -> list[torch.Tensor]:
-        import torch
-
-        from hidrop.backbones.model_inputs import size_of
-
         *resizing, last = [method for method in self.methods if method.encodes] or [self.methods[0]]
         seen = vision
         for method in resizing:
             seen = method.resized(seen)
-        features = last.encode(seen)
-        wholes = [size_of(grids) for grids in vision.grids]
-        made = zip(features, wholes, strict=True)
-        return [torch.nn.functional.pad(one, (0, 0, 0, whole - len(one))) for one, whole in made]
+        return vision.padded(last.encode(seen))
 
     def prepare(self, prompt: Prompt) -> Memory:
         return Memory(prompt)

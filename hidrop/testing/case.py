@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from hidrop.backbones import Backbone, backbone_of
-from hidrop.backbones.model_inputs import size_of
 from hidrop.geometry import Geometry
 from hidrop.reducer import Reducer
 from hidrop.runtime import Reduction, reduce
@@ -122,7 +121,7 @@ class Case:
     def planned(self, inputs: Inputs) -> tuple[int, ...]:
         """Visual tokens in each layer for one prompt: its images together, or each if the tower chooses."""
         vision = self.backbone.vision(inputs)
-        sizes = [] if vision is None else [size_of(grids) for grids in vision.grids]
+        sizes = [] if vision is None else vision.tokens
         plans = [
             self.method.plan(self.geometry, size).entering for size in (sizes if self.method.encodes else [sum(sizes)])
         ]
