@@ -11,34 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.method_file import MINE as THE_METHOD
+
 ROOT = Path(__file__).parents[1]
-MINE = """
-from dataclasses import dataclass
-from typing import ClassVar
-
-from hidrop.budget import single_cut
-from hidrop.plan import Cut, Schedule
-from hidrop.reducer import Reducer
-
-
-@dataclass(frozen=True)
-class MyMethod(Reducer):
-    keep: int
-    layer: int = 2
-    name: ClassVar[str] = "mine"
-    counts: ClassVar[tuple[str, ...]] = ("keep",)
-
-    def schedule(self, geometry):
-        return Schedule(cuts=(Cut(self.layer, self.keep),))
-
-    def score(self, view):
-        return view.visual_BVD.float().norm(dim=-1)
-
-    @classmethod
-    def for_budget(cls, average, geometry, **params):
-        layer = params.setdefault("layer", 2)
-        return cls(**{**params, "keep": single_cut(average, geometry, layer)})
-"""
+MINE = THE_METHOD.replace("Mine", "MyMethod")
 MATRIX = """
 protocol: lmms-eval
 dtype: float32

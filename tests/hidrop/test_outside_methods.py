@@ -15,37 +15,9 @@ from hidrop.geometry import PRESETS
 from hidrop.method_source import method_digest, outside_files
 from hidrop.methods import build_found, entry_of, is_known, method_class, reference
 from hidrop.outside_methods import code_files
+from tests.method_file import BODY, HEAD, MINE
 
 GEOMETRY = PRESETS["llava-1.5-7b"]
-HEAD = """
-from dataclasses import dataclass
-from typing import ClassVar
-
-from hidrop.budget import single_cut
-from hidrop.plan import Cut, Schedule
-from hidrop.reducer import Reducer
-"""
-BODY = """
-
-@dataclass(frozen=True)
-class Mine(Reducer):
-    keep: int
-    layer: int = 2
-    name: ClassVar[str] = "mine"
-    counts: ClassVar[tuple[str, ...]] = ("keep",)
-
-    def schedule(self, geometry):
-        return Schedule(cuts=(Cut(self.layer, self.keep),))
-
-    def score(self, view):
-        return view.visual_BVD.float().norm(dim=-1)
-
-    @classmethod
-    def for_budget(cls, average, geometry, **params):
-        layer = params.setdefault("layer", 2)
-        return cls(**{**params, "keep": single_cut(average, geometry, layer)})
-"""
-MINE = HEAD + BODY
 Write = Callable[..., Path]
 
 
