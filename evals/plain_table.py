@@ -9,3 +9,19 @@ def aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
     """Lines of texts, each column as wide as its widest."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def fitted(lines: Sequence[tuple[str, ...]], width: int = 80) -> list[str]:
+    """Like `aligned`, in as many blocks of columns as fit into `width`, each with the first column again."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    blocks, used = [[0]], widths[0]
+    for column in range(1, len(widths)):
+        if used + 2 + widths[column] > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = widths[0]
+        blocks[-1].append(column)
+        used += 2 + widths[column]
+    found: list[str] = []
+    for block in blocks:
+        found += ([""] if found else []) + aligned([tuple(line[column] for column in block) for line in lines])
+    return found

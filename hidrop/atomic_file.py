@@ -46,6 +46,11 @@ def unwritable(folder: Path) -> str | None:
         return f"{there} cannot be written: {error.strerror}"
 
 
+def unwritable_out(out: Path) -> list[str]:
+    """A line on the folder of --out, if it cannot be created or written."""
+    return [f"--out {out}: {problem}. Use another --out"] if (problem := unwritable(out)) else []
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file's content in one step. Raises CannotWrite like `replacing`."""
     with replacing(path) as file:

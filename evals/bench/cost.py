@@ -30,7 +30,7 @@ HEADINGS = ("model", "method", "samples", "least hours", "expected hours")
 
 @dataclass(frozen=True)
 class Speed:
-    """A device's speed in a bench. `reached`: part of the physical limit, by method, at the smallest batch size."""
+    """A device's speed in a bench. `reached`: part of the physical limit by method, at the smallest point."""
 
     device: str
     ceilings: Ceilings
@@ -64,8 +64,12 @@ def read(path: Path) -> Speed:
     except UserError as error:
         raise UserError(f"--cost {error}") from None
     rows, hardware = document["rows"], document["hardware"]
-    first = min((row["batch"] for row in rows), default=0)
-    reached = {row["method"]: row["of_physical_limit"] for row in rows if row["batch"] == first}
+    first = min(((row["batch"], row["text_tokens"], row["images"]) for row in rows), default=None)
+    own = [row for row in rows if (row["batch"], row["text_tokens"], row["images"]) == first]
+    # A matrix runs without graphs. With several budgets the first one counts.
+    reached: dict[str, float] = {}
+    for row in sorted(own, key=lambda row: row["captured"]):
+        reached.setdefault(row["method"], row["of_physical_limit"])
     if "vanilla" not in reached:
         raise UserError(f"--cost {path}: the file has no timing of vanilla. {BENCH.remedy(str(path))}")
     name = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"

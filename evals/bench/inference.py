@@ -7,19 +7,20 @@ for the operations and bytes at the ceilings that this machine reached immediate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from baselines.pdrop import quarters
-from evals.bench.document import SCHEMA, BenchDocument, BenchRow
-from evals.profiling.ceilings import Ceilings, measure_ceilings, physical_ms
-from evals.profiling.measure import CAPTURED, measure_beside
+from evals.bench.latency import e2el, speed_up, times
+from evals.profiling.ceilings import Ceilings, Parts, decode_parts, measure_ceilings, prefill_parts
+from evals.profiling.measure import Timed, measure_point
+from evals.profiling.memory import resident_bytes
+from evals.profiling.point import Point
 from evals.profiling.prompt import SyntheticRequest
-from evals.profiling.record import Measurement, Spread
-from evals.profiling.settings import ProfileSettings
+from evals.profiling.record import CAPTURED, Run, percentile
 from evals.profiling.vision import recorded_answer, replayed_answer
 from hidrop.backbones import backbone_of
 from hidrop.budget import early_layer, solve, whole_layers
@@ -28,40 +29,52 @@ from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.methods import build, method_class
 from hidrop.plan import TokenPlan
-from hidrop.provenance import provenance
 from hidrop.reducer import Reducer
 from hidrop.runtime.cuda_graphs import Recorder
 
-DEFAULT_METHODS = ("vanilla", "hidrop", "pdrop", "fastv", "random")
+if TYPE_CHECKING:
+    from evals.bench.document import BenchRow, RequestEntry
+
 PLAIN = "transformers"  # label of transformers' own forward among the timings
 # Timings run this many layers, spread over the depth, instead of all: all layers have the same sizes.
 TIMED_LAYERS = 6
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Measurements of each method at each batch size, and of the machine."""
+class Asked:
+    """A method with all its fields, and the budget that it was asked for, as typed; None if it has no budget."""
 
-    sizes: Geometry
+    reducer: Reducer
+    budget: str | None = None
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """What one point gave: the machine's ceilings, vanilla's prefill over transformers' own, and a row per method."""
+
     ceilings: Ceilings
-    settings: ProfileSettings
+    overhead: float
     rows: list[BenchRow]
-    # By batch size: vanilla's prefill time over that of transformers' own forward.
-    overhead: dict[int, float]
 
-    def document(self, **facts: Any) -> BenchDocument:
-        """The document for results/bench/. `facts`: the fields of BenchDocument from `model` to `budget`."""
-        made = {
-            "schema": SCHEMA,
-            **facts,
-            **provenance(facts["device"]),
-            "sizes": asdict(self.sizes),
-            "ceilings": asdict(self.ceilings),
-            "settings": self.settings.model_dump(mode="json"),
-            "vanilla_over_transformers": {str(batch): ratio for batch, ratio in self.overhead.items()},
-            "rows": self.rows,
-        }
-        return cast(BenchDocument, made)
+
+def asked_methods(names: Iterable[str], budgets: Mapping[str, float], geometry: Geometry) -> dict[str, Asked]:
+    """Each method at each budget, by label. `budgets`: visual tokens per layer, by what was typed.
+
+    With several budgets a label ends with its own. A method without one, such as vanilla, is there once.
+    """
+    found: dict[str, Asked] = {}
+    for typed, tokens in budgets.items():
+        for label, reducer in methods(tuple(names), tokens, geometry).items():
+            if not has_budget(type(reducer)):
+                found.setdefault(label, Asked(reducer))
+            else:
+                found[f"{label}-{typed}" if len(budgets) > 1 else label] = Asked(reducer, typed)
+    return found
+
+
+def has_budget(cls: type[Reducer]) -> bool:
+    """Whether a method has fields for a budget to set."""
+    return not {field.name for field in fields(cls)} <= {"positions"}
 
 
 def methods(names: tuple[str, ...], budget: float, geometry: Geometry) -> dict[str, Reducer]:
@@ -76,11 +89,10 @@ def methods(names: tuple[str, ...], budget: float, geometry: Geometry) -> dict[s
             cls = method_class(name)
         except ValueError as error:
             raise UserError(f"--methods {name}: {error}") from None
-        # It has no fields for a budget to set.
-        settled = {field.name for field in fields(cls)} <= {"positions"}
         try:
             label = cls.name if cls.name not in found else name
-            found[label] = build(name) if settled else solve(name, _layers(name, budget, geometry), budget, geometry)
+            fitted = has_budget(cls)
+            found[label] = solve(name, _layers(name, budget, geometry), budget, geometry) if fitted else build(name)
         except ValueError as error:
             way = "Give another --budget, or --methods without this method"
             raise UserError(f"--methods {name}: {error}. {way}") from None
@@ -107,35 +119,42 @@ def published_layers(depth: int) -> dict[str, Any]:
     return {"inject": inject, "filters": tuple(filters), "exit": max(exit, filters[-1] + 2)}
 
 
-def bench(
-    loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings, recorder: Recorder | None = None
-) -> Bench:
+def bench_point(
+    loaded: Any,
+    asked: Mapping[str, Asked],
+    point: Point,
+    new: Sequence[int] = (),
+    recorder: Recorder | None = None,
+    capacity: int | None = None,
+) -> PointResult:
     """Measure the ceilings, then all methods interleaved with transformers' own forward and layers.
 
-    With a `recorder` (on CUDA) each method is measured eagerly and captured; captured runs are compared with captured
-    vanilla.
+    `new`: output tokens of the requests whose latency is computed. `capacity`: bytes of the device's memory, to
+    estimate the largest batch. With a `recorder` (on CUDA) each method is measured eagerly and captured; captured runs
+    are compared with captured vanilla.
     """
     model, geometry = loaded.model, loaded.geometry
     ceilings = measure_ceilings(model.device, model.dtype)
+    reducers = {label: one.reducer for label, one in asked.items()}
     known = [reducer for reducer in reducers.values() if not reducer.adaptive]
 
     def probes(prompt: SyntheticRequest) -> dict[str, Callable[[], Any]]:
-        batch, plans = len(prompt.input_ids_BS), [r.plan(geometry, prompt.visual_tokens) for r in known]
-        text, counts = settings.text_tokens, {n for plan in plans for n in plan.entering}
-        layers = {str(n + text): timed_layers(model, text, n, batch) for n in sorted(counts)}
+        plans, text = [r.plan(geometry, prompt.visual_tokens) for r in known], point.text_tokens
+        counts = {n for plan in plans for n in plan.entering}
+        layers = {str(n + text): timed_layers(model, text, n, point.batch) for n in sorted(counts)}
         return {PLAIN: plain_prefill(model, prompt), **layers}
 
-    profiles, beside = measure_beside(loaded, reducers, settings, probes, recorder)
-    rows, overhead = [], {}
-    for batch, spreads in beside.items():
-        found = {label: next(m for m in p.measurements if m.batch == batch) for label, p in profiles.items()}
-        for label, one in found.items():
-            own = label.removesuffix(CAPTURED)
-            vanilla = found["vanilla" + label[len(own) :]]
-            each = Rates(geometry, ceilings, settings, model.dtype.itemsize, spreads, vanilla)
-            rows.append(each.row(label, reducers[own], one))
-        overhead[batch] = found["vanilla"].prefill_ms.median / spreads[PLAIN].median
-    return Bench(geometry, ceilings, settings, rows, overhead)
+    timed, beside = measure_point(loaded, reducers, point, probes, recorder)
+    weights = resident_bytes(model)
+    medians = {name: percentile(taken, 0.5) for name, taken in beside.items()}
+    rows = []
+    for label, one in timed.items():
+        own = label.removesuffix(CAPTURED)
+        vanilla = timed["vanilla" + label[len(own) :]]
+        rates = Rates(geometry, ceilings, point, model.dtype.itemsize, medians, vanilla, capacity, tuple(new), weights)
+        rows.append(rates.row(label, asked[own], one))
+    overhead = timed["vanilla"].measurement.prefill_ms.median / medians[PLAIN]
+    return PointResult(ceilings, overhead, rows)
 
 
 def plain_prefill(model: Any, prompt: SyntheticRequest) -> Callable[[], Any]:
@@ -187,55 +206,110 @@ def chosen_layers(depth: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Rates:
-    """Compares measurements with vanilla and with the limits, at one batch size."""
+    """Compares measurements with vanilla and with the limits, at one point.
+
+    `medians`: milliseconds of transformers' own layers by their number of tokens. `capacity`, `new`: see `bench_point`.
+    """
 
     geometry: Geometry
     ceilings: Ceilings
-    settings: ProfileSettings
+    point: Point
     element_bytes: int
-    spreads: Mapping[str, Spread]
-    vanilla: Measurement
+    medians: Mapping[str, float]
+    vanilla: Timed
+    capacity: int | None = None
+    new: tuple[int, ...] = ()
+    weight_bytes: int = 0
 
     def layerwise_ms(self, entering: tuple[int, ...]) -> float | None:
         """The layerwise limit in milliseconds; None if the token counts were not known before the run."""
-        names = [str(n + self.settings.text_tokens) for n in entering]
-        if not set(names) <= set(self.spreads):
+        names = [str(n + self.point.text_tokens) for n in entering]
+        if not set(names) <= set(self.medians):
             return None
-        return sum(self.spreads[name].median for name in names) / len(chosen_layers(self.geometry.layers))
+        return sum(self.medians[name] for name in names) / len(chosen_layers(self.geometry.layers))
 
-    def physical_ms(self, entering: tuple[int, ...]) -> float:
-        text = self.settings.text_tokens
-        return physical_ms(entering, self.geometry, self.ceilings, self.vanilla.batch, text, self.element_bytes)
+    def least(self, of: Callable[..., Parts], entering: tuple[int, ...]) -> Parts:
+        point = self.point
+        return of(entering, self.geometry, self.ceilings, point.batch, point.text_tokens, self.element_bytes)
 
-    def row(self, label: str, reducer: Reducer, one: Measurement) -> BenchRow:
-        """All numbers of one method: the measurement, the speed-up, and its part of each limit."""
-        speed_up = self.vanilla.prefill_ms.median / one.prefill_ms.median
-        layerwise, whole = self.layerwise_ms(one.entering), self.layerwise_ms(self.vanilla.entering)
-        ideals = {
-            "layerwise": whole / layerwise if layerwise and whole else None,
-            "physical": self.physical_ms(self.vanilla.entering) / self.physical_ms(one.entering),
-            "flops": self.vanilla.flops / one.flops,
-        }
+    def row(self, label: str, asked: Asked, timed: Timed) -> BenchRow:
+        """All numbers of one method: times, speed-ups, its part of each limit, whole requests, and bytes."""
+        one, vanilla, reducer = timed.measurement, self.vanilla.measurement, asked.reducer
+        prefill, step = self.least(prefill_parts, one.entering), self.least(decode_parts, one.entering)
+        whole = self.least(prefill_parts, vanilla.entering)
         planned = TokenPlan(self.geometry, one.entering)
         if not reducer.adaptive:
-            planned = reducer.plan(self.geometry, self.vanilla.entering[0])
+            planned = reducer.plan(self.geometry, vanilla.entering[0])
+        found = {name: [getattr(run, name) for run in timed.runs] for name in ("prefill", "ttft", "tpot", "selection")}
+        theirs = {name: [getattr(run, name) for run in self.vanilla.runs] for name in ("prefill", "ttft", "tpot")}
+        ratios = {name: speed_up(theirs[name], found[name]) for name in theirs}
+        layerwise, unreduced = self.layerwise_ms(one.entering), self.layerwise_ms(vanilla.entering)
+        ideals = {
+            "layerwise": unreduced / layerwise if layerwise and unreduced else None,
+            "physical": whole.total / prefill.total,
+            "flops": vanilla.flops / one.flops,
+        }
+        vision = [run.vision for run in timed.runs if run.vision is not None]
         row = {
             "label": label,
             "method": reducer.name,
             "captured": label.endswith(CAPTURED),
             "fields": asdict(reducer),
-            **asdict(one),
+            "budget": asked.budget,
+            "batch": self.point.batch,
+            "images": self.point.images,
+            "text_tokens": self.point.text_tokens,
+            "new_tokens": self.point.new_tokens,
+            "repeats": self.point.repeats,
+            **{f"{name}_ms": times(taken) for name, taken in found.items()},
+            "itl_ms": times([step for run in timed.runs for step in run.decode]),
+            "vision_ms": times(vision) if vision else None,
+            "prefill_source": one.prefill_source,
             "entering": list(one.entering),
             "average_tokens": sum(one.entering) / len(one.entering),
-            "kv_bytes_planned": planned.kv_bytes(self.settings.text_tokens, self.element_bytes),
-            "tokens_per_second": one.tokens_per_second,
+            "flops": one.flops,
+            "paper_macs": one.paper_macs,
+            "kv_bytes": one.kv_bytes,
+            "kv_bytes_planned": planned.kv_bytes(self.point.text_tokens, self.element_bytes),
+            "peak_bytes": one.peak_bytes,
+            # While captured methods are measured, the graphs of the next ones take memory, too.
+            "largest_batch": None if label.endswith(CAPTURED) else self.largest_batch(one.peak_bytes),
+            "joules": timed.joules,
+            "vision_share": percentile(vision, 0.5) / one.ttft_ms.median if vision else None,
             "selection_share": one.selection_ms.median / one.prefill_ms.median,
-            "vision_share": None if one.vision_ms is None else one.vision_ms.median / one.ttft_ms.median,
-            "speed_up": speed_up,
+            "speed_ups": ratios,
+            "requests": [self.request(new, timed.runs) for new in self.new],
             "ideal_speed_up": ideals,
-            "of_ideal": {name: ideal and speed_up / ideal for name, ideal in ideals.items()},
+            "of_ideal": {name: ideal and ratios["prefill"]["ratio"] / ideal for name, ideal in ideals.items()},
             "layerwise_ms": layerwise,
-            "physical_ms": self.physical_ms(one.entering),
-            "of_physical_limit": self.physical_ms(one.entering) / one.prefill_ms.median,
+            "physical_ms": prefill.total,
+            "of_physical_limit": prefill.total / one.prefill_ms.median,
+            "least_parts_ms": {"prefill": asdict(prefill), "decode": asdict(step)},
+            "of_decode_limit": step.total / percentile(found["tpot"], 0.5),
         }
-        return cast(BenchRow, row)
+        return cast("BenchRow", row)
+
+    def request(self, new: int, runs: Sequence[Run]) -> RequestEntry:
+        """A whole request with `new` output tokens, next to vanilla's in the same rounds."""
+        ours, theirs = ([e2el(run, new) for run in of] for of in (runs, self.vanilla.runs))
+        seconds = percentile(ours, 0.5) / 1000
+        return {
+            "new_tokens": new,
+            "e2el_ms": times(ours, raw=False),
+            "speed_up": speed_up(theirs, ours),
+            "requests_per_second": self.point.batch / seconds,
+            "output_tokens_per_second": self.point.batch * new / seconds,
+        }
+
+    def largest_batch(self, peak: int) -> int | None:
+        """How many requests of this shape fit into the device's memory, with the longest of the output lengths.
+
+        An estimate: what the peak holds beyond the weights grows with the batch, and each further output token adds its
+        keys and values in every layer.
+        """
+        if self.capacity is None or not self.weight_bytes:
+            return None
+        more = max(0, max(self.new, default=1) - 1 - self.point.new_tokens)
+        tokens = self.geometry.layers * self.geometry.layer_kv_bytes(more, self.element_bytes)
+        each = (peak - self.weight_bytes) / self.point.batch + tokens
+        return max(0, int((self.capacity - self.weight_bytes) / each)) if each > 0 else None

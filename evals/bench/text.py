@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from evals.bench.document import BenchRow
+from evals.bench.answer import EXPLAINED as ANSWER_EXPLAINED
+from evals.bench.answer import answers, points_of, ratio, shape, where
+from evals.bench.breakdown import total
 from evals.matrix.plan_table import run_lengths, scaled
-from evals.plain_table import aligned
-from evals.profiling.ceilings import Ceilings
+from evals.plain_table import aligned, fitted
+from evals.report.units import MISSING, millis
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
 
-HEADINGS = (
-    "method", "tokens", "prefill ms (p95)", "speed-up", "layerwise limit", "reached", "physical limit", "reached",
-    "FLOP limit", "reached", "selection", "decode ms", "TTFT ms", "tower ms", "of TTFT", "tokens/s",
-    "KV MiB", "peak MiB",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from evals.bench.document import BenchDocument, BenchRow
+    from evals.profiling.ceilings import Ceilings
+
+# The part of the layerwise limit that each method's prefill has to reach.
+LAYERWISE = dict.fromkeys(("hidrop", "pdrop", "fastv", "random", "uniform"), 0.95)
+LAYERWISE |= dict.fromkeys(("divprune", "sparsevlm"), 0.93)
+TIMES = ("method", "tokens", "prefill ms (p95)", "TTFT ms (p95)", "tower ms", "TPOT ms", "ITL p99")
+LIMITS = ("method", "layerwise limit", "physical limit", "selection", "decode limit")
+MEMORY = ("method", "KV MiB", "peak MiB", "largest batch", "requests/s", "output tokens/s", "joules")
+NOISE = "~"  # after a value above its bound
 EXPLAINED = (
-    "Speed-up: vanilla's prefill time over the method's. Each limit is followed by the part that was reached.\n"
-    "Layerwise limit: from times of transformers' own decoder layer at each number of tokens, in the same rounds.\n"
-    "Physical limit: operations and bytes at the ceilings above. FLOP limit: operations alone.\n"
-    "Selection: part of the prefill spent on choosing tokens. Prefill and decode: decoder and LM head. TTFT: prefill "
-    "plus vision tower and projector. Tower: vision tower and projector alone, and their part of TTFT; a method whose "
-    "first layers see no image can run them at the same time on a GPU.\n"
-    "Captured: with CUDA graphs, in which the tower cannot be timed apart; compared with captured vanilla."
+    "Times are medians. Prefill: decoder and LM head. TTFT: prefill plus vision tower and projector, which a\n"
+    "method whose first layers see no image can run at the same time on a GPU. TPOT: time per output token,\n"
+    "decoded right after the prompt. ITL: of single tokens. Before each limit: the part of it that was reached.\n"
+    "Layerwise limit: the speed-up if each layer took the time of transformers' own decoder layer at its tokens,\n"
+    "in the same rounds. Physical limit: the time of the prefill's operations and bytes at the ceilings above.\n"
+    "Decode limit: TPOT if weights and cache were read at the copy rate. Selection: part of the prefill spent on\n"
+    f"choosing tokens. {NOISE}: above its bound, so noise.\n"
+    "Captured: with CUDA graphs, in which the tower cannot be timed apart; compared with captured vanilla.\n"
+    "Largest batch: an estimate of what fits into the memory, from the peak. KV: of one request after the\n"
+    "prefill. Joules: of one run, prefill and the decoded tokens."
 )
 
 
@@ -61,50 +73,83 @@ def ceilings(found: Ceilings) -> str:
     )
 
 
-def tables(rows: list[BenchRow], overhead: Mapping[str, float]) -> str:
-    """One table per batch size."""
-    parts = []
-    for batch in dict.fromkeys(row["batch"] for row in rows):
-        own = [row for row in rows if row["batch"] == batch]
-        lines = [HEADINGS, *map(_cells, own)]
-        parts.append(f"Batch {batch}, {own[0]['repeats']} rounds, medians")
-        parts += aligned(lines)
-        parts.append(f"time of vanilla in this runtime / transformers' own forward: {overhead[str(batch)]:.3f}")
-        parts.append("")
-    return "\n".join([*parts, EXPLAINED])
-
-
-def _cells(row: BenchRow) -> tuple[str, ...]:
-    prefill, ideals, reached = row["prefill_ms"], row["ideal_speed_up"], row["of_ideal"]
-    pairs = [
-        text
-        for name in ("layerwise", "physical", "flops")
-        for text in (_number(ideals[name], 2, "x"), _number(reached[name], 3))
+def point_text(rows: Sequence[BenchRow], overhead: float, device: str) -> str:
+    """All tables of one point, and the answer in words. No line of a table is longer than 80 characters."""
+    news = [one["new_tokens"] for one in rows[0]["requests"]]
+    requests = [f"request, {new} token{'s' * (new > 1)}" for new in news]
+    last = f" at {news[-1]}" if news else ""
+    memory = [*MEMORY[:4], *(f"{name}{last}" for name in MEMORY[4:6]), MEMORY[6]]
+    if all(row["joules"] is None for row in rows):
+        memory = memory[:-1]
+    blocks = [
+        fitted([TIMES, *map(_times, rows)]),
+        fitted([("speed-up over vanilla", "prefill", "TTFT", "TPOT", *requests), *map(_speed_ups, rows)]),
+        fitted([LIMITS, *map(_limits, rows)]),
+        fitted([tuple(memory), *(_memory(row)[: len(memory)] for row in rows)]),
+        [f"time of vanilla in this runtime / transformers' own forward: {overhead:.3f}"],
+        answers(rows, device),
     ]
-    kv, vision = row["kv_bytes"] / 2**20, row.get("vision_ms")
+    head = f"{where(shape(rows[0]))}, {rows[0]['repeats']} rounds".capitalize()
+    return "\n\n".join([head, *("\n".join(block) for block in blocks if block)])
+
+
+def short_text(rows: Sequence[BenchRow], device: str) -> str:
+    """The answer at one point of a sweep."""
+    return "\n".join([f"{where(shape(rows[0]))}:".capitalize(), *(f"  {line}" for line in answers(rows, device))])
+
+
+def _times(row: BenchRow) -> tuple[str, ...]:
+    prefill, ttft, vision = row["prefill_ms"], row["ttft_ms"], row["vision_ms"]
+    share = row["vision_share"]
     return (
         row["label"],
         f"{row['average_tokens']:.1f}",
-        f"{prefill['median']:.1f} ({prefill['p95']:.1f})",
-        f"{row['speed_up']:.2f}x",
-        *pairs,
-        _percent(None if row["captured"] else row["selection_share"]),
-        f"{row['decode_ms']['median']:.2f}",
-        f"{row['ttft_ms']['median']:.1f}",
-        _number(None if vision is None else vision["median"], 1),
-        _percent(row.get("vision_share")),
-        f"{row['tokens_per_second']:.1f}",
-        f"{kv:.1f}" + ("" if row["kv_bytes"] == row["kv_bytes_planned"] else " (not as planned)"),
-        f"{row['peak_bytes'] / 2**20:.0f}",
+        f"{prefill['p50']:.1f} ({prefill['p95']:.1f})",
+        f"{ttft['p50']:.1f} ({ttft['p95']:.1f})",
+        MISSING if vision is None or share is None else f"{vision['p50']:.1f} ({100 * share:.0f} %)",
+        f"{row['tpot_ms']['p50']:.2f}",
+        _number(row["itl_ms"].get("p99"), 2),
     )
 
 
-def _number(value: float | None, digits: int, unit: str = "") -> str:
-    return "-" if value is None else f"{value:.{digits}f}{unit}"
+def _speed_ups(row: BenchRow) -> tuple[str, ...]:
+    ups = row["speed_ups"]
+    requests = (ratio(one["speed_up"], interval=True) for one in row["requests"])
+    return row["label"], *(ratio(ups[name], interval=True) for name in ("prefill", "ttft", "tpot")), *requests
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
+def _limits(row: BenchRow) -> tuple[str, ...]:
+    step = total(row["least_parts_ms"]["decode"])
+    return (
+        row["label"],
+        _reached(row["of_ideal"]["layerwise"], f"{row['ideal_speed_up']['layerwise'] or 0:.2f}x"),
+        _reached(row["of_physical_limit"], f"{millis(row['physical_ms'])} ms"),
+        MISSING if row["captured"] else f"{100 * row['selection_share']:.1f} %",
+        _reached(row["of_decode_limit"], f"{millis(step)} ms") if step else MISSING,
+    )
+
+
+def _memory(row: BenchRow) -> tuple[str, ...]:
+    kv = f"{row['kv_bytes'] / 2**20:.1f}" + ("" if row["kv_bytes"] == row["kv_bytes_planned"] else " (not as planned)")
+    last = row["requests"][-1] if row["requests"] else None
+    return (
+        row["label"],
+        kv,
+        f"{row['peak_bytes'] / 2**20:.0f}",
+        MISSING if row["largest_batch"] is None else str(row["largest_batch"]),
+        MISSING if last is None else f"{last['requests_per_second']:.3g}",
+        MISSING if last is None else f"{last['output_tokens_per_second']:.3g}",
+        _number(row["joules"], 1),
+    )
+
+
+def _reached(part: float | None, limit: str) -> str:
+    """ "0.95 of 4.23x"; a part above 1 is marked as noise."""
+    return MISSING if part is None else f"{part:.2f}{NOISE if part > 1.005 else ''} of {limit}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -125,49 +170,66 @@ class Bar:
         return self.what, f"{self.value:.3f}", bound, "holds" if self.holds else "MISSED"
 
 
-def bars(rows: list[BenchRow], overhead: Mapping[str, float]) -> list[Bar]:
-    """The bars at each batch size: overhead over transformers, part of the limits, selection, decode and KV bytes."""
-    found = []
-    for batch in dict.fromkeys(row["batch"] for row in rows):
-        own = {row["method"]: row for row in rows if row["batch"] == batch and not row["captured"]}
-        found.append(Bar(f"batch {batch}: vanilla / transformers' own forward", overhead[str(batch)], most=1.02))
-        for name in ("hidrop", "pdrop", "fastv"):
-            if name in own:
-                layerwise = own[name]["of_ideal"]["layerwise"] or 0.0
-                found.append(Bar(f"batch {batch}: {name}, part of the layerwise limit", layerwise, least=0.95))
-        if "hidrop" in own:
-            hidrop, decode = own["hidrop"], own["vanilla"]["decode_ms"]["median"]
+def bars(rows: Sequence[BenchRow], overhead: float) -> list[Bar]:
+    """The bars of one point: overhead over transformers, part of the layerwise limit, selection, TPOT and KV bytes."""
+    label = where(shape(rows[0]))
+    own = [row for row in rows if not row["captured"]]
+    vanilla = next(row for row in own if row["method"] == "vanilla")
+    found = [Bar(f"{label}: vanilla / transformers' own forward", overhead, most=1.02)]
+    for row in own:
+        part = row["of_ideal"]["layerwise"]
+        if part is not None and row["method"] in LAYERWISE:
+            found.append(
+                Bar(f"{label}: {row['label']}, part of the layerwise limit", part, least=LAYERWISE[row["method"]])
+            )
+        if row["method"] == "hidrop":
+            decode = row["tpot_ms"]["p50"] / vanilla["tpot_ms"]["p50"]
             found += [
-                Bar(f"batch {batch}: hidrop, part of the FLOP limit", hidrop["of_ideal"]["flops"], least=0.75),
-                Bar(f"batch {batch}: hidrop's selection, part of its prefill", hidrop["selection_share"], most=0.03),
-                Bar(f"batch {batch}: hidrop's decode / vanilla's", hidrop["decode_ms"]["median"] / decode, most=1.0),
+                Bar(f"{label}: {row['label']}'s selection, part of its prefill", row["selection_share"], most=0.03),
+                Bar(f"{label}: {row['label']}'s TPOT / vanilla's", decode, most=1.0),
             ]
-        off = sum(row["kv_bytes"] != row["kv_bytes_planned"] for row in rows if row["batch"] == batch)
-        found.append(Bar(f"batch {batch}: methods whose KV bytes differ from the plan", off, most=0))
+    off = sum(row["kv_bytes"] != row["kv_bytes_planned"] for row in rows)
+    found.append(Bar(f"{label}: methods whose KV bytes differ from the plan", off, most=0))
     return found
 
 
-def targets(rows: list[BenchRow], model: str, gpu: str, budget: float) -> list[Bar]:
+def targets(rows: Sequence[BenchRow], model: str, gpu: str) -> list[Bar]:
     """The bars of captured forwards on an H200 with LLaVA-1.5-7B's sizes, 576 + 60 tokens, in bfloat16."""
     if model != "llava-1.5-7b" or "H200" not in gpu:
         return []
-    own = {(row["method"], row["batch"]): row for row in rows if row["captured"]}
     found = []
-    for (method, batch), row in own.items():
-        limit = {"vanilla": 13.0, "hidrop": {48: 5.0, 64: 5.3}.get(int(budget))}.get(method)
+    for row in rows:
+        if not row["captured"] or shape(row)[:2] != (1, 60):
+            continue
+        label, batch, budget = row["label"], row["batch"], row["budget"]
+        limit = {("vanilla", None): 13.0, ("hidrop", "48"): 5.0, ("hidrop", "64"): 5.3}.get((row["method"], budget))
         if batch == 1 and limit is not None:
-            found.append(Bar(f"batch 1: {row['label']}, ms", row["prefill_ms"]["median"], most=limit))
-            found.append(
-                Bar(f"batch 1: {row['label']}, part of the physical limit", row["of_physical_limit"], least=0.7)
-            )
-        if method == "hidrop" and budget == 48:
-            whole = own["vanilla", batch]["ttft_ms"]["median"]
-            if batch == 16:
-                found.append(Bar(f"batch 16: {row['label']}, speed-up", row["speed_up"], least=4.5))
-            if batch == 1:
-                faster = whole / row["ttft_ms"]["median"]
-                found.append(Bar(f"batch 1: {row['label']}, TTFT speed-up", faster, least=2.2))
+            found.append(Bar(f"batch 1: {label}, ms", row["prefill_ms"]["p50"], most=limit))
+            found.append(Bar(f"batch 1: {label}, part of the physical limit", row["of_physical_limit"], least=0.7))
+        if row["method"] == "hidrop" and budget == "48" and batch == 16:
+            found.append(Bar(f"batch 16: {label}, speed-up", row["speed_ups"]["prefill"]["ratio"], least=4.5))
+        if row["method"] == "hidrop" and budget == "48" and batch == 1:
+            found.append(Bar(f"batch 1: {label}, TTFT speed-up", row["speed_ups"]["ttft"]["ratio"], least=2.2))
     return found
+
+
+def all_bars(document: BenchDocument) -> list[Bar]:
+    """The bars of a whole document: those of an H200, if it has any, or else those of each point."""
+    gpu = str(document["hardware"].get("gpu", ""))
+    if found := targets(document["rows"], document["model"], gpu):
+        return found
+    overheads = {
+        (one["images"], one["text_tokens"], one["batch"]): one["vanilla_over_transformers"]
+        for one in document["points"]
+    }
+    points = points_of(document["rows"])
+    return [bar for point, rows in points.items() for bar in bars(rows, overheads[point])]
+
+
+def explained(document: BenchDocument) -> str:
+    """What the tables and the answers mean."""
+    single = document["points_left"] == 0 and len(document["points"]) == 1
+    return "\n".join([EXPLAINED, ANSWER_EXPLAINED] if single else [ANSWER_EXPLAINED])
 
 
 def bars_text(found: list[Bar]) -> str:

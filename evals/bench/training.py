@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from evals.bench.document import TRAINING_SCHEMA, TrainingDocument
+from evals.bench import TRAINING_SCHEMA
 from evals.bench.inference import chosen_layers
 from evals.bench.text import Bar
 from evals.plain_table import aligned
@@ -26,6 +26,9 @@ from hidrop.provenance import provenance
 from hidrop.reducer import Reducer
 from hidrop.runtime import reduce
 from hidrop.runtime.layout import IGNORED
+
+if TYPE_CHECKING:
+    from evals.bench.document import TrainingDocument
 
 CHECKPOINTED = " (checkpointing)"
 PAPER_BATCH = 16  # samples per GPU of LLaVA's second stage
@@ -252,7 +255,7 @@ def document(batches: Sequence[Steps], **facts: Any) -> TrainingDocument:
             {"label": label, "text": list(steps.text)} for steps in batches for label in steps.out_of_memory
         ],
     }
-    return cast(TrainingDocument, made)
+    return cast("TrainingDocument", made)
 
 
 def _row(one: Step) -> dict[str, Any]:

@@ -91,12 +91,13 @@ def analyze(options: AnalyzeOptions) -> int:
     options.loading(f"{options.model}: loading libraries")
     from evals.analysis import document, figures, page
     from evals.analysis.probe_settings import cost
-    from evals.matrix.validate import check, pick_device
+    from evals.matrix.validate import check
     from evals.report.files import json_text
     from evals.run.engine import load, weights_digest
     from evals.store.folders import check_inside
     from evals.store.lock import locked
     from hidrop.atomic_file import write_atomically
+    from hidrop.devices import pick_device
     from hidrop.models import peek
     from hidrop.provenance import provenance
 

@@ -1,4 +1,4 @@
-"""Commands on results folders: report, ls, compare, export, doctor, agree, export-tasks."""
+"""Commands on results folders and files of bench: report, ls, compare, export, doctor, agree, export-tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Folder = Annotated[Path, argument("DIR", "A results folder.")]
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(Options):
-    folder: Folder
+    folder: Annotated[Path, argument("DIR", "A results folder, or a file of bench.")]
     tables: Annotated[bool, flag("--tables", "Write tables only, no figures and no page.")] = False
     samples: Annotated[
         int | None, option("--samples", "N", "Samples of each task on the page (default: 48).", min=0)
@@ -31,11 +31,14 @@ class ReportOptions(Options):
 
 @COMMANDS.command("report", example="results/mini")
 def report(options: ReportOptions) -> int:
-    """Write tables, figures and an HTML page from a results folder.
+    """Write tables, figures and an HTML page of results.
 
-    Checks the table against the journals, if they are there. Without them the page keeps the samples that it shows.
+    DIR is a results folder, or a file of bench, whose page is written next to it. The table of a folder is checked
+    against the journals, if they are there. Without them the page keeps the samples that it shows.
     """
     options.loading(f"{options.folder}: loading libraries")
+    if options.folder.suffix == ".json" and not options.folder.is_dir():
+        return bench_report(options)
     from evals import report
     from evals.report import figures, page
     from evals.store.folders import DOCUMENT, contradiction_with, read_document
@@ -62,6 +65,27 @@ def report(options: ReportOptions) -> int:
     return DONE
 
 
+def bench_report(options: ReportOptions) -> int:
+    """The page of a file of bench, next to it or in --out, and the answer on the terminal."""
+    from evals.bench import page, text
+    from evals.bench.answer import points_of
+    from evals.bench.document import BENCH
+    from hidrop.atomic_file import make_folder
+
+    if options.tables or options.samples is not None:
+        raise UserError(
+            f"{options.folder}: --tables and --samples are for results folders, and this is a file of bench"
+        )
+    document, out = BENCH.read(options.folder), options.out or options.folder.parent
+    make_folder(out)
+    path = page.write(document, out / f"{options.folder.stem}.html")
+    for rows in points_of(document["rows"]).values():
+        options.say(text.short_text(rows, document["device"]) + "\n")
+    options.say(written(path))
+    options.document(document)
+    return DONE
+
+
 @dataclass(frozen=True, kw_only=True)
 class ListOptions(Options):
     folder: Annotated[Path, argument("DIR", "The folder to look into.")] = Path("results")
@@ -69,37 +93,60 @@ class ListOptions(Options):
 
 @COMMANDS.command("ls", example="results")
 def list_folders(options: ListOptions) -> int:
-    """List results folders and their state."""
+    """List results folders and files of bench."""
+    from evals.bench import files
     from evals.plain_table import aligned
     from evals.store.folders import HEADINGS, states
 
-    found = list(states(options.folder))
-    if not found:
-        raise UserError(f"{options.folder}: no results folders here")
-    options.say("\n".join(aligned([HEADINGS, *(state.cells() for state in found)])))
-    options.document({"folders": [{**dataclasses.asdict(state), "folder": str(state.folder)} for state in found]})
+    found, timed = list(states(options.folder)), list(files.listed(options.folder))
+    if not found and not timed:
+        raise UserError(f"{options.folder}: no results folders and no files of bench here")
+    if found:
+        options.say("\n".join(aligned([HEADINGS, *(state.cells() for state in found)])))
+    if timed:
+        lines = aligned([files.HEADINGS, *(files.cells(path, document, options.folder) for path, document in timed)])
+        options.say("\n".join([""] * bool(found) + lines))
+    folders = [{**dataclasses.asdict(state), "folder": str(state.folder)} for state in found]
+    options.document({"folders": folders, "bench": [files.entry(path, document) for path, document in timed]})
     return DONE
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(Options):
-    a: Annotated[str, argument("A", "A results folder, or one in a commit: HEAD~3:results/mini.")]
+    a: Annotated[str, argument("A", "A results folder or a file of bench, or one in a commit: HEAD~3:results/mini.")]
     b: Annotated[str, argument("B", "The other one.")]
 
 
 @COMMANDS.command("compare", example="HEAD:results/mini results/mini")
 def compare(options: CompareOptions) -> int:
-    """Compare two results folders cell by cell.
+    """Compare two results folders, or two files of bench.
 
-    Where both have the samples, the differences are paired and have confidence intervals.
+    Folders are compared cell by cell, files of bench row by row. Where both have the samples, the differences of
+    folders are paired and have confidence intervals. Files of bench may be of two machines, versions or commits: each
+    is also compared with the ceilings of its own machine.
     """
     options.loading(f"comparing {options.a} with {options.b}")
+    if bench_files(options):
+        from evals.bench import compare as benches
+
+        timed = benches.compare(options.a, options.b)
+        options.say(timed.text())
+        options.document(dataclasses.asdict(timed))
+        return DONE
     from evals.report.compare import compare
 
     found = compare(options.a, options.b)
     options.say(found.text())
     options.document(dataclasses.asdict(found))
     return DONE
+
+
+def bench_files(options: CompareOptions) -> bool:
+    """Whether both sides are files of bench. Raises UserError if one is."""
+    kinds = [place.endswith(".json") and not Path(place).is_dir() for place in (options.a, options.b)]
+    if any(kinds) and not all(kinds):
+        raise UserError(f"{options.a} and {options.b}: give two results folders or two files of bench")
+    return all(kinds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,9 +114,9 @@ def integers(option: str, text: str, example: str, *, least: int = 1) -> tuple[i
 
 def check_writable(out: Path) -> None:
     """Raises UserError for a folder that cannot be created or written, before work that takes minutes or hours."""
-    from evals.matrix.validate import writable
+    from hidrop.atomic_file import unwritable_out
 
-    if problems := writable(out):
+    if problems := unwritable_out(out):
         raise UserError("\n".join(problems))
 
 

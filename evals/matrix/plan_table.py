@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from evals.matrix.resolve import MatrixRow
-from evals.matrix.schema import Matrix
 from evals.plain_table import aligned
 from hidrop.numerics import element_bytes
 from hidrop.plan import TokenPlan
+
+if TYPE_CHECKING:
+    from evals.matrix.resolve import MatrixRow
+    from evals.matrix.schema import Matrix
 
 
 def run_lengths(entering: Iterable[int]) -> str:

@@ -30,7 +30,7 @@ from pydantic import (
 )
 
 from evals.matrix.method_fields import CHECKPOINT, method_problems
-from evals.profiling.settings import ProfileSettings
+from evals.matrix.profile_settings import ProfileSettings
 from evals.tasks.base import ProtocolName
 from evals.tasks.data import HUB, TaskSpec, rows_of, version_problem
 from evals.tasks.registry import add, known, members

@@ -10,7 +10,7 @@ from evals.matrix.resolve import MatrixRow, Peek, absent, peek_files, place, res
 from evals.matrix.schema import Cell, Matrix
 from evals.tasks import TaskSpec, missing, remarks
 from evals.tasks.data import locate
-from hidrop.atomic_file import unwritable
+from hidrop.atomic_file import unwritable_out
 from hidrop.errors import UserError
 
 
@@ -27,7 +27,7 @@ def check(
     problems += models(matrix, cells, rows)
     problems += kernels(matrix, cells, device)
     problems += data(matrix, cells) or tried(matrix, cells)
-    problems += writable(out)
+    problems += unwritable_out(out)
     return rows, list(dict.fromkeys(problems))
 
 
@@ -120,19 +120,3 @@ def _of_data(matrix: Matrix, cells: list[Cell], lines: Callable[[TaskSpec], list
         return []
     specs = dict.fromkeys(cell.task_spec for cell in cells)
     return [f"{matrix.file}: tasks.{line}" for spec in specs for line in lines(spec)]
-
-
-def writable(out: Path) -> list[str]:
-    """A results folder that cannot be created or written."""
-    return [f"--out {out}: {problem}. Use another --out"] if (problem := unwritable(out)) else []
-
-
-def pick_device(asked: str) -> str:
-    """The device to use: for `auto`, CUDA if available, else the CPU."""
-    if asked != "auto":
-        return asked
-    if packages.lacking(["torch"]):
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

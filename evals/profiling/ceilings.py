@@ -57,36 +57,89 @@ def _best(device: torch.device, run: Callable[[], object]) -> float:
     return min(found) / 1000
 
 
-def physical_ms(
+@dataclass(frozen=True)
+class Parts:
+    """The shortest time of a prefill or of a decoded token, in milliseconds, by what it is spent on.
+
+    weights: reading the weights. cache: moving keys and values. matmul: operations of projections and MLPs.
+    attention: operations between queries, keys and values.
+    """
+
+    weights: float = 0.0
+    cache: float = 0.0
+    matmul: float = 0.0
+    attention: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.cache + self.matmul + self.attention
+
+    def __add__(self, other: Parts) -> Parts:
+        return Parts(
+            self.weights + other.weights,
+            self.cache + other.cache,
+            self.matmul + other.matmul,
+            self.attention + other.attention,
+        )
+
+
+def prefill_parts(
     entering: tuple[int, ...], geometry: Geometry, ceilings: Ceilings, batch: int, text: int, element_bytes: int
-) -> float:
-    """The shortest prefill in milliseconds. Each layer takes its operations, or reading its weights and moving its KV.
+) -> Parts:
+    """The shortest prefill. Each layer takes its operations, or reading its weights and moving its KV.
 
     Includes the LM head for one token. Leaves out activations, the choice of tokens and the embedding.
     """
     flops = [geometry.layer_flops(visual + text) for visual in entering]
-    return _layers_ms(flops, entering, geometry, ceilings, batch, text, element_bytes)
+    linear = [2 * (visual + text) * geometry.layer_weights for visual in entering]
+    return _parts(flops, linear, entering, geometry, ceilings, batch, text, element_bytes)
+
+
+def decode_parts(
+    entering: tuple[int, ...], geometry: Geometry, ceilings: Ceilings, batch: int, text: int, element_bytes: int
+) -> Parts:
+    """The shortest time of one decoded token for each of `batch` rows, after such a prefill."""
+    flops = [geometry.layer_flops(visual + text + 1) - geometry.layer_flops(visual + text) for visual in entering]
+    linear = [2 * geometry.layer_weights] * len(entering)
+    return _parts(flops, linear, entering, geometry, ceilings, batch, text, element_bytes)
+
+
+def physical_ms(
+    entering: tuple[int, ...], geometry: Geometry, ceilings: Ceilings, batch: int, text: int, element_bytes: int
+) -> float:
+    """The shortest prefill in milliseconds, see `prefill_parts`."""
+    return prefill_parts(entering, geometry, ceilings, batch, text, element_bytes).total
 
 
 def decode_ms(
     entering: tuple[int, ...], geometry: Geometry, ceilings: Ceilings, batch: int, text: int, element_bytes: int
 ) -> float:
-    """The shortest time in milliseconds of one decoded token for each of `batch` rows, after such a prefill."""
-    flops = [geometry.layer_flops(visual + text + 1) - geometry.layer_flops(visual + text) for visual in entering]
-    return _layers_ms(flops, entering, geometry, ceilings, batch, text, element_bytes)
+    """The shortest time of one decoded token in milliseconds, see `decode_parts`."""
+    return decode_parts(entering, geometry, ceilings, batch, text, element_bytes).total
 
 
-def _layers_ms(
+def _parts(
     flops: list[int],
+    linear: list[int],
     entering: tuple[int, ...],
     geometry: Geometry,
     ceilings: Ceilings,
     batch: int,
     text: int,
     element_bytes: int,
-) -> float:
-    """Milliseconds of the layers, each with its operations per row, its weights and its KV, and of the LM head."""
+) -> Parts:
+    """The layers, each with its operations per row (`linear` of them outside of attention), and the LM head."""
     weights, head = element_bytes * geometry.layer_weights, geometry.hidden * geometry.vocab
-    moved = [weights + batch * geometry.layer_kv_bytes(visual + text, element_bytes) for visual in entering]
-    layers = sum(ceilings.milliseconds(batch * f, m) for f, m in zip(flops, moved, strict=True))
-    return layers + ceilings.milliseconds(2 * batch * head, element_bytes * head)
+    total = _bounded(ceilings, 2 * batch * head, 0, element_bytes * head, 0)
+    for all_flops, outside, visual in zip(flops, linear, entering, strict=True):
+        cache = batch * geometry.layer_kv_bytes(visual + text, element_bytes)
+        total += _bounded(ceilings, batch * outside, batch * (all_flops - outside), weights, cache)
+    return total
+
+
+def _bounded(ceilings: Ceilings, matmul: int, attention: int, weights: int, cache: int) -> Parts:
+    """The time of some operations and bytes, all of it given to the kind that takes longer."""
+    time, flops, moved = ceilings.milliseconds(matmul + attention, weights + cache), matmul + attention, weights + cache
+    if flops / ceilings.flops_per_second >= moved / ceilings.bytes_per_second:
+        return Parts(matmul=time * matmul / flops, attention=time * attention / flops)
+    return Parts(weights=time * weights / moved, cache=time * cache / moved)

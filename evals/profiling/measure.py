@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from evals.profiling.clock import Clock, no_collector
+from evals.profiling.energy import joules
 from evals.profiling.memory import kv_bytes, peak_bytes
+from evals.profiling.point import Point
 from evals.profiling.prompt import SyntheticRequest, build_request
-from evals.profiling.record import Measurement, Profile, Spread
-from evals.profiling.settings import ProfileSettings
+from evals.profiling.record import CAPTURED, Measurement, Profile, Run, Spread
 from evals.profiling.vision import RecordedFeatures
 from hidrop.backbones import Backbone, backbone_of
 from hidrop.cache_name import cache_of
@@ -24,27 +25,26 @@ from hidrop.reducer import Reducer
 from hidrop.runtime import Reduction, reduce
 from hidrop.runtime.cuda_graphs import Graphs, Recorder
 
-CAPTURED = " (captured)"
-
-
-@dataclass
-class _Timings:
-    """Milliseconds gathered for one method at one batch size."""
-
-    ttft: list[float] = field(default_factory=list)
-    prefill: list[float] = field(default_factory=list)
-    vision: list[float] = field(default_factory=list)
-    selection: list[float] = field(default_factory=list)
-    decode: list[float] = field(default_factory=list)
-
-
-# Other work that is timed in each round next to the methods, by name, for one batch's prompt.
+# Other work that is timed in each round next to the methods, by name, for one prompt.
 Probes = Callable[[SyntheticRequest], Mapping[str, Callable[[], Any]]]
 
 
-def measure(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings) -> dict[str, Profile]:
-    """`measure_beside` without other work."""
-    return measure_beside(loaded, reducers, settings, lambda prompt: {})[0]
+@dataclass(frozen=True)
+class Timed:
+    """A method at one point: its counts and times, and every run that they summarise, in the order of the rounds.
+
+    `joules`: energy of a prefill and the decoded tokens, of the whole batch; None where it cannot be measured.
+    """
+
+    measurement: Measurement
+    runs: tuple[Run, ...]
+    joules: float | None = None
+
+
+def measure(loaded: Any, reducers: Mapping[str, Reducer], points: Sequence[Point]) -> dict[str, Profile]:
+    """Every method at each point, without other work."""
+    found = [measure_point(loaded, reducers, point, lambda prompt: {})[0] for point in points]
+    return {label: Profile(label, tuple(one[label].measurement for one in found)) for label in reducers}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Way:
 
 
 def ways(
-    reducers: Mapping[str, Reducer], settings: ProfileSettings, recorder: Recorder | None, backbone: Backbone
+    reducers: Mapping[str, Reducer], point: Point, recorder: Recorder | None, backbone: Backbone
 ) -> dict[str, Way]:
     """Every method eagerly and, with a recorder, also by graphs if it can be captured."""
     found = {label: _way(reducer, backbone) for label, reducer in reducers.items()}
@@ -69,7 +69,7 @@ def ways(
         if way.reducer.capturable:
             # All prompts have the same length, so a bucket of one token adds no padding. Two graphs: the whole forward
             # and, for the prefill, the same without the tower.
-            graphs = Graphs(recorder, bucket=1, room=settings.new_tokens, limit=2)
+            graphs = Graphs(recorder, bucket=1, room=point.new_tokens, limit=2)
             found[label + CAPTURED] = replace(way, graphs=graphs)
     return found
 
@@ -82,61 +82,56 @@ def _way(reducer: Reducer, backbone: Backbone) -> Way:
 
 
 @torch.inference_mode()
-def measure_beside(
-    loaded: Any,
-    reducers: Mapping[str, Reducer],
-    settings: ProfileSettings,
-    probes: Probes,
-    recorder: Recorder | None = None,
-) -> tuple[dict[str, Profile], dict[int, dict[str, Spread]]]:
-    """Time each method at each batch size, and take tokens, operations and bytes from the same runs.
+def measure_point(
+    loaded: Any, reducers: Mapping[str, Reducer], point: Point, probes: Probes, recorder: Recorder | None = None
+) -> tuple[dict[str, Timed], dict[str, list[float]]]:
+    """Time each method at one point, and take tokens, operations and bytes from the same runs.
 
-    Each round runs every method once (A, B, C, A, B, C, ...). The first `settings.warmup` rounds do not count. A run is
-    one forward with the image (time to first token: vision tower, projector, decoder, LM head), the vision tower and
-    projector alone, one forward with the image's features precomputed (prefill: decoder and LM head), and
-    `settings.new_tokens` single-token forwards. In a graph the tower cannot be timed apart. `probes` are timed in the
-    same rounds, and their times are returned by batch size and name. With a `recorder`, each method that
-    can be captured runs a second time in each round, by graphs, and the label of this run ends in CAPTURED.
+    Each round runs every method once (A, B, C, A, B, C, ...). The first `point.warmup` rounds do not count. A run is
+    one forward with the images (time to first token: vision tower, projector, decoder, LM head), the vision tower and
+    projector alone, one forward with the images' features precomputed (prefill: decoder and LM head), and
+    `point.new_tokens` single-token forwards. In a graph the tower cannot be timed apart. `probes` are timed in the same
+    rounds, and their milliseconds are returned by name. With a `recorder`, each method that can be captured runs a
+    second time in each round, by graphs, and the label of this run ends in CAPTURED.
 
     Raises RuntimeError if the real KV cache has another size than the method's plan (TraceMismatch if the token counts
     already differ).
     """
-    found: dict[str, list[Measurement]] = {}
-    beside: dict[int, dict[str, Spread]] = {}
-    for batch in settings.batch:
-        prompt = build_request(loaded.model, loaded.geometry, settings, batch)
-        run = ways(reducers, settings, recorder, backbone_of(loaded.model))
-        requests = {
-            label: build_request(loaded.model, loaded.geometry, settings, batch, way.tokens) if way.tokens else prompt
-            for label, way in run.items()
-        }
-        timings = {label: _Timings() for label in run}
-        features = _features(loaded.model, {label: way.reducer for label, way in run.items()}, requests)
-        for label, way in run.items():
-            if way.graphs:
-                _time_once(loaded.model, way, requests[label], features[label])  # captures
-        others = probes(prompt)
-        taken_by: dict[str, list[float]] = {name: [] for name in others}
-        clock = Clock(loaded.model.device)
-        with no_collector():
-            for round_ in range(settings.warmup + settings.repeats):
-                for label, way in run.items():
-                    taken = _time_once(loaded.model, way, requests[label], features[label])
-                    if round_ >= settings.warmup:
-                        _append(timings[label], taken)
-                for name in others:
-                    marks = [clock.start()]
-                    others[name]()
-                    marks.append(clock.mark())
-                    if round_ >= settings.warmup:
-                        taken_by[name] += clock.between(marks)
-        beside[batch] = {name: Spread.of(times) for name, times in taken_by.items()}
-        features.clear()  # not part of any method's peak memory, and neither is the other timed work
-        others = {}
-        for label, way in run.items():
-            facts = _facts(loaded.model, loaded.geometry, way, requests[label], settings, label)
-            found.setdefault(label, []).append(_measurement(batch, settings, timings[label], facts))
-    return {label: Profile(label, tuple(measurements)) for label, measurements in found.items()}, beside
+    model, geometry = loaded.model, loaded.geometry
+    prompt = build_request(model, geometry, point)
+    run = ways(reducers, point, recorder, backbone_of(model))
+    requests = {
+        label: build_request(model, geometry, point, way.tokens) if way.tokens else prompt for label, way in run.items()
+    }
+    runs: dict[str, list[Run]] = {label: [] for label in run}
+    features = _features(model, {label: way.reducer for label, way in run.items()}, requests)
+    for label, way in run.items():
+        if way.graphs:
+            _time_once(model, way, requests[label], features[label])  # captures
+    others = probes(prompt)
+    beside: dict[str, list[float]] = {name: [] for name in others}
+    clock = Clock(model.device)
+    with no_collector():
+        for round_ in range(point.warmup + point.repeats):
+            for label, way in run.items():
+                taken = _time_once(model, way, requests[label], features[label])
+                if round_ >= point.warmup:
+                    runs[label].append(taken)
+            for name in others:
+                marks = [clock.start()]
+                others[name]()
+                marks.append(clock.mark())
+                if round_ >= point.warmup:
+                    beside[name] += clock.between(marks)
+    features.clear()  # not part of any method's peak memory, and neither is the other timed work
+    others = {}
+    found: dict[str, Timed] = {}
+    for label in sorted(run, key=lambda label: run[label].graphs is None):
+        way = run.pop(label)  # the graphs first, and each freed after its turn: an eager method's peak is its own
+        facts, energy = _facts(model, geometry, way, requests[label], point, label)
+        found[label] = Timed(_measurement(point, runs[label], facts), tuple(runs[label]), energy)
+        del way
+    return {label: found[label] for label in runs}, beside
 
 
 def _features(
@@ -157,16 +152,16 @@ def _features(
     return found
 
 
-def _time_once(model: Any, way: Way, prompt: SyntheticRequest, features: RecordedFeatures) -> _Timings:
+def _time_once(model: Any, way: Way, prompt: SyntheticRequest, features: RecordedFeatures) -> Run:
     """One run of one method."""
-    clock, taken = Clock(model.device), _Timings()
+    clock, vision = Clock(model.device), None
     with reduce(model, way.reducer, graphs=way.graphs) as reduction:
         marks = [clock.start()]
         model(**prompt.prefill_inputs())
         marks.append(clock.mark())
-        taken.ttft += clock.between(marks)
+        (ttft,) = clock.between(marks)
         if not way.graphs:
-            taken.vision += _time_vision(reduction, prompt, clock)
+            vision = _time_vision(reduction, prompt, clock)
 
     cuts: list[TimedCut] = []
     with reduce(model, way.reducer, features=features, graphs=way.graphs) as reduction:
@@ -175,25 +170,26 @@ def _time_once(model: Any, way: Way, prompt: SyntheticRequest, features: Recorde
             marks = [clock.start()]
             cache = cache_of(model(**prompt.prefill_inputs()))
             marks.append(clock.mark())
-            taken.prefill += clock.between(marks)
-        taken.selection.append(sum(cut.milliseconds(clock) for cut in cuts))
+            (prefill,) = clock.between(marks)
+        selection = sum(cut.milliseconds(clock) for cut in cuts)
 
         marks = [clock.start()]
         for step in range(prompt.continuation_BN.shape[1]):
             model(**prompt.decode_inputs(step, cache))
             marks.append(clock.mark())
-        taken.decode += clock.between(marks)
-    return taken
+        decode = tuple(clock.between(marks))
+    return Run(ttft, prefill, selection, decode, vision)
 
 
-def _time_vision(reduction: Reduction, prompt: SyntheticRequest, clock: Clock) -> list[float]:
+def _time_vision(reduction: Reduction, prompt: SyntheticRequest, clock: Clock) -> float:
     """Milliseconds of vision tower and projector alone, as the method uses them."""
     marks = [clock.start()]
     vision = reduction.backbone.vision(prompt.images)
     assert vision is not None
     reduction.reducer.encode(vision)
     marks.append(clock.mark())
-    return clock.between(marks)
+    (taken,) = clock.between(marks)
+    return taken
 
 
 @dataclass
@@ -236,54 +232,49 @@ def _marked(decoder: Any, clock: Clock, cuts: list[TimedCut]) -> Iterator[None]:
         del decoder._cut
 
 
-def _append(timings: _Timings, taken: _Timings) -> None:
-    timings.ttft += taken.ttft
-    timings.prefill += taken.prefill
-    timings.vision += taken.vision
-    timings.selection += taken.selection
-    timings.decode += taken.decode
-
-
 def _facts(
-    model: Any, geometry: Geometry, way: Way, prompt: SyntheticRequest, settings: ProfileSettings, label: str
-) -> dict[str, Any]:
-    """Everything except times: counted tokens, operations, bytes. Takes one more run, outside the timings."""
+    model: Any, geometry: Geometry, way: Way, prompt: SyntheticRequest, point: Point, label: str
+) -> tuple[dict[str, Any], float | None]:
+    """Everything except times: counted tokens, operations, bytes, and joules. Runs again, outside the timings."""
     reducer = way.reducer
     with reduce(model, reducer, graphs=way.graphs) as reduction:
 
         def request() -> None:
             cache = cache_of(model(**prompt.prefill_inputs()))
-            for step in range(settings.new_tokens):
+            for step in range(point.new_tokens):
                 model(**prompt.decode_inputs(step, cache))
 
         peak = peak_bytes(model, request)
+        energy = joules(model.device, request)
         cache = cache_of(model(**prompt.prefill_inputs()))
         realised = TokenPlan(geometry, tuple(reduction.trace.entering))
         held, batch = kv_bytes(cache), len(prompt.input_ids_BS)
     plan = realised if reducer.adaptive else reducer.plan(geometry, prompt.visual_tokens)
-    planned = batch * plan.kv_bytes(settings.text_tokens, model.dtype.itemsize)
+    planned = batch * plan.kv_bytes(point.text_tokens, model.dtype.itemsize)
     if held != planned:
         raise RuntimeError(f"{label}: the KV cache holds {held} bytes after the prefill, the plan says {planned}")
-    return {
+    facts = {
         "entering": realised.entering,
-        "flops": realised.flops(settings.text_tokens),
+        "flops": realised.flops(point.text_tokens),
         "paper_macs": realised.paper_macs(),
         "kv_bytes": held // batch,
         "peak_bytes": peak,
     }
+    return facts, energy
 
 
-def _measurement(batch: int, settings: ProfileSettings, timings: _Timings, facts: dict[str, Any]) -> Measurement:
+def _measurement(point: Point, runs: Sequence[Run], facts: dict[str, Any]) -> Measurement:
+    vision = [run.vision for run in runs if run.vision is not None]
     return Measurement(
-        batch=batch,
-        text_tokens=settings.text_tokens,
-        new_tokens=settings.new_tokens,
-        repeats=settings.repeats,
-        ttft_ms=Spread.of(timings.ttft),
-        prefill_ms=Spread.of(timings.prefill),
+        batch=point.batch,
+        text_tokens=point.text_tokens,
+        new_tokens=point.new_tokens,
+        repeats=point.repeats,
+        ttft_ms=Spread.of([run.ttft for run in runs]),
+        prefill_ms=Spread.of([run.prefill for run in runs]),
         prefill_source="features",
-        selection_ms=Spread.of(timings.selection),
-        decode_ms=Spread.of(timings.decode),
-        vision_ms=Spread.of(timings.vision) if timings.vision else None,
+        selection_ms=Spread.of([run.selection for run in runs]),
+        decode_ms=Spread.of([step for run in runs for step in run.decode]),
+        vision_ms=Spread.of(vision) if vision else None,
         **facts,
     )

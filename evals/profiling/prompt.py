@@ -1,4 +1,4 @@
-"""The synthetic request that is timed: an image of noise between random text tokens. Time does not depend on content.
+"""The synthetic request that is timed: images of noise between random text tokens. Time does not depend on content.
 
 Legend: B batch, S tokens of the prompt (text and visual), N generated tokens.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from evals.profiling.settings import ProfileSettings
+from evals.profiling.point import Point
 from hidrop.backbones import backbone_of
 from hidrop.cache_name import cache_name
 from hidrop.geometry import Geometry
@@ -19,13 +19,13 @@ from hidrop.geometry import Geometry
 
 @dataclass(frozen=True)
 class SyntheticRequest:
-    """Model inputs of `batch` requests of equal length, and the tokens that decoding feeds in."""
+    """Model inputs of a batch of requests of equal length, and the tokens that decoding feeds in."""
 
     input_ids_BS: torch.Tensor
     attention_mask_BS: torch.Tensor
     # The model's inputs for the images, by name.
     images: dict[str, torch.Tensor]
-    visual_tokens: int
+    visual_tokens: int  # of one request, all its images together
     # Chosen in advance, because a model with random weights might produce the image placeholder.
     continuation_BN: torch.Tensor
 
@@ -57,19 +57,17 @@ class SyntheticRequest:
         }
 
 
-def build_request(
-    model: Any, geometry: Geometry, settings: ProfileSettings, batch: int, tokens: int | None = None
-) -> SyntheticRequest:
-    """`batch` different requests with `settings.text_tokens` text tokens and one image each.
+def build_request(model: Any, geometry: Geometry, point: Point, tokens: int | None = None) -> SyntheticRequest:
+    """`point.batch` different requests with `point.text_tokens` text tokens and `point.images` images each.
 
-    Where images differ in their tokens, it is the family's nominal one: of the most tiles, or of the reference tokens
-    (or of about `tokens`).
+    Where images differ in their tokens, they are the family's nominal ones: of the most tiles, or of the reference
+    tokens (or of about `tokens`).
 
-    Half of the text is before the image. Everything is drawn from `settings.seed` on the CPU, so all devices get the
-    same request.
+    Half of the text is before the images, spread evenly over them. Everything is drawn from `point.seed` on the CPU, so
+    all devices get the same request.
     """
     device = model.device
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(point.seed)
     backbone = backbone_of(model)
     if tokens is not None:
         backbone.counting(tokens)
@@ -77,19 +75,21 @@ def build_request(
     words = torch.tensor([i for i in range(geometry.vocab) if i not in forbidden])
 
     def text(count: int) -> torch.Tensor:
-        return words[torch.randint(len(words), (batch, count), generator=generator)]
+        return words[torch.randint(len(words), (point.batch, count), generator=generator)]
 
-    before = settings.text_tokens // 2
-    visual = backbone.pixel_tokens
-    image = torch.full((batch, visual), backbone.placeholder_id)
-    ids = torch.cat([text(before), image, text(settings.text_tokens - before)], dim=1).to(device)
-    pixels = torch.randn(batch, *backbone.pixel_shape, generator=generator)
+    before, visual = point.text_tokens // 2, backbone.pixel_tokens
+    image = torch.full((point.batch, visual), backbone.placeholder_id)
+    parts: list[torch.Tensor] = []
+    for number in range(point.images):
+        parts += [text(before * (number + 1) // point.images - before * number // point.images), image]
+    ids = torch.cat([*parts, text(point.text_tokens - before)], dim=1).to(device)
+    pixels = torch.randn(point.batch * point.images, *backbone.pixel_shape, generator=generator)
     return SyntheticRequest(
         input_ids_BS=ids,
         attention_mask_BS=torch.ones_like(ids),
         images=backbone.inputs_for(pixels.to(device=device, dtype=model.dtype)),
-        visual_tokens=visual,
-        continuation_BN=text(settings.new_tokens).to(device),
+        visual_tokens=visual * point.images,
+        continuation_BN=text(point.new_tokens).to(device),
     )
 
 

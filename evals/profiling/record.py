@@ -11,6 +11,9 @@ from typing import Any, Literal
 # forward minus that of tower and projector.
 PrefillSource = Literal["features", "difference"]
 
+# The end of the label of a method that ran by CUDA graphs.
+CAPTURED = " (captured)"
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -26,6 +29,25 @@ class Spread:
         if not samples_ms:
             raise ValueError("no timings to summarise")
         return cls(percentile(samples_ms, 0.5), percentile(samples_ms, 0.95), min(samples_ms))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One timed request of one method, in milliseconds; `decode`: of each token after the first.
+
+    `vision`: vision tower and projector alone. None: not timed, as they are one graph with the decoder.
+    """
+
+    ttft: float
+    prefill: float
+    selection: float
+    decode: tuple[float, ...]
+    vision: float | None = None
+
+    @property
+    def tpot(self) -> float:
+        """Time per output token: the mean over the decoded tokens."""
+        return sum(self.decode) / len(self.decode)
 
 
 @dataclass(frozen=True)
@@ -49,8 +71,7 @@ class Measurement:
     kv_bytes: int
     # Torch's peak memory during one prefill and decode of the whole batch, including the weights.
     peak_bytes: int
-    # Vision tower and projector alone. None: not timed, as they are one graph with the decoder.
-    vision_ms: Spread | None = None
+    vision_ms: Spread | None = None  # see Run.vision
 
     @property
     def tokens_per_second(self) -> float:

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from evals.matrix.profile_settings import ProfileSettings
 from evals.matrix.schema import Cell
-from evals.profiling.settings import ProfileSettings
 from evals.store.records import AnswerRecord
 from hidrop.provenance import usable_cores
 from hidrop.reducer import Reducer
@@ -174,7 +174,7 @@ def files_again(cell: Cell, answers: Mapping[int, AnswerRecord], asked_as: str |
 def profile(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSettings) -> Mapping[str, Any]:
     from evals.profiling import profile as measure
 
-    return measure(loaded, reducers, settings)
+    return measure(loaded, reducers, settings.points)
 
 
 def release() -> None:

@@ -11,10 +11,10 @@ from typing import Any, TextIO
 import yaml
 
 from evals.matrix.schema import Cell, Matrix, load_matrix
-from evals.matrix.validate import pick_device
 from evals.store.lock import locked
 from evals.store.result_document import ResultDocument
 from hidrop.atomic_file import write_atomically
+from hidrop.devices import pick_device
 from hidrop.errors import CannotWrite, UserError
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evals.matrix.profile_settings import ProfileSettings
 from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Cell
-from evals.profiling.settings import ProfileSettings
 from evals.run.engine import Engine
 from evals.store import journal
 from evals.store.cell_files import slug

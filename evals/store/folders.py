@@ -32,12 +32,14 @@ def read_document(place: str | Path) -> ResultDocument:
     """leaderboard.json of a folder, or of a folder in a commit ("REV:results/mini"). Raises UserError."""
     text = str(place)
     if not Path(text).exists() and ":" in text:
-        return RESULTS.parsed(_of_commit(*text.split(":", 1)), text)
+        revision, folder = text.split(":", 1)
+        return RESULTS.parsed(of_commit(revision, f"{folder.rstrip('/')}/{DOCUMENT}"), text)
     return RESULTS.read(Path(text) / DOCUMENT)
 
 
-def _of_commit(revision: str, folder: str) -> str:
-    name = f"{revision}:{folder.rstrip('/')}/{DOCUMENT}"
+def of_commit(revision: str, path: str) -> str:
+    """The text of a file in a commit. Raises UserError."""
+    name = f"{revision}:{path}"
     done = subprocess.run(["git", "show", "--end-of-options", name], capture_output=True, check=False)
     if done.returncode:
         raise UserError(f"{name}: git cannot show it: {done.stderr.decode(errors='replace').strip()}")

@@ -11,7 +11,7 @@ import pytest
 
 from evals import cli
 from evals.bench import inference as bench
-from evals.profiling import ProfileSettings, profile
+from evals.profiling import Point, profile
 from evals.profiling.ceilings import Ceilings
 from hidrop.backbones import geometry_of
 from hidrop.methods import build
@@ -103,12 +103,12 @@ def test_timings_have_the_plan_of_the_largest_image(folder: Path, monkeypatch: p
     monkeypatch.setattr("evals.bench.inference.measure_ceilings", lambda *_: Ceilings(1e9, 1e9))
     loaded = load(folder)
     reducer = build("hidrop", dict(inject=2, filters=[2], keep=[40], exit=4))
-    settings = ProfileSettings(repeats=1, warmup=0, new_tokens=1, text_tokens=8, batch=(2,))
-    (one,) = profile(loaded, {"hidrop": reducer}, settings)["hidrop"].measurements
+    point = Point(repeats=1, warmup=0, new_tokens=1, text_tokens=8, batch=2)
+    (one,) = profile(loaded, {"hidrop": reducer}, [point])["hidrop"].measurements
     count = 16 + 8 * 9  # four tiles, each line with its end
     assert one.entering == (0, count, count * 40 // 80, 0)
-    reducers = {"vanilla": build("vanilla"), "hidrop": reducer}
-    _, row, *_ = bench.bench(loaded, reducers, settings).rows
+    asked = {label: bench.Asked(method) for label, method in (("vanilla", build("vanilla")), ("hidrop", reducer))}
+    _, row, *_ = bench.bench_point(loaded, asked, point).rows
     assert row["kv_bytes"] == row["kv_bytes_planned"]
     assert row["ideal_speed_up"]["layerwise"] is not None
 

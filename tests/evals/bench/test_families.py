@@ -13,12 +13,13 @@ import torch
 from evals import cli
 from evals.bench import inference as bench
 from evals.bench.document import BENCH
-from evals.cli.bench import referenced, sized
+from evals.bench.inference import Asked
+from evals.bench.models import referenced, sized
 from evals.profiling import ceilings as ceilings_module
 from evals.profiling.architectures import ARCHITECTURES, Architecture
+from evals.profiling.point import Point
 from evals.profiling.prompt import build_request, named_ids
 from evals.profiling.random_model import build
-from evals.profiling.settings import ProfileSettings
 from evals.profiling.vision import RecordedFeatures
 from hidrop.backbones import BACKBONES, backbone_class, backbone_of
 from hidrop.errors import UserError
@@ -30,7 +31,7 @@ from tests.hidrop.backbones.families import FAMILIES, model_of
 from tests.tiny_checkpoints import FAMILIES as CHECKPOINTS
 from tests.tiny_checkpoints import make_model, write
 
-SETTINGS = ProfileSettings(repeats=1, warmup=0, batch=(2,), text_tokens=9, new_tokens=2)
+POINT = Point(batch=2, text_tokens=9, new_tokens=2, repeats=1, warmup=0)
 OTHERS = [name for name in CHECKPOINTS if name in BACKBONES]
 
 
@@ -48,7 +49,9 @@ def test_a_checkpoint_of_every_family_is_timed(
     if family.startswith("qwen"):
         monkeypatch.setattr(backbone_class(family), "nominal_tokens", 60)  # of the image, for speed
     folder = write(family, tmp_path / family)
-    command = f"bench --model {folder} --methods pdrop,fastv,text_only --budget 50% --text 12 --new 2"
+    command = (
+        f"bench --model {folder} --methods pdrop,fastv,text_only --budget 50% --text 12 --images 2 --new 9 --steps 2"
+    )
     assert cli.main([*command.split(), *f"--repeats 1 --warmup 0 --json --out {tmp_path / 'out'}".split()]) == 0
     printed = capsys.readouterr()
     (path,) = (tmp_path / "out").glob("*.json")
@@ -56,12 +59,12 @@ def test_a_checkpoint_of_every_family_is_timed(
     assert json.loads(printed.out) == document and "tower ms" in printed.err
     vanilla, pdrop, fastv, text_only = document["rows"]
     tokens = vanilla["entering"][0]
-    assert tokens == backbone_of(make_model(family)).pixel_tokens
+    assert tokens == 2 * backbone_of(make_model(family)).pixel_tokens
     assert vanilla["entering"] == [tokens] * 6 and text_only["entering"] == [0] * 6
     assert fastv["entering"][-1] < tokens and pdrop["entering"] == sorted(pdrop["entering"], reverse=True)
     for row in document["rows"]:
         assert row["kv_bytes"] == row["kv_bytes_planned"] and row["prefill_source"] == "features"
-        assert row["vision_share"] == pytest.approx(row["vision_ms"]["median"] / row["ttft_ms"]["median"])
+        assert row["vision_share"] == pytest.approx(row["vision_ms"]["p50"] / row["ttft_ms"]["p50"])
     for row in (pdrop, fastv):
         assert row["average_tokens"] == pytest.approx(0.5 * tokens, abs=max(1.5, 0.03 * tokens))
         assert row["ideal_speed_up"]["layerwise"] is not None
@@ -71,7 +74,7 @@ def test_a_checkpoint_of_every_family_is_timed(
 def test_transformers_own_forward_is_timed_on_the_same_prompt(family: str) -> None:
     """Its logits are those of the unreduced runtime: same positions, same masks, and features from before."""
     model = model_of(family)
-    prompt = build_request(model, backbone_of(model).geometry, SETTINGS, batch=2)
+    prompt = build_request(model, backbone_of(model).geometry, POINT)
     with torch.inference_mode():
         theirs = bench.plain_prefill(model, prompt)
         with reduce(model, build_method("vanilla"), features=RecordedFeatures()):
@@ -82,8 +85,8 @@ def test_transformers_own_forward_is_timed_on_the_same_prompt(family: str) -> No
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_word_of_the_prompt_is_a_special_token(family: str) -> None:
     model = model_of(family)
-    settings = SETTINGS.model_copy(update={"text_tokens": 400, "new_tokens": 400})
-    prompt = build_request(model, backbone_of(model).geometry, settings, batch=1)
+    point = Point(text_tokens=400, new_tokens=400)
+    prompt = build_request(model, backbone_of(model).geometry, point)
     kinds = backbone_of(model).kinds(prompt.input_ids_BS)
     special = torch.tensor(sorted(named_ids(model.config.to_dict())))
     assert (kinds > 0).sum() == prompt.visual_tokens
@@ -130,7 +133,7 @@ def test_a_model_of_given_sizes_is_built_and_timed(family: str) -> None:
     loaded = build(sizes, parts, dtype=torch.float32, device=torch.device("cpu"))
     assert loaded.geometry == referenced(sizes)
     methods = {"vanilla": build_method("vanilla"), "hidrop": HiDrop(2, (2,), (loaded.geometry.visual_tokens // 3,), 4)}
-    found = bench.bench(loaded, methods, SETTINGS)
+    found = bench.bench_point(loaded, {label: Asked(method) for label, method in methods.items()}, POINT)
     assert [row["entering"][1] > row["entering"][2] for row in found.rows] == [False, True]
     assert all(row["kv_bytes"] == row["kv_bytes_planned"] for row in found.rows)
 

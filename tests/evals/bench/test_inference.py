@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,23 +15,23 @@ import torch
 from evals import cli
 from evals.bench import inference as bench
 from evals.bench import text as bench_text
+from evals.bench.answer import vanilla_of
 from evals.bench.document import BENCH
+from evals.bench.inference import Asked
 from evals.profiling import ceilings as ceilings_module
 from evals.profiling.ceilings import Ceilings, measure_ceilings, physical_ms
 from evals.profiling.clock import Clock
+from evals.profiling.measure import Timed
+from evals.profiling.point import Point
 from evals.profiling.random_model import build
-from evals.profiling.record import Measurement, Spread
-from evals.profiling.settings import ProfileSettings
 from hidrop.backbones import geometry_of
 from hidrop.backbones.llava import Tower
 from hidrop.errors import UserError
 from hidrop.geometry import PRESETS, Geometry
 from hidrop.methods import build as build_method
+from tests.evals.bench.rates import FASTV, TINY, VANILLA, rates, timed
 from tests.hidrop.runtime.test_cuda_graphs import FxRecorder
 
-TINY = Geometry(
-    layers=6, hidden=32, intermediate=48, heads=4, kv_heads=2, head_dim=8, vocab=99, visual_tokens=16, max_positions=512
-)
 TOWER = Tower(hidden=24, intermediate=48, layers=2, heads=2, patch=8)
 # Unreduced, with known counts, and with counts that depend on the data.
 REDUCERS = {
@@ -38,6 +39,9 @@ REDUCERS = {
     "fastv": build_method("fastv", {"layer": 2, "keep": 4}),
     "sparse": build_method("sparsevlm", {"version": "1.0", "layers": [2], "scale": 60}),
 }
+
+
+ASKED = {label: Asked(reducer, "50%") for label, reducer in REDUCERS.items()}
 
 
 @pytest.fixture
@@ -74,9 +78,12 @@ def test_hidrops_layers_are_the_published_ones_at_their_depth() -> None:
     ("arguments", "message"),
     [
         (["--geometry", "llava-1.5-7c"], "Did you mean 'llava-1.5-7b'"),
-        (["--batch", "1,x"], "--batch takes whole numbers of 1 or more, such as 1,4 (got 1,x)"),
-        (["--batch", "0"], "--batch takes whole numbers of 1 or more, such as 1,4 (got 0)"),
-        (["--text", "2"], "--text: input should be greater than or equal to 4"),
+        (["--batch", "1,x"], "--batch: takes whole numbers of 1 or more, such as 1,4 (got '1,x')"),
+        (["--batch", "0"], "--batch: takes whole numbers of 1 or more, such as 1,4 (got '0')"),
+        (["--text", "2"], "--text: takes whole numbers of 4 or more, such as 60,500 (got '2')"),
+        (["--images", "1,3", "--text", "60,4"], "--text: 4 text tokens are too few for 3 images; at least 6"),
+        (["--repeats", "1,2"], "--repeats: takes one number (got '1,2')"),
+        (["--budget", "64,64"], "--budget: takes one or more different values, such as 64,11% (got '64,64')"),
         (["--methods", "hidrp"], "--methods: unknown method 'hidrp'. Did you mean 'hidrop'"),
         (["--budget", "600"], "--methods hidrop: hidrop: an average of 600 visual tokens is out of reach"),
         (["--attention", "sdp"], "attention: unknown value 'sdp'. Did you mean 'sdpa'"),
@@ -88,7 +95,7 @@ def test_hidrops_layers_are_the_published_ones_at_their_depth() -> None:
 def test_bad_arguments_name_themselves_before_anything_is_measured(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "bench", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(bench, "bench_point", lambda *_: pytest.fail("measured"))
     assert cli.main(["bench", *arguments]) == 2
     assert message in capsys.readouterr().err
 
@@ -126,20 +133,27 @@ def test_ceilings_are_positive_and_scale_to_seconds() -> None:
 @pytest.mark.usefixtures("small_ceilings")
 def test_everything_is_measured_in_the_same_rounds() -> None:
     loaded = build(TINY, TOWER, dtype=torch.float32, device=torch.device("cpu"))
-    settings = ProfileSettings(repeats=2, warmup=0, batch=(1, 2), text_tokens=8, new_tokens=2)
-    found = bench.bench(loaded, REDUCERS, settings)
-    assert [(row["label"], row["batch"]) for row in found.rows] == [(n, b) for b in (1, 2) for n in REDUCERS]
-    vanilla, fastv, sparse = found.rows[:3]
-    assert (vanilla["speed_up"], vanilla["of_ideal"]) == (1, {"layerwise": 1, "physical": 1, "flops": 1})
+    point = Point(batch=2, text_tokens=8, new_tokens=2, repeats=3, warmup=0)
+    found = bench.bench_point(loaded, ASKED, point, (1, 5), capacity=1 << 30)
+    assert [(row["label"], row["batch"]) for row in found.rows] == [(name, 2) for name in ASKED]
+    vanilla, fastv, sparse = found.rows
+    same = {"ratio": 1, "low": 1, "high": 1}
+    assert (vanilla["speed_ups"]["prefill"], vanilla["of_ideal"]) == (same, {"layerwise": 1, "physical": 1, "flops": 1})
     assert fastv["ideal_speed_up"]["flops"] == pytest.approx(vanilla["flops"] / fastv["flops"])
     assert fastv["kv_bytes"] == fastv["kv_bytes_planned"] < vanilla["kv_bytes"]
     assert 0 < fastv["selection_share"] < 1
     assert vanilla["selection_share"] == 0
-    share = fastv["vision_ms"]["median"] / fastv["ttft_ms"]["median"]
-    assert fastv["vision_share"] == pytest.approx(share) and share > 0
+    assert fastv["vision_share"] == pytest.approx(fastv["vision_ms"]["p50"] / fastv["ttft_ms"]["p50"])
     assert sparse["average_tokens"] < 16
-    assert set(found.overhead) == {1, 2}
-    assert json.loads(json.dumps(found.document(device="cpu", model="tiny")))["rows"][0]["label"] == "vanilla"
+    assert found.overhead > 0 and fastv["budget"] == "50%"
+    assert [len(fastv[f"{name}_ms"]["samples"]) for name in ("ttft", "prefill", "tpot", "itl")] == [3, 3, 3, 6]
+    one, five = fastv["requests"]
+    assert one["e2el_ms"]["p50"] == fastv["ttft_ms"]["p50"]
+    taken = zip(fastv["ttft_ms"]["samples"], fastv["tpot_ms"]["samples"], strict=True)
+    assert five["e2el_ms"]["mean"] == pytest.approx(sum(ttft + 4 * tpot for ttft, tpot in taken) / 3, abs=1e-4)
+    assert five["requests_per_second"] == pytest.approx(2000 / five["e2el_ms"]["p50"])
+    assert five["output_tokens_per_second"] == pytest.approx(5 * five["requests_per_second"])
+    assert fastv["largest_batch"] > vanilla["largest_batch"] > 2
 
 
 @pytest.mark.usefixtures("small_ceilings")
@@ -153,36 +167,40 @@ def test_captured_methods_are_measured_in_the_rounds_of_captured_vanilla(monkeyp
                 return super().record(*given)
 
     loaded = build(TINY, TOWER, dtype=torch.float32, device=torch.device("cpu"))
-    settings = ProfileSettings(repeats=2, warmup=0, batch=(2,), text_tokens=8, new_tokens=2)
+    point = Point(batch=2, text_tokens=8, new_tokens=2, repeats=2, warmup=0)
     recorder = Untimed()
-    found = {row["label"]: row for row in bench.bench(loaded, REDUCERS, settings, recorder).rows}
-    assert set(found) == {*REDUCERS, "vanilla (captured)", "fastv (captured)"}
+    rows = bench.bench_point(loaded, ASKED, point, (4,), recorder).rows
+    found = {row["label"]: row for row in rows}
+    assert list(found) == [*ASKED, "vanilla (captured)", "fastv (captured)"]
     # The whole forward, the prefill after given features, and the steps after each of the two.
     assert recorder.recorded == 2 * 4
     captured = found["fastv (captured)"]
     assert captured["vision_ms"] is captured["vision_share"] is None, "one graph with the decoder"
     assert captured["captured"] and captured["kv_bytes"] == captured["kv_bytes_planned"]
-    ratio = found["vanilla (captured)"]["prefill_ms"]["median"] / captured["prefill_ms"]["median"]
-    assert captured["speed_up"] == pytest.approx(ratio)
+    ratio = found["vanilla (captured)"]["prefill_ms"]["p50"] / captured["prefill_ms"]["p50"]
+    assert captured["speed_ups"]["prefill"]["ratio"] == pytest.approx(ratio)
+    assert vanilla_of(captured, rows) is found["vanilla (captured)"]
 
 
 def test_targets_are_for_an_h200_and_for_captured_rows() -> None:
-    def row(method: str, batch: int, ms: float, ttft: float, captured: bool = True) -> dict[str, Any]:
+    def row(method: str, batch: int, ms: float, ttft: float, captured: bool = True, budget: str = "48") -> Any:
         return {
             "method": method,
             "label": method,
             "batch": batch,
+            "images": 1,
+            "text_tokens": 60,
             "captured": captured,
-            "prefill_ms": {"median": ms},
-            "ttft_ms": {"median": ttft},
+            "budget": None if method == "vanilla" else budget,
+            "prefill_ms": {"p50": ms},
             "of_physical_limit": 0.8,
-            "speed_up": 4.0,
+            "speed_ups": {"prefill": {"ratio": 4.0}, "ttft": {"ratio": 14 / ttft}},
         }
 
     rows = [row("vanilla", 1, 12, 14), row("hidrop", 1, 5.1, 7), row("vanilla", 16, 1, 1), row("hidrop", 16, 1, 1)]
     rows.append(row("hidrop", 1, 99, 99, captured=False))
-    assert bench_text.targets(rows, "llava-1.5-7b", "NVIDIA A100", 48) == []
-    found = {bar.what: bar.holds for bar in bench_text.targets(rows, "llava-1.5-7b", "NVIDIA H200", 48)}
+    assert bench_text.targets(rows, "llava-1.5-7b", "NVIDIA A100") == []
+    found = {bar.what: bar.holds for bar in bench_text.targets(rows, "llava-1.5-7b", "NVIDIA H200")}
     assert found == {
         "batch 1: vanilla, ms": True,
         "batch 1: vanilla, part of the physical limit": True,
@@ -191,7 +209,8 @@ def test_targets_are_for_an_h200_and_for_captured_rows() -> None:
         "batch 1: hidrop, TTFT speed-up": False,
         "batch 16: hidrop, speed-up": False,
     }
-    assert bench_text.targets(rows, "llava-1.5-7b", "NVIDIA H200", 64)[2].holds  # 5.3 ms there
+    rows[1] = row("hidrop", 1, 5.1, 7, budget="64")
+    assert bench_text.targets(rows, "llava-1.5-7b", "NVIDIA H200")[2].holds  # 5.3 ms there
 
 
 def test_layers_stand_for_all_of_the_depth() -> None:
@@ -210,53 +229,53 @@ def test_eager_layers_are_timed_with_their_causal_mask(monkeypatch: pytest.Monke
     assert (seen[0][0, 0] < 0).tolist() == [[j > i for j in range(5)] for i in range(5)]
 
 
-def rates() -> bench.Rates:
-    def spread(ms: float) -> Spread:
-        return Spread(ms, ms, ms)
-
-    settings = ProfileSettings(text_tokens=8)
-    vanilla = measurement(60.0, (16,) * 6)
-    # Six layers of 9 ms at 24 tokens, of 3 ms at 12, of 2 ms at 8.
-    spreads = {"24": spread(54.0), "12": spread(18.0), "8": spread(12.0), bench.PLAIN: spread(58.0)}
-    return bench.Rates(TINY, Ceilings(1e9, 1e9), settings, 4, spreads, vanilla)
-
-
-def measurement(prefill: float, entering: tuple[int, ...]) -> Measurement:
-    spread = Spread(prefill, prefill, prefill)
-    share = Spread(prefill / 10, prefill / 10, prefill / 10)
-    flops = sum(entering) + 48
-    return Measurement(1, 8, 2, 3, spread, spread, "features", share, share, entering, flops, 1, 7, 1)
-
-
 def test_the_layerwise_ideal_by_hand() -> None:
     """Vanilla 6 x 9 ms, FastV 2 x 9 + 4 x 3: 54 / 30 = 1.8; it reached 60 / 40 = 1.5 of it."""
-    row = rates().row("fastv", build_method("fastv", {"layer": 2, "keep": 4}), measurement(40.0, (16, 16, 4, 4, 4, 4)))
+    row = rates().row("fastv", FASTV, timed(40.0, (16, 16, 4, 4, 4, 4)))
     assert row["ideal_speed_up"]["layerwise"] == pytest.approx(1.8)
-    assert row["speed_up"] == pytest.approx(1.5)
+    assert row["speed_ups"]["prefill"]["ratio"] == pytest.approx(1.5)
     assert row["of_ideal"]["layerwise"] == pytest.approx(1.5 / 1.8)
     assert row["selection_share"] == pytest.approx(0.1)
     assert row["layerwise_ms"] == pytest.approx(30.0)
+    # 40 + 10 x 4 against 60 + 10 x 6.
+    assert [one["e2el_ms"]["p50"] for one in row["requests"]] == pytest.approx([40, 80])
+    assert row["requests"][1]["speed_up"]["ratio"] == pytest.approx(1.5)
 
 
 def test_tokens_that_were_not_known_before_the_run_have_no_layerwise_ideal() -> None:
-    sparse = build_method("sparsevlm", {"version": "1.0"})
-    row = rates().row("sparse", sparse, measurement(40.0, (16, 16, 3, 3, 3, 3)))
+    sparse = Asked(build_method("sparsevlm", {"version": "1.0"}))
+    row = rates().row("sparse", sparse, timed(40.0, (16, 16, 3, 3, 3, 3)))
     assert row["ideal_speed_up"]["layerwise"] is row["of_ideal"]["layerwise"] is None
     assert row["of_ideal"]["flops"] > 0
 
 
 def test_bars_are_missed_and_held_by_their_numbers() -> None:
     of = rates()
-    vanilla = of.row("vanilla", build_method("vanilla"), of.vanilla)
-    fastv = of.row("fastv", build_method("fastv", {"layer": 2, "keep": 4}), measurement(30.0, (16, 16, 4, 4, 4, 4)))
-    found = {bar.what: bar for bar in bench_text.bars([vanilla, fastv], {"1": 60 / 58})}
-    assert found["batch 1: fastv, part of the layerwise limit"].holds
-    assert not found["batch 1: vanilla / transformers' own forward"].holds
-    assert not found["batch 1: methods whose KV bytes differ from the plan"].holds  # 7 bytes are no plan's
+    vanilla = of.row("vanilla", VANILLA, of.vanilla)
+    fastv = of.row("fastv", FASTV, timed(30.0, (16, 16, 4, 4, 4, 4)))
+    found = {bar.what.partition(": ")[2]: bar for bar in bench_text.bars([vanilla, fastv], 60 / 58)}
+    assert found["fastv, part of the layerwise limit"].holds
+    assert not found["vanilla / transformers' own forward"].holds
+    assert not found["methods whose KV bytes differ from the plan"].holds  # 7 bytes are no plan's
     text = bench_text.bars_text(list(found.values()))
     assert "MISSED" in text and "holds" in text
-    table = bench_text.tables([{**vanilla, "vision_ms": {"median": 24.0}, "vision_share": 0.4}, fastv], {"1": 1.0})
-    assert "(not as planned)" in table and re.search(r"24.0 +40.0 %", table)
+
+
+def test_a_point_is_printed_in_tables_of_80_columns() -> None:
+    of = rates()
+    captured = replace(of.vanilla.measurement, vision_ms=None)
+    rows = [
+        of.row("vanilla", VANILLA, of.vanilla),
+        of.row("fastv-11.1111%", FASTV, timed(30.0, (16, 16, 4, 4, 4, 4))),
+        of.row("vanilla (captured)", VANILLA, Timed(captured, of.vanilla.runs)),
+    ]
+    text = bench_text.point_text([{**row, "joules": 12.34} for row in rows], 1.0, "cpu")
+    *tables, answers = text.split("\n\n")
+    assert max(len(line) for table in tables for line in table.splitlines()) <= 80
+    assert "(not as planned)" in text and re.search(r"12.0 \(20 %\)", text) and "12.3" in text
+    # Twice as fast in everything, above the layerwise limit of 54 / 30.
+    assert "1.11~ of 1.80x" in text
+    assert "fastv-11.1111%: prefill 2.00x, TTFT 2.00x" in answers and "worth it at every output length." in answers
 
 
 @pytest.mark.usefixtures("small_ceilings")
@@ -268,18 +287,31 @@ def test_the_command_prints_measures_and_writes(
     )
     monkeypatch.setattr("hidrop.models.peek", lambda source: SimpleNamespace(geometry=TINY))
     command = ["bench", "--model", "tiny", "--methods", "fastv", "--budget", "50%", "--repeats", "1", "--warmup", "0"]
-    assert cli.main([*command, "--text", "8", "--new", "1", "--out", str(tmp_path), "--json"]) == 0
+    command += ["--text", "8", "--steps", "1", "--out", str(tmp_path)]
+    assert cli.main([*command, "--json"]) == 0
     printed = capsys.readouterr()
-    (path,) = tmp_path.glob("tiny-float32-*.json")
+    (path,) = tmp_path.glob("tiny-float32-*-b1-t8-i1-*.json")
     document = BENCH.read(path)
     assert json.loads(printed.out) == document
-    assert document["budget"] == TINY.visual_tokens / 2
+    assert document["settings"]["budget"] == ["50%"] and document["methods"]["fastv"]["fields"]["keep"] == 4
     assert "Ceilings measured" in printed.err and "layerwise" in printed.err
     monkeypatch.setattr(bench_text, "bars", lambda *_: [bench_text.Bar("never", 1.0, most=0)])
-    assert cli.main([*command, "--text", "8", "--new", "1", "--out", str(tmp_path), "--bars"]) == 1
+    assert cli.main([*command, "--bars"]) == 1
     assert "MISSED" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*.json"))) == 2, "a finished file is not overwritten"
 
 
 def test_budget_errors_are_the_users() -> None:
     with pytest.raises(UserError, match="--methods fastv"):
         bench.methods(("fastv",), 1, TINY)
+
+
+def test_a_method_is_there_at_each_budget_and_vanilla_once() -> None:
+    found = bench.asked_methods(("fastv", "text_only"), {"6": 6, "50%": 8}, TINY)
+    assert {label: one.budget for label, one in found.items()} == {
+        "vanilla": None,
+        "fastv-6": "6",
+        "text_only": None,
+        "fastv-50%": "50%",
+    }
+    assert found["fastv-50%"].reducer.plan(TINY).average_tokens == 8

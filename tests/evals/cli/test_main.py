@@ -32,7 +32,7 @@ WRONG = {
     "convert": (["nowhere", "new"], "model 'nowhere'"),
     "new-method": (["fastv"], "fastv: hidrop has a method of this name"),
     "report": (["nowhere"], "`run.py run MATRIX --out nowhere` writes it"),
-    "ls": (["nowhere"], "nowhere: no results folders here"),
+    "ls": (["nowhere"], "nowhere: no results folders and no files of bench here"),
     "compare": (["nowhere", "elsewhere"], "cannot be read"),
     "export": (["nowhere"], "cannot be read"),
     "doctor": (["nowhere"], "nowhere: no such folder"),

@@ -5,6 +5,7 @@ import pytest
 
 from evals.matrix import packages, validate
 from evals.matrix.schema import load_matrix
+from hidrop.atomic_file import unwritable_out
 from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 from hidrop.models.sources import MINI
@@ -88,14 +89,14 @@ def test_an_architecture_that_is_not_supported_is_told(check):
 
 
 def test_a_results_folder_is_not_made_by_the_check(tmp_path):
-    assert validate.writable(tmp_path / "a" / "b") == []
+    assert unwritable_out(tmp_path / "a" / "b") == []
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_results_folder_that_is_read_only_is_told(tmp_path):
     tmp_path.chmod(0o500)
-    assert "cannot be written" in validate.writable(tmp_path / "out")[0]
+    assert "cannot be written" in unwritable_out(tmp_path / "out")[0]
 
 
 def test_a_folder_on_which_writing_fails_is_told(tmp_path, monkeypatch):
@@ -103,18 +104,9 @@ def test_a_folder_on_which_writing_fails_is_told(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    assert validate.writable(tmp_path) == [
+    assert unwritable_out(tmp_path) == [
         f"--out {tmp_path}: {tmp_path} cannot be written: Permission denied. Use another --out"
     ]
-
-
-@pytest.mark.parametrize(
-    ("asked", "cuda", "device"),
-    [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu"), ("cuda:1", 0, "cuda:1")],
-)
-def test_auto_takes_cuda_where_there_is_one(monkeypatch, asked, cuda, device):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
-    assert validate.pick_device(asked) == device
 
 
 def test_a_checkpoint_that_would_not_load_is_told_without_loading_it(check, tmp_path):

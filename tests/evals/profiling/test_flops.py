@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from baselines.fastv import FastV
 from baselines.vanilla import Vanilla
-from evals.profiling import ProfileSettings
+from evals.profiling.point import Point
 from evals.profiling.prompt import SyntheticRequest, build_request
 from evals.profiling.vision import RecordedFeatures
 from hidrop.backbones import backbone_of, geometry_of
@@ -45,7 +45,7 @@ def counted_flops(run: Callable[[], Any]) -> int:
 def case(request: Any, tiny_llava: Callable[..., Any]) -> SimpleNamespace:
     model = tiny_llava(kv_heads=request.param)
     geometry = geometry_of(model.config)
-    prompt = build_request(model, geometry, ProfileSettings(text_tokens=TEXT), batch=1)
+    prompt = build_request(model, geometry, Point(text_tokens=TEXT))
     return SimpleNamespace(model=model, geometry=geometry, prompt=prompt)
 
 

@@ -12,7 +12,7 @@ from baselines.downsample import Downsample
 from baselines.fastv import FastV
 from baselines.vanilla import Vanilla
 from baselines.visionzip import VisionZip
-from evals.profiling import Profile, ProfileSettings, profile
+from evals.profiling import Point, Profile, profile
 from evals.profiling.memory import kv_bytes
 from evals.profiling.prompt import build_request
 from hidrop.backbones import geometry_of
@@ -30,7 +30,7 @@ METHODS: dict[str, Reducer] = {
     "visionzip": VisionZip(dominant=3, contextual=1),  # these two change what the tower gives
     "downsample": Downsample(side=2),
 }
-SETTINGS = ProfileSettings(repeats=3, warmup=1, batch=(1, 2), text_tokens=12, new_tokens=3)
+POINTS = [Point(batch=batch, text_tokens=12, new_tokens=3, repeats=3, warmup=1) for batch in (1, 2)]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def loaded(tiny_llava: Callable[..., Any]) -> SimpleNamespace:
 
 @pytest.fixture
 def profiles(loaded: SimpleNamespace) -> dict[str, Profile]:
-    return profile(loaded, METHODS, SETTINGS)
+    return profile(loaded, METHODS, POINTS)
 
 
 def test_every_method_is_measured_at_every_batch_size(profiles: dict[str, Profile]) -> None:
@@ -59,9 +59,9 @@ def test_counts_are_those_of_the_plan_per_sequence(profiles: dict[str, Profile],
         plan = reducer.plan(loaded.geometry)
         for m in profiles[label].measurements:
             assert m.entering == plan.entering
-            assert m.flops == plan.flops(SETTINGS.text_tokens)
+            assert m.flops == plan.flops(POINTS[0].text_tokens)
             assert m.paper_macs == plan.paper_macs()
-            assert m.kv_bytes == plan.kv_bytes(SETTINGS.text_tokens, element_bytes=4)
+            assert m.kv_bytes == plan.kv_bytes(POINTS[0].text_tokens, element_bytes=4)
 
 
 def test_prefill_leaves_the_vision_side_out_and_ttft_does_not(
@@ -76,8 +76,8 @@ def test_prefill_leaves_the_vision_side_out_and_ttft_does_not(
         return real(*args, **kwargs)
 
     monkeypatch.setitem(tower.__dict__, "forward", slow)
-    settings = ProfileSettings(repeats=2, warmup=0, text_tokens=12, new_tokens=1)
-    found = profile(loaded, {"vanilla": Vanilla()}, settings)["vanilla"].measurements[0]
+    point = Point(repeats=2, warmup=0, text_tokens=12, new_tokens=1)
+    found = profile(loaded, {"vanilla": Vanilla()}, [point])["vanilla"].measurements[0]
     # One call to record, two for each round (with the first token, and alone), two for the facts; none for the timed
     # prefills.
     assert len(calls) == 1 + 2 * 2 + 2
@@ -90,7 +90,7 @@ def test_a_method_that_works_in_the_tower_gets_its_own_features_back(loaded: Sim
     """The prefill without the vision side gives what the whole forward gives, for each method, not for one of them."""
     from evals.profiling.measure import _features
 
-    prompt = build_request(loaded.model, loaded.geometry, SETTINGS, 2)
+    prompt = build_request(loaded.model, loaded.geometry, POINTS[1])
     with torch.no_grad():
         features = _features(loaded.model, METHODS, dict.fromkeys(METHODS, prompt))
         for label, reducer in METHODS.items():
@@ -112,8 +112,8 @@ def test_methods_take_turns(loaded: SimpleNamespace, monkeypatch: pytest.MonkeyP
         return real(model, way, *args)
 
     monkeypatch.setattr(module, "_time_once", spy)
-    settings = ProfileSettings(repeats=2, warmup=1, text_tokens=12, new_tokens=1)
-    profile(loaded, {"a": Vanilla(), "b": HIDROP}, settings)
+    point = Point(repeats=2, warmup=1, text_tokens=12, new_tokens=1)
+    profile(loaded, {"a": Vanilla(), "b": HIDROP}, [point])
     assert order == ["vanilla", "hidrop"] * 3
 
 
@@ -123,24 +123,24 @@ def test_a_cache_of_another_size_than_planned_is_an_error(
     real = TokenPlan.kv_bytes
     monkeypatch.setattr(TokenPlan, "kv_bytes", lambda self, *a: real(self, *a) - 1)
     with pytest.raises(RuntimeError, match=r"vanilla: the KV cache holds \d+ bytes .* the plan says \d+"):
-        profile(loaded, {"vanilla": Vanilla()}, ProfileSettings(repeats=1, warmup=0, text_tokens=12, new_tokens=1))
+        profile(loaded, {"vanilla": Vanilla()}, [Point(repeats=1, warmup=0, text_tokens=12, new_tokens=1)])
 
 
 def test_the_model_is_as_before_afterwards(loaded: SimpleNamespace) -> None:
-    prompt = build_request(loaded.model, loaded.geometry, SETTINGS, batch=1)
+    prompt = build_request(loaded.model, loaded.geometry, POINTS[0])
     with torch.no_grad():
         before = loaded.model(**prompt.prefill_inputs()).logits
-        profile(loaded, METHODS, ProfileSettings(repeats=1, warmup=0, text_tokens=12, new_tokens=1))
+        profile(loaded, METHODS, [Point(repeats=1, warmup=0, text_tokens=12, new_tokens=1)])
         after = loaded.model(**prompt.prefill_inputs()).logits
     assert torch.equal(before, after)
 
 
 def test_decode_steps_continue_the_prompt_as_a_longer_prompt_would(loaded: SimpleNamespace) -> None:
     """What is timed as decoding is decoding: its logits are those of the same tokens given at once."""
-    prompt = build_request(loaded.model, loaded.geometry, SETTINGS, batch=2)
+    prompt = build_request(loaded.model, loaded.geometry, POINTS[1])
     with torch.no_grad(), reduce(loaded.model, Vanilla()):
         cache = loaded.model(**prompt.prefill_inputs()).past_key_values
-        for step in range(SETTINGS.new_tokens):
+        for step in range(POINTS[1].new_tokens):
             cached = loaded.model(**prompt.decode_inputs(step, cache)).logits
         ids = torch.cat([prompt.input_ids_BS, prompt.continuation_BN], dim=1)
         whole = loaded.model(
@@ -150,11 +150,11 @@ def test_decode_steps_continue_the_prompt_as_a_longer_prompt_would(loaded: Simpl
 
 
 def test_kv_bytes_of_a_transformers_cache_are_read_off_its_tensors(loaded: SimpleNamespace) -> None:
-    prompt = build_request(loaded.model, loaded.geometry, SETTINGS, batch=2)
+    prompt = build_request(loaded.model, loaded.geometry, POINTS[1])
     with torch.no_grad():
         cache = loaded.model(**prompt.prefill_inputs()).past_key_values
     plan = Vanilla().plan(loaded.geometry)
-    assert kv_bytes(cache) == 2 * plan.kv_bytes(SETTINGS.text_tokens, element_bytes=4)
+    assert kv_bytes(cache) == 2 * plan.kv_bytes(POINTS[0].text_tokens, element_bytes=4)
 
 
 def test_rows_are_ready_for_the_document(profiles: dict[str, Profile]) -> None:
@@ -173,9 +173,9 @@ def test_rows_are_ready_for_the_document(profiles: dict[str, Profile]) -> None:
 def test_profile_on_a_gpu_uses_its_clock_and_its_allocator(tiny_llava: Callable[..., Any]) -> None:
     model = tiny_llava().to("cuda", torch.bfloat16)
     loaded = SimpleNamespace(model=model, geometry=geometry_of(model.config))
-    found = profile(loaded, METHODS, SETTINGS)["hidrop"].measurements[0]
+    found = profile(loaded, METHODS, POINTS)["hidrop"].measurements[0]
     assert found.prefill_ms.min > 0 and found.decode_ms.min > 0
-    assert found.kv_bytes == HIDROP.plan(loaded.geometry).kv_bytes(SETTINGS.text_tokens, element_bytes=2)
+    assert found.kv_bytes == HIDROP.plan(loaded.geometry).kv_bytes(POINTS[0].text_tokens, element_bytes=2)
     assert found.peak_bytes >= sum(p.numel() * p.element_size() for p in model.parameters())
 
 
@@ -183,8 +183,8 @@ def test_keys_that_the_next_layer_takes_over_are_not_billed_to_the_selection(loa
     """FastV scores with attention that a layer has had; HiDrop makes keys of all tokens, and some of them stay."""
     from evals.profiling.measure import TimedCut, _marked
 
-    prompt = build_request(loaded.model, loaded.geometry, SETTINGS, 1)
-    text, tokens = SETTINGS.text_tokens, prompt.visual_tokens + SETTINGS.text_tokens
+    prompt = build_request(loaded.model, loaded.geometry, POINTS[0])
+    text, tokens = POINTS[0].text_tokens, prompt.visual_tokens + POINTS[0].text_tokens
     clock: Any = SimpleNamespace(mark=lambda: 0, between=lambda marks: [b - a for a, b in pairwise(marks)])
     for reducer, stays in ((HIDROP, [(text + 4) / tokens, (text + 2) / (text + 4)]), (METHODS["fastv-4"], [0.0])):
         cuts: list[TimedCut] = []

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import nn
 
-from evals.profiling import Measurement, ProfileSettings, Spread
+from evals.profiling import Measurement, Spread
 from evals.profiling.clock import Clock, no_collector
 from evals.profiling.memory import peak_bytes, resident_bytes
+from evals.profiling.point import Point
 from evals.profiling.prompt import build_request, named_ids
 from evals.profiling.vision import recorded_answer, replayed_answer
 from hidrop.backbones import geometry_of
@@ -35,23 +35,10 @@ def test_tokens_per_second_counts_the_whole_batch() -> None:
     assert measured.tokens_per_second == pytest.approx(200.0)
 
 
-def test_settings_take_one_batch_size_or_several() -> None:
-    assert ProfileSettings(batch=4).batch == (4,)  # type: ignore[arg-type]
-    assert ProfileSettings(batch=[1, 4]).batch == (1, 4)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"repeats": 0}, {"batch": ()}, {"batch": (0,)}, {"warmup": -1}, {"text_tokens": 3}, {"repeat": 2}]
-)
-def test_settings_refuse_what_cannot_be_measured(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        ProfileSettings(**wrong)
-
-
 def test_prompt_holds_one_image_between_text_and_no_other_placeholder(tiny_llava: Callable[..., Any]) -> None:
     model = tiny_llava()
     geometry = geometry_of(model.config)
-    prompt = build_request(model, geometry, ProfileSettings(text_tokens=9, new_tokens=50), batch=3)
+    prompt = build_request(model, geometry, Point(text_tokens=9, new_tokens=50, batch=3))
     visual = prompt.input_ids_BS == model.config.image_token_id
     assert visual.sum(1).tolist() == [geometry.visual_tokens] * 3
     assert prompt.input_ids_BS.shape == (3, 9 + geometry.visual_tokens)
@@ -64,7 +51,7 @@ def test_prompt_holds_one_image_between_text_and_no_other_placeholder(tiny_llava
 def test_prompt_is_the_same_for_the_same_seed(tiny_llava: Callable[..., Any]) -> None:
     model = tiny_llava()
     geometry = geometry_of(model.config)
-    one, same, other = (build_request(model, geometry, ProfileSettings(seed=seed), batch=2) for seed in (0, 0, 1))
+    one, same, other = (build_request(model, geometry, Point(seed=seed, batch=2)) for seed in (0, 0, 1))
     assert torch.equal(one.images["pixel_values"], same.images["pixel_values"]) and torch.equal(
         one.input_ids_BS, same.input_ids_BS
     )
@@ -73,7 +60,7 @@ def test_prompt_is_the_same_for_the_same_seed(tiny_llava: Callable[..., Any]) ->
 
 def test_transformers_own_forward_gets_the_features_that_it_made_before(tiny_llava: Callable[..., Any]) -> None:
     model = tiny_llava(layers=2)
-    prompt = build_request(model, geometry_of(model.config), ProfileSettings(text_tokens=8), batch=2)
+    prompt = build_request(model, geometry_of(model.config), Point(text_tokens=8, batch=2))
     given, calls = prompt.prefill_inputs(), list[Any]()
     model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from evals.profiling.point import Point
 from hidrop.strict_yaml import StrictModel, Whole
 
 Count = Annotated[Whole, Field(ge=1)]
@@ -21,6 +22,12 @@ class ProfileSettings(StrictModel):
     text_tokens: Annotated[Whole, Field(ge=4)] = 60
     new_tokens: Count = 8
     seed: Whole = 0
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """What is timed: one point for each batch size."""
+        shared = {name: value for name, value in self if name != "batch"}
+        return tuple(Point(batch=batch, **shared) for batch in self.batch)
 
     @field_validator("batch", mode="before")
     @classmethod

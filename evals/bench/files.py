@@ -1,0 +1,107 @@
+"""The files in results/bench/: their names, an unfinished one that goes on, and a list of them.
+
+A file is written after every point, so a run that was killed loses the point that it was measuring. The same command
+finishes it. Finished files are never overwritten: settings and time are part of a name.
+
+Nothing here needs pydantic, except for `listed`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hidrop import strict_json
+from hidrop.atomic_file import make_folder, write_atomically
+from hidrop.regular_files import Unreadable, read_text
+
+if TYPE_CHECKING:
+    from evals.bench.document import BenchDocument, TrainingDocument
+
+HEADINGS = ("file", "model", "device", "points", "methods", "versions", "commit", "date")
+# What has to be equal for a run to go on with an unfinished file.
+SAME = (
+    "schema", "model", "device", "dtype", "attention", "compiled", "memory_kept", "sizes", "hardware", "versions",
+    "commit", "settings", "methods",
+)  # fmt: skip
+MOST_BYTES, MOST_DEPTH = 1 << 28, 64
+LONGEST = 100  # characters of a model's name in that of a file, which may have 255
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """The GPU, or the processor and its threads, as a part of a file's name."""
+    name = re.sub(r"[^a-z0-9]+", "-", str(hardware.get("gpu") or hardware["cpu"]).lower()).strip("-")
+    return name if hardware.get("gpu") else f"{name}-{hardware['threads']}-threads"
+
+
+def new_path(document: Mapping[str, Any], out: Path, title: str) -> Path:
+    """A name that no file has: model, type, compiled or not, machine, what was swept (`title`), and the time."""
+    kind = f"{document['dtype']}-compiled" if document.get("compiled") else document["dtype"]
+    model = re.sub(r"[^A-Za-z0-9._]+", "-", document["model"]).strip("-.")[-LONGEST:]
+    parts = (model, kind, machine(document["hardware"]), title, f"{datetime.now(UTC):%Y%m%d-%H%M%S}")
+    stem = "-".join(filter(None, parts))
+    path, number = out / f"{stem}.json", 2
+    while path.exists():
+        path, number = out / f"{stem}-{number}.json", number + 1
+    return path
+
+
+def unfinished(document: Mapping[str, Any], out: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest file of an earlier run with the same settings that was not finished; None if there is none."""
+    wanted = json.loads(json.dumps({name: document.get(name) for name in SAME}))
+    for path in sorted(out.glob("*.json"), reverse=True):
+        found = _mapping(path)
+        if found and found.get("points_left") and {name: found.get(name) for name in SAME} == wanted:
+            return path, found
+    return None
+
+
+def _mapping(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None for a file that is none, or holds something else than a mapping."""
+    try:
+        text = read_text(path, MOST_BYTES)
+        strict_json.check_depth(text, MOST_DEPTH)
+        found = strict_json.value(text)
+    except (Unreadable, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write(path: Path, document: Mapping[str, Any]) -> None:
+    make_folder(path.parent)
+    write_atomically(path, json.dumps(document, indent=1) + "\n")
+
+
+def listed(folder: Path) -> Iterator[tuple[Path, BenchDocument | TrainingDocument]]:
+    """Every file of bench and bench-train in `folder` or two levels below. Raises UserError for a damaged one."""
+    from evals.bench.document import BENCH, TRAINING
+
+    for path in sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}*.json")):
+        found = _mapping(path)
+        if found is not None and "rows" in found and ("ceilings" in found or found.get("kind") == "training"):
+            yield path, (TRAINING if found.get("kind") == "training" else BENCH).read(path)
+
+
+def entry(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """A file in a list, for --json: everything except the rows and their points."""
+    return {"path": str(path)} | {name: value for name, value in document.items() if name not in ("rows", "points")}
+
+
+def cells(path: Path, document: Mapping[str, Any], below: Path) -> tuple[str, ...]:
+    """The line of a file in a list."""
+    hardware, versions = document["hardware"], document["versions"]
+    left, points = document.get("points_left", 0), len(document.get("points", ()))
+    return (
+        path.relative_to(below).as_posix(),
+        f"{document['model']} {document['dtype']}",
+        str(hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"),
+        f"{points} of {points + left}" if left else str(points or "-"),
+        ", ".join(dict.fromkeys(row["method"] for row in document["rows"])),
+        f"torch {versions.get('torch')}",
+        document["commit"] or "-",
+        document["date"][:10],
+    )
