@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup mini smoke test lint format readme
+.PHONY: help setup mini smoke test gpu lint format readme
 
 help:
 	@echo "make setup   create $(VENV) and install everything into it (once)"
 	@echo "make mini    run the embedded benchmark with the embedded models and print the results table"
 	@echo "make smoke   the same path in under a minute, with a few samples"
 	@echo "make test    run the tests"
+	@echo "make gpu     measure everything on this GPU into results/bench (make gpu ARGS=--dry-run: small sizes, on the CPU)"
 	@echo "make lint    run ruff, mypy and import-linter"
 	@echo "make format  let ruff format the code"
 	@echo "make readme  regenerate tables, figures and pages from the committed results, README.md included"
@@ -41,6 +42,10 @@ test: export TOKENIZERS_PARALLELISM ?= false
 test: export HF_HUB_OFFLINE ?= 1
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+# Without a virtual environment where there is none: a GPU machine often has torch, and no package index.
+gpu:
+	$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) run.py bench --suite gpu $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

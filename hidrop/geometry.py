@@ -123,7 +123,13 @@ PRESETS: dict[str, Geometry] = {
     "llava-1.5-13b": Geometry(40, 5120, 13824, 40, 40, 128, 32064, 576),
     "mobilellama-2.7b": Geometry(32, 2560, 6912, 32, 32, 80, 32064, 576, max_positions=2048),
     "llava-next-7b": Geometry(32, 4096, 11008, 32, 32, 128, 32064, 2880, dynamic=True, tiled=True),
+    # Sizes for benches on a CPU: LLaVA's shape, and Qwen's with fewer KV heads. bench-40m shows what grows with the
+    # number of visual tokens.
     "bench-400m": Geometry(24, 1024, 2816, 16, 16, 64, 32064, 576),
+    "bench-40m": Geometry(12, 512, 1408, 8, 8, 64, 32064, 576),
+    "bench-40m-144": Geometry(12, 512, 1408, 8, 8, 64, 32064, 144),
+    "bench-qwen2.5-vl": Geometry(24, 1024, 2816, 8, 2, 128, 32064, 576, dynamic=True, rope_axes=3, referenced=False),
+    "bench-qwen3-vl": Geometry(24, 1024, 2816, 8, 4, 128, 32064, 576, dynamic=True, rope_axes=3, referenced=False),
     # Each image of the models below has its own number of tokens. The number here only reads a budget of tokens.
     # Qwen: 256 to 1280 tokens is the range that Qwen2-VL's README recommends; 1296 and 1024 are settings of published
     # tables (results/reference).

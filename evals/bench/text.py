@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # The part of the layerwise limit that each method's prefill has to reach.
 LAYERWISE = dict.fromkeys(("hidrop", "pdrop", "fastv", "random", "uniform"), 0.95)
+LEAST_TOKENS = 576  # for HiDrop's bar: its cut projects all tokens, which small prefills feel
 LAYERWISE |= dict.fromkeys(("divprune", "sparsevlm"), 0.93)
 TIMES = ("method", "tokens", "prefill ms (p95)", "TTFT ms (p95)", "tower ms", "TPOT ms", "ITL p99")
 LIMITS = ("method", "layerwise limit", "physical limit", "selection", "decode limit")
@@ -224,6 +225,18 @@ def all_bars(document: BenchDocument) -> list[Bar]:
     }
     points = points_of(document["rows"])
     return [bar for point, rows in points.items() for bar in bars(rows, overheads[point])]
+
+
+def grown_bars(document: BenchDocument) -> list[Bar]:
+    """The part of the layerwise limit that each method reaches, at each number of visual tokens and batch size."""
+    found = []
+    for row in document["rows"]:
+        part, tokens = row["of_ideal"]["layerwise"], row["images"] * document["sizes"]["visual_tokens"]
+        small = row["method"] == "hidrop" and tokens < LEAST_TOKENS
+        if part is not None and row["method"] in LAYERWISE and not row["captured"] and not small:
+            what = f"{tokens} visual tokens, batch {row['batch']}: {row['label']}, part of the layerwise limit"
+            found.append(Bar(what, part, least=LAYERWISE[row["method"]]))
+    return found
 
 
 def explained(document: BenchDocument) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from evals.bench.models import GEOMETRY, default_dtype, model_of, recorder_of, sized
 from evals.bench.sweep import BLOCK, DEFAULT_METHODS, Sweep, read_file
@@ -33,6 +33,9 @@ COMMANDS = Group("Measure speed")
 PATIENCE = 60.0  # seconds to wait for another process that writes into the same folder
 # No benchmark asks with less text.
 LEAST_TEXT = 8
+# The benches of --grow: 144, 576, 1152 and 2304 visual tokens.
+GROWN = {"methods": "fastv,pdrop,random,uniform,hidrop,divprune,sparsevlm", "budget": "20%", "batch": "1,4", "new": "1"}
+GROWING = (("bench-40m-144", GROWN), ("bench-40m", {**GROWN, "images": "1,2,4"}))
 OWN = frozenset(field.name for field in fields(Sweep))
 
 Dtype = Annotated[
@@ -76,6 +79,13 @@ class BenchOptions(Options):
     device: Device = "auto"
     out: Out = Path("results/bench")
     bars: Bars = False
+    grow: Annotated[
+        bool, flag("--grow", "Sweep the number of visual tokens (144 to 2304) on a small model, batch 1 and 4.")
+    ] = False
+    suite: Annotated[
+        Literal["gpu"] | None, option("--suite", None, "Run everything that is measured on a GPU, with time limits.")
+    ] = None
+    dry_run: Annotated[bool, flag("--dry-run", "With --suite: the same on the CPU, with small sizes.")] = False
 
 
 @COMMANDS.command("bench", example="--methods fastv,hidrop --budget 11% --text 500 --new 64")
@@ -89,6 +99,12 @@ def bench(options: BenchOptions) -> int:
     Options with several values are swept: every combination is a point. A sweep that was interrupted goes on where it
     stopped when the same command runs again. `compare`, `report` and `ls` read its files.
     """
+    if options.suite:
+        return suite(options)
+    if options.dry_run:
+        raise UserError("--dry-run: belongs to --suite")
+    if options.grow:
+        return grow(options)
     sweep, geometry, source = asked_for(options)
     check_methods(sweep.methods)
     if geometry is not None:
@@ -101,6 +117,35 @@ def bench(options: BenchOptions) -> int:
 
         bars = text.all_bars(document)
     return judged(options, bars, document)
+
+
+def suite(options: BenchOptions) -> int:
+    """Every part in a process of its own, and a table of how they ended."""
+    from evals.bench import suite as suites
+
+    check_writable(options.out)
+    out = options.out.absolute()
+    found = suites.run(suites.dry_run(out) if options.dry_run else suites.gpu(out), out, options.say)
+    options.say("\n" + suites.table(found))
+    options.document({"parts": [dict(zip(suites.HEADINGS, one.cells(), strict=True)) for one in found]})
+    return SOME_FAILED if any(one.failed for one in found) else DONE
+
+
+def grow(options: BenchOptions) -> int:
+    """The benches of GROWING, with the settings that are given, and the bars of both."""
+    from evals.bench import text
+
+    bars, documents = [], []
+    for geometry, settings in GROWING:
+        given: dict[str, Any] = {name: value for name, value in settings.items() if getattr(options, name) is None}
+        own = replace(options, geometry=geometry, **given)
+        sweep, _, _ = asked_for(own)
+        check_methods(sweep.methods)
+        documents.append(measured(own, sweep, geometry, None))
+        bars += text.grown_bars(documents[-1])
+    options.say(text.bars_text(bars))
+    options.document({"files": documents})
+    return SOME_FAILED if options.bars and not all(bar.holds for bar in bars) else DONE
 
 
 def asked_for(options: BenchOptions) -> tuple[Sweep, str | None, str | None]:

@@ -73,7 +73,22 @@ LARGE_QWEN3 = dict(depth=27, hidden_size=1152, intermediate_size=4304, deepstack
 SO400M = dict(hidden_size=1152, intermediate_size=4304, num_attention_heads=16, patch_size=14)
 QWEN2 = {"model_type": "qwen2"}
 
+# Towers for benches on a CPU, in proportion to the decoder.
+BENCH_QWEN2_5 = dict(depth=6, hidden_size=384, intermediate_size=1024, num_heads=6, patch_size=14, window_size=112)
+BENCH_QWEN3 = dict(depth=6, hidden_size=384, intermediate_size=1536, num_heads=6, patch_size=16)
+NO_ENDS = {"bos_token_id": None, "eos_token_id": None}  # transformers' own are beyond a small vocabulary
+
 ARCHITECTURES: dict[str, Architecture] = {
+    "bench-qwen2.5-vl": Architecture(
+        "qwen2_5_vl",
+        dict(BENCH_QWEN2_5, fullatt_block_indexes=[2, 5], tokens_per_second=2, out_hidden_size=1024),
+        mrope(16, 24, 24) | NO_ENDS,
+    ),
+    "bench-qwen3-vl": Architecture(
+        "qwen3_vl",
+        dict(BENCH_QWEN3, num_position_embeddings=2304, out_hidden_size=1024, deepstack_visual_indexes=[1, 3, 5]),
+        mrope(24, 20, 20, theta=5e6, mrope_interleaved=True) | NO_ENDS,
+    ),
     "qwen2-vl-7b": Architecture(
         "qwen2_vl",
         dict(depth=32, embed_dim=1280, hidden_size=3584, mlp_ratio=4, num_heads=16, patch_size=14),

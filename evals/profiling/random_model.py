@@ -14,7 +14,12 @@ from hidrop.geometry import PRESETS, Geometry
 
 # CLIP ViT-L/14, except with a small decoder.
 CLIP_LARGE = Tower(hidden=1024, intermediate=4096, layers=24, heads=16, patch=14)
-TOWERS = {"bench-400m": Tower(hidden=384, intermediate=1536, layers=6, heads=6, patch=14)}
+SMALLEST = Tower(hidden=192, intermediate=768, layers=4, heads=3, patch=14)
+TOWERS = {
+    "bench-400m": Tower(hidden=384, intermediate=1536, layers=6, heads=6, patch=14),
+    "bench-40m": SMALLEST,
+    "bench-40m-144": SMALLEST,
+}
 
 
 def random_model(name: str, *, dtype: torch.dtype, device: torch.device, attention: str = "sdpa") -> Any:
