@@ -135,6 +135,16 @@ def test_the_commands_of_a_page_are_ones_that_the_command_line_takes(name: str) 
             assert callable(parse(with_command(shlex.split(command[started.end() :]))))
 
 
+def test_the_sweep_of_the_bench_page_is_one(tmp_path: Path) -> None:
+    from evals.bench.sweep import Sweep, read_file
+
+    [text] = blocks("yaml", PAGES["bench.md"])
+    (tmp_path / "sweep.yaml").write_text(text)
+    settings = read_file(tmp_path / "sweep.yaml")
+    assert settings.pop("geometry") == "llava-1.5-7b"
+    assert len(Sweep.of(settings, str).points()) == 3 * 3 * 2
+
+
 @pytest.mark.slow
 def test_the_analysis_of_the_readme_ends_with_a_schedule(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
