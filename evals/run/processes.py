@@ -10,12 +10,14 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hidrop.errors import UserError
+from hidrop.errors import UserError, reason
 from hidrop.patience import VARIABLE, patience
 from hidrop.program import torchrun
 
@@ -28,11 +30,15 @@ PATIENCE = 120.0
 
 @dataclass(frozen=True)
 class Processes:
-    """This process has number `rank` of `count`, and number `local` on its machine. By default it is the only one."""
+    """This process has number `rank` of `count`, and number `local` on its machine. By default it is the only one.
+
+    hosts: the name of each process's machine, by rank; empty for a single process.
+    """
 
     rank: int = 0
     count: int = 1
     local: int = 0
+    hosts: tuple[str, ...] = ()
 
     @classmethod
     def join(cls) -> Processes:
@@ -52,12 +58,14 @@ class Processes:
             ) from None
         import torch.distributed as dist
 
-        time = patience(PATIENCE)
-        with found._waiting(time):
-            dist.init_process_group("gloo", timeout=time)
+        longest = patience(PATIENCE)
+        with found._waiting(longest):
+            dist.init_process_group("gloo", timeout=longest)
+            hosts: list[Any] = [None] * found.count
+            dist.all_gather_object(hosts, socket.gethostname())
         for name in (RANK, COUNT, LOCAL_RANK, "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
-        return found
+        return replace(found, hosts=tuple(hosts))
 
     @property
     def main(self) -> bool:
@@ -85,9 +93,9 @@ class Processes:
         if self.count > 1:
             import torch.distributed as dist
 
-            time = patience(PATIENCE)
-            with self._waiting(time):
-                dist.monitored_barrier(timeout=time, wait_all_ranks=True)
+            longest = patience(PATIENCE)
+            with self._waiting(longest):
+                dist.monitored_barrier(timeout=longest, wait_all_ranks=True)
 
     def gather(self, thing: Any) -> list[Any]:
         """The `thing` of every process, in the order of their ranks. Waits for all; raises UserError like `wait`."""
@@ -102,19 +110,45 @@ class Processes:
         return things
 
     @contextmanager
-    def _waiting(self, time: datetime.timedelta) -> Iterator[None]:
-        """Turn the errors of a wait that was in vain into words."""
+    def _waiting(self, longest: datetime.timedelta) -> Iterator[None]:
+        """Turn the errors of a wait that was in vain into words. `longest`: the patience."""
+        started = time.monotonic()
         try:
             yield
         except RuntimeError as error:  # gloo's and the store's own types are its subclasses
-            missing = re.search(r"[Rr]anks? ([\d, ]+) failed to (?:pass|reach|join)", str(error))
-            who = f"process {missing[1].strip()}" if missing else "the other processes"
-            minutes = f"{time.total_seconds() / 60:g} minutes"
-            raise UserError(
-                f"process {self.rank} of {self.count} waited {minutes} in vain for {who}: it "
-                f"hangs, has died or cannot be reached. Nothing that was answered is lost; the same command goes on. "
-                f"{VARIABLE}=<minutes> in the environment waits longer"
-            ) from error
+            raise UserError(self._in_vain(time.monotonic() - started, longest, error)) from error
+
+    def _in_vain(self, seconds: float, longest: datetime.timedelta, error: RuntimeError) -> str:
+        """What to tell a user after a wait of so many seconds that ended with gloo's `error`."""
+        me, who = f"{self._called(self.rank)} of {self.count}", self._missing(str(error))
+        if seconds > 0.9 * longest.total_seconds():
+            minutes = f"{longest.total_seconds() / 60:g} minutes"
+            what = f"waited {minutes} in vain for {who}: it hangs, has died or cannot be reached"
+            more = f". {VARIABLE}=<minutes> in the environment waits longer"
+        elif self.hosts:
+            what, more = f"lost the connection to {who}: it has died, or the network has failed", ""
+        else:
+            return (
+                f"{me} cannot connect to {who}: {reason(error)}. Each machine's own name has to lead to an address "
+                "that the others reach (in /etc/hosts it is often 127.0.1.1), or GLOO_SOCKET_IFNAME=<interface> in the "
+                "environment names the network"
+            )
+        return (
+            f"{me} {what}. Nothing that was answered is lost: start the same command again, on all machines, and it "
+            f"goes on{more}"
+        )
+
+    def _missing(self, error: str) -> str:
+        """The processes that gloo's error is about. Only the first process knows who is missing."""
+        if named := re.search(r"[Rr]anks? ([\d, ]+) failed to (?:pass|reach|join)", error):
+            return ", ".join(self._called(int(rank)) for rank in re.findall(r"\d+", named[1]))
+        if self.count == 2:
+            return self._called(1 - self.rank)
+        return "the other processes" if self.main else f"{self._called(0)}, or one that it waits for"
+
+    def _called(self, rank: int) -> str:
+        """A process's number, and its machine if there are several."""
+        return f"process {rank} (on {self.hosts[rank]})" if len(set(self.hosts)) > 1 else f"process {rank}"
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
