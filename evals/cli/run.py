@@ -28,7 +28,7 @@ class MatrixOptions(Options):
     file: Annotated[str | None, argument("MATRIX", f"A matrix file, or a bundled matrix: {', '.join(BUNDLED)}.")] = None
     matrix: Annotated[str | None, option("--matrix", "MATRIX", "The same matrix, given as an option.")] = None
     only: Annotated[
-        str | None, option("--only", "PATTERN", "Only cells whose model/method/task matches the pattern.")
+        str | None, option("--only", "PATTERN", "Only the cell of this name, or cells whose model/method/task matches.")
     ] = None
     limit: Annotated[int | None, option("--limit", "N", "Only the first N samples of each task.", min=1)] = None
     device: Annotated[
@@ -43,6 +43,9 @@ class MatrixOptions(Options):
         flag(
             "--keep-cells", "Take finished cells of an earlier version of hidrop or of a method. The caption says so."
         ),
+    ] = False
+    share: Annotated[
+        bool, flag("--share", "Let other runs with --share take cells in the same folder. Takes no timings.")
     ] = False
 
     @property
@@ -68,6 +71,7 @@ class MatrixOptions(Options):
             workers=self.workers,
             force=self.force,
             keep_cells=self.keep_cells,
+            share=self.share,
             quiet=self.quiet,
             stream=self.stream,
             command=command_line(),
@@ -76,6 +80,7 @@ class MatrixOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(MatrixOptions):
+    cells: Annotated[bool, flag("--cells", "Print the name of each cell instead, one per line, for --only.")] = False
     cost: Annotated[
         Path | None, option("--cost", "BENCH", "Estimate the hours of a run from a file that `bench` wrote.")
     ] = None
@@ -119,7 +124,9 @@ def run_matrix(options: MatrixOptions, *, retry: bool = False) -> int:
         where = "/".join(part for part in (failure["model"], failure["label"], failure["task"]) if part)
         trace = f" (traceback: {failure['traceback']})" if Path(failure["traceback"]).is_file() else ""
         print(visible(f"failed: {where}: {failure['error']}{trace}"), file=sys.stderr)
-    if finished.unwritten:
+    if finished.others:
+        options.say("other runs with --share are at work in this folder: the last one writes the tables")
+    elif finished.unwritten:
         print(visible(f"failed: the tables: {finished.unwritten}"), file=sys.stderr)
     else:
         options.say(written(*finished.written))
@@ -132,8 +139,10 @@ def plan(options: PlanOptions) -> int:
     """Print tokens, FLOPs and KV bytes of every row.
 
     Needs no checkpoint for models whose sizes are known, and loads no weights. Takes the options of `run`, so that you
-    can paste its command line; --device, --workers, --out, --force and --keep-cells change nothing here.
+    can paste its command line; --device, --workers, --out, --force, --keep-cells and --share change nothing here.
     """
+    if options.cells:
+        return list_cells(options)
     options.loading(f"{options.name}: reading models")
     from rich.console import Console
 
@@ -164,12 +173,20 @@ def plan(options: PlanOptions) -> int:
     return DONE
 
 
+def list_cells(options: PlanOptions) -> int:
+    """Print each cell as `--only` takes it, and nothing else."""
+    matrix, cells = options.run_options().load()
+    options.say("\n".join(cell.key for cell in cells))
+    options.document({"matrix": matrix.name, "cells": [cell.key for cell in cells]})
+    return DONE
+
+
 @COMMANDS.command("validate", example="paper")
 def validate(options: MatrixOptions) -> int:
     """List every problem that would stop a matrix or a recipe.
 
-    Takes the options of `run`, so that you can paste its command line; --workers, --force and --keep-cells change
-    nothing here. MATRIX may also be a recipe of `train`. Exits with 2 when there are problems.
+    Takes the options of `run`, so that you can paste its command line; --workers, --force, --keep-cells and
+    --share change nothing here. MATRIX may also be a recipe of `train`. Exits with 2 when there are problems.
     """
     options.loading(f"{options.name}: checking files, data and packages")
     from evals.matrix.schema import find
@@ -222,8 +239,8 @@ def told(options: Options, problems: list[str], verdict: str, document: dict[str
 def throughput(options: MatrixOptions) -> int:
     """Compare a matrix's speed with one sample at a time.
 
-    Takes the options of `run`; --out, --force and --keep-cells change nothing here. --limit defaults to 128 samples.
-    Exits with 1 when the matrix is less than 4 times as fast, or gives other answers.
+    Takes the options of `run`; --out, --force, --keep-cells and --share change nothing here. --limit defaults to 128
+    samples. Exits with 1 when the matrix is less than 4 times as fast, or gives other answers.
     """
     options.loading(f"{options.name}: loading libraries")
     from evals.bench import throughput as timing

@@ -241,7 +241,8 @@ class Matrix(StrictModel):
     def cells(self, *, only: str | None = None) -> list[Cell]:
         """One cell per model x method x budget x task, in the order of the file, each once.
 
-        `only` selects the cells whose "model/label/task" matches it as a shell pattern or contains it.
+        `only` selects the cell whose "model/label/task" it is; if it is none's, the cells whose key matches it as a
+        shell pattern or contains it.
         """
         found: dict[str, Cell] = {}
         for run in self.runs:
@@ -251,6 +252,8 @@ class Matrix(StrictModel):
                         for task in run.tasks or self.tasks:
                             cell = self._cell(model, method, variant, task)
                             found.setdefault(cell.key, cell)
+        if only in found:
+            return [found[only]]
         chosen = [cell for cell in found.values() if only is None or matches(cell.key, only)]
         if only is not None and not chosen:
             raise UserError(f"--only {only}: matches no cell of {self.file}. Its first cell is {next(iter(found))}")

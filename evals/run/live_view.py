@@ -55,6 +55,11 @@ class LiveView:
         if key == self._key:
             self._key = ""
 
+    def skip(self, key: str) -> None:
+        """A cell is not run."""
+        self.ended += 1
+        self._left.pop(key, None)
+
     def current(self) -> str:
         """The progress and the speed of the cell that runs."""
         done, size = self._answered + self._new, self.sizes.get(self._key)

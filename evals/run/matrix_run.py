@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
 
 from evals.matrix.schema import Cell, Matrix, load_matrix
-from evals.store.lock import locked
+from evals.store.lock import TABLES, InUse, locked
 from evals.store.result_document import ResultDocument
 from hidrop.atomic_file import write_atomically
 from hidrop.devices import pick_device
 from hidrop.errors import CannotWrite, UserError
+
+# Seconds that a run with --share waits for another one that writes the tables, and for the others to end.
+WRITING, ENDING = 300.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,8 @@ class RunOptions:
     """A user's options for a run. An option that is None takes the matrix's value.
 
     only: a pattern on model/method/task. workers: threads that prepare images. force: run finished cells again.
-    keep_cells: take cells that an earlier version of the code finished. retry: run only what failed in the last run.
+    keep_cells: take cells that an earlier version of the code finished. share: leave cells to other runs in the folder.
+    retry: run only what failed in the last run.
     stream: the output for progress. command: the command line, for the result document.
     """
 
@@ -35,6 +41,7 @@ class RunOptions:
     workers: int | None = None
     force: bool = False
     keep_cells: bool = False
+    share: bool = False
     retry: bool = False
     quiet: bool = False
     stream: TextIO | None = None
@@ -58,12 +65,14 @@ class RunOptions:
 class Finished:
     """The result document of a finished run, and the files written from it.
 
-    unwritten: why the tables could not be written; None if they were.
+    unwritten: why the tables could not be written; None if they were. others: they were left to another run with
+    --share, which is still at work in the folder.
     """
 
     document: ResultDocument
     written: list[Path]
     unwritten: str | None = None
+    others: bool = False
 
 
 def run_matrix(options: RunOptions) -> Finished | None:
@@ -74,7 +83,6 @@ def run_matrix(options: RunOptions) -> Finished | None:
     """
     from rich.console import Console
 
-    from evals import report
     from evals.matrix.resolve import resolve
     from evals.matrix.validate import alone, check
     from evals.run import engine, runner
@@ -82,13 +90,13 @@ def run_matrix(options: RunOptions) -> Finished | None:
     from evals.run.interrupt import gently
     from evals.run.processes import Processes
     from evals.run.progress import Progress
+    from evals.run.shared_run import SharedRunner
 
-    if options.force and options.keep_cells:
-        raise UserError(
-            "--force runs finished cells again, and --keep-cells takes them as they are. Give one of the two"
-        )
+    _check_options(options)
     matrix, cells = options.load()
     processes = Processes.join()
+    if options.share and processes.count > 1:
+        raise UserError("--share is for single processes: those that torchrun starts together share the cells anyway")
     alone(matrix, cells, processes.count)
     device, out = processes.device(options.place(matrix)), options.folder(matrix)
     if options.retry:
@@ -100,34 +108,71 @@ def run_matrix(options: RunOptions) -> Finished | None:
     asked = {cell.key for cell in cells}
     others = [cell for cell in matrix.cells() if cell.key not in asked]
     rows |= resolve(matrix, others)[0]  # problems of cells that this run does not need are ignored
+    others = [cell for cell in others if (cell.model, cell.label) in rows]
     console = Console(file=options.stream or sys.stdout, quiet=options.quiet or not processes.main)
     with ExitStack() as stack:
         if processes.main:
-            stack.enter_context(locked(out))
+            stack.enter_context(locked(out, shared=options.share, patience=WRITING if options.share else 0.0))
         progress = stack.enter_context(Progress(console, len(cells), {cell.key: cell.samples for cell in cells}))
         pause = stack.enter_context(gently())
-        document = runner.run(
+        work = partial(
+            runner.run,
             matrix,
-            cells,
-            rows,
-            out,
+            rows=rows,
+            out=out,
             device=device,
             engine=engine.default(options.workers),
             progress=progress,
-            others=[cell for cell in others if (cell.model, cell.label) in rows],
             processes=processes,
             force=options.force,
             keep_cells=options.keep_cells,
             pause=pause,
         )
-        if not processes.main:
-            return None
-        if options.command:
-            document["command"] = options.command
-        try:
-            return Finished(document, report.write(document, out))
-        except CannotWrite as error:
-            return Finished(document, [], str(error))
+        if not options.share:
+            document = work(cells, others=others)
+            return _written(document, options) if processes.main else None
+        own = work(cells, kind=SharedRunner)
+    return _by_the_last(own, options, lambda: work([], others=cells + others))
+
+
+def _check_options(options: RunOptions) -> None:
+    """Raises UserError for options that contradict each other."""
+    if options.force and options.keep_cells:
+        raise UserError(
+            "--force runs finished cells again, and --keep-cells takes them as they are. Give one of the two"
+        )
+    if options.force and options.share:
+        raise UserError("--force with --share: each run would answer again what the others have finished. Give one")
+
+
+def _written(document: ResultDocument, options: RunOptions) -> Finished:
+    """Write the tables."""
+    from evals import report
+
+    if options.command:
+        document["command"] = options.command
+    try:
+        return Finished(document, report.write(document, Path(document["out"])))
+    except CannotWrite as error:
+        return Finished(document, [], str(error))
+
+
+def _by_the_last(own: ResultDocument, options: RunOptions, whole: Callable[[], ResultDocument]) -> Finished:
+    """Write the tables of all finished cells (`whole`), if no other run is at work in the folder.
+
+    Whoever ends has freed the folder before it tries this, so the last one succeeds. Of two that end at the same time,
+    the second one waits for the first.
+    """
+    out = Path(own["out"])
+    try:
+        with locked(out, name=TABLES, patience=WRITING), locked(out, patience=ENDING):
+            document = whole()
+            known = {(failure["model"], failure["label"], failure["task"]) for failure in own["failed"]}
+            more = [one for one in document["failed"] if (one["model"], one["label"], one["task"]) not in known]
+            document["failed"] = own["failed"] + more
+            return _written(document, options)
+    except InUse:
+        return Finished(own, [], others=True)
 
 
 def write_matrix(content: dict[str, Any], out: Path) -> Path:

@@ -75,6 +75,11 @@ class Progress(AbstractContextManager["Progress"]):
         self.view.end(key, None)
         self._print(f"{self._place(self.view.ended)} {key}: failed: {reason}", style="red")
 
+    def left(self, key: str, owner: str) -> None:
+        """A cell is left to another run with --share."""
+        self.view.skip(key)
+        self._say(f"{self._place(self.view.ended)} {key}: left to {owner}")
+
     def timing_failed(self, model: str, reason: str) -> None:
         self._print(f"timing of {model} failed: {reason}", style="red")
 

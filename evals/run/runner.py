@@ -44,6 +44,7 @@ def run(
     force: bool = False,
     keep_cells: bool = False,
     pause: Callable[[], None] = lambda: None,
+    kind: type[MatrixRunner] | None = None,
 ) -> ResultDocument:
     """Run `cells` into the folder `out` and return the result document. Its `failed` lists the failures.
 
@@ -51,14 +52,15 @@ def run(
     not asked for: the document has them if an earlier run finished them. Each of several `processes` calls this, and
     the document of the first one is complete. `force`: run finished cells again. `keep_cells`: take cells that an
     earlier version of the code finished. `pause` is called between batches, cells and models, and may raise
-    KeyboardInterrupt. Raises UserError if another process works in `out`, or a folder in it is a link. Once a file
-    cannot be written (a full disk), the cells that are left are not run, and fail with the reason.
+    KeyboardInterrupt. `kind`: another way to run a model's cells than `MatrixRunner`. Raises UserError if another
+    process works in `out`, or a folder in it is a link. Once a file cannot be written (a full disk), the cells that are
+    left are not run, and fail with the reason.
     """
-    cells, others = list(cells), list(others)
+    cells, others, kind = list(cells), list(others), kind or MatrixRunner
     check_inside(out)
-    with locked(out) if processes.main else contextlib.nullcontext():
+    with locked(out, shared=kind.shares) if processes.main else contextlib.nullcontext():
         processes.wait()  # until the first process has locked the folder
-        work = MatrixRunner(matrix, rows, out, device, engine, progress, processes, pause, keep_cells)
+        work = kind(matrix, rows, out, device, engine, progress, processes, pause, keep_cells)
         for model in matrix.models:
             own = [cell for cell in cells if cell.model == model]
             if force:
@@ -77,6 +79,8 @@ class MatrixRunner:
 
     Each of several processes answers its part of the batches of a model's cells. Then the first one scores them.
     """
+
+    shares = False  # the folder with other runs
 
     def __init__(
         self,

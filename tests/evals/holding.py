@@ -11,12 +11,12 @@ from evals.store.lock import locked
 
 
 @contextlib.contextmanager
-def held_elsewhere(folder: Path, seconds: float = 60.0) -> Iterator[None]:
+def held_elsewhere(folder: Path, seconds: float = 60.0, *, shared: bool = False) -> Iterator[None]:
     """Another thread holds the lock during the block, but not longer than `seconds`. The kernel sees no difference."""
     begun, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with locked(folder):
+        with locked(folder, shared=shared):
             begun.set()
             done.wait(seconds)
 

@@ -165,6 +165,7 @@ def going(tmp_path):
             force=changes.get("force", False),
             keep_cells=changes.get("keep_cells", False),
             pause=changes.get("pause", lambda: None),
+            kind=changes.get("kind"),
         )
 
     run.log = io.StringIO()

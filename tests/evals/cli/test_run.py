@@ -9,6 +9,8 @@ import pytest
 from evals import cli
 from evals.cli.exit_codes import SOME_FAILED
 from evals.cli.options import BUNDLED
+from evals.run.processes import Processes
+from tests.evals.holding import held_elsewhere
 
 
 def run(*arguments):
@@ -41,6 +43,37 @@ def test_a_matrix_runs_from_file_to_table(matrix, tmp_path, capsys):
 def test_force_and_keep_cells_contradict_each_other(matrix, tmp_path, capsys):
     assert run("--matrix", matrix(), "--out", tmp_path / "out", "--force", "--keep-cells") == cli.USER
     assert "--keep-cells takes them as they are. Give one of the two" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_share_a_folder_add_up_to_the_whole_table_and_the_last_one_writes_it(matrix, tmp_path, capsys):
+    path, out = matrix("{vanilla: {}, fastv: {layer: 1, keep: 4}}", tasks=("gqa",)), tmp_path / "out"
+    assert run("plan", path, "--cells") == cli.DONE
+    keys = capsys.readouterr().out.splitlines()
+    assert keys == ["tiny/vanilla/gqa", "tiny/fastv/gqa"]
+    with held_elsewhere(out, shared=True):
+        assert run("--matrix", path, "--out", out, "--share", "--only", keys[1], "--json") == cli.DONE
+        captured = capsys.readouterr()
+        assert "other runs with --share are at work in this folder: the last one writes the tables" in captured.err
+        assert [cell["label"] for cell in json.loads(captured.out)["cells"]] == ["fastv"]
+    assert not (out / "leaderboard.json").exists()
+    assert run("--matrix", path, "--out", out, "--share", "--only", keys[0]) == cli.DONE
+    document = json.loads((out / "leaderboard.json").read_text())
+    assert [cell["label"] for cell in document["cells"]] == ["vanilla", "fastv"] and document["profiles"] == []
+    assert run("--matrix", path, "--out", out) == cli.DONE  # nothing but the timings is left
+    assert "(from an earlier run)" in capsys.readouterr().out
+    assert {entry["label"] for entry in json.loads((out / "leaderboard.json").read_text())["profiles"]} == {
+        "vanilla",
+        "fastv",
+    }
+
+
+def test_what_a_shared_run_cannot_do_is_refused(matrix, tmp_path, capsys, monkeypatch):
+    assert run("--matrix", matrix(), "--out", tmp_path / "out", "--force", "--share") == cli.USER
+    assert "--force with --share: each run would answer again what the others have finished" in capsys.readouterr().err
+    monkeypatch.setattr(Processes, "join", classmethod(lambda cls: cls(0, 2)))
+    assert run("--matrix", matrix(), "--out", tmp_path / "out", "--share") == cli.USER
+    assert "--share is for single processes" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -87,6 +87,13 @@ def test_only_chooses_cells_by_pattern_or_by_part_of_their_key(tmp_path, pattern
     assert len(load(tmp_path).cells(only=pattern)) == count
 
 
+def test_only_with_a_cells_whole_key_chooses_that_cell_alone(tmp_path):
+    matrix = load(tmp_path, BASE.replace("models:", "models:\n  aa: {source: other}"))
+    assert len([cell for cell in matrix.cells() if "a/vanilla/gqa" in cell.key]) == 2
+    for cell in matrix.cells():
+        assert matrix.cells(only=cell.key) == [cell]
+
+
 def test_only_that_matches_nothing_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match=r"matches no cell of own\.yaml"):
         load(tmp_path).cells(only="nothing")

@@ -1,0 +1,56 @@
+"""Runs that work in one results folder at the same time (`--share`): each takes cells that no other one is running.
+
+A run locks a cell, reads its journal, answers what is missing, and goes on to the next cell. It takes no timings,
+because other runs on the same machine would disturb them. The last run to end writes the tables (`matrix_run`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evals.matrix.schema import Cell
+from evals.run.failures import Failure
+from evals.run.runner import MatrixRunner
+from evals.run.timings import Timings
+from evals.store.cell_files import DIGITS
+from evals.store.journal import identity_hash
+from evals.store.lock import CELL, InUse, holder, locked
+
+
+class SharedRunner(MatrixRunner):
+    """A run of some cells of a matrix. Cells that another run has locked are left to it."""
+
+    shares = True
+
+    def model(self, cells: list[Cell], others: list[Cell]) -> None:
+        """Run the free cells of one model. `others` are left alone: another run may be writing them."""
+        loaded: Any = None
+        for cell in cells:
+            try:
+                weights = self.engine.weights_digest(cell.spec.source)
+                name = CELL.format(identity_hash(self.journals.identity(cell, weights))[:DIGITS])
+            except Exception as error:
+                self._fail(cell, Failure.of(error))
+                continue
+            try:
+                with locked(self.out, name=name):
+                    loaded = self._run_one(cell, loaded)
+            except InUse:
+                self.progress.left(cell.key, holder(self.out, name) or "another process")
+        del loaded
+        self.engine.release()
+
+    def _run_one(self, cell: Cell, loaded: Any) -> Any:
+        """Run a cell that is locked. Returns its model if that is loaded, for the next cell, or why it cannot be."""
+        weights, journals, failures = self._opened([cell])
+        if cell.key in journals and journals[cell.key].result is None and not self.ended:
+            if loaded is None:
+                model, failed = self._load(cell)
+                loaded = failed or model
+            if isinstance(loaded, Failure):
+                failures = {**failures, cell.key: loaded}
+        self._finish([cell], journals, weights, None if isinstance(loaded, Failure) else loaded, failures)
+        return loaded
+
+    def _time(self, timings: Timings, loaded: Any) -> None:
+        """No timings."""
