@@ -8,16 +8,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import stat
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from evals.store import lock_owner
 from hidrop.atomic_file import STALE
 from hidrop.errors import CannotWrite, UserError
-from hidrop.regular_files import Unreadable, read_text
 
 NAME = ".lock"
 CELL = ".cell-{}.lock"  # the lock on one cell, with the first digits of its identity's hash
@@ -26,7 +25,6 @@ SHARED = "runs with --share\n"  # the owners of a shared lock
 # What file systems answer that have no locks (some NFS, FUSE and object stores).
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 PAUSE = 0.05  # seconds between two tries
-LONGEST = 1 << 16  # bytes of the owner's name
 
 # This process's locks by folder, name and thread, and whether they are shared: a nested block does not lock again.
 _held: dict[tuple[int, int, str, int], bool] = {}
@@ -42,8 +40,8 @@ def locked(folder: Path, *, patience: float = 0.0, shared: bool = False, name: s
 
     patience: seconds to wait for another process. shared: other processes may hold it too, if theirs is shared as well.
     name: of the lock's file. Raises InUse, with the process and host, if another process keeps the lock; UserError if
-    the folder cannot be locked at all. The kernel releases the lock of a process that died; the file only names the
-    owner. Temporary files of writers that were killed are removed by an owner that is alone in the folder.
+    the folder cannot be locked at all. The kernel releases the lock of a process that died; the file names the owner
+    (`lock_owner`). An owner that is alone in the folder removes the temporary files of writers that were killed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,24 +58,56 @@ def locked(folder: Path, *, patience: float = 0.0, shared: bool = False, name: s
         _lock(descriptor, folder / name, time.monotonic() + patience, shared)
         _held[key] = shared
         try:
-            _name(descriptor, SHARED if shared else f"process {os.getpid()} on {socket.gethostname()}\n")
-            if name == NAME and not shared:
-                _tidy(folder)
-            yield
+            with _named(descriptor, folder, name, shared):
+                yield
         finally:
             del _held[key]
-            if not shared or _alone(descriptor):
-                _name(descriptor, "")
     finally:
         os.close(descriptor)
 
 
-def holder(folder: Path, name: str = NAME) -> str | None:
-    """The process that holds the folder's lock, as its file says; None if nobody does."""
+@contextlib.contextmanager
+def _named(descriptor: int, folder: Path, name: str, shared: bool) -> Iterator[None]:
+    """Write the owner into the lock's file for the block. Raises InUse if the file's owner lives on another machine."""
+    others = not lock_owner.on_a_local_disk(folder)
+    alone = name == NAME and not shared
+    if others:
+        watched = [folder / name, *(folder.glob(CELL.format("*")) if alone else ())]
+        if owner := lock_owner.alive_elsewhere(watched):
+            raise in_use(folder, f"{owner}, on whose machine this file system grants the same lock")
+    lock_owner.write_owner(descriptor, SHARED if shared else f"{lock_owner.myself()}\n")
+    if alone:
+        _tidy(folder)
     try:
-        return read_text(folder / name, LONGEST).strip() or None
-    except Unreadable:
-        return None
+        with lock_owner.beating(descriptor) if others and not shared else contextlib.nullcontext():
+            yield
+    finally:
+        if not shared or _alone(descriptor):
+            lock_owner.write_owner(descriptor, "")
+
+
+def in_use(folder: Path, owner: str) -> InUse:
+    return InUse(f"{folder}: in use by {owner}. Wait for it, or use another --out")
+
+
+def holder(folder: Path, name: str = NAME) -> str | None:
+    """The process that holds the folder's lock; None if nobody does, whatever a killed one left in the lock's file."""
+    import fcntl
+
+    owner = lock_owner.owner_of(folder / name)
+    if owner is None or not lock_owner.here(owner, folder):
+        return owner
+    try:
+        descriptor = _opened(folder / name)
+    except UserError:
+        return owner
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return owner
+    finally:
+        os.close(descriptor)
+    return None
 
 
 def _opened(path: Path) -> int:
@@ -98,14 +128,15 @@ def _lock(descriptor: int, path: Path, until: float, shared: bool) -> None:
     import fcntl
 
     folder = path.parent
+    until = max(until, time.monotonic() + 2 * PAUSE)  # `holder` takes a free lock for a moment
     while True:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() >= until:
-                owner = holder(folder, path.name) or "another process"
-                raise InUse(f"{folder}: in use by {owner}. Wait for it, or use another --out") from None
+                owner = lock_owner.owner_of(path) or "another process"
+                raise in_use(folder, owner) from None
             time.sleep(PAUSE)
         except OSError as error:
             if error.errno not in NO_LOCKS:
@@ -113,7 +144,7 @@ def _lock(descriptor: int, path: Path, until: float, shared: bool) -> None:
             raise UserError(
                 f"{folder}: its file system has no file locks ({error.strerror}), so two runs in it could not be kept "
                 "apart. Use --out with a folder on a local disk and copy it afterwards, or mount the file system with "
-                "locks (NFS: the option local_lock=flock)"
+                "locks (NFS: without the option nolock, or with local_lock=flock if only one machine works in it)"
             ) from None
 
 
@@ -126,13 +157,6 @@ def _alone(descriptor: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _name(descriptor: int, owner: str) -> None:
-    """Write the owner into the lock's file. The lock does not depend on it: a full disk is not an error."""
-    with contextlib.suppress(OSError):
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, owner.encode(), 0)
 
 
 def _tidy(folder: Path) -> None:

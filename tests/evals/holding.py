@@ -7,16 +7,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from evals.store.lock import locked
+from evals.store.lock import NAME, locked
 
 
 @contextlib.contextmanager
-def held_elsewhere(folder: Path, seconds: float = 60.0, *, shared: bool = False) -> Iterator[None]:
+def held_elsewhere(folder: Path, seconds: float = 60.0, *, shared: bool = False, name: str = NAME) -> Iterator[None]:
     """Another thread holds the lock during the block, but not longer than `seconds`. The kernel sees no difference."""
     begun, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with locked(folder, shared=shared):
+        with locked(folder, shared=shared, name=name):
             begun.set()
             done.wait(seconds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,13 @@ def test_blocks_on_one_folder_can_be_nested_and_the_outermost_frees_it(tmp_path:
     with pytest.raises(RuntimeError), locked(tmp_path):
         raise RuntimeError
     assert not taken(tmp_path)
+
+
+def test_a_process_that_was_killed_holds_nothing_whatever_it_left(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text(f"process 1 on {socket.gethostname()}\n")
+    assert lock.holder(tmp_path) is None
+    with held_elsewhere(tmp_path):
+        assert str(lock.holder(tmp_path)).startswith("process ")
 
 
 def test_patience_waits_for_another_process(tmp_path: Path) -> None:
