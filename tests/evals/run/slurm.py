@@ -1,4 +1,4 @@
-"""The SLURM scripts of docs/scale.md, and programs that stand in for SLURM's own."""
+"""The SLURM scripts of docs/scale.md, programs that stand in for SLURM's own, and the tables that a job writes."""
 
 from __future__ import annotations
 
@@ -33,3 +33,9 @@ def fake_slurm(folder: Path, nodes: Sequence[str] = ()) -> dict[str, str]:
     path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
     job = {"SLURM_NNODES": str(len(nodes)), "SLURM_JOB_NODELIST": ",".join(nodes), "SLURM_JOB_ID": "7"}
     return {**job, "FAKE_NODES": " ".join(nodes), "PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+def tables(out: Path) -> dict[str, bytes]:
+    """The tables of a results folder without their dates."""
+    found = {name: (out / f"leaderboard.{name}").read_bytes() for name in ("csv", "md")}
+    return {name: re.sub(rb"\*\*Date\*\*.*", b"", table) for name, table in found.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from evals.matrix.schema import load_matrix
-from tests.evals.run.slurm import ROOT, documented, fake_slurm
+from tests.evals.run.slurm import ROOT, documented, fake_slurm, tables
 
 MATRIX = """
 name: small
@@ -31,12 +30,6 @@ tasks: {pope: {data: mini}, textvqa_val: {data: mini}}
 profile: null
 """
 LONGEST = 500  # seconds that the test waits for a task
-
-
-def tables(out: Path) -> dict[str, bytes]:
-    """The tables of a results folder without their dates."""
-    found = {name: (out / f"leaderboard.{name}").read_bytes() for name in ("csv", "md")}
-    return {name: re.sub(rb"\*\*Date\*\*.*", b"", table) for name, table in found.items()}
 
 
 @pytest.mark.slow

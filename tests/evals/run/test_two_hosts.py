@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evals.run.slurm import documented, fake_slurm
+from tests.evals.run.slurm import documented, fake_slurm, tables
 from tests.evals.run.two_hosts import ROOT, Host, impossible, two_hosts
 
 pytestmark = pytest.mark.slow
@@ -56,12 +55,6 @@ def tables_of_one_process(matrix: Path, tmp_path_factory: pytest.TempPathFactory
     command = [sys.executable, "run.py", "--matrix", matrix, "--out", out, "--device", "cpu", "--quiet"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=LONGEST, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return tables(out)
-
-
-def tables(out: Path) -> dict[str, bytes]:
-    """The tables of a results folder without their dates."""
-    found = {name: (out / f"leaderboard.{name}").read_bytes() for name in ("csv", "md")}
-    return {name: re.sub(rb"\*\*Date\*\*.*", b"", table) for name, table in found.items()}
 
 
 @pytest.fixture
