@@ -20,7 +20,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from evals.matrix.schema import MethodEntry, Name, TaskEntry, named
+from evals.matrix.schema import AUTO, BatchSize, MethodEntry, Name, TaskEntry, named
 from hidrop import strict_yaml
 from hidrop.errors import UserError
 from hidrop.method_source import method_digest
@@ -71,7 +71,7 @@ class Evaluation(StrictModel):
     reference: str
     tasks: Annotated[dict[str, TaskEntry], Field(min_length=1)]
     limit: Annotated[Whole, Field(ge=1)] | None = None
-    batch_size: Annotated[Whole, Field(ge=1)] = 1
+    batch_size: BatchSize = AUTO
 
 
 class Study(StrictModel):

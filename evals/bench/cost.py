@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from evals.bench.document import BENCH
 from evals.matrix.resolve import MatrixRow
-from evals.matrix.schema import Cell, Matrix
+from evals.matrix.schema import AUTO, Cell, Matrix
 from evals.plain_table import aligned
+from evals.run.batch_sizes import MOST
 from hidrop.errors import UserError
 from hidrop.numerics import element_bytes
 
@@ -84,7 +85,7 @@ def estimate(matrix: Matrix, cells: Iterable[Cell], rows: dict[tuple[str, str], 
         key = cell.model, cell.label
         if key in rows:
             samples[key] = samples.get(key, 0) + cell.samples
-            batch[key] = cell.batch_size
+            batch[key] = MOST if cell.batch_size == AUTO else cell.batch_size
     found = []
     for key, count in samples.items():
         row, element = rows[key], element_bytes(matrix.models[key[0]].dtype or matrix.dtype)
@@ -114,7 +115,8 @@ def text(found: list[Cost], speed: Speed) -> str:
             f"Hours of one device ({speed.device}; {c.flops_per_second / 1e12:.3g} TFLOP/s and "
             f"{c.bytes_per_second / 1e9:.3g} GB/s at best), {ANSWER_TOKENS} tokens per answer. Least: at these "
             "ceilings. Expected: at the part of them that the method reached in the same bench (vanilla's part if the "
-            "method was not timed). With several processes, divide by their number.",
+            f"method was not timed). `batch_size: auto` counts as {MOST}. With several processes, divide by their "
+            "number.",
         ]
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import Cell
 from evals.plain_table import aligned
+from evals.run.batch_sizes import with_numbers, without_number
 from evals.run.engine import Engine
 from evals.run.processes import ALONE
 
@@ -71,6 +72,7 @@ def measure(
     for model in dict.fromkeys(cell.model for cell in cells):
         own = [cell for cell in cells if cell.model == model]
         loaded = engine.load(own[0], device)
+        own = with_numbers(own, {}, engine.batch_sizes(loaded, without_number(own), 1))
         for task in dict.fromkeys(cell.task for cell in own):
             first = next(cell for cell in own if cell.task == task)
             _ask(engine, loaded, rows, replace(first, limit=1))  # warm-up: converts the data, loads the kernels

@@ -168,7 +168,7 @@ def plan(options: PlanOptions) -> int:
         options.say("\n" + cost.text(costs, speed))
     if problems:
         raise UserError("\n".join(problems))
-    document = {"matrix": matrix.name, "rows": entries, **code}
+    document = {"matrix": matrix.name, "batch_size": matrix.batch_size, "rows": entries, **code}
     options.document(document | ({"cost": list(map(dataclasses.asdict, costs))} if speed else {}))
     return DONE
 
@@ -198,9 +198,16 @@ def validate(options: MatrixOptions) -> int:
     asked, code = options.run_options(), announced(options, find(options.name))
     matrix, cells = asked.load()
     rows, problems = check(matrix, cells, device=asked.place(matrix), out=asked.folder(matrix))
-    verdict = f"{matrix.file}: ok, {len(cells)} cells in {len(rows)} rows"
+    verdict = f"{matrix.file}: ok, {len(cells)} cells in {len(rows)} rows, batch size {matrix.batch_size}"
     known = notes(matrix, cells) if not problems else []
-    document = {"matrix": matrix.name, "cells": len(cells), "problems": problems, "notes": known, **code}
+    document = {
+        "matrix": matrix.name,
+        "batch_size": matrix.batch_size,
+        "cells": len(cells),
+        "problems": problems,
+        "notes": known,
+        **code,
+    }
     return told(options, problems, "\n".join([verdict, *(f"note: {line}" for line in known)]), document)
 
 

@@ -131,8 +131,8 @@ def caption(matrix: Matrix, entries: list[dict[str, Any]]) -> str:
         stated = " or ".join(map(str, sizes))
         reading += f" Images have their own numbers of tokens: shares hold for all, numbers for an image of {stated}."
     return (
-        f"{reading} In quotes: the authors' name for a setting. FLOPs: all operations of one prefill with "
-        f"{matrix.text_tokens} text tokens, without the vision tower and the LM head. Paper MACs: the papers' count, "
-        "of visual tokens only, with one multiply-accumulate as 1. <=: the number depends on the sample. ~: tied "
-        "scores may add to it."
+        f"{reading} Batch size: {matrix.batch_size}. In quotes: the authors' name for a setting. FLOPs: all operations "
+        f"of one prefill with {matrix.text_tokens} text tokens, without the vision tower and the LM head. Paper MACs: "
+        "the papers' count, of visual tokens only, with one multiply-accumulate as 1. <=: the number depends on the "
+        "sample. ~: tied scores may add to it."
     )

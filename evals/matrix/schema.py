@@ -16,7 +16,7 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -37,7 +37,7 @@ from evals.tasks.registry import add, known, members
 from hidrop import strict_yaml
 from hidrop.backbones.pixel_limits import PixelLimits, Resolution
 from hidrop.budget import Budget, Reading, parse_budget
-from hidrop.errors import UserError
+from hidrop.errors import UserError, shown
 from hidrop.geometry import PRESETS, Counts, Geometry
 from hidrop.numerics import DEVICE, Attention, DeviceMap, Dtype, Quantization
 from hidrop.regular_files import local_path
@@ -48,6 +48,19 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 Name = FileName
 Device = Annotated[str, StringConstraints(pattern=rf"^(auto|{DEVICE})$")]
+
+# The batch size that a run finds by itself, from the memory that is free once a model is loaded.
+AUTO: Literal["auto"] = "auto"
+
+
+def batch_size(value: Any) -> Any:
+    """Raises ValueError for anything but `auto` and a whole number of at least 1."""
+    if value != AUTO and (type(value) is not int or value < 1):
+        raise ValueError(f"a whole number of at least 1 or auto, not {shown(value)}")
+    return value
+
+
+BatchSize = Annotated[Whole | Literal["auto"], BeforeValidator(batch_size)]
 
 
 def budgets(value: Any) -> tuple[Budget, ...] | None:
@@ -143,7 +156,7 @@ class Matrix(StrictModel):
     device: Device = "auto"
     dtype: Dtype = "auto"
     attention: Attention = "sdpa"
-    batch_size: Annotated[Whole, Field(ge=1)] = 1
+    batch_size: BatchSize = AUTO
     limit: Annotated[Whole, Field(ge=1)] | None = None
     budget_reading: Reading = "average"
     profile: ProfileSettings | None = ProfileSettings()  # null: measure no time
@@ -317,7 +330,7 @@ class Cell:
     dtype: str
     attention: str
     quantization: str | None
-    batch_size: int
+    batch_size: int | Literal["auto"]
     limit: int | None
 
     @property

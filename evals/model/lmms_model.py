@@ -19,6 +19,7 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 from evals.model import arguments
 from evals.model.asked_model import every_batch
 from evals.model.loglikelihood import ScoringModel
+from evals.model.out_of_memory import out_of_memory_told
 from evals.model.prefetch import ahead
 from evals.model.requests import (
     Batch,
@@ -164,7 +165,7 @@ class HidropLlava(ScoringModel):
             for batch in batches(asked, lengths, self._batch_size)
             if self._mine(batch.number) and any(request.place not in answers for request in batch.requests)
         ]
-        with self._reduced() as reduction:
+        with self._reduced() as reduction, out_of_memory_told(self._batch_size):
             for batch, images in zip(todo, ahead(self._images, todo, self._workers), strict=True):
                 made, records = self._answer(batch, images, reduction)
                 answers = made | answers

@@ -26,6 +26,7 @@ from evals.model.choices import (
     read,
     written,
 )
+from evals.model.out_of_memory import out_of_memory_told
 from evals.model.prefetch import ahead
 from evals.model.requests import Batch, Record, TokenizedPrompt, ends_of, inputs_of, record_of
 from evals.tasks.protocol import Prepared, templated
@@ -96,7 +97,7 @@ class ScoringModel(AskedModel):
         todo = [(document, batch) for document, batch in ordered if known[document.key] is None]
         todo = [(document, batch) for document, batch in todo if self._mine(batch.number)]
         images = ahead(self._images, [batch for _, batch in todo], self._workers)
-        with self._reduced() as reduction:
+        with self._reduced() as reduction, out_of_memory_told(1):
             for (document, batch), prepared in zip(todo, images, strict=True):
                 known[document.key], record = self._likelihoods(document, batch, prepared, reduction)
                 if self._record:

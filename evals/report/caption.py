@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evals.matrix.schema import AUTO
 from evals.report.columns import columns_of, task_name
 from evals.report.differences import SIGNIFICANT
 from evals.report.provenance import provenance_lines
 from evals.report.published import OUTSIDE, citation, other_splits, published_metrics, sources_used, split_name
 from evals.report.rows import ALPHA, rows_of, tasks_of, without_percent
 from evals.report.seeds import together
-from evals.store.result_document import FailureEntry, ResultDocument, cell_key, protocol_of
+from evals.store.result_document import FailureEntry, ResultDocument, batch_size_of, cell_key, protocol_of
 from evals.store.scales import by_hand, measured_by
 from evals.tasks.base import LMMS_EVAL, RIGHT, Source, Task
 from evals.tasks.data import MINI
@@ -56,11 +58,29 @@ def _protocol(document: ResultDocument) -> str:
         ", ".join(name + tasks + (_imitated(document) if name == LMMS_EVAL else "") for name, tasks in several.items()),
         f"dtype {document['dtype']}",
         f"attention {document['attention']}",
-        f"batch size {document['batch_size']}",
+        _batch_size(document),
     ]
     if document["limit"]:
         parts.append(f"only the first {counted(document['limit'], 'sample')} of each task")
     return ", ".join(parts)
+
+
+def _batch_size(document: ResultDocument) -> str:
+    """The batch size that is stated, or with `auto` the ones that the cells have: the most frequent one first."""
+    stated, cells = document["batch_size"], document["cells"]
+    if stated != AUTO or not cells:
+        return f"batch size {stated}"
+    counts = Counter(batch_size_of(document, cell) for cell in cells)
+    (most, _), *others = counts.most_common()
+    parts = []
+    for size, _ in others:
+        own = [cell for cell in cells if batch_size_of(document, cell) == size]
+        whole = {(c["model"], c["task"]) for c in cells} - {
+            (c["model"], c["task"]) for c in cells if batch_size_of(document, c) != size
+        }
+        names = [f"{c['model']}/{c['task']}" if (c["model"], c["task"]) in whole else cell_key(c) for c in own]
+        parts.append(f"{size} for {', '.join(dict.fromkeys(names))}")
+    return f"batch size {most} ({', '.join(['auto', *parts])})"
 
 
 def _imitated(document: ResultDocument) -> str:

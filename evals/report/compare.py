@@ -9,7 +9,7 @@ from evals.plain_table import aligned
 from evals.report.units import MISSING, fixed
 from evals.store import statistics
 from evals.store.folders import read_document, samples_of
-from evals.store.result_document import CellEntry, ResultDocument, cell_key, protocol_of
+from evals.store.result_document import CellEntry, ResultDocument, batch_size_of, cell_key, protocol_of
 from evals.tasks.registry import add_files, known
 
 HEADINGS = ("cell", "A", "B", "B - A", "95 % interval", "p", "gained", "lost", "same answer")
@@ -92,13 +92,14 @@ def compare(a: str, b: str) -> Comparison:
         "limit",
         "budget_reading",
         "dtype",
-        "batch_size",
         "hardware",
         "versions",
     )
     differing = [f"{f} ({first.get(f)} / {second.get(f)})" for f in fields if first.get(f) != second.get(f)]
     differing += _of_cells(first, second)
     both = [(ours[key], theirs[key]) for key in ours if key in theirs]
+    sizes = {(str(batch_size_of(first, one)), str(batch_size_of(second, other))) for one, other in both}
+    differing += [f"batch_size ({mine} / {other})" for mine, other in sorted(sizes) if mine != other]
     for name in ("pixels", "film"):  # of one cell: the limits of an image's pixels, the frames of a video
         pairs = {(one["model"], str(one.get(name)), str(other.get(name))) for one, other in both}
         differing += [f"{name} of {model} ({mine} / {other})" for model, mine, other in sorted(pairs) if mine != other]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from evals.matrix.resolve import MatrixRow
-from evals.matrix.schema import Cell
+from evals.matrix.schema import AUTO, Cell
 from evals.run.engine import NUMERIC_VERSION, Engine
-from evals.run.older_cells import differences, older_cell
+from evals.run.older_cells import CODE, differences, older_cell
 from evals.store import cell_files, journal
 from evals.store.journal import Journal
 from evals.tasks.official_files import official_digest
@@ -96,3 +97,28 @@ class CellJournals:
             self._moved.add(id)
             for path in cell_files.existing(self.out, id):
                 Journal(path, identity).set_aside()
+
+    def recorded(self, cells: Iterable[Cell], weights: str) -> dict[str, list[int]]:
+        """For each cell with `batch_size: auto`, by key, the sizes of the journals that it has, the first one to take.
+
+        A finished journal comes first, then the larger size. Cells without a journal, or without an identity, are left
+        out. With `keep`, journals of earlier code count as well.
+        """
+        code = CODE if self.keep else ()
+        known: dict[str, list[tuple[bool, int]]] = {}
+        for identity, done in cell_files.headers(self.out):
+            if type(identity.get("batch_size")) is int:
+                known.setdefault(_but(identity, "batch_size", *code), []).append((done, identity["batch_size"]))
+        found = {}
+        for cell in cells:
+            if not known or cell.batch_size != AUTO:
+                continue
+            with contextlib.suppress(Exception):  # `open` reports the same error
+                if sizes := known.get(_but(self.identity(cell, weights), "batch_size", *code)):
+                    found[cell.key] = list(dict.fromkeys(size for _, size in sorted(sizes, reverse=True)))
+        return found
+
+
+def _but(identity: Mapping[str, Any], *names: str) -> str:
+    """An identity without these parts, to compare it by."""
+    return journal.canonical({name: part for name, part in identity.items() if name not in names})

@@ -5,7 +5,7 @@ The runner uses an Engine only, so its rules (which cells are skipped, what a fa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -45,6 +45,9 @@ class Engine:
     imitated: Callable[[Cell], str | None] = lambda cell: None
     # Which frames of a video the cell's model is shown (`Sampling`); None for a task of images.
     film: Callable[[Cell], dict[str, Any] | None] = lambda cell: None
+    # The batch size of each task of one model's cells, by the memory that is free: (loaded, cells, processes that share
+    # it) -> sizes by task.
+    batch_sizes: Callable[[Any, Sequence[Cell], int], Mapping[str, int]] = lambda loaded, cells, processes: {}
 
 
 def default(workers: int | None = None) -> Engine:
@@ -52,7 +55,7 @@ def default(workers: int | None = None) -> Engine:
     threads = min(4, usable_cores() - 1) if workers is None else workers
     answering = partial(language_model, workers=threads)
     answers = (answering, ask, evaluate, profile, release)
-    return Engine(load, weights_digest, answer_ends, data_digest, *answers, imitated=imitated, film=film)
+    return Engine(load, weights_digest, answer_ends, data_digest, *answers, imitated, film, batch_sizes)
 
 
 def load(cell: Cell, device: str) -> Any:
@@ -119,6 +122,12 @@ def film(cell: Cell) -> dict[str, Any] | None:
     return shown
 
 
+def batch_sizes(loaded: Any, cells: Sequence[Cell], processes: int) -> Mapping[str, int]:
+    from evals.run import batch_sizes as sizes
+
+    return sizes.batch_sizes(loaded, cells, processes)
+
+
 def data_digest(cell: Cell) -> str:
     from evals.tasks import data_digest as digest
     from evals.tasks import prepare
@@ -138,6 +147,7 @@ def language_model(
 ) -> Any:
     from evals.model.lmms_model import HidropLlava
 
+    assert isinstance(cell.batch_size, int), "the runner has put a number in the place of `auto`"
     return HidropLlava.from_loaded(
         loaded,
         reducer,

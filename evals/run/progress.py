@@ -48,6 +48,15 @@ class Progress(AbstractContextManager["Progress"]):
     def model(self, name: str) -> None:
         self.view.doing = f"loading {name}"
 
+    def sized(self, name: str, sizes: Mapping[str, int]) -> None:
+        """The batch sizes that were found for a model's tasks."""
+        tasks: dict[int, list[str]] = {}
+        for task, size in sizes.items():
+            tasks.setdefault(size, []).append(task)
+        each = [f"{size} for {', '.join(names)}" if len(tasks) > 1 else str(size) for size, names in tasks.items()]
+        if each:
+            self._say(f"{name}: batch size {'; '.join(each)} (auto)")
+
     def timing(self, name: str, methods: int) -> None:
         self.view.doing = f"timing {methods} methods on {name}"
         self._say(self.view.doing)

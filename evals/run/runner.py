@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from evals.matrix.resolve import MatrixRow
-from evals.matrix.schema import Cell, Matrix
+from evals.matrix.schema import AUTO, Cell, Matrix
+from evals.run import batch_sizes
 from evals.run.cell_journals import CellJournals
 from evals.run.engine import Engine, files_again
 from evals.run.failures import Failure, failure_file
@@ -108,13 +110,16 @@ class MatrixRunner:
         if self.processes.main and cells:
             with contextlib.suppress(Exception):  # `model` reports the same error
                 weights = self.engine.weights_digest(cells[0].spec.source)
-                self.journals.set_aside(cells, weights)
+                recorded = self.journals.recorded(cells, weights)
+                self.journals.set_aside(batch_sizes.with_every_number(cells, recorded), weights)
                 if self.matrix.profile:
                     self._timings(cells, weights).forget()
         self.processes.wait()
 
     def model(self, cells: list[Cell], others: list[Cell]) -> None:
         """Run the cells and timings of one model, and collect the results of its `others`."""
+        once = cache(lambda: self._load(cells[0]))
+        cells, others = self._sized(cells, others, once)
         weights, journals, failures = self._opened(cells + others)
         pending = [cell for cell in cells if cell.key in journals and journals[cell.key].result is None]
         timed = [cell for cell in cells if cell.key in journals] if self.matrix.profile and self.processes.main else []
@@ -122,7 +127,7 @@ class MatrixRunner:
         if self.ended:
             failures |= {cell.key: self.ended.of_the_rest() for cell in pending}
         elif pending or (timed and self._timings(timed, weights).missing):
-            loaded, failed = self._load(cells[0])
+            loaded, failed = once()
             if failed:
                 failures |= {cell.key: failed for cell in pending}
                 if timed and not pending:
@@ -135,8 +140,34 @@ class MatrixRunner:
             labels = {cell.label: cell for cell in cells + others if cell.key in journals}
             if labels and self.matrix.profile is not None:
                 self.profiles += self._timings(list(labels.values()), weights).rows()
-        del loaded
+        del loaded, once
         self.engine.release()
+
+    def _sized(
+        self, cells: list[Cell], others: list[Cell], once: Callable[[], tuple[Any, Failure | None]]
+    ) -> tuple[list[Cell], list[Cell]]:
+        """The cells with a number in the place of `batch_size: auto`, the same in each process.
+
+        A cell with a journal keeps its size, and new cells of its task get the one that most others have. Only where no
+        cell of a task has a journal, the model is loaded (`once`) to see what memory is left.
+        """
+        if not (asked := batch_sizes.without_number(cells + others)):
+            return cells, others
+        recorded: dict[str, list[int]] = {}
+        if self.processes.main:
+            with contextlib.suppress(Exception):  # `_opened` reports the same error
+                recorded = self.journals.recorded(asked, self.engine.weights_digest(asked[0].spec.source))
+        recorded = self.processes.gather(recorded)[0]
+        sizes = batch_sizes.of_tasks(asked, recorded)
+        new = [cell for cell in batch_sizes.without_number(cells) if cell.task not in sizes]
+        if new:
+            loaded, failed = (None, self.ended) if self.ended else once()
+            own = {} if failed else self.engine.batch_sizes(loaded, new, self.processes.count)
+            found = batch_sizes.agreed(self.processes.gather(own))
+            self.progress.sized(new[0].model, found)
+            sizes |= found
+        cells, others = (batch_sizes.with_numbers(each, recorded, sizes) for each in (cells, others))
+        return cells, others
 
     def _load(self, cell: Cell) -> tuple[Any, Failure | None]:
         """The cell's model, or why it cannot be loaded."""
@@ -269,6 +300,8 @@ class MatrixRunner:
         entry["provenance"] = document.sessions(log.provenance)
         for part in ("weights", "decoding", "ends"):
             entry[part] = log.identity[part]
+        if self.matrix.batch_size == AUTO:
+            entry["batch_size"] = log.identity["batch_size"]
         if name := self.engine.imitated(cell):
             entry["asked_as"] = name
         if pixels := log.identity.get("pixels"):

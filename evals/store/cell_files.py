@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from evals.store.journal import header_of
 from hidrop.errors import UserError
@@ -63,6 +65,20 @@ def existing(out: Path, id: str) -> list[Path]:
     stems += [stem for stem in map(_of_part, _stems(samples / "parts")) if stem.endswith(digits)]
     paths = [samples / f"{stem}.jsonl" for stem in dict.fromkeys(stems)]
     return sorted((path for path in paths if not path.is_dir()), key=lambda path: not finished(path))
+
+
+def headers(out: Path) -> Iterator[tuple[dict[str, Any], bool]]:
+    """The identity of each journal in `out`, and whether it is finished; those of parts as well.
+
+    Files that cannot be read are left out: `doctor` reports them.
+    """
+    for folder in (out / "samples", out / "samples" / "parts"):
+        for stem in _stems(folder):
+            path = folder / f"{stem}.jsonl"
+            try:
+                yield header_of(path)["identity"], finished(path)
+            except (UserError, OSError):
+                continue
 
 
 def journal_of(out: Path, key: str, id: str) -> Path:

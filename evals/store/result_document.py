@@ -130,6 +130,7 @@ class CellEntry(RowEntry):
     protocol: NotRequired[str]  # of its task, where it is not the document's
     own_scale: NotRequired[bool]  # the value is what lmms-eval's task gives, on its own scale, and not 0 to 100
     lower_is_better: NotRequired[bool]
+    batch_size: NotRequired[WholeNumber]  # where the document's is auto
     asked_as: NotRequired[str]  # the model class of lmms-eval whose prompt and pixels it has
     pixels: NotRequired[dict[str, WholeNumber | str]]  # the limits of an image's pixels that the matrix states
     film: NotRequired[dict[str, Any]]  # which frames of a video are shown (`hidrop.videos.Sampling`)
@@ -195,7 +196,7 @@ class ResultDocument(Provenance):
     budget_reading: Literal["average", "kept"]
     dtype: str
     attention: str
-    batch_size: WholeNumber
+    batch_size: WholeNumber | Literal["auto"]  # with auto each cell has its number
     sources: dict[str, str]
     data: dict[str, str]
     cells: list[CellEntry]
@@ -233,6 +234,11 @@ RESULTS = FileKind(
 def protocol_of(document: ResultDocument, task: str) -> str:
     """The protocol under which a task was asked."""
     return document.get("protocols", {}).get(task, document["protocol"])
+
+
+def batch_size_of(document: ResultDocument, entry: CellEntry) -> int | str:
+    """The samples of a batch in which a cell was answered."""
+    return entry.get("batch_size", document["batch_size"])
 
 
 def cell_key(entry: CellEntry) -> str:

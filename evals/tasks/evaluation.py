@@ -15,6 +15,9 @@ from evals.tasks.checks import missing
 from evals.tasks.data import TaskSpec, prepare
 from hidrop.errors import UserError
 
+# Documents whose images are counted, to know about how many a prompt has.
+LOOKED_AT = 200
+
 
 @dataclass(frozen=True)
 class TaskResult:
@@ -132,6 +135,17 @@ def files_from_journal(
     """The files of a task that is not scored here, again. Like `from_journal`."""
     with quiet():
         return spec.task.files(from_journal(spec, answers, model_name), spec.protocol)
+
+
+def most_images(spec: TaskSpec, *, limit: int | None = None) -> int:
+    """The most images of one document, among the first LOOKED_AT documents that are asked, or 1.
+
+    Of a task whose images are in any columns. Raises UserError if data is missing.
+    """
+    with quiet():
+        docs = _with_data(spec, None).eval_docs
+        asked = range(min(LOOKED_AT, len(docs) if limit is None else min(limit, len(docs))))
+        return max((sum(1 for _ in images_in(docs[number])) for number in asked), default=1) or 1
 
 
 def _ready(lm: Any, spec: TaskSpec) -> Any:

@@ -78,6 +78,8 @@ class World:
     timed: list[str] = field(default_factory=list)
     broken: dict[str, Exception] = field(default_factory=dict)
     stop_after: int | None = None
+    holds: int = 8  # samples that memory holds, for `batch_size: auto`
+    batches: dict[str, int] = field(default_factory=dict)  # by the key of a cell that was asked
 
     def engine(self) -> Engine:
         return Engine(
@@ -90,7 +92,12 @@ class World:
             evaluate=self.evaluate,
             profile=self.profile,
             release=lambda: None,
+            batch_sizes=self.sizes,
         )
+
+    def sizes(self, loaded, cells, processes):
+        self.happens(f"size {loaded.name}")
+        return {cell.task: self.holds for cell in cells}
 
     def load(self, cell, device):
         self.happens(f"load {cell.model}")
@@ -102,7 +109,8 @@ class World:
 
     def answer(self, lm, cell):
         """Two samples a batch, as the matrix says."""
-        _, _, _, record, done, mine = lm
+        _, _, sized, record, done, mine = lm
+        self.batches[cell.key] = sized.batch_size
         for doc_id in range(SAMPLES):
             if doc_id in done or not mine(doc_id // 2):
                 continue

@@ -189,7 +189,7 @@ def test_validate_gives_the_problems_that_the_schema_finds_as_json(matrix, capsy
 def test_validate_says_ok_for_a_matrix_that_can_run_and_notes_other_data_than_the_official_one(matrix, capsys):
     assert run("validate", matrix()) == cli.DONE
     assert capsys.readouterr().out.splitlines() == [
-        "tiny.yaml: ok, 6 cells in 3 rows",
+        "tiny.yaml: ok, 6 cells in 3 rows, batch size 2",
         "note: tiny.yaml: tasks.gqa: 3 rows, but the official testdev has 12,578",
         "note: tiny.yaml: tasks.pope: 6 rows, but the official test has 9,000",
     ]
@@ -203,7 +203,7 @@ def test_plan_prints_every_row_and_its_costs(matrix, capsys):
     printed = capsys.readouterr()
     rows = {row["label"]: row for row in json.loads(printed.out)["rows"]}
     assert rows["hidrop"]["entering"] == [0, 16, 3, 0] and rows["fastv"]["average_tokens"] == 7
-    assert "1x16 3x4" in printed.err
+    assert "1x16 3x4" in printed.err and "Batch size: 2." in printed.err
 
 
 def test_the_matrix_may_be_an_argument_or_an_option_of_each_verb(matrix, tmp_path, monkeypatch):

@@ -139,12 +139,20 @@ def test_a_misspelt_field_of_a_method_is_named_with_its_place_and_the_right_spel
         ('"25%"', '"1e2%"', "methods.fastv.budget: a budget is"),
         ('"25%"', '"\u0661\u0661%"', "methods.fastv.budget: a budget is"),
         ("tasks:", "device: mps\ntasks:", "own.yaml: device: "),
+        ("tasks:", "batch_size: all\ntasks:", "own.yaml: batch_size: a whole number of at least 1 or auto, not 'all'"),
+        ("tasks:", "batch_size: 0\ntasks:", "own.yaml: batch_size: a whole number of at least 1 or auto, not 0"),
         ("tasks:", "device: 'cuda:\u0661'\ntasks:", "own.yaml: device: "),
     ],
 )
 def test_each_mistake_is_named_with_its_place(tmp_path, old, new, message):
     assert old in BASE
     assert message in mistakes(tmp_path, BASE.replace(old, new, 1))
+
+
+def test_the_batch_size_is_auto_unless_a_number_is_stated(tmp_path):
+    assert {cell.batch_size for cell in load(tmp_path, BASE).cells()} == {"auto"}
+    assert {cell.batch_size for cell in load(tmp_path, BASE + "batch_size: auto").cells()} == {"auto"}
+    assert {cell.batch_size for cell in load(tmp_path, BASE + "batch_size: 1").cells()} == {1}
 
 
 NUMBERS = [

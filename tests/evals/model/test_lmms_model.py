@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from evals.model.requests import cut
 from evals.tasks import TASKS, TaskSpec, evaluate, get_task
+from hidrop.errors import UserError
 from hidrop.methods import build
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "until": ["\n\n"]}
@@ -242,6 +244,28 @@ def test_an_instance_can_be_used_for_task_after_task(loaded: Any) -> None:
     first = texts(lm.generate_until(toy()))
     lm.clean()
     assert texts(lm.generate_until(toy())) == first
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_batch_that_memory_does_not_hold_is_told_with_a_smaller_one(
+    loaded: Any, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(loaded.model, "generate", full)
+    with pytest.raises(UserError, match="out of memory with batch_size 4: state a smaller one, such as batch_size: 2"):
+        model(loaded, batch_size=4).generate_until(toy())
+    with pytest.raises(UserError, match="one sample alone does not fit: use dtype: float16"):
+        model(loaded, batch_size=1).generate_until(toy())
+
+
+def test_other_errors_of_a_batch_are_left_as_they_are(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded.model, "generate", lambda **inputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(loaded).generate_until(toy())
 
 
 def test_tasks_of_several_rounds_are_refused_in_words(loaded: Any) -> None:
