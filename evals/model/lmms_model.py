@@ -23,6 +23,7 @@ from evals.model.out_of_memory import out_of_memory_told
 from evals.model.prefetch import ahead
 from evals.model.requests import (
     Batch,
+    Preparing,
     Record,
     Request,
     TokenizedPrompt,
@@ -154,6 +155,7 @@ class HidropLlava(ScoringModel):
         A sample that cannot be prepared (a broken image, a prompt that is too long) is recorded as failed, with the
         answer "". Raises TraceMismatch, and any error of generation.
         """
+        preparing = Preparing()
         asked = [Request.of(place, instance) for place, instance in enumerate(requests)]
         tokenizer = self.loaded.tokenizer
         lengths = [len(tokenizer(request.context).input_ids) for request in asked]
@@ -168,6 +170,7 @@ class HidropLlava(ScoringModel):
         with self._reduced() as reduction, out_of_memory_told(self._batch_size):
             for batch, images in zip(todo, ahead(self._images, todo, self._workers), strict=True):
                 made, records = self._answer(batch, images, reduction)
+                preparing.shared(records.values())
                 answers = made | answers
                 new = [record for place, record in records.items() if known[place] is None]
                 if self._record and new:

@@ -28,7 +28,7 @@ from evals.model.choices import (
 )
 from evals.model.out_of_memory import out_of_memory_told
 from evals.model.prefetch import ahead
-from evals.model.requests import Batch, Record, TokenizedPrompt, ends_of, inputs_of, record_of
+from evals.model.requests import Batch, Preparing, Record, TokenizedPrompt, ends_of, inputs_of, record_of
 from evals.tasks.protocol import Prepared, templated
 from hidrop.cache_name import cache_name, cache_of
 from hidrop.errors import UserError, shown
@@ -91,6 +91,7 @@ class ScoringModel(AskedModel):
         prepared is recorded as failed, each of its choices with `FAILED`. Raises UserError for a continuation without
         tokens, FloatingPointError for logits that are no numbers, TraceMismatch, and any error of the model.
         """
+        preparing = Preparing()
         asked = documents_of(requests)
         known = {document.key: self._known_pairs(document) for document in asked}
         ordered = batches_of(asked, lambda context: len(self.loaded.tokenizer(context).input_ids))
@@ -100,6 +101,7 @@ class ScoringModel(AskedModel):
         with self._reduced() as reduction, out_of_memory_told(1):
             for (document, batch), prepared in zip(todo, images, strict=True):
                 known[document.key], record = self._likelihoods(document, batch, prepared, reduction)
+                preparing.shared([record])
                 if self._record:
                     self._record([record])
         found: dict[int, Pair] = {}

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -195,8 +196,23 @@ def cut(text: str, until: str | Sequence[str] | None) -> str:
     return text.strip()
 
 
+class Preparing:
+    """The time between the generation of batches, for questions, images and records, as far as the model waits."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def shared(self, records: Iterable[Record]) -> None:
+        """Put each record's share of the milliseconds since the last call, without generation, into `preparing_ms`."""
+        records, now = list(records), time.perf_counter()
+        spent = 1000 * (now - self._since) - sum(record["milliseconds"] for record in records)
+        for record in records:
+            record["preparing_ms"] = max(0.0, spent / len(records))
+        self._since = now
+
+
 def record_of(batch: Batch, request: Request, **values: Any) -> Record:
-    """The record of a sample. `milliseconds` is its share of the time that its batch needed."""
+    """The record of a sample. `milliseconds` is its share of the time that its batch's generation needed."""
     nothing: Record = {"prompt_hash": None, "prompt_tokens": 0, "visual_tokens": 0, "entering": None}
-    nothing |= {"kept": None, "new_tokens": 0, "milliseconds": 0.0, "error": None}
+    nothing |= {"kept": None, "new_tokens": 0, "milliseconds": 0.0, "preparing_ms": 0.0, "error": None}
     return {"task": request.task, "doc_id": request.doc_id, "batch": batch.number, **nothing, **values}

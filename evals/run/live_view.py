@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -15,9 +15,11 @@ from rich.text import Text
 
 from evals.report.columns import task_name
 from evals.report.units import MISSING, fixed
+from evals.store.result_document import CellEntry
 
-# Lines of the view in addition to the table's rows: bar, current cell, an empty line, headings, the shell's prompt.
-FRAME = 6
+# Lines of the view in addition to the table's rows: bar, current cell, times, an empty line, headings, the shell's
+# prompt.
+FRAME = 7
 
 
 class LiveView:
@@ -32,6 +34,7 @@ class LiveView:
         self._key = ""
         self._began = self._first = time.monotonic()
         self._answered = self._new = self._all = 0
+        self.spent = [0.0, 0.0, 0.0]  # seconds of preparing, generating and scoring, of the cells that have ended
 
     def begin(self, key: str, answered: int) -> None:
         """A cell begins. An earlier run answered `answered` of its samples."""
@@ -60,6 +63,14 @@ class LiveView:
         self.ended += 1
         self._left.pop(key, None)
 
+    def took(self, entry: CellEntry) -> str:
+        """How long the parts of a cell that ran took, and the sums of all cells. "" for a part that is not known."""
+        if "preparing_seconds" not in entry or "scoring_seconds" not in entry:
+            return ""
+        each = entry["preparing_seconds"], entry["seconds"], entry["scoring_seconds"]
+        self.spent = [so_far + more for so_far, more in zip(self.spent, each, strict=True)]
+        return parts_of(each)
+
     def current(self) -> str:
         """The progress and the speed of the cell that runs."""
         done, size = self._answered + self._new, self.sizes.get(self._key)
@@ -82,6 +93,8 @@ class LiveView:
         )
         yield line
         yield Text(self.current() if self._key else self.doing, no_wrap=True, overflow="ellipsis")
+        if any(self.spent):
+            yield Text(parts_of(self.spent), style="dim", no_wrap=True, overflow="ellipsis")
         if self.scores:
             yield Text()
             yield self._table(max(3, (console.height or 24) - FRAME))
@@ -124,6 +137,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def parts_of(seconds: Sequence[float]) -> str:
+    """The seconds of preparing, generating and scoring in words."""
+    return "preparing {:.1f} s, generating {:.1f} s, scoring {:.1f} s".format(*seconds)
 
 
 def memory() -> str:

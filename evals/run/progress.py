@@ -78,7 +78,8 @@ class Progress(AbstractContextManager["Progress"]):
         failed = f", {entry['n_failed']} failed" if entry["n_failed"] else ""
         scored = words or f"{entry['metric']} {entry['value']:.2f}"
         value = f"{scored} on {entry['n']}{failed}"
-        self._say(f"{self._place(self.view.ended)} {key}: {value}{kept}")
+        times = "" if earlier else self.view.took(entry)
+        self._say(f"{self._place(self.view.ended)} {key}: {value}{kept}{f', {times}' * bool(times)}")
 
     def failed(self, key: str, reason: str) -> None:
         self.view.end(key, None)

@@ -8,6 +8,7 @@ tasks that are scored there) and the tables.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -332,7 +333,9 @@ class MatrixRunner:
 
     def _answer(self, cell: Cell, log: Journal, loaded: Any) -> None:
         """Answer the samples that are not answered yet, and score all samples."""
-        result = self.engine.evaluate(self._model(cell, log, loaded, ALONE.mine), cell)
+        spent, started = list[float](), time.perf_counter()
+        result = self.engine.evaluate(self._model(cell, log, loaded, ALONE.mine, spent.append), cell)
+        scoring = time.perf_counter() - started - sum(spent)
         scores = [{k: v for k, v in sample.items() if k != "answer"} for sample in result.samples]
         counted = recomputed.facts(log.answers.values(), {sample["doc_id"] for sample in scores})
         assert (counted["n"], counted["n_failed"]) == (result.n, result.n_failed)
@@ -345,6 +348,7 @@ class MatrixRunner:
                 "extra": result.extra,
                 **({"unscored": result.unscored} if result.unscored else {}),
                 **counted,
+                "scoring_seconds": round(max(0.0, scoring), 3),
                 "dtype": str(loaded.model.dtype).removeprefix("torch."),
             },
         )
@@ -356,10 +360,18 @@ class MatrixRunner:
             make_folder(own_folder(path.parent))
             write_atomically(path, content)
 
-    def _model(self, cell: Cell, log: Journal, loaded: Any, mine: Callable[[int], bool]) -> Any:
-        """The model with the cell's method, which writes its answers to `log`."""
+    def _model(
+        self,
+        cell: Cell,
+        log: Journal,
+        loaded: Any,
+        mine: Callable[[int], bool],
+        spent: Callable[[float], None] = lambda seconds: None,
+    ) -> Any:
+        """The model with the cell's method, which writes its answers to `log` and the seconds they took to `spent`."""
 
         def record(batch: list[dict[str, Any]]) -> None:
+            spent(sum(answer["milliseconds"] + answer.get("preparing_ms", 0) for answer in batch) / 1000)
             log.append(*batch)
             self.progress.samples(cell.key, len(batch))
             self.pause()

@@ -94,6 +94,10 @@ def cell_entry(cell: Cell, row: MatrixRow, result: ResultRecord, text_tokens: in
         "id": id,
         "base": None,
     }
+    if "preparing_seconds" in result:
+        found["preparing_seconds"] = result["preparing_seconds"]
+    if "scoring_seconds" in result:
+        found["scoring_seconds"] = result["scoring_seconds"]
     if "unscored" in result:
         found["unscored"] = result["unscored"]
     if "judge" in result:

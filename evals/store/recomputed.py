@@ -54,6 +54,7 @@ def facts(answers: Collection[AnswerRecord], scored: Collection[int]) -> dict[st
 
     scored: the doc_ids of the samples with a score.
     """
+    preparing = [answer["preparing_ms"] for answer in answers if "preparing_ms" in answer]
     return {
         "n": len(scored),
         "n_failed": sum(answer["error"] is not None for answer in answers if answer["doc_id"] in scored),
@@ -61,6 +62,8 @@ def facts(answers: Collection[AnswerRecord], scored: Collection[int]) -> dict[st
         "n_distinct": len({answer["answer"] for answer in answers}),
         "prompts": prompt_groups(answers),
         "seconds": round(sum(answer["milliseconds"] for answer in answers) / 1000, 3),
+        # Of answers from before it was written there is none.
+        **({"preparing_seconds": round(sum(preparing) / 1000, 3)} if len(preparing) == len(answers) > 0 else {}),
     }
 
 

@@ -71,6 +71,7 @@ class ProbeRecord(TypedDict):
 class AnswerRecord(TypedDict):
     """What the model answered to a sample. `milliseconds`: the sample's share of its batch's generation.
 
+    preparing_ms: its share of the time before that, for questions and images. Older records lack it.
     error: why there is no answer; None if there is one.
     entering: visual tokens of each layer, where they were not those of the row's plan.
     kept: the tokens that stayed after each cut, as `evals.store.kept_tokens.Cuts`.
@@ -90,6 +91,7 @@ class AnswerRecord(TypedDict):
     task: NotRequired[str]
     prompt_hash: NotRequired[str | None]
     new_tokens: NotRequired[int]
+    preparing_ms: NotRequired[float]
     entering: NotRequired[list[int] | None]
     kept: NotRequired[list[Any] | None]
     panels: NotRequired[list[list[list[int]]]]
@@ -133,6 +135,8 @@ class PromptGroup(TypedDict):
 class ResultRecord(TypedDict):
     """The last line of a finished cell. `n_empty`, `n_distinct`: answers without text, and different answers.
 
+    seconds: of generation, in all sessions and processes. preparing_seconds: of questions and images, as far as the
+    model waited for them. scoring_seconds: of loading the task and scoring it, in the last session.
     value: None for a task that is not scored here: `unscored` says why (see `evals.tasks.base.Task`). judge: who gave
     the scores later, when, and of which kind (`name`, `date`, `kind`: see `evals.store.judging`).
     """
@@ -150,6 +154,8 @@ class ResultRecord(TypedDict):
     prompts: list[PromptGroup]
     dtype: str
     seconds: float
+    preparing_seconds: NotRequired[float]
+    scoring_seconds: NotRequired[float]
 
 
 SampleRecord = ProvenanceRecord | AnswerRecord | ScoreRecord | ResultRecord

@@ -120,7 +120,9 @@ class CellEntry(RowEntry):
     paper_macs: WholeNumber
     kv_bytes: WholeNumber
     text_tokens: float | None
-    seconds: float
+    seconds: float  # of generation; the other two are left out of cells from before they were written
+    preparing_seconds: NotRequired[float]
+    scoring_seconds: NotRequired[float]
     id: str | None  # the identity hash of its journal
     base: str | None
     weights: NotRequired[str]  # the digest of its model's weights and of all files next to them that count

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -262,6 +263,20 @@ def test_a_batch_that_memory_does_not_hold_is_told_with_a_smaller_one(
         model(loaded, batch_size=1).generate_until(toy())
 
 
+def test_the_time_of_a_task_is_that_of_preparing_and_of_generating(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records: list[dict[str, Any]] = []
+    lm = model(loaded, record=records.extend, batch_size=2)
+    prepare = lm._images_of
+    monkeypatch.setattr(lm, "_images_of", lambda request: (time.sleep(0.02), prepare(request))[1])
+    started = time.perf_counter()
+    asked = len(lm.generate_until(toy()))
+    whole = 1000 * (time.perf_counter() - started)
+    generating, preparing = (sum(record[name] for record in records) for name in ("milliseconds", "preparing_ms"))
+    assert 20 * asked <= preparing <= whole - generating <= 1.2 * preparing
+
+
 def test_other_errors_of_a_batch_are_left_as_they_are(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded.model, "generate", lambda **inputs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -303,7 +318,7 @@ def test_two_runs_record_the_same_of_images_that_cannot_be_used(
     for _ in range(2):
         records: list[dict[str, Any]] = []
         evaluate(model(loaded, record=records.extend, max_new_tokens=2), TaskSpec("pope", str(tmp_path)))
-        runs.append([{**record, "milliseconds": 0.0} for record in records])
+        runs.append([{**record, "milliseconds": 0.0, "preparing_ms": 0.0} for record in records])
     assert runs[0] == runs[1] and sum(bool(record["error"]) for record in runs[0]) == 3
 
 

@@ -37,6 +37,22 @@ def test_a_pipe_gets_one_plain_line_for_each_cell() -> None:
     ]
 
 
+TIMED: Any = {**ENTRY, "preparing_seconds": 0.8, "seconds": 3.42, "scoring_seconds": 1.25}
+
+
+def test_a_cell_that_ran_says_what_its_time_was_for_and_the_view_has_the_sums() -> None:
+    console = Console(file=io.StringIO(), width=150)
+    with Progress(console, 3) as progress:
+        progress.finished(KEYS[0], TIMED, earlier=False)
+        progress.finished(KEYS[1], TIMED, earlier=True)
+        progress.finished(KEYS[2], TIMED, earlier=False)
+    assert isinstance(console.file, io.StringIO)
+    took, earlier, _ = console.file.getvalue().splitlines()
+    assert took.endswith("on 40, 1 failed, preparing 0.8 s, generating 3.4 s, scoring 1.2 s")
+    assert earlier.endswith("(from an earlier run)")
+    assert "preparing 1.6 s, generating 6.8 s, scoring 2.5 s" in drawn(progress.view)
+
+
 def test_a_pipe_hears_of_a_long_cell_now_and_then() -> None:
     lines = told(every=-1.0).splitlines()
     assert len(lines) == 43 and lines[39].startswith("[1/3] mini/[a]/gqa: 40 of 40 samples, ")

@@ -15,6 +15,7 @@ from evals.tasks import TASKS
 from hidrop.geometry import Geometry
 from hidrop.methods import build
 from hidrop.plan import TokenPlan
+from tests.evals.world import ANSWER, result_of
 
 GEOMETRY = Geometry(layers=4, hidden=32, intermediate=64, heads=4, kv_heads=4, head_dim=8, vocab=99, visual_tokens=16)
 FASTV = build("fastv", {"layer": 2, "keep": 4})
@@ -94,6 +95,15 @@ def test_all_of_a_cells_entry_comes_from_its_row_and_its_result():
         "flops": row.plan.flops(10), "paper_macs": row.plan.paper_macs(), "kv_bytes": row.plan.kv_bytes(10, 2),
         "text_tokens": 10.0, "seconds": 3.5, "id": "an id", "base": None,
     }  # fmt: skip
+
+
+def test_the_time_of_preparing_is_the_sum_of_its_answers_and_unknown_for_older_ones():
+    old, new = {**ANSWER, "doc_id": 0}, {**ANSWER, "doc_id": 1, "preparing_ms": 1500.0}
+    assert recomputed.facts([new, new], {1})["preparing_seconds"] == 3.0
+    assert "preparing_seconds" not in recomputed.facts([old, new], {0, 1})
+    result = {**result_of(1), "preparing_seconds": 3.0, "scoring_seconds": 1.25}
+    found = document.cell_entry(SimpleNamespace(task="gqa"), ROW, result, 60, "an id")
+    assert (found["preparing_seconds"], found["seconds"], found["scoring_seconds"]) == (3.0, 1.0, 1.25)
 
 
 def test_what_an_adaptive_method_keeps_is_not_known_once_it_was_counted():
