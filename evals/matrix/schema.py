@@ -41,7 +41,7 @@ from hidrop.errors import UserError, shown
 from hidrop.geometry import PRESETS, Counts, Geometry
 from hidrop.numerics import DEVICE, Attention, DeviceMap, Dtype, Quantization
 from hidrop.regular_files import local_path
-from hidrop.strict_yaml import FileName, StrictModel, Whole
+from hidrop.strict_yaml import FileName, Flag, StrictModel, Whole
 from hidrop.videos import MOST_SHOWN
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -60,6 +60,8 @@ def batch_size(value: Any) -> Any:
     return value
 
 
+# Whether cells run by CUDA graphs; `auto`: where that is possible.
+Captured = Flag | Literal["auto"]
 BatchSize = Annotated[Whole | Literal["auto"], BeforeValidator(batch_size)]
 
 
@@ -96,6 +98,8 @@ class ModelEntry(StrictModel):
     dtype: Dtype | None = None
     attention: Attention | None = None
     quantization: Quantization | None = None  # of the decoder's layers, by bitsandbytes
+    graphs: Captured | None = None
+    compile: Flag | None = None  # norms and MLPs of the decoder's layers, by torch.compile
     device_map: DeviceMap | None = None  # how its layers are spread over the CUDA devices, by accelerate
     # Where each image has its own number of tokens: the image that numbers of tokens (budget: 64, keep: 64) are of, and
     # what they are for another one, the same share or the same number.
@@ -157,6 +161,8 @@ class Matrix(StrictModel):
     dtype: Dtype = "auto"
     attention: Attention = "sdpa"
     batch_size: BatchSize = AUTO
+    graphs: Captured = False
+    compile: Flag = False
     limit: Annotated[Whole, Field(ge=1)] | None = None
     budget_reading: Reading = "average"
     profile: ProfileSettings | None = ProfileSettings()  # null: measure no time
@@ -294,6 +300,8 @@ class Matrix(StrictModel):
             attention=spec.attention or self.attention,
             quantization=spec.quantization,
             batch_size=self.batch_size,
+            graphs=self.graphs if spec.graphs is None else spec.graphs,
+            compiled=self.compile if spec.compile is None else spec.compile,
             limit=self.limit,
         )
 
@@ -331,6 +339,8 @@ class Cell:
     attention: str
     quantization: str | None
     batch_size: int | Literal["auto"]
+    graphs: bool | Literal["auto"]
+    compiled: bool
     limit: int | None
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from evals.matrix import packages
+from evals.matrix import capture, packages
 from evals.matrix.resolve import MatrixRow, Peek, absent, peek_files, place, resolve
 from evals.matrix.schema import Cell, Matrix
 from evals.tasks import TaskSpec, missing, remarks
@@ -26,6 +26,7 @@ def check(
     problems += installed(matrix)
     problems += models(matrix, cells, rows)
     problems += kernels(matrix, cells, device)
+    problems += capture.problems(matrix, cells, rows, device)
     problems += data(matrix, cells) or tried(matrix, cells)
     problems += unwritable_out(out)
     return rows, list(dict.fromkeys(problems))

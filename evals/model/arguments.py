@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # The arguments that are not fields of a method.
 OWN = ("pretrained", "method", "protocol", "dtype", "attention", "quantization", "device", "batch_size", "budget",
-       "max_new_tokens", "min_pixels", "max_pixels", "resolution", "reference_tokens")  # fmt: skip
+       "graphs", "compile", "max_new_tokens", "min_pixels", "max_pixels", "resolution", "reference_tokens")  # fmt: skip
 OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
 
 
@@ -60,6 +60,14 @@ def whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise UserError(f"model_args: {name} is a whole number of at least 1, such as {name}=8, not '{value}'")
     return int(text)
+
+
+def choice(name: str, value: Any, known: Iterable[str]) -> str:
+    """One of the known words, a flag of Python's among them as `true` and `false`. Raises UserError."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if text not in known:
+        raise UserError(f"model_args: {name} is one of {', '.join(known)}, not '{value}'")
+    return text
 
 
 def values(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 
+from evals.matrix.capture import not_compiled, obstacle
 from evals.model import arguments
 from evals.model.asked_model import every_batch
 from evals.model.loglikelihood import ScoringModel
@@ -38,6 +39,7 @@ from evals.model.requests import (
 )
 from evals.tasks.protocol import Prepared
 from evals.tasks.protocol import protocol as protocol_called
+from hidrop.errors import UserError
 from hidrop.runtime.generation import new_tokens
 
 if TYPE_CHECKING:
@@ -71,15 +73,22 @@ class HidropLlava(ScoringModel):
         max_pixels: int | None = None,
         resolution: Resolution | None = None,
         reference_tokens: int | None = None,
+        graphs: bool | str = False,
+        compile: bool | str = False,
         **fields: Any,
     ) -> None:
         """For lmms-eval's command line. `fields` are those of the method, as in a matrix: `layer=2,keep=64`.
 
-        Without `method`, the checkpoint runs with the method that it was trained with, if any. Raises UserError.
+        Without `method`, the checkpoint runs with the method that it was trained with, if any. `graphs` (auto, true,
+        false) and `compile` (true, false) are those of a matrix. Raises UserError.
         """
+        from evals.model.graphs import graphs_on
         from hidrop.models import load
+        from hidrop.runtime.compiled_layers import fuse
 
         batch = arguments.whole("batch_size", batch_size)
+        captured = arguments.choice("graphs", graphs, ("auto", "true", "false"))
+        compiled = arguments.choice("compile", compile, ("true", "false")) == "true"
         longest = None if max_new_tokens is None else arguments.whole("max_new_tokens", max_new_tokens)
         numbers = {"min_pixels": min_pixels, "max_pixels": max_pixels, "reference_tokens": reference_tokens}
         stated: dict[str, Any] = {
@@ -100,7 +109,15 @@ class HidropLlava(ScoringModel):
             **stated,
         )
         reducer = arguments.method(loaded, method, budget, fields)
-        self._set_up(loaded, reducer, protocol, batch, max_new_tokens=longest)
+        if compiled and (why := not_compiled(quantization, device)):
+            raise UserError(f"model_args: compile=true: {why}")
+        if compiled:
+            fuse(loaded.backbone.decoder)
+        why = obstacle(loaded.geometry, device, attention, quantization)
+        if captured == "true" and why:
+            raise UserError(f"model_args: graphs=true: {why}. Use graphs=auto, or leave it out")
+        kept = graphs_on(device) if captured != "false" and not why else None
+        self._set_up(loaded, reducer, protocol, batch, max_new_tokens=longest, graphs=kept)
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Self:

@@ -33,6 +33,8 @@ def caption(document: ResultDocument) -> list[tuple[str, str]]:
         ("Protocol", _protocol(document)),
         ("Weights", _weights(document)),
         ("Decoding", _decoding(document)),
+        ("CUDA graphs", _captured(document)),
+        ("Compiled", _compiled(document)),
         ("Pixels of an image", _pixels(document)),
         ("Frames of a video", _film(document)),
         ("Data", _data(document)),
@@ -124,6 +126,24 @@ def _decoding(document: ResultDocument) -> str:
     if places:
         parts.append(f"an answer ends {', '.join(places)}")
     return "; ".join(parts)
+
+
+def _captured(document: ResultDocument) -> str:
+    """Which rows ran by CUDA graphs, and which did not although the matrix asks for graphs."""
+    rows: dict[bool, dict[str, None]] = {True: {}, False: {}}
+    for cell in document["cells"]:
+        if "captured" in cell:
+            rows[cell["captured"]][f"{cell['model']}/{cell['label']}"] = None
+    captured, others = (", ".join(rows[which]) for which in (True, False))
+    if not captured:
+        return f"none captured: {others}" if others else ""
+    return f"captured: {captured}" + (f"; not captured: {others}" if others else "")
+
+
+def _compiled(document: ResultDocument) -> str:
+    """The models whose norms and MLPs were compiled."""
+    models = dict.fromkeys(cell["model"] for cell in document["cells"] if cell.get("compiled"))
+    return f"norms and MLPs of {', '.join(models)}, by torch.compile" if models else ""
 
 
 def _pixels(document: ResultDocument) -> str:

@@ -47,15 +47,16 @@ class Prompt:
         return Prompt(visual, text, min(self.new, positions - visual - text))
 
 
-def sample_bytes(geometry: Geometry, prompt: Prompt, element: int, *, eager: bool = False) -> int:
+def sample_bytes(geometry: Geometry, prompt: Prompt, element: int, *, eager: bool = False, graphs: int = 0) -> int:
     """Bytes that one more sample of a batch needs, at most at any moment. `element`: of one number of the model.
 
     They are its keys and values in all layers; in the layer that runs the residual stream, its float32 copy in the
     norm, queries, keys, values and the attention's output, or the MLP's three products; the mask; the logits in
     float32, three times (softmax and its argument). `eager` attention holds all weights twice, and in float32 as well.
+    Each of the CUDA `graphs` that are kept has keys and values of its own.
     """
     g, tokens = geometry, prompt.visual + prompt.text
-    kv = g.layers * g.layer_kv_bytes(tokens + prompt.new, element)
+    kv = (1 + graphs) * g.layers * g.layer_kv_bytes(tokens + prompt.new, element)
     heads = (2 * g.heads + 2 * g.kv_heads) * g.head_dim
     wide = tokens * (element * (4 * g.hidden + max(heads, 3 * g.intermediate)) + 8 * g.hidden)
     mask = tokens * tokens * (element + 1)
@@ -87,7 +88,8 @@ def _size(loaded: Loaded, cell: Cell, free: int) -> int:
     except (UserError, OSError):  # of data that cannot be read: the cell fails with the same error
         return 1
     element = loaded.model.get_input_embeddings().weight.element_size()
-    return largest(sample_bytes(loaded.geometry, prompt, element, eager=cell.attention == "eager"), free)
+    graphs, eager = loaded.graphs.limit if loaded.graphs else 0, cell.attention == "eager"
+    return largest(sample_bytes(loaded.geometry, prompt, element, eager=eager, graphs=graphs), free)
 
 
 def counts_padding(loaded: Loaded, protocol_name: str) -> bool:

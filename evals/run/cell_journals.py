@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from evals.matrix.capture import captured
 from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import AUTO, Cell
 from evals.run.engine import NUMERIC_VERSION, Engine
@@ -58,6 +59,8 @@ class CellJournals:
             # Left out where nothing is stated, so that older cells stay valid.
             **({"pixels": cell.spec.pixels} if cell.spec.pixels else {}),
             **({"metric": cell.metric} if cell.metric else {}),
+            **({"graphs": True} if captured(cell, row, self.device) else {}),
+            **({"compile": True} if cell.compiled else {}),
             **({"film": film} if (film := self.engine.film(cell)) else {}),
         }
 

@@ -6,10 +6,11 @@ The runner uses an Engine only, so its rules (which cells are skipped, what a fa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from evals.matrix import capture
 from evals.matrix.profile_settings import ProfileSettings
 from evals.matrix.schema import Cell
 from evals.store.records import AnswerRecord
@@ -82,6 +83,14 @@ def load(cell: Cell, device: str) -> Any:
     # they were made numbers of the nominal image.
     if loaded.geometry.dynamic:
         count_by(loaded.model, **loaded.geometry.counting)
+    if cell.compiled:
+        from hidrop.runtime.compiled_layers import fuse
+
+        fuse(loaded.backbone.decoder)
+    if cell.graphs is not False and capture.cell_obstacle(cell, loaded.geometry, device) is None:
+        from evals.model.graphs import graphs_on
+
+        loaded = replace(loaded, graphs=graphs_on(device))
     return loaded
 
 
@@ -159,6 +168,7 @@ def language_model(
         workers=workers,
         frames=cell.spec.frames,
         fps=cell.spec.fps,
+        graphs=loaded.graphs,
     )
 
 

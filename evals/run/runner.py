@@ -303,6 +303,10 @@ class MatrixRunner:
             entry[part] = log.identity[part]
         if self.matrix.batch_size == AUTO:
             entry["batch_size"] = log.identity["batch_size"]
+        if cell.graphs is not False:
+            entry["captured"] = log.identity.get("graphs", False)
+        if cell.compiled:
+            entry["compiled"] = True
         if name := self.engine.imitated(cell):
             entry["asked_as"] = name
         if pixels := log.identity.get("pixels"):

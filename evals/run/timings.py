@@ -46,6 +46,7 @@ class Timings:
             "attention": cell.attention,
             "quantization": cell.quantization,
             "device_map": cell.spec.device_map,
+            **({"compile": True} if cell.compiled else {}),
             "settings": settings.model_dump(mode="json"),
             "hardware": describe(device),
             "versions": versions(),

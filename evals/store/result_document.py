@@ -132,6 +132,8 @@ class CellEntry(RowEntry):
     protocol: NotRequired[str]  # of its task, where it is not the document's
     own_scale: NotRequired[bool]  # the value is what lmms-eval's task gives, on its own scale, and not 0 to 100
     lower_is_better: NotRequired[bool]
+    captured: NotRequired[bool]  # whether it ran by CUDA graphs, where the matrix asks for them
+    compiled: NotRequired[bool]  # with compiled norms and MLPs
     batch_size: NotRequired[WholeNumber]  # where the document's is auto
     asked_as: NotRequired[str]  # the model class of lmms-eval whose prompt and pixels it has
     pixels: NotRequired[dict[str, WholeNumber | str]]  # the limits of an image's pixels that the matrix states

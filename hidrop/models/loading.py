@@ -27,6 +27,7 @@ from hidrop.program import program
 from hidrop.reducer import Reducer
 
 if TYPE_CHECKING:
+    from hidrop.runtime.cuda_graphs import Graphs
     from hidrop.runtime.feature_cache import FeatureCache
 
 
@@ -46,7 +47,8 @@ class Loaded:
     `tokenizer` pads on the left, because batches are for generation. `reducer` is the method that the weights were
     trained with, None for a plain or unknown one. `path` is the folder that was read. `ends` are the ids of the tokens
     that end an answer; empty: the tokenizer's own end token. `features` is for `reduce`, where images are asked more
-    than once. `pixel_limits` are those that the user stated.
+    than once, and so is `graphs`, if prefills and decoding steps are to be captured. `pixel_limits` are those that the
+    user stated.
     """
 
     model: Any
@@ -63,6 +65,7 @@ class Loaded:
     ends: tuple[int, ...]
     features: FeatureCache
     pixel_limits: PixelLimits = NO_LIMITS
+    graphs: Graphs | None = None
 
     def image_tokens(self, height: int, width: int) -> int:
         """Visual tokens that an image of `height` x `width` pixels has in a prompt, as its only image."""

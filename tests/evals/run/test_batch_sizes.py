@@ -34,6 +34,7 @@ from evals.run.processes import Processes
 from evals.tasks import TaskSpec
 from hidrop.backbones import backbone_of
 from hidrop.backbones.qwen2_vl import Qwen2_5VL
+from hidrop.geometry import PRESETS
 from hidrop.methods import build
 from hidrop.models import load
 from hidrop.runtime import reduce
@@ -212,6 +213,12 @@ def cell_of(tmp_path: Path, **changes: Any) -> Any:
     (cell,) = load_matrix(file).cells()
     assert cell.batch_size == "auto"
     return replace(cell, **changes)
+
+
+def test_each_graph_that_is_kept_holds_keys_and_values_of_its_own() -> None:
+    geometry, prompt = PRESETS["llava-1.5-7b"], Prompt(576, 64, 16)
+    more = sample_bytes(geometry, prompt, 2, graphs=2) - sample_bytes(geometry, prompt, 2)
+    assert more == 2 * 32 * geometry.layer_kv_bytes(656, 2)
 
 
 def test_an_embedded_model_has_the_most_and_one_in_full_memory_1(
