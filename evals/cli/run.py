@@ -189,6 +189,7 @@ def validate(options: MatrixOptions) -> int:
     --share change nothing here. MATRIX may also be a recipe of `train`. Exits with 2 when there are problems.
     """
     options.loading(f"{options.name}: checking files, data and packages")
+    from evals.matrix.dtype_hint import bfloat16_hint
     from evals.matrix.schema import find
     from evals.matrix.validate import check, notes
     from hidrop.recipes import is_recipe
@@ -197,9 +198,10 @@ def validate(options: MatrixOptions) -> int:
         return validate_recipe(options)
     asked, code = options.run_options(), announced(options, find(options.name))
     matrix, cells = asked.load()
-    rows, problems = check(matrix, cells, device=asked.place(matrix), out=asked.folder(matrix))
+    device = asked.place(matrix)
+    rows, problems = check(matrix, cells, device=device, out=asked.folder(matrix))
     verdict = f"{matrix.file}: ok, {len(cells)} cells in {len(rows)} rows, batch size {matrix.batch_size}"
-    known = notes(matrix, cells) if not problems else []
+    known = [*notes(matrix, cells), *bfloat16_hint(matrix, cells, device)] if not problems else []
     document = {
         "matrix": matrix.name,
         "batch_size": matrix.batch_size,

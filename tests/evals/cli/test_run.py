@@ -186,12 +186,14 @@ def test_validate_gives_the_problems_that_the_schema_finds_as_json(matrix, capsy
     assert printed.err.splitlines()[1:] == problems
 
 
-def test_validate_says_ok_for_a_matrix_that_can_run_and_notes_other_data_than_the_official_one(matrix, capsys):
+def test_validate_says_ok_for_a_matrix_that_can_run_and_notes_what_a_reader_should_know(matrix, capsys, monkeypatch):
+    monkeypatch.setattr("evals.matrix.dtype_hint.bfloat16_hint", lambda matrix, cells, device: [f"a hint for {device}"])
     assert run("validate", matrix()) == cli.DONE
     assert capsys.readouterr().out.splitlines() == [
         "tiny.yaml: ok, 6 cells in 3 rows, batch size 2",
         "note: tiny.yaml: tasks.gqa: 3 rows, but the official testdev has 12,578",
         "note: tiny.yaml: tasks.pope: 6 rows, but the official test has 9,000",
+        "note: a hint for cpu",
     ]
 
 
