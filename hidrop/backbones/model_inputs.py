@@ -7,7 +7,7 @@ belong together).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from hidrop.backbones.base import Backbone
 
+# A layer of the tower, its input and its output.
+TowerStates = tuple[Any, "torch.Tensor", "torch.Tensor"]
 Rope = tuple["torch.Tensor", "torch.Tensor"]
 # Frames, rows and columns of visual tokens, in the order of the tokens. A medium has one grid or more, one after the
 # other (LLaVA-NeXT: the whole image, then its tiles with their line ends as a last column).
@@ -64,13 +66,15 @@ class Vision:
 
     `inputs` are the model's own inputs for them, by name (LLaVA: `pixel_values`, (images, 3, height, width)).
     `settings` say how features are read off the tower (LLaVA: layer and strategy). `interpolated`: the pixels may have
-    another size than the tower's, whose position embeddings are then interpolated.
+    another size than the tower's, whose position embeddings are then interpolated. `tower`: where `states` come from,
+    if not from the tower itself.
     """
 
     backbone: Backbone
     inputs: dict[str, torch.Tensor]
     settings: dict[str, Any]
     interpolated: bool = False
+    tower: Callable[[Vision], TowerStates] | None = None
 
     @property
     def pixel_values(self) -> torch.Tensor:
@@ -140,9 +144,9 @@ class Vision:
         each = zip(features, self.tokens, strict=True)
         return [torch.nn.functional.pad(one, (0, 0, 0, whole - len(one))) for one, whole in each]
 
-    def states(self) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    def states(self) -> TowerStates:
         """See `Backbone.tower_states`."""
-        return self.backbone.tower_states(self)
+        return self.backbone.tower_states(self) if self.tower is None else self.tower(self)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Through the projector: (..., hidden size of the tower) to (..., D)."""

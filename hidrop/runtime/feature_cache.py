@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 
-from hidrop.backbones.model_inputs import Vision
+from hidrop.backbones.model_inputs import TowerStates, Vision
 from hidrop.reducer import Reducer
 
 # Of LLaVA-1.5-7B in half precision: all 500 images of POPE, or the 398 of GQA twice over.
@@ -29,17 +30,19 @@ class Encoder(Protocol):
 class FeatureCache:
     """Features of one model's images in host memory, the longest unused ones dropped beyond `limit_bytes`.
 
-    Methods that leave the tower alone share them; one that works in it (`Reducer.encode`) has its own. A limit of 0
-    keeps nothing.
+    Methods that leave the tower alone share them; one that works in it (`Reducer.encode`) has its own. What these read
+    off a tower with a class token (`Vision.states`) is kept as well, so that the tower works once for all of them. A
+    limit of 0 keeps nothing.
     """
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self.limit_bytes = limit_bytes
-        self._kept: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[torch.Tensor, ...]] = OrderedDict()
         self.clear()
 
     def clear(self) -> None:
         self._kept.clear()
+        self._layers: dict[Hashable, Any] = {}  # the tower's layer of `Vision.states`, by the vision's settings
         self.nbytes = self.hits = self.misses = 0
 
     def encode(self, reducer: Reducer, vision: Vision) -> list[torch.Tensor]:
@@ -50,19 +53,39 @@ class FeatureCache:
 
     def _of(self, reducer: Reducer, image: Vision, own: Hashable) -> torch.Tensor:
         key = (own, image.key, _content(image))
-        kept = self._kept.get(key)
-        if kept is not None:
+        if (found := self._known(key, image.device)) is not None:
             self.hits += 1
-            self._kept.move_to_end(key)
-            return kept.to(image.device)
+            return found[0]
         self.misses += 1
-        made = reducer.encode(image)[0].detach()
-        if made.nbytes <= self.limit_bytes:
-            self._kept[key] = made.cpu()
-            self.nbytes += made.nbytes
-            while self.nbytes > self.limit_bytes:
-                self.nbytes -= self._kept.popitem(last=False)[1].nbytes
+        made = reducer.encode(image if own is None else replace(image, tower=self._states))[0].detach()
+        self._keep(key, (made,))
         return made
+
+    def _states(self, image: Vision) -> TowerStates:
+        """`Vision.states` of one image."""
+        key = ("states", image.key, image.interpolated, _content(image))
+        if (found := self._known(key, image.device)) is not None:
+            before, after = found
+            return self._layers[image.key], before, after
+        self._layers[image.key], before, after = image.backbone.tower_states(image)
+        self._keep(key, (before.detach(), after.detach()))
+        return self._layers[image.key], before, after
+
+    def _known(self, key: Hashable, device: torch.device) -> tuple[torch.Tensor, ...] | None:
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        self._kept.move_to_end(key)
+        return tuple(tensor.to(device) for tensor in kept)
+
+    def _keep(self, key: Hashable, made: tuple[torch.Tensor, ...]) -> None:
+        size = sum(tensor.nbytes for tensor in made)
+        if size > self.limit_bytes:
+            return
+        self._kept[key] = tuple(tensor.cpu() for tensor in made)
+        self.nbytes += size
+        while self.nbytes > self.limit_bytes:
+            self.nbytes -= sum(tensor.nbytes for tensor in self._kept.popitem(last=False)[1])
 
 
 def _content(image: Vision) -> tuple[bytes, ...]:

@@ -46,8 +46,8 @@ def test_features_do_not_depend_on_who_else_is_in_the_batch(model: Any) -> None:
     alone, together = FeatureCache(), FeatureCache()
     run(model, alone, [2])
     run(model, together, [0, 2, 1])
-    (own,) = alone._kept.values()
-    assert any(torch.equal(own, other) for other in together._kept.values())
+    ((own,),) = alone._kept.values()
+    assert any(torch.equal(own, other) for (other,) in together._kept.values())
 
 
 def test_features_of_another_reference_image_are_made_again() -> None:
@@ -79,6 +79,49 @@ def test_methods_share_the_towers_features_unless_they_make_their_own(model: Any
     run(model, cache, [0], "downsample", side=3)
     assert (cache.hits, cache.misses) == (1, 3)
     assert torch.equal(run(model, cache, [0], "downsample", side=2), small)
+
+
+# Methods that read a tower with a class token, each in its own way, and one that sees the image at another size.
+READERS = {
+    "visionzip": {"dominant": 4, "contextual": 2},
+    "fastervlm": {"keep": 5},
+    "vispruner": {"keep": 6},
+    "holov": {"keep": 6},
+    "prumerge": {"keep": 5},
+    "downsample": {"side": 2},
+}
+
+
+def test_methods_that_work_in_the_tower_share_its_states_and_change_no_bit(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {name: run(model, FeatureCache(0), [0, 1], name, **fields) for name, fields in READERS.items()}
+    runs, tower = [], model.model.vision_tower
+    forward = tower.forward
+    monkeypatch.setattr(tower, "forward", lambda *args, **kwargs: (runs.append(1), forward(*args, **kwargs))[1])
+    cache = FeatureCache()
+    for name, fields in READERS.items():
+        assert torch.equal(run(model, cache, [0, 1], name, **fields), plain[name]), name
+    assert len(runs) == 2 + 2, "once for each image, and once at the other size"
+    assert cache.misses == 2 * len(READERS)
+    (size,) = {sum(tensor.nbytes for tensor in kept) for key, kept in cache._kept.items() if key[0] == "states"}
+    assert cache.nbytes >= 2 * size
+    for name, fields in READERS.items():
+        cache._kept = type(cache._kept)((key, kept) for key, kept in cache._kept.items() if key[0] == "states")
+        assert torch.equal(run(model, cache, [0, 1], name, **fields), plain[name]), "no method has changed the states"
+
+
+def test_states_of_other_layers_of_the_tower_are_others(model: Any) -> None:
+    cache, ids, pixels = FeatureCache(), make_prompt(), make_pixels()
+    for features in (cache, FeatureCache(0)):
+        logits = []
+        for keep in (5, 6):
+            with torch.inference_mode(), reduce(model, build("fastervlm", {"keep": keep}), features=features):
+                for layer in (-1, -2):
+                    logits.append(model(input_ids=ids, pixel_values=pixels, vision_feature_layer=layer).logits)
+        if features is cache:
+            kept = logits
+    assert all(torch.equal(one, other) for one, other in zip(kept, logits, strict=True))
 
 
 def test_other_layers_of_the_tower_are_other_features(model: Any) -> None:
