@@ -8,8 +8,10 @@ find the same number. A cell's identity holds the number, as if the matrix state
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 from evals.matrix.schema import AUTO, Cell
@@ -19,6 +21,7 @@ from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 
 if TYPE_CHECKING:
+    from evals.tasks.protocol import Protocol
     from hidrop.models import Loaded
 
 MOST = 32
@@ -26,8 +29,9 @@ MOST = 32
 SHARE = 0.8
 # Text of a prompt, in tokens. Questions have 20 to 100; lists of OCR words and lectures some hundred.
 TEXT_TOKENS = 512
-# Heights and widths of images, one of which has the most tokens that an image can have, whatever the rule of a family.
-LARGE = ((4096, 4096), (4096, 2048), (2048, 4096), (4096, 1366), (1366, 4096))
+# Heights and widths in pixels. An image of two of them has about as many tokens as an image can have, whatever the rule
+# of a family: tiles in the best grid, or pixels up to a limit.
+SIDES = (60, 80, 128, 200, 336, 480, 672, 1000, 1344, 2000, 2688, 4096, 6000)
 # By a cell's key: the sizes of its journals in the results folder, the one that it keeps first.
 Recorded = Mapping[str, Sequence[int]]
 
@@ -111,12 +115,19 @@ def largest_prompt(loaded: Loaded, spec: TaskSpec, limit: int | None) -> Prompt:
     asks, geometry = protocol(spec.protocol), loaded.geometry
     visual = geometry.visual_tokens
     if geometry.dynamic:
-        count = asks.counting(loaded.backbone, loaded.image_processor, loaded.pixel_limits)
-        visual = max(count(*size)[0] for size in LARGE)
+        visual = max(_image_tokens(loaded, asks))
     images = most_images(spec, limit=limit) if spec.task.any_columns else 1
     asking = asks.asking(loaded.backbone)
     longest = spec.task.max_new_tokens or 0
     return Prompt(images * visual, TEXT_TOKENS, max(longest, asking.longest if asking else asks.max_new_tokens))
+
+
+def _image_tokens(loaded: Loaded, asks: Protocol) -> Iterator[int]:
+    """Visual tokens of images of many shapes."""
+    count = asks.counting(loaded.backbone, loaded.image_processor, loaded.pixel_limits)
+    for size in product(SIDES, SIDES):
+        with suppress(ValueError):  # of an image that is too long for its width, which cannot be asked
+            yield count(*size)[0]
 
 
 def free_bytes(loaded: Loaded, processes: int = 1) -> int | None:

@@ -13,7 +13,8 @@ from evals.cli import main
 from evals.matrix.schema import load_matrix
 from evals.run import engine
 from evals.store.folders import read_document
-from evals.tasks import registry
+from evals.tasks import TaskSpec, registry
+from evals.tasks.evaluation import most_images
 from hidrop.errors import UserError
 from tests.evals.tasks.layout import write
 from tests.evals.tasks.table import PICTURES
@@ -93,6 +94,17 @@ def own(folder: Path) -> Path:
     path = folder / "mine.yaml"
     path.write_text(OWN)
     return path
+
+
+def test_the_most_images_of_a_prompt_are_counted_in_the_data(tmp_path: Path) -> None:
+    charts(tmp_path / "data")
+    registry.add("mine", own(tmp_path))
+    assert most_images(TaskSpec("chartqa", str(tmp_path / "data"), "lmms-eval")) == 1
+    mine = TaskSpec("mine", str(tmp_path), "lmms-eval")
+    assert most_images(mine) == 1, "documents without an image"
+    rows = [{"question": "Say", "answer": "x", "one": PICTURES[0], "two": PICTURES[n] if n else None} for n in range(3)]
+    write(rows, tmp_path / "rows.parquet")
+    assert (most_images(mine), most_images(mine, limit=1)) == (2, 1)
 
 
 def test_any_task_and_ones_own_run_from_a_matrix_and_finished_cells_stay(

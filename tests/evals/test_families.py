@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from evals import cli
+from evals.matrix.schema import load_matrix
+from evals.run.batch_sizes import batch_sizes, largest_prompt
+from evals.run.engine import load
+from evals.tasks.protocol import protocol
 from tests import tiny_checkpoints
 from tests.hidrop.backbones.families import with_own
 
@@ -16,10 +21,10 @@ LIMITED = with_own("limit_pixels")
 SAMPLES = 3
 
 
-def matrix(folder: Path, protocol: str, model: str) -> str:
+def matrix(folder: Path, protocol_name: str, model: str) -> str:
     return f"""
 name: tiny
-protocol: {protocol}
+protocol: {protocol_name}
 dtype: float32
 batch_size: 2
 limit: {SAMPLES}
@@ -58,6 +63,14 @@ def test_a_matrix_makes_a_table_of_every_family(name: str, tmp_path: Path) -> No
     assert ("pixels" in cells["vanilla"]) == (name in LIMITED)
     assert {entry["label"] for entry in document["profiles"]} == {"vanilla", "fastv", "pdrop"}
     assert not document["failed"]
+    cell = load_matrix(tmp_path / "tiny.yaml").cells()[0]
+    loaded = load(cell, "cpu")
+    most = largest_prompt(loaded, cell.task_spec, SAMPLES).visual
+    count = protocol(cell.protocol).counting(loaded.backbone, loaded.image_processor, loaded.pixel_limits)
+    random = Random(1)
+    for _ in range(60):
+        assert count(random.randint(60, 4000), random.randint(60, 4000))[0] <= 1.1 * most
+    assert batch_sizes(loaded, [cell])["gqa"] >= 2
 
 
 def test_llavas_protocol_is_refused_before_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
