@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from evals.matrix.schema import AUTO, Cell
 from evals.profiling.free_memory import free_in_main_memory, free_on_cuda
 from evals.tasks.data import TaskSpec
-from hidrop.errors import UserError
 from hidrop.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def _size(loaded: Loaded, cell: Cell, free: int) -> int:
         return 1
     try:
         prompt = largest_prompt(loaded, cell.task_spec, cell.limit).within(loaded.geometry.max_positions)
-    except (UserError, OSError):  # of data that cannot be read: the cell fails with the same error
+    except Exception:  # data or a task that cannot be read: the cell fails with the same error, and the others run
         return 1
     element = loaded.model.get_input_embeddings().weight.element_size()
     graphs, eager = loaded.graphs.limit if loaded.graphs else 0, cell.attention == "eager"

@@ -245,6 +245,14 @@ def test_a_repetition_penalty_that_counts_padding_keeps_samples_apart() -> None:
     assert not counts_padding(with_penalty(1.05), "native")
 
 
+def test_a_task_that_cannot_be_read_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*parts: Any) -> Any:
+        raise RuntimeError("a task's own function")
+
+    monkeypatch.setattr("evals.run.batch_sizes.largest_prompt", broken)
+    assert batch_sizes(load("mini:vanilla"), [cell_of(tmp_path)]) == {"gqa": 1}
+
+
 def test_films_are_asked_one_by_one(tmp_path: Path) -> None:
     cell = cell_of(tmp_path, task="videomme")
     assert TaskSpec("videomme", "mini", "lmms-eval").task.filmed
