@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from evals.profiling.settings import ProfileSettings
 
 from evals import report
 from evals.matrix.schema import load_matrix
 from evals.profiling.free_memory import free_in_main_memory
 from evals.profiling.memory import peak_bytes
 from evals.profiling.prompt import build_request
-from evals.profiling.settings import ProfileSettings
 from evals.report.caption import caption
 from evals.report.compare import compare
 from evals.run.batch_sizes import (
