@@ -5,9 +5,7 @@ minus the cosine. The first token is the one farthest from its nearest neighbour
 already chosen. It uses neither text nor attention. Ties go to the earlier token. Positions are those of a prompt with
 that many visual tokens, because tokens are pruned before the decoder's input is numbered.
 
-Distances of all pairs are computed once for up to `WHOLE_SLOTS` tokens (64 MiB a prompt). Of more tokens they are made
-in blocks of as many numbers, and those to a chosen token again when it is chosen: another order of summation, so the
-last bits may differ.
+Shapes: B batch, V visual slots, D size of a token, R rows of a block, K choices.
 """
 
 from __future__ import annotations
@@ -27,40 +25,58 @@ if TYPE_CHECKING:
     from hidrop.runtime.scoring import View
 
 
+# Up to as many slots, the distances of all pairs are kept: 64 MiB a prompt.
 WHOLE_SLOTS = 4096
+# Rows of a block of distances.
+BLOCK = 256
 
 
 class Distances:
-    """One minus the cosine, of any two of these tokens (B, V, D) in float32."""
+    """One minus the cosine, of any two of these tokens (B, V, D) in float32.
 
-    def __init__(self, tokens_BVD: torch.Tensor) -> None:
+    One pass computes the distances from each block of tokens to itself and to later tokens: about half of the pairs of
+    one large product, whose other half is the same. Up to WHOLE_SLOTS slots all of them are kept. With more slots,
+    those to a chosen token are computed a second time when it is chosen: another order of summation, so the last bits
+    may differ.
+    """
+
+    def __init__(self, tokens_BVD: torch.Tensor, valid_BV: torch.Tensor) -> None:
+        """`nearest_BV`: from each token to the nearest other valid one; infinite if there is none."""
         import torch
 
-        self.unit = torch.nn.functional.normalize(tokens_BVD.float(), dim=-1)
-        self.slots = self.unit.shape[1]
-        self.all = self._from(self.unit) if self.slots <= WHOLE_SLOTS else None
+        self.unit_BVD = torch.nn.functional.normalize(tokens_BVD.float(), dim=-1)
+        batch, slots = valid_BV.shape
+        self.offset_B = torch.arange(batch, device=valid_BV.device) * slots
+        self.all_BVV = self.unit_BVD.new_empty(batch, slots, slots) if slots <= WHOLE_SLOTS else None
+        self.nearest_BV = self.unit_BVD.new_full((batch, slots), torch.inf)
+        apart_BV = self.nearest_BV.masked_fill(valid_BV, 0)  # what is added to the distance of a token
+        for start in range(0, slots, BLOCK):
+            rows, later = slice(start, start + BLOCK), slice(start + BLOCK, None)
+            block = 1 - self.unit_BVD[:, rows] @ self.unit_BVD[:, start:].transpose(1, 2)
+            if self.all_BVV is not None:
+                self.all_BVV[:, rows, start:] = block
+                self.all_BVV[:, later, rows] = block[:, :, BLOCK:].transpose(1, 2)
+            block.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+            self._nearer(rows, (block + apart_BV[:, None, start:]).amin(2))
+            self._nearer(later, (block[:, :, BLOCK:] + apart_BV[:, rows, None]).amin(1))
+        if self.all_BVV is not None:
+            self.all_BVV.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
 
-    def _from(self, unit_BRD: torch.Tensor) -> torch.Tensor:
-        return 1 - unit_BRD @ self.unit.transpose(1, 2)
-
-    def of(self, index_BR: torch.Tensor) -> torch.Tensor:
-        """From some of the tokens to all, (B, R, V)."""
-        source = self.unit if self.all is None else self.all
-        picked = source.gather(1, index_BR[:, :, None].expand(-1, -1, source.shape[2]))
-        return picked if self.all is not None else self._from(picked)
-
-    def to_nearest(self, valid_BV: torch.Tensor) -> torch.Tensor:
-        """From each token to the nearest other one, (B, V); infinite for a token that is not valid."""
+    def _nearer(self, slots: slice, distance: torch.Tensor) -> None:
         import torch
 
-        place = torch.arange(self.slots, device=valid_BV.device)
-        size = self.slots if self.all is not None else max(1, WHOLE_SLOTS**2 // self.slots)
-        found = []
-        for rows in place.split(size):
-            far = self._from(self.unit[:, rows]) if self.all is None else self.all
-            ignored = ~(valid_BV[:, rows, None] & valid_BV[:, None, :]) | (place == rows[:, None])
-            found.append(far.masked_fill(ignored, torch.inf).amin(-1))
-        return torch.cat(found, 1)
+        self.nearest_BV[:, slots] = torch.minimum(self.nearest_BV[:, slots], distance)
+
+    def of(self, pick_B: torch.Tensor) -> torch.Tensor:
+        """From one token of each row to all, (B, V); -inf to itself."""
+        import torch
+
+        source = self.unit_BVD if self.all_BVV is None else self.all_BVV
+        picked = source.flatten(0, 1).index_select(0, self.offset_B + pick_B)
+        if self.all_BVV is not None:
+            return picked
+        distance = 1 - (picked[:, None] @ self.unit_BVD.transpose(1, 2))[:, 0]
+        return distance.scatter(1, pick_B[:, None], -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -91,23 +107,22 @@ class DivPrune(Reducer):
         """Earlier choices score higher, because the first k of a larger choice are the choice of k."""
         import torch
 
-        far = Distances(view.visual_BVD)
         valid = view.valid_BV
-        slots = valid.shape[1]
-        place = torch.arange(slots, device=valid.device)
-        nearest = far.to_nearest(valid)
-        score = torch.zeros_like(nearest, dtype=torch.float32)  # autocast makes distances of another type
-        left = valid
+        batch, slots = valid.shape
+        far = Distances(view.visual_BVD, valid)
+        closed = far.nearest_BV.new_full((batch, slots), torch.inf).masked_fill(~valid, -torch.inf)
+        nearest, picks = torch.minimum(far.nearest_BV, closed), list[torch.Tensor]()
         for step in range(view.cut.keep):
-            open_ = torch.where(left, nearest, -torch.inf)
-            best = open_ == open_.amax(1, keepdim=True)
-            pick = torch.where(best, place, slots).amin(1, keepdim=True)
-            picked = place == pick
-            score = torch.where(picked & left, float(slots - step), score)
-            left = left & ~picked
-            distance = far.of(pick)[:, 0]
-            nearest = distance if step == 0 else torch.minimum(nearest, distance)
-        return score
+            pick = nearest.argmax(1)  # of equal ones the first
+            picks.append(pick[:, None])
+            # A chosen token stays at -inf from then on. A choice takes four small operations: with many choices, their
+            # launches are what a GPU waits for.
+            nearest = torch.minimum(nearest if step else closed, far.of(pick))
+        index_BK = torch.cat([valid[:, :0].long(), *picks], 1)
+        step_K = torch.arange(index_BK.shape[1], device=valid.device)
+        index_BK = torch.where(step_K < valid.sum(1, keepdim=True), index_BK, slots)  # a row may have fewer tokens
+        rank_BK = (slots - step_K).float().expand_as(index_BK)
+        return rank_BK.new_zeros(batch, slots + 1).scatter(1, index_BK, rank_BK)[:, :slots]
 
     @classmethod
     def for_budget(cls, average: float, geometry: Geometry, **params: Any) -> Self:
