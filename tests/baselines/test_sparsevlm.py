@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from baselines.clustering import dpc_knn
+from baselines.clustering import distances, dpc_knn
 from baselines.sparsevlm import SparseVLM, recycled, scaled_layers
 from hidrop.budget import solve
 from hidrop.geometry import PRESETS
@@ -198,6 +198,16 @@ def test_clustering_breaks_ties_by_index():
     merged = recycle(x, [5], [2])
     torch.testing.assert_close(merged, torch.tensor([[[0.033333, 0.1], [1.075, 1.0]]]), atol=2e-6, rtol=1e-5)
     assert torch.equal(merged, recycle(x, [5], [2]))
+
+
+def test_equal_tokens_are_equally_far_from_any_other():
+    x = torch.randn(2, 50, 67, generator=torch.Generator().manual_seed(4))
+    x[:, 31:44] = x[:, 3:16]
+    found = distances(x)
+    torch.testing.assert_close(found.double(), (x.double()[:, :, None] - x.double()[:, None]).norm(dim=-1))
+    assert torch.equal(found[:, 31:44], found[:, 3:16])
+    assert torch.equal(found, found.transpose(1, 2))
+    assert (found[:, range(31, 44), range(3, 16)] == 0).all() and (found.diagonal(dim1=1, dim2=2) == 0).all()
 
 
 def test_clustering_equals_the_slow_reference_row_by_row(slow_dpc_knn):
