@@ -33,6 +33,7 @@ class Prefill:
 
     `rope`: (cos, sin), (B, S, head), of each place of the input; of each number 0 .. S - 1 where the method renumbers.
     `entered_BN`: where tokens keep the numbers that they had after the cuts on their way in, their order then.
+    `unmasked`: the attention kernel needs no mask for sequences without fillers.
     """
 
     layout: Layout
@@ -40,6 +41,7 @@ class Prefill:
     cache: RaggedCache | None
     memory: Any
     entered_BN: torch.Tensor | None = None
+    unmasked: bool = False
 
     def numbers(self, order_BN: torch.Tensor) -> torch.Tensor:
         """The number of each slot where the method renumbers, (B, N); that of a merged token is the one before it."""
@@ -97,7 +99,16 @@ class Decoder:
         if not self.persistent:
             position_PBS = torch.arange(layout.length, device=device).expand(1, len(text.order), -1)
         cos, sin = self.backbone.rope(text.hidden, position_PBS)
-        return Prefill(layout, (cos.to(device), sin.to(device)), cache, memory)
+        rope = cos.to(device), sin.to(device)
+        return Prefill(layout, rope, cache, memory, unmasked=self._unmasked(text.hidden))
+
+    def _unmasked(self, hidden_BND: torch.Tensor) -> bool:
+        """Whether the attention kernel needs no mask for a plainly causal sequence without fillers.
+
+        It is asked once for a prefill or a decoded token: transformers takes about 0.1 ms to answer, and a method with
+        several cuts has as many lengths.
+        """
+        return self.backbone.mask(hidden_BND[:, :1], None, None, 1) is None
 
     def through(self, sequence: Sequence, first: int, last: int, run: Prefill, *, padded: bool) -> torch.Tensor:
         """The sequence through these layers, in place. `padded`: there are fillers in it.
@@ -111,7 +122,9 @@ class Decoder:
             following = run.layout.next_B if self.persistent else (numbered >= 0).sum(1)
             cache.segments.append(Segment(first, last, valid_BN, following))
         block_BN = run.layout.blocks(sequence.order)
-        mask, before = self.backbone.mask(sequence.hidden, valid_BN, cache, first, block_BN), sequence.hidden
+        mask, before = None, sequence.hidden
+        if not (run.unmasked and valid_BN is None and block_BN is None):
+            mask = self.backbone.mask(sequence.hidden, valid_BN, cache, first, block_BN)
         for layer in range(first, last + 1):
             before = sequence.hidden
             with sequence.entering(self.layers[layer - 1]):
@@ -138,10 +151,13 @@ class Decoder:
         if valid_BQ is not None:
             offset = (valid_BQ.long().cumsum(1) - 1).clamp(min=0)
         places = []
+        unmasked = count == 1 and self._unmasked(hidden_BQD)
         for segment in cache.segments:
             position_BQ = segment.next_B[:, None] + offset
             segment.append(valid_BQ, cache.get_seq_length(segment.first - 1), batch, count)
-            mask = self.backbone.mask(hidden_BQD, segment.valid_BN, cache, segment.first)
+            mask = None
+            if not (unmasked and segment.valid_BN is None):
+                mask = self.backbone.mask(hidden_BQD, segment.valid_BN, cache, segment.first)
             places.append((segment, position_BQ, mask))
         cache.input_length += count
         return self.decode(hidden_BQD, places, cache)

@@ -266,3 +266,17 @@ def test_flash_attention_gets_the_padding_mask_and_nothing_else(tiny_llava):
         hidden, valid = torch.zeros(2, 3, 32), torch.tensor([[False, True, True], [True] * 3])
         assert reduction.backbone.mask(hidden, None, None, 1) is None
         assert torch.equal(reduction.backbone.mask(hidden, valid, None, 1), valid)
+
+
+@pytest.mark.parametrize(("attention", "asked"), [("sdpa", [1, 1]), ("eager", [1, 6, 22, 11, 8, 6, *[1] * 6])])
+def test_a_kernel_without_masks_is_asked_once_for_all_layers(attention, asked, tiny_llava, prompt, pixels, monkeypatch):
+    """With one token, before a prefill and before each decoded token. Another kernel has a mask for each sequence."""
+    model, sizes = tiny_llava(attention=attention), list[int]()
+    with reduce(model, HIDROP) as reduction, torch.no_grad():
+        mask = reduction.backbone.mask
+        monkeypatch.setattr(
+            reduction.backbone, "mask", lambda hidden, *more: (sizes.append(hidden.shape[1]), mask(hidden, *more))[1]
+        )
+        cache = model(input_ids=prompt(2, 4), pixel_values=pixels()).past_key_values
+        model(input_ids=torch.tensor([[5]]), past_key_values=cache)
+    assert sizes == asked
