@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hidrop.devices import cpu_name, sees_cuda, torch_threads, usable_cores
+
 PACKAGES = {"torch": "torch", "transformers": "transformers", "lmms_eval": "lmms-eval", "hidrop": "hidrop"}
 
 ROOT = Path(__file__).parents[1]
@@ -18,16 +20,16 @@ CODE = ("hidrop", "evals", "baselines", "run.py")
 
 def describe(device: str = "cpu") -> dict[str, Any]:
     """Processor, cores, threads torch uses and memory; for a CUDA `device` also its name, memory and driver's CUDA."""
-    import torch
-
     facts: dict[str, Any] = {
         "device": device,
         "cpu": cpu_name(),
         "cores": usable_cores(),
-        "threads": torch.get_num_threads(),
+        "threads": torch_threads(),
         "memory_bytes": memory_bytes(),
     }
-    if device.startswith("cuda") and torch.cuda.is_available():
+    if device.startswith("cuda") and sees_cuda():
+        import torch
+
         properties = torch.cuda.get_device_properties(device)
         facts |= {"gpu": properties.name, "gpu_memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
     return facts
@@ -72,26 +74,6 @@ def commit(folder: Path = ROOT) -> str | None:
     if not (folder / ".git").exists() or not (hash := git("rev-parse", "--short=12", "HEAD")):
         return None
     return hash + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", *CODE) else "")
-
-
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name as the system gives it, else its architecture."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name" and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Cores this process may run on (fewer than the machine has inside a container or a job)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory_bytes() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from hidrop.testing.tiny.llava import (
 )
 
 torch.set_num_threads(1)
+_NUMBERS = itertools.count()
 
 __all__ = [
     "IMAGE",
@@ -48,6 +50,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     root = tmp_path_factory.mktemp("families")
     return {name: tiny_checkpoints.write(name, root / name) for name in tiny_checkpoints.FAMILIES}
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test check and read everything itself, and keep what it remembers out of the user's cache."""
+    folder = tmp_path_factory.getbasetemp() / "remembered" / str(next(_NUMBERS))
+    monkeypatch.setattr("hidrop.remembered.cache_folder", lambda: folder)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from hidrop.backbones import Backbone, backbone_of, count_by, family_of
 from hidrop.backbones.pixel_limits import NO_LIMITS, PixelLimits, Resolution
 from hidrop.backbones.tokenizers import state_tokenizer
 from hidrop.checkpoint_files import in_words
+from hidrop.devices import sees_cuda
 from hidrop.errors import UserError, did_you_mean, shortened
 from hidrop.geometry import Counts, Geometry
 from hidrop.models.answer_ends import answer_ends, check_ends
@@ -20,6 +21,7 @@ from hidrop.models.checking import trained_with, whole
 from hidrop.models.digest import digest
 from hidrop.models.original import is_original
 from hidrop.models.saving import quiet
+from hidrop.models.sizes import geometry_in
 from hidrop.models.sources import find, read_config, settings_files, weight_files
 from hidrop.numerics import ATTENTIONS, DEVICE, DEVICE_MAPS, DTYPES, QUANTIZATIONS
 from hidrop.pretrained import pretrained
@@ -211,10 +213,9 @@ def peek(source: str | Path, *, allow_download: bool = False) -> Peeked:
     if is_original(raw):
         from hidrop.models.original import config
 
-        described = config.describe(path, raw, allow_download=allow_download)
-        return Peeked(described.geometry, described.reducer, architecture)
+        return Peeked(*config.peek(path, raw, allow_download=allow_download), architecture)
     family = family_of(raw, f"{path}/config.json")
-    geometry = family.geometry_of(family.read_config(path))
+    geometry = geometry_in(family, path, raw)
     return Peeked(geometry, trained_with(raw, path, geometry), architecture)
 
 
@@ -222,8 +223,6 @@ def check_kernel(
     attention: str, device: str, dtype: str, quantization: str | None = None, device_map: str | None = None
 ) -> None:
     """Raise UserError, before anything is read, for a kernel, device or type that this machine cannot run."""
-    import torch
-
     for field, value, known in (
         ("attention", attention, ATTENTIONS),
         ("dtype", dtype, DTYPES),
@@ -235,12 +234,10 @@ def check_kernel(
             raise UserError(f"{field}: unknown value '{value}'.{hint} Known: {', '.join(known)}")
     if not re.fullmatch(DEVICE, str(device)):
         raise UserError(f"device: unknown value '{shortened(str(device))}'. Known: cpu, cuda, cuda:<number>")
-    place = torch.device(device)
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device: '{device}' was asked for, but torch sees no CUDA device. Use --device cpu")
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device: '{device}' was asked for, but there are {torch.cuda.device_count()} CUDA devices")
-    if device_map is not None and place.type == "cuda" and place.index is not None:
+    kind, _, number = str(device).partition(":")
+    if kind == "cuda":
+        _check_cuda(device, int(number or 0))
+    if device_map is not None and kind == "cuda" and number:
         raise UserError(
             f"device_map: {device_map} spreads a model over all CUDA devices; use device cuda, not {device}"
         )
@@ -256,10 +253,19 @@ def check_kernel(
             "attention: flash_attention_2 was asked for, but flash-attn is not installed. Use sdpa, "
             "or install it: pip install flash-attn --no-build-isolation"
         )
-    if place.type != "cuda":
+    if kind != "cuda":
         raise UserError(f"attention: flash_attention_2 runs on CUDA only, not on '{device}'. Use sdpa")
     if dtype == "float32":
         raise UserError("attention: flash_attention_2 has no float32 kernel. Use sdpa, or dtype float16 or bfloat16")
+
+
+def _check_cuda(device: str, number: int) -> None:
+    if not sees_cuda():
+        raise UserError(f"device: '{device}' was asked for, but torch sees no CUDA device. Use --device cpu")
+    import torch
+
+    if number >= torch.cuda.device_count():
+        raise UserError(f"device: '{device}' was asked for, but there are {torch.cuda.device_count()} CUDA devices")
 
 
 def _weights(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,11 +23,13 @@ from hidrop.checkpoint_files import in_words
 from hidrop.errors import UserError, shown
 from hidrop.geometry import Geometry
 from hidrop.methods import build
+from hidrop.models.sizes import KIND, recalled
 from hidrop.models.sources import find, read_config, weight_files
 from hidrop.models.vocabulary import grown
 from hidrop.models.weight_files import open_tensors
 from hidrop.pretrained import pretrained
 from hidrop.reducer import Reducer
+from hidrop.remembered import remember, states
 
 # What the tower's tensors are called in a checkpoint that holds them.
 TOWER = "model.vision_tower.vision_tower.vision_model."
@@ -71,7 +73,6 @@ def describe(folder: Path, raw: dict[str, Any], *, allow_download: bool = False)
     from transformers import LlamaConfig, LlavaConfig
 
     place = f"{folder}/config.json"
-    check_fields(raw, place, OriginalFields)
     _check(raw, place)
     known = {field.name for field in fields(LlamaConfig)} | {"rope_theta", "rope_scaling"}
     dropped = {"model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "name_or_path"}
@@ -98,7 +99,29 @@ def describe(folder: Path, raw: dict[str, Any], *, allow_download: bool = False)
     return Described(config, geometry, _schedule(raw, place, geometry), tower, rows)
 
 
+def peek(folder: Path, raw: dict[str, Any], *, allow_download: bool = False) -> tuple[Geometry, Reducer | None]:
+    """The geometry and the method of `describe`, without importing transformers if they are remembered.
+
+    Raises UserError like `describe`.
+    """
+    place = f"{folder}/config.json"
+    _check(raw, place)
+    tower: Any
+    try:
+        tower = read_config(tower_place(folder, raw, allow_download=allow_download)[1])
+    except UserError:
+        tower = states(weight_files(folder))
+    of = {"layout": "original", "config": raw, "tower": tower}
+    if (geometry := recalled(of)) is not None:
+        return geometry, _schedule(raw, place, geometry)
+    described = describe(folder, raw, allow_download=allow_download)
+    if tower is not None:
+        remember(KIND, of, asdict(described.geometry))
+    return described.geometry, described.reducer
+
+
 def _check(raw: dict[str, Any], place: str) -> None:
+    check_fields(raw, place, OriginalFields)
     model_type = str(raw.get("model_type"))
     if model_type != "llava" and not model_type.startswith("llava_llama"):
         raise UserError(f"{place}: architecture '{model_type}' is not supported. Supported: {supported()}")
@@ -116,28 +139,37 @@ def _check(raw: dict[str, Any], place: str) -> None:
             raise UserError(f"{place}: {key} {shown(raw.get(key))} is not supported, only {known} (LLaVA-1.5)")
 
 
-def _tower(folder: Path, raw: dict[str, Any], *, allow_download: bool) -> tuple[str | None, Any]:
-    """The tower's source and CLIPVisionConfig. Training machines leave their own paths in `mm_vision_tower`."""
+def tower_place(folder: Path, raw: dict[str, Any], *, allow_download: bool = False) -> tuple[str, Path]:
+    """The tower's source and its folder. Training machines leave their own paths in `mm_vision_tower`.
+
+    Raises UserError if the tower has no folder here.
+    """
     name = str(raw.get("mm_vision_tower") or "")
     base = Path(name).name
     for candidate in (Path(name), folder / name, folder / base, folder.parent / base):
         if base and (candidate / "config.json").is_file():
-            return str(candidate), _clip(candidate)
+            return str(candidate), candidate
     owner = TOWER_OWNER.get(base)
     hub = name if name.count("/") == 1 and name[0] not in "./~" else f"{owner}/{base}" if owner else None
+    if hub is None:
+        raise UserError(f"model '{name}': no such folder")
+    return hub, find(hub, allow_download=allow_download, config_only=True)
+
+
+def _tower(folder: Path, raw: dict[str, Any], *, allow_download: bool) -> tuple[str | None, Any]:
+    """The tower's source and CLIPVisionConfig."""
     try:
-        if hub is None:
-            raise UserError(f"model '{name}': no such folder")
-        found = find(hub, allow_download=allow_download, config_only=True)
+        source, place = tower_place(folder, raw, allow_download=allow_download)
     except UserError as error:
         vision = _from_shapes(folder)
         if vision is None:
+            base = Path(str(raw.get("mm_vision_tower") or "")).name
             raise UserError(
                 f"{folder}/config.json: mm_vision_tower: {error}. "
                 f"It may also be next to the checkpoint, as {folder.parent / base}"
             ) from None
         return None, vision
-    return hub, _clip(found)
+    return source, _clip(place)
 
 
 def _clip(tower: Path) -> Any:

@@ -12,7 +12,7 @@ from hidrop.backbones.runnable import check_runs
 from hidrop.checkpoint_files import check_folder, in_words
 from hidrop.errors import UserError
 from hidrop.models.incomplete import listed
-from hidrop.models.original.config import TOWER, Described, describe
+from hidrop.models.original.config import TOWER, Described, describe, tower_place
 from hidrop.models.sources import find, weight_files
 from hidrop.models.vocabulary import add_placeholder, grown
 from hidrop.models.weight_files import BUFFERS, open_tensors
@@ -114,8 +114,10 @@ def files(folder: Path, raw: dict[str, Any]) -> tuple[Path, ...]:
 
 def other_folders(folder: Path, raw: dict[str, Any]) -> list[Path]:
     """The vision tower's own folder, which has the image processor's settings; none if there is no such folder."""
-    tower = describe(folder, raw).tower
-    return [] if tower is None else [find(tower, config_only=True)]
+    try:
+        return [tower_place(folder, raw)[1]]
+    except UserError:
+        return []
 
 
 def _gather(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import time
@@ -12,13 +11,11 @@ import pytest
 
 from hidrop.models import digest
 
-module = importlib.import_module("hidrop.models.digest")
-
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are remembered at once, and not only when they are some seconds old."""
-    monkeypatch.setattr(module, "SETTLED", -1.0)
+    monkeypatch.setattr("hidrop.remembered.SETTLED", -1.0)
 
 
 @pytest.fixture
@@ -76,7 +73,7 @@ def test_content_that_is_replaced_at_equal_size_and_time_is_noticed(tmp_path: Pa
 def test_a_file_that_has_just_changed_is_not_remembered(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SETTLED", 60.0)
+    monkeypatch.setattr("hidrop.remembered.SETTLED", 60.0)
     files = write(tmp_path / "a", x="one")
     digests = [digest(files)]
     for text in ("two", "six", "ten"):
