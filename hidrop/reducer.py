@@ -184,6 +184,13 @@ class Reducer:
         """
 
     @property
+    def has_files(self) -> bool:
+        """Whether `check_files` has something to check. By default: whether a field names a checkpoint."""
+        if type(self).check_files is Reducer.check_files:
+            return False
+        return not self.checkpoints or any(getattr(self, name) is not None for name in self.checkpoints)
+
+    @property
     def deepstack(self) -> DeepStack:
         """See `DeepStack`. A method that lets tokens skip layers has a field of this name instead."""
         return "carry"

@@ -114,8 +114,10 @@ def run_matrix(options: MatrixOptions, *, retry: bool = False) -> int:
     options.loading(f"{options.name}: loading libraries")
     from evals import report
     from evals.run import matrix_run
+    from hidrop.devices import remember_threads
 
     finished = matrix_run.run_matrix(dataclasses.replace(options.run_options(), retry=retry))
+    remember_threads()
     if finished is None:  # this process only helped another one
         return DONE
     document = finished.document

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from evals.matrix import capture, packages
+from evals.matrix import capture, packages, passed_checks
 from evals.matrix.resolve import MatrixRow, Peek, absent, peek_files, place, resolve
 from evals.matrix.schema import Cell, Matrix
 from evals.tasks import TaskSpec, missing, remarks
@@ -45,25 +45,41 @@ def models(matrix: Matrix, cells: list[Cell], rows: Mapping[tuple[str, str], Mat
     """
     if packages.lacking(["torch", "transformers"]):
         return []
+    problems = []
+    for name in dict.fromkeys(cell.model for cell in cells):
+        own = [cell for cell in cells if cell.model == name]
+        problems += _of_model(matrix, name, own, rows)
+    return problems
+
+
+def _of_model(matrix: Matrix, name: str, cells: list[Cell], rows: Mapping[tuple[str, str], MatrixRow]) -> list[str]:
+    """The problems of one model, whose cells these are. Checks that passed are not done again (`passed_checks`)."""
+    spec, protocols = matrix.models[name], {cell.protocol for cell in cells}
+    labelled = {cell.label: cell for cell in cells if (name, cell.label) in rows}
+    reducers = [rows[name, label].reducer for label in labelled]
+    filmed = next((cell.protocol for cell in cells if cell.task_spec.task.filmed), None)
+    before = passed_checks.basis(spec, protocols, filmed, reducers)
+    if passed_checks.passed(before):
+        return []
     from evals.tasks.protocol import protocol
     from hidrop.models import check
 
+    try:
+        parts = check(spec.source, spec.pixel_limits)
+        for asked in sorted(protocols):
+            protocol(asked).rehearse(parts.backbone, parts.tokenizer, parts.processor)
+        if filmed is not None:
+            protocol(filmed).sampling(parts.backbone, spec.frames, spec.fps)
+    except UserError as error:
+        return [f"{matrix.file}: {absent(name, spec, error)}"]
     problems = []
-    for name, spec in {cell.model: cell.spec for cell in cells}.items():
+    for cell, reducer in zip(labelled.values(), reducers, strict=True):
         try:
-            parts = check(spec.source, spec.pixel_limits)
-            for asked in sorted({cell.protocol for cell in cells if cell.model == name}):
-                protocol(asked).rehearse(parts.backbone, parts.tokenizer, parts.processor)
-            if filmed := [cell for cell in cells if cell.model == name and cell.task_spec.task.filmed]:
-                protocol(filmed[0].protocol).sampling(parts.backbone, spec.frames, spec.fps)
+            reducer.check_files(parts.backbone)
         except UserError as error:
-            problems.append(f"{matrix.file}: {absent(name, spec, error)}")
-            continue
-        for cell in {cell.label: cell for cell in cells if (name, cell.label) in rows and cell.model == name}.values():
-            try:
-                rows[name, cell.label].reducer.check_files(parts.backbone)
-            except UserError as error:
-                problems.append(f"{matrix.file}: methods.{place(cell)} on {name}: {error}")
+            problems.append(f"{matrix.file}: methods.{place(cell)} on {name}: {error}")
+    if not problems and passed_checks.basis(spec, protocols, filmed, reducers) == before:
+        passed_checks.note(before)
     return problems
 
 

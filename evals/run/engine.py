@@ -200,9 +200,10 @@ def profile(loaded: Any, reducers: Mapping[str, Reducer], settings: ProfileSetti
 def release() -> None:
     """Free a model's memory before the next model is loaded."""
     import gc
+    import sys
 
-    import torch
-
+    if (torch := sys.modules.get("torch")) is None:  # nothing was loaded
+        return
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

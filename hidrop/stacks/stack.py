@@ -158,6 +158,10 @@ class Stack(Reducer):
                 member.fields.check_files(backbone)
 
     @property
+    def has_files(self) -> bool:
+        return any(method.has_files for method in self.methods)
+
+    @property
     def as_trained(self) -> Self:
         return replace(self, stack=tuple(replace(one, fields=one.fields.as_trained) for one in self.members))
 
