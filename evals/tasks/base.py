@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from evals.tasks.index import index, tasks_folder
+from evals.tasks.index import path_of, tasks_folder
 from hidrop.errors import UserError
 
 if TYPE_CHECKING:
@@ -395,7 +395,7 @@ class Task:
     @property
     def lmms_folder(self) -> str:
         """The folder of the task's YAML file below lmms-eval's own tasks; the whole path of a user's own."""
-        path, root = self.yaml_file or index().entries[self.name].path, tasks_folder()
+        path, root = self.yaml_file or path_of(self.name), tasks_folder()
         return str(path.parent.relative_to(root)) if root and root in path.parents else str(path.parent)
 
     def metrics(self, official: Sequence[dict[str, Any]], protocol: str) -> Sequence[dict[str, Any]]:

@@ -11,7 +11,7 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from evals.tasks.data import (
 from hidrop.errors import CannotWrite, UserError, in_a_line, shortened
 from hidrop.images import ImageError, inside
 from hidrop.regular_files import file_state, local_path
+from hidrop.remembered import recall, remember, settled
 
 ROWS = 4096  # that are read at once
 
@@ -134,7 +135,22 @@ def _state(files: Files) -> tuple[Any, ...]:
 
 @functools.lru_cache(maxsize=64)  # every cell of a matrix asks
 def _problems(spec: TaskSpec, files: Files, state: tuple[Any, ...]) -> tuple[str, ...]:
-    """The problems of files that were found; of each kind only if the kinds before it have none."""
+    """The problems of files that were found; of each kind only if the kinds before it have none.
+
+    Reading all files takes a second for a gigabyte, so it is remembered that a task's own files have none.
+    """
+    # A task without a class here reads what its YAML file says, and a table may name images in files of their own.
+    lasting = not spec.task.any_columns and None not in state and all(map(settled, state))
+    of = {"spec": asdict(spec), "files": repr(files), "states": state}
+    if lasting and recall("data", of) is True:
+        return ()
+    found = _found(spec, files)
+    if lasting and not found and not any(any(image_column.rows_without_bytes(path)) for path in files.with_images):
+        remember("data", of, True)
+    return found
+
+
+def _found(spec: TaskSpec, files: Files) -> tuple[str, ...]:
     kinds: tuple[Callable[[TaskSpec, Files], Iterator[str]], ...] = (
         _incomplete,
         _unread,

@@ -20,10 +20,12 @@ from evals.tasks import hub, image_column, video_files
 from evals.tasks.base import LLAVA, Source, Task
 from evals.tasks.registry import get_task
 from hidrop.errors import UserError, did_you_mean
+from hidrop.file_digests import file_digest
 from hidrop.images import ImageError, inside
 from hidrop.regular_files import Unreadable, file_state, opened
 
 MINI, HUB = "mini", "hub"
+LARGE = 1 << 20  # bytes of a file whose digest is worth remembering; there may be thousands of smaller ones
 
 
 @dataclass(frozen=True)
@@ -304,5 +306,7 @@ def content_of(path: Path) -> str:
 @functools.lru_cache(maxsize=1 << 14)
 def _content(path: Path, state: tuple[int, ...]) -> str:
     """sha256 of a file. `state` is part of the cache's key, so that a file that was replaced is read again."""
+    if state[0] >= LARGE:
+        return file_digest(path)
     with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

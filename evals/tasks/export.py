@@ -20,7 +20,7 @@ from evals.tasks.build import patterns
 from evals.tasks.checks import missing
 from evals.tasks.data import HUB, MINI, TaskSpec, locate
 from evals.tasks.image_column import rows_without_bytes
-from evals.tasks.index import index
+from evals.tasks.index import path_of
 from evals.tasks.registry import TASKS, get_task
 from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.errors import UserError
@@ -54,7 +54,7 @@ def export(folder: Path, data: str = MINI) -> Exported:
             continue
         paths = patterns(locate(spec).questions)
         config: dict[str, Any] = {
-            "include": str(index().entries[spec.name].path),
+            "include": str(path_of(spec.name)),
             "task": f"hidrop_{label}_{spec.name}{f'_{spec.version}' if spec.version else ''}",
             "dataset_path": "parquet",
             "dataset_name": None,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hidrop.errors import UserError, did_you_mean
+from hidrop.remembered import recall, remember
 
 Kind = Literal["task", "group", "class"]
 # What datasets loads from files that the YAML file names, instead of a repository.
@@ -132,6 +133,24 @@ def index() -> Index:
             for tag in [named] if isinstance(named, str) else named:
                 tags.setdefault(tag, []).append(entry.name)
     return Index(entries, {name: tuple(dict.fromkeys(own)) for name, own in tags.items() if name not in entries})
+
+
+def path_of(name: str) -> Path:
+    """The file of a task of the installed lmms-eval. Raises KeyError for an unknown name.
+
+    The scan takes a second, so what it found is remembered. A file that is gone or has another name starts a new one.
+    """
+    root = tasks_folder()
+    of = {"folder": str(root)}
+    known = recall("tasks", of)
+    if root is not None and isinstance(known, dict) and isinstance(file := known.get(name), str):
+        path = root / file
+        if path.is_file() and (entry := read_entry(path)) is not None and entry.name == name:
+            return path
+    entries = index().entries
+    if root is not None:
+        remember("tasks", of, {name: str(entry.path.relative_to(root)) for name, entry in entries.items()})
+    return entries[name].path
 
 
 def tasks_folder() -> Path | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.tasks.index import index
+from evals.tasks.index import path_of
 from evals.tasks.official_functions import without_unused
 from hidrop.errors import UserError, in_a_line
 
@@ -40,7 +40,7 @@ def official(task: Task, home: str | None = None) -> dict[str, Any]:
     home: the folder in which the task's functions look for videos (see `home_of_data`). Raises UserError for a file
     whose functions cannot be imported.
     """
-    return copy.deepcopy(_loaded(task.yaml_file or index().entries[task.name].path, task.name, home))
+    return copy.deepcopy(_loaded(task.yaml_file or path_of(task.name), task.name, home))
 
 
 @contextlib.contextmanager
