@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,15 @@ from typing import Any
 from evals.tasks.aggregation import guesses_seeded
 from evals.tasks.any_columns import image_columns, images_in
 from evals.tasks.asked import Asked, respond
+from evals.tasks.base import Task
 from evals.tasks.build import BUILDING, build, quiet, rows_within
 from evals.tasks.checks import missing
-from evals.tasks.data import TaskSpec, prepare
+from evals.tasks.data import TaskSpec, data_digest, prepare
 from hidrop.errors import UserError
 
 # Documents whose images are counted, to know about how many a prompt has.
 LOOKED_AT = 200
+KEPT = 16  # tasks that stay built: documents are mapped from disk
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,14 @@ def requests(lm: Any, spec: TaskSpec, *, limit: int | None = None, skip: int = 0
 
     Both numbers are rounded down to whole groups of questions, as in `evaluate`.
     """
-    task = _ready(lm, spec)
+    task = _ready(spec, getattr(lm, "asks_as", None))
+    lm.task_dict[spec.name] = task.dataset
     first = rows_within(task, spec, skip) if skip else 0
     with guesses_seeded(spec.name, BUILDING):
         task.build_all_requests(limit=rows_within(task, spec, None if limit is None else skip + limit))
-    return task, [instance for instance in task.instances if instance.doc_id >= first]
+    instances = [instance for instance in task.instances if instance.doc_id >= first]
+    task._instances = None  # the task stays for the next cell, with nothing of this one
+    return task, instances
 
 
 def evaluate(lm: Any, spec: TaskSpec, *, limit: int | None = None) -> TaskResult:
@@ -120,7 +126,8 @@ def from_journal(spec: TaskSpec, answers: Mapping[int, Mapping[str, Any]], model
     class, where a task has a question text of its own for it. Call it inside `quiet`. Raises UserError if data is
     missing.
     """
-    task = _with_data(spec, model_name)
+    _check_data(spec)
+    task = _built(spec, model_name)
     task.build_all_requests(limit=1 + max(answers))
     asked = [instance for instance in task.instances if instance.doc_id in answers]
     for instance in asked:
@@ -143,26 +150,34 @@ def most_images(spec: TaskSpec, *, limit: int | None = None) -> int:
     Of a task whose images are in any columns. Raises UserError if data is missing.
     """
     with quiet():
-        docs = _with_data(spec, None).eval_docs
+        docs = _ready(spec, None).eval_docs
         asked = range(min(LOOKED_AT, len(docs) if limit is None else min(limit, len(docs))))
         return max((sum(1 for _ in images_in(docs[number])) for number in asked), default=1) or 1
 
 
-def _ready(lm: Any, spec: TaskSpec) -> Any:
-    """lmms-eval's task; `lm` gets its documents."""
-    task = _with_data(spec, getattr(lm, "asks_as", None))
-    lm.task_dict[spec.name] = task.dataset
-    return task
+def _ready(spec: TaskSpec, model_name: str | None) -> Any:
+    """lmms-eval's task, which all cells of a run share that ask it. Raises UserError if data is missing."""
+    _check_data(spec)
+    return _shared(spec, spec.task, model_name, data_digest(spec))
 
 
-def _with_data(spec: TaskSpec, model_name: str | None) -> Any:
-    """lmms-eval's task with its data. Raises UserError if some is missing."""
+@functools.lru_cache(maxsize=KEPT)
+def _shared(spec: TaskSpec, task: Task, model_name: str | None, digest: str) -> Any:
+    """The task on data with this digest. `task` is in the key because a user's own can be replaced under its name."""
+    return _built(spec, model_name)
+
+
+def _built(spec: TaskSpec, model_name: str | None) -> Any:
+    made = build(spec, model_name)
+    made.set_config("num_fewshot", 0)
+    return made
+
+
+def _check_data(spec: TaskSpec) -> None:
+    """Get the data of a task. Raises UserError if some is missing."""
     prepare(spec)
     if problems := missing(spec, prepared=True):
         raise UserError("\n".join(problems))
-    task = build(spec, model_name)
-    task.set_config("num_fewshot", 0)
-    return task
 
 
 def image_names(task: Any, spec: TaskSpec, doc_ids: list[int]) -> list[str]:

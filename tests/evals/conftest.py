@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evals.tasks import get_task
+from evals.tasks import evaluation, get_task
 from hidrop.videos import Sampling, VideoFile
 from tests.evals.tasks.layout import put, write
 from tests.evals.tasks.table import CASES
@@ -91,7 +91,8 @@ def write_parquet() -> Callable[[list[dict[str, Any]], Path], None]:
 
 @pytest.fixture(autouse=True)
 def own_dataset_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep converted data sets and question files out of the user's cache."""
+    """Keep converted data sets and question files out of the user's cache, and build each test's tasks anew."""
+    evaluation._shared.cache_clear()
     monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets-cache"))
     converted = tmp_path_factory.getbasetemp() / "converted"
     monkeypatch.setattr("evals.tasks.mvbench.cache_folder", lambda: converted)

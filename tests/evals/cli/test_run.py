@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections import Counter
 
 import pytest
 
@@ -38,6 +39,33 @@ def test_a_matrix_runs_from_file_to_table(matrix, tmp_path, capsys):
 
     assert run("report", out, "--json") == cli.DONE
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == again
+
+
+def test_a_run_loads_its_model_and_each_data_set_once_for_all_cells(matrix, tmp_path, monkeypatch):
+    import datasets
+    import transformers
+
+    import hidrop.models
+
+    loads = Counter()
+
+    def counted(owner, name, of):
+        real = getattr(owner, name)
+
+        def call(*parts, **settings):
+            loads[of(*parts, **settings)] += 1
+            return real(*parts, **settings)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(hidrop.models, "load", lambda source, **_: "model")
+    model = transformers.LlavaForConditionalGeneration
+    counted(model, "from_pretrained", lambda folder, **_: "weights" if folder else "headers")
+    counted(transformers.AutoProcessor, "from_pretrained", lambda folder, **_: "processor")
+    counted(datasets, "load_dataset", lambda *_, **settings: "data")
+    assert run("--matrix", matrix(profile="null"), "--out", tmp_path / "out", "--quiet") == cli.DONE
+    # Headers and processor: by the check before the run, and when the model is loaded.
+    assert loads == {"model": 1, "weights": 1, "headers": 2, "processor": 2, "data": 2}
 
 
 def test_force_and_keep_cells_contradict_each_other(matrix, tmp_path, capsys):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evals import tasks
-from evals.tasks import PROTOCOLS, TASKS, TaskSpec, data_digest, evaluate, get_task, missing
+from evals.tasks import PROTOCOLS, TASKS, TaskSpec, data_digest, evaluate, evaluation, get_task, missing
 from hidrop.errors import UserError
 from tests.evals.tasks.table import CASES
 
@@ -70,6 +70,21 @@ def test_a_limit_takes_the_first_documents(data_folder: Path, oracle: Any) -> No
     assert [s["category"] for s in result.samples] == ["adversarial"] * 2
     with pytest.raises(ValueError, match="limit"):
         evaluate(oracle(), TaskSpec("pope", str(data_folder)), limit=0)
+
+
+def test_a_task_is_built_once_for_all_cells_and_anew_for_other_data(
+    tmp_path: Path, make_rows: Rows, write_parquet: Write, oracle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, real = [], evaluation.build
+    monkeypatch.setattr(evaluation, "build", lambda *parts: built.append(parts) or real(*parts))
+    spec, path = TaskSpec("pope", str(tmp_path)), tmp_path / "pope/test.parquet"
+    write_parquet(make_rows("pope"), path)
+    first = evaluate(oracle(), spec, limit=2)
+    wrong = evaluate(oracle(lambda doc, context: "purple"), spec)
+    assert evaluate(oracle(), spec, limit=2) == first and len(built) == 1
+    assert (first.n, first.value, wrong.n) == (2, 100.0, 6) and wrong.value != 100
+    write_parquet(make_rows("pope")[:-1], path)
+    assert evaluate(oracle(), spec).n == 5 and len(built) == 2
 
 
 def test_missing_says_which_columns_and_images_are_not_there(
