@@ -148,13 +148,15 @@ def plan(options: PlanOptions) -> int:
     options.loading(f"{options.name}: reading models")
     from rich.console import Console
 
-    from evals.bench import cost
     from evals.matrix import image_plan, plan_table, schema
     from evals.matrix.resolve import resolve
 
     code = announced(options, schema.find(options.name))
     matrix, cells = options.run_options().load()
-    speed = cost.read(options.cost) if options.cost else None
+    if options.cost:
+        from evals.bench import cost
+
+        speed = cost.read(options.cost)
     rows, problems = resolve(matrix, cells, trust_presets=True)
     if options.image and not problems:
         entries = image_plan.entries([*rows.values()], matrix, image_plan.read(options.image, matrix))
@@ -165,13 +167,14 @@ def plan(options: PlanOptions) -> int:
         console.print(plan_table.table(matrix, entries))
     elif entries:
         console.file.write(plan_table.plain(matrix, entries))
-    costs = cost.estimate(matrix, cells, rows, speed) if speed else []
-    if speed:
+    costs = list[Any]()
+    if options.cost:
+        costs = cost.estimate(matrix, cells, rows, speed)
         options.say("\n" + cost.text(costs, speed))
     if problems:
         raise UserError("\n".join(problems))
     document = {"matrix": matrix.name, "batch_size": matrix.batch_size, "rows": entries, **code}
-    options.document(document | ({"cost": list(map(dataclasses.asdict, costs))} if speed else {}))
+    options.document(document | ({"cost": list(map(dataclasses.asdict, costs))} if options.cost else {}))
     return DONE
 
 

@@ -11,9 +11,6 @@ from typing import Any
 
 from evals.matrix.schema import ModelEntry
 from hidrop.errors import UserError
-from hidrop.models import checkpoint_files
-from hidrop.models.original import is_original
-from hidrop.models.sources import find, read_config
 from hidrop.reducer import Reducer
 from hidrop.remembered import recall, remember, states
 
@@ -28,6 +25,10 @@ def basis(spec: ModelEntry, protocols: Iterable[str], filmed: str | None, reduce
     None for files that are not there or have just changed, for methods with files of their own, and for LLaVA's
     original layout, whose files only torch can tell.
     """
+    from hidrop.models import checkpoint_files
+    from hidrop.models.original import is_original
+    from hidrop.models.sources import find, read_config
+
     if any(reducer.has_files for reducer in reducers):
         return None
     try:

@@ -8,6 +8,7 @@ A YAML file with `task: NAME` is a task, one with `task: [..]` a group of tasks,
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import re
@@ -144,9 +145,9 @@ def path_of(name: str) -> Path:
     of = {"folder": str(root)}
     known = recall("tasks", of)
     if root is not None and isinstance(known, dict) and isinstance(file := known.get(name), str):
-        path = root / file
-        if path.is_file() and (entry := read_entry(path)) is not None and entry.name == name:
-            return path
+        with contextlib.suppress(UserError):
+            if (entry := read_entry(root / file)) is not None and entry.name == name:
+                return entry.path
     entries = index().entries
     if root is not None:
         remember("tasks", of, {name: str(entry.path.relative_to(root)) for name, entry in entries.items()})

@@ -33,6 +33,14 @@ def test_mcnemar_by_hand() -> None:
     assert stats.mcnemar(3, 3) == 1 and stats.mcnemar(0, 0) == 1
 
 
+@pytest.mark.parametrize(("gained", "lost"), [(0, 1), (7, 0), (11, 12), (40, 9), (300, 411), (2000, 2000), (5000, 40)])
+def test_mcnemar_is_scipys_exact_test(gained: int, lost: int) -> None:
+    from scipy.stats import binomtest
+
+    expected = binomtest(gained, gained + lost, 0.5).pvalue
+    assert stats.mcnemar(gained, lost) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+
+
 def test_holm_by_hand() -> None:
     """Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; the last may not fall below the one before it."""
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
