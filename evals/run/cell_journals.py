@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class CellJournals:
     ):
         self.out, self.rows, self.device, self.engine, self.keep = out, rows, device, engine, keep
         self._moved: set[str] = set()
+        self._ends = cache(engine.answer_ends)  # by the model's source: every cell asks
 
     def identity(self, cell: Cell, weights: str) -> dict[str, Any]:
         """Everything that changes a cell's numbers, and nothing else."""
@@ -47,7 +48,7 @@ class CellJournals:
             "protocol": [cell.protocol, protocol_version(cell.protocol, cell.task)],
             "decoding": decoding(cell.protocol, cell.task),
             "official": official_digest(cell.task),
-            "ends": list(self.engine.answer_ends(cell.spec.source)),
+            "ends": list(self._ends(cell.spec.source)),
             "dtype": cell.dtype,
             "attention": cell.attention,
             "quantization": cell.quantization,

@@ -239,13 +239,17 @@ def counted_rows(spec: TaskSpec) -> int:
 
 def all_rows(spec: TaskSpec) -> int:
     """How many rows a task's files have, from their footers; 0 without files."""
-    import pyarrow.parquet as parquet
-
-    files = [path for path in locate(spec).questions if path.is_file()]
-    return sum(parquet.read_metadata(path).num_rows for path in files)
+    return sum(_rows(path, file_state(path)) for path in locate(spec).questions if path.is_file())
 
 
 @functools.lru_cache(maxsize=1 << 14)  # every cell of a matrix asks; `state` changes when the file does
+def _rows(path: Path, state: tuple[int, ...]) -> int:
+    import pyarrow.parquet as parquet
+
+    return parquet.read_metadata(path).num_rows
+
+
+@functools.lru_cache(maxsize=1 << 14)
 def _asked_rows(task: Task, column: str, path: Path, state: tuple[int, ...]) -> int:
     """How many rows of a file have an order (`Task.order`); all of them in a file whose column cannot be read."""
     import pyarrow.parquet as parquet

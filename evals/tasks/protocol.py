@@ -9,6 +9,7 @@ checkpoint, and nothing else. The same model scores differently, so every table 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -309,8 +310,11 @@ def protocol_version(name: str, task: str) -> str:
 def decoding(name: str, task: str) -> dict[str, Any] | str:
     """A task's decoding settings under a protocol, for a cell's identity. lmms-eval's follow from its version."""
     settings = protocol(name).generation(get_task(task))
-    if settings is not None:
-        return settings
+    return _lmms_eval() if settings is None else settings
+
+
+@functools.cache  # every cell of a matrix asks
+def _lmms_eval() -> str:
     try:
         return f"lmms-eval {metadata.version('lmms-eval')}"
     except metadata.PackageNotFoundError:
