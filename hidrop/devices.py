@@ -1,4 +1,4 @@
-"""Which device to use, and what torch makes of the machine: without importing torch, which takes seconds, where possible."""
+"""Which device to use, and what torch makes of the machine: where possible without importing torch, which takes seconds."""
 
 from __future__ import annotations
 
