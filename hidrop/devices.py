@@ -1,4 +1,4 @@
-"""Which device to use, and what torch makes of the machine: where possible without importing torch, which takes seconds."""
+"""Which device to use, and what torch makes of the machine: where possible without importing torch, which is slow."""
 
 from __future__ import annotations
 
