@@ -72,8 +72,10 @@ COMMANDS: dict[str, Run | Skip] = {
     "torchrun --nproc_per_node=8 run.py --matrix paper": Skip(
         "needs the checkpoints; tests/evals/run/test_processes.py runs a matrix with torchrun"
     ),
-    "python run.py bench --bars": Run(
-        "bench --bars --methods vanilla,hidrop --repeats 1 --warmup 0 --new 2 --out {out}", "hidrop", (0, 1), small=True
+    "python run.py bench --methods fastv --text 500 --new 64": Run(
+        "bench --methods fastv --text 100 --new 64 --repeats 2 --warmup 0 --steps 2 --out {out}",
+        "whole request",
+        small=True,
     ),
     "python run.py bench-train --bars": Run(
         "bench-train --bars --repeats 1 --warmup 1 --out {out}", "hidrop", (0, 1), small=True

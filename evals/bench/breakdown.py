@@ -1,8 +1,9 @@
 """Where the time of a request goes: what the machine's limits explain, and the rest.
 
 Of prefill and decoding the least time at the measured ceilings is split by what it is spent on
-(`evals.profiling.ceilings.Parts`). What they take beyond that is the rest: on a GPU mostly launches of kernels, on a
-CPU mostly small matrices, which run at a lower rate than the large one that gave the ceiling.
+(`evals.profiling.ceilings.Parts`). What they take beyond that is overhead: small kernels and matrices, which run at a
+lower rate than the large one that gave the ceiling. What a method takes longer than by CUDA graphs is the launches of
+its kernels.
 """
 
 from __future__ import annotations
@@ -12,27 +13,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evals.bench.document import BenchRow, LeastParts
 
-TOWER, WEIGHTS, CACHE, MATMUL, ATTENTION, SELECTION = (
-    "tower", "weights", "KV cache", "projections", "attention", "selection",
+TOWER, WEIGHTS, CACHE, MATMUL, ATTENTION, SELECTION, LAUNCHES, OVERHEAD = (
+    "tower", "weights", "KV cache", "projections", "attention", "selection", "launches", "overhead",
 )  # fmt: skip
+PARTS = (TOWER, WEIGHTS, CACHE, MATMUL, ATTENTION, SELECTION, OVERHEAD, LAUNCHES)
 
 
-def rest_name(device: str) -> str:
-    return "launches" if device.startswith("cuda") else "overhead"
+def breakdown(row: BenchRow, new: int, captured: BenchRow | None = None) -> dict[str, float]:
+    """Milliseconds of a request with `new` output tokens by part. Their sum is its latency, of medians.
 
-
-def breakdown(row: BenchRow, new: int, device: str) -> dict[str, float]:
-    """Milliseconds of a request with `new` output tokens by part. Their sum is its median latency.
-
-    Of a captured method the tower is what the first token takes beyond the prefill. A part that is measured faster
-    than the limit leaves a negative rest, which is 0 here; the sum is then the limit.
+    captured: the same method by CUDA graphs, to tell launches from other overhead. Of a captured method the tower is
+    what the first token takes beyond the prefill. A part that is measured faster than its limit leaves no overhead;
+    the sum is then the limit.
     """
     vision, prefill, tpot = row.get("vision_ms"), row["prefill_ms"]["p50"], row["tpot_ms"]["p50"]
     ttft, selection = row["ttft_ms"]["p50"], row["selection_ms"]["p50"]
     parts, step = row["least_parts_ms"]["prefill"], row["least_parts_ms"]["decode"]
     tower = max(0.0, ttft - prefill) if vision is None else min(vision["p50"], ttft)
-    whole = ttft - tower
-    explained = total(parts)
     found = {
         TOWER: tower,
         WEIGHTS: parts["weights"] + (new - 1) * step["weights"],
@@ -41,8 +38,16 @@ def breakdown(row: BenchRow, new: int, device: str) -> dict[str, float]:
         ATTENTION: parts["attention"] + (new - 1) * step["attention"],
         SELECTION: selection,
     }
-    rest = max(0.0, whole - explained - selection) + (new - 1) * max(0.0, tpot - total(step))
-    return {**found, rest_name(device): rest}
+    rest = max(0.0, ttft - tower - total(parts) - selection) + (new - 1) * max(0.0, tpot - total(step))
+    if captured is None:
+        return {**found, OVERHEAD: rest}
+    launches = min(rest, max(0.0, latency(row, new) - latency(captured, new)))
+    return {**found, LAUNCHES: launches, OVERHEAD: rest - launches}
+
+
+def latency(row: BenchRow, new: int) -> float:
+    """Milliseconds of a request with `new` output tokens, of medians."""
+    return row["ttft_ms"]["p50"] + (new - 1) * row["tpot_ms"]["p50"]
 
 
 def total(parts: LeastParts) -> float:

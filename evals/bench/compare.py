@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evals.bench.answer import ratio, shape, where
 from evals.bench.document import BENCH, BenchDocument, BenchRow, RatioEntry
 from evals.bench.latency import speed_up
+from evals.bench.text import part
 from evals.plain_table import fitted
 from evals.report.provenance import facts
 from evals.report.units import MISSING, millis
@@ -16,15 +18,17 @@ from evals.store.folders import of_commit
 
 HEADINGS = (
     "method", "prefill ms A", "B", "A / B", "TTFT ms A", "B", "A / B", "TPOT ms A", "B", "A / B",
-    "of physical limit A", "B", "of layerwise limit A", "B", "prefill speed-up A", "B",
+    "of physical limit A", "B", "of layerwise limit A", "B", "of decode limit A", "B", "prefill speed-up A", "B",
+    "request speed-up A", "B",
 )  # fmt: skip
 EXPLAINED = (
     "A / B: how many times as fast B is, ± half of the 95 % interval; (noise): the interval includes 1. Of a limit:\n"
-    "the part of it that was reached, each at the ceilings of its own machine. Speed-up: over vanilla of the same file."
+    "the part of it that was reached, each at the ceilings of its own machine; ~: above it, so noise. Speed-up: over\n"
+    "vanilla of the same file. Request: with the longest output length that both have."
 )
-# A label and its point.
+# A method and its point: "fastv" of a file with one budget is "fastv-64" of a file with several.
 Key = tuple[str, tuple[int, int, int]]
-FIELDS = ("model", "dtype", "attention", "compiled", "memory_kept")
+FIELDS = ("model", "source", "device", "dtype", "attention", "compiled", "memory_kept")
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,14 @@ class Pair:
         for name, faster in (("prefill", self.prefill), ("ttft", self.ttft), ("tpot", self.tpot)):
             ours, theirs = (row[f"{name}_ms"]["p50"] for row in (self.a, self.b))  # type: ignore[literal-required]
             found += [millis(ours), millis(theirs), ratio(faster, interval=True)]
-        found += [f"{row['of_physical_limit']:.2f}" for row in (self.a, self.b)]
-        for row in (self.a, self.b):
-            part = row["of_ideal"]["layerwise"]
-            found.append(MISSING if part is None else f"{part:.2f}")
-        ups = [row["speed_ups"]["prefill"] for row in (self.a, self.b)]
-        found += [ratio(ups[0], interval=True), ratio(ups[1], interval=True)]
+        both = (self.a, self.b)
+        found += [part(row["of_physical_limit"]) for row in both]
+        found += [part(row["of_ideal"]["layerwise"]) for row in both]
+        found += [part(row["of_decode_limit"] or None) for row in both]
+        found += [ratio(row["speed_ups"]["prefill"], interval=True) for row in both]
+        requests = [{one["new_tokens"]: one["speed_up"] for one in row["requests"]} for row in both]
+        longest = max(set(requests[0]) & set(requests[1]), default=0)
+        found += [ratio(one[longest], interval=True) if longest else MISSING for one in requests]
         return tuple(found)
 
 
@@ -82,21 +88,35 @@ def read(place: str) -> BenchDocument:
 def compare(a: str, b: str) -> BenchComparison:
     """Set two files side by side. Raises UserError for a file that cannot be read."""
     first, second = read(a), read(b)
-    ours, theirs = ({(row["label"], shape(row)): row for row in one["rows"]} for one in (first, second))
+    ours, theirs = (_rows(one["rows"], other["rows"]) for one, other in ((first, second), (second, first)))
     pairs = [_pair(key, ours[key], theirs[key]) for key in ours if key in theirs]
     only_a, only_b = (_only(one, other) for one, other in ((ours, theirs), (theirs, ours)))
     pieces = [(name, first.get(name), second.get(name)) for name in FIELDS]
     pieces += [
         (f"settings.{name}", first["settings"].get(name), second["settings"].get(name))
-        for name in ("steps", "repeats", "warmup", "seed", "budget")
+        for name in ("steps", "repeats", "warmup", "seed", "budget", "new")
     ]
     differing = [f"{name} ({mine} / {other})" for name, mine, other in pieces if mine != other]
-    fields = {label for label, _ in ours} & {label for label, _ in theirs}
-    for label in sorted(fields):
-        mine, other = (next(row["fields"] for row in one["rows"] if row["label"] == label) for one in (first, second))
-        differing += [f"{label} ({mine} / {other})"] if mine != other else []
+    fields = {pair.label: (pair.a["fields"], pair.b["fields"]) for pair in pairs}
+    differing += [f"{label} ({mine} / {other})" for label, (mine, other) in fields.items() if mine != other]
     machines = [_machine(side, place, one) for side, place, one in (("A", a, first), ("B", b, second))]
     return BenchComparison(pairs, only_a, only_b, machines, differing)
+
+
+def _rows(rows: Sequence[BenchRow], others: Sequence[BenchRow]) -> dict[Key, BenchRow]:
+    """By label and point. A row whose method has the same fields under another label in the other file has that one."""
+
+    def same(row: BenchRow) -> tuple[str, bool, str]:
+        return row["method"], row["captured"], json.dumps(row["fields"], sort_keys=True)
+
+    labels = {row["label"] for row in others}
+    by_fields = {same(row): row["label"] for row in others}
+
+    def shared(row: BenchRow) -> str:
+        label = row["label"]
+        return label if label in labels else min(label, by_fields.get(same(row), label))
+
+    return {(shared(row), shape(row)): row for row in rows}
 
 
 def _only(ours: Collection[Key], theirs: Collection[Key]) -> list[str]:

@@ -73,13 +73,18 @@ class LeastTimes(TypedDict):
 
 
 class RequestEntry(TypedDict):
-    """A whole request with `new_tokens` output tokens. Throughputs are of the batch, one batch after the other."""
+    """A whole request with `new_tokens` output tokens. Throughputs are of the batch, one batch after the other.
+
+    joules: energy of one request; None without NVML. It is measured for `BenchRow.new_tokens` tokens and scaled by the
+    time of the request.
+    """
 
     new_tokens: int
     e2el_ms: Times
     speed_up: RatioEntry
     requests_per_second: float
     output_tokens_per_second: float
+    joules: float | None
 
 
 class BenchRow(TypedDict):
@@ -92,7 +97,8 @@ class BenchRow(TypedDict):
     not timed apart.
     selection_share, of_physical_limit, of_decode_limit: 0-1. A value above 1 is noise.
     largest_batch: how many such requests fit into the device's memory, with the longest output; an estimate from
-    peak_bytes. joules: energy of prefill and decoding `new_tokens` tokens, of the whole batch; None without NVML.
+    peak_bytes and from the memory that was free. joules: energy of a run of the whole batch, with prefill and
+    `new_tokens` tokens; None without NVML.
     """
 
     label: str
@@ -137,14 +143,16 @@ class BenchRow(TypedDict):
 class PointEntry(TypedDict):
     """One shape of request, whose rows were measured in the same rounds.
 
-    vanilla_over_transformers: vanilla's prefill over that of transformers' own forward.
+    vanilla_over_transformers: vanilla's prefill over that of transformers' own forward. With out_of_memory the point
+    did not fit, and has no rows, no ceilings and no ratio.
     """
 
     batch: int
     text_tokens: int
     images: int
-    ceilings: CeilingsEntry
-    vanilla_over_transformers: float
+    out_of_memory: bool
+    ceilings: CeilingsEntry | None
+    vanilla_over_transformers: float | None
     date: str
     seconds: float
 
@@ -153,11 +161,14 @@ class BenchDocument(Provenance):
     """A file of `bench`. `points_left`: how many are not measured yet. `weight_bytes`: of the whole model.
 
     ceilings: the best of all points. settings: see `evals.bench.sweep.Sweep`. methods: by label, the method with its
-    fields, the budget that was asked for and the digest of its code; empty in files of schema 1.
+    fields, the budget that was asked for and the digest of its code; empty in files of schema 1. source: "random
+    weights" or "checkpoint". code: a digest of hidrop's own code. Both are None in files of schema 1.
     """
 
     schema: int
     model: str
+    source: Literal["random weights", "checkpoint"] | None
+    code: str | None
     device: str
     dtype: str
     attention: str
@@ -214,11 +225,18 @@ def _complete(document: dict[str, Any]) -> None:
     add(document, compiled=False, commit=None)
     if document.get("schema") != 1:
         return
-    add(document, weight_bytes=None, points_left=0, methods={})
+    add(document, weight_bytes=None, points_left=0, methods={}, source=None, code=None)
     settings, budget = _fields(document, "settings"), document.get("budget")
     asked = f"{budget:g}" if isinstance(budget, float | int) else None
     text, date = settings.get("text_tokens"), document.get("date")
-    shared = {"text_tokens": text, "images": 1, "ceilings": document.get("ceilings"), "date": date, "seconds": 0.0}
+    shared = {
+        "text_tokens": text,
+        "images": 1,
+        "out_of_memory": False,
+        "ceilings": document.get("ceilings"),
+        "date": date,
+        "seconds": 0.0,
+    }
     ratios = _fields(document, "vanilla_over_transformers")
     points = [
         {"batch": int(b), "vanilla_over_transformers": ratio, **shared} for b, ratio in ratios.items() if b.isdecimal()

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evals.bench.answer import points_of, vanilla_of, where
-from evals.bench.breakdown import breakdown
+from evals.bench.answer import captured_of, points_of, shape, vanilla_of, where
+from evals.bench.breakdown import PARTS, breakdown
 from evals.bench.document import BenchDocument, BenchRow
 from evals.bench.latency import WORTH
 from evals.report.figure_style import COLOURS, MARKERS, legend, panels_of, saved, styled
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLES = {
-    "request": "Speed-up of the whole request over its output tokens (dotted: worth it from here on)",
+    "request": "Speed-up of the whole request over its output tokens (dotted: worth it above this line)",
     "breakdown": "Where the time of a request goes, as a share of vanilla's",
-    "possible": "Prefill speed-up that was reached against its layerwise limit (line: all of it)",
+    "possible": "Prefill speed-up that was reached against its layerwise limit (on the line: the whole limit)",
     "heat": "Speed-up of the whole request over batch size and text tokens",
 }
 MOST_PANELS = 4
@@ -84,7 +84,8 @@ def request(document: BenchDocument) -> Figure | None:
         axes.axhline(WORTH, color="0.5", linewidth=0.8, linestyle=":")
         axes.set(xscale="log", xlabel="output tokens", title=where(point))
     panels[0].set_ylabel("times as fast as vanilla")
-    legend(figure, *panels)
+    hidden = len(points) - len(shown)
+    legend(figure, *panels, note=f"and {hidden} more points, in the tables" if hidden else "")
     return figure
 
 
@@ -97,12 +98,12 @@ def parts(document: BenchDocument) -> Figure | None:
     figure, panels = panels_of(len(news), share_y=True)
     for axes, new in zip(panels, news, strict=True):
         for place, row in enumerate(rows):
-            whole, bottom = sum(breakdown(vanilla_of(row, rows), new, document["device"]).values()), 0.0
-            for number, (name, taken) in enumerate(breakdown(row, new, document["device"]).items()):
-                share = 100 * taken / whole
-                axes.bar(place, share, bottom=bottom, color=COLOURS[number % len(COLOURS)], label=name, width=0.7)
+            whole, bottom = sum(breakdown(vanilla_of(row, rows), new).values()), 0.0
+            for name, taken in breakdown(row, new, captured_of(row, rows)).items():
+                share, colour = 100 * taken / whole, COLOURS[PARTS.index(name)]
+                axes.bar(place, share, bottom=bottom, color=colour, label=name, width=0.7)
                 bottom += share
-        axes.set(title=f"{new} output token{'s' * (new > 1)}")
+        axes.set(title=f"{where(shape(rows[0]))}\n{new} output token{'s' * (new > 1)}")
         axes.set_xticks(range(len(rows)), [row["label"] for row in rows], rotation=60, ha="right")
     panels[0].set_ylabel("% of vanilla's request")
     legend(figure, panels[0])
@@ -155,7 +156,7 @@ def heat(document: BenchDocument) -> Figure | None:
         axes.set_yticks(range(len(texts)), [str(one) for one in texts])
         axes.grid(visible=False)
         axes.set(title=label, xlabel="batch size")
-    panels[0].set_ylabel(f"text tokens ({new} output tokens)")
+    panels[0].set_ylabel(f"text tokens ({new} output tokens, {images} image{'s' * (images > 1)})")
     return figure
 
 

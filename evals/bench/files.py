@@ -1,9 +1,7 @@
 """The files in results/bench/: their names, an unfinished one that goes on, and a list of them.
 
 A file is written after every point, so a run that was killed loses the point that it was measuring. The same command
-finishes it. Finished files are never overwritten: settings and time are part of a name.
-
-Nothing here needs pydantic, except for `listed`.
+finishes it, with the same code. Finished files are never overwritten: settings and time are part of a name.
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ if TYPE_CHECKING:
 HEADINGS = ("file", "model", "device", "points", "methods", "versions", "commit", "date")
 # What has to be equal for a run to go on with an unfinished file.
 SAME = (
-    "schema", "model", "device", "dtype", "attention", "compiled", "memory_kept", "sizes", "hardware", "versions",
-    "commit", "settings", "methods",
+    "schema", "model", "source", "weight_bytes", "device", "dtype", "attention", "compiled", "memory_kept", "sizes",
+    "hardware", "versions", "code", "settings", "methods",
 )  # fmt: skip
 MOST_BYTES, MOST_DEPTH = 1 << 28, 64
 LONGEST = 100  # characters of a model's name in that of a file, which may have 255

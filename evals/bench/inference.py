@@ -20,7 +20,7 @@ from evals.profiling.measure import Timed, measure_point
 from evals.profiling.memory import resident_bytes
 from evals.profiling.point import Point
 from evals.profiling.prompt import SyntheticRequest
-from evals.profiling.record import CAPTURED, Run, percentile
+from evals.profiling.record import CAPTURED, percentile
 from evals.profiling.vision import recorded_answer, replayed_answer
 from hidrop.backbones import backbone_of
 from hidrop.budget import early_layer, solve, whole_layers
@@ -125,12 +125,12 @@ def bench_point(
     point: Point,
     new: Sequence[int] = (),
     recorder: Recorder | None = None,
-    capacity: int | None = None,
+    room: int | None = None,
 ) -> PointResult:
     """Measure the ceilings, then all methods interleaved with transformers' own forward and layers.
 
-    `new`: output tokens of the requests whose latency is computed. `capacity`: bytes of the device's memory, to
-    estimate the largest batch. With a `recorder` (on CUDA) each method is measured eagerly and captured; captured runs
+    `new`: output tokens of the requests whose latency is computed. `room`: bytes of memory that batches may take, to
+    estimate the largest one. With a `recorder` (on CUDA) each method is measured eagerly and captured; captured runs
     are compared with captured vanilla.
     """
     model, geometry = loaded.model, loaded.geometry
@@ -144,14 +144,14 @@ def bench_point(
         layers = {str(n + text): timed_layers(model, text, n, point.batch) for n in sorted(counts)}
         return {PLAIN: plain_prefill(model, prompt), **layers}
 
-    timed, beside = measure_point(loaded, reducers, point, probes, recorder)
+    timed, beside = measure_point(loaded, reducers, point, probes, recorder, energy=True)
     weights = resident_bytes(model)
     medians = {name: percentile(taken, 0.5) for name, taken in beside.items()}
     rows = []
     for label, one in timed.items():
         own = label.removesuffix(CAPTURED)
         vanilla = timed["vanilla" + label[len(own) :]]
-        rates = Rates(geometry, ceilings, point, model.dtype.itemsize, medians, vanilla, capacity, tuple(new), weights)
+        rates = Rates(geometry, ceilings, point, model.dtype.itemsize, medians, vanilla, room, tuple(new), weights)
         rows.append(rates.row(label, asked[own], one))
     overhead = timed["vanilla"].measurement.prefill_ms.median / medians[PLAIN]
     return PointResult(ceilings, overhead, rows)
@@ -208,7 +208,7 @@ def chosen_layers(depth: int) -> list[int]:
 class Rates:
     """Compares measurements with vanilla and with the limits, at one point.
 
-    `medians`: milliseconds of transformers' own layers by their number of tokens. `capacity`, `new`: see `bench_point`.
+    `medians`: milliseconds of transformers' own layers by their number of tokens. `room`, `new`: see `bench_point`.
     """
 
     geometry: Geometry
@@ -217,7 +217,7 @@ class Rates:
     element_bytes: int
     medians: Mapping[str, float]
     vanilla: Timed
-    capacity: int | None = None
+    room: int | None = None
     new: tuple[int, ...] = ()
     weight_bytes: int = 0
 
@@ -278,7 +278,7 @@ class Rates:
             "vision_share": percentile(vision, 0.5) / one.ttft_ms.median if vision else None,
             "selection_share": one.selection_ms.median / one.prefill_ms.median,
             "speed_ups": ratios,
-            "requests": [self.request(new, timed.runs) for new in self.new],
+            "requests": [self.request(new, timed) for new in self.new],
             "ideal_speed_up": ideals,
             "of_ideal": {name: ideal and ratios["prefill"]["ratio"] / ideal for name, ideal in ideals.items()},
             "layerwise_ms": layerwise,
@@ -289,16 +289,20 @@ class Rates:
         }
         return cast("BenchRow", row)
 
-    def request(self, new: int, runs: Sequence[Run]) -> RequestEntry:
+    def request(self, new: int, timed: Timed) -> RequestEntry:
         """A whole request with `new` output tokens, next to vanilla's in the same rounds."""
-        ours, theirs = ([e2el(run, new) for run in of] for of in (runs, self.vanilla.runs))
+        ours, theirs = ([e2el(run, new) for run in of.runs] for of in (timed, self.vanilla))
         seconds = percentile(ours, 0.5) / 1000
+        # What the energy was measured of: prefill and the decoded tokens.
+        run = percentile([e2el(run, 1 + len(run.decode)) for run in timed.runs], 0.5) / 1000
+        energy = None if timed.joules is None else timed.joules / self.point.batch * seconds / run
         return {
             "new_tokens": new,
             "e2el_ms": times(ours, raw=False),
             "speed_up": speed_up(theirs, ours),
             "requests_per_second": self.point.batch / seconds,
             "output_tokens_per_second": self.point.batch * new / seconds,
+            "joules": energy,
         }
 
     def largest_batch(self, peak: int) -> int | None:
@@ -307,9 +311,9 @@ class Rates:
         An estimate: what the peak holds beyond the weights grows with the batch, and each further output token adds its
         keys and values in every layer.
         """
-        if self.capacity is None or not self.weight_bytes:
+        if self.room is None:
             return None
         more = max(0, max(self.new, default=1) - 1 - self.point.new_tokens)
         tokens = self.geometry.layers * self.geometry.layer_kv_bytes(more, self.element_bytes)
         each = (peak - self.weight_bytes) / self.point.batch + tokens
-        return max(0, int((self.capacity - self.weight_bytes) / each)) if each > 0 else None
+        return int(self.room / each) if each > 0 else None

@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from evals.bench.document import RatioEntry, Times
 from evals.profiling.record import Run, percentile
+
+if TYPE_CHECKING:
+    from evals.bench.document import RatioEntry, Times
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -73,6 +76,9 @@ class Lengths:
 
     first: int = 1
     last: int | None = None
+
+    def includes(self, new: int) -> bool:
+        return self.first <= new and (self.last is None or new <= self.last)
 
     def words(self) -> str:
         if self.last is None:

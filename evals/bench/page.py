@@ -8,6 +8,7 @@ from evals.bench import figures
 from evals.bench.answer import EXPLAINED as ANSWERS
 from evals.bench.answer import answers, points_of, ratio, where
 from evals.bench.document import BenchDocument, BenchRow
+from evals.bench.text import part
 from evals.report.embedded import policy
 from evals.report.page import ASSETS
 from evals.report.provenance import facts
@@ -23,11 +24,12 @@ NOTES = (
      "number of tokens, measured in the same rounds"),
     ("Physical limit", "the time of the prefill's operations and bytes at the measured copy and matmul rates"),
     ("Where the time goes", "prefill and decoding at the measured ceilings, split into reading weights, moving the KV "
-     "cache, and the operations of projections and attention; what they take beyond that is launches of kernels on a "
-     "GPU and overhead, mostly of small matrices, on a CPU"),
+     "cache, and the operations of projections and attention; what they take beyond that is overhead, mostly of small "
+     "kernels and matrices; launches: what a method takes longer than by CUDA graphs"),
     ("Cost of a request", "seconds of the device for one request in a full batch, one batch after the other, and "
      "joules where the GPU's counter could be read, scaled to the request's output tokens"),
-    ("Largest batch", "an estimate of what fits into the memory of the device, from the measured peak"),
+    ("Largest batch", "an estimate of what fits into the memory that was free, from the measured peak"),
+    ("~", "a value above its bound, so noise"),
 )  # fmt: skip
 
 
@@ -48,7 +50,7 @@ def html(document: BenchDocument) -> str:
     points = []
     for point, rows in points_of(document["rows"]).items():
         tables = [("Times and limits", *times_table(rows)), ("Cost of a request", *cost_table(rows))]
-        points.append((where(point), answers(rows, document["device"]), tables))
+        points.append((where(point), answers(rows), tables))
     return environment.get_template("bench.html.jinja").render(
         document=document,
         points=points,
@@ -83,8 +85,8 @@ def times_table(rows: list[BenchRow]) -> tuple[tuple[str, ...], list[tuple[str, 
                 millis(prefill["p95"]),
                 millis(prefill.get("p99")),
                 ups["prefill"],
-                MISSING if layerwise is None else f"{layerwise:.2f}",
-                f"{row['of_physical_limit']:.2f}",
+                part(layerwise),
+                part(row["of_physical_limit"]),
                 MISSING if row["captured"] else f"{100 * row['selection_share']:.1f} %",
                 millis(ttft["p50"]),
                 millis(ttft["p95"]),
@@ -110,10 +112,7 @@ def cost_table(rows: list[BenchRow]) -> tuple[tuple[str, ...], list[tuple[str, .
     found: list[tuple[str, ...]] = []
     for row in rows:
         for one in row["requests"]:
-            seconds, joules = 1 / one["requests_per_second"], row["joules"]
-            # Measured for the decoded tokens of a run, and scaled by time to the length of the request.
-            run = row["ttft_ms"]["p50"] + row["new_tokens"] * row["tpot_ms"]["p50"]
-            energy = None if joules is None else joules / row["batch"] * one["e2el_ms"]["p50"] / run
+            energy = one["joules"]
             found.append(
                 (
                     row["label"],
@@ -123,7 +122,7 @@ def cost_table(rows: list[BenchRow]) -> tuple[tuple[str, ...], list[tuple[str, .
                     ratio(one["speed_up"], interval=True),
                     f"{one['requests_per_second']:.3g}",
                     f"{one['output_tokens_per_second']:.3g}",
-                    f"{seconds:.3g}",
+                    f"{1 / one['requests_per_second']:.3g}",
                     MISSING if energy is None else f"{energy:.3g}",
                 )
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -9,12 +10,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
 from evals.bench import SCHEMA, files, text
-from evals.bench.answer import points_of
-from evals.bench.inference import Asked, bench_point
+from evals.bench.answer import points_of, where
+from evals.bench.inference import Asked, PointResult, bench_point
 from evals.bench.sweep import Sweep
+from evals.model.out_of_memory import is_out_of_memory
+from evals.profiling.free_memory import free_in_main_memory, free_on_cuda
 from evals.profiling.memory import resident_bytes
+from evals.run.batch_sizes import SHARE
 from hidrop.method_source import method_digest
+from hidrop.own_code import code_digest
 from hidrop.provenance import now, provenance
 from hidrop.runtime.cuda_graphs import Recorder
 
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def header(loaded: Any, sweep: Sweep, asked: Mapping[str, Asked], **facts: Any) -> BenchDocument:
-    """The document before the first point. `facts`: model, device, dtype, attention, memory_kept and compiled."""
+    """The document before the first point. `facts`: model, source, device, dtype, attention, memory_kept, compiled."""
     methods = {
         label: {
             "method": one.reducer.name,
@@ -39,6 +46,7 @@ def header(loaded: Any, sweep: Sweep, asked: Mapping[str, Asked], **facts: Any) 
         **facts,
         **provenance(facts["device"]),
         "weight_bytes": resident_bytes(loaded.model),
+        "code": code_digest(),
         "sizes": asdict(loaded.geometry),
         "ceilings": {"bytes_per_second": 0.0, "flops_per_second": 0.0},
         "settings": sweep.document(),
@@ -63,7 +71,7 @@ def run(
 
     `say` gets each point's result as soon as it is measured: the tables of a single point, the answers of each of many.
     """
-    points, document, device = sweep.points(), start, start["device"]
+    points, document = sweep.points(), copy.deepcopy(start)
     found = files.unfinished(start, out)
     if found is None:
         path = files.new_path(start, out, sweep.title)
@@ -72,38 +80,57 @@ def run(
         done = len(document["points"])
         say(f"{path}: goes on with an unfinished run, {done} of {len(points)} points are measured\n")
         for rows in points_of(document["rows"]).values():
-            say(text.short_text(rows, device) + "\n")
+            say(text.short_text(rows) + "\n")
     measured = {(one["images"], one["text_tokens"], one["batch"]) for one in document["points"]}
-    hardware = document["hardware"]
-    capacity = hardware.get("gpu_memory_bytes") or hardware.get("memory_bytes")
+    room = room_for_batches(loaded.model.device)
     for point in points:
         if (point.images, point.text_tokens, point.batch) in measured:
             continue
         begun = time.perf_counter()
-        result = bench_point(loaded, asked, point, sweep.new, recorder, capacity)
-        add(document, point, result.ceilings, result.overhead, result.rows, time.perf_counter() - begun)
+        try:
+            result = bench_point(loaded, asked, point, sweep.new, recorder, room)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not is_out_of_memory(error):
+                raise
+            result = None
+        if result is None:  # outside of the block, whose error holds the tensors of the failed run
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            add(document, point, None, time.perf_counter() - begun)
+            files.write(path, document)
+            say(f"{where((point.images, point.text_tokens, point.batch))}: out of memory\n".capitalize())
+            continue
+        add(document, point, result, time.perf_counter() - begun)
         files.write(path, document)
         whole = len(points) == 1
-        told = text.point_text(result.rows, result.overhead, device) if whole else text.short_text(result.rows, device)
+        told = text.point_text(result.rows, result.overhead) if whole else text.short_text(result.rows)
         say((text.ceilings(result.ceilings) + "\n\n" if whole else "") + told + "\n")
     return path, document
 
 
-def add(document: BenchDocument, point: Point, ceilings: Any, overhead: float, rows: list[Any], seconds: float) -> None:
-    """Put a measured point into the document, in place."""
+def add(document: BenchDocument, point: Point, result: PointResult | None, seconds: float) -> None:
+    """Put a point into the document, in place. `result` None: it did not fit into the memory."""
     document["points"].append(
         {
             "batch": point.batch,
             "text_tokens": point.text_tokens,
             "images": point.images,
-            "ceilings": asdict(ceilings),  # type: ignore[typeddict-item]
-            "vanilla_over_transformers": overhead,
+            "out_of_memory": result is None,
+            "ceilings": asdict(result.ceilings) if result else None,  # type: ignore[typeddict-item]
+            "vanilla_over_transformers": result.overhead if result else None,
             "date": now(),
             "seconds": round(seconds, 1),
         }
     )
-    document["rows"] += json.loads(json.dumps(rows))
     document["points_left"] -= 1
-    best = document["ceilings"]
-    best["bytes_per_second"] = max(best["bytes_per_second"], ceilings.bytes_per_second)
-    best["flops_per_second"] = max(best["flops_per_second"], ceilings.flops_per_second)
+    if result:
+        document["rows"] += json.loads(json.dumps(result.rows))
+        for name, value in asdict(result.ceilings).items():
+            best = document["ceilings"]
+            best[name] = max(best[name], value)  # type: ignore[literal-required]
+
+
+def room_for_batches(device: torch.device) -> int | None:
+    """Bytes of memory that batches may take on the device: the same share of what is free as for `batch_size: auto`."""
+    free = free_on_cuda(str(device)) if device.type == "cuda" else free_in_main_memory()
+    return None if free is None else int(SHARE * free)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,7 +24,7 @@ HIDROP = ("-m", "hidrop")
 LMMS_EVAL = ("datasets", "lmms_eval")
 PYTEST = ("-m", "pytest", "-q", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider")
 MINI = ROOT / "results" / "mini"
-HEADINGS = ("part", "result", "seconds", "log")
+HEADINGS = ("part", "result", "seconds")
 DONE, FAILED, LATE = "done", "FAILED", "time was up"
 MISSED = "FAILED (bars missed, or cells or tests failed)"
 SOME_FAILED = 1  # the exit code of hidrop's commands and of pytest
@@ -62,11 +63,16 @@ class Outcome:
         return self.result.startswith((FAILED, LATE))
 
     def cells(self) -> tuple[str, ...]:
-        return self.part.name, self.result, f"{self.seconds:.0f}", "-" if self.log is None else str(self.log)
+        return self.part.name, self.result, f"{self.seconds:.0f}"
 
 
-def gpu(out: Path) -> list[Part]:
-    """The parts on a GPU, at most twelve minutes together and about nine."""
+def folder(out: Path) -> Path:
+    """A new folder for the logs and matrices of one run, so that nothing of an earlier one is taken or overwritten."""
+    return out / f"gpu-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def gpu(out: Path, own: Path) -> list[Part]:
+    """The parts on a GPU, at most twelve minutes together. Files of bench go to `out`, everything else to `own`."""
     sizes = ("--device", "cuda", "--geometry", "llava-1.5-7b", "--json", "--out", str(out))
     compiled = ("--batch", "1", "--budget", "48", "--methods", "hidrop", "--compile")
     matrix = (*HIDROP, "run", "--device", "cuda", "--out")
@@ -74,35 +80,34 @@ def gpu(out: Path) -> list[Part]:
         Part("cuda-tests", (*PYTEST, "-m", "cuda and not slow", "tests"), 100, ("pytest",), (ROOT / "tests",)),
         Part("bench", (*HIDROP, "bench", *sizes, "--batch", "1,16", "--budget", "48,64", "--bars"), 200),
         Part("bench-train", (*HIDROP, "bench-train", *sizes, "--batch", "1,4"), 120),
-        Part("smoke", (*matrix, str(out / "smoke"), "smoke"), 60, LMMS_EVAL),
+        Part("smoke", (*matrix, str(own / "smoke"), "smoke"), 60, LMMS_EVAL),
         Part("bench-compiled", (*HIDROP, "bench", *sizes, *compiled), 90),
-        Part("mini", (*matrix, str(out / "mini"), "mini"), 100, LMMS_EVAL),
-        Part("compare-mini", (*HIDROP, "compare", str(MINI), str(out / "mini")), 30, LMMS_EVAL, (MINI,)),
+        Part("mini", (*matrix, str(own / "mini"), "mini"), 100, LMMS_EVAL),
+        Part("compare-mini", (*HIDROP, "compare", str(MINI), str(own / "mini")), 30, LMMS_EVAL, (MINI,)),
     ]
 
 
-def dry_run(out: Path) -> list[Part]:
-    """The same commands on the CPU with small sizes, in about a minute: whether they run at all."""
+def dry_run(out: Path, own: Path) -> list[Part]:
+    """bench, bench-train and the matrix smoke on the CPU with small sizes, and one file of tests: whether they run."""
     few = ("--device", "cpu", "--repeats", "1", "--json", "--out", str(out))
     small = ("--geometry", "bench-40m-144", "--budget", "20%", "--methods", "fastv", "--steps", "1", "--warmup", "0")
     return [
         Part("tests", (*PYTEST, "tests/hidrop/test_devices.py"), 120, ("pytest",), (ROOT / "tests",)),
         Part("bench", (*HIDROP, "bench", *few, *small), 300),
         Part("bench-train", (*HIDROP, "bench-train", *few, "--geometry", "bench-40m"), 300),
-        Part("smoke", (*HIDROP, "run", "smoke", "--limit", "2", "--out", str(out / "smoke")), 180, LMMS_EVAL),
+        Part("smoke", (*HIDROP, "run", "smoke", "--limit", "2", "--out", str(own / "smoke")), 180, LMMS_EVAL),
     ]
 
 
 def run(parts: list[Part], out: Path, say: Callable[[str], None]) -> list[Outcome]:
-    """Run the parts one after the other. `say` gets a line for each."""
-    logs = out / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    """Run the parts one after the other, with their logs in `out`. `say` gets a line for each."""
+    out.mkdir(parents=True, exist_ok=True)
     found = []
     for part in parts:
         if part.skipped is not None:
             found.append(Outcome(part, part.skipped, 0.0, None))
         else:
-            found.append(_run(part, logs / f"{part.name}.log"))
+            found.append(_run(part, out / f"{part.name}.log"))
         say("  ".join(found[-1].cells()))
     return found
 
@@ -130,14 +135,14 @@ def _run(part: Part, log: Path) -> Outcome:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process that still runs, with those that it started: asked first, then killed."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sent)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(ENDING)
+    """End a process and all that it started, also those that it left behind: asked first, then killed."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(ENDING)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def table(found: list[Outcome]) -> str:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 # The part of the layerwise limit that each method's prefill has to reach.
 LAYERWISE = dict.fromkeys(("hidrop", "pdrop", "fastv", "random", "uniform"), 0.95)
-LEAST_TOKENS = 576  # for HiDrop's bar: its cut projects all tokens, which small prefills feel
+LEAST_TOKENS = 576  # for HiDrop's bar: its cut projects all tokens, a large part of a small prefill
 LAYERWISE |= dict.fromkeys(("divprune", "sparsevlm"), 0.93)
 TIMES = ("method", "tokens", "prefill ms (p95)", "TTFT ms (p95)", "tower ms", "TPOT ms", "ITL p99")
 LIMITS = ("method", "layerwise limit", "physical limit", "selection", "decode limit")
-MEMORY = ("method", "KV MiB", "peak MiB", "largest batch", "requests/s", "output tokens/s", "joules")
+MEMORY = ("method", "KV MiB", "peak MiB", "largest batch", "requests/s", "output tokens/s", "joules each")
 NOISE = "~"  # after a value above its bound
 EXPLAINED = (
     "Times are medians. Prefill: decoder and LM head. TTFT: prefill plus vision tower and projector, which a\n"
@@ -37,8 +37,8 @@ EXPLAINED = (
     "Decode limit: TPOT if weights and cache were read at the copy rate. Selection: part of the prefill spent on\n"
     f"choosing tokens. {NOISE}: above its bound, so noise.\n"
     "Captured: with CUDA graphs, in which the tower cannot be timed apart; compared with captured vanilla.\n"
-    "Largest batch: an estimate of what fits into the memory, from the peak. KV: of one request after the\n"
-    "prefill. Joules: of one run, prefill and the decoded tokens."
+    "Largest batch: an estimate of what fits into the free memory, from the peak. KV: of one request after the\n"
+    "prefill. Joules: of one request."
 )
 
 
@@ -64,7 +64,7 @@ def implied(geometry: Geometry, reducers: Mapping[str, Reducer], text: int, elem
                 "depends on the sample" if reducer.bound == "<=" else most + run_lengths(plan.entering),
             )
         )
-    return "\n".join([head, "", *aligned(lines)])
+    return "\n".join([head, "", *fitted(lines)])
 
 
 def ceilings(found: Ceilings) -> str:
@@ -74,13 +74,13 @@ def ceilings(found: Ceilings) -> str:
     )
 
 
-def point_text(rows: Sequence[BenchRow], overhead: float, device: str) -> str:
+def point_text(rows: Sequence[BenchRow], overhead: float) -> str:
     """All tables of one point, and the answer in words. No line of a table is longer than 80 characters."""
     news = [one["new_tokens"] for one in rows[0]["requests"]]
     requests = [f"request, {new} token{'s' * (new > 1)}" for new in news]
     last = f" at {news[-1]}" if news else ""
-    memory = [*MEMORY[:4], *(f"{name}{last}" for name in MEMORY[4:6]), MEMORY[6]]
-    if all(row["joules"] is None for row in rows):
+    memory = [*MEMORY[:4], *(f"{name}{last}" for name in MEMORY[4:])]
+    if all(one["joules"] is None for row in rows for one in row["requests"]):
         memory = memory[:-1]
     blocks = [
         fitted([TIMES, *map(_times, rows)]),
@@ -88,15 +88,15 @@ def point_text(rows: Sequence[BenchRow], overhead: float, device: str) -> str:
         fitted([LIMITS, *map(_limits, rows)]),
         fitted([tuple(memory), *(_memory(row)[: len(memory)] for row in rows)]),
         [f"time of vanilla in this runtime / transformers' own forward: {overhead:.3f}"],
-        answers(rows, device),
+        answers(rows),
     ]
     head = f"{where(shape(rows[0]))}, {rows[0]['repeats']} rounds".capitalize()
     return "\n\n".join([head, *("\n".join(block) for block in blocks if block)])
 
 
-def short_text(rows: Sequence[BenchRow], device: str) -> str:
+def short_text(rows: Sequence[BenchRow]) -> str:
     """The answer at one point of a sweep."""
-    return "\n".join([f"{where(shape(rows[0]))}:".capitalize(), *(f"  {line}" for line in answers(rows, device))])
+    return "\n".join([f"{where(shape(rows[0]))}:".capitalize(), *(f"  {line}" for line in answers(rows))])
 
 
 def _times(row: BenchRow) -> tuple[str, ...]:
@@ -123,10 +123,10 @@ def _limits(row: BenchRow) -> tuple[str, ...]:
     step = total(row["least_parts_ms"]["decode"])
     return (
         row["label"],
-        _reached(row["of_ideal"]["layerwise"], f"{row['ideal_speed_up']['layerwise'] or 0:.2f}x"),
-        _reached(row["of_physical_limit"], f"{millis(row['physical_ms'])} ms"),
+        reached(row["of_ideal"]["layerwise"], f"{row['ideal_speed_up']['layerwise'] or 0:.2f}x"),
+        reached(row["of_physical_limit"], f"{millis(row['physical_ms'])} ms"),
         MISSING if row["captured"] else f"{100 * row['selection_share']:.1f} %",
-        _reached(row["of_decode_limit"], f"{millis(step)} ms") if step else MISSING,
+        reached(row["of_decode_limit"], f"{millis(step)} ms") if step else MISSING,
     )
 
 
@@ -140,13 +140,18 @@ def _memory(row: BenchRow) -> tuple[str, ...]:
         MISSING if row["largest_batch"] is None else str(row["largest_batch"]),
         MISSING if last is None else f"{last['requests_per_second']:.3g}",
         MISSING if last is None else f"{last['output_tokens_per_second']:.3g}",
-        _number(row["joules"], 1),
+        MISSING if last is None else _number(last["joules"], 2),
     )
 
 
-def _reached(part: float | None, limit: str) -> str:
-    """ "0.95 of 4.23x"; a part above 1 is marked as noise."""
-    return MISSING if part is None else f"{part:.2f}{NOISE if part > 1.005 else ''} of {limit}"
+def reached(found: float | None, limit: str) -> str:
+    """ "0.95 of 4.23x"."""
+    return MISSING if found is None else f"{part(found)} of {limit}"
+
+
+def part(found: float | None) -> str:
+    """The part of a limit that was reached; one above 1 is marked as noise."""
+    return MISSING if found is None else f"{found:.2f}{NOISE if found > 1.005 else ''}"
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -178,10 +183,10 @@ def bars(rows: Sequence[BenchRow], overhead: float) -> list[Bar]:
     vanilla = next(row for row in own if row["method"] == "vanilla")
     found = [Bar(f"{label}: vanilla / transformers' own forward", overhead, most=1.02)]
     for row in own:
-        part = row["of_ideal"]["layerwise"]
-        if part is not None and row["method"] in LAYERWISE:
+        reach = row["of_ideal"]["layerwise"]
+        if reach is not None and row["method"] in LAYERWISE:
             found.append(
-                Bar(f"{label}: {row['label']}, part of the layerwise limit", part, least=LAYERWISE[row["method"]])
+                Bar(f"{label}: {row['label']}, part of the layerwise limit", reach, least=LAYERWISE[row["method"]])
             )
         if row["method"] == "hidrop":
             decode = row["tpot_ms"]["p50"] / vanilla["tpot_ms"]["p50"]
@@ -220,7 +225,7 @@ def all_bars(document: BenchDocument) -> list[Bar]:
     if found := targets(document["rows"], document["model"], gpu):
         return found
     overheads = {
-        (one["images"], one["text_tokens"], one["batch"]): one["vanilla_over_transformers"]
+        (one["images"], one["text_tokens"], one["batch"]): one["vanilla_over_transformers"] or 0.0
         for one in document["points"]
     }
     points = points_of(document["rows"])
@@ -231,11 +236,11 @@ def grown_bars(document: BenchDocument) -> list[Bar]:
     """The part of the layerwise limit that each method reaches, at each number of visual tokens and batch size."""
     found = []
     for row in document["rows"]:
-        part, tokens = row["of_ideal"]["layerwise"], row["images"] * document["sizes"]["visual_tokens"]
+        reach, tokens = row["of_ideal"]["layerwise"], row["images"] * document["sizes"]["visual_tokens"]
         small = row["method"] == "hidrop" and tokens < LEAST_TOKENS
-        if part is not None and row["method"] in LAYERWISE and not row["captured"] and not small:
+        if reach is not None and row["method"] in LAYERWISE and not row["captured"] and not small:
             what = f"{tokens} visual tokens, batch {row['batch']}: {row['label']}, part of the layerwise limit"
-            found.append(Bar(what, part, least=LAYERWISE[row["method"]]))
+            found.append(Bar(what, reach, least=LAYERWISE[row["method"]]))
     return found
 
 
@@ -245,5 +250,5 @@ def explained(document: BenchDocument) -> str:
     return "\n".join([EXPLAINED, ANSWER_EXPLAINED] if single else [ANSWER_EXPLAINED])
 
 
-def bars_text(found: list[Bar]) -> str:
+def bars_text(found: Sequence[Bar]) -> str:
     return "\n".join(aligned([("bar", "measured", "bound", ""), *(bar.cells() for bar in found)]))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 COMMANDS = Group("Measure speed")
 PATIENCE = 60.0  # seconds to wait for another process that writes into the same folder
 # No benchmark asks with less text.
-LEAST_TEXT = 8
+LEAST_TRAINED = 8
 # The benches of --grow: 144, 576, 1152 and 2304 visual tokens.
 GROWN = {"methods": "fastv,pdrop,random,uniform,hidrop,divprune,sparsevlm", "budget": "20%", "batch": "1,4", "new": "1"}
 GROWING = (("bench-40m-144", GROWN), ("bench-40m", {**GROWN, "images": "1,2,4"}))
@@ -62,7 +63,11 @@ class BenchOptions(Options):
     ] = None
     budget: Annotated[
         str | None,
-        option("--budget", "A,B", "Visual tokens per layer on average, as numbers or shares: 64,11% (default: 64)."),
+        option(
+            "--budget",
+            "A,B",
+            "Visual tokens per layer and image, as numbers or shares: 64,11% (default: 64).",
+        ),
     ] = None
     batch: Annotated[str | None, option("--batch", "A,B", "Batch sizes (default: 1).")] = None
     text: Annotated[str | None, option("--text", "A,B", "Text tokens of the prompt (default: 60).")] = None
@@ -99,16 +104,19 @@ def bench(options: BenchOptions) -> int:
     Options with several values are swept: every combination is a point. A sweep that was interrupted goes on where it
     stopped when the same command runs again. `compare`, `report` and `ls` read its files.
     """
-    if options.suite:
-        return suite(options)
-    if options.dry_run:
+    if options.dry_run and not options.suite:
         raise UserError("--dry-run: belongs to --suite")
+    if options.suite:
+        alone(options, "--suite", ("suite", "dry_run", "out"))
+        return suite(options)
     if options.grow:
+        alone(options, "--grow", tuple({field.name for field in fields(options)} - {"file", "geometry", "model"}))
         return grow(options)
     sweep, geometry, source = asked_for(options)
-    check_methods(sweep.methods)
-    if geometry is not None:
-        sized(geometry, source)
+    with named(options):
+        check_methods(sweep.methods)
+        if geometry is not None:
+            sized(geometry, source)
     options.loading("bench: loading libraries")
     document = measured(options, sweep, geometry, source)
     bars = []
@@ -119,15 +127,28 @@ def bench(options: BenchOptions) -> int:
     return judged(options, bars, document)
 
 
+def alone(options: BenchOptions, name: str, taken: tuple[str, ...]) -> None:
+    """Raises UserError for an option that the option `name` would ignore: all but `taken`."""
+    shared = {field.name for field in fields(Options)}
+    for field in fields(options):
+        if field.name not in shared | set(taken) and getattr(options, field.name) != field.default:
+            given = "FILE" if field.name == "file" else f"--{field.name.replace('_', '-')}"
+            raise UserError(f"{name}: has settings of its own. Leave out {given}")
+
+
 def suite(options: BenchOptions) -> int:
     """Every part in a process of its own, and a table of how they ended."""
     from evals.bench import suite as suites
 
     check_writable(options.out)
     out = options.out.absolute()
-    found = suites.run(suites.dry_run(out) if options.dry_run else suites.gpu(out), out, options.say)
-    options.say("\n" + suites.table(found))
-    options.document({"parts": [dict(zip(suites.HEADINGS, one.cells(), strict=True)) for one in found]})
+    own = suites.folder(out)
+    parts = suites.dry_run(out, own) if options.dry_run else suites.gpu(out, own)
+    found = suites.run(parts, own, options.say)
+    options.say(f"\n{suites.table(found)}\n\nlogs: {own}")
+    options.document(
+        {"logs": str(own), "parts": [dict(zip(suites.HEADINGS, one.cells(), strict=True)) for one in found]}
+    )
     return SOME_FAILED if any(one.failed for one in found) else DONE
 
 
@@ -148,13 +169,25 @@ def grow(options: BenchOptions) -> int:
     return SOME_FAILED if options.bars and not all(bar.holds for bar in bars) else DONE
 
 
+@contextmanager
+def named(options: BenchOptions) -> Iterator[None]:
+    """Puts the file's name before a message about a value that may be from it."""
+    try:
+        yield
+    except UserError as error:
+        if options.file is None:
+            raise
+        raise UserError(f"{options.file.name}, or the command line: {error}") from None
+
+
 def asked_for(options: BenchOptions) -> tuple[Sweep, str | None, str | None]:
     """The sweep, and what it times: a geometry or a model. An option overrides the file. Raises UserError."""
     given = {name: getattr(options, name) for name in (*sorted(OWN - {"seed"}), "geometry", "model")}
     written_in = dict.fromkeys(given, "--{}")
     if options.file is not None:
+        either = {"geometry": "model", "model": "geometry"}  # one of them on the command line replaces the file's
         for name, value in read_file(options.file).items():
-            if given.get(name) is None:
+            if given.get(name) is None and given.get(either.get(name, name)) is None:
                 given[name], written_in[name] = value, f"{options.file.name}: {BLOCK}.{{}}"
     geometry, source = given.pop("geometry"), given.pop("model")
     for name, value in (("geometry", geometry), ("model", source)):
@@ -169,6 +202,7 @@ def measured(options: BenchOptions, sweep: Sweep, geometry: str | None, source: 
 
     from evals.bench import inference, run
     from evals.bench import text as bench_text
+    from evals.matrix.capture import not_compiled
     from evals.profiling.allocator import keep_memory
     from evals.store.lock import locked
     from hidrop.devices import pick_device
@@ -178,9 +212,12 @@ def measured(options: BenchOptions, sweep: Sweep, geometry: str | None, source: 
     device = pick_device(options.device)
     dtype = options.dtype or default_dtype(device)
     check_kernel(options.attention, device, dtype)
-    name, sizes = sized(geometry, source)
-    budgets = {typed: average_tokens(typed, sizes) for typed in sweep.budget}
-    asked = inference.asked_methods(sweep.methods, budgets, sizes)
+    if options.compile and (why := not_compiled(None, device)):
+        raise UserError(f"--compile: {why}")
+    with named(options):
+        name, sizes = sized(geometry, source)
+        budgets = {typed: average_tokens(typed, sizes) for typed in sweep.budget}
+        asked = inference.asked_methods(sweep.methods, budgets, sizes)
     reducers = {label: one.reducer for label, one in asked.items()}
     element = getattr(torch, dtype).itemsize
     options.say(f"{name}: {bench_text.implied(sizes, reducers, sweep.text[0], element)}\n")
@@ -193,6 +230,7 @@ def measured(options: BenchOptions, sweep: Sweep, geometry: str | None, source: 
 
             fuse(loaded.backbone.decoder)
         facts = {"model": name, "device": device, "dtype": dtype, "attention": options.attention, "memory_kept": kept}
+        facts["source"] = "checkpoint" if source else "random weights"
         start = run.header(loaded, sweep, asked, **facts, compiled=options.compile)
         recorder = recorder_of(device, options.attention)
         path, document = run.run(loaded, sweep, asked, start, options.out, options.say, recorder)
@@ -290,6 +328,6 @@ def lengths_of(text: str, batch: int, conversations: Path | None = None) -> tupl
 
         words = np.abs(Conversations(conversations).lengths)
         places = (np.arange(batch) + 0.5) / batch
-        return tuple(max(LEAST_TEXT, int(1.3 * n)) for n in np.quantile(words, places))
-    found = integers("--text", text, "60,200", least=LEAST_TEXT)
+        return tuple(max(LEAST_TRAINED, int(1.3 * n)) for n in np.quantile(words, places))
+    found = integers("--text", text, "60,200", least=LEAST_TRAINED)
     return found * batch if len(found) == 1 else found

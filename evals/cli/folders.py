@@ -80,7 +80,7 @@ def bench_report(options: ReportOptions) -> int:
     make_folder(out)
     path = page.write(document, out / f"{options.folder.stem}.html")
     for rows in points_of(document["rows"]).values():
-        options.say(text.short_text(rows, document["device"]) + "\n")
+        options.say(text.short_text(rows) + "\n")
     options.say(written(path))
     options.document(document)
     return DONE
@@ -95,7 +95,7 @@ class ListOptions(Options):
 def list_folders(options: ListOptions) -> int:
     """List results folders and files of bench."""
     from evals.bench import files
-    from evals.plain_table import aligned
+    from evals.plain_table import aligned, fitted
     from evals.store.folders import HEADINGS, states
 
     found, timed = list(states(options.folder)), list(files.listed(options.folder))
@@ -104,7 +104,7 @@ def list_folders(options: ListOptions) -> int:
     if found:
         options.say("\n".join(aligned([HEADINGS, *(state.cells() for state in found)])))
     if timed:
-        lines = aligned([files.HEADINGS, *(files.cells(path, document, options.folder) for path, document in timed)])
+        lines = fitted([files.HEADINGS, *(files.cells(path, document, options.folder) for path, document in timed)])
         options.say("\n".join([""] * bool(found) + lines))
     folders = [{**dataclasses.asdict(state), "folder": str(state.folder)} for state in found]
     options.document({"folders": folders, "bench": [files.entry(path, document) for path, document in timed]})

@@ -11,15 +11,20 @@ from hidrop.errors import UserError
 ON_CPU = "can't allocate memory"
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not get memory, on a GPU or on a CPU."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or ON_CPU in str(error)
+
+
 @contextmanager
 def out_of_memory_told(batch_size: int) -> Iterator[None]:
     """Raises UserError in the place of torch's error for a batch of `batch_size` samples that does not fit."""
-    import torch
-
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and ON_CPU not in str(error):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         way = (
             f"state a smaller one, such as batch_size: {batch_size // 2}. Cells with another one then run again"

@@ -83,7 +83,13 @@ def _way(reducer: Reducer, backbone: Backbone) -> Way:
 
 @torch.inference_mode()
 def measure_point(
-    loaded: Any, reducers: Mapping[str, Reducer], point: Point, probes: Probes, recorder: Recorder | None = None
+    loaded: Any,
+    reducers: Mapping[str, Reducer],
+    point: Point,
+    probes: Probes,
+    recorder: Recorder | None = None,
+    *,
+    energy: bool = False,
 ) -> tuple[dict[str, Timed], dict[str, list[float]]]:
     """Time each method at one point, and take tokens, operations and bytes from the same runs.
 
@@ -92,7 +98,8 @@ def measure_point(
     projector alone, one forward with the images' features precomputed (prefill: decoder and LM head), and
     `point.new_tokens` single-token forwards. In a graph the tower cannot be timed apart. `probes` are timed in the same
     rounds, and their milliseconds are returned by name. With a `recorder`, each method that can be captured runs a
-    second time in each round, by graphs, and the label of this run ends in CAPTURED.
+    second time in each round, by graphs, and the label of this run ends in CAPTURED. With `energy` the joules of each
+    method are measured after the rounds, where that is possible; it takes a second each.
 
     Raises RuntimeError if the real KV cache has another size than the method's plan (TraceMismatch if the token counts
     already differ).
@@ -127,9 +134,10 @@ def measure_point(
     others = {}
     found: dict[str, Timed] = {}
     for label in sorted(run, key=lambda label: run[label].graphs is None):
-        way = run.pop(label)  # the graphs first, and each freed after its turn: an eager method's peak is its own
-        facts, energy = _facts(model, geometry, way, requests[label], point, label)
-        found[label] = Timed(_measurement(point, runs[label], facts), tuple(runs[label]), energy)
+        # Captured methods first. Their graphs are freed one by one, so that an eager method's peak is its own.
+        way = run.pop(label)
+        facts, used = _facts(model, geometry, way, requests[label], point, label, energy)
+        found[label] = Timed(_measurement(point, runs[label], facts), tuple(runs[label]), used)
         del way
     return {label: found[label] for label in runs}, beside
 
@@ -233,7 +241,7 @@ def _marked(decoder: Any, clock: Clock, cuts: list[TimedCut]) -> Iterator[None]:
 
 
 def _facts(
-    model: Any, geometry: Geometry, way: Way, prompt: SyntheticRequest, point: Point, label: str
+    model: Any, geometry: Geometry, way: Way, prompt: SyntheticRequest, point: Point, label: str, energy: bool
 ) -> tuple[dict[str, Any], float | None]:
     """Everything except times: counted tokens, operations, bytes, and joules. Runs again, outside the timings."""
     reducer = way.reducer
@@ -245,7 +253,7 @@ def _facts(
                 model(**prompt.decode_inputs(step, cache))
 
         peak = peak_bytes(model, request)
-        energy = joules(model.device, request)
+        used = joules(model.device, request) if energy else None
         cache = cache_of(model(**prompt.prefill_inputs()))
         realised = TokenPlan(geometry, tuple(reduction.trace.entering))
         held, batch = kv_bytes(cache), len(prompt.input_ids_BS)
@@ -260,7 +268,7 @@ def _facts(
         "kv_bytes": held // batch,
         "peak_bytes": peak,
     }
-    return facts, energy
+    return facts, used
 
 
 def _measurement(point: Point, runs: Sequence[Run], facts: dict[str, Any]) -> Measurement:

@@ -14,7 +14,7 @@ from evals.matrix import capture
 from evals.matrix.profile_settings import ProfileSettings
 from evals.matrix.schema import Cell
 from evals.store.records import AnswerRecord
-from hidrop.provenance import usable_cores
+from hidrop.devices import usable_cores
 from hidrop.reducer import Reducer
 
 if TYPE_CHECKING:

@@ -134,7 +134,7 @@ def test_ceilings_are_positive_and_scale_to_seconds() -> None:
 def test_everything_is_measured_in_the_same_rounds() -> None:
     loaded = build(TINY, TOWER, dtype=torch.float32, device=torch.device("cpu"))
     point = Point(batch=2, text_tokens=8, new_tokens=2, repeats=3, warmup=0)
-    found = bench.bench_point(loaded, ASKED, point, (1, 5), capacity=1 << 30)
+    found = bench.bench_point(loaded, ASKED, point, (1, 5), room=1 << 30)
     assert [(row["label"], row["batch"]) for row in found.rows] == [(name, 2) for name in ASKED]
     vanilla, fastv, sparse = found.rows
     same = {"ratio": 1, "low": 1, "high": 1}
@@ -269,10 +269,12 @@ def test_a_point_is_printed_in_tables_of_80_columns() -> None:
         of.row("fastv-11.1111%", FASTV, timed(30.0, (16, 16, 4, 4, 4, 4))),
         of.row("vanilla (captured)", VANILLA, Timed(captured, of.vanilla.runs)),
     ]
-    text = bench_text.point_text([{**row, "joules": 12.34} for row in rows], 1.0, "cpu")
-    *tables, answers = text.split("\n\n")
+    for row in rows:
+        row["requests"][-1]["joules"] = 12.34
+    *tables, answers = bench_text.point_text(rows, 1.0).split("\n\n")
+    text = "\n".join(tables)
     assert max(len(line) for table in tables for line in table.splitlines()) <= 80
-    assert "(not as planned)" in text and re.search(r"12.0 \(20 %\)", text) and "12.3" in text
+    assert "(not as planned)" in text and re.search(r"12.0 \(20 %\)", text) and "12.34" in text
     # Twice as fast in everything, above the layerwise limit of 54 / 30.
     assert "1.11~ of 1.80x" in text
     assert "fastv-11.1111%: prefill 2.00x, TTFT 2.00x" in answers and "worth it at every output length." in answers

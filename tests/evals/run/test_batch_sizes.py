@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from evals.profiling.settings import ProfileSettings
 
 from evals import report
 from evals.matrix.schema import load_matrix
 from evals.profiling.free_memory import free_in_main_memory
 from evals.profiling.memory import peak_bytes
+from evals.profiling.point import Point
 from evals.profiling.prompt import build_request
 from evals.report.caption import caption
 from evals.report.compare import compare
@@ -31,6 +32,7 @@ from evals.run.batch_sizes import (
     sample_bytes,
 )
 from evals.run.processes import Processes
+from evals.run.shared_run import SharedRunner
 from evals.tasks import TaskSpec
 from hidrop.backbones import backbone_of
 from hidrop.backbones.qwen2_vl import Qwen2_5VL
@@ -90,6 +92,25 @@ def test_finished_cells_do_not_run_again_on_another_machine(auto: Any) -> None:
     first, world = auto(World(holds=16)), World(holds=2)
     document = auto(world)
     assert world.calls == [] and told(document) == told(first)
+
+
+def test_runs_that_share_a_folder_have_the_size_that_the_first_one_found(auto: Any, tmp_path: Path) -> None:
+    """Also for tasks of which it has not begun a cell, and if the others find more or less memory."""
+    first = World(holds=16)
+    document = auto(first, kind=SharedRunner, only="plain/vanilla/gqa")
+    assert document["failed"] == [] and first.batches == {"plain/vanilla/gqa": 16}
+    worlds = [World(holds=holds) for holds in (2, 4, 32)]
+    with ThreadPoolExecutor(3) as pool:
+        documents = list(pool.map(lambda world: auto(world, kind=SharedRunner), worlds))
+    sizes: dict[str, set[int]] = {}
+    for key, size in (pair for world in worlds for pair in world.batches.items()):
+        sizes.setdefault("/".join(key.split("/")[::2]), set()).add(size)
+    assert sizes["plain/gqa"] == {16} and all(len(found) == 1 for found in sizes.values())
+    assert not any(document["failed"] for document in documents)
+    assert len([call for world in worlds for call in world.calls if call == "size tuned"]) == 1
+    whole = World(holds=1)
+    auto(whole)
+    assert not whole.asked, "a run without --share has the same cells"
 
 
 def test_a_new_method_has_the_size_of_the_tasks_other_cells(auto: Any) -> None:
@@ -187,10 +208,9 @@ def test_a_prompt_has_no_more_tokens_than_the_model_positions() -> None:
 def test_the_estimate_is_at_least_what_a_sample_needs_and_at_most_three_times(attention: str) -> None:
     model = make_llava(layers=6, attention=attention)
     geometry = backbone_of(model).geometry
-    settings = ProfileSettings(text_tokens=300, new_tokens=4)
     peaks = []
     for batch in (1, 5):
-        prompt = build_request(model, geometry, settings, batch=batch)
+        prompt = build_request(model, geometry, Point(batch, text_tokens=300, new_tokens=4))
         with torch.inference_mode(), reduce(model, build("vanilla")):
             peaks.append(peak_bytes(model, lambda asked=prompt: generated(model, asked)))
     measured = (peaks[1] - peaks[0]) / 4
