@@ -18,7 +18,10 @@ from evals.ablations.spec import load_study
 from evals.analysis import document as analysis
 from evals.analysis import figures as analysis_figures
 from evals.analysis import page as analysis_page
+from evals.bench import figures as bench_figures
+from evals.bench.document import BENCH
 from evals.report import figures, files, page, readme
+from evals.report.figure_style import svg
 from evals.report.files import json_text
 from evals.store.folders import read_document
 from evals.store.lock import locked
@@ -26,6 +29,11 @@ from hidrop.atomic_file import write_atomically
 from hidrop.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+# The bench whose figure README.md shows, and the figure.
+SHOWN_BENCH, SHOWN_FIGURE = (
+    "results/bench/bench-400m-float32-amd-epyc-2-threads-b1-t500-i1-20261127-221033.json",
+    "docs/images/bench.svg",
+)
 
 
 def regenerate(root: Path, committed: Collection[str]) -> list[Path]:
@@ -43,6 +51,8 @@ def regenerate(root: Path, committed: Collection[str]) -> list[Path]:
                 written += _ablations(folder)
             case "analysis.json":
                 written += _analysis(folder)
+        if name == SHOWN_BENCH:
+            written.append(_bench(root / name, root / SHOWN_FIGURE))
     pages = [root / name for name in readme.PAGES]
     for path in pages:
         write_atomically(path, readme.rendered(path.read_text(encoding="utf-8"), f"{root}/"))
@@ -74,6 +84,13 @@ def _analysis(folder: Path) -> list[Path]:
         write_atomically(folder / "curves.csv", analysis.csv_text(document))
         written = [folder / "analysis.json", folder / "curves.csv", analysis_page.write(document, folder)]
         return written + analysis_figures.write(document, folder / "figures")
+
+
+def _bench(file: Path, figure: Path) -> Path:
+    """The figure of whole requests."""
+    found = bench_figures.drawn(BENCH.read(file))
+    write_atomically(figure, next(svg(drawing) for name, drawing in found if name == "request"))
+    return figure
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 
-from hidrop.provenance import CODE, ROOT
+from hidrop.remembered import CODE, ROOT
 
 
 @functools.cache

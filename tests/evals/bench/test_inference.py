@@ -95,7 +95,7 @@ def test_hidrops_layers_are_the_published_ones_at_their_depth() -> None:
 def test_bad_arguments_name_themselves_before_anything_is_measured(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "bench_point", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("evals.bench.run.bench_point", lambda *_: pytest.fail("measured"))
     assert cli.main(["bench", *arguments]) == 2
     assert message in capsys.readouterr().err
 

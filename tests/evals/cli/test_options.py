@@ -61,7 +61,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     work = (
         "hidrop.recipes.train",
         "evals.ablations.runs.train_missing",
-        "evals.bench.inference.bench_point",
+        "evals.bench.run.bench_point",
         "evals.bench.training.measure",
     )
     for name in work:
