@@ -94,7 +94,7 @@ def dry_run(out: Path, own: Path) -> list[Part]:
     return [
         Part("tests", (*PYTEST, "tests/hidrop/test_devices.py"), 120, ("pytest",), (ROOT / "tests",)),
         Part("bench", (*HIDROP, "bench", *few, *small), 300),
-        Part("bench-train", (*HIDROP, "bench-train", *few, "--geometry", "bench-40m"), 300),
+        Part("bench-train", (*HIDROP, "bench-train", *few, "--geometry", "bench-40m", "--budget", "20%"), 300),
         Part("smoke", (*HIDROP, "run", "smoke", "--limit", "2", "--out", str(own / "smoke")), 180, LMMS_EVAL),
     ]
 

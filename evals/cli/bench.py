@@ -13,6 +13,7 @@ from evals.bench.sweep import BLOCK, DEFAULT_METHODS, Sweep, read_file
 from evals.cli.command import Group
 from evals.cli.exit_codes import DONE, SOME_FAILED
 from evals.cli.options import (
+    Budget,
     Device,
     Kernel,
     Options,
@@ -245,6 +246,7 @@ class BenchTrainOptions(Options):
     conversations: Annotated[
         Path | None, option("--conversations", "FILE", "Take text lengths from LLaVA's file (its quantiles).")
     ] = None
+    budget: Budget = "64"
     batch: Annotated[str, option("--batch", "A,B", "Batch sizes, where --text is a single number.")] = "1"
     repeats: Annotated[int, option("--repeats", "N", "Rounds that count.", min=1)] = 4
     warmup: Annotated[int, option("--warmup", "N", "Rounds before them.", min=1)] = 1
@@ -277,7 +279,7 @@ def bench_train(options: BenchTrainOptions) -> int:
     check_kernel("sdpa", device, dtype)
     batches = integers("--batch", options.batch, "1,4")
     texts = list(dict.fromkeys(lengths_of(options.text, batch, options.conversations) for batch in batches))
-    hidrop = inference.methods(("hidrop",), 64, geometry)["hidrop"]
+    hidrop = inference.methods(("hidrop",), average_tokens(options.budget, geometry), geometry)["hidrop"]
     reducers = {"vanilla": build("vanilla"), "pdrop": build("pdrop"), "hidrop": hidrop}
     kept = keep_memory() if device == "cpu" else False
     options.say(f"{name}, {dtype}\n")

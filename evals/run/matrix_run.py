@@ -169,7 +169,9 @@ def _by_the_last(own: ResultDocument, options: RunOptions, whole: Callable[[], R
             document = whole()
             known = {(failure["model"], failure["label"], failure["task"]) for failure in own["failed"]}
             more = [one for one in document["failed"] if (one["model"], one["label"], one["task"]) not in known]
-            document["failed"] = own["failed"] + more
+            done = {(cell["model"], cell["label"], cell["task"]) for cell in document["cells"]}
+            left = [one for one in own["failed"] if (one["model"], one["label"], one["task"]) not in done]
+            document["failed"] = left + more  # another run may have answered what failed here
             return _written(document, options)
     except InUse:
         return Finished(own, [], others=True)

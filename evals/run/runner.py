@@ -159,24 +159,16 @@ class MatrixRunner:
             with contextlib.suppress(Exception):  # `_opened` reports the same error
                 recorded = self.journals.recorded(asked, self.engine.weights_digest(asked[0].spec.source))
         recorded = self.processes.gather(recorded)[0]
-        sizes = self._kept_sizes(asked[0]) | batch_sizes.of_tasks(asked, recorded)
+        sizes = batch_sizes.of_tasks(asked, recorded)
         new = [cell for cell in batch_sizes.without_number(cells) if cell.task not in sizes]
         if new:
             loaded, failed = (None, self.ended) if self.ended else once()
             own = {} if failed else self.engine.batch_sizes(loaded, new, self.processes.count)
             found = batch_sizes.agreed(self.processes.gather(own))
             self.progress.sized(new[0].model, found)
-            self._keep_sizes(new[0], found)
             sizes |= found
         cells, others = (batch_sizes.with_numbers(each, recorded, sizes) for each in (cells, others))
         return cells, others
-
-    def _kept_sizes(self, cell: Cell) -> dict[str, int]:
-        """The sizes that other runs have found for tasks of the cell's model and that no journal has yet."""
-        return {}
-
-    def _keep_sizes(self, cell: Cell, found: Mapping[str, int]) -> None:
-        """Keep what was found for other runs."""
 
     def _load(self, cell: Cell) -> tuple[Any, Failure | None]:
         """The cell's model, or why it cannot be loaded."""

@@ -19,6 +19,7 @@ from evals.profiling.point import Point
 from evals.profiling.prompt import build_request
 from evals.report.caption import caption
 from evals.report.compare import compare
+from evals.run import shared_run
 from evals.run.batch_sizes import (
     MOST,
     TEXT_TOKENS,
@@ -33,6 +34,7 @@ from evals.run.batch_sizes import (
 )
 from evals.run.processes import Processes
 from evals.run.shared_run import SharedRunner
+from evals.store.lock import InUse
 from evals.tasks import TaskSpec
 from hidrop.backbones import backbone_of
 from hidrop.backbones.qwen2_vl import Qwen2_5VL
@@ -107,10 +109,54 @@ def test_runs_that_share_a_folder_have_the_size_that_the_first_one_found(auto: A
         sizes.setdefault("/".join(key.split("/")[::2]), set()).add(size)
     assert sizes["plain/gqa"] == {16} and all(len(found) == 1 for found in sizes.values())
     assert not any(document["failed"] for document in documents)
-    assert len([call for world in worlds for call in world.calls if call == "size tuned"]) == 1
+    assert len([call for world in worlds for call in world.calls if call == "size tuned"]) == 2, "once for each task"
     whole = World(holds=1)
     auto(whole)
     assert not whole.asked, "a run without --share has the same cells"
+
+
+def test_another_type_of_the_same_weights_has_a_size_of_its_own(auto: Any, tmp_path: Path) -> None:
+    class Sized(World):
+        def sizes(self, loaded: Any, cells: Any, processes: int) -> dict[str, int]:
+            return {cell.task: 4 if loaded.name == "tuned" else 32 for cell in cells}
+
+    path = tmp_path / "tiny.yaml"
+    text = path.read_text().replace("{source: tuned,", "{source: plain, dtype: bfloat16,")
+    path.write_text(text.replace("{models: [tuned], methods: [own]}", "{models: [tuned], methods: [vanilla]}"))
+    world = Sized()
+    assert auto(world, kind=SharedRunner)["failed"] == []
+    assert {key.split("/")[0]: size for key, size in world.batches.items()} == {"plain": 32, "tuned": 4}
+
+
+def test_a_shared_run_has_the_size_of_an_earlier_run_alone(auto: Any) -> None:
+    auto(World(holds=16), only="plain/vanilla")
+    world = World(holds=2)
+    auto(world, kind=SharedRunner, only="plain/fastv")
+    assert world.batches == {"plain/fastv/gqa": 16, "plain/fastv/pope": 16}
+
+
+def test_a_shared_run_waits_while_another_machine_finds_the_size(
+    auto: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that grants the same lock on each machine the owner is told by its beats alone."""
+    real, refused = shared_run.locked, list[str]()
+
+    def locked(folder: Path, **settings: Any) -> Any:
+        if "size" in settings["name"] and len(refused) < 2:
+            refused.append(settings["name"])
+            raise InUse("in use by process 7 on another machine")
+        return real(folder, **settings)
+
+    monkeypatch.setattr(shared_run, "locked", locked)
+    monkeypatch.setattr(shared_run, "PAUSE", 0.01)
+    world = World(holds=16)
+    assert auto(world, kind=SharedRunner, only="plain/vanilla/gqa")["failed"] == []
+    assert world.batches == {"plain/vanilla/gqa": 16} and len(refused) == 2
+    monkeypatch.setattr(shared_run, "WAITING", 0.0)
+    refused.clear()
+    late = World()
+    document = auto(late, kind=SharedRunner, only="tuned/own/gqa")
+    assert not late.asked and not document["failed"], "the cell is left to the other run"
 
 
 def test_a_new_method_has_the_size_of_the_tasks_other_cells(auto: Any) -> None:
