@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 
-from hidrop.remembered import CODE, ROOT
+from hidrop.remembered import ROOT, code_files
 
 
 @functools.cache
 def code_digest() -> str:
     """sha256, as hex, of the content of every Python file of hidrop, evals and baselines."""
     found = hashlib.sha256()
-    for path in sorted(path for name in CODE for path in (ROOT / name).rglob("*.py")):
+    for path in code_files():
         found.update(f"{path.relative_to(ROOT)}\0".encode())
         found.update(path.read_bytes())
     return found.hexdigest()

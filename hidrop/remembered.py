@@ -85,12 +85,15 @@ def _key(of: Any) -> str:
     return hashlib.sha256(json.dumps([of, _code(), _packages()], sort_keys=True).encode()).hexdigest()
 
 
+def code_files() -> list[Path]:
+    """Every Python file of hidrop's own code, sorted."""
+    return sorted(file for name in CODE for file in (ROOT / name).rglob("*.py"))
+
+
 @functools.cache
 def _code() -> str:
     """Changes when a file of hidrop does."""
-    found = sorted(
-        (str(file.relative_to(ROOT)), file_state(file)) for name in CODE for file in (ROOT / name).rglob("*.py")
-    )
+    found = [(str(file.relative_to(ROOT)), file_state(file)) for file in code_files()]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 

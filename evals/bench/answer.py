@@ -96,7 +96,7 @@ def vanilla_of(row: BenchRow, rows: Sequence[BenchRow]) -> BenchRow:
 
 
 def captured_of(row: BenchRow, rows: Sequence[BenchRow]) -> BenchRow | None:
-    """The same method by CUDA graphs at the same point; None if there is none, or the row is that."""
+    """The same method by CUDA graphs at the same point; None if it was not captured, or for a captured row."""
     label = row["label"] + CAPTURED
     return next((one for one in rows if one["label"] == label and shape(one) == shape(row)), None)
 

@@ -134,7 +134,7 @@ def possible(document: BenchDocument) -> Figure | None:
 
 
 def heat(document: BenchDocument) -> Figure | None:
-    """A map for each method: batch sizes by text tokens. With one batch size and one text there is none."""
+    """A map for each method: batch sizes by text tokens. None for one batch size and one text."""
     images = document["rows"][0]["images"] if document["rows"] else 1
     rows = [
         row for row in document["rows"] if row["method"] != "vanilla" and row["requests"] and row["images"] == images

@@ -49,7 +49,7 @@ def new_path(document: Mapping[str, Any], out: Path, title: str) -> Path:
 
 
 def unfinished(document: Mapping[str, Any], out: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest file of an earlier run with the same settings that was not finished; None if there is none."""
+    """The newest file of an earlier run with the same settings that was not finished; None without one."""
     wanted = json.loads(json.dumps({name: document.get(name) for name in SAME}))
     for path in sorted(out.glob("*.json"), reverse=True):
         found = _mapping(path)
@@ -59,7 +59,7 @@ def unfinished(document: Mapping[str, Any], out: Path) -> tuple[Path, dict[str, 
 
 
 def _mapping(path: Path) -> dict[str, Any] | None:
-    """What a JSON file holds; None for a file that is none, or holds something else than a mapping."""
+    """The mapping in a JSON file; None if the file cannot be read, is not JSON, or holds another value."""
     try:
         text = read_text(path, MOST_BYTES)
         strict_json.check_depth(text, MOST_DEPTH)

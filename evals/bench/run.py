@@ -17,9 +17,8 @@ from evals.bench.answer import points_of, where
 from evals.bench.inference import Asked, PointResult, bench_point
 from evals.bench.sweep import Sweep
 from evals.model.out_of_memory import is_out_of_memory
-from evals.profiling.free_memory import free_in_main_memory, free_on_cuda
 from evals.profiling.memory import resident_bytes
-from evals.run.batch_sizes import SHARE
+from evals.run.batch_sizes import SHARE, free_bytes
 from hidrop.method_source import method_digest
 from hidrop.own_code import code_digest
 from hidrop.provenance import now, provenance
@@ -82,7 +81,7 @@ def run(
         for rows in points_of(document["rows"]).values():
             say(text.short_text(rows) + "\n")
     measured = {(one["images"], one["text_tokens"], one["batch"]) for one in document["points"]}
-    room = room_for_batches(loaded.model.device)
+    room = room_for_batches(loaded)
     for point in points:
         if (point.images, point.text_tokens, point.batch) in measured:
             continue
@@ -130,7 +129,7 @@ def add(document: BenchDocument, point: Point, result: PointResult | None, secon
             best[name] = max(best[name], value)  # type: ignore[literal-required]
 
 
-def room_for_batches(device: torch.device) -> int | None:
-    """Bytes of memory that batches may take on the device: the same share of what is free as for `batch_size: auto`."""
-    free = free_on_cuda(str(device)) if device.type == "cuda" else free_in_main_memory()
+def room_for_batches(loaded: Any) -> int | None:
+    """Bytes that batches may take: the same share of what is free as for `batch_size: auto`."""
+    free = free_bytes(loaded)
     return None if free is None else int(SHARE * free)

@@ -135,7 +135,7 @@ def _run(part: Part, log: Path) -> Outcome:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it started, also those that it left behind: asked first, then killed."""
+    """End a process and every process that it started, also after its own end. It is asked first, then killed."""
     with contextlib.suppress(ProcessLookupError):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)

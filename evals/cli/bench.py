@@ -198,7 +198,7 @@ def asked_for(options: BenchOptions) -> tuple[Sweep, str | None, str | None]:
 
 
 def measured(options: BenchOptions, sweep: Sweep, geometry: str | None, source: str | None) -> BenchDocument:
-    """Run the sweep on the model, or what is left of it, and write its file."""
+    """Run the sweep on the model, or continue an unfinished one, and write its file."""
     import torch
 
     from evals.bench import inference, run

@@ -67,7 +67,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _number(file: Path) -> int | None:
-    """The number in a file; None for `max`, which is no limit, and without the file."""
+    """The number in a file; None if the file is missing or says `max`, which means no limit."""
     text = "".join(_lines(file)).strip()
     return int(text) if text.isdigit() else None
 

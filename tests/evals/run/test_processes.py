@@ -15,6 +15,7 @@ import pytest
 
 from evals.run.processes import Processes
 from hidrop.errors import UserError
+from tests.evals.run.small_matrix import small_matrix
 from tests.evals.world import SAMPLES, World, samples_of, without_date
 
 ROOT = Path(__file__).parents[3]
@@ -141,19 +142,7 @@ def test_half_a_launch_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> 
         Processes.join()
 
 
-MATRIX = """
-name: small
-protocol: lmms-eval
-dtype: float32
-batch_size: 4
-limit: 12
-models: {vanilla: {source: "mini:vanilla"}}
-methods:
-  vanilla: {}
-  fastv: {layer: 1, keep: 9}
-tasks: {pope: {data: mini}, textvqa_val: {data: mini}}
-profile: null
-"""
+MATRIX = small_matrix(12)
 
 
 def test_two_processes_of_torchrun_write_the_tables_of_one(tmp_path: Path) -> None:

@@ -13,22 +13,9 @@ import pytest
 
 from evals.matrix.schema import load_matrix
 from tests.evals.run.slurm import ROOT, documented, fake_slurm, tables
+from tests.evals.run.small_matrix import small_matrix
 
-MATRIX = """
-name: small
-protocol: lmms-eval
-dtype: float32
-batch_size: 4
-limit: 80
-models: {vanilla: {source: "mini:vanilla"}}
-methods:
-  vanilla: {}
-  fastv: {layer: 1, keep: 9}
-  random: {layer: 1, keep: 9}
-  pdrop: {layers: [1, 2], ratio: 0.5}
-tasks: {pope: {data: mini}, textvqa_val: {data: mini}}
-profile: null
-"""
+MATRIX = small_matrix(80, "random: {layer: 1, keep: 9}", "pdrop: {layers: [1, 2], ratio: 0.5}")
 LONGEST = 500  # seconds that the test waits for a task
 
 

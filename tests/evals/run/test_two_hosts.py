@@ -12,23 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.evals.run.slurm import documented, fake_slurm, tables
+from tests.evals.run.small_matrix import small_matrix
 from tests.evals.run.two_hosts import ROOT, Host, impossible, two_hosts
 
 pytestmark = pytest.mark.slow
 
-MATRIX = """
-name: small
-protocol: lmms-eval
-dtype: float32
-batch_size: 4
-limit: 160
-models: {vanilla: {source: "mini:vanilla"}}
-methods:
-  vanilla: {}
-  fastv: {layer: 1, keep: 9}
-tasks: {pope: {data: mini}, textvqa_val: {data: mini}}
-profile: null
-"""
+MATRIX = small_matrix(160)
 LONGEST = 300  # seconds that a test waits for a run
 
 Start = Callable[[Host], "subprocess.Popen[bytes]"]
