@@ -9,7 +9,6 @@ heat         speed-up of the whole request over batch and text, for each method 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,7 @@ from evals.bench.answer import captured_of, points_of, shape, vanilla_of, where
 from evals.bench.breakdown import PARTS, breakdown
 from evals.bench.document import BenchDocument, BenchRow
 from evals.bench.latency import WORTH
-from evals.report.figure_style import COLOURS, MARKERS, legend, panels_of, saved, styled
+from evals.report.figure_style import COLOURS, MARKERS, legend, panels_of, styled
 from hidrop.visible import visible_values
 
 if TYPE_CHECKING:
@@ -33,11 +32,6 @@ TITLES = {
 MOST_PANELS = 4
 CURVE = 60  # lengths at which a curve is computed
 CHOSEN = 128  # output tokens of a heat map, if the file has this length; else the middle one
-
-
-def write(document: BenchDocument, folder: Path) -> list[Path]:
-    """Write all figures into `folder`; return their paths."""
-    return saved(drawn(document), folder)
 
 
 def drawn(document: BenchDocument) -> Iterator[tuple[str, Figure]]:
