@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.analysis.document import AnalysisDocument, LayerPart
-from evals.report.figure_style import COLOURS, legend, panels_of, saved, styled
+from evals.report.figure_style import COLOURS, in_turn, legend, panels_of, saved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,13 +34,8 @@ def write(document: AnalysisDocument, folder: Path) -> list[Path]:
 
 def drawn(document: AnalysisDocument) -> Iterator[tuple[str, Figure]]:
     """(name, figure) pairs, one at a time: each figure is cleared before the next is drawn."""
-    with styled():
-        for name, draw in {
-            "similarity": similarity, "masking": masking, "ilvas": ilvas, "attention": attention
-        }.items():  # fmt: skip
-            figure = draw(document)
-            yield name, figure
-            figure.clear()
+    draws = {"similarity": similarity, "masking": masking, "ilvas": ilvas, "attention": attention}
+    return in_turn((name, partial(draw, document)) for name, draw in draws.items())
 
 
 def similarity(document: AnalysisDocument) -> Figure:

@@ -9,6 +9,7 @@ heat         speed-up of the whole request over batch and text, for each method 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from evals.bench.answer import captured_of, points_of, shape, vanilla_of, where
 from evals.bench.breakdown import PARTS, breakdown
 from evals.bench.document import BenchDocument, BenchRow
 from evals.bench.latency import WORTH
-from evals.report.figure_style import COLOURS, MARKERS, legend, panels_of, styled
+from evals.report.figure_style import COLOURS, MARKERS, in_turn, legend, panels_of
 from hidrop.visible import visible_values
 
 if TYPE_CHECKING:
@@ -37,14 +38,8 @@ CHOSEN = 128  # output tokens of a heat map, if the file has this length; else t
 def drawn(document: BenchDocument) -> Iterator[tuple[str, Figure]]:
     """(name, figure) pairs, one at a time: each figure is cleared before the next is drawn."""
     document = visible_values(document)
-    with styled():
-        for name, draw in {
-            "request": request, "breakdown": parts, "possible": possible, "heat": heat
-        }.items():  # fmt: skip
-            figure = draw(document)
-            if figure is not None:
-                yield name, figure
-                figure.clear()
+    draws = {"request": request, "breakdown": parts, "possible": possible, "heat": heat}
+    return in_turn((name, partial(draw, document)) for name, draw in draws.items())
 
 
 def request(document: BenchDocument) -> Figure | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,15 +41,32 @@ def saved(figures: Iterable[tuple[str, Figure]], folder: Path) -> list[Path]:
     for name, figure in figures:
         for kind, metadata in METADATA.items():
             path = folder / f"{name}.{kind}"
-            with replacing(path) as file:
+            with replacing(path) as file, styled():
                 figure.savefig(file, format=kind, bbox_inches="tight", metadata=metadata)
             paths.append(path)
     return paths
 
 
+def in_turn(drawings: Iterable[tuple[str, Callable[[], Figure | None]]]) -> Iterator[tuple[str, Figure]]:
+    """Draw (name, drawing) pairs one at a time; those with nothing to show are left out.
+
+    Each figure is cleared before the next is drawn.
+    """
+    for name, draw in drawings:
+        with styled():
+            figure = draw()
+        if figure is not None:
+            yield name, figure
+            figure.clear()
+
+
 @contextmanager
 def styled() -> Iterator[None]:
-    """Apply the project's style to figures drawn inside the block."""
+    """Apply the project's style to figures drawn or saved inside the block.
+
+    A generator must not yield inside it: the style lasts until the generator is collected, which may be while another
+    figure is drawn.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -62,7 +79,8 @@ def styled() -> Iterator[None]:
 def svg(figure: Figure) -> str:
     """A figure as an <svg> element for an HTML page."""
     text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata=METADATA["svg"])
+    with styled():
+        figure.savefig(text, format="svg", bbox_inches="tight", metadata=METADATA["svg"])
     return inert(text.getvalue()[text.getvalue().index("<svg") :])
 
 

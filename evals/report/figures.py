@@ -11,11 +11,12 @@ Only the document is read. The same document gives the same bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.report.columns import task_name
-from evals.report.figure_style import COLOURS, MARKERS, legend, panels_of, pareto, saved, styled
+from evals.report.figure_style import COLOURS, MARKERS, in_turn, legend, panels_of, pareto, saved
 from evals.report.rows import TableRow, number, tasks_of, without_percent
 from evals.report.sections import VANILLA, Board, boards
 from evals.store.result_document import ResultDocument
@@ -39,14 +40,11 @@ def drawn(document: ResultDocument) -> Iterator[tuple[str, Figure]]:
     """(name, figure) pairs, one at a time: each figure is cleared before the next is drawn."""
     document = visible_values(document)
     found = boards(document)
-    with styled():
-        for place, board in enumerate(found, start=1):
-            suffix = f"-{place}" if len(found) > 1 else ""
-            for name, draw in DRAWN.items():
-                figure = draw(board, document)
-                if figure is not None:
-                    yield f"{name}{suffix}", figure
-                    figure.clear()
+    return in_turn(
+        (f"{name}-{place}" if len(found) > 1 else name, partial(draw, board, document))
+        for place, board in enumerate(found, start=1)
+        for name, draw in DRAWN.items()
+    )
 
 
 def accuracy(board: Board, document: ResultDocument) -> Figure | None:

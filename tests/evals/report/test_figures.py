@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from evals.report.figure_style import in_turn
 from evals.report.figures import half_width, pareto, write
 from evals.report.rows import rows_of
 from tests.evals.report.test_latex import stats
@@ -68,3 +69,13 @@ def test_a_task_without_a_percentage_of_vanilla_is_in_no_figure_of_percentages(
     write({**document, "cells": [*document["cells"], *others]}, tmp_path / "both")
     for name in ("accuracy.svg", "retention.svg"):
         assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+
+
+def test_the_style_does_not_outlast_a_drawing_that_is_left_half_way() -> None:
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    before = dict(rcParams)
+    drawings = in_turn([("first", Figure), ("second", Figure)])
+    next(drawings)
+    assert {name for name, value in rcParams.items() if before[name] != value} <= {"backend"}
