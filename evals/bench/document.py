@@ -96,6 +96,8 @@ class BenchRow(TypedDict):
     vision_ms: vision tower and projector alone; vision_share: their part of TTFT. None: captured, so that the tower was
     not timed apart.
     selection_share, of_physical_limit, of_decode_limit: 0-1. A value above 1 is noise.
+    of_layerwise: the same as of_ideal.layerwise, with its interval; None as well in files before schema 3, whose limit
+    left out what is outside of the layers.
     largest_batch: how many such requests fit into the device's memory, with the longest output; an estimate from
     peak_bytes and from the memory that was free. joules: energy of a run of the whole batch, with prefill and
     `new_tokens` tokens; None without NVML.
@@ -133,6 +135,7 @@ class BenchRow(TypedDict):
     requests: list[RequestEntry]
     ideal_speed_up: IdealSpeedUps
     of_ideal: IdealSpeedUps
+    of_layerwise: RatioEntry | None
     layerwise_ms: float | None
     physical_ms: float
     of_physical_limit: float
@@ -143,8 +146,9 @@ class BenchRow(TypedDict):
 class PointEntry(TypedDict):
     """One shape of request, whose rows were measured in the same rounds.
 
-    vanilla_over_transformers: vanilla's prefill over that of transformers' own forward. With out_of_memory the point
-    did not fit, and has no rows, no ceilings and no ratio.
+    vanilla_over_transformers: vanilla's prefill over that of transformers' own forward. beside_ms: transformers' own
+    forward, the same without its layers, and some of its layers by their number of tokens, text included; absent before
+    schema 3. With out_of_memory the point did not fit, and has no rows, no ceilings and no ratio.
     """
 
     batch: int
@@ -152,7 +156,8 @@ class PointEntry(TypedDict):
     images: int
     out_of_memory: bool
     ceilings: CeilingsEntry | None
-    vanilla_over_transformers: float | None
+    vanilla_over_transformers: RatioEntry | None
+    beside_ms: NotRequired[dict[str, Times]]
     date: str
     seconds: float
 
@@ -221,10 +226,23 @@ class TrainingDocument(Provenance):
 
 
 def _complete(document: dict[str, Any]) -> None:
-    """Files of schema 1 have one prompt and one budget, statistics without the timings, and fewer of them."""
+    """Files of schema 1 have one prompt and one budget, statistics without the timings, and fewer of them.
+
+    Files of schema 2 have fewer intervals.
+    """
     add(document, compiled=False, commit=None)
-    if document.get("schema") != 1:
-        return
+    if document.get("schema") == 1:
+        _complete_first(document)
+    if document.get("schema") in (1, 2):
+        for point in entries(document, "points"):
+            ratio = point.get("vanilla_over_transformers")
+            if isinstance(ratio, float):
+                point["vanilla_over_transformers"] = {"ratio": ratio, "low": None, "high": None}
+        for row in entries(document, "rows"):
+            add(row, of_layerwise=None)
+
+
+def _complete_first(document: dict[str, Any]) -> None:
     add(document, weight_bytes=None, points_left=0, methods={}, source=None, code=None)
     settings, budget = _fields(document, "settings"), document.get("budget")
     asked = f"{budget:g}" if isinstance(budget, float | int) else None

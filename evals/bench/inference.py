@@ -1,8 +1,9 @@
 """`run.py bench`: measure the speed of methods on this machine and compare it with limits.
 
 The layerwise limit is the sum over the layers of the time that transformers' own decoder layer takes at that layer's
-number of tokens, measured in the same rounds. A runtime without overhead would reach it. The physical limit is the time
-for the operations and bytes at the ceilings that this machine reached immediately before.
+number of tokens, and what transformers' own forward takes outside of its layers (embedding, mask, final norm and LM
+head), measured in the same rounds. A runtime without overhead would reach it. The physical limit is the time for the
+operations and bytes at the ceilings that this machine reached immediately before.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from baselines.pdrop import quarters
-from evals.bench.latency import e2el, speed_up, times
+from evals.bench.latency import e2el, of_medians, speed_up, times
 from evals.profiling.ceilings import Ceilings, Parts, decode_parts, measure_ceilings, prefill_parts
 from evals.profiling.measure import Timed, measure_point
 from evals.profiling.memory import resident_bytes
@@ -33,9 +34,10 @@ from hidrop.reducer import Reducer
 from hidrop.runtime.cuda_graphs import Recorder
 
 if TYPE_CHECKING:
-    from evals.bench.document import BenchRow, RequestEntry
+    from evals.bench.document import BenchRow, RatioEntry, RequestEntry
 
-PLAIN = "transformers"  # label of transformers' own forward among the timings
+# Labels among the timings of transformers' own forward, and of the same without its layers.
+PLAIN, NO_LAYERS = "transformers", "transformers without layers"
 # Timings run this many layers, spread over the depth, instead of all: all layers have the same sizes.
 TIMED_LAYERS = 6
 
@@ -50,10 +52,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class PointResult:
-    """What one point gave: the machine's ceilings, vanilla's prefill over transformers' own, and a row per method."""
+    """What one point gave: the machine's ceilings, vanilla's prefill over transformers' own, and a row per method.
+
+    `beside`: milliseconds of transformers' own work in each round, by label.
+    """
 
     ceilings: Ceilings
-    overhead: float
+    overhead: RatioEntry
+    beside: Mapping[str, Sequence[float]]
     rows: list[BenchRow]
 
 
@@ -142,19 +148,19 @@ def bench_point(
         plans, text = [r.plan(geometry, prompt.visual_tokens) for r in known], point.text_tokens
         counts = {n for plan in plans for n in plan.entering}
         layers = {str(n + text): timed_layers(model, text, n, point.batch) for n in sorted(counts)}
-        return {PLAIN: plain_prefill(model, prompt), **layers}
+        plain = plain_prefill(model, prompt)
+        return {PLAIN: plain, NO_LAYERS: without_layers(model, plain), **layers}
 
     timed, beside = measure_point(loaded, reducers, point, probes, recorder, energy=True)
     weights = resident_bytes(model)
-    medians = {name: percentile(taken, 0.5) for name, taken in beside.items()}
     rows = []
     for label, one in timed.items():
         own = label.removesuffix(CAPTURED)
         vanilla = timed["vanilla" + label[len(own) :]]
-        rates = Rates(geometry, ceilings, point, model.dtype.itemsize, medians, vanilla, room, tuple(new), weights)
+        rates = Rates(geometry, ceilings, point, model.dtype.itemsize, beside, vanilla, room, tuple(new), weights)
         rows.append(rates.row(label, asked[own], one))
-    overhead = timed["vanilla"].measurement.prefill_ms.median / medians[PLAIN]
-    return PointResult(ceilings, overhead, rows)
+    overhead = speed_up([run.prefill for run in timed["vanilla"].runs], beside[PLAIN])
+    return PointResult(ceilings, overhead, beside, rows)
 
 
 def plain_prefill(model: Any, prompt: SyntheticRequest) -> Callable[[], Any]:
@@ -167,6 +173,20 @@ def plain_prefill(model: Any, prompt: SyntheticRequest) -> Callable[[], Any]:
     def run() -> Any:
         with replayed_answer(model, answer):
             return model(**prompt.prefill_inputs(), **kinds)
+
+    return run
+
+
+def without_layers(model: Any, forward: Callable[[], Any]) -> Callable[[], Any]:
+    """`forward` through a decoder that has no layers: embedding, mask, final norm and LM head are left."""
+    decoder = backbone_of(model).decoder
+
+    def run() -> Any:
+        layers, decoder.layers = decoder.layers, torch.nn.ModuleList()
+        try:
+            return forward()
+        finally:
+            decoder.layers = layers
 
     return run
 
@@ -208,25 +228,38 @@ def chosen_layers(depth: int) -> list[int]:
 class Rates:
     """Compares measurements with vanilla and with the limits, at one point.
 
-    `medians`: milliseconds of transformers' own layers by their number of tokens. `room`, `new`: see `bench_point`.
+    `beside`: milliseconds of transformers' own layers in each round, by their number of tokens, and of what is outside
+    of them (NO_LAYERS). `room`, `new`: see `bench_point`.
     """
 
     geometry: Geometry
     ceilings: Ceilings
     point: Point
     element_bytes: int
-    medians: Mapping[str, float]
+    beside: Mapping[str, Sequence[float]]
     vanilla: Timed
     room: int | None = None
     new: tuple[int, ...] = ()
     weight_bytes: int = 0
 
-    def layerwise_ms(self, entering: tuple[int, ...]) -> float | None:
-        """The layerwise limit in milliseconds; None if the token counts were not known before the run."""
-        names = [str(n + self.point.text_tokens) for n in entering]
-        if not set(names) <= set(self.medians):
+    def layerwise_ms(self, entering: tuple[int, ...], medians: Mapping[str, Any]) -> Any:
+        """The layerwise limit in milliseconds, from such medians by label (numbers or arrays)."""
+        names = (str(n + self.point.text_tokens) for n in entering)
+        return sum(medians[name] for name in names) / len(chosen_layers(self.geometry.layers)) + medians[NO_LAYERS]
+
+    def of_layerwise(self, timed: Timed) -> RatioEntry | None:
+        """The prefill's speed-up over the layerwise limit; None if the token counts were not known before the run."""
+        own, whole = timed.measurement.entering, self.vanilla.measurement.entering
+        if not {str(n + self.point.text_tokens) for n in own} <= set(self.beside):
             return None
-        return sum(self.medians[name] for name in names) / len(chosen_layers(self.geometry.layers))
+        runs = {"vanilla": self.vanilla.runs, "own": timed.runs}
+        prefills = {name: [run.prefill for run in taken] for name, taken in runs.items()}
+
+        def reached(median: Mapping[str, Any]) -> Any:
+            limit = self.layerwise_ms(whole, median) / self.layerwise_ms(own, median)
+            return median["vanilla"] / median["own"] / limit
+
+        return of_medians(reached, {**self.beside, **prefills})
 
     def least(self, of: Callable[..., Parts], entering: tuple[int, ...]) -> Parts:
         point = self.point
@@ -243,7 +276,10 @@ class Rates:
         found = {name: [getattr(run, name) for run in timed.runs] for name in ("prefill", "ttft", "tpot", "selection")}
         theirs = {name: [getattr(run, name) for run in self.vanilla.runs] for name in ("prefill", "ttft", "tpot")}
         ratios = {name: speed_up(theirs[name], found[name]) for name in theirs}
-        layerwise, unreduced = self.layerwise_ms(one.entering), self.layerwise_ms(vanilla.entering)
+        of_layerwise, layerwise, unreduced = self.of_layerwise(timed), None, None
+        if of_layerwise is not None:
+            medians = {name: percentile(taken, 0.5) for name, taken in self.beside.items()}
+            layerwise, unreduced = (self.layerwise_ms(of.entering, medians) for of in (one, vanilla))
         ideals = {
             "layerwise": unreduced / layerwise if layerwise and unreduced else None,
             "physical": whole.total / prefill.total,
@@ -281,6 +317,7 @@ class Rates:
             "requests": [self.request(new, timed) for new in self.new],
             "ideal_speed_up": ideals,
             "of_ideal": {name: ideal and ratios["prefill"]["ratio"] / ideal for name, ideal in ideals.items()},
+            "of_layerwise": of_layerwise,
             "layerwise_ms": layerwise,
             "physical_ms": prefill.total,
             "of_physical_limit": prefill.total / one.prefill_ms.median,

@@ -8,9 +8,9 @@ of a request with n output tokens, ttft + (n - 1) x tpot. A longer output reads 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evals.profiling.record import Run, percentile
 
@@ -55,18 +55,31 @@ def speed_up(vanilla: Sequence[float], method: Sequence[float], *, paired: bool 
     down is drawn for both or for neither. Not `paired`: the rounds are of different runs, and each is drawn on its own.
     The draws are the same in every run. With one round there is no interval.
     """
+    samples = {"vanilla": vanilla, "method": method}
+    return of_medians(lambda median: median["vanilla"] / median["method"], samples, paired=paired)
+
+
+def of_medians(
+    value: Callable[[Mapping[str, Any]], Any], samples: Mapping[str, Sequence[float]], *, paired: bool = True
+) -> RatioEntry:
+    """`value` of the medians of these timings by name, with a 95 % interval, as in `speed_up`.
+
+    `value` has to compute element by element: it gets numbers, and then arrays of the medians of all draws.
+    """
     import numpy as np
 
-    if paired and len(vanilla) != len(method):
-        raise ValueError(f"{len(vanilla)} rounds of vanilla and {len(method)} of the method are not pairs")
-    ratio = percentile(vanilla, 0.5) / percentile(method, 0.5)
-    if min(len(vanilla), len(method)) < 2:
+    rounds = {name: len(one) for name, one in samples.items()}
+    if paired and len(set(rounds.values())) > 1:
+        raise ValueError(f"these timings are not of the same rounds: {rounds}")
+    ratio = float(value({name: percentile(one, 0.5) for name, one in samples.items()}))
+    if min(rounds.values()) < 2:
         return {"ratio": ratio, "low": None, "high": None}
-    generator = np.random.default_rng(0)
-    drawn = generator.integers(0, len(vanilla), (RESAMPLES, len(vanilla)))
-    others = drawn if paired else generator.integers(0, len(method), (RESAMPLES, len(method)))
-    ratios = np.median(np.asarray(vanilla)[drawn], axis=1) / np.median(np.asarray(method)[others], axis=1)
-    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    generator, drawn, medians = np.random.default_rng(0), None, {}
+    for name, one in samples.items():
+        if drawn is None or not paired:
+            drawn = generator.integers(0, len(one), (RESAMPLES, len(one)))
+        medians[name] = np.median(np.asarray(one)[drawn], axis=1)
+    low, high = np.quantile(value(medians), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"ratio": ratio, "low": float(low), "high": float(high)}
 
 

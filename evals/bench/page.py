@@ -21,7 +21,8 @@ NOTES = (
     ("TTFT, TPOT, ITL, E2EL", "time to first token, with vision tower and projector; time per output token, the mean "
      "of a run's inter-token latencies, measured right after the prompt; end-to-end latency, TTFT + (n - 1) x TPOT"),
     ("Layerwise limit", "the prefill speed-up if each layer took the time of transformers' own decoder layer at its "
-     "number of tokens, measured in the same rounds"),
+     "number of tokens, and embedding, mask, norm and LM head their time in transformers' own forward, measured in the "
+     "same rounds"),
     ("Physical limit", "the time of the prefill's operations and bytes at the measured copy and matmul rates"),
     ("Where the time goes", "prefill and decoding at the measured ceilings, split into reading weights, moving the KV "
      "cache, and the operations of projections and attention; what they take beyond that is overhead, mostly of small "

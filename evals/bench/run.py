@@ -15,6 +15,7 @@ import torch
 from evals.bench import SCHEMA, files, text
 from evals.bench.answer import points_of, where
 from evals.bench.inference import Asked, PointResult, bench_point
+from evals.bench.latency import times
 from evals.bench.sweep import Sweep
 from evals.model.out_of_memory import is_out_of_memory
 from evals.profiling.memory import resident_bytes
@@ -117,6 +118,7 @@ def add(document: BenchDocument, point: Point, result: PointResult | None, secon
             "out_of_memory": result is None,
             "ceilings": asdict(result.ceilings) if result else None,  # type: ignore[typeddict-item]
             "vanilla_over_transformers": result.overhead if result else None,
+            "beside_ms": {name: times(taken) for name, taken in result.beside.items()} if result else {},
             "date": now(),
             "seconds": round(seconds, 1),
         }

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from evals.bench import TRAINING_SCHEMA
+from evals.bench.bars import Bar
 from evals.bench.inference import chosen_layers
-from evals.bench.text import Bar
 from evals.plain_table import aligned
 from evals.profiling.clock import Clock, no_collector
 from evals.profiling.memory import peak_bytes

@@ -98,7 +98,7 @@ def without(name: str) -> dict[str, Any]:
         ("{}", "it has no schema number"),
         ({"schema": 1, "rows": []}, "hardware is missing; versions is missing; date is missing; and 7 more problems"),
         ({**BENCH, "rows": []}, "the file has no timing of vanilla"),
-        ({**BENCH, "schema": 7}, "of a newer version (schema 7, this version reads up to 2). Update hidrop"),
+        ({**BENCH, "schema": 7}, "of a newer version (schema 7, this version reads up to 3). Update hidrop"),
         (without("of_physical_limit"), "rows[0].of_physical_limit is missing"),
         ({**BENCH, "ceilings": {"bytes_per_second": "fast", "flops_per_second": 1}}, "ceilings.bytes_per_second: "),
     ],

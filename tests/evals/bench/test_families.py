@@ -71,6 +71,19 @@ def test_a_checkpoint_of_every_family_is_timed(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_outside_of_the_layers_is_the_way_from_embeddings_to_logits(family: str) -> None:
+    model = model_of(family)
+    decoder, layers = backbone_of(model).decoder, backbone_of(model).decoder.layers
+    with torch.inference_mode():
+        prompt = build_request(model, backbone_of(model).geometry, POINT)
+        found = bench.without_layers(model, bench.plain_prefill(model, prompt))()
+        embedded = model.get_input_embeddings()(prompt.input_ids_BS[:, -1:])
+        wanted = model.lm_head(decoder.norm(embedded))
+    assert decoder.layers is layers and len(layers) > 0
+    assert torch.equal(found.logits, wanted)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_own_forward_is_timed_on_the_same_prompt(family: str) -> None:
     """Its logits are those of the unreduced runtime: same positions, same masks, and features from before."""
     model = model_of(family)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import statistics
 
 import pytest
 
 from evals.bench.breakdown import bound, breakdown
-from evals.bench.latency import Lengths, e2el, speed_up, times, worth_it
+from evals.bench.latency import Lengths, e2el, of_medians, speed_up, times, worth_it
 from evals.profiling.record import Run
 from tests.evals.bench.rates import FASTV, VANILLA, rates, timed
 
@@ -46,8 +47,25 @@ def test_the_interval_of_noise_includes_1() -> None:
     assert found["low"] < 1 < found["high"]
     assert speed_up(ours, theirs) == found, "the draws are the same in every run"
     assert speed_up([2.0], [1.0]) == {"ratio": 2, "low": None, "high": None}
-    with pytest.raises(ValueError, match="not pairs"):
+    with pytest.raises(ValueError, match="not of the same rounds"):
         speed_up([1.0, 2.0], [1.0])
+
+
+def test_the_interval_of_a_ratio_of_sums_is_that_of_drawn_rounds() -> None:
+    """Against the slow way: one draw of rounds after the other."""
+    draw, rounds = random.Random(2), 12
+    samples = {name: [mean + draw.gauss(0, mean / 10) for _ in range(rounds)] for name, mean in (("a", 60), ("b", 20))}
+    samples["c"] = [10.0] * rounds
+    found = of_medians(lambda median: median["a"] / (median["b"] + median["c"]), samples)
+    middle = {name: statistics.median(taken) for name, taken in samples.items()}
+    assert found["ratio"] == pytest.approx(middle["a"] / (middle["b"] + 10))
+    slow = []
+    for _ in range(4000):
+        places = [draw.randrange(rounds) for _ in range(rounds)]
+        a, b = (statistics.median(samples[name][place] for place in places) for name in "ab")
+        slow.append(a / (b + 10))
+    slow.sort()
+    assert (found["low"], found["high"]) == pytest.approx((slow[100], slow[-101]), rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ def measured(loaded: Any, asked: Any, point: Point, *more: Any) -> PointResult:
     """Instead of `bench_point`: the same numbers at once."""
     of = rates(point, SWEEP.new)
     rows = [of.row("vanilla", VANILLA, of.vanilla), of.row("fastv", FASTV, timed(30.0, (16, 16, 4, 4, 4, 4)))]
-    return PointResult(Ceilings(1e9 * point.batch, 1e9), 1.0, rows)
+    overhead: Any = {"ratio": 1.0, "low": 0.9, "high": 1.1}
+    return PointResult(Ceilings(1e9 * point.batch, 1e9), overhead, {"transformers": [58.0]}, rows)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +217,15 @@ def test_a_file_of_schema_1_is_read_with_what_it_has(tmp_path: Path) -> None:
     assert row["speed_ups"]["prefill"]["ratio"] == pytest.approx(4.95, abs=0.01)
     assert row["speed_ups"]["prefill"]["low"] is None and row["requests"] == []
     assert row["prefill_ms"]["p50"] == pytest.approx(58.2, abs=0.1) and row["budget"] == "48"
+
+
+def test_a_file_of_schema_2_is_read_without_the_intervals_that_it_lacks() -> None:
+    (path,) = Path("results/bench").glob("bench-400m-*-t500-*.json")
+    written, document = json.loads(path.read_text()), BENCH.read(path)
+    assert written["schema"] == 2
+    ratio = written["points"][0]["vanilla_over_transformers"]
+    assert document["points"][0]["vanilla_over_transformers"] == {"ratio": ratio, "low": None, "high": None}
+    assert {row["of_layerwise"] for row in document["rows"]} == {None}
 
 
 def test_only_files_of_bench_are_listed(tmp_path: Path) -> None:
