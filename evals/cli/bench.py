@@ -100,7 +100,7 @@ def bench(options: BenchOptions) -> int:
 
     Prints the theoretical cost, then this machine's peak bandwidth and matmul rate, then times, speed-ups of prefill,
     first token and whole request, and for which output lengths a method pays off. Methods and the transformers baseline
-    are interleaved in every round.
+    are interleaved in every round, in an order of its own.
 
     Options with several values are swept: every combination is a point. A sweep that was interrupted goes on where it
     stopped when the same command runs again. `compare`, `report` and `ls` read its files.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 import torch
@@ -93,13 +94,14 @@ def measure_point(
 ) -> tuple[dict[str, Timed], dict[str, list[float]]]:
     """Time each method at one point, and take tokens, operations and bytes from the same runs.
 
-    Each round runs every method once (A, B, C, A, B, C, ...). The first `point.warmup` rounds do not count. A run is
-    one forward with the images (time to first token: vision tower, projector, decoder, LM head), the vision tower and
-    projector alone, one forward with the images' features precomputed (prefill: decoder and LM head), and
-    `point.new_tokens` single-token forwards. In a graph the tower cannot be timed apart. `probes` are timed in the same
-    rounds, and their milliseconds are returned by name. With a `recorder`, each method that can be captured runs a
-    second time in each round, by graphs, and the label of this run ends in CAPTURED. With `energy` the joules of each
-    method are measured after the rounds, where that is possible; it takes a second each.
+    Each round runs every method once, in an order of its own: what ran before, and for how long a processor has been
+    busy, changes a time by some percent. The first `point.warmup` rounds do not count. A run is one forward with the
+    images (time to first token: vision tower, projector, decoder, LM head), the vision tower and projector alone, one
+    forward with the images' features precomputed (prefill: decoder and LM head), and `point.new_tokens` single-token
+    forwards. In a graph the tower cannot be timed apart. `probes` are timed in the same rounds, and their milliseconds
+    are returned by name. With a `recorder`, each method that can be captured runs a second time in each round, by
+    graphs, and the label of this run ends in CAPTURED. With `energy` the joules of each method are measured after the
+    rounds, where that is possible; it takes a second each.
 
     Raises RuntimeError if the real KV cache has another size than the method's plan (TraceMismatch if the token counts
     already differ).
@@ -117,14 +119,17 @@ def measure_point(
             _time_once(model, way, requests[label], features[label])  # captures
     others = probes(prompt)
     beside: dict[str, list[float]] = {name: [] for name in others}
-    clock = Clock(model.device)
+    clock, order = Clock(model.device), Random(point.seed)
+    turns = [*((label, True) for label in run), *((name, False) for name in others)]
     with no_collector():
         for round_ in range(point.warmup + point.repeats):
-            for label, way in run.items():
-                taken = _time_once(model, way, requests[label], features[label])
-                if round_ >= point.warmup:
-                    runs[label].append(taken)
-            for name in others:
+            order.shuffle(turns)
+            for name, of_method in turns:
+                if of_method:
+                    taken = _time_once(model, run[name], requests[name], features[name])
+                    if round_ >= point.warmup:
+                        runs[name].append(taken)
+                    continue
                 marks = [clock.start()]
                 others[name]()
                 marks.append(clock.mark())
