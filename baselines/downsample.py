@@ -32,6 +32,7 @@ class Downsample(Encoded):
     side: int
 
     name: ClassVar[str] = "downsample"
+    null_baseline: ClassVar[bool] = True
     counts: ClassVar[tuple[str, ...]] = ("side",)
     resizes: ClassVar[bool] = True
 

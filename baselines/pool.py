@@ -29,6 +29,7 @@ class Pool(Reducer):
     positions: Positions | None = None
 
     name: ClassVar[str] = "pool"
+    null_baseline: ClassVar[bool] = True
     counts: ClassVar[tuple[str, ...]] = ("keep",)
     gridded: ClassVar[bool] = True
 

@@ -30,6 +30,7 @@ class Random(Reducer):
     seed: int = 0
 
     name: ClassVar[str] = "random"
+    null_baseline: ClassVar[bool] = True
     counts: ClassVar[tuple[str, ...]] = ("keep",)
 
     def schedule(self, geometry: Geometry) -> Schedule:

@@ -25,6 +25,7 @@ class TextOnly(Reducer):
     positions: Positions | None = None
 
     name: ClassVar[str] = "text_only"
+    null_baseline: ClassVar[bool] = True
 
     @property
     def released_positions(self) -> Positions:

@@ -27,6 +27,7 @@ class Uniform(Reducer):
     layer: int = 0
 
     name: ClassVar[str] = "uniform"
+    null_baseline: ClassVar[bool] = True
     counts: ClassVar[tuple[str, ...]] = ("keep",)
     gridded: ClassVar[bool] = True
 

@@ -11,6 +11,24 @@ def aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
+def within(
+    lines: Sequence[tuple[str, ...]], width: int, order: Sequence[str]
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The table with as many columns left out as it takes to fit into `width`, and their headings.
+
+    The first line has the headings. `order`: those that may be left out, the least important first.
+    """
+    found, left_out = list(lines), list[str]()
+    for heading in order:
+        if max(map(len, aligned(found))) <= width:
+            break
+        if heading in found[0]:
+            place = found[0].index(heading)
+            found = [line[:place] + line[place + 1 :] for line in found]
+            left_out.append(heading)
+    return found, left_out
+
+
 def fitted(lines: Sequence[tuple[str, ...]], width: int = 80) -> list[str]:
     """Like `aligned`, in as many blocks of columns as fit into `width`, each with the first column again."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

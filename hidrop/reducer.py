@@ -114,6 +114,8 @@ class Reducer:
     gridded: ClassVar[bool] = False
     # Whether the method gives the tower a smaller image, which other methods may go on with (`resized`, `regridded`).
     resizes: ClassVar[bool] = False
+    # Whether the method chooses without looking at what the image shows: what other methods have to beat.
+    null_baseline: ClassVar[bool] = False
     # Whether the method is made of others (`nested`).
     composed: ClassVar[bool] = False
     # The fields that name a checkpoint of the method's own, a folder or a Hub id (None: it needs none). What its files

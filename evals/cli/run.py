@@ -164,7 +164,7 @@ def plan(options: PlanOptions) -> int:
         entries = [plan_table.entry(row, matrix) for row in rows.values()]
     console = Console(file=options.stream)
     if entries and console.is_terminal:
-        console.print(plan_table.table(matrix, entries))
+        console.file.write(plan_table.screen(matrix, entries, console.width))
     elif entries:
         console.file.write(plan_table.plain(matrix, entries))
     costs = list[Any]()

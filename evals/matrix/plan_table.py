@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from evals.plain_table import aligned
+from evals.plain_table import aligned, within
 from hidrop.numerics import element_bytes
 from hidrop.plan import TokenPlan
 
@@ -49,6 +48,8 @@ def entry(row: MatrixRow, matrix: Matrix, plan: TokenPlan | None = None) -> dict
 
 
 IMAGE_HEADINGS = ("image", "tokens")  # for a plan of stated images
+# What a narrow terminal does without, the least important first.
+DROPPED = ("paper MACs", "kept", "KV cache", "average", "layers x visual tokens", "FLOPs", "tokens")
 HEADINGS = ("model", "method", "share", "average", "kept", "paper MACs", "FLOPs", "KV cache", "layers x visual tokens")
 
 
@@ -98,20 +99,17 @@ def scaled(count: float) -> str:
     return f"{count:.0f}"
 
 
-def table(matrix: Matrix, entries: list[dict[str, Any]]) -> Table:
-    """The plan for a terminal."""
-    rendered = Table(title=f"{matrix.name}: {len(entries)} rows", caption=caption(matrix, entries))
-    headings, *rows = headed(entries)
-    for heading in headings:
-        numeric = heading not in (HEADINGS[0], HEADINGS[1], HEADINGS[-1], IMAGE_HEADINGS[0])
-        rendered.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric)
-    model = None
-    for one, row in zip(entries, rows, strict=True):
-        if model not in (None, one["model"]):
-            rendered.add_section()
-        model = one["model"]
-        rendered.add_row(*row)
-    return rendered
+def screen(matrix: Matrix, entries: list[dict[str, Any]], width: int) -> str:
+    """The plan for a terminal. Columns that do not fit into `width` are left out, see DROPPED, and named."""
+    lines, models = headed(entries), list(dict.fromkeys(one["model"] for one in entries))
+    title = f"{matrix.name}: {len(entries)} rows"
+    if len(models) == 1:
+        lines, title = [line[1:] for line in lines], f"{title} of {models[0]}"
+    lines, left_out = within(lines, width, DROPPED)
+    told = [f"Left out at this width: {', '.join(left_out)}. Wider, in a pipe and with --json they are there."]
+    paragraphs = [*(told if left_out else []), caption(matrix, entries)]
+    notes = [line for text in paragraphs for line in wrap(text, width, break_on_hyphens=False)]
+    return "\n".join([title, *aligned(lines), *notes]) + "\n"
 
 
 def plain(matrix: Matrix, entries: list[dict[str, Any]]) -> str:

@@ -6,7 +6,7 @@ Column("Peak MiB", "cost", show=..., fields={"peak_bytes": ...}, topic="Memory",
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -42,6 +42,7 @@ class Column:
     best: the number whose largest value in a section is marked, rounded as it is shown, so that equal texts tie.
     significant: whether the entry gets a mark.
     tabulated: False for columns that appear only in the CSV file.
+    short, detail: its text on a narrow screen, and what that leaves out, in words.
     """
 
     header: str
@@ -53,6 +54,11 @@ class Column:
     best: Callable[[TableRow], float | None] | None = None
     significant: Callable[[TableRow], bool] | None = None
     tabulated: bool = True
+    short: Show | None = None
+    detail: str = ""
+
+    def shortened(self) -> Column:
+        return self if self.short is None else replace(self, show=self.short, short=None)
 
 
 def columns_of(rows: Sequence[TableRow], tasks: Iterable[str]) -> list[Column]:
@@ -94,6 +100,8 @@ def naming_columns() -> list[Column]:
             tokens,
             topic="Tokens",
             note=_tokens_note,
+            short=lambda row: MISSING if row.share is None else share_text(row.share),
+            detail="mean numbers of tokens",
         ),
     ]
 
@@ -159,6 +167,8 @@ def _score_column(task: str) -> Column:
         topic="Scores",
         best=lambda row: _rank(row, task),
         significant=lambda row: row.significant(task),
+        short=lambda row: row_score(row, task, ranges=False),
+        detail="ranges of the seeds",
     )
 
 
@@ -189,9 +199,10 @@ def score_text(score: Score, *, own_scale: bool = False) -> str:
     return fixed(score, 3 if own_scale and score is not None and abs(score) <= 1 else 1)
 
 
-def row_score(row: TableRow, task: str) -> str:
-    """A row's score in a task; for several seeds the mean ± half of their range."""
+def row_score(row: TableRow, task: str, *, ranges: bool = True) -> str:
+    """A row's score in a task; for several seeds the mean, with `ranges` ± half of their range."""
     score, spread = score_text(row.scores.get(task), own_scale=task in row.own_scale), row.spread.get(task)
+    spread = spread if ranges else None
     digits = len(score.partition(".")[2])
     warned = WARNED if row.warnings.get(task) else ""
     return score + ("" if spread is None else f" ± {fixed(spread, digits)}") + warned
@@ -282,15 +293,17 @@ def time_columns(rows: Sequence[TableRow]) -> list[Column]:
     """Measured times; in tables only if a row was timed or its timing failed."""
     timed = any(row.profile or row.timing_failed for row in rows)
 
-    def column(header: str, time: TimeField, show: Show, note: Note) -> Column:
+    def column(header: str, time: TimeField, show: Show, note: Note, short: Show | None = None) -> Column:
         statistics: tuple[TimeStatistic, ...] = ("median", "p95", "min")
         fields: Fields = {f"{time}_{statistic}": partial(_millis, time, statistic) for statistic in statistics}
-        shown = partial(_unless_failed, show)
-        return Column(header, "cost", shown, fields, topic="Time", note=note, tabulated=timed)
+        found = Column(header, "cost", partial(_unless_failed, show), fields, topic="Time", note=note, tabulated=timed)
+        if short is None:
+            return found
+        return replace(found, short=partial(_unless_failed, short), detail=f"95th percentiles of {header}")
 
     return [
         only_in_csv("cost", {"batch": partial(_profiled, "batch"), "text_tokens": partial(_profiled, "text_tokens")}),
-        column("Prefill ms", "prefill_ms", _prefill, _times_note),
+        column("Prefill ms", "prefill_ms", _prefill, _times_note, lambda row: millis(row.millis("prefill_ms"))),
         column("Decode ms", "decode_ms", lambda row: millis(row.millis("decode_ms")), no_note),
         column("TTFT ms", "ttft_ms", lambda row: millis(row.millis("ttft_ms")), no_note),
         only_in_csv("cost", {"peak_bytes": partial(_profiled, "peak_bytes")}),

@@ -12,6 +12,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from evals.report import headline
 from evals.report.caption import caption
 from evals.report.columns import task_name
 from evals.report.embedded import policy
@@ -20,7 +21,7 @@ from evals.report.page_samples import KINDS, PageSamples, page_samples, with_pan
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.report.tables import main_sheets
-from evals.report.text import sheets_of
+from evals.report.text import other_sheets
 from evals.store.json_files import MOST_DEPTH
 from evals.store.result_document import ResultDocument, cell_key
 from hidrop import strict_json
@@ -79,7 +80,9 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out:
     drawn = [(name, FIGURES[name.split("-")[0]], figure_style.svg(figure)) for name, figure in figures.drawn(document)]
     return environment.get_template("page.html.jinja").render(
         document=document,
-        sheets=sheets_of(document),
+        headlines=headline.headlines(document),
+        doubts=list(headline.doubts(document)),
+        sheets=[*mains, *other_sheets(document)],
         mains=len(mains),
         sections=list(dict.fromkeys(title for sheet in mains for title, _ in sheet.sections)),
         keys=_keys(document),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
-from evals.report.rows import TableRow, rows_of
+from evals.report.rows import TableRow, TimeField, rows_of
 from evals.report.seeds import together
 from evals.report.units import share_text
 from evals.store.result_document import ResultDocument
@@ -17,10 +18,14 @@ NEAR_TOKENS, NEAR_SHARE = 0.5, 0.02
 
 @dataclass(frozen=True)
 class Section:
-    """Rows with about the same budget, either all trained or all training-free."""
+    """Rows with about the same budget, either all trained or all training-free.
+
+    `tokens`: the budget as a number of visual tokens; None for rows with all of them.
+    """
 
     title: str
     rows: tuple[TableRow, ...]
+    tokens: float | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,21 @@ class Board:
     @property
     def rows(self) -> tuple[TableRow, ...]:
         return tuple(row for section in self.sections for row in section.rows)
+
+    @property
+    def main_model(self) -> str:
+        """The model of most rows."""
+        return Counter(row.model for row in self.rows).most_common(1)[0][0]
+
+    def vanilla(self, model: str, time: TimeField) -> TableRow | None:
+        """The timed row of vanilla of this model; without one, the first of any model."""
+        timed = [row for row in self.rows if row.method == VANILLA and row.millis(time)]
+        return next((row for row in timed if row.model == model), timed[0] if timed else None)
+
+    def speed_up(self, row: TableRow, time: TimeField) -> float | None:
+        """Vanilla's time over that of the row; None if one of them was not timed."""
+        whole, own = self.vanilla(row.model, time), row.millis(time)
+        return (whole.millis(time) or 0) / own if whole is not None and own else None
 
 
 def boards(document: ResultDocument) -> list[Board]:
@@ -69,7 +89,7 @@ def _sections(rows: list[TableRow]) -> list[Section]:
                 share = share_text(anchor / some[0].budget_tokens_of)
                 tokens = "" if some[0].nominal else f" ({anchor:.4g} tokens)"
                 title = f"{share}{tokens} {READINGS[some[0].reading]}, {kind}"
-                sections.append(Section(title, some))
+                sections.append(Section(title, some, anchor))
     return sections
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from evals.report.columns import Column, columns_of, with_p95
@@ -41,9 +41,9 @@ def main_sheets(document: ResultDocument, *, split: bool = False) -> list[Sheet]
         if split:
             for part, name in (("accuracy", "Accuracy"), ("cost", "Cost")):
                 own = [column for column in columns if column.part in ("name", part)]
-                sheets.append(_sheet(_titled(title, name), board, own))
+                sheets.append(sheet_of(_titled(title, name), board, own))
         else:
-            sheets.append(_sheet(title, board, columns))
+            sheets.append(sheet_of(title, board, columns))
     return sheets
 
 
@@ -60,12 +60,14 @@ def batch_sheet(document: ResultDocument) -> Sheet | None:
     return Sheet("Time by batch size", headers, tuple(sections))
 
 
-def _sheet(title: str, board: Board, columns: list[Column]) -> Sheet:
+def sheet_of(title: str, board: Board, columns: Sequence[Column]) -> Sheet:
+    """A table of these columns; those that name the row come first."""
     sections = tuple((section.title, _lines(section, columns)) for section in board.sections)
-    return Sheet(title, tuple(column.header for column in columns), sections)
+    names = sum(column.part == "name" for column in columns)
+    return Sheet(title, tuple(column.header for column in columns), sections, text_columns=names)
 
 
-def _lines(section: Section, columns: list[Column]) -> tuple[tuple[Entry, ...], ...]:
+def _lines(section: Section, columns: Sequence[Column]) -> tuple[tuple[Entry, ...], ...]:
     tops = [_top(column, section.rows) for column in columns]
     return tuple(
         tuple(

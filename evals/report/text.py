@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
+from evals.report import headline
 from evals.report.caption import caption
 from evals.report.differences import difference_sheet, flip_sheet
 from evals.report.published import published_sheet
@@ -16,22 +17,19 @@ from hidrop.visible import visible_values
 Kind = Literal["title", "header", "section", "row"]
 
 
-def sheets_of(document: ResultDocument, *, split: bool = False) -> list[Sheet]:
-    """All tables of a document: results, differences, flips, timings by batch size, published numbers."""
-    extra = (
-        difference_sheet(document),
-        flip_sheet(document),
-        batch_sheet(document),
-        published_sheet(document),
-    )
-    return [*main_sheets(document, split=split), *(sheet for sheet in extra if sheet)]
+def other_sheets(document: ResultDocument) -> list[Sheet]:
+    """The tables next to the results: differences, flips, timings by batch size, published numbers."""
+    found = difference_sheet(document), flip_sheet(document), batch_sheet(document), published_sheet(document)
+    return [sheet for sheet in found if sheet]
 
 
 def markdown(document: ResultDocument) -> str:
     """The document as GitHub markdown. Its tables can be pasted into a README."""
     document = visible_values(document)
     blocks = [f"# Results: {escape(document['matrix'])}"]
-    for sheet in sheets_of(document):
+    if best := headline.headlines(document):
+        blocks.append("\n".join(f"- **{escape(one.section.title)}**: {escape(one.sentence())}" for one in best))
+    for sheet in (*main_sheets(document), *other_sheets(document)):
         blocks.append(markdown_table(sheet) if not sheet.title else f"## {sheet.title}\n\n{markdown_table(sheet)}")
     blocks.append("\n".join(f"- **{topic}**: {escape(text)}." for topic, text in caption(document)))
     return "\n\n".join(blocks) + "\n"
@@ -50,12 +48,14 @@ def markdown_table(sheet: Sheet) -> str:
 
 
 def plain_text(document: ResultDocument) -> str:
-    """The document as aligned text without markup."""
+    """The document as aligned text without markup: notes first, then the results, and who is best at each budget."""
     document = visible_values(document)
     blocks = [f"Results: {document['matrix']}"]
-    blocks += [plain_table(sheet) for sheet in sheets_of(document)]
+    blocks += [plain_table(sheet) for sheet in other_sheets(document)]
     blocks.append("\n".join(f"{topic}: {text}." for topic, text in caption(document)))
-    return "\n\n".join(blocks) + "\n"
+    blocks += [plain_table(sheet) for sheet in main_sheets(document)]
+    blocks += [headline.lines(document)]
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def plain_table(sheet: Sheet) -> str:

@@ -1,7 +1,4 @@
-import io
-
 import pytest
-from rich.console import Console
 
 from evals.matrix import plan_table as planning
 from evals.matrix.resolve import resolve
@@ -66,9 +63,29 @@ def test_numbers_that_ties_or_samples_change_are_marked(tmp_path):
     assert " <= 576.00 " in ranked and ranked.endswith("depends on the sample")
 
 
-def test_a_terminal_gets_the_same_rows(paper):
-    console = Console(file=io.StringIO(), width=200)
-    console.print(planning.table(*paper))
-    shown = console.file.getvalue()
+def test_a_wide_terminal_gets_the_same_rows(paper):
+    shown = planning.screen(*paper, 200)
     for text in ("3.82 T", "hidrop (trained)", "8x0 2x576 4x215 2x10 2x5 6x1 8x0"):
         assert text in shown
+    assert "Left out" not in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_gets_whole_rows_and_the_names_of_what_is_left_out(paper, width):
+    matrix, entries = paper
+    shown = planning.screen(matrix, entries, width).splitlines()
+    assert max(map(len, shown)) <= width
+    notes = " ".join(shown[shown.index(next(line for line in shown if line.startswith("Left out"))) :])
+    headings, *rows = shown[1:3]
+    assert "share" in headings and "paper MACs" not in headings
+    gone = notes.removeprefix("Left out at this width: ").partition(". ")[0].split(", ")
+    assert [heading for heading in planning.HEADINGS if heading not in headings] == sorted(
+        gone, key=planning.HEADINGS.index
+    )
+    assert rows[0].split()[:2] == ["llava-1.5-7b", "vanilla"]
+
+
+def test_one_model_is_named_once(paper):
+    matrix, entries = paper
+    shown = planning.screen(matrix, entries[:1], 200)
+    assert shown.startswith("paper: 1 rows of llava-1.5-7b\n") and shown.count("llava-1.5-7b") == 1

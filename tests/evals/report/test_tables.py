@@ -231,7 +231,7 @@ def test_a_terminal_gets_tables_that_fit_it(document: dict[str, Any], width: int
     console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
     console.print(report.render_table(document))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert ("Accuracy" in shown) == (width == 100)
+    assert ("Left out at this width" in shown) == (width == 100)
     row = next(line for line in shown.splitlines() if "fastv-7" in line)
     assert "60.0" in row and "70.0" in row
 

@@ -1,0 +1,195 @@
+"""Who won: for each budget the best method, what ties with it, and whether it beats vanilla and the null baselines.
+
+All numbers are % of vanilla, the mean over the tasks. A difference is beyond chance if its 95 % interval leaves out 0.
+A row's interval is that of its difference from vanilla on the same samples. The interval of two rows takes theirs as
+independent. Both are of the same samples, which rather makes it narrower: what is called beyond chance is so, and a tie
+may be a difference that needs a paired comparison of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import hypot
+
+from evals.report.figures import half_width
+from evals.report.rows import TableRow, rows_of, tasks_of, without_percent
+from evals.report.sections import Board, Section, boards
+from evals.store.result_document import ResultDocument
+from hidrop.methods import METHODS, method_class
+
+# The half-width of each row's % of vanilla, by model and group (all seeds of a method).
+Halves = Mapping[tuple[str, str], float | None]
+MOST_TIED = 3  # are named; the others are counted
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference in percent of vanilla. `half`: half of its 95 % interval; None if it is not known."""
+
+    value: float
+    half: float | None
+
+    @property
+    def beyond_chance(self) -> bool | None:
+        return None if self.half is None else abs(self.value) > self.half
+
+    def words(self) -> str:
+        """For example "7.3 ± 2.5, beyond chance", without the sign."""
+        if self.half is None:
+            return f"{abs(self.value):.1f}, not tested"
+        chance = "beyond chance" if self.beyond_chance else "within chance"
+        return f"{abs(self.value):.1f} ± {self.half:.1f}, {chance}"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The best row of a section. `tied`: rows whose difference from it is within chance, the best ones first.
+
+    `null`: the best null baseline at the same budget, trained or not; None if there is none. `prefill`, `ttft`:
+    speed-up over vanilla; None if not timed.
+    """
+
+    section: Section
+    best: TableRow
+    main_model: str
+    tied: tuple[TableRow, ...]
+    from_vanilla: Difference
+    null: TableRow | None
+    over_null: Difference | None
+    prefill: float | None
+    ttft: float | None
+
+    @property
+    def percent(self) -> float:
+        return self.best.percent_of_vanilla or 0.0
+
+    def name(self, row: TableRow) -> str:
+        """The row's label, with its model if it is not that of most rows."""
+        return row.label if row.model == self.main_model else f"{row.label} ({row.model})"
+
+    def sentence(self) -> str:
+        """All of it in words."""
+        tied = f", tied with {self.tied_words()}" if self.tied else ""
+        speed = f"; {self.speed_words()}" if self.speed_words() else ""
+        return f"{self.name(self.best)} {self.kept_words()}{tied}{speed}. {self.null_sentence()}"
+
+    def kept_words(self) -> str:
+        """For example "keeps 93.3 ± 2.2 % of vanilla (a loss beyond chance)"."""
+        half, beyond = self.from_vanilla.half, self.from_vanilla.beyond_chance
+        spread = f" ± {half:.1f}" if half is not None else ""
+        way = "loss" if self.from_vanilla.value < 0 else "gain"
+        chance = "" if beyond is None else f" (a {way} beyond chance)" if beyond else f" (no {way} beyond chance)"
+        return f"keeps {self.percent:.1f}{spread} % of vanilla{chance}"
+
+    def tied_words(self) -> str:
+        named, more = self.tied[:MOST_TIED], len(self.tied) - MOST_TIED
+        return ", ".join(map(self.name, named)) + (f" and {more} more" if more > 0 else "")
+
+    def speed_words(self) -> str:
+        """ "" if it was not timed."""
+        return ", ".join(
+            f"{word} {ratio:.2f}x" for word, ratio in (("prefill", self.prefill), ("TTFT", self.ttft)) if ratio
+        )
+
+    def null_sentence(self) -> str:
+        """Whether a null baseline is as good."""
+        if self.null is None:
+            return "No null baseline was run at this budget (random, uniform, pool)."
+        if self.over_null is None:
+            return "It is a null baseline, and no other method is better at this budget."
+        name = self.name(self.null)
+        if self.over_null.value < 0:
+            return f"The null baseline {name} is better, by {self.over_null.words()}."
+        return f"Above the best null baseline, {name}, by {self.over_null.words()}."
+
+
+def headlines(document: ResultDocument) -> list[Headline]:
+    """One for each budget at which some method has a % of vanilla, in the order of the tables."""
+    halves = _halves(document)
+    found = (_of_section(board, section, halves) for board in boards(document) for section in board.sections)
+    return [one for one in found if one is not None]
+
+
+def is_null(row: TableRow) -> bool:
+    """Whether a row's method is a null baseline of hidrop. The code of other methods is not imported to ask it."""
+    return row.method in METHODS and method_class(row.method).null_baseline
+
+
+def _of_section(board: Board, section: Section, halves: Halves) -> Headline | None:
+    """None for vanilla, and where null baselines are alone."""
+    ranked = _ranked(section.rows)
+    if section.tokens is None or all(map(is_null, ranked)):
+        return None
+    best, *others = ranked
+    same = [row for one in board.sections if one.tokens == section.tokens for row in one.rows]
+    null = next(iter(_ranked([row for row in same if is_null(row)])), None)
+    speed = {time: board.speed_up(best, time) for time in ("prefill_ms", "ttft_ms")}
+    return Headline(
+        section=section,
+        best=best,
+        main_model=board.main_model,
+        tied=tuple(row for row in others if _between(best, row, halves).beyond_chance is False),
+        from_vanilla=Difference((best.percent_of_vanilla or 0) - 100, halves[best.model, best.group]),
+        null=null,
+        over_null=None if null is None or null is best else _between(best, null, halves),
+        prefill=speed["prefill_ms"],
+        ttft=speed["ttft_ms"],
+    )
+
+
+def _ranked(rows: Sequence[TableRow]) -> list[TableRow]:
+    known = [row for row in rows if row.percent_of_vanilla is not None]
+    return sorted(known, key=lambda row: -(row.percent_of_vanilla or 0))
+
+
+def _between(one: TableRow, other: TableRow, halves: Halves) -> Difference:
+    """One row minus another."""
+    own, theirs = halves[one.model, one.group], halves[other.model, other.group]
+    half = None if own is None or theirs is None else hypot(own, theirs)
+    return Difference((one.percent_of_vanilla or 0) - (other.percent_of_vanilla or 0), half)
+
+
+def _halves(document: ResultDocument) -> Halves:
+    """With several seeds the mean of their half-widths: all seeds have the same samples, so more seeds help little."""
+    tasks, groups = _counted(document), dict[tuple[str, str], list[float | None]]()
+    for row in rows_of(document):
+        groups.setdefault((row.model, row.group), []).append(half_width(row, tasks))
+    return {key: _mean(known) for key, known in groups.items()}
+
+
+def _mean(halves: Sequence[float | None]) -> float | None:
+    known = [half for half in halves if half is not None]
+    return sum(known) / len(known) if known and len(known) == len(halves) else None
+
+
+def _counted(document: ResultDocument) -> list[str]:
+    """The tasks that count for % of vanilla."""
+    without = without_percent(document)
+    return [task for task in tasks_of(document) if task not in without]
+
+
+def doubts(document: ResultDocument) -> Iterator[str]:
+    """What a reader has to know before trusting the numbers, in words; nothing for a clean run."""
+    cells = document["cells"]
+    if failed := document["failed"]:
+        yield f"{_count(len(failed), 'cell')} failed"
+    if warned := [cell for cell in cells if cell["warnings"]]:
+        yield f"{_count(len(warned), 'cell')} with warnings (marked !)"
+    if lost := sum(cell["n_failed"] for cell in cells):
+        yield f"{_count(lost, 'sample')} failed and count as wrong"
+    if older := [cell for cell in cells if cell.get("older")]:
+        yield f"{_count(len(older), 'cell')} of an earlier version of the code"
+    if document["limit"]:
+        yield f"only the first {_count(document['limit'], 'sample')} of each task"
+    if unscored := dict.fromkeys(cell["task"] for cell in cells if "unscored" in cell):
+        yield f"not scored here: {', '.join(unscored)}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def lines(document: ResultDocument) -> str:
+    """The headlines as text, one line for each budget. Empty without a comparison with vanilla."""
+    return "\n".join(f"{one.section.title}: {one.sentence()}" for one in headlines(document))

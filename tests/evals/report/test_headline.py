@@ -1,0 +1,99 @@
+"""Who is best at each budget, what ties with it, and whether it beats a null baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from evals import report
+from evals.report.headline import Difference, doubts, headlines
+from evals.report.text import markdown
+from hidrop.plan import Cut, Schedule
+from tests.evals.report.test_latex import stats
+
+Cell = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def ranked(cell: Cell, document_of: Cell) -> dict[str, Any]:
+    """One task: vanilla 80, a 76, b 74, random 70 in two seeds; intervals of ±2 points are ±2.5 % of vanilla."""
+    four = Schedule(cuts=(Cut(1, 4),))
+    values = {"vanilla": 80.0, "a": 76.0, "b": 74.0, "random-s0": 69.0, "random-s1": 71.0}
+    cells = []
+    for label, value in values.items():
+        made = cell("mini", label, Schedule() if label == "vanilla" else four, "gqa", value)
+        made["method"] = label.partition("-")[0] if label != "a" else "fastv"
+        made["group"] = label.partition("-")[0]
+        made["percent_of_vanilla"] = 100 * value / 80
+        if label != "vanilla":
+            made["stats"] = stats(value - 80, 0.5)
+        cells.append(made)
+    return document_of(cells=cells)
+
+
+def test_the_best_ties_with_what_is_within_chance(ranked: dict[str, Any]) -> None:
+    """Half-widths of 2.5 % each: two rows differ beyond chance if they are more than sqrt(12.5) = 3.54 % apart."""
+    (one,) = headlines(ranked)
+    assert (one.best.label, one.percent) == ("a", 95.0)
+    assert [row.label for row in one.tied] == ["b"]  # 2.5 % below; random is 7.5 % below
+    assert one.from_vanilla == Difference(-5.0, pytest.approx(2.5))
+    assert one.null is not None and one.null.label == "random" and one.null.seeds == 2
+    assert one.over_null == Difference(pytest.approx(7.5), pytest.approx(12.5**0.5))
+    assert one.sentence() == (
+        "a keeps 95.0 ± 2.5 % of vanilla (a loss beyond chance), tied with b. "
+        "Above the best null baseline, random, by 7.5 ± 3.5, beyond chance."
+    )
+
+
+def test_a_null_baseline_that_is_better_is_said_to_be(ranked: dict[str, Any]) -> None:
+    for cell in ranked["cells"]:
+        if cell["group"] == "random":
+            cell["value"], cell["percent_of_vanilla"] = 79.0, 98.75
+            cell["stats"] = stats(-1.0, 0.5)
+    (one,) = headlines(ranked)
+    assert one.best.label == "random" and one.over_null is None
+    assert one.null_sentence() == "It is a null baseline, and no other method is better at this budget."
+    trained = [cell for cell in ranked["cells"] if cell["label"] in ("a", "b")]
+    for cell in trained:
+        cell["trained"] = True
+    (one,) = headlines(ranked)  # the section of random alone has no headline
+    assert one.section.title.endswith("trained") and one.best.label == "a"
+    assert one.null_sentence() == "The null baseline random is better, by 3.8 ± 3.5, beyond chance."
+
+
+def test_without_intervals_nothing_is_called_beyond_chance(ranked: dict[str, Any]) -> None:
+    for cell in ranked["cells"]:
+        cell.pop("stats", None)
+    (one,) = headlines(ranked)
+    assert one.tied == () and one.from_vanilla.half is None
+    assert one.sentence() == ("a keeps 95.0 % of vanilla. Above the best null baseline, random, by 7.5, not tested.")
+
+
+def test_a_model_is_named_if_it_is_not_that_of_most_rows(ranked: dict[str, Any]) -> None:
+    for cell in ranked["cells"]:
+        if cell["label"] == "a":
+            cell["model"] = "tuned"
+    (one,) = headlines(ranked)
+    assert one.sentence().startswith("a (tuned) keeps 95.0")
+
+
+def test_every_output_has_the_headline(ranked: dict[str, Any]) -> None:
+    assert report.plain(ranked).splitlines()[-1].endswith("by 7.5 ± 3.5, beyond chance.")
+    assert "- **43.8 % (7 tokens) on average, training-free**: a keeps 95.0" in markdown(ranked)
+
+
+def test_what_to_distrust_is_counted(ranked: dict[str, Any], failure: Cell) -> None:
+    ranked["limit"] = None
+    assert list(doubts(ranked)) == []
+    first, second, *_ = ranked["cells"]
+    first["warnings"], second["n_failed"] = ["too few samples"], 2
+    ranked["failed"].append(failure("mini", "c", "gqa", "boom"))
+    ranked["limit"] = 50
+    assert list(doubts(ranked)) == [
+        "1 cell failed",
+        "1 cell with warnings (marked !)",
+        "2 samples failed and count as wrong",
+        "only the first 50 samples of each task",
+    ]
