@@ -20,6 +20,8 @@ from evals.store.result_document import CellEntry
 # Lines of the view in addition to the table's rows: bar, current cell, times, an empty line, headings, the shell's
 # prompt.
 FRAME = 7
+# A speed is shown after so many seconds: before, it is that of the first batch.
+LEAST_SECONDS = 2.0
 
 
 class LiveView:
@@ -27,18 +29,22 @@ class LiveView:
 
     def __init__(self, total: int, sizes: dict[str, int]) -> None:
         self.total, self.sizes = total, sizes
-        self.doing = "starting"
         self.ended = 0
         self.scores: dict[str, dict[str, float | str | None]] = {}  # model/label, task; None: failed
         self._left = dict(sizes)  # samples that are not answered yet
         self._key = ""
-        self._began = self._first = time.monotonic()
+        self._began = self._first = self._phase_began = time.monotonic()
+        self._phase = "starting"
         self._answered = self._new = self._all = 0
         self.spent = [0.0, 0.0, 0.0]  # seconds of preparing, generating and scoring, of the cells that have ended
 
+    def phase(self, doing: str) -> None:
+        """Something else than a cell begins, such as loading a model."""
+        self._phase, self._phase_began, self._key = doing, time.monotonic(), ""
+
     def begin(self, key: str, answered: int) -> None:
         """A cell begins. An earlier run answered `answered` of its samples."""
-        self.doing, self._key = "", key
+        self._key = key
         self._began, self._answered, self._new = time.monotonic(), answered, 0
         if not self._all:
             self._first = self._began  # excludes the time to load the first model
@@ -56,7 +62,7 @@ class LiveView:
         row, task = key.rsplit("/", 1)
         self.scores.setdefault(row, {})[task] = value
         if key == self._key:
-            self._key = ""
+            self.phase("preparing the next cell")
 
     def skip(self, key: str) -> None:
         """A cell is not run."""
@@ -72,11 +78,15 @@ class LiveView:
         return parts_of(each)
 
     def current(self) -> str:
-        """The progress and the speed of the cell that runs."""
+        """The progress of the cell that runs, with its speed once that means something; else the phase and its time."""
+        if not self._key:
+            return f"{self._phase}, {duration(self._since(self._phase_began))}"
         done, size = self._answered + self._new, self.sizes.get(self._key)
         of = f" of {size}" if size else ""
         before = f" ({self._answered} from an earlier run)" if self._answered else ""
-        return f"{self._key}: {done}{of} samples{before}, {self._new / self._since(self._began):.1f}/s"
+        spent = self._since(self._began)
+        speed = f", {rate(self._new / spent)}" if self._new and spent >= LEAST_SECONDS else ""
+        return f"{self._key}: {done}{of} samples{before}{speed}"
 
     def seconds_left(self) -> float | None:
         """Estimated from this run's samples per second. None before the first sample and after the last one."""
@@ -92,7 +102,7 @@ class LiveView:
             Text(", ".join(self._facts()), style="bold", no_wrap=True),
         )
         yield line
-        yield Text(self.current() if self._key else self.doing, no_wrap=True, overflow="ellipsis")
+        yield Text(self.current(), no_wrap=True, overflow="ellipsis")
         if any(self.spent):
             yield Text(parts_of(self.spent), style="dim", no_wrap=True, overflow="ellipsis")
         if self.scores:
@@ -101,6 +111,9 @@ class LiveView:
 
     def _facts(self) -> Iterator[str]:
         yield f"{self.ended} of {self.total} cells"
+        spent = self._since(self._first)
+        if self._all and spent >= LEAST_SECONDS:
+            yield rate(self._all / spent)
         left = self.seconds_left()
         if left is not None:
             yield f"about {duration(left)} left"
@@ -129,6 +142,11 @@ class LiveView:
     @staticmethod
     def _since(moment: float) -> float:
         return max(time.monotonic() - moment, 1e-9)
+
+
+def rate(samples_per_second: float) -> str:
+    """Samples per second with two significant digits, or whole."""
+    return f"{samples_per_second:.{0 if samples_per_second >= 10 else 1}f} samples/s"
 
 
 def duration(seconds: float) -> str:

@@ -46,7 +46,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._live.stop()
 
     def model(self, name: str) -> None:
-        self.view.doing = f"loading {name}"
+        self.view.phase(f"loading {name}")
 
     def sized(self, name: str, sizes: Mapping[str, int]) -> None:
         """The batch sizes that were found for a model's tasks."""
@@ -58,8 +58,9 @@ class Progress(AbstractContextManager["Progress"]):
             self._say(f"{name}: batch size {'; '.join(each)} (auto)")
 
     def timing(self, name: str, methods: int) -> None:
-        self.view.doing = f"timing {methods} methods on {name}"
-        self._say(self.view.doing)
+        doing = f"timing {methods} methods on {name}"
+        self.view.phase(doing)
+        self._say(doing)
 
     def started(self, key: str, answered: int) -> None:
         self._spoke = time.monotonic()

@@ -55,7 +55,7 @@ def test_a_cell_that_ran_says_what_its_time_was_for_and_the_view_has_the_sums() 
 
 def test_a_pipe_hears_of_a_long_cell_now_and_then() -> None:
     lines = told(every=-1.0).splitlines()
-    assert len(lines) == 43 and lines[39].startswith("[1/3] mini/[a]/gqa: 40 of 40 samples, ")
+    assert len(lines) == 43 and lines[39] == "[1/3] mini/[a]/gqa: 40 of 40 samples"
 
 
 def test_a_terminal_gets_a_live_view_and_what_failed() -> None:
@@ -92,14 +92,29 @@ def test_the_view_tells_cells_rate_time_left_memory_and_the_table_so_far(clock: 
     clock[0] += 10
     view.count("m/vanilla/gqa", 80)
     shown = drawn(view)
-    assert "m/vanilla/gqa: 100 of 100 samples (20 from an earlier run), 8.0/s" in shown
+    assert "m/vanilla/gqa: 100 of 100 samples (20 from an earlier run), 8.0 samples/s" in shown
     view.end("m/vanilla/gqa", 61.25)
     assert view.seconds_left() == pytest.approx(200 / 8)
     view.end("m/vanilla/pope", None)
     shown = drawn(view)
-    assert "2 of 3 cells, about 12 s left, " in shown and "GiB" in shown
+    assert "2 of 3 cells, 8.0 samples/s, about 12 s left, " in shown and "GiB" in shown
     lines = [line.split() for line in shown.splitlines()]
     assert ["row", "GQA", "POPE"] in lines and ["m/vanilla", "61.2", "failed"] in lines
+
+
+def test_between_cells_the_view_says_what_it_does_and_for_how_long(clock: list[float]) -> None:
+    view = LiveView(2, {"m/a/gqa": 100})
+    assert "starting, 0 s" in drawn(view)
+    view.phase("loading llava-1.5-7b")
+    clock[0] += 12
+    assert "loading llava-1.5-7b, 12 s" in drawn(view)
+    view.begin("m/a/gqa", 0)
+    view.count("m/a/gqa", 8)
+    clock[0] += 0.01
+    assert "m/a/gqa: 8 of 100 samples\n" in drawn(view), "8 samples in 10 ms say nothing about the speed"
+    view.end("m/a/gqa", 50.0)
+    clock[0] += 3
+    assert "preparing the next cell, 3 s" in drawn(view)
 
 
 def test_what_was_done_before_takes_no_time(clock: list[float]) -> None:
