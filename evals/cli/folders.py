@@ -1,4 +1,4 @@
-"""Commands on results folders and files of bench: report, ls, compare, export, doctor, agree, export-tasks."""
+"""Commands on results folders and files of bench: report, ls, view, compare, export, doctor, agree, export-tasks."""
 
 from __future__ import annotations
 
@@ -108,6 +108,29 @@ def list_folders(options: ListOptions) -> int:
         options.say("\n".join([""] * bool(found) + lines))
     folders = [{**dataclasses.asdict(state), "folder": str(state.folder)} for state in found]
     options.document({"folders": folders, "bench": [files.entry(path, document) for path, document in timed]})
+    return DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions(Options):
+    folder: Annotated[Path, argument("DIR", "The folder to look into.")] = Path("results")
+    port: Annotated[int, option("--port", "N", "The port on this machine; 0 takes a free one.", min=0)] = 8080
+
+
+@COMMANDS.command("view", example="results")
+def view(options: ViewOptions) -> int:
+    """Show results in a browser, live while a run goes on.
+
+    A server on this machine alone, which only reads: the list of all results folders and files of bench below DIR, the
+    page of each, and the cells so far of a run that goes on. Ctrl+C ends it.
+    """
+    options.loading(f"{options.folder}: loading libraries")
+    from evals.viewer import Server
+
+    with Server(options.folder, options.port) as server:
+        options.say(f"{server.url} shows {options.folder}. Ctrl+C ends it")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
     return DONE
 
 

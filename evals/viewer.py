@@ -1,0 +1,209 @@
+"""`run.py view`: results in a browser, from a server on this machine alone that reads and never writes.
+
+The list of everything below a folder, the page of each results folder and of each file of bench, and of a run that goes
+on the cells that have ended so far. Pages of what goes on load themselves again. Whatever is asked for by another name
+than those in the list is not found, so no other file can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from evals.bench import files as bench_files
+from evals.bench import page as bench_page
+from evals.bench.document import BENCH
+from evals.report import page as report_page
+from evals.report.embedded import policy
+from evals.report.units import MISSING, fixed
+from evals.store.cell_files import DIGITS_AT_END, finished, last_line
+from evals.store.folders import DOCUMENT, HEADINGS, State, read_document, states
+from hidrop.errors import UserError
+from hidrop.visible import visible, visible_values
+
+ADDRESS = "127.0.0.1"
+NAMES = (ADDRESS, "localhost")  # a page elsewhere cannot ask under a name of its own that leads here
+EVERY = 5  # seconds until a page of what goes on loads again
+PROGRESS = "progress"
+# Making a page draws figures, which cannot be done twice at a time.
+DRAWING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table of the viewer: of each row its fields, and the address that the first one leads to."""
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str | None, tuple[str, ...]], ...]
+
+
+class Pages:
+    """The pages below the folder `base`, by their path. A page is made again when its file has changed."""
+
+    def __init__(self, base: Path) -> None:
+        """Raises UserError for a folder that is not there."""
+        if not base.is_dir():
+            raise UserError(f"{base}: not a folder. Give the folder of your results, such as results")
+        self.base = base
+        self._made: dict[Path, tuple[int, str]] = {}
+
+    def page(self, path: str) -> str | None:
+        """The HTML at a path such as "/mini/"; None if there is nothing. Raises UserError for a damaged file."""
+        name = unquote(path).strip("/")
+        if not name:
+            return self._list()
+        folders = {self._name(state.folder): state for state in states(self.base)}
+        if name in folders:
+            state = folders[name]
+            if (state.folder / DOCUMENT).is_file():
+                return self._of_file(state.folder / DOCUMENT, lambda: _report(state.folder))
+            return self._progress(state)
+        folder, _, last = name.rpartition("/")
+        if last == PROGRESS and folder in folders:
+            return self._progress(folders[folder])
+        timed = {self._name(file): file for file, _ in bench_files.listed(self.base)}
+        return self._of_file(timed[name], lambda: bench_page.html(BENCH.read(timed[name]))) if name in timed else None
+
+    def _name(self, path: Path) -> str:
+        """The folder itself has the name of its own last part, since the list is at the empty one."""
+        return path.relative_to(self.base).as_posix() if path != self.base else self.base.resolve().name
+
+    def _of_file(self, file: Path, make: Callable[[], str]) -> str:
+        changed = file.stat().st_mtime_ns
+        if self._made.get(file, (0, ""))[0] != changed:
+            with DRAWING:
+                self._made[file] = changed, make()
+        return self._made[file][1]
+
+    def _list(self) -> str:
+        found, tables = [*states(self.base)], list[Shown]()
+        if found:
+            rows = tuple((f"/{quote(self._name(state.folder))}/", self._state(state)) for state in found)
+            tables.append(Shown("Results", HEADINGS, rows))
+        timed = [*bench_files.listed(self.base)]
+        if timed:
+            lines = tuple(
+                (
+                    f"/{quote(self._name(path))}" if document.get("kind") != "training" else None,
+                    bench_files.cells(path, document, self.base),
+                )
+                for path, document in timed
+            )
+            tables.append(Shown("Speed", bench_files.HEADINGS, lines))
+        going_on = [state for state in found if _goes_on(state)]
+        links = [
+            (f"/{quote(self._name(state.folder))}/{PROGRESS}", f"{self._name(state.folder)}: cells so far")
+            for state in going_on
+        ]
+        return _rendered(f"Below {self.base}", tables, links, again=bool(going_on))
+
+    def _state(self, state: State) -> tuple[str, ...]:
+        return self._name(state.folder), *state.cells()[1:]
+
+    def _progress(self, state: State) -> str:
+        """The cells whose journals are there, and the scores of those that have ended."""
+        rows = tuple((None, row) for row in _ended(state.folder))
+        table = Shown("Cells so far", ("cell", "metric", "score", "samples"), rows)
+        counts = f"{state.done} done, {state.begun} begun, {state.failed} failed"
+        title = f"{self._name(state.folder)}: {counts}"
+        return _rendered(title, [table], [("/", "All results")], again=_goes_on(state))
+
+
+def _goes_on(state: State) -> bool:
+    return state.busy != MISSING
+
+
+def _report(folder: Path) -> str:
+    return report_page.html(read_document(folder), folder)
+
+
+def _ended(folder: Path) -> Iterator[tuple[str, ...]]:
+    """One line for each journal: the cell, and its result or that it goes on."""
+    for path in sorted(folder.glob("samples/*.jsonl")):
+        cell = DIGITS_AT_END.sub("", path.stem)
+        try:
+            if not finished(path):
+                yield cell, MISSING, "goes on", MISSING
+                continue
+            result = json.loads(last_line(path))
+            value = result["value"]
+            yield cell, str(result["metric"]), MISSING if value is None else fixed(value, 2), str(result["n"])
+        except (OSError, ValueError, KeyError, TypeError):  # torn or damaged: `doctor` reports it
+            yield cell, MISSING, "cannot be read", MISSING
+
+
+def _rendered(title: str, tables: list[Shown], links: list[tuple[str, str]], *, again: bool) -> str:
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader(report_page.ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    style = (report_page.ASSETS / "page.css").read_text(encoding="utf-8")
+    return environment.get_template("viewer.html.jinja").render(
+        title=visible(title),
+        tables=visible_values([vars(table) for table in tables]),
+        links=links,
+        again=EVERY if again else None,
+        policy=policy(style=style),
+        style=style,
+    )
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET and HEAD with a page."""
+
+    server: Server
+    server_version, sys_version = "hidrop", ""
+
+    def do_GET(self) -> None:
+        host = (self.headers.get("Host") or "").rpartition(":")[0] or self.headers.get("Host")
+        if host not in NAMES:
+            return self._answer(403, f"Ask for http://{ADDRESS}:{self.server.server_port}/ instead.", "text/plain")
+        try:
+            found = self.server.pages.page(urlsplit(self.path).path)
+        except UserError as error:
+            return self._answer(500, f"{error}\n", "text/plain")
+        if found is None:
+            return self._answer(404, "Nothing of this name. The list of what there is: /\n", "text/plain")
+        return self._answer(200, found, "text/html")
+
+    do_HEAD = do_GET
+
+    def _answer(self, status: int, text: str, kind: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are not printed."""
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the pages below `base` on this machine alone. `port` 0: a free one, in `server_port`."""
+
+    daemon_threads = True
+
+    def __init__(self, base: Path, port: int) -> None:
+        """Raises UserError for a folder that is not there, and a port that is taken."""
+        self.pages = Pages(base)
+        try:
+            super().__init__((ADDRESS, port), Handler)
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--port {port}: {error}. Give another one; 0 takes a free one") from None
+
+    @property
+    def url(self) -> str:
+        return f"http://{ADDRESS}:{self.server_port}/"
