@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+
+WIDTH = 80
 
 
 def aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
@@ -29,7 +32,7 @@ def within(
     return found, left_out
 
 
-def fitted(lines: Sequence[tuple[str, ...]], width: int = 80) -> list[str]:
+def fitted(lines: Sequence[tuple[str, ...]], width: int = WIDTH) -> list[str]:
     """Like `aligned`, in as many blocks of columns as fit into `width`, each with the first column again."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     blocks, used = [[0]], widths[0]
@@ -43,3 +46,19 @@ def fitted(lines: Sequence[tuple[str, ...]], width: int = 80) -> list[str]:
     for block in blocks:
         found += ([""] if found else []) + aligned([tuple(line[column] for column in block) for line in lines])
     return found
+
+
+def with_wrapped_end(lines: Sequence[tuple[str, ...]], width: int = WIDTH) -> list[str]:
+    """Lines of texts, each column as wide as its widest; the last column is wrapped, so that all fit into `width`."""
+    widths = [max(map(len, column)) + 2 for column in list(zip(*lines, strict=True))[:-1]]
+    found = []
+    for *first, last in lines:
+        head = "".join(text.ljust(size) for text, size in zip(first, widths, strict=True))
+        told = wrapped(last, width - sum(widths))
+        found += [(head + told[0]).rstrip(), *(" " * len(head) + line for line in told[1:])]
+    return found
+
+
+def wrapped(text: str, width: int = WIDTH) -> list[str]:
+    """The lines of a text. Words stay whole: paths and links may be longer than `width`."""
+    return textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False) or [""]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evals.cli import ablations, analysis, bench, folders, methods, new_method, run, tasks, train
+from evals.cli import ablations, analysis, bench, folders, methods, new_method, reproduction, run, tasks, train
 from evals.cli.command import Commands, Ready, as_flag, unwrapped
 from evals.cli.exit_codes import DONE
 from evals.cli.options import BUNDLED, option
@@ -25,6 +25,7 @@ GROUPS = (
     train.COMMANDS,
     new_method.COMMANDS,
     folders.COMMANDS,
+    reproduction.COMMANDS,
 )
 COMPLETION = ("--install-completion", "--show-completion")
 HELP = f"""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from evals.cli.command import Group
 from evals.cli.exit_codes import DONE
 from evals.cli.options import Options, argument
+from evals.plain_table import with_wrapped_end, wrapped
 from hidrop.errors import UserError
 from hidrop.program import program
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from hidrop.method_facts import Facts, Offered
 
 COMMANDS = Group("Methods")
-WIDTH = 80
 HEADINGS = ("method", "works", "what it does")
 WORDS = {
     "tower": "in the vision tower",
@@ -72,7 +70,7 @@ def _table(found: list[Facts | Offered]) -> list[str]:
         else:
             way = f"; the name is taken: write {one.place}" if one.taken else ""
             rows.append((one.name, "", f"offered by {one.origin}, not imported{way}"))
-    return _columns(rows)
+    return with_wrapped_end(rows)
 
 
 def _when(one: Facts, known: str) -> str:
@@ -80,7 +78,7 @@ def _when(one: Facts, known: str) -> str:
 
 
 def _page(one: Facts) -> list[str]:
-    """All about one method, at most WIDTH wide apart from links and paths."""
+    """All about one method, at most 80 characters wide apart from links and paths."""
     refused: dict[str, list[str]] = {}
     for kind, why in one.refused.items():
         refused.setdefault(why, []).append(kind)
@@ -93,11 +91,11 @@ def _page(one: Facts) -> list[str]:
         ("code", one.code),
         ("from", f"{one.origin} ({one.place})"),
     ]
-    says = [] if one.says.removesuffix(".") == one.does else [*_wrapped(one.says), ""]
+    says = [] if one.says.removesuffix(".") == one.does else [*wrapped(one.says), ""]
     return [
-        *_wrapped(f"{one.name}: {one.does}"),
+        *wrapped(f"{one.name}: {one.does}"),
         "",
-        *_columns([row for row in told if row[1]]),
+        *with_wrapped_end([row for row in told if row[1]]),
         "",
         *says,
         *_fields(one),
@@ -109,7 +107,7 @@ def _fields(one: Facts) -> list[str]:
     if not one.fields:
         return ["It has no fields."]
     rows = [(field.name, field.default or "required", field.type) for field in one.fields]
-    return _columns([("field", "default", "type"), *rows])
+    return with_wrapped_end([("field", "default", "type"), *rows])
 
 
 def _published(one: Facts) -> list[str]:
@@ -131,25 +129,10 @@ def _published(one: Facts) -> list[str]:
             name = fields = ""
             if plan.lacking:
                 why.setdefault(f"{setting.name} {average}: {plan.lacking}")
-    told = [line for reason in why for line in _wrapped(reason)]
-    lines = [*_columns(rows), *([""] if told else []), *told]
+    told = [line for reason in why for line in wrapped(reason)]
+    lines = [*with_wrapped_end(rows), *([""] if told else []), *told]
     first = next((setting for setting in one.published if not any(plan.invalid for plan in setting.plans)), None)
     if first is None:
         return lines
     entry = ", ".join([f"published: {first.name}", *(f"{key}: {FOLDER}" for key in first.yours)])
     return [*lines, "", f"In a matrix: {one.name}: {{{entry}}}"]
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows in columns, at most WIDTH wide: the last column is wrapped."""
-    widths = [max(map(len, column)) + 2 for column in list(zip(*rows, strict=True))[:-1]]
-    lines = []
-    for *first, last in rows:
-        head = "".join(text.ljust(width) for text, width in zip(first, widths, strict=True))
-        told = _wrapped(last, WIDTH - sum(widths))
-        lines += [(head + told[0]).rstrip(), *(" " * len(head) + line for line in told[1:])]
-    return lines
-
-
-def _wrapped(text: str, width: int = WIDTH) -> list[str]:
-    return textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False) or [""]

@@ -63,7 +63,7 @@ def published_sheet(document: ResultDocument) -> Sheet | None:
     sections: list[tuple[str, list[list[str]]]] = []
     measured, splits, own = rows_of(document), other_splits(document), tasks_of(document)
     tasks, counted = [*own, *splits], len(set(own) - without_percent(document))
-    for reference, entries in _comparable(document):
+    for reference, entries in comparable(document):
         rows = [row for row in measured if same_architecture(row, reference)]
         own_sizes = reference.sizes.dynamic
         if own_sizes and entries:
@@ -71,7 +71,7 @@ def published_sheet(document: ResultDocument) -> Sheet | None:
             ours = [row for row in rows if row.method in methods]
             lines = [_our_line(row, tasks, counted) for row in ours]
             sections.append((f"{reference.model}, {MEASURED}", lines))
-        for group in _groups(entries):
+        for group in grouped(entries):
             ours = [] if own_sizes else [row for row in rows if any(corresponds(row, entry) for entry in group)]
             lines = [_our_line(row, tasks, counted) for row in ours]
             lines += [_line(entry, reference, tasks, compared_with(entry, ours)) for entry in group]
@@ -147,7 +147,7 @@ def _near(tokens: float, published: float) -> bool:
 def sources_used(document: ResultDocument) -> list[CitedSource]:
     """The sources cited in `published_sheet`, in the order of the reference file."""
     used: dict[str, CitedSource] = {}
-    for reference, entries in _comparable(document):
+    for reference, entries in comparable(document):
         cited = {entry.source for entry in entries}
         used |= {key: source for key, source in reference.sources.items() if key in cited}
     return list(used.values())
@@ -155,7 +155,7 @@ def sources_used(document: ResultDocument) -> list[CitedSource]:
 
 def published_metrics(document: ResultDocument) -> dict[str, str]:
     """The metric of the published scores, by heading, for each of the document's tasks that has one."""
-    used = [reference for reference, entries in _comparable(document) if entries]
+    used = [reference for reference, entries in comparable(document) if entries]
     kinds = {task: kind.metric for reference in used for task, kind in reference.scores.items()}
     names = {task: task_name(task) for task in tasks_of(document)}
     names |= {task: split_name(task) for task in other_splits(document)}
@@ -164,7 +164,7 @@ def published_metrics(document: ResultDocument) -> dict[str, str]:
 
 def other_splits(document: ResultDocument) -> list[str]:
     """Tasks with published scores that are another split of a measured benchmark, such as the server's test-dev."""
-    found = _comparable(document)
+    found = comparable(document)
     scored = {task for _, entries in found for entry in entries for task in entry.scores}
     return [task for task in _twins(tasks_of(document)) if task in scored]
 
@@ -193,7 +193,7 @@ def citation(source: CitedSource) -> str:
     return f"{source.title}, {source.where}{link}{note}"
 
 
-def _comparable(document: ResultDocument) -> list[tuple[Reference, list[Published]]]:
+def comparable(document: ResultDocument) -> list[tuple[Reference, list[Published]]]:
     """Each reference with its entries for methods and tasks that the document measured on its architecture."""
     rows, measured, found = rows_of(document), tasks_of(document), []
     tasks = {*measured, *_twins(measured)}
@@ -204,7 +204,7 @@ def _comparable(document: ResultDocument) -> list[tuple[Reference, list[Publishe
     return found
 
 
-def _groups(entries: Iterable[Published]) -> list[list[Published]]:
+def grouped(entries: Iterable[Published]) -> list[list[Published]]:
     """Entries grouped by images, method, training and budget.
 
     Order: the size of the images as the file has it, vanilla, then most tokens first, method, training.
@@ -227,7 +227,7 @@ def _our_line(row: TableRow, tasks: list[str], counted: int) -> list[str]:
 
 def _line(entry: Published, reference: Reference, tasks: list[str], ours: TableRow | None) -> list[str]:
     scores = [_score(entry.scores[task], ours, task) if task in entry.scores else MISSING for task in tasks]
-    mean = MISSING if entry.mean_percent is None else f"{_printed(entry.mean_percent)} of {entry.mean_tasks or '?'}"
+    mean = MISSING if entry.mean_percent is None else f"{printed(entry.mean_percent)} of {entry.mean_tasks or '?'}"
     setting = ", ".join(filter(None, (entry.setting, AFTER[entry.after] if entry.after else ""))) or MISSING
     return [reference.sources[entry.source].short, setting, _tokens(entry, reference), *scores, mean]
 
@@ -236,9 +236,9 @@ def _score(published: float, ours: TableRow | None, task: str) -> str:
     """For example: 61.9 (-0.9), or 61.9 (-4.2 !)"""
     measured = None if ours is None else number(ours.scores.get(task))
     if ours is None or measured is None:
-        return _printed(published)
+        return printed(published)
     low, high = ours.stats[task]["interval"] if task in ours.stats else (-math.inf, math.inf)
-    return f"{_printed(published)} ({measured - published:+.1f}{'' if low <= published <= high else OUTSIDE})"
+    return f"{printed(published)} ({measured - published:+.1f}{'' if low <= published <= high else OUTSIDE})"
 
 
 def _tokens(entry: Published, reference: Reference) -> str:
@@ -249,6 +249,6 @@ def _tokens(entry: Published, reference: Reference) -> str:
     return f"{text}?" if entry.true_average is None else f"{'~' * (entry.basis == 'inferred')}{text}"
 
 
-def _printed(value: float) -> str:
+def printed(value: float) -> str:
     """A published number with one decimal, or more if it has more."""
     return f"{value:.1f}" if round(value, 1) == value else f"{value:g}"

@@ -36,7 +36,7 @@ def test_the_help_lists_every_command_in_its_group(
     assert max(map(len, lines)) <= 80
     panels = [line.strip("╭─╮ ") for line in lines if line.startswith("╭")]
     assert panels[:5] == ["Options", "Run a matrix", "Methods", "Tasks", "Measure speed"]
-    assert panels[5:] == ["Analyze", "Make a model", "Write a method", "Use results"]
+    assert panels[5:] == ["Analyze", "Make a model", "Write a method", "Use results", "Check results"]
     listed = [line.split()[1] for line in lines if line.startswith("│ ") and line.split()[1] in COMMANDS]
     assert listed == COMMANDS
 
