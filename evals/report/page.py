@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from evals.report import headline
-from evals.report.caption import caption
 from evals.report.columns import task_name
 from evals.report.embedded import policy
 from evals.report.files import finite
@@ -21,7 +20,7 @@ from evals.report.page_samples import KINDS, PageSamples, page_samples, with_pan
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.report.tables import main_sheets
-from evals.report.text import other_sheets
+from evals.report.text import report_notes, report_sheets
 from evals.store.json_files import MOST_DEPTH
 from evals.store.result_document import ResultDocument, cell_key
 from hidrop import strict_json
@@ -82,12 +81,12 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out:
         document=document,
         headlines=headline.headlines(document),
         doubts=list(headline.doubts(document)),
-        sheets=[*mains, *other_sheets(document)],
+        sheets=report_sheets(document),
         mains=len(mains),
         sections=list(dict.fromkeys(title for sheet in mains for title, _ in sheet.sections)),
         keys=_keys(document),
         figures=drawn,
-        notes=[*caption(document), *(("Not shown", visible(note)) for note in found.notes)],
+        notes=[*report_notes(document), *(("Not shown", visible(note)) for note in found.notes)],
         policy=policy(style=style, script=script),
         style=style,
         script=script,

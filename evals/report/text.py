@@ -10,6 +10,7 @@ from evals.report import headline
 from evals.report.caption import caption
 from evals.report.differences import difference_sheet, flip_sheet
 from evals.report.published import published_sheet
+from evals.report.reproduced import TITLE, reading, reproduced_sheet
 from evals.report.tables import Entry, Sheet, batch_sheet, main_sheets
 from evals.store.result_document import ResultDocument
 from hidrop.visible import visible_values
@@ -23,15 +24,27 @@ def other_sheets(document: ResultDocument) -> list[Sheet]:
     return [sheet for sheet in found if sheet]
 
 
+def report_sheets(document: ResultDocument) -> list[Sheet]:
+    """The tables of files: the results, those next to them, and the comparison with papers, too wide for a terminal."""
+    compared = reproduced_sheet(document)
+    return [*main_sheets(document), *other_sheets(document), *([compared] if compared else [])]
+
+
+def report_notes(document: ResultDocument) -> list[tuple[str, str]]:
+    """The caption of files: (topic, sentence) pairs."""
+    words = reading(document)
+    return [*caption(document), *([(TITLE, words)] if words else [])]
+
+
 def markdown(document: ResultDocument) -> str:
     """The document as GitHub markdown. Its tables can be pasted into a README."""
     document = visible_values(document)
     blocks = [f"# Results: {escape(document['matrix'])}"]
     if best := headline.headlines(document):
         blocks.append("\n".join(f"- **{escape(one.section.title)}**: {escape(one.sentence())}" for one in best))
-    for sheet in (*main_sheets(document), *other_sheets(document)):
+    for sheet in report_sheets(document):
         blocks.append(markdown_table(sheet) if not sheet.title else f"## {sheet.title}\n\n{markdown_table(sheet)}")
-    blocks.append("\n".join(f"- **{topic}**: {escape(text)}." for topic, text in caption(document)))
+    blocks.append("\n".join(f"- **{topic}**: {escape(text)}." for topic, text in report_notes(document)))
     return "\n\n".join(blocks) + "\n"
 
 

@@ -12,6 +12,8 @@ from the paired bootstrap over images that all tables use (`evals.store.statisti
 - With fewer than `FEWEST` images it is "too few samples" in any case, as percentile intervals are unreliable there.
 
 Two runs can agree in score and still answer differently: the share of equal parsed answers is printed with the verdict.
+
+`of_score` is for a number that a paper prints without its answers: the interval is then that of the measured score.
 """
 
 from __future__ import annotations
@@ -74,16 +76,49 @@ def judged(difference: float, low: float, high: float, images: int, same: float,
     return Verdict(word, reason, difference, low, high, images)
 
 
+def of_score(score: float, interval: Sequence[float], published: float, samples: int, top: float = 100.0) -> Verdict:
+    """The verdict on a measured score and one that is only printed, of which no answers are known.
+
+    interval: the 95 % interval of the measured score, in points from 0 to `top`. The difference is not paired, so two
+    runs that give the same answers agree here as well, and two that differ by less than the interval may still differ
+    on the same samples: only published answers can tell (`evals.report.agreement`). The rule of three is for changed
+    answers and does not apply. `images` of the verdict counts samples.
+    """
+    low, high = (end - published for end in interval)
+    margin = MARGIN * top / 100
+    word = _word(low, high, samples, margin)
+    contains = "the 95 % interval of the measured score contains the published one"
+    if word == "differs":
+        reason = contains.replace("contains", "does not contain")
+    elif word == "agrees":
+        reason = f"{contains} and stays within {margin:g} points of it"
+    elif samples < FEWEST:
+        reason = f"an interval needs at least {FEWEST} samples, and there are {samples}"
+    else:
+        reason = f"{contains}, but reaches more than {margin:g} points from it"
+    return Verdict(word, reason, score - published, low, high, samples)
+
+
+def _word(low: float, high: float, images: int, margin: float) -> Word:
+    """The rules that a paired difference and one of two scores have in common."""
+    if images < FEWEST:
+        return "too few samples"
+    if low > 0 or high < 0:
+        return "differs"
+    return "too few samples" if max(-low, high) > margin else "agrees"
+
+
 def _judged(low: float, high: float, images: int, same: float, top: float) -> tuple[Word, str]:
     margin = MARGIN * top / 100
     equal = f"{same:.1f} % of parsed answers are equal"
     if images < FEWEST:
         return "too few samples", f"an interval needs at least {FEWEST} images, and there are {images}; {equal}"
-    if low > 0 or high < 0:
-        return "differs", f"the interval of the difference does not contain 0; {equal}"
-    if max(-low, high) > margin:
+    word = _word(low, high, images, margin)
+    if word == "differs":
+        return word, f"the interval of the difference does not contain 0; {equal}"
+    if word == "too few samples":
         reach = f"the interval of the difference contains 0, but also differences of more than {margin:g} points"
-        return "too few samples", f"{reach}; {equal}"
+        return word, f"{reach}; {equal}"
     if top * RULE_OF_THREE / images > margin:
         need = f"{top * RULE_OF_THREE / margin:.0f} images are needed to exclude a difference of {margin:g} points"
         return "too few samples", f"{need}, and there are {images}; {equal}"
