@@ -105,6 +105,11 @@ class Agreement:
     text_only: int = 0
     scored_otherwise: int = 0
 
+    @property
+    def word(self) -> str:
+        """The verdict in one word: agrees, differs, undecided, or unscored."""
+        return self.verdict.word if self.verdict else "unscored"
+
     def text(self, flips: int) -> str:
         """The comparison as text, with the first `flips` samples that differ."""
         share = f"{100 * self.same_reading / self.matched:.1f} % have the same parsed answer"

@@ -19,7 +19,7 @@ Two runs can agree in score and still answer differently: the share of equal par
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from evals.store.statistics import Row, task_stats
@@ -37,7 +37,7 @@ Word = Literal["agrees", "differs", "too few samples"]
 class Verdict:
     """`difference` (run minus published), `low` and `high` are in points. `images`: how many images are drawn from.
 
-    Points are those of the task's own scale (`Task.top`).
+    Points are those of the task's own scale (`Task.top`). p: of the exact McNemar test; None where it was not taken.
     """
 
     verdict: Word
@@ -46,13 +46,21 @@ class Verdict:
     low: float
     high: float
     images: int
+    p: float | None = None
+
+    @property
+    def word(self) -> str:
+        """The verdict in one word: agrees, differs or undecided."""
+        return "undecided" if self.verdict == "too few samples" else self.verdict
 
     def lines(self) -> tuple[str, str]:
         """What to print."""
         difference = f"run - published: {self.difference:+.2f}"
         interval = f"95 % interval [{self.low:+.2f}, {self.high:+.2f}]"
         word = "too few samples to tell" if self.verdict == "too few samples" else self.verdict
-        return f"  {difference}, {interval} (paired bootstrap over {self.images} images)", f"  {word}: {self.reason}"
+        test = "" if self.p is None else f", p = {self.p:.3g} (exact McNemar test)"
+        boot = f"(paired bootstrap over {self.images} images)"
+        return f"  {difference}, {interval} {boot}{test}", f"  {word}: {self.reason}"
 
 
 def verdict_of(task: str, run: Sequence[Sample], published: Sequence[Sample], same: float) -> Verdict:
@@ -67,7 +75,8 @@ def verdict_of(task: str, run: Sequence[Sample], published: Sequence[Sample], sa
     for sample in run:
         images.setdefault(unit(sample), sample["image_key"])
     low, high = against["interval"]
-    return judged(against["difference"], low, high, len(set(images.values())), same, get_task(task).top)
+    found = judged(against["difference"], low, high, len(set(images.values())), same, get_task(task).top)
+    return replace(found, p=against["p"])
 
 
 def judged(difference: float, low: float, high: float, images: int, same: float, top: float = 100.0) -> Verdict:

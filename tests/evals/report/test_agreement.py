@@ -1,5 +1,7 @@
 """A run compared with a published answers file: matched by id or image, never by order, scored by LLaVA's rule."""
 
+import json
+
 import pytest
 
 from evals import cli
@@ -8,7 +10,7 @@ from evals.store.journal import Journal
 from evals.tasks.base import LMMS_EVAL
 from evals.tasks.data import TaskSpec, data_digest
 from hidrop.errors import UserError
-from tests.evals.report.agreeing import compare
+from tests.evals.report.agreeing import compare, refused
 from tests.evals.world import ANSWER
 
 
@@ -221,3 +223,22 @@ def test_a_task_that_a_server_scores_has_no_scores_and_no_verdict(journal, lines
     assert "1 differ\n" in text and not any(
         word in text for word in ("interval", "agrees", "correct", "0.00", "score h")
     )
+
+
+def test_all_flips_are_written_to_a_file(journal, lines, make_rows, data_folder, tmp_path, capsys):
+    docs = make_rows("gqa")
+    answers = lines(published(docs, ["blue", "no", "3"], "id"))
+    run = ("--run", journal("gqa", ["red", "no", "2"]), "--data", data_folder)
+    found, text = compare(capsys, "--answers", answers, *run, "--flips", tmp_path / "flips.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "flips.jsonl").read_text().splitlines()]
+    assert rows == found["flips"] and [row["doc_id"] for row in rows] == [0, 2]
+    assert f"written: {tmp_path / 'flips.jsonl'}" in text
+    compare(capsys, "--answers", answers, *run, "--flips", tmp_path / "flips.csv")
+    table = (tmp_path / "flips.csv").read_text().splitlines()
+    assert table[0] == "doc_id,question,target,published,ours,published_score,our_score"
+    assert table[1].startswith("0,") and table[1].endswith(",red,blue,red,0.0,1.0") and len(table) == 3
+    _, text = compare(capsys, "--answers", answers, *run, "--flips", "1")
+    assert text.count("    doc ") == 1 and "and 1 more" in text
+    for wrong, message in (("flips.txt", "a file with the ending .jsonl or .csv"), ("-1", "give a number of samples")):
+        assert message in refused(capsys, "--answers", answers, *run, f"--flips={wrong}")
+    assert "nowhere is not a folder" in refused(capsys, "--answers", answers, *run, "--flips", "nowhere/flips.csv")

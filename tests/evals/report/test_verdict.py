@@ -133,6 +133,11 @@ def test_a_run_is_told_from_the_published_one(
     assert equal in told["reason"] and told["reason"] in text
     assert f"run - published: {difference:+.2f}, 95 % interval [" in text
     assert "(paired bootstrap over 160 images)" in text
+    # Exact and two-sided: all changes in one direction have 2 / 2^n, as many in both have 1.
+    p = 1.0 if gained == lost else min(1.0, 2 / 2 ** (gained + lost))
+    assert told["p"] == pytest.approx(p) and f"p = {p:.3g} (exact McNemar test)" in text
+    word = {"too few samples": "undecided"}.get(verdict, verdict)
+    assert found["word"] == word and f"\n{word}\ngqa: 160 samples in both" in text
     if gained * lost == 0:  # the number of changed images that a bootstrap draws is binomial
         counts = binom.ppf([0.025, 0.975], 160, max(gained, lost) / 160)
         ends = sorted(count * (1 if gained else -1) / 1.6 for count in counts)
