@@ -144,8 +144,9 @@ class CompareOptions(Options):
 def compare(options: CompareOptions) -> int:
     """Compare two results folders, or two files of bench.
 
-    Folders are compared cell by cell, files of bench row by row. Where both have the samples, the differences of
-    folders are paired and have confidence intervals. Files of bench may be of two machines, versions or commits: each
+    Folders are compared cell by cell, with their timings. Where both have the samples (journals, or the samples.parquet
+    that `export` writes), differences are paired and have confidence intervals. Commits, versions and machines that
+    differ are named. Files of bench may be of two machines, versions or commits: each
     is also compared with the ceilings of its own machine.
     """
     options.loading(f"comparing {options.a} with {options.b}")
@@ -176,7 +177,7 @@ def bench_files(options: CompareOptions) -> bool:
 class ExportOptions(Options):
     folder: Folder
     format: Annotated[
-        Literal["parquet", "hf"], option("--format", None, "hf adds the card of a Hugging Face data set.")
+        Literal["parquet", "hf"], option("--format", None, "hf adds what the Hugging Face Hub reads.")
     ] = "parquet"
     out: Annotated[Path | None, option("--out", "DIR", "Default: DIR/export.")] = None
 
@@ -185,13 +186,14 @@ class ExportOptions(Options):
 def export(options: ExportOptions) -> int:
     """Export samples and cells as parquet.
 
-    For pandas, duckdb, or as a data set of the Hugging Face Hub.
+    For pandas, duckdb, and `compare` without journals. With --format hf the folder is a data set that
+    `datasets.load_dataset` loads, with a card, and model-index/ has the evaluation results of each model for its card.
     """
     options.loading(f"{options.folder}: loading libraries")
     from evals.report.export import export
 
     out = options.out or own_folder(options.folder / "export")
-    paths = export(options.folder, out, card=options.format == "hf")
+    paths = export(options.folder, out, hub=options.format == "hf")
     options.say(written(*paths))
     options.document({"written": [str(path) for path in paths]})
     return DONE
@@ -247,14 +249,18 @@ class AgreeOptions(Options):
     data: Annotated[
         str | None, option("--data", "DIR", "The data that the run read (default: the embedded benchmark).")
     ] = None
-    flips: Annotated[int, option("--flips", "N", "How many differing samples to print.")] = 10
+    flips: Annotated[
+        str,
+        option("--flips", "N|FILE", "How many differing samples to print, or a file (.jsonl, .csv) for all of them."),
+    ] = "10"
 
 
 @COMMANDS.command("agree", example="--answers llava-1.5-7b.jsonl --run results/paper --task pope")
 def agree(options: AgreeOptions) -> int:
     """Compare a run's answers with a published answers file.
 
-    Compares sample by sample, scores both sides by LLaVA's own rule, and says whether the scores agree.
+    Compares sample by sample and scores both sides by LLaVA's own rule. The first line is the verdict on the scores in
+    a word: agrees, differs, undecided (too few samples), or unscored.
     """
     from evals.report.published_runs import published_runs
 
@@ -269,8 +275,9 @@ def agree(options: AgreeOptions) -> int:
     if options.answers is None and options.published is None:
         raise UserError("--answers: name the published file to compare with, or a published run with --published")
     options.loading(f"{options.run}: loading libraries")
-    from evals.report import agreement, agreement_run, answers_file
+    from evals.report import agreement, agreement_run, answers_file, flips_file
 
+    shown, file = flips_file.asked(options.flips)
     run = agreement_run.read_run(agreement_run.find_run(options.run, options.task, options.cell))
     if options.task not in (None, run.task):
         raise UserError(f"--task {options.task}: {run.path} is a run of {run.task}")
@@ -282,11 +289,15 @@ def agree(options: AgreeOptions) -> int:
     published = answers_file.read_answers(answers, options.questions, run.task, documents.docs)
     found = agreement.agree(run, documents, published)
     about = published_runs().run(options.published) if options.published is not None else None
+    options.say(found.word)
     if about is not None:
         options.say(f"{options.published}: {about.title}. {about.settings} ({about.basis})")
-    options.say(found.text(options.flips))
+    options.say(found.text(shown))
+    if file is not None:
+        flips_file.write(found.flips, file)
+        options.say(written(file))
     named = {} if about is None else {"published_run": {"name": options.published, **about.model_dump(mode="json")}}
-    options.document({"answers": str(answers), **named, **dataclasses.asdict(found)})
+    options.document({"word": found.word, "answers": str(answers), **named, **dataclasses.asdict(found)})
     return DONE
 
 

@@ -39,14 +39,24 @@ def read_document(place: str | Path) -> ResultDocument:
 
 def of_commit(revision: str, path: str) -> str:
     """The text of a file in a commit. Raises UserError."""
-    name = f"{revision}:{path}"
-    done = subprocess.run(["git", "show", "--end-of-options", name], capture_output=True, check=False)
+    name, done = f"{revision}:{path}", _shown_by_git(revision, path)
     if done.returncode:
         raise UserError(f"{name}: git cannot show it: {done.stderr.decode(errors='replace').strip()}")
     try:
         return done.stdout.decode()
     except UnicodeDecodeError:
         raise UserError(f"{name}: not UTF-8 text") from None
+
+
+def in_commit(revision: str, path: str) -> bytes | None:
+    """A file in a commit; None if the commit does not have it."""
+    done = _shown_by_git(revision, path)
+    return None if done.returncode else done.stdout
+
+
+def _shown_by_git(revision: str, path: str) -> subprocess.CompletedProcess[bytes]:
+    name = f"{revision}:{path}"
+    return subprocess.run(["git", "show", "--end-of-options", name], capture_output=True, check=False)
 
 
 def samples_file(folder: Path, cell: CellEntry) -> Path | None:

@@ -11,7 +11,7 @@ import pytest
 
 from evals import report
 from evals.cli import main
-from evals.report.compare import Compared, compare
+from evals.report.compare import Compared, compare, folded
 from evals.store.cell_files import BLOCK, last_line, place
 from evals.store.folders import samples_file, samples_of, states
 from evals.store.journal import Lines
@@ -123,6 +123,89 @@ def test_tables_without_samples_are_compared_by_their_values(tmp_path: Path, fol
     assert "0 of them sample by sample" in found.text()
 
 
+@pytest.fixture
+def committed(folder: Path, tmp_path: Path) -> Path:
+    """The same results as they are committed: the document, and the samples as a table."""
+    place = tmp_path / "committed"
+    place.mkdir()
+    (place / "leaderboard.json").write_bytes((folder / "leaderboard.json").read_bytes())
+    assert main(["export", str(folder), "--out", str(tmp_path / "exported"), "--quiet"]) == 0
+    (place / "samples.parquet").write_bytes((tmp_path / "exported/samples.parquet").read_bytes())
+    return place
+
+
+def test_committed_results_are_paired_by_their_table_of_samples(
+    go: Any, tmp_path: Path, folder: Path, committed: Path
+) -> None:
+    report.write(go(World(weights={"plain": "other"}), out="other"), tmp_path / "other")
+    by_journals, by_table = (compare(str(one), str(tmp_path / "other")) for one in (folder, committed))
+    assert by_table.cells == by_journals.cells and all(cell.low is not None for cell in by_table.cells)
+    (committed / "export").mkdir()
+    (committed / "samples.parquet").rename(committed / "export/samples.parquet")
+    assert compare(str(committed), str(folder)).cells[0].loyalty == 100
+
+
+def test_a_table_of_another_run_is_refused(committed: Path, folder: Path) -> None:
+    import pyarrow.parquet as parquet
+
+    path = committed / "samples.parquet"
+    table = parquet.read_table(path)
+    parquet.write_table(table.slice(1), path)
+    with pytest.raises(UserError, match=r"plain/vanilla/gqa: its samples do not give the cell's value"):
+        compare(str(committed), str(folder))
+    parquet.write_table(table.replace_schema_metadata(None), path)
+    with pytest.raises(UserError, match=r"samples\.parquet: not a table of samples \(.*Write it again with `"):
+        compare(str(committed), str(folder))
+    path.write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="not a table of samples"):
+        compare(str(committed), str(folder))
+
+
+def test_values_of_several_types_come_back_from_the_table_as_they_were(tmp_path: Path) -> None:
+    from evals.store import sample_table
+
+    rows: list[dict[str, Any]] = [
+        {"cell": "a", "doc_id": 1, "image_key": "x", "target": ["a", "b"], "weight": 0.5, "score": 1.0},
+        {"cell": "a", "doc_id": 0, "image_key": 7, "target": None, "item": [1, "2"], "score": None},
+        {"cell": "b", "doc_id": 0, "image_key": None, "target": "a", "score": 0.0},
+    ]
+    sample_table.write(rows, tmp_path / "samples.parquet")
+    found = sample_table.read(str(tmp_path))
+    assert found is not None
+    assert found.samples == {"a": [rows[1], rows[0]], "b": [rows[2]]}
+
+
+def test_timings_are_compared_next_to_the_scores(folder: Path, committed: Path) -> None:
+    document = json.loads((committed / "leaderboard.json").read_text())
+    slow = next(one for one in document["profiles"] if one["label"] == "fastv")
+    slow["prefill_ms"]["median"] = 4.0
+    (committed / "leaderboard.json").write_text(json.dumps(document))
+    found = compare(str(folder), str(committed))
+    rows = {one.key: one.cells() for one in found.timings}
+    assert set(rows) == {"plain/vanilla", "plain/fastv", "tuned/own"}
+    assert rows["plain/fastv"][1:4] == ("2.00", "4.00", "0.50x") and rows["plain/vanilla"][3] == "1.00x"
+    assert "prefill ms A" in found.text()
+
+
+def test_commits_versions_and_machines_that_differ_are_named(folder: Path, committed: Path) -> None:
+    assert compare(str(folder), str(committed)).made == []
+    document = json.loads((committed / "leaderboard.json").read_text())
+    own = [document, *(one for cell in document["cells"] for one in cell.get("provenance", []))]
+    before = {one["commit"] for one in own[1:]} or {document["commit"]}
+    for one in own:
+        one["commit"], one["versions"] = "0123456789ab", {**one["versions"], "torch": "9.9"}
+    (committed / "leaderboard.json").write_text(json.dumps(document))
+    made = compare(str(folder), str(committed)).made
+    assert f"commit: A {' and '.join(str(c) for c in before)}; B 0123456789ab" in made or len(before) > 1
+    assert len(made) == 2 and made[1].startswith("torch: A ") and made[1].endswith("; B 9.9")
+
+
+def test_missing_cells_are_folded_into_a_line() -> None:
+    keys = [f"m/{row}/{task}" for row in ("a", "b", "c", "d", "e") for task in ("gqa", "pope")] + ["m/f/gqa"]
+    assert folded(keys) == "11 cells: gqa, pope of m/a, m/b, m/c and 2 more; gqa of m/f"
+    assert folded(["m/a/gqa"]) == "m/a/gqa"
+
+
 def test_a_commit_is_a_place_too(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
@@ -133,6 +216,11 @@ def test_a_commit_is_a_place_too(tmp_path: Path, folder: Path, monkeypatch: pyte
     git("commit", "-qm", "x")
     monkeypatch.chdir(tmp_path)
     assert len(compare("HEAD:out", "out").cells) == 6
+    assert all(cell.low is None for cell in compare("HEAD:out", "out").cells)
+    assert main(["export", "out", "--out", "out", "--quiet"]) == 0
+    git("add", "out/samples.parquet")
+    git("commit", "-qm", "y")
+    assert all(cell.low == 0 for cell in compare("HEAD:out", "out").cells)
     with pytest.raises(UserError, match="git cannot show it"):
         compare("HEAD:nowhere", "out")
     with pytest.raises(UserError, match="cannot be read"):
@@ -152,7 +240,7 @@ def test_samples_are_exported_as_a_table_and_as_a_data_set(
     assert first["answer"] == "vanilla 0" and json.loads(first["target"]) == "yes"
     assert len(parquet.read_table(tmp_path / "data/cells.parquet")) == 6
     card = (tmp_path / "data/README.md").read_text()
-    assert card.startswith("---\n") and "data_files: samples.parquet" in card
+    assert card.startswith("---\n") and "path: samples.parquet" in card
     (folder / "samples").rename(tmp_path / "gone")
     assert main(["export", str(folder)]) == 2
     assert "no finished journals" in capsys.readouterr().err
