@@ -53,7 +53,7 @@ class VerifyOptions(Options):
 
 @COMMANDS.command("verify", example="results/mini --cells 5 --samples 16")
 def verify(options: VerifyOptions) -> int:
-    """Run random finished cells of a results folder again, and compare the answers.
+    """Run random finished cells again and compare their answers.
 
     Every sample is compared with the folder's journal. The folder is not changed. Cells that were measured with other
     versions or another commit say so. Exits with 1 if an answer or a value differs, or a cell fails; with 2 if cells

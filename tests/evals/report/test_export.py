@@ -11,6 +11,7 @@ import pytest
 from evals.cli import main
 from evals.store.folders import read_document, samples_of
 from evals.store.result_document import cell_key
+from evals.tasks.registry import get_task
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,8 @@ def test_data_of_the_hub_is_named_by_its_repository(little: Path) -> None:
     document["data"]["gqa"] = "hub"
     (index,) = model_index(document, "plain")
     dataset = next(one["dataset"] for one in index["results"] if one["dataset"]["name"] == "GQA")
-    assert dataset["type"] == "lmms-lab/GQA" and dataset["split"]
+    source = get_task("gqa").source
+    assert (dataset["type"], dataset["split"]) == (source.repository, source.split)
     assert dataset["args"] == {"protocol": "lmms-eval", "limit": 16}
 
 
