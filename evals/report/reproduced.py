@@ -23,8 +23,8 @@ from evals.store.result_document import ResultDocument
 from evals.tasks.registry import TASKS, get_task
 
 TITLE = "Paper / Reproduced / Difference"
-HEADERS = ("Published", "Source", "Row", "Task", "Verdict", "Paper", "Reproduced", "Difference", "95 % interval")
-TEXT_COLUMNS = 5
+HEADERS = ("Published", "Task", "Verdict", "Source", "Row", "Paper", "Reproduced", "Difference", "95 % interval")
+TEXT_COLUMNS = 5  # the verdict is among the first, so that a narrow screen shows it without scrolling
 NOT_RUN, NO_INTERVAL = "not run", "no interval"
 SEVERAL = {"agrees": "agree", "differs": "differ"}  # "3 agree", and other words as they are
 
@@ -153,10 +153,10 @@ def _line(one: Compared, reference: Reference) -> list[str]:
     difference = MISSING if isinstance(one.measured, str) else f"{one.measured - one.paper:+.1f}"
     return [
         _published(one.entry),
-        reference.sources[one.entry.source].short,
-        f"{one.row.model}, {one.row.label}",
         task_name(one.task),
         one.word,
+        reference.sources[one.entry.source].short,
+        f"{one.row.model}, {one.row.label}",
         printed(one.paper),
         score,
         difference,
@@ -167,5 +167,5 @@ def _line(one: Compared, reference: Reference) -> list[str]:
 def _missing(entry: Published, tasks: Sequence[str], reference: Reference) -> list[str]:
     """The scores of a published row that were not run, in the order of their tasks."""
     names, papers = (", ".join(map(show, tasks)) for show in (task_name, lambda task: printed(entry.scores[task])))
-    known = [_published(entry), reference.sources[entry.source].short, MISSING, names, NOT_RUN, papers]
+    known = [_published(entry), names, NOT_RUN, reference.sources[entry.source].short, MISSING, papers]
     return [*known, *[MISSING] * (len(HEADERS) - len(known))]
