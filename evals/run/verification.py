@@ -80,7 +80,7 @@ class Verified:
             yield f"{self.word:8} {self.cell}: {self.error}"
             return
         told = f"{self.asked} of {self.samples} samples asked again"
-        told += f", {len(self.changed)} answers differ" if self.changed else ""
+        told += f", {len(self.changed)} with another answer" if self.changed else ""
         told += f", value {self.value_then} then, {self.value_now} now" if self.value_then != self.value_now else ""
         told += f", other tokens kept in {self.kept} more" if self.kept else ""
         yield f"{self.word:8} {self.cell}: {told}{f'; measured {self.measured}' if self.measured else ''}"

@@ -7,6 +7,7 @@ several types are JSON; the file's metadata names them.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -60,10 +61,15 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
         name for name in names if name in ALWAYS_JSON or len({type(row.get(name)) for row in rows} - {type(None)}) > 1
     ]
     columns = {name: [_coded(row, name) if name in coded else row.get(name) for row in rows] for name in names}
-    about = json.dumps({"schema": SCHEMA, "json": coded}).encode()
+    table = pyarrow.table(columns)
+    about = json.dumps({"schema": SCHEMA, "json": coded, "sha256": _digest(table)}).encode()
     with replacing(path) as file:
-        table = pyarrow.table(columns).replace_schema_metadata({METADATA: about})
-        parquet.write_table(table, file, compression="zstd")
+        parquet.write_table(table.replace_schema_metadata({METADATA: about}), file, compression="zstd")
+
+
+def _digest(table: Any) -> str:
+    """sha256 of the names and values of a table: parquet's own checksums leave out its headers."""
+    return hashlib.sha256(json.dumps(table.to_pydict()).encode()).hexdigest()
 
 
 def _coded(row: Mapping[str, Any], name: str) -> str | None:
@@ -133,6 +139,8 @@ def _parsed(content: bytes, path: str) -> dict[str, list[ScoredAnswer]]:
         about = json.loads((table.schema.metadata or {})[METADATA])
         if about["schema"] != SCHEMA:
             raise ValueError(f"schema {about['schema']}, and this version reads {SCHEMA}")
+        if about["sha256"] != _digest(table):
+            raise ValueError("its values are not those that were written")
         coded, found = set(about["json"]), dict[str, list[Any]]()
         for row in table.to_pylist():
             made = {
@@ -141,6 +149,6 @@ def _parsed(content: bytes, path: str) -> dict[str, list[ScoredAnswer]]:
             absent = [name for name in OPTIONAL if row.get(name) is None]
             found.setdefault(str(row["cell"]), []).append({k: v for k, v in made.items() if k not in absent})
         return {cell: sorted(samples, key=lambda sample: sample["doc_id"]) for cell, samples in found.items()}
-    except (pyarrow.ArrowException, KeyError, ValueError, TypeError) as error:
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{path}: not a table of samples ({told}). Write it again with `{program()} export`") from None

@@ -107,7 +107,7 @@ def test_an_answer_that_differs_is_shown_then_and_now(
     assert code == 1 and not found["same"]
     assert (cell["cell"], cell["changed"]) == (KEY, [{"doc_id": 5, "then": "maybe", "now": now, "prompt": False}])
     assert (
-        f"differs  {KEY}: 8 of 8 samples asked again, 1 answers differ" in text
+        f"differs  {KEY}: 8 of 8 samples asked again, 1 with another answer" in text
         and f"doc 5: then 'maybe', now '{now}'" in text
     )
     assert "4 cells run again: 3 same, 1 differs" in text

@@ -13,7 +13,7 @@ from evals import report
 from evals.cli import main
 from evals.report.compare import Compared, compare, folded
 from evals.store.cell_files import BLOCK, last_line, place
-from evals.store.folders import samples_file, samples_of, states
+from evals.store.folders import read_document, samples_file, samples_of, states
 from evals.store.journal import Lines
 from hidrop.errors import UserError
 from tests.evals.world import SAMPLES, World
@@ -148,9 +148,11 @@ def test_committed_results_are_paired_by_their_table_of_samples(
 def test_a_table_of_another_run_is_refused(committed: Path, folder: Path) -> None:
     import pyarrow.parquet as parquet
 
+    from evals.store import sample_table
+
     path = committed / "samples.parquet"
     table = parquet.read_table(path)
-    parquet.write_table(table.slice(1), path)
+    sample_table.write(sample_table.rows_of(folder, read_document(folder))[1:], path)
     with pytest.raises(UserError, match=r"plain/vanilla/gqa: its samples do not give the cell's value"):
         compare(str(committed), str(folder))
     parquet.write_table(table.replace_schema_metadata(None), path)
@@ -159,6 +161,25 @@ def test_a_table_of_another_run_is_refused(committed: Path, folder: Path) -> Non
     path.write_bytes(b"PAR1")
     with pytest.raises(UserError, match="not a table of samples"):
         compare(str(committed), str(folder))
+
+
+def test_overwritten_bytes_of_a_table_are_noticed(tmp_path: Path) -> None:
+    from evals.store import sample_table
+
+    rows = [{"cell": "a", "doc_id": i, "answer": f"answer {i}", "score": float(i % 2)} for i in range(200)]
+    sample_table.write(rows, tmp_path / "samples.parquet")
+    good = (tmp_path / "samples.parquet").read_bytes()
+    table = sample_table.read(str(tmp_path))
+    assert table is not None
+    noticed = 0
+    for at in range(4, len(good) - 8, 11):
+        (tmp_path / "samples.parquet").write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        try:
+            assert sample_table.read(str(tmp_path)) == table  # statistics and offsets that nobody needs
+        except UserError as error:
+            assert "not a table of samples" in str(error)
+            noticed += 1
+    assert noticed > 50
 
 
 def test_values_of_several_types_come_back_from_the_table_as_they_were(tmp_path: Path) -> None:
