@@ -101,7 +101,9 @@ def test_a_method_that_works_in_the_tower_gets_its_own_features_back(loaded: Sim
     assert features["vanilla"] is features["hidrop"] and features["downsample"] is not features["vanilla"]
 
 
-def test_every_round_has_every_method_once_in_an_order_of_its_own(loaded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_round_has_every_method_once_in_an_order_of_its_own(
+    loaded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from evals.profiling import measure as module
 
     order: list[str] = []
