@@ -33,11 +33,14 @@ WRONG = {
     "new-method": (["fastv"], "fastv: hidrop has a method of this name"),
     "report": (["nowhere"], "`run.py run MATRIX --out nowhere` writes it"),
     "ls": (["nowhere"], "nowhere: no results folders and no files of bench here"),
+    "view": (["nowhere"], "nowhere: not a folder"),
     "compare": (["nowhere", "elsewhere"], "cannot be read"),
     "export": (["nowhere"], "cannot be read"),
     "doctor": (["nowhere"], "nowhere: no such folder"),
     "agree": (["--answers", "nowhere", "--run", "elsewhere"], "elsewhere"),
     "export-tasks": (["new", "--data", "nowhere"], "gqa: no data in 'nowhere'"),
+    "reference": (["--task", "gqq"], "Did you mean 'gqa'?"),
+    "verify": (["nowhere"], "nowhere: not a results folder"),
 }
 
 
