@@ -9,6 +9,7 @@ heat         speed-up of the whole request over batch and text, for each method 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ from evals.bench.answer import captured_of, points_of, shape, vanilla_of, where
 from evals.bench.breakdown import PARTS, breakdown
 from evals.bench.document import BenchDocument, BenchRow
 from evals.bench.latency import WORTH
-from evals.report.figure_style import COLOURS, MARKERS, in_turn, legend, panels_of
+from evals.report.figure_style import COLOURS, hover, in_turn, legend, panels_of
+from evals.report.method_looks import LINES, Look, looks_of, shown_name
 from hidrop.visible import visible_values
 
 if TYPE_CHECKING:
@@ -51,12 +53,13 @@ def request(document: BenchDocument) -> Figure | None:
     figure, panels = panels_of(len(shown), share_y=True)
     for axes, (point, rows) in zip(panels, shown.items(), strict=True):
         methods = [row for row in rows if row["method"] != "vanilla"]
+        looks = _looks(document["rows"])
         longest = max(one["new_tokens"] for row in rows for one in row["requests"])
         lengths = np.unique(np.geomspace(1, max(2, longest), CURVE).round())
-        for place, row in enumerate(methods):
-            colour, vanilla = COLOURS[place % len(COLOURS)], vanilla_of(row, rows)
+        for row in methods:
+            look, vanilla = looks[row["label"]], vanilla_of(row, rows)
             ours, theirs = (one["ttft_ms"]["p50"] + (lengths - 1) * one["tpot_ms"]["p50"] for one in (row, vanilla))
-            axes.plot(lengths, theirs / ours, color=colour, linewidth=1)
+            axes.plot(lengths, theirs / ours, color=look.colour, linewidth=1, linestyle=look.line)
             for one in row["requests"]:
                 up = one["speed_up"]
                 low, high = (up["ratio"] if end is None else end for end in (up["low"], up["high"]))
@@ -64,11 +67,15 @@ def request(document: BenchDocument) -> Figure | None:
                     one["new_tokens"],
                     up["ratio"],
                     yerr=[[max(0.0, up["ratio"] - low)], [max(0.0, high - up["ratio"])]],
-                    color=colour,
-                    fmt=MARKERS[place % len(MARKERS)],
+                    color=look.colour,
+                    fmt=look.marker,
+                    markerfacecolor="white" if look.open else look.colour,
                     markersize=4,
                     label=row["label"],
                 )
+                words = f"{row['label']}, {one['new_tokens']} output tokens\n{up['ratio']:.3f} times as fast as vanilla"
+                place = one["new_tokens"], up["ratio"]
+                axes.plot(*place, "o", color="white", alpha=0, markersize=7, gid=hover(words))
         axes.axhline(1, color="0.5", linewidth=0.8)
         axes.axhline(WORTH, color="0.5", linewidth=0.8, linestyle=":")
         axes.set(xscale="log", xlabel="output tokens", title=where(point))
@@ -76,6 +83,27 @@ def request(document: BenchDocument) -> Figure | None:
     hidden = len(points) - len(shown)
     legend(figure, *panels, note=f"and {hidden} more points, in the tables" if hidden else "")
     return figure
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row's names, as `evals.report.method_looks` reads them."""
+
+    method: str
+    label: str
+    budget: str | None
+
+
+def _looks(rows: Sequence[BenchRow]) -> dict[str, Look]:
+    """The look of each label. A method's second and further labels (budgets) have other lines and hollow marks."""
+    methods = {row["label"]: shown_name(_Row(row["method"], row["label"], row["budget"])) for row in rows}
+    looks, count, found = looks_of(methods.values()), dict.fromkeys(methods.values(), 0), {}
+    for label, method in methods.items():
+        look, again = looks[method], count[method]
+        line = LINES[(LINES.index(look.line) + again) % len(LINES)]
+        found[label] = replace(look, line=line, open=look.open or again > 0)
+        count[method] += 1
+    return found
 
 
 def parts(document: BenchDocument) -> Figure | None:
@@ -90,7 +118,8 @@ def parts(document: BenchDocument) -> Figure | None:
             whole, bottom = sum(breakdown(vanilla_of(row, rows), new).values()), 0.0
             for name, taken in breakdown(row, new, captured_of(row, rows)).items():
                 share, colour = 100 * taken / whole, COLOURS[PARTS.index(name)]
-                axes.bar(place, share, bottom=bottom, color=colour, label=name, width=0.7)
+                bars = axes.bar(place, share, bottom=bottom, color=colour, label=name, width=0.7)
+                bars[0].set_gid(hover(f"{row['label']}, {name}\n{taken:.3g} ms, {share:.1f} % of vanilla's request"))
                 bottom += share
         axes.set(title=f"{where(shape(rows[0]))}\n{new} output token{'s' * (new > 1)}")
         axes.set_xticks(range(len(rows)), [row["label"] for row in rows], rotation=60, ha="right")
@@ -105,16 +134,22 @@ def possible(document: BenchDocument) -> Figure | None:
     if not rows:
         return None
     figure, (axes,) = panels_of(1, height=3.2)
-    for place, label in enumerate(dict.fromkeys(row["label"] for row in rows)):
+    looks = _looks(rows)
+    for label in dict.fromkeys(row["label"] for row in rows):
         own = [row for row in rows if row["label"] == label]
         axes.scatter(
             [row["ideal_speed_up"]["layerwise"] or 0 for row in own],
             [row["speed_ups"]["prefill"]["ratio"] for row in own],
-            color=COLOURS[place % len(COLOURS)],
-            marker=MARKERS[place % len(MARKERS)],
+            color=looks[label].colour,
+            facecolor=("none" if looks[label].open else looks[label].colour),
+            marker=looks[label].marker,
             s=20,
             label=label,
         )
+    for row in rows:
+        limit, reached = row["ideal_speed_up"]["layerwise"] or 0, row["speed_ups"]["prefill"]["ratio"]
+        words = f"{row['label']}, {where(shape(row))}\nlimit {limit:.2f}, reached {reached:.2f}"
+        axes.plot(limit, reached, "o", color="white", alpha=0, markersize=8, gid=hover(words))
     most = max(row["ideal_speed_up"]["layerwise"] or 0 for row in rows)
     axes.plot([1, most], [1, most], color="0.5", linewidth=0.8)
     axes.set(xlabel="layerwise limit of the prefill's speed-up", ylabel="reached")

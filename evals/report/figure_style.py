@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.report.embedded import inert
-from hidrop.atomic_file import make_folder, replacing
+from evals.report.method_looks import Look
+from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.regular_files import own_folder
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 7,
 }
+HOVER = re.compile(r'<g id="hover ([^"]*)">')
 # By file type. The date is removed, so that the same document gives the same bytes.
 METADATA: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
@@ -41,8 +44,11 @@ def saved(figures: Iterable[tuple[str, Figure]], folder: Path) -> list[Path]:
     for name, figure in figures:
         for kind, metadata in METADATA.items():
             path = folder / f"{name}.{kind}"
-            with replacing(path) as file, styled():
-                figure.savefig(file, format=kind, bbox_inches="tight", metadata=metadata)
+            with styled():
+                drawn = io.BytesIO()
+                figure.savefig(drawn, format=kind, bbox_inches="tight", metadata=metadata)
+            content = drawn.getvalue()
+            write_atomically(path, with_titles(content.decode()).encode() if kind == "svg" else content)
             paths.append(path)
     return paths
 
@@ -81,23 +87,51 @@ def svg(figure: Figure) -> str:
     text = io.StringIO()
     with styled():
         figure.savefig(text, format="svg", bbox_inches="tight", metadata=METADATA["svg"])
-    return inert(text.getvalue()[text.getvalue().index("<svg") :])
+    return inert(with_titles(text.getvalue()[text.getvalue().index("<svg") :]))
 
 
-def panels_of(count: int, *, share_y: bool = False, height: float = 2.8) -> tuple[Figure, list[Axes]]:
+def hover(words: str) -> str:
+    """The `gid` of an artist that shows these words while a pointer is over it. Lines are separated by "\\n"."""
+    return f"hover {words}"
+
+
+def with_titles(svg: str) -> str:
+    """A drawing of matplotlib with the words of `hover` as <title> elements, which browsers show without a script."""
+    return HOVER.sub(r'<g class="point"><title>\1</title>', svg)
+
+
+def panels_of(
+    count: int, *, share_y: bool = False, width: float = 0.0, height: float = 2.8, columns: int = 0
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, in lines of at most `columns` (0: all in one line).
+
+    width: inches of a panel (0: 2.6, and 3.6 for a panel alone). height: inches of a line.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(3.6, 2.6 * count), height), layout="constrained")
-    axes = figure.subplots(1, count, sharey=share_y, squeeze=False)
-    return figure, list(axes[0])
+    across = min(count, columns or count)
+    lines = -(-count // across)
+    size = (width * across if width else max(3.6, 2.6 * across), height * lines)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(lines, across, sharey=share_y, squeeze=False).ravel()
+    for rest in axes[count:]:
+        rest.remove()
+    return figure, list(axes[:count])
 
 
-def legend(figure: Figure, *panels: Axes, note: str = "") -> None:
-    """Put one legend below the figure, with one entry per label."""
+def legend(
+    figure: Figure, *panels: Axes, looks: Mapping[str, Look] | None = None, lines: bool = False, note: str = ""
+) -> None:
+    """Put one legend below the figure: one entry per label, then one for each of `looks`, with their `lines`."""
+    from matplotlib.lines import Line2D
+
     entries: dict[str, Any] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(name, handle)
+    for name, look in (looks or {}).items():
+        line: Any = look.line if lines else ""
+        entries[name] = Line2D([], [], color=look.colour, marker=look.marker, markersize=5, linestyle=line)
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=6, title=note or None)
 
 

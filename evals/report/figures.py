@@ -1,31 +1,78 @@
-"""Figures of a results document, as SVG and PDF:
+"""Figures of a results document, as SVG and PDF, and panel by panel for the page:
 
-    accuracy     % of vanilla against average tokens, operations and measured prefill, with the Pareto front
+    accuracy     % of vanilla against tokens, operations and the measured times, with the Pareto front
     tokens       visual tokens entering each layer, one panel per budget
     speed        measured prefill speed-up against the ratio of operations
     retention    % of vanilla for each task
 
-Only the document is read. The same document gives the same bytes.
+Only the document is read. The same document gives the same bytes. A method has the look of its name
+(`evals.report.method_looks`), and what is far outside is drawn at the edge (`evals.report.figure_scale`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from evals.report import figure_scale
 from evals.report.columns import task_name
-from evals.report.figure_style import COLOURS, MARKERS, in_turn, legend, panels_of, pareto, saved
-from evals.report.rows import TableRow, number, tasks_of, without_percent
-from evals.report.sections import VANILLA, Board, boards
+from evals.report.figure_scale import Scale, lines_of, scale_of, spot, write_value
+from evals.report.figure_style import COLOURS, MARKERS, hover, in_turn, legend, panels_of, pareto, saved
+from evals.report.method_looks import Look, looks_of, shown_name
+from evals.report.rows import TableRow, number, rows_of, tasks_of, without_percent
+from evals.report.sections import VANILLA, Board, Section, boards
+from evals.report.units import COUNTS, fixed, millis, unit_for
 from evals.store.result_document import ResultDocument
 from hidrop.visible import visible_values
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAX_PANELS = 4
+COLUMNS = 3  # panels of a line
+PANEL = 3.4, 2.7  # inches of a panel on the page: as wide as a phone
+
+VALUE, MOST_VALUES = 0.075, 4  # width of a number in a strip as a share of the axis; numbers before they become a range
+
+Point = tuple[float, float]
+Marked = list[tuple[TableRow, Point]]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure before it is drawn: its panels from left to right, and the entries of its legend.
+
+    share_y: all panels have the same vertical axis. lines: methods are drawn as lines. height: inches of a panel.
+    """
+
+    panels: Sequence[Callable[[Axes], None]]
+    y_label: str
+    legend: dict[str, Look]
+    note: str = ""
+    share_y: bool = False
+    lines: bool = False
+    height: float = PANEL[1]
+
+    def figure(self) -> Figure:
+        """All panels with one legend."""
+        figure, panels = panels_of(len(self.panels), share_y=self.share_y, height=self.height, columns=COLUMNS)
+        for place, (axes, draw) in enumerate(zip(panels, self.panels, strict=True)):
+            draw(axes)
+            if place % COLUMNS == 0 or not self.share_y:
+                axes.set_ylabel(self.y_label)
+        legend(figure, looks=self.legend, lines=self.lines, note=self.note)
+        return figure
+
+    def panel(self, place: int) -> Figure:
+        """One panel without a legend."""
+        figure, (axes,) = panels_of(1, width=PANEL[0], height=self.height)
+        self.panels[place](axes)
+        axes.set_ylabel(self.y_label)
+        return figure
 
 
 def write(document: ResultDocument, folder: Path) -> list[Path]:
@@ -38,117 +85,283 @@ def write(document: ResultDocument, folder: Path) -> list[Path]:
 
 def drawn(document: ResultDocument) -> Iterator[tuple[str, Figure]]:
     """(name, figure) pairs, one at a time: each figure is cleared before the next is drawn."""
+    return in_turn((name, drawing.figure) for name, drawing in drawings(document))
+
+
+def drawings(document: ResultDocument) -> list[tuple[str, Drawing]]:
+    """(name, drawing) for every figure that the document has numbers for."""
     document = visible_values(document)
     found = boards(document)
-    return in_turn(
-        (f"{name}-{place}" if len(found) > 1 else name, partial(draw, board, document))
+    made = (
+        (f"{name}-{place}" if len(found) > 1 else name, draw(board, document))
         for place, board in enumerate(found, start=1)
         for name, draw in DRAWN.items()
     )
+    return [(name, drawing) for name, drawing in made if drawing]
 
 
-def accuracy(board: Board, document: ResultDocument) -> Figure | None:
-    tasks, looks = _in_percent(document), _looks(board)
-    axes_of: list[tuple[str, Callable[[TableRow], float | None]]] = [
-        ("visual tokens per layer, on average", lambda row: row.average_tokens),
-        ("operations per prefill", lambda row: row.flops),
-        ("prefill, ms (median)", lambda row: row.millis("prefill_ms")),
-    ]
+def accuracy(board: Board, document: ResultDocument) -> Drawing | None:
+    """One panel for each cost that is known of some rows."""
     rows = [row for row in board.rows if row.percent_of_vanilla is not None]
-    axes_of = [(label, x) for label, x in axes_of if any(x(row) is not None for row in rows)]
-    if len(rows) < 2 or not axes_of:
+    costs = [cost for cost in _costs(board.rows) if any(cost.of(row) is not None for row in rows)]
+    if len(rows) < 2 or not costs:
         return None
-    figure, panels = panels_of(len(axes_of), share_y=True)
-    for axes, (label, x) in zip(panels, axes_of, strict=True):
-        known = [row for row in rows if x(row) is not None]
-        for row in known:
-            colour, marker, _ = looks[row.method]
-            half = half_width(row, tasks)
-            filled = row.trained or row.method == VANILLA
-            point: dict[str, Any] = {"fmt": marker, "color": colour, "markerfacecolor": colour if filled else "white"}
-            height = number(row.percent_of_vanilla) or 0
-            axes.errorbar(
-                number(x(row)) or 0, height, yerr=half, markersize=5, linewidth=0.8, label=row.method, **point
-            )
-        front = pareto([(float(x(row) or 0), float(row.percent_of_vanilla or 0)) for row in known])
-        axes.plot(*zip(*front, strict=True), color="0.6", linewidth=1, drawstyle="steps-post", zorder=0)
-        axes.set_xlabel(label)
-    panels[0].set_ylabel("% of vanilla, mean over the tasks")
-    legend(figure, panels[-1], note="filled: trained with its schedule; gray: Pareto front")
-    return figure
+    tasks, y = _in_percent(document), scale_of(row.percent_of_vanilla or 0 for row in rows)
+    known = [[row for row in rows if cost.of(row) is not None] for cost in costs]
+    points = [
+        [(cost.of(row) or 0, row.percent_of_vanilla or 0) for row in own]
+        for cost, own in zip(costs, known, strict=True)
+    ]
+    scales = [scale_of(x for x, _ in own) for own in points]
+    lines = [lines_of(own, x, y) for own, x in zip(points, scales, strict=True)]
+    needed = [figure_scale.lines_needed(own, y) for own in lines]
+    y = figure_scale.with_lines(y, *(max(ends) for ends in zip(*needed, strict=True)))
+    looks = _looks(document)
+    panels = [
+        partial(_accuracy_panel, cost, list(zip(own, where, strict=True)), tasks, looks, (x, y), line)
+        for cost, own, where, x, line in zip(costs, known, points, scales, lines, strict=True)
+    ]
+    strips = any(x.before or x.after for x in scales) or y.before or y.after
+    note = "filled: trained with its schedule; gray line: Pareto front"
+    note += "; in gray strips: off the scale, with the value" if strips else ""
+    return Drawing(panels, "% of vanilla, mean over the tasks", _legend(rows, looks), note, share_y=True)
 
 
-def tokens(board: Board, document: ResultDocument) -> Figure | None:
+@dataclass(frozen=True)
+class Cost:
+    """What a method saves. `show`: a value in words."""
+
+    label: str
+    of: Callable[[TableRow], float | None]
+    show: Callable[[float], str]
+
+
+def _costs(rows: Sequence[TableRow]) -> list[Cost]:
+    flops = unit_for((row.flops for row in rows), COUNTS)
+    lengths = {row.profile["new_tokens"] for row in rows if row.profile}
+    length = f"of {' or '.join(map(str, sorted(lengths)))} output tokens"
+
+    def ms(value: float) -> str:
+        return f"{millis(value)} ms"
+
+    return [
+        Cost("visual tokens per layer, on average", lambda row: row.average_tokens, lambda x: f"{x:.1f} tokens"),
+        Cost(
+            f"{flops.prefix}FLOP of a prefill",
+            lambda row: None if row.flops is None else row.flops / flops.size,
+            lambda x: f"{x:.{flops.digits}f} {flops.prefix}FLOP",
+        ),
+        Cost("prefill, ms (median)", lambda row: row.millis("prefill_ms"), ms),
+        Cost("time to first token, ms (median)", lambda row: row.millis("ttft_ms"), ms),
+        Cost(f"whole request {length}, ms", _request, ms),
+    ]
+
+
+def _request(row: TableRow) -> float | None:
+    """Milliseconds of a whole request: the first token, then each further one, from the medians of the profile."""
+    first, further = row.millis("ttft_ms"), row.millis("decode_ms")
+    if row.profile is None or first is None or further is None:
+        return None
+    return first + max(0, row.profile["new_tokens"] - 1) * further
+
+
+def _accuracy_panel(
+    cost: Cost,
+    points: Marked,
+    tasks: Sequence[str],
+    looks: dict[str, Look],
+    scales: tuple[Scale, Scale],
+    lines: dict[Point, int],
+    axes: Axes,
+) -> None:
+    x, y = scales
+    front = pareto(point for _, point in points)
+    inside = [point for point in front if point[0] <= x.high and point[1] >= y.low]
+    axes.plot(*zip(*inside, strict=True), color="0.6", linewidth=1, drawstyle="steps-post", zorder=0.5)
+    figure_scale.apply(axes, x=x, y=y)
+    for row, point in points:
+        look = looks[shown_name(row)]
+        half = half_width(row, tasks)
+        at = spot(point, x, y, lines.get(point, 0))
+        far_x, far_y = x.outside(point[0]), y.outside(point[1])
+        if half is not None and not far_y:
+            error = [[min(half, at[1] - y.low)], [min(half, y.high - at[1])]]
+            axes.errorbar(*at, yerr=error, color=look.colour, linewidth=0.8, fmt="none")
+        interval = "" if half is None else f" ± {half:.1f}"
+        words = f"{_name(row)}\n{fixed(point[1])}{interval} % of vanilla\n{cost.show(point[0])}"
+        _mark(axes, at, look, words, filled=row.trained or row.method == VANILLA)
+        if far_x or far_y:
+            values = [f"{point[0]:.4g}"] * far_x + [fixed(point[1])] * far_y
+            write_value(axes, "; ".join(values), at, beside=far_y)
+    axes.set_xlabel(cost.label)
+
+
+def _mark(axes: Axes, at: Point, look: Look, words: str, *, filled: bool = True) -> None:
+    """A method's marker, with words for a pointer over it. The area around it counts as well: a cross is thin."""
+    inside = look.colour if filled else "white"
+    axes.plot(*at, look.marker, color=look.colour, markerfacecolor=inside, markersize=5, zorder=3)
+    axes.plot(*at, "o", color="white", alpha=0, markersize=8, zorder=4, gid=hover(words))
+
+
+def tokens(board: Board, document: ResultDocument) -> Drawing | None:
     sections = [s for s in board.sections if any(r.entering for r in s.rows) and s.rows[0].method != VANILLA]
     # Draw the sections with the most rows, in the order of the table.
     chosen = sorted(sections, key=lambda section: -len(section.rows))[:MAX_PANELS]
-    sections, looks = [section for section in sections if section in chosen], _looks(board)
+    sections = [section for section in sections if section in chosen]
     if not sections:
         return None
-    figure, panels = panels_of(len(sections), share_y=True)
-    for axes, section in zip(panels, sections, strict=True):
-        for row in section.rows:
-            if row.entering:
-                layers = range(1, len(row.entering) + 2)
-                colour, _, line = looks[row.method]
-                counts = [*row.entering, row.entering[-1]]
-                axes.step(layers, counts, where="post", color=colour, linestyle=line, label=row.method)
-        axes.set_title(section.title.replace(", ", ",\n"), fontsize=8)  # two lines, so that panels do not overlap
-        axes.set_xlabel("layer")
-    panels[0].set_ylabel("visual tokens entering")
-    legend(figure, *panels)
-    return figure
+    looks = _looks(document)
+    return Drawing(
+        [partial(_tokens_panel, section, looks) for section in sections],
+        "visual tokens entering",
+        _legend([row for section in sections for row in section.rows], looks),
+        share_y=True,
+        lines=True,
+    )
 
 
-def speed(board: Board, document: ResultDocument) -> Figure | None:
+def _tokens_panel(section: Section, looks: dict[str, Look], axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for row in section.rows:
+        if not row.entering:
+            continue
+        look, counts = looks[shown_name(row)], [*row.entering, row.entering[-1]]
+        changes = [n for n in range(len(row.entering)) if n == 0 or counts[n] != counts[n - 1]]
+        axes.step(
+            range(1, len(counts) + 1),
+            counts,
+            where="post",
+            color=look.colour,
+            linestyle=look.line,
+            marker=look.marker,
+            markevery=changes,
+            markersize=4,
+            linewidth=1.2,
+            gid=hover(f"{_name(row)}\n{row.average_tokens:.1f} tokens on average\nlayers {_runs(row.entering)}"),
+        )
+    axes.set_title(section.title.replace(", ", ",\n"), fontsize=8)  # two lines, so that panels do not overlap
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.set_xlabel("layer")
+
+
+def _runs(entering: Sequence[int]) -> str:
+    """ "1-2: 100, 3-12: 18": layers with the tokens that enter them."""
+    starts = [n for n in range(len(entering)) if n == 0 or entering[n] != entering[n - 1]]
+    ends = [*starts[1:], len(entering)]
+    return ", ".join(
+        f"{start + 1}{f'-{end}' if end > start + 1 else ''}: {entering[start]}"
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def speed(board: Board, document: ResultDocument) -> Drawing | None:
     whole = {row.model: row for row in board.rows if row.method == VANILLA and row.millis("prefill_ms") and row.flops}
     first = next(iter(whole.values()), None)
-    looks, points = _looks(board), []
+    points: Marked = []
     for row in board.rows:
         base = whole.get(row.model, first)
         time = row.millis("prefill_ms")
         if base and time and row.flops and base.flops:
-            points.append((row, base.flops / row.flops, (base.millis("prefill_ms") or 0) / time))
+            points.append((row, (base.flops / row.flops, (base.millis("prefill_ms") or 0) / time)))
     if len(points) < 2:
         return None
-    figure, (axes,) = panels_of(1)
-    most = max(max(ideal, achieved) for _, ideal, achieved in points) * 1.05
-    axes.plot([0, most], [0, most], color="0.6", linewidth=1, label="ratio of operations")
-    for row, ideal, achieved in points:
-        colour, marker, _ = looks[row.method]
-        axes.plot(ideal, achieved, marker, color=colour, markersize=5, label=row.method)
-    axes.set(
-        xlim=(0, most), ylim=(0, most), xlabel="vanilla's operations / the method's", ylabel="measured prefill speed-up"
+    looks = _looks(document)
+    panel = partial(_speed_panel, points, looks)
+    return Drawing(
+        [panel],
+        "measured prefill speed-up",
+        _legend([row for row, _ in points], looks),
+        "gray line: ratio of operations",
     )
-    legend(figure, axes)
-    return figure
 
 
-def retention(board: Board, document: ResultDocument) -> Figure | None:
+def _speed_panel(points: Marked, looks: dict[str, Look], axes: Axes) -> None:
+    # Nothing is cut off: the distance to the line is what the figure shows.
+    x, y = (figure_scale.whole_scale(point[side] for _, point in points) for side in (0, 1))
+    first, last = max(x.low, y.low), min(x.high, y.high)
+    if first < last:
+        axes.plot([first, last], [first, last], color="0.6", linewidth=1, zorder=0.5)
+    figure_scale.apply(axes, x=x, y=y)
+    for row, point in points:
+        words = f"{_name(row)}\n{point[0]:.2f}x fewer operations\n{point[1]:.2f}x as fast in the prefill"
+        _mark(axes, point, looks[shown_name(row)], words, filled=row.trained or row.method == VANILLA)
+    axes.set_xlabel("vanilla's operations / the method's")
+
+
+def retention(board: Board, document: ResultDocument) -> Drawing | None:
+    """A line for each row, a mark for each task. Marks are of tasks here, so they have no method's look."""
     tasks = _in_percent(document)
     vanilla = next((row for row in board.rows if row.method == VANILLA), None)
     rows = [row for row in board.rows if row.method != VANILLA]
     base = {task: number(vanilla.scores.get(task)) for task in tasks} if vanilla else {}
-    if not rows or not any(base.values()):
+    found = [
+        (
+            row,
+            {
+                task: 100 * score / whole
+                for task in tasks
+                if (score := number(row.scores.get(task))) is not None and (whole := base.get(task))
+            },
+        )
+        for row in rows
+    ]
+    if not any(values for _, values in found):
         return None
-    figure, (axes,) = panels_of(1, height=0.9 + 0.17 * len(rows))
-    for place, task in enumerate(tasks):
-        points = [
-            (100 * score / whole, len(rows) - line)
-            for line, row in enumerate(rows)
-            if (score := number(row.scores.get(task))) is not None and (whole := base.get(task))
-        ]
-        if points:
-            look = MARKERS[place % len(MARKERS)], COLOURS[place % len(COLOURS)]
-            axes.plot(*zip(*points, strict=True), look[0], color=look[1], markersize=4, label=task_name(task))
-    axes.axvline(100, color="0.6", linewidth=1)
-    axes.set_yticks([len(rows) - line for line in range(len(rows))], [f"{row.model}, {row.label}" for row in rows])
+    looks = {task: Look(_at(COLOURS, n), _at(MARKERS, n)) for n, task in enumerate(tasks)}
+    shown = {task_name(task): looks[task] for task in tasks if any(task in values for _, values in found)}
+    x = scale_of([100.0, *(value for _, values in found for value in values.values())])
+    most = max(sum(map(x.outside, values.values())) for _, values in found)
+    wide = VALUE * min(most, MOST_VALUES) * (x.high - x.low)
+    x = replace(x, before=x.before and wide, after=x.after and wide)
+    note = "gray line: vanilla"
+    note += "; numbers in a gray strip: off the scale, in the order of the tasks" if most else ""
+    panel = partial(_retention_panel, found, looks, x)
+    return Drawing([panel], "", shown, note, height=0.9 + 0.17 * len(rows))
+
+
+def _retention_panel(
+    found: list[tuple[TableRow, dict[str, float]]], looks: dict[str, Look], x: Scale, axes: Axes
+) -> None:
+    labels = [row.label for row, _ in found]
+    names = [_name(row) if row.trained or labels.count(row.label) > 1 else row.label for row, _ in found]
+    places = range(len(found), 0, -1)
+    axes.axvline(100, color="0.6", linewidth=1, zorder=0.5)
+    axes.set_ylim(0.2, len(found) + 0.8)
+    figure_scale.apply(axes, x=x)
+    for place, (row, values) in zip(places, found, strict=True):
+        for task, value in values.items():
+            look = looks[task]
+            at = (x.place(value), place)
+            if not x.outside(value):
+                axes.plot(*at, look.marker, color=look.colour, markersize=4)
+                axes.plot(*at, "o", alpha=0, markersize=7, gid=hover(_kept(row, task, value)), zorder=4)
+        # Several marks would hide each other in the strip: the values alone, in the order of the tasks.
+        edge = 0.01 * (x.limits[1] - x.limits[0])
+        for far, start, side in (("before", x.limits[0] + edge, "left"), ("after", x.limits[1] - edge, "right")):
+            own = {t: v for t, v in values.items() if (v < x.low if far == "before" else v > x.high)}
+            if own:
+                each = " ".join(f"{value:.0f}" for value in own.values())
+                brief = each if len(own) <= MOST_VALUES else f"{min(own.values()):.0f} to {max(own.values()):.0f}"
+                text = axes.text(start, place, brief, ha=side, va="center")
+                text.set(fontsize=figure_scale.SMALL, gid=hover("\n".join(_kept(row, t, v) for t, v in own.items())))
+    axes.set_yticks(list(places), names)
     axes.set_xlabel("% of vanilla")
-    legend(figure, axes)
-    return figure
 
 
-DRAWN: dict[str, Callable[[Board, ResultDocument], Figure | None]] = {
+def _kept(row: TableRow, task: str, value: float) -> str:
+    return f"{_name(row)}, {task_name(task)}: {fixed(value)} % of vanilla"
+
+
+def _name(row: TableRow) -> str:
+    return f"{row.model}, {row.label}"
+
+
+def _at(values: Sequence[str], place: int) -> str:
+    return values[place % len(values)]
+
+
+DRAWN: dict[str, Callable[[Board, ResultDocument], Drawing | None]] = {
     "accuracy": accuracy,
     "tokens": tokens,
     "speed": speed,
@@ -177,12 +390,12 @@ def _in_percent(document: ResultDocument) -> list[str]:
     return [task for task in tasks_of(document) if task not in without]
 
 
-def _looks(board: Board) -> dict[str, tuple[str, str, str]]:
-    """Color, marker and line style of each method; vanilla is black."""
-    methods = [method for method in dict.fromkeys(row.method for row in board.rows) if method != VANILLA]
-    colours = COLOURS[:-1]
-    looks = {
-        method: (colours[i % len(colours)], MARKERS[i % len(MARKERS)], "--" if i // len(colours) % 2 else "-")
-        for i, method in enumerate(methods)
-    }
-    return {VANILLA: (COLOURS[-1], "*", "-"), **looks}
+def _looks(document: ResultDocument) -> dict[str, Look]:
+    """The looks of all methods of the document: the same in each of its figures."""
+    return looks_of(shown_name(row) for row in rows_of(document))
+
+
+def _legend(rows: Sequence[TableRow], looks: dict[str, Look]) -> dict[str, Look]:
+    """The looks of the methods of these rows, vanilla first."""
+    names = dict.fromkeys(shown_name(row) for row in rows)
+    return {name: looks[name] for name in sorted(names, key=lambda name: name != VANILLA)}
