@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from evals.report import headline
 from evals.report.columns import task_name
 from evals.report.embedded import policy
 from evals.report.files import finite
-from evals.report.page_samples import KINDS, PageSamples, page_samples, with_panels
+from evals.report.method_looks import looks_of, shown_name, symbol
+from evals.report.page_data import KINDS, pack, unpack
+from evals.report.page_samples import PageSamples, page_samples, with_panels
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.report.tables import main_sheets
@@ -33,8 +36,10 @@ NAME = "report.html"
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 SAMPLES_SECTION = 'id="samples"'
 ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("page.js", "page_tables.js", "page_details.js", "page_samples.js")  # one script element, in this order
 SAMPLES = 48
-IMAGE_BYTES = 2_500_000  # of all images together: keeps a page below 5 MB
+# Of all images and of all answers together. They keep a page of 12 benchmarks with 40 rows each below 10 MB.
+IMAGE_BYTES, ANSWER_BYTES = 2_500_000, 4_500_000
 FIGURES = {
     "accuracy": "Accuracy in % of vanilla, against cost",
     "tokens": "Visual tokens entering each layer",
@@ -66,17 +71,15 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out:
     """The HTML that `write` writes. The same folder gives the same text."""
     from jinja2 import Environment, FileSystemLoader
 
-    from evals.report import figure_style, figures
-
     document = visible_values(finite(document))
     mains = main_sheets(document)
-    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    found = page_samples(document, folder, samples=samples, room=IMAGE_BYTES)
+    style = (ASSETS / "page.css").read_text(encoding="utf-8")
+    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    found = page_samples(document, folder, samples=samples, room=IMAGE_BYTES, answers_room=ANSWER_BYTES)
     if not found.tasks and samples:
         earlier = (shown_before(document, place / NAME) for place in (out or folder, folder))
         found = next(filter(None, earlier), found)
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    drawn = [(name, FIGURES[name.split("-")[0]], figure_style.svg(figure)) for name, figure in figures.drawn(document)]
     return environment.get_template("page.html.jinja").render(
         document=document,
         headlines=headline.headlines(document),
@@ -85,12 +88,13 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out:
         mains=len(mains),
         sections=list(dict.fromkeys(title for sheet in mains for title, _ in sheet.sections)),
         keys=_keys(document),
-        figures=drawn,
+        figures=_figures(document),
+        symbols=_symbols(document),
         notes=[*report_notes(document), *(("Not shown", visible(note)) for note in found.notes)],
         policy=policy(style=style, script=script),
         style=style,
         script=script,
-        data=_script_safe(visible_values({**_facts(document), **asdict(found)})),
+        data=_script_safe(visible_values({**_facts(document), **asdict(found), **pack(found.tasks)})),
         tasks={task: task_name(task) for task in found.tasks},
         kinds=KINDS,
     )
@@ -100,12 +104,19 @@ def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
     """The samples of an existing page of the same cells; None if there is no such page."""
     try:
         data = _data_in(read_text(path))
+        data["tasks"] = unpack(data)
         ids = {cell_key(cell): cell["id"] for cell in document["cells"]}
         if not data["tasks"] or any(ids[key] != identity["id"] for key, identity in data["identities"].items()):
             return None
         with_panels(data["tasks"], document)
         return PageSamples(**{field.name: data[field.name] for field in fields(PageSamples)})
-    except (Unreadable, ValueError, KeyError, TypeError):  # there is none yet, or one that another version wrote
+    except (
+        Unreadable,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ):  # there is none yet, or one that another version wrote
         return None
 
 
@@ -120,12 +131,12 @@ def lost_samples(before: str, after: str, document: ResultDocument) -> str | Non
             return f"samples of {len(lost)} cells ({', '.join(lost[:3])}{' ...' if len(lost) > 3 else ''})"
         asked = sorted(tasks & (_with_questions(old) - _with_questions(new)))
         return f"questions and images of {', '.join(asked)}" if asked else None
-    except (ValueError, KeyError, TypeError, AttributeError):  # no page of this version
+    except (ValueError, LookupError, TypeError, AttributeError):  # no page of this version
         return "samples that another version wrote" if SAMPLES_SECTION in before and not new["tasks"] else None
 
 
 def _with_questions(data: Any) -> set[str]:
-    return {task for task, samples in data["tasks"].items() if any(sample["question"] for sample in samples)}
+    return {task for task, samples in unpack(data).items() if any(sample["question"] for sample in samples)}
 
 
 def _data_in(page: str) -> Any:
@@ -150,6 +161,36 @@ def _keys(document: ResultDocument) -> dict[tuple[str, str, str], list[str]]:
     return found
 
 
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure on the page: each panel as an <svg>, and the legend as (name, symbol)."""
+
+    title: str
+    panels: list[str]
+    legend: list[tuple[str, str]]
+    note: str
+
+
+def _figures(document: ResultDocument) -> list[PageFigure]:
+    """Panels one by one, so that they wrap on a narrow screen in place of getting too small to read."""
+    from evals.report import figure_style, figures
+
+    found = []
+    for name, drawing in figures.drawings(document):
+        drawn = figure_style.in_turn((name, partial(drawing.panel, place)) for place in range(len(drawing.panels)))
+        panels = [figure_style.svg(figure) for _, figure in drawn]
+        legend = [(entry, symbol(look)) for entry, look in drawing.legend.items()]
+        found.append(PageFigure(FIGURES[name.split("-")[0]], panels, legend, drawing.note))
+    return found
+
+
+def _symbols(document: ResultDocument) -> dict[tuple[str, str], str]:
+    """The symbol of each row of the main tables, by model and label."""
+    rows = together(rows_of(document))
+    looks = looks_of(shown_name(row) for row in rows)
+    return {(row.model, row.label): symbol(looks[shown_name(row)]) for row in rows}
+
+
 def _facts(document: ResultDocument) -> dict[str, Any]:
     """The page's data on every number: the document's cells, and the provenance of the run."""
     names = ("matrix", "protocol", "command", "date", "commit", "hardware", "versions", "sources", "data")
@@ -158,6 +199,7 @@ def _facts(document: ResultDocument) -> dict[str, Any]:
         "made": {name: document.get(name) for name in names},
         "names": {task: task_name(task) for task in tasks_of(document)},
         "alpha": ALPHA,
+        "kinds": KINDS,
     }
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evals.report.page_data import KINDS, size
 from evals.store.folders import samples_file, samples_of
 from evals.store.journal import header_of
 from evals.store.records import ScoredAnswer
@@ -23,8 +24,6 @@ from evals.tasks.data import TaskSpec, data_digest
 from evals.tasks.protocol import protocol
 from hidrop.errors import UserError
 
-# How an answer compares with vanilla's, the largest change first.
-KINDS = ("lost", "gained", "changed", "same", "uncompared")
 SIDE = 192  # pixels of an image on the page
 LONGEST = 600  # characters of a question or an answer
 
@@ -43,7 +42,7 @@ class ShownSample:
 
 @dataclass
 class PageSamples:
-    """The data of the page's script, see `page.js`. `notes`: what is not shown, and why."""
+    """The data of the page's script before it is packed (see `page_data`). `notes`: what is not shown, and why."""
 
     tasks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
@@ -51,8 +50,11 @@ class PageSamples:
     notes: list[str] = field(default_factory=list)
 
 
-def page_samples(document: ResultDocument, folder: Path, *, samples: int, room: int) -> PageSamples:
-    """At most `samples` samples per task and `room` bytes of images. Raises UserError for a damaged journal."""
+def page_samples(document: ResultDocument, folder: Path, *, samples: int, room: int, answers_room: int) -> PageSamples:
+    """At most `samples` samples per task, `room` bytes of images and `answers_room` characters of answers.
+
+    Raises UserError for a damaged journal.
+    """
     found = PageSamples()
     cells = {cell_key(cell): cell for cell in document["cells"]}
     tasks = dict.fromkeys(cell["task"] for cell in document["cells"])
@@ -69,7 +71,8 @@ def page_samples(document: ResultDocument, folder: Path, *, samples: int, room: 
         docs = chosen(kinds, samples)
         asked = _asked(document, task, found.identities, answers, docs, found.notes)
         squares = {key: own[key]["image_tokens"] for key in answers}
-        found.tasks[task] = _listed(docs, answers, kinds, squares, asked, found, room // len(tasks))
+        rooms = room // len(tasks), answers_room // len(tasks)
+        found.tasks[task] = _listed(docs, answers, kinds, squares, asked, found, rooms)
     if not found.tasks and document["cells"]:
         found.notes.append(f"no samples: {folder / 'samples'} is missing. Run the matrix, then write the report again")
     return found
@@ -176,12 +179,13 @@ def _listed(
     squares: Mapping[str, int | None],
     asked: Mapping[int, ShownSample],
     found: PageSamples,
-    room: int,
+    rooms: tuple[int, int],
 ) -> list[dict[str, Any]]:
-    """A task's samples in the form that the page's script reads, until its images fill `room` bytes.
+    """A task's samples, until their images or their answers fill the `rooms`, in characters.
 
     `answers`: the samples of each cell by its key; `squares`: the tokens of each cell's image, see `_panels`.
     """
+    room, answers_room = rooms
     by_doc = {key: {row["doc_id"]: row for row in rows} for key, rows in answers.items()}
     listed: list[dict[str, Any]] = []
     for doc in docs:
@@ -196,20 +200,32 @@ def _listed(
                 f"{len(docs) - len(listed)} of {len(docs)} samples: the page has no room for more images"
             )
             break
+        sample = {
+            "doc": doc,
+            "question": shown.question,
+            "image": None,
+            "whole": None,
+            "target": _target(one["target"]),
+            "category": one["category"],
+            "answers": {key: _answer(row, kinds[key][doc], squares[key]) for key, row in rows.items()},
+        }
+        _number_readings(sample["answers"], rows)
+        answers_room -= size(sample)
+        if answers_room < 0:
+            left = len(docs) - len(listed)
+            found.notes.append(f"{left} of {len(docs)} samples: the page has no room for more answers")
+            break
         found.images += new
         image, whole = (found.images.index(picture) if picture else None for picture in pictures)
-        listed.append(
-            {
-                "doc": doc,
-                "question": shown.question,
-                "image": image,
-                "whole": whole,
-                "target": _target(one["target"]),
-                "category": one["category"],
-                "answers": {key: _answer(row, kinds[key][doc], squares[key]) for key, row in rows.items()},
-            }
-        )
+        listed.append({**sample, "image": image, "whole": whole})
     return listed
+
+
+def _number_readings(answers: Mapping[str, dict[str, Any]], rows: Mapping[str, ScoredAnswer]) -> None:
+    """Number the answers of a sample by how they were read: equal answers have equal numbers."""
+    readings = list(dict.fromkeys(str(row["reading"]) for row in rows.values()))
+    for key, row in rows.items():
+        answers[key]["reading"] = readings.index(str(row["reading"]))
 
 
 def _target(target: Any) -> str:
@@ -248,6 +264,8 @@ def with_panels(tasks: dict[str, list[dict[str, Any]]], document: ResultDocument
     for sample in (sample for samples in tasks.values() for sample in samples):
         sample.setdefault("whole", None)
         for key, answer in sample["answers"].items():
+            answer.setdefault("reading", None)
+            answer.setdefault("error", None)
             if "panels" not in answer:
                 panels = _square(answer.pop("side", None), tokens.get(key))
                 answer |= {"whole": False, "one": bool(panels), "panels": panels}

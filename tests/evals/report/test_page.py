@@ -15,18 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.cli import main
-from evals.report import page
+from evals.report import page, page_data
 from evals.report.page_samples import chosen, kind_of
 from evals.store.folders import read_document, samples_of
 from evals.store.kept_tokens import pack, unpack
+from evals.store.result_document import cell_key
 from hidrop.errors import UserError
 from hidrop.visible import UNSEEN
+
+# An answer without kept tokens.
+PLAIN: dict[str, Any] = {"score": 0, "error": None, "whole": False, "one": False, "panels": [], "kept": None}
 
 
 def data_of(text: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert found
-    return json.loads(found[1])
+    data = json.loads(found[1])
+    return {**data, "tasks": page_data.unpack(data)}
 
 
 def test_the_report_of_a_run_has_a_page_that_needs_nothing_else(little: Path) -> None:
@@ -100,7 +105,7 @@ def test_text_of_a_model_cannot_leave_its_place(little: Path, monkeypatch: pytes
     from evals.report import page_samples
 
     def evil(row: Any, kind: str, square: Any) -> dict[str, Any]:
-        return {"text": "</script><script>alert(1)</script>", "score": 0, "kind": kind, "panels": [], "kept": None}
+        return {**PLAIN, "text": "</script><script>alert(1)</script>", "kind": kind}
 
     monkeypatch.setattr(page_samples, "_answer", evil)
     document = read_document(little)
@@ -218,7 +223,7 @@ def test_no_text_of_a_run_acts_on_the_page(little: Path, monkeypatch: pytest.Mon
     evil = "\x1b[31m\u202e\x00\u2028"
 
     def answer(row: Any, kind: str, square: Any) -> dict[str, Any]:
-        return {"text": evil, "score": 0, "kind": kind, "panels": [], "kept": None}
+        return {**PLAIN, "text": evil, "kind": kind}
 
     monkeypatch.setattr(page_samples, "_answer", answer)
     document = read_document(little)
@@ -237,6 +242,7 @@ def test_an_existing_page_of_any_kind_is_replaced(little: Path, tmp_path: Path) 
 
 def scored(tokens: int, **more: Any) -> Any:
     row = {"answer": "a", "score": 1.0, "error": None, "target": "a", "category": None, "visual_tokens": tokens}
+    row["reading"] = "a"
     return {**row, "kept": [[2, pack([0, 1], tokens)]], **more}
 
 
@@ -264,13 +270,15 @@ def test_of_an_older_journal_only_the_square_of_the_models_own_image_is_drawn() 
     answers = {f"m/{row}/gqa": {"side": 4, "kept": [[2, "AA=="]]} for row in ("a", "b")}
     sample: Any = {"image": 0, "answers": answers}
     with_panels({"gqa": [sample]}, cells)
+    nothing = {"reading": None, "error": None}
     assert sample["answers"]["m/a/gqa"] == {
+        **nothing,
         "kept": [[2, "AA=="]],
         "whole": False,
         "one": True,
         "panels": [[1, 4, 4, 0]],
     }
-    assert sample["answers"]["m/b/gqa"] == {"kept": None, "whole": False, "one": False, "panels": []}
+    assert sample["answers"]["m/b/gqa"] == {**nothing, "kept": None, "whole": False, "one": False, "panels": []}
     assert sample["whole"] is None
 
 
@@ -286,9 +294,53 @@ def test_a_sample_has_the_pictures_that_its_models_see() -> None:
         found = PageSamples()
         answers = {f"m/{number}/gqa": [row] for number, row in enumerate(rows)}
         kinds = {key: {1: "same"} for key in answers}
-        (sample,) = _listed([1], answers, kinds, dict.fromkeys(answers, 4), shown, found, 999)
+        (sample,) = _listed([1], answers, kinds, dict.fromkeys(answers, 4), shown, found, (999, 9999))
         assert found.images == images
         assert [found.images[n] for n in (sample["image"], sample["whole"]) if n is not None] == images
     found = PageSamples()
-    assert _listed([1], answers, kinds, dict.fromkeys(answers, 4), shown, found, 10) == []
-    assert "1 of 1 samples: the page has no room" in found.notes[0]
+    assert _listed([1], answers, kinds, dict.fromkeys(answers, 4), shown, found, (10, 9999)) == []
+    assert "1 of 1 samples: the page has no room for more images" in found.notes[0]
+    found = PageSamples()
+    assert _listed([1], answers, kinds, dict.fromkeys(answers, 4), shown, found, (999, 10)) == []
+    assert "1 of 1 samples: the page has no room for more answers" in found.notes[0] and not found.images
+
+
+def test_samples_come_back_from_a_page_as_they_were() -> None:
+    one = {
+        **PLAIN,
+        "text": "a",
+        "kind": "lost",
+        "reading": 0,
+        "panels": [[1, 2, 2, 0]],
+        "one": True,
+        "kept": [[2, "8A=="]],
+    }
+    failed = {**PLAIN, "text": "", "score": None, "kind": "uncompared", "reading": 1, "error": "no luck"}
+    sample: dict[str, Any] = {"doc": 3, "question": "?", "image": 0, "whole": None, "target": "b", "category": None}
+    tasks = {"gqa": [{**sample, "answers": {"a": one, "b": failed}}, {**sample, "answers": {"b": one}}], "pope": []}
+    packed = json.loads(json.dumps(page_data.pack(tasks)))
+    assert page_data.unpack(packed) == tasks
+    assert len(packed["shapes"]) == 2 and packed["tasks"]["gqa"]["rows"] == ["a", "b"]
+
+
+def test_answers_that_are_read_as_the_same_have_the_same_number(little: Path) -> None:
+    document = read_document(little)
+    for sample in data_of(page.html(document, little, samples=3))["tasks"]["pope"]:
+        readings: dict[int, set[str]] = {}
+        for key, answer in sample["answers"].items():
+            cell = next(one for one in document["cells"] if key == cell_key(one))
+            row = next(row for row in samples_of(little, cell) or () if row["doc_id"] == sample["doc"])
+            readings.setdefault(answer["reading"], set()).add(row["reading"])
+        assert all(len(own) == 1 for own in readings.values())
+        assert len({next(iter(own)) for own in readings.values()}) == len(readings)
+
+
+@pytest.mark.slow
+def test_a_page_of_twelve_benchmarks_with_forty_rows_is_below_10_megabytes() -> None:
+    from tests.evals.report import large_page
+
+    text = large_page.html()
+    samples = data_of(text)["tasks"]
+    assert len(samples) == 12 and all(len(own) > 20 for own in samples.values())
+    assert 4_000_000 < len(text.encode()) < 10_000_000
+    assert 'id="figures"' in text and text.count("data-cells=") == 12 * large_page.ROWS

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evals.report import page
-from evals.store.folders import read_document
+from evals.store.folders import read_document, samples_of
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 DRIVER = shutil.which("chromedriver")
@@ -101,6 +101,135 @@ def test_rows_are_found_by_name_and_by_budget(browser: Any) -> None:
     assert column(browser, 2) == ["trained"]
 
 
+def found_by(browser: Any, words: str) -> list[str]:
+    """The methods in the table when these words are typed."""
+    box = all_of(browser, "#filter input")[0]
+    box.clear()
+    box.send_keys(words)
+    return column(browser, 2)
+
+
+def test_the_filter_knows_or_and_not(browser: Any) -> None:
+    everything = column(browser, 2)
+    assert sorted(found_by(browser, "fastv | random")) == ["fastv", "random"]
+    assert found_by(browser, "FastV|random -fast") == ["random"]
+    assert found_by(browser, "plain -fastv -random") == [
+        name for name in everything if name in ("vanilla", "downsample")
+    ]
+    assert found_by(browser, "-plain") == ["trained"]
+    assert found_by(browser, "fastv |") == ["fastv"] and found_by(browser, " - ") == []
+    assert found_by(browser, "nothing | -") == []
+
+
+def address(browser: Any) -> str:
+    return browser.execute_script("return decodeURIComponent(location.hash.replaceAll('+', ' '))")
+
+
+def reopen(browser: Any) -> None:
+    """Open the address of the page as it is in a new document."""
+    there = browser.current_url
+    browser.get("about:blank")
+    browser.get(there)
+
+
+def test_the_address_keeps_what_the_table_shows(browser: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    assert address(browser) == "", "a page as it opens has no state"
+    found_by(browser, "plain -random")
+    heading(browser, "POPE").click()
+    all_of(browser, "#filter .chooser summary")[0].click()
+    next(box for box in all_of(browser, "#filter [name=column]") if box.get_attribute("value") == "GQA").click()
+    shown, headings = column(browser, 2), texts(browser, ".main thead th")
+    assert "GQA" not in headings and "sort=0:descending:POPE" in address(browser)
+    reopen(browser)
+    assert column(browser, 2) == shown and texts(browser, ".main thead th") == [*headings]
+    assert all_of(browser, "#filter input")[0].get_attribute("value") == "plain -random"
+    next(link for link in all_of(browser, "nav a") if link.text == "Figures").click()
+    assert "find=plain -random" in address(browser), "a jump to a section keeps the state"
+    all_of(browser, "#filter button")[0].click()
+    WebDriverWait(browser, 10).until(lambda _: "find" not in address(browser) and "hide" not in address(browser))
+    assert "GQA" in texts(browser, ".main thead th")
+
+
+def test_the_address_opens_a_score_and_a_sample(browser: Any, url: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    row = next(row for row in all_of(browser, ".main tbody tr") if "fastv" in row.text)
+    row.find_elements("css selector", "button")[0].click()
+    assert "detail=plain/fastv/gqa" in address(browser)
+    reopen(browser)
+    assert "GQA: fastv on plain" in all_of(browser, "#detail")[0].text
+    all_of(browser, "#detail form button")[0].click()
+    choose(browser, "#choice [name=task]", "POPE")
+    choose(browser, "#choice [name=beside]", "plain: downsample")
+    all_of(browser, "#choice [value=same]")[0].click()
+    counted = texts(browser, "#choice .count")
+    before = texts(browser, "#cards .card h3 a")
+    all_of(browser, "#cards .card h3 a")[-1].click()
+    name = before[-1]
+    for step, shown in ((None, [name]), (browser.back, before), (browser.forward, [name])):
+        if step:
+            step()
+        WebDriverWait(browser, 10).until(lambda _, shown=shown: texts(browser, "#cards .card h3 a") == shown)
+    reopen(browser)
+    assert texts(browser, "#cards .card h3 a") == [name] and len(texts(browser, "#cards .pair h4")) == 2
+    assert "detail" not in address(browser) and "task=pope" in address(browser)
+    all_of(browser, "#choice [name=all]")[0].click()
+    assert texts(browser, "#choice .count") == counted and len(all_of(browser, "#cards .card")) > 0
+    browser.get(f"{url}#row=no/such/row&sort=7:up:x&budget=none&sample=-1&detail=a&hide=b&category=c")
+    assert len(column(browser, 2)) == 5 and texts(browser, "#cards .card") == []
+
+
+def pasted(browser: Any) -> str:
+    """The clipboard, as somebody pastes it into a field of another page."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get("data:text/html,<textarea autofocus></textarea>")
+    field = all_of(browser, "textarea")[0]
+    field.click()
+    ActionChains(browser).key_down(Keys.CONTROL).send_keys("v").key_up(Keys.CONTROL).perform()
+    return str(field.get_property("value"))
+
+
+@pytest.mark.parametrize("form", ["CSV", "LaTeX", "Markdown"])
+def test_the_rows_and_columns_that_are_shown_can_be_copied(browser: Any, form: str) -> None:
+    found_by(browser, "plain -random -downsample")
+    all_of(browser, "#filter .chooser summary")[0].click()
+    boxes = all_of(browser, "#filter [name=column]")
+    for box in boxes:
+        if box.get_attribute("value") not in ("GQA", "Share (tokens)"):
+            box.click()
+    assert texts(browser, ".main thead th") == ["Model", "Method", "Share (tokens)", "GQA"]
+    rows = {name: column(browser, 4)[place] for place, name in enumerate(column(browser, 2))}
+    next(button for button in all_of(browser, "#filter [name=copy]") if button.text == form).click()
+    assert texts(browser, "#filter output") == [f"2 rows copied as {form}"]
+    text = pasted(browser)
+    assert text.endswith("\n") and "random" not in text and "POPE" not in text
+    if form == "CSV":
+        assert text.splitlines()[0] == "Model,Method,Share (tokens),GQA"
+        assert f"plain,vanilla,100.0 % (100.0),{rows['vanilla']}" in text.splitlines()
+    elif form == "LaTeX":
+        assert r"\begin{tabular}{llrr}" in text and r"plain & vanilla & 100.0 \% (100.0) & " in text
+        assert r"\multicolumn{4}{l}{\textit{All visual tokens}}" in text and text.count(r"\midrule") == 2
+    else:
+        assert "| Model | Method | Share (tokens) | GQA |\n| :--- | :--- | ---: | ---: |" in text
+        assert "| ***All visual tokens*** | | | |" in text
+
+
+def test_headings_stay_in_sight_in_a_long_table(browser: Any) -> None:
+    browser.set_window_size(1300, 420)
+    browser.execute_script("document.querySelector('.main tbody:last-of-type, .main').scrollIntoView({block: 'end'})")
+    browser.execute_script("window.scrollBy(0, 40); document.querySelector('.scroll').scrollTop = 60")
+    top, box, first = browser.execute_script(
+        "return [document.querySelector('.main thead th').getBoundingClientRect().top,"
+        " document.querySelector('.scroll').getBoundingClientRect().top,"
+        " document.querySelector('.main tbody tr').getBoundingClientRect().top]"
+    )
+    assert top == pytest.approx(max(box, 0), abs=2) and first < top, "rows have moved under the headings"
+
+
 def test_a_score_opens_its_samples(browser: Any) -> None:
     row = next(row for row in all_of(browser, ".main tbody tr") if "fastv" in row.text)
     row.find_elements("css selector", "button")[0].click()
@@ -145,6 +274,73 @@ def test_samples_show_the_tokens_kept_at_each_filter(browser: Any) -> None:
     boxes["same"].click()
     assert len(all_of(browser, "#cards .card")) == len(kinds) - kinds.count("same")
     assert not all_of(browser, "#cards .card.same")
+
+
+def test_two_rows_are_compared_on_the_same_samples(browser: Any, little: Path) -> None:
+    """Lost and gained are then between the two rows: what one loses to the other, the other gains."""
+    choose(browser, "#choice [name=row]", "plain: downsample")
+    choose(browser, "#choice [name=beside]", "plain: fastv")
+    one = dict(zip(("lost", "gained", "changed", "same"), texts(browser, "#choice .count"), strict=False))
+    cards = all_of(browser, "#cards .card")
+    heads = [head.text for head in cards[0].find_elements("css selector", ".pair h4")]
+    assert heads == ["plain: downsample", "plain: fastv"]
+    choose(browser, "#choice [name=row]", "plain: fastv")
+    choose(browser, "#choice [name=beside]", "plain: downsample")
+    other = dict(zip(("lost", "gained", "changed", "same"), texts(browser, "#choice .count"), strict=False))
+    assert (one["lost"], one["gained"], one["same"]) == (other["gained"], other["lost"], other["same"])
+    scores = {
+        method: {
+            row["doc_id"]: row["score"]
+            for cell in read_document(little)["cells"]
+            if (cell["label"], cell["task"]) == (method, "gqa")
+            for row in samples_of(little, cell) or ()
+        }
+        for method in ("fastv", "downsample")
+    }
+    lost = sum(scores["fastv"][doc] < 0.5 <= scores["downsample"][doc] for doc in scores["fastv"])
+    assert other["lost"] == f"({lost})"
+
+
+def test_samples_are_found_by_words_and_category(browser: Any) -> None:
+    everything = texts(browser, "#cards .card pre")
+    box = all_of(browser, "#choice [name=text]")[0]
+    found = []
+    for words in ("COLOR", "-color"):
+        box.clear()
+        box.send_keys(words)
+        found.append(texts(browser, "#cards .card pre"))
+    assert found[0] and all("color" in text.lower() for text in found[0])
+    assert found[1] and not any("color" in text.lower() for text in found[1])
+    assert len(found[0]) + len(found[1]) == len(everything) == 16
+    assert texts(browser, "#choice output") == [f"{len(found[1])} of 16 samples on this page"]
+    choose(browser, "#choice [name=task]", "POPE")
+    box.clear()
+    hidden = not all_of(browser, "#choice [name=category]")[0].is_displayed()
+    categories = [option.text for option in all_of(browser, "#choice [name=category] option")]
+    assert hidden == (len(categories) == 1)
+    for name in categories[1:]:
+        choose(browser, "#choice [name=category]", name)
+        assert all(text.endswith(f" · {name}") for text in texts(browser, "#cards .card h3"))
+        assert texts(browser, "#cards .card h3")
+
+
+def test_a_mark_of_a_figure_has_its_numbers_where_a_pointer_is(browser: Any) -> None:
+    browser.execute_script("document.querySelector('.drawing').scrollIntoView({block: 'center'})")
+    found = browser.execute_script(
+        "const point = [...document.querySelectorAll('.point')].find(p => p.textContent.includes('plain, fastv'));"
+        " const box = point.getBoundingClientRect();"
+        " const hit = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);"
+        " return [point.querySelector('title').textContent, hit.closest('.point')?.textContent ?? '']"
+    )
+    assert "% of vanilla" in found[0]
+    assert "% of vanilla" in found[1], "the mark, or one that lies on it, is under the pointer"
+    names = [entry.text for entry in all_of(browser, ".key li")]
+    assert {"vanilla", "fastv", "random", "downsample"} <= set(names)
+    inside = browser.execute_script(
+        "const drawn = s => document.querySelector(s).outerHTML;"
+        " return [drawn('.key li .symbol'), drawn('.main td .symbol')]"
+    )
+    assert inside[0] == inside[1], "vanilla has one symbol in the legend and in the table"
 
 
 def test_everything_can_be_done_by_keyboard(browser: Any) -> None:

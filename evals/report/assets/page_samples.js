@@ -1,0 +1,256 @@
+// --- Samples ---
+
+const choice = document.getElementById("choice");
+const SHOWN = 24; // cards at once; more by a button
+let shownCards = SHOWN, onlySample = null;
+
+const nameOf = (key) => key.split("/").slice(0, 2).join(": ");
+const unpacked = new Map();
+
+/** The samples of a task with the answers by their keys: see page_data.py. */
+function samplesOf(task) {
+  if (!unpacked.has(task)) {
+    const { rows, samples } = data.tasks[task];
+    unpacked.set(task, samples.map((sample) => {
+      const answers = {};
+      sample.answers.forEach((entry, place) => {
+        if (!entry) return;
+        const [text, score, kind, reading, shape, kept, error] = entry, [whole, one, panels] = data.shapes[shape];
+        answers[rows[place]] = { text: sample.texts[text], score, kind: data.kinds[kind], reading, whole, one, panels, kept, error };
+      });
+      return { ...sample, answers };
+    }));
+  }
+  return unpacked.get(task);
+}
+
+function visit(key) {
+  dialog.close();
+  fillChoices(key.split("/")[2], key);
+  choose();
+  document.getElementById("samples").scrollIntoView();
+  choice.row.focus({ preventScroll: true });
+}
+
+/** Fill the lists for a task, and keep the rows that are chosen if they have samples of it. */
+function fillChoices(task, row = "", beside = "") {
+  const order = new Map(Object.keys(data.cells).map((key, place) => [key, place]));
+  const keys = data.tasks[task].rows.toSorted((a, b) => order.get(a) - order.get(b));
+  const again = (wanted) => keys.find((key) => key.split("/", 2).join() === wanted.split("/", 2).join());
+  const options = keys.map((key) => [key, nameOf(key)]);
+  choice.task.value = task;
+  fill(choice.row, options, again(row) ?? keys.find((key) => data.cells[key].base !== key) ?? keys[0]);
+  fill(choice.beside, [["", "vanilla"], ...options], again(beside) ?? "");
+  const categories = [...new Set(samplesOf(task).map((sample) => sample.category ?? ""))].filter(Boolean).toSorted(byName);
+  fill(choice.category, [["", "all"], ...categories.map((name) => [name, name])], "");
+  choice.category.parentElement.hidden = !categories.length;
+}
+
+function fill(select, options, value) {
+  select.replaceChildren(...options.map(([key, text]) => make("option", { value: key }, text)));
+  select.value = value;
+}
+
+/** How a row's answer compares with the row next to it; without one, with vanilla as page_samples.py compared them. */
+function kindOf(sample, key, beside) {
+  const own = sample.answers[key], other = sample.answers[beside];
+  if (!beside) return own.kind;
+  if (!other) return "uncompared";
+  const right = (answer) => answer.score >= 0.5;
+  const scored = [own, other].every(({ score }) => typeof score === "number") && !data.cells[key].lower_is_better;
+  if (scored && right(own) !== right(other)) return right(own) ? "gained" : "lost";
+  const known = [own, other].every(({ reading }) => typeof reading === "number");
+  return (known ? own.reading === other.reading : own.text === other.text) ? "same" : "changed";
+}
+
+function bits(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
+const PANELS = 20;
+
+/** The grids of an answer's tokens, a frame each: number of the first token, rows, columns, tokens of a row. */
+function grids(answer) {
+  const found = [];
+  let start = 0;
+  for (const [frames, rows, columns, others] of answer.panels) {
+    for (let frame = 0; frame < frames; frame += 1) {
+      if (columns) found.push({ start, rows, columns, wide: columns + others, still: frames === 1 });
+      start += rows * (columns + others);
+    }
+  }
+  return { found: found.slice(0, PANELS), tokens: start };
+}
+
+/** The picture of a sample. `cover`: a grid, and flags (bit per token) of which the unset ones are covered. */
+function picture(source, cover) {
+  const box = make("div", { class: cover ? "picture fitted" : "picture" });
+  if (source !== null) box.append(make("img", { src: data.images[source], alt: "" }));
+  if (cover) {
+    const { start, rows, columns, wide, flags } = cover, width = 100 / columns, height = 100 / rows;
+    let path = "";
+    for (let y = 0; y < rows; y += 1) {
+      for (let x = 0; x < columns; x += 1) {
+        const i = start + y * wide + x;
+        if (!(flags[i >> 3] & (128 >> (i & 7)))) path += `M${x * width} ${y * height}h${width}v${height}h-${width}z`;
+      }
+    }
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("viewBox", "0 0 100 100");
+    svg.setAttribute("preserveAspectRatio", "none");
+    svg.setAttribute("aria-hidden", "true");
+    const cells = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    cells.setAttribute("d", path);
+    svg.append(cells);
+    box.append(svg);
+    box.style.aspectRatio = `${columns} / ${rows}`;
+    if (rows > columns) box.style.width = `${(100 * columns) / rows}%`;
+  }
+  return box;
+}
+
+/** A sample's image, or its grids with the tokens that are not in `kept` (base64, a bit per token) covered.
+    The image is under a grid only if the grid is of all that the model sees of it. */
+function stage(sample, caption, answer, kept) {
+  const source = answer.whole ? sample.whole : sample.image;
+  const flags = kept ? bits(kept) : null;
+  const shown = kept
+    ? grids(answer).found.map((grid) => picture(answer.one && grid.still ? source : null, { ...grid, flags }))
+    : [picture(source)];
+  const many = shown.length > 2 ? "many" : "";
+  return make("figure", {}, make("div", { class: many }, ...shown), make("figcaption", {}, caption));
+}
+
+function count(kept) {
+  return bits(kept).reduce((sum, byte) => sum + byte.toString(2).replaceAll("0", "").length, 0);
+}
+
+function stages(sample, cell, answer) {
+  const entering = cell.entering, first = entering.findIndex((n) => n > 0);
+  const last = entering.findLastIndex((n) => n > 0);
+  const { tokens } = grids(answer), all = tokens ? `${tokens} tokens` : "image";
+  const enter = first < 0 ? "enter no layer" : first > 0 ? `enter before layer ${first + 1}` : "enter at once";
+  const leave = first >= 0 && last < entering.length - 1 ? `, leave before layer ${last + 2}` : "";
+  const shown = make("div", { class: "stages" }, stage(sample, `${all}, ${enter}${leave}`, answer));
+  for (const [after, kept] of answer.kept ?? []) {
+    const where = after === 0 ? "before layer 1" : `after layer ${after}`;
+    const left = count(kept);
+    const merged = left === 0 ? " (the rest merged or dropped)" : "";
+    shown.append(stage(sample, `${left} kept ${where}${merged}`, answer, kept));
+  }
+  if (!answer.kept && cell.method !== "vanilla" && first >= 0) {
+    shown.append(make("p", {}, "The kept tokens do not map to image patches, or were not recorded."));
+  }
+  return shown;
+}
+
+/** An answer with a mark. Without a score, and where smaller scores are better, it is neither right nor wrong. */
+function answerText(answer, cell) {
+  const judged = typeof answer.score === "number" && !cell.lower_is_better;
+  const text = answer.error ? `failed: ${answer.error}` : answer.text || "(empty)";
+  return judged ? `${text} ${answer.score >= 0.5 ? "✓" : "✗"}` : text;
+}
+
+function card(sample, key, beside) {
+  const cell = data.cells[key], answer = sample.answers[key], base = sample.answers[cell.base];
+  const texts = make("dl"), kind = kindOf(sample, key, beside);
+  const add = (name, text) => texts.append(make("dt", {}, name), make("dd", {}, text));
+  add("correct", sample.target);
+  if (base && cell.base !== key && cell.base !== beside) add("vanilla", answerText(base, cell));
+  const column = (row) => make("div", {},
+    make("h4", {}, nameOf(row)),
+    row in sample.answers
+      ? make("p", {}, answerText(sample.answers[row], data.cells[row]))
+      : make("p", {}, "no answer to this sample"),
+    row in sample.answers ? stages(sample, data.cells[row], sample.answers[row]) : null);
+  if (!beside) add(key.split("/")[1], answerText(answer, cell));
+  const link = make("a", { href: `#${fragment({ sample: sample.doc })}` }, `sample ${sample.doc}`);
+  return make("li", { class: `card ${kind}` },
+    make("h3", {}, make("span", { class: `kind-${kind}` }, kind), " · ", link, sample.category ? ` · ${sample.category}` : ""),
+    beside ? make("div", { class: "pair" }, column(key), column(beside)) : stages(sample, cell, answer),
+    sample.question ? make("pre", {}, sample.question) : null,
+    texts);
+}
+
+function showCards() {
+  const key = choice.row.value, beside = choice.beside.value, category = choice.category.value, boxes = [...choice.elements.kind];
+  const wanted = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
+  const fits = query(choice.text.value);
+  const texts = (sample) => [sample.question, sample.target, ...[key, beside, data.cells[key].base].map((row) => sample.answers[row]?.text)];
+  const all = samplesOf(choice.task.value).filter((sample) => key in sample.answers);
+  const own = all.filter((sample) => (onlySample === null || String(sample.doc) === onlySample)
+    && (!category || sample.category === category) && fits(texts(sample).join(" ")));
+  const kinds = new Map(own.map((sample) => [sample, kindOf(sample, key, beside)]));
+  for (const box of boxes) {
+    const number = [...kinds.values()].filter((kind) => kind === box.value).length;
+    box.parentElement.querySelector(".count").textContent = `(${number})`;
+  }
+  const rank = (sample) => data.kinds.indexOf(kinds.get(sample));
+  const shown = own.filter((sample) => wanted.has(kinds.get(sample))).toSorted((a, b) => rank(a) - rank(b));
+  document.getElementById("cards").replaceChildren(...shown.slice(0, shownCards).map((sample) => card(sample, key, beside)));
+  document.getElementById("more").hidden = shown.length <= shownCards;
+  choice.all.hidden = onlySample === null;
+  const seen = shown.length > shownCards ? `, ${shownCards} of them below` : "";
+  choice.querySelector("output").value = `${shown.length} of ${all.length} samples on this page${seen}`;
+  remember();
+}
+
+/** Show the samples of another choice, from the first one on. */
+function choose() {
+  shownCards = SHOWN;
+  onlySample = null;
+  showCards();
+}
+
+if (choice) {
+  choice.addEventListener("submit", (event) => event.preventDefault());
+  choice.addEventListener("change", (event) => {
+    if (event.target === choice.task) fillChoices(choice.task.value, choice.row.value, choice.beside.value);
+    choose();
+  });
+  choice.text.addEventListener("input", choose);
+  choice.all.addEventListener("click", choose);
+  document.getElementById("more").addEventListener("click", () => { shownCards += SHOWN; showCards(); });
+  parts.push({
+    write(parameters) {
+      const boxes = [...choice.elements.kind], task = choice.task.value;
+      const { row, beside } = choice, first = choice.task.options[0].value;
+      if (task !== first) parameters.set("task", task);
+      if (row.value !== defaultRow) parameters.set("row", row.value);
+      if (beside.value) parameters.set("beside", beside.value);
+      if (choice.category.value) parameters.set("category", choice.category.value);
+      if (choice.text.value) parameters.set("text", choice.text.value);
+      if (boxes.some((box) => !box.checked)) parameters.set("flips", boxes.filter((box) => box.checked).map((box) => box.value).join(","));
+      if (onlySample !== null) parameters.set("sample", onlySample);
+    },
+    read(parameters) {
+      const row = parameters.get("row") ?? "", task = parameters.get("task") ?? row.split("/")[2];
+      fillChoices(task in data.tasks ? task : choice.task.options[0].value, row, parameters.get("beside") ?? "");
+      choice.category.value = parameters.get("category") ?? "";
+      if (choice.category.selectedIndex < 0) choice.category.value = "";
+      choice.text.value = parameters.get("text") ?? "";
+      const flips = parameters.get("flips")?.split(",");
+      for (const box of choice.elements.kind) box.checked = !flips || flips.includes(box.value);
+      shownCards = SHOWN;
+      onlySample = parameters.get("sample");
+      showCards();
+      if (["row", "task", "beside", "sample"].some((name) => parameters.has(name)) && !parameters.has("detail")) {
+        document.getElementById("samples").scrollIntoView();
+      }
+    },
+  });
+}
+const defaultRow = choice ? (fillChoices(choice.task.value), choice.row.value) : "";
+
+// --- Begin ---
+
+document.querySelectorAll(".scripted").forEach((element) => { element.hidden = false; });
+// A jump to a section keeps the state in the address.
+for (const link of document.querySelectorAll("nav a")) {
+  link.addEventListener("click", (event) => {
+    if (!location.hash.includes("=")) return;
+    event.preventDefault();
+    document.querySelector(link.getAttribute("href")).scrollIntoView();
+  });
+}
+restore();
