@@ -22,6 +22,9 @@ Folder = Annotated[Path, argument("DIR", "A results folder.")]
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(Options):
     folder: Annotated[Path, argument("DIR", "A results folder, or a file of bench.")]
+    others: Annotated[
+        list[Path] | None, argument("[DIR ...]", "More results folders, for one page of all of them (with --out).")
+    ] = None
     tables: Annotated[bool, flag("--tables", "Write tables only, no figures and no page.")] = False
     samples: Annotated[
         int | None, option("--samples", "N", "Samples of each task on the page (default: 48).", min=0)
@@ -34,9 +37,12 @@ def report(options: ReportOptions) -> int:
     """Write tables, figures and an HTML page of results.
 
     DIR is a results folder, or a file of bench, whose page is written next to it. The table of a folder is checked
-    against the journals, if they are there. Without them the page keeps the samples that it shows.
+    against the journals, if they are there. Without them the page keeps the samples that it shows. Several folders
+    make one page in --out, with every row of every run.
     """
     options.loading(f"{options.folder}: loading libraries")
+    if options.others:
+        return report_of_several(options, [options.folder, *options.others])
     if options.folder.suffix == ".json" and not options.folder.is_dir():
         return bench_report(options)
     from evals import report
@@ -62,6 +68,37 @@ def report(options: ReportOptions) -> int:
     report.show(document, options.stream)
     options.say(written(*paths))
     options.document(document)
+    return DONE
+
+
+def report_of_several(options: ReportOptions, folders: list[Path]) -> int:
+    """One page of several results folders."""
+    from evals.report import page
+    from evals.report.several import runs_of
+    from evals.store.folders import DOCUMENT, contradiction_with, read_document
+    from evals.store.lock import locked
+    from evals.store.result_document import RESULTS
+    from evals.tasks.registry import add_files
+
+    if options.out is None:
+        raise UserError("several results folders make one page: say where with --out DIR")
+    if options.tables:
+        raise UserError("--tables is for one results folder: give several to write one page of them")
+    if wrong := next((folder for folder in folders if folder.suffix == ".json" and not folder.is_dir()), None):
+        raise UserError(f"{wrong}: a file of bench has a page of its own. Name results folders, or this file alone")
+    documents = []
+    for folder in folders:
+        document = read_document(folder)
+        add_files(document.get("own_tasks", {}))
+        if problem := contradiction_with(folder, document):
+            raise UserError(f"{folder / DOCUMENT}: {problem}. {RESULTS.remedy(str(folder / DOCUMENT))}")
+        documents.append(document)
+    runs = runs_of(folders, documents)
+    with locked(options.out):
+        samples = page.SAMPLES if options.samples is None else options.samples
+        path = page.write_several(runs, options.out, samples=samples)
+    options.say(written(path))
+    options.document({"runs": {run.name: str(run.folder) for run in runs}, "page": str(path)})
     return DONE
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evals.report import headline
+from evals.report import headline, several
 from evals.report.columns import task_name
 from evals.report.embedded import policy
 from evals.report.files import finite
@@ -27,7 +28,7 @@ from evals.report.text import report_notes, report_sheets
 from evals.store.json_files import MOST_DEPTH
 from evals.store.result_document import ResultDocument, cell_key
 from hidrop import strict_json
-from hidrop.atomic_file import write_atomically
+from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.errors import UserError
 from hidrop.regular_files import Unreadable, read_text
 from hidrop.visible import visible, visible_values
@@ -40,6 +41,8 @@ SCRIPTS = ("page.js", "page_tables.js", "page_details.js", "page_samples.js")  #
 SAMPLES = 48
 # Of all images and of all answers together. They keep a page of 12 benchmarks with 40 rows each below 10 MB.
 IMAGE_BYTES, ANSWER_BYTES = 2_500_000, 4_500_000
+# The fields of a document that say what made its numbers.
+MADE = ("matrix", "protocol", "command", "date", "commit", "hardware", "versions", "sources", "data")
 FIGURES = {
     "accuracy": "Accuracy in % of vanilla, against cost",
     "tokens": "Visual tokens entering each layer",
@@ -69,16 +72,46 @@ def write(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out
 
 def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out: Path | None = None) -> str:
     """The HTML that `write` writes. The same folder gives the same text."""
-    from jinja2 import Environment, FileSystemLoader
-
     document = visible_values(finite(document))
-    mains = main_sheets(document)
-    style = (ASSETS / "page.css").read_text(encoding="utf-8")
-    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     found = page_samples(document, folder, samples=samples, room=IMAGE_BYTES, answers_room=ANSWER_BYTES)
     if not found.tasks and samples:
         earlier = (shown_before(document, place / NAME) for place in (out or folder, folder))
         found = next(filter(None, earlier), found)
+    return _rendered(document, found, report_notes(document), {name: document.get(name) for name in MADE})
+
+
+def write_several(runs: Sequence[several.Run], out: Path, *, samples: int = SAMPLES) -> Path:
+    """Write report.html of several runs into `out`; their samples come from their journals.
+
+    Raises UserError for a damaged journal, and if `out` has the page of something else: that page keeps samples.
+    """
+    from markupsafe import escape
+
+    path, document = out / NAME, several.merged(runs)
+    before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if before and f"<title>{escape(visible(document['matrix']))}: hidrop</title>" not in before:
+        raise UserError(f"{path}: it is the page of another run. Choose another folder with --out")
+    make_folder(out)
+    document = visible_values(finite(document))
+    places = several.places_of(runs)
+    found = page_samples(document, out, samples=samples, room=IMAGE_BYTES, answers_room=ANSWER_BYTES, places=places)
+    without = [run.name for run in runs if not any(places[key][0] == run.folder for key in found.identities)]
+    found.notes = [note for note in found.notes if not note.startswith("no samples")]
+    found.notes += [f"samples of {name}: its samples/ is missing" for name in without if samples]
+    made = several.facts(runs, MADE)
+    write_atomically(path, _rendered(document, found, several.captions(runs), visible_values(finite(made))))
+    return path
+
+
+def _rendered(
+    document: ResultDocument, found: PageSamples, notes: Sequence[tuple[str, str]], made: Mapping[str, Any]
+) -> str:
+    """The page's text. notes: (topic, sentence) pairs on how to read it. made: what made the numbers."""
+    from jinja2 import Environment, FileSystemLoader
+
+    mains = main_sheets(document)
+    style = (ASSETS / "page.css").read_text(encoding="utf-8")
+    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("page.html.jinja").render(
         document=document,
@@ -90,11 +123,11 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out:
         keys=_keys(document),
         figures=_figures(document),
         symbols=_symbols(document),
-        notes=[*report_notes(document), *(("Not shown", visible(note)) for note in found.notes)],
+        notes=[*notes, *(("Not shown", visible(note)) for note in found.notes)],
         policy=policy(style=style, script=script),
         style=style,
         script=script,
-        data=_script_safe(visible_values({**_facts(document), **asdict(found), **pack(found.tasks)})),
+        data=_script_safe(visible_values({**_facts(document, made), **asdict(found), **pack(found.tasks)})),
         tasks={task: task_name(task) for task in found.tasks},
         kinds=KINDS,
     )
@@ -110,13 +143,8 @@ def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
             return None
         with_panels(data["tasks"], document)
         return PageSamples(**{field.name: data[field.name] for field in fields(PageSamples)})
-    except (
-        Unreadable,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ):  # there is none yet, or one that another version wrote
+    # There is none yet, or one that another version wrote.
+    except (Unreadable, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
@@ -191,12 +219,11 @@ def _symbols(document: ResultDocument) -> dict[tuple[str, str], str]:
     return {(row.model, row.label): symbol(looks[shown_name(row)]) for row in rows}
 
 
-def _facts(document: ResultDocument) -> dict[str, Any]:
-    """The page's data on every number: the document's cells, and the provenance of the run."""
-    names = ("matrix", "protocol", "command", "date", "commit", "hardware", "versions", "sources", "data")
+def _facts(document: ResultDocument, made: Mapping[str, Any]) -> dict[str, Any]:
+    """The page's data on every number: the document's cells, and what made them."""
     return {
         "cells": {cell_key(cell): cell for cell in document["cells"]},
-        "made": {name: document.get(name) for name in names},
+        "made": made,
         "names": {task: task_name(task) for task in tasks_of(document)},
         "alpha": ALPHA,
         "kinds": KINDS,

@@ -50,9 +50,18 @@ class PageSamples:
     notes: list[str] = field(default_factory=list)
 
 
-def page_samples(document: ResultDocument, folder: Path, *, samples: int, room: int, answers_room: int) -> PageSamples:
+def page_samples(
+    document: ResultDocument,
+    folder: Path,
+    *,
+    samples: int,
+    room: int,
+    answers_room: int,
+    places: Mapping[str, tuple[Path, CellEntry]] | None = None,
+) -> PageSamples:
     """At most `samples` samples per task, `room` bytes of images and `answers_room` characters of answers.
 
+    places: by cell key, the folder of its journal and the cell as it is named there; by default `folder` has all.
     Raises UserError for a damaged journal.
     """
     found = PageSamples()
@@ -60,10 +69,11 @@ def page_samples(document: ResultDocument, folder: Path, *, samples: int, room: 
     tasks = dict.fromkeys(cell["task"] for cell in document["cells"])
     for task in tasks:
         own = {key: cell for key, cell in cells.items() if cell["task"] == task}
-        answers = {key: rows for key, cell in own.items() if (rows := samples_of(folder, cell)) is not None}
+        where = {key: places[key] if places else (folder, cell) for key, cell in own.items()}
+        answers = {key: rows for key in own if (rows := samples_of(*where[key])) is not None}
         if not answers:
             continue
-        found.identities |= {key: _identity(folder, own[key]) for key in answers}
+        found.identities |= {key: _identity(*where[key]) for key in answers}
         kinds = {
             key: _kinds(rows, answers.get(str(own[key]["base"]), ()), lower=own[key].get("lower_is_better", False))
             for key, rows in answers.items()
@@ -200,7 +210,7 @@ def _listed(
                 f"{len(docs) - len(listed)} of {len(docs)} samples: the page has no room for more images"
             )
             break
-        sample = {
+        sample: dict[str, Any] = {
             "doc": doc,
             "question": shown.question,
             "image": None,

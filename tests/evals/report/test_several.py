@@ -1,0 +1,96 @@
+"""One page of several runs: the rows of all, each number as its own run found it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.cli import main
+from evals.report import page
+from evals.report.several import Run, captions, merged, runs_of
+from evals.store.folders import read_document
+from hidrop.errors import UserError
+from tests.evals.report.conftest import make_document
+from tests.evals.report.test_page import data_of
+
+
+@pytest.fixture(scope="module")
+def both(little: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The page of a run and of a second run with the same cells, and the second run."""
+    out, second = tmp_path_factory.mktemp("both"), tmp_path_factory.mktemp("runs") / "second"
+    shutil.copytree(little, second)
+    assert main(["report", str(little), str(second), "--out", str(out), "--samples", "4", "--quiet"]) == 0
+    return out / page.NAME, second
+
+
+def test_a_page_of_two_runs_has_the_rows_and_samples_of_both(little: Path, both: tuple[Path, Path]) -> None:
+    text, alone = both[0].read_text(), data_of(page.html(read_document(little), little, samples=4))
+    data = data_of(text)
+    assert len(data["cells"]) == 2 * len(alone["cells"]) == len(data["identities"])
+    for name in (little.name, "second"):
+        cell = data["cells"][f"plain@{name}/fastv/gqa"]
+        assert cell["base"] == f"plain@{name}/vanilla/gqa"
+        assert cell["stats"] == alone["cells"]["plain/fastv/gqa"]["stats"]
+    (sample, *_), (own, *_) = data["tasks"]["gqa"], alone["tasks"]["gqa"]
+    assert sample["question"] == own["question"]
+    answers = [sample["answers"][f"plain@{name}/fastv/gqa"] for name in (little.name, "second")]
+    assert answers[0] == answers[1] == own["answers"]["plain/fastv/gqa"]
+    assert "each difference is from the vanilla of the same run" in text
+    assert set(data["made"]) == {little.name, "second"}
+    assert f"{little.name} + second: hidrop</title>" in text
+
+
+def test_several_runs_need_a_place_and_are_not_written_over_another_page(
+    little: Path, both: tuple[Path, Path], tmp_path: Path, capsys: Any
+) -> None:
+    second = str(both[1])
+    assert main(["report", str(little), second]) == 2
+    assert "say where with --out DIR" in capsys.readouterr().err
+    assert main(["report", str(little), str(little), "--out", str(tmp_path)]) == 2
+    assert "given twice" in capsys.readouterr().err
+    (tmp_path / page.NAME).write_text("<title>mine: hidrop</title>")
+    assert main(["report", str(little), second, "--out", str(tmp_path)]) == 2
+    assert "it is the page of another run" in capsys.readouterr().err
+    assert main(["report", str(little), "a.json", "--out", str(tmp_path)]) == 2
+    assert "a.json: a file of bench has a page of its own" in capsys.readouterr().err
+    assert main(["report", str(little), second, "--out", str(both[0].parent), "--quiet"]) == 0, (
+        "its own page is replaced"
+    )
+
+
+def test_runs_whose_scores_cannot_be_compared_are_refused() -> None:
+    one, folders = make_document(), [Path("a/x"), Path("b/x")]
+    assert [run.name for run in runs_of(folders, [one, one])] == ["a:x", "b:x"]
+    assert [run.name for run in runs_of([Path("my run"), Path("b")], [one, one])] == ["my_run", "b"]
+    with pytest.raises(UserError, match=r"a/x, b/x: GQA was asked under different protocols \(llava / lmms-eval\)"):
+        runs_of(folders, [one, {**one, "protocol": "lmms-eval"}])
+    with pytest.raises(UserError, match=r"budgets have different meanings \(average / kept\)"):
+        runs_of(folders, [one, {**one, "budget_reading": "kept"}])
+    other = json.loads(json.dumps(one))
+    for cell in other["cells"]:
+        cell["metric"] = "mine"
+    with pytest.raises(UserError, match=r"GQA has different metrics \(exact_match / mine\)"):
+        runs_of(folders, [one, other])
+
+
+def test_what_differs_between_the_runs_is_said() -> None:
+    one: Any = make_document()
+    other = {
+        **one,
+        "limit": 100,
+        "hardware": {**one["hardware"], "cpu": "Another"},
+        "date": "2027-01-01T00:00:00+00:00",
+    }
+    runs = [Run("a", Path("a"), one), Run("b", Path("b"), other)]
+    topic, text = captions(runs)[0]
+    assert topic == "Several runs"
+    assert "times are of different machines" in text and "samples of each task: a: all, b: 100" in text
+    assert captions(runs[:1] * 2)[0][1] == "each difference is from the vanilla of the same run"
+    whole = merged(runs)
+    assert whole["date"] == other["date"] and whole["matrix"] == "a + b" and "command" not in whole
+    assert {cell["model"] for cell in whole["cells"]} == {f"{m}@{r}" for m in ("mini", "mini-hidrop") for r in "ab"}
+    assert len(whole["failed"]) == 2 and set(whole["sources"]) == {cell["model"] for cell in whole["cells"]}
