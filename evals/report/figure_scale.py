@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ENLARGED = 2.0  # an end of an axis is cut off if the rest becomes at least this many times as large
 MOST_OUTSIDE = 0.2  # of the points, at each end
+ALIKE = 0.01  # values that differ by less than this share are equal for a reader, and not enlarged
 MARGIN = 0.06  # between the outermost points and the end of the axis, as a share of the axis
 SIDE_STRIP, LINE_OF_STRIP = 0.15, 0.075  # width of a strip at the side; height of each line of points above or below
 NEAR = 0.16  # points of a strip at most this far apart, as a share of the axis, are written in lines of their own
@@ -52,8 +53,9 @@ def scale_of(values: Iterable[float]) -> Scale:
     for end in (0, -1, 0):  # what is far above can hide that something is far below
         for count in range(1, most + 1):  # the fewest points that are worth it
             rest = inside[count:] if end == 0 else inside[:-count]
-            enlarged = len(rest) >= 3 and rest[-1] > rest[0] and _range(inside) >= ENLARGED * _range(rest)
-            if enlarged and end not in cut:
+            if len(rest) < 3 or end in cut or _range(rest) <= ALIKE * abs(rest[-1]):
+                continue
+            if _range(inside) >= ENLARGED * _range(rest):
                 inside = rest
                 cut.add(end)
                 break

@@ -211,8 +211,9 @@ def tokens(board: Board, document: ResultDocument) -> Drawing | None:
     if not sections:
         return None
     looks = _looks(document)
+    most = max(1, *(count for section in sections for row in section.rows for count in row.entering))
     return Drawing(
-        [partial(_tokens_panel, section, looks) for section in sections],
+        [partial(_tokens_panel, section, looks, most) for section in sections],
         "visual tokens entering",
         _legend([row for section in sections for row in section.rows], looks),
         share_y=True,
@@ -220,7 +221,7 @@ def tokens(board: Board, document: ResultDocument) -> Drawing | None:
     )
 
 
-def _tokens_panel(section: Section, looks: dict[str, Look], axes: Axes) -> None:
+def _tokens_panel(section: Section, looks: dict[str, Look], most: int, axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for row in section.rows:
@@ -242,6 +243,7 @@ def _tokens_panel(section: Section, looks: dict[str, Look], axes: Axes) -> None:
         )
     axes.set_title(section.title.replace(", ", ",\n"), fontsize=8)  # two lines, so that panels do not overlap
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.set_ylim(-0.04 * most, 1.05 * most)
     axes.set_xlabel("layer")
 
 

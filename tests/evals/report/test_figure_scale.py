@@ -14,7 +14,9 @@ def test_an_end_is_cut_off_if_that_doubles_the_scale() -> None:
     assert both.outside(576.0) and both.outside(1.0) and both.before and both.after
 
 
-@pytest.mark.parametrize("values", [[5.0], [5.0, 5.0], [0.0], [1.0, 1.0, 1.0, 9.0], [1.0, 9.0], [1.0, 2.0, 90.0]])
+@pytest.mark.parametrize(
+    "values", [[5.0], [5.0, 5.0], [0.0], [1.0, 1.0, 1.0, 9.0], [1.0, 9.0], [1.0, 2.0, 90.0], [3.0, *[360.3, 360.4] * 5]]
+)
 def test_a_few_or_equal_values_are_all_shown(values: list[float]) -> None:
     scale = scale_of(values)
     assert not any(map(scale.outside, values)) and scale.low < scale.high
