@@ -49,6 +49,8 @@ def runs_of(folders: Sequence[Path], documents: Sequence[ResultDocument]) -> lis
             raise UserError(
                 f"{runs[0].folder}, {other.folder}: {problem}. Such scores are not comparable: make a page of each"
             )
+    if not shared_tasks(runs):
+        raise UserError(f"{', '.join(map(str, folders))}: no task is in all of them. Make a page of each")
     return runs
 
 
@@ -69,21 +71,35 @@ def _difference(one: ResultDocument, other: ResultDocument) -> str | None:
     return None
 
 
+def shared_tasks(runs: Sequence[Run]) -> list[str]:
+    """The tasks that every run has. A mean over other tasks would not be comparable."""
+    return [task for task in tasks_of(runs[0].document) if all(task in tasks_of(run.document) for run in runs)]
+
+
 def merged(runs: Sequence[Run]) -> ResultDocument:
-    """One document with the rows of all runs, and of the other fields those that tables and figures read."""
-    first = runs[0].document
+    """One document with the rows of all runs in the tasks that all have.
+
+    Of the other fields it has those that tables and figures read.
+    """
+    first, tasks = runs[0].document, shared_tasks(runs)
     fields: dict[str, Any] = {
         **first,
         "matrix": " + ".join(run.name for run in runs),
         "date": max(run.document["date"] for run in runs),
         "sources": {run.model(model): path for run in runs for model, path in run.document["sources"].items()},
-        "protocols": {task: protocol_of(run.document, task) for run in runs for task in tasks_of(run.document)},
+        "protocols": {task: protocol_of(run.document, task) for run in runs for task in tasks},
     }
     for part in ("cells", "profiles", "failed"):
-        fields[part] = [_renamed(run, entry) for run in runs for entry in cast(Any, run.document)[part]]
+        fields[part] = [
+            _renamed(run, entry)
+            for run in runs
+            for entry in cast(Any, run.document)[part]
+            if entry.get("task") in (None, *tasks)
+        ]
     for part in ("data", "data_versions", "groups", "own_tasks"):
         each: list[dict[str, Any]] = [cast(Any, run.document).get(part, {}) for run in reversed(runs)]
         fields[part] = {name: value for own in each for name, value in own.items()}
+    fields["groups"] = {name: own for name, own in fields["groups"].items() if set(own) <= set(tasks)}
     named = [_names(run.document.get("reference", [])) for run in runs]
     fields["reference"] = list(dict.fromkeys(name for names in named for name in names))
     fields.pop("command", None)
@@ -98,11 +114,16 @@ def places_of(runs: Sequence[Run]) -> dict[str, tuple[Path, CellEntry]]:
 def captions(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """What is said about the runs together, then each run's caption."""
     machines = [run.document["hardware"] for run in runs]
+    shared = shared_tasks(runs)
     alike = all(machine == machines[0] for machine in machines)
     limits = [f"{run.name}: {run.document['limit'] or 'all'}" for run in runs]
     texts = ["each difference is from the vanilla of the same run"]
     texts += [] if alike else ["times are of different machines and cannot be compared between runs"]
     texts += [f"samples of each task: {', '.join(limits)}"] if len({run.document["limit"] for run in runs}) > 1 else []
+    left = {f"{task_name(task)} of {run.name}" for run in runs for task in set(tasks_of(run.document)) - set(shared)}
+    texts += (
+        [f"only tasks that all runs have are shown and averaged, without {', '.join(sorted(left))}"] if left else []
+    )
     own = [(f"{run.name}: {topic}", text) for run in runs for topic, text in caption(run.document)]
     return [("Several runs", "; ".join(texts)), *own]
 

@@ -11,6 +11,7 @@ import pytest
 
 from evals.cli import main
 from evals.report import page
+from evals.report.rows import rows_of
 from evals.report.several import Run, captions, merged, runs_of
 from evals.store.folders import read_document
 from hidrop.errors import UserError
@@ -75,6 +76,19 @@ def test_runs_whose_scores_cannot_be_compared_are_refused() -> None:
         cell["metric"] = "mine"
     with pytest.raises(UserError, match=r"GQA has different metrics \(exact_match / mine\)"):
         runs_of(folders, [one, other])
+
+
+def test_only_tasks_of_all_runs_are_shown_so_that_means_are_of_the_same_tasks() -> None:
+    one: Any = make_document()
+    other = {**one, "cells": [cell for cell in one["cells"] if cell["task"] == "gqa"], "failed": []}
+    runs = [Run("a", Path("a"), one), Run("b", Path("b"), other)]
+    whole = merged(runs)
+    assert {cell["task"] for cell in whole["cells"]} == {"gqa"} and whole["failed"] == []
+    shown = {row.model: row.percent_of_vanilla for row in rows_of(whole) if row.label == "fastv-7"}
+    assert shown == {"mini@a": 75.0, "mini@b": 75.0}
+    assert "without POPE of a" in captions(runs)[0][1]
+    with pytest.raises(UserError, match="a, b: no task is in all of them"):
+        runs_of([Path("a"), Path("b")], [one, {**other, "cells": [], "failed": []}])
 
 
 def test_what_differs_between_the_runs_is_said() -> None:
