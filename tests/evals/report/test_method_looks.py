@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -93,3 +94,18 @@ def test_a_symbol_is_a_drawing_without_styles() -> None:
         assert "style" not in drawn and f'stroke="{look.colour}"' in drawn
         assert ('fill="none"' in drawn) == look.open
     assert "C" in symbol(looks["hidrop"]), "a circle"
+
+
+def test_budgets_of_one_method_share_its_colour_in_a_file_of_bench_and_can_be_told_apart() -> None:
+    from evals.bench.figures import _looks
+
+    rows: Any = [
+        {"method": method, "label": f"{method}-{budget}", "budget": budget}
+        for method in ("pdrop", "fastv")
+        for budget in ("64", "128")
+    ]
+    found, names = _looks(rows), looks_of(["pdrop", "fastv"])
+    for label, look in found.items():
+        assert (look.colour, look.marker) == (names[label.split("-")[0]].colour, names[label.split("-")[0]].marker)
+    assert found["fastv-64"] == names["fastv"] and found["fastv-128"].open
+    assert len({(look.colour, look.line) for look in found.values()}) == 4
