@@ -89,7 +89,7 @@ def _analysis(folder: Path) -> list[Path]:
 def _bench(file: Path, figure: Path) -> Path:
     """The figure of whole requests."""
     found = bench_figures.drawn(BENCH.read(file))
-    write_atomically(figure, next(svg(drawing) for name, drawing in found if name == "request"))
+    write_atomically(figure, next(svg(drawing, name) for name, drawing in found if name == "request"))
     return figure
 
 

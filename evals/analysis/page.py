@@ -87,7 +87,9 @@ def write(document: AnalysisDocument, folder: Path) -> Path:
         explained=explained(document),
         headers=headers,
         rows=rows,
-        figures=[(name, figures.TITLES[name], figure_style.svg(figure)) for name, figure in figures.drawn(document)],
+        figures=[
+            (name, figures.TITLES[name], figure_style.svg(figure, name)) for name, figure in figures.drawn(document)
+        ],
         notes=[*NOTES, ("Hardware", facts(document["hardware"]))],
         policy=policy(style=style),
         style=style,

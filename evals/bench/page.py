@@ -55,7 +55,9 @@ def html(document: BenchDocument) -> str:
     return environment.get_template("bench.html.jinja").render(
         document=document,
         points=points,
-        figures=[(name, figures.TITLES[name], figure_style.svg(figure)) for name, figure in figures.drawn(document)],
+        figures=[
+            (name, figures.TITLES[name], figure_style.svg(figure, name)) for name, figure in figures.drawn(document)
+        ],
         notes=[*NOTES, ("Hardware", facts(document["hardware"])), ("Versions", facts(document["versions"]))],
         policy=policy(style=style),
         style=style,

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import re
 
+TAG, ID = re.compile(r"<[^>]*>"), re.compile(r'\sid="|url\(#|href="#')
 STYLED = re.compile(r'\sstyle="([^"]*)"')
 # matplotlib's own sheet, which would apply to the whole page. `inert` states it for the drawing.
 SHEET = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
@@ -31,6 +32,11 @@ def _hash(text: str) -> str:
     # A browser reads CR LF as LF before it computes the hash.
     digest = hashlib.sha256(text.replace("\r\n", "\n").encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def named(svg: str, name: str) -> str:
+    """A drawing whose ids begin with `name`: those of two drawings on a page would be the same."""
+    return TAG.sub(lambda tag: ID.sub(rf"\g<0>{name}-", tag[0]), svg)
 
 
 def inert(svg: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.report.embedded import inert
+from evals.report.embedded import inert, named
 from evals.report.method_looks import Look
 from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.regular_files import own_folder
@@ -82,12 +82,12 @@ def styled() -> Iterator[None]:
         yield
 
 
-def svg(figure: Figure) -> str:
-    """A figure as an <svg> element for an HTML page."""
+def svg(figure: Figure, name: str) -> str:
+    """A figure as an <svg> element for an HTML page. `name`: of no other figure of the page."""
     text = io.StringIO()
     with styled():
         figure.savefig(text, format="svg", bbox_inches="tight", metadata=METADATA["svg"])
-    return inert(with_titles(text.getvalue()[text.getvalue().index("<svg") :]))
+    return named(inert(with_titles(text.getvalue()[text.getvalue().index("<svg") :])), name)
 
 
 def hover(words: str) -> str:

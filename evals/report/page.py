@@ -205,8 +205,9 @@ def _figures(document: ResultDocument) -> list[PageFigure]:
 
     found = []
     for name, drawing in figures.drawings(document):
-        drawn = figure_style.in_turn((name, partial(drawing.panel, place)) for place in range(len(drawing.panels)))
-        panels = [figure_style.svg(figure) for _, figure in drawn]
+        places = range(len(drawing.panels))
+        drawn = figure_style.in_turn((f"{name}-{place}", partial(drawing.panel, place)) for place in places)
+        panels = [figure_style.svg(figure, panel) for panel, figure in drawn]
         legend = [(entry, symbol(look)) for entry, look in drawing.legend.items()]
         found.append(PageFigure(FIGURES[name.split("-")[0]], panels, legend, drawing.note))
     return found

@@ -42,6 +42,10 @@ def test_the_report_of_a_run_has_a_page_that_needs_nothing_else(little: Path) ->
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)[^"']*""", markup)
     assert "@import" not in text and "url(http" not in text
     assert page.html(read_document(little), little) == text, "the same folder gives the same page"
+    ids = re.findall(r'<[^>]*\sid="([^"]*)"', text)
+    assert len(ids) == len(set(ids)) > 50, "drawings share no ids"
+    named = {name for name in re.findall(r"url\(#([^)]*)\)", text)}
+    assert named and named <= set(ids)
 
 
 def test_the_page_shows_each_rows_answers_and_what_it_kept(little: Path) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evals.bench import page as bench_page
+from evals.bench.document import BENCH
 from evals.report import page
 from evals.store.folders import read_document, samples_of
+from evals.viewer import Pages
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 DRIVER = shutil.which("chromedriver")
@@ -44,6 +48,39 @@ def browser(chromium: Any, url: str) -> Iterator[Any]:
     chromium.get(url)
     yield chromium
     assert chromium.get_log("browser") == []
+
+
+def violations(browser: Any) -> list[str]:
+    """What axe-core finds against WCAG 2.1 AA and its own best practices on the page as it is shown."""
+    browser.execute_script(resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
+    found = browser.execute_async_script(
+        "const done = arguments[0], runOnly = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'];"
+        "axe.run(document, {runOnly}).then(done);"
+    )
+    assert len(found["passes"]) > 20, "the rules were applied"
+    return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found["violations"]]
+
+
+def test_the_page_is_accessible(browser: Any) -> None:
+    assert violations(browser) == []
+    row = next(row for row in all_of(browser, ".main tbody tr") if "fastv" in row.text)
+    row.find_elements("css selector", "button")[0].click()
+    assert violations(browser) == [], "with an open dialog"
+    browser.set_window_size(390, 800)
+    assert violations(browser) == [], "on a phone"
+
+
+def test_the_other_pages_are_accessible(chromium: Any, tmp_path: Path) -> None:
+    analysis = tmp_path / "analysis.html"
+    shutil.copy("results/analysis/mini-vanilla/report.html", analysis)
+    bench = bench_page.write(
+        BENCH.read(next(Path("results/bench").glob("bench-400m-*-t500-*.json"))), tmp_path / "b.html"
+    )
+    viewed = tmp_path / "viewer.html"
+    viewed.write_text(Pages(Path("results")).page("/") or "", encoding="utf-8")
+    for path in (analysis, bench, viewed):
+        chromium.get(path.as_uri())
+        assert violations(chromium) == [], path.name
 
 
 def all_of(browser: Any, css: str) -> list[Any]:
