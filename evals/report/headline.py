@@ -47,7 +47,7 @@ class Headline:
     """The best row of a section. `tied`: rows whose difference from it is within chance, the best ones first.
 
     `null`: the best null baseline at the same budget, trained or not; None if there is none. `prefill`, `ttft`:
-    speed-up over vanilla; None if not timed.
+    speed-up over vanilla; None if not timed in the same rounds as vanilla.
     """
 
     section: Section

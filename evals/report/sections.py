@@ -44,15 +44,14 @@ class Board:
         """The model of most rows."""
         return Counter(row.model for row in self.rows).most_common(1)[0][0]
 
-    def vanilla(self, model: str, time: TimeField) -> TableRow | None:
-        """The timed row of vanilla of this model; without one, the first of any model."""
-        timed = [row for row in self.rows if row.method == VANILLA and row.millis(time)]
-        return next((row for row in timed if row.model == model), timed[0] if timed else None)
-
     def speed_up(self, row: TableRow, time: TimeField) -> float | None:
-        """Vanilla's time over that of the row; None if one of them was not timed."""
-        whole, own = self.vanilla(row.model, time), row.millis(time)
-        return (whole.millis(time) or 0) / own if whole is not None and own else None
+        """Vanilla's time over that of the row; None unless both were timed on the same model.
+
+        Rows of two models are timed one after the other, and a machine may be twice as fast a minute later.
+        """
+        whole = next((one for one in self.rows if one.method == VANILLA and one.model == row.model), None)
+        times = [one.millis(time) for one in (whole, row) if one is not None]
+        return times[0] / times[1] if len(times) == 2 and times[0] and times[1] else None
 
 
 def boards(document: ResultDocument) -> list[Board]:

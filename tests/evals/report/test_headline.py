@@ -9,6 +9,7 @@ import pytest
 
 from evals import report
 from evals.report.headline import Difference, doubts, headlines
+from evals.report.sections import boards
 from evals.report.text import markdown
 from hidrop.plan import Cut, Schedule
 from tests.evals.report.test_latex import stats
@@ -77,6 +78,21 @@ def test_a_model_is_named_if_it_is_not_that_of_most_rows(ranked: dict[str, Any])
             cell["model"] = "tuned"
     (one,) = headlines(ranked)
     assert one.sentence().startswith("a (tuned) keeps 95.0")
+
+
+def test_a_speed_up_is_of_times_of_the_same_model(document: dict[str, Any]) -> None:
+    """Times of two models are of different minutes."""
+    board = boards(document)[0]
+    row = next(row for row in board.rows if row.label == "fastv-7")
+    whole = next(row for row in board.rows if row.method == "vanilla")
+    times = whole.millis("prefill_ms"), row.millis("prefill_ms")
+    assert times[0] and times[1] and board.speed_up(row, "prefill_ms") == times[0] / times[1]
+    for other in document["profiles"] + document["cells"]:
+        if other["label"] == "fastv-7":
+            other["model"] = "tuned"
+    board = boards(document)[0]
+    row = next(row for row in board.rows if row.label == "fastv-7")
+    assert row.millis("prefill_ms") and board.speed_up(row, "prefill_ms") is None
 
 
 def test_every_output_has_the_headline(ranked: dict[str, Any]) -> None:
