@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot
 
+from evals.report.columns import task_name
 from evals.report.figures import half_width
 from evals.report.rows import TableRow, rows_of, tasks_of, without_percent
 from evals.report.sections import Board, Section, boards
 from evals.store.result_document import ResultDocument
+from evals.tasks.data import MINI
 from hidrop.methods import METHODS, method_class
 
 # The half-width of each row's % of vanilla, by model and group (all seeds of a method).
@@ -46,8 +48,9 @@ class Difference:
 class Headline:
     """The best row of a section. `tied`: rows whose difference from it is within chance, the best ones first.
 
-    `null`: the best null baseline at the same budget, trained or not; None if there is none. `prefill`, `ttft`:
-    speed-up over vanilla; None if not timed in the same rounds as vanilla.
+    `null`: the best null baseline at the same budget, trained or not; None if there is none. `also_over_null`: the
+    other rows that are above it beyond chance. `losses`: the tasks in which the best row is below vanilla beyond
+    chance. `prefill`, `ttft`: speed-up over vanilla; None if not timed in the same rounds as vanilla.
     """
 
     section: Section
@@ -57,6 +60,8 @@ class Headline:
     from_vanilla: Difference
     null: TableRow | None
     over_null: Difference | None
+    also_over_null: tuple[TableRow, ...]
+    losses: tuple[str, ...]
     prefill: float | None
     ttft: float | None
 
@@ -72,7 +77,11 @@ class Headline:
         """All of it in words."""
         tied = f", tied with {self.tied_words()}" if self.tied else ""
         speed = f"; {self.speed_words()}" if self.speed_words() else ""
-        return f"{self.name(self.best)} {self.kept_words()}{tied}{speed}. {self.null_sentence()}"
+        losses = f" {self.losses_sentence()}" if self.losses else ""
+        return f"{self.name(self.best)} {self.kept_words()}{tied}{speed}.{losses} {self.null_sentence()}"
+
+    def losses_sentence(self) -> str:
+        return f"Below vanilla beyond chance in {', '.join(self.losses)}."
 
     def kept_words(self) -> str:
         """For example "keeps 93.3 ± 2.2 % of vanilla (a loss beyond chance)"."""
@@ -83,14 +92,18 @@ class Headline:
         return f"keeps {self.percent:.1f}{spread} % of vanilla{chance}"
 
     def tied_words(self) -> str:
-        named, more = self.tied[:MOST_TIED], len(self.tied) - MOST_TIED
+        return self._listed(self.tied)
+
+    def _listed(self, rows: Sequence[TableRow]) -> str:
+        named, more = rows[:MOST_TIED], len(rows) - MOST_TIED
         return ", ".join(map(self.name, named)) + (f" and {more} more" if more > 0 else "")
 
     def speed_words(self) -> str:
-        """ "" if it was not timed."""
-        return ", ".join(
-            f"{word} {ratio:.2f}x" for word, ratio in (("prefill", self.prefill), ("TTFT", self.ttft)) if ratio
-        )
+        """ "" if nothing was timed."""
+        if self.prefill is None and self.best.profile is not None:
+            return "not timed in the same rounds as vanilla"
+        times = (("prefill", self.prefill), ("TTFT", self.ttft))
+        return ", ".join(f"{word} {ratio:.2f}x" for word, ratio in times if ratio)
 
     def null_sentence(self) -> str:
         """Whether a null baseline is as good."""
@@ -98,10 +111,12 @@ class Headline:
             return "No null baseline was run at this budget (random, uniform, pool)."
         if self.over_null is None:
             return "It is a null baseline, and no other method is better at this budget."
-        name = self.name(self.null)
+        other = " on other weights" if self.null.model != self.best.model else ""
+        name = self.name(self.null) + other
         if self.over_null.value < 0:
             return f"The null baseline {name} is better, by {self.over_null.words()}."
-        return f"Above the best null baseline, {name}, by {self.over_null.words()}."
+        also = f" Also above it beyond chance: {self._listed(self.also_over_null)}." if self.also_over_null else ""
+        return f"Above the best null baseline, {name}, by {self.over_null.words()}.{also}"
 
 
 def headlines(document: ResultDocument) -> list[Headline]:
@@ -133,9 +148,26 @@ def _of_section(board: Board, section: Section, halves: Halves) -> Headline | No
         from_vanilla=Difference((best.percent_of_vanilla or 0) - 100, halves[best.model, best.group]),
         null=null,
         over_null=None if null is None or null is best else _between(best, null, halves),
+        also_over_null=tuple(row for row in others if null is not None and _above(row, null, halves)),
+        losses=tuple(task_name(task) for task in best.scores if _lost(best, task)),
         prefill=speed["prefill_ms"],
         ttft=speed["ttft_ms"],
     )
+
+
+def _above(one: TableRow, other: TableRow, halves: Halves) -> bool:
+    """Whether a row is above another one beyond chance."""
+    found = _between(one, other, halves)
+    return found.value > 0 and bool(found.beyond_chance)
+
+
+def _lost(row: TableRow, task: str) -> bool:
+    """Whether a row's score is worse than vanilla's beyond chance. False for several seeds: they have no interval."""
+    against = row.against(task)
+    if against is None:
+        return False
+    low, high = against["interval"]
+    return low > 0 if task in row.lower_is_better else high < 0
 
 
 def _ranked(rows: Sequence[TableRow]) -> list[TableRow]:
@@ -180,6 +212,10 @@ def doubts(document: ResultDocument) -> Iterator[str]:
         yield f"{_count(lost, 'sample')} failed and count as wrong"
     if older := [cell for cell in cells if cell.get("older")]:
         yield f"{_count(len(older), 'cell')} of an earlier version of the code"
+    if embedded := [task_name(task) for task in tasks_of(document) if document["data"].get(task) == MINI]:
+        yield f"{', '.join(embedded)}: hidrop's embedded data, drawn scenes in the form of these benchmarks"
+    if document["profiles"] and not document["hardware"].get("gpu"):
+        yield f"times are of a CPU with {_count(int(document['hardware'].get('threads') or 1), 'thread')}"
     if document["limit"]:
         yield f"only the first {_count(document['limit'], 'sample')} of each task"
     if unscored := dict.fromkeys(cell["task"] for cell in cells if "unscored" in cell):

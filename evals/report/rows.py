@@ -51,10 +51,11 @@ class TableRow:
     # The row's entry in the document's `profiles` with the smallest batch; None if it was not timed.
     profile: ProfileEntry | None
     timing_failed: bool
-    # The label without its seed: rows of one group differ only in the seed. seeds.py sets the two fields below.
+    # The label without its seed: rows of one group differ only in the seed. seeds.py sets the three fields below.
     group: str
     seeds: int = 1
     spread: Mapping[str, float | None] = field(default_factory=dict)
+    significant_in_every_seed: frozenset[str] = frozenset()
     # By task: the cell's `stats`, and its warnings.
     stats: Mapping[str, CellStats] = field(default_factory=dict)
     warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -93,7 +94,9 @@ class TableRow:
         return budget_tokens(parse_budget(self.budget), self.budget_tokens_of)
 
     def significant(self, task: str) -> bool:
-        """Whether the row's difference from vanilla is significant, see ALPHA."""
+        """Whether the row's difference from vanilla is significant, see ALPHA; with several seeds, that of each."""
+        if task in self.significant_in_every_seed:
+            return True
         against = self.against(task)
         p = None if against is None else against["p_holm"]
         return p is not None and p < ALPHA

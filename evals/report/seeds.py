@@ -24,6 +24,7 @@ def _joined(rows: Sequence[TableRow]) -> TableRow:
         seeds=len(rows),
         scores={task: _mean([row.scores[task] for row in rows]) for task in tasks},
         spread={task: _half_range([row.scores[task] for row in rows]) for task in tasks},
+        significant_in_every_seed=frozenset(task for task in tasks if all(row.significant(task) for row in rows)),
         stats={},  # per seed; the sheets of differences have one line per seed
         warnings={
             task: notes

@@ -181,9 +181,12 @@ function showCards() {
   const own = all.filter((sample) => (onlySample === null || String(sample.doc) === onlySample)
     && (!category || sample.category === category) && fits(texts(sample).join(" ")));
   const kinds = new Map(own.map((sample) => [sample, kindOf(sample, key, beside)]));
+  // Of all samples that were asked, not only of those that the page has room for.
+  const cell = data.cells[key], asked = beside ? {} : cell.stats?.against ?? {};
   for (const box of boxes) {
     const number = [...kinds.values()].filter((kind) => kind === box.value).length;
-    box.parentElement.querySelector(".count").textContent = `(${number})`;
+    const of = asked[box.value] > number ? ` of ${asked[box.value]}` : "";
+    box.parentElement.querySelector(".count").textContent = `(${number}${of})`;
   }
   const rank = (sample) => data.kinds.indexOf(kinds.get(sample));
   const shown = own.filter((sample) => wanted.has(kinds.get(sample))).toSorted((a, b) => rank(a) - rank(b));
@@ -191,7 +194,8 @@ function showCards() {
   document.getElementById("more").hidden = shown.length <= shownCards;
   choice.all.hidden = onlySample === null;
   const seen = shown.length > shownCards ? `, ${shownCards} of them below` : "";
-  choice.querySelector("output").value = `${shown.length} of ${all.length} samples on this page${seen}`;
+  const more = cell.n > all.length ? ` (of ${cell.n} that were asked)` : "";
+  choice.querySelector("output").value = `${shown.length} of ${all.length} samples on this page${more}${seen}`;
   remember();
 }
 

@@ -43,8 +43,8 @@ def test_the_best_ties_with_what_is_within_chance(ranked: dict[str, Any]) -> Non
     assert one.null is not None and one.null.label == "random" and one.null.seeds == 2
     assert one.over_null == Difference(pytest.approx(7.5), pytest.approx(12.5**0.5))
     assert one.sentence() == (
-        "a keeps 95.0 ± 2.5 % of vanilla (a loss beyond chance), tied with b. "
-        "Above the best null baseline, random, by 7.5 ± 3.5, beyond chance."
+        "a keeps 95.0 ± 2.5 % of vanilla (a loss beyond chance), tied with b. Below vanilla beyond chance in GQA. "
+        "Above the best null baseline, random, by 7.5 ± 3.5, beyond chance. Also above it beyond chance: b."
     )
 
 
@@ -72,6 +72,14 @@ def test_without_intervals_nothing_is_called_beyond_chance(ranked: dict[str, Any
     assert one.sentence() == ("a keeps 95.0 % of vanilla. Above the best null baseline, random, by 7.5, not tested.")
 
 
+def test_a_null_baseline_of_another_model_is_on_other_weights(ranked: dict[str, Any]) -> None:
+    for cell in ranked["cells"]:
+        if cell["label"] in ("a", "b"):
+            cell["model"], cell["trained"] = "tuned", True
+    (one,) = headlines(ranked)
+    assert one.null_sentence().startswith("Above the best null baseline, random on other weights, by 7.5")
+
+
 def test_a_model_is_named_if_it_is_not_that_of_most_rows(ranked: dict[str, Any]) -> None:
     for cell in ranked["cells"]:
         if cell["label"] == "a":
@@ -93,16 +101,27 @@ def test_a_speed_up_is_of_times_of_the_same_model(document: dict[str, Any]) -> N
     board = boards(document)[0]
     row = next(row for row in board.rows if row.label == "fastv-7")
     assert row.millis("prefill_ms") and board.speed_up(row, "prefill_ms") is None
+    (one,) = (one for one in headlines(document) if one.best.label == "fastv-7")
+    assert one.speed_words() == "not timed in the same rounds as vanilla"
 
 
 def test_every_output_has_the_headline(ranked: dict[str, Any]) -> None:
-    assert report.plain(ranked).splitlines()[-1].endswith("by 7.5 ± 3.5, beyond chance.")
+    assert report.plain(ranked).splitlines()[-1].endswith("Also above it beyond chance: b.")
     assert "- **43.8 % (7 tokens) on average, training-free**: a keeps 95.0" in markdown(ranked)
 
 
+def test_times_of_a_cpu_are_said_to_be(document: dict[str, Any]) -> None:
+    document["hardware"] = {"cpu": "x", "gpu": None, "threads": 2}
+    assert "times are of a CPU with 2 threads" in list(doubts(document))
+    document["hardware"]["gpu"] = "y"
+    assert not any("CPU" in one for one in doubts(document))
+
+
 def test_what_to_distrust_is_counted(ranked: dict[str, Any], failure: Cell) -> None:
-    ranked["limit"] = None
+    ranked["limit"], ranked["data"] = None, {"gqa": "data"}
     assert list(doubts(ranked)) == []
+    embedded = {**ranked, "data": {"gqa": "mini"}}
+    assert list(doubts(embedded)) == ["GQA: hidrop's embedded data, drawn scenes in the form of these benchmarks"]
     first, second, *_ = ranked["cells"]
     first["warnings"], second["n_failed"] = ["too few samples"], 2
     ranked["failed"].append(failure("mini", "c", "gqa", "boom"))

@@ -83,7 +83,7 @@ def test_the_first_seed_supplies_whatever_is_not_averaged() -> None:
     first, second = rows(("random-s0", "random", 60.0, 70.0), ("random-s1", "random", 66.0, 80.0))
     [joined] = together([first, second])
     averaged = {"label", "seeds", "scores", "spread", "stats", "warnings"}
-    averaged |= {"groups", "percent_of_vanilla", "timing_failed"}
+    averaged |= {"groups", "percent_of_vanilla", "timing_failed", "significant_in_every_seed"}
     for field in fields(TableRow):
         if field.name not in averaged:
             assert getattr(joined, field.name) == getattr(first, field.name), field.name
@@ -101,6 +101,19 @@ def test_a_lone_row_keeps_its_label_and_statistics() -> None:
 def test_joined_rows_have_no_statistics_because_those_are_of_one_seed() -> None:
     [row] = together(rows(("s0", "random", 60.0, 70.0), ("s1", "random", 66.0, 80.0)))
     assert row.stats == {}
+
+
+def test_a_joined_row_is_significant_where_every_seed_is() -> None:
+    def compared(p: float) -> dict[str, Any]:
+        return {**STATS, "against": {"difference": -3.0, "interval": [-5.0, -1.0], "p": p, "p_holm": p}}
+
+    cells = [
+        {**cell("m", 1, f"s{seed}", "random", task, 60.0), "stats": compared(p)}
+        for seed, p in enumerate((0.01, 0.02))
+        for task, p in (("gqa", p), ("pope", 0.01 if seed else 0.2))
+    ]
+    [row] = together(rows_of(document_of(cells=cells)))
+    assert (row.significant("gqa"), row.significant("pope")) == (True, False)
 
 
 def test_a_joined_row_takes_the_place_of_its_first_seed_and_others_stay_apart() -> None:
