@@ -131,7 +131,7 @@ def verify(
                 own, out = [one for one in drawn if one.device == device], Path(name) / device
                 journals = CellJournals(out, rows, device, parts)
                 paths = {one.cell.key: _begun(one, journals, parts) for one in own}
-                sizes = {one.cell.key: len(one.asked) for one in own}
+                sizes = {one.cell.key: len(one.lines.answers) for one in own}
                 with Progress(console or Console(quiet=True), len(own), sizes) as progress:
                     made = runner.run(
                         untimed,
