@@ -22,7 +22,7 @@ from evals.report.columns import task_name
 from evals.report.figure_scale import Scale, lines_of, scale_of, spot, write_value
 from evals.report.figure_style import COLOURS, MARKERS, hover, in_turn, legend, panels_of, pareto, saved
 from evals.report.method_looks import Look, looks_of, shown_name
-from evals.report.rows import TableRow, number, rows_of, tasks_of, without_percent
+from evals.report.rows import TableRow, number, rows_of, tasks_in_percent
 from evals.report.sections import VANILLA, Board, Section, boards
 from evals.report.units import COUNTS, fixed, millis, unit_for
 from evals.store.result_document import ResultDocument
@@ -106,7 +106,7 @@ def accuracy(board: Board, document: ResultDocument) -> Drawing | None:
     costs = [cost for cost in _costs(board.rows) if any(cost.of(row) is not None for row in rows)]
     if len(rows) < 2 or not costs:
         return None
-    tasks, y = _in_percent(document), scale_of(row.percent_of_vanilla or 0 for row in rows)
+    tasks, y = tasks_in_percent(document), scale_of(row.percent_of_vanilla or 0 for row in rows)
     known = [[row for row in rows if cost.of(row) is not None] for cost in costs]
     points = [
         [(cost.of(row) or 0, row.percent_of_vanilla or 0) for row in own]
@@ -293,7 +293,7 @@ def _speed_panel(points: Marked, looks: dict[str, Look], axes: Axes) -> None:
 
 def retention(board: Board, document: ResultDocument) -> Drawing | None:
     """A line for each row, a mark for each task. Marks are of tasks here, so they have no method's look."""
-    tasks = _in_percent(document)
+    tasks = tasks_in_percent(document)
     vanilla = next((row for row in board.rows if row.method == VANILLA), None)
     rows = [row for row in board.rows if row.method != VANILLA]
     base = {task: number(vanilla.scores.get(task)) for task in tasks} if vanilla else {}
@@ -384,12 +384,6 @@ def half_width(row: TableRow, tasks: Sequence[str]) -> float | None:
         low, high = against["interval"]
         squares.append((100 * (high - low) / 2 / (score - against["difference"])) ** 2)
     return sum(squares) ** 0.5 / len(squares) if squares else None
-
-
-def _in_percent(document: ResultDocument) -> list[str]:
-    """The tasks that count for % of vanilla."""
-    without = without_percent(document)
-    return [task for task in tasks_of(document) if task not in without]
 
 
 def _looks(document: ResultDocument) -> dict[str, Look]:

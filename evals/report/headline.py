@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot
 
+from evals.report.caption import counted
 from evals.report.columns import task_name
 from evals.report.figures import half_width
-from evals.report.rows import TableRow, rows_of, tasks_of, without_percent
+from evals.report.rows import TableRow, rows_of, tasks_in_percent, tasks_of
 from evals.report.sections import Board, Section, boards
 from evals.store.result_document import ResultDocument
 from evals.tasks.data import MINI
@@ -184,7 +185,7 @@ def _between(one: TableRow, other: TableRow, halves: Halves) -> Difference:
 
 def _halves(document: ResultDocument) -> Halves:
     """With several seeds the mean of their half-widths: all seeds have the same samples, so more seeds help little."""
-    tasks, groups = _counted(document), dict[tuple[str, str], list[float | None]]()
+    tasks, groups = tasks_in_percent(document), dict[tuple[str, str], list[float | None]]()
     for row in rows_of(document):
         groups.setdefault((row.model, row.group), []).append(half_width(row, tasks))
     return {key: _mean(known) for key, known in groups.items()}
@@ -195,35 +196,25 @@ def _mean(halves: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(halves) else None
 
 
-def _counted(document: ResultDocument) -> list[str]:
-    """The tasks that count for % of vanilla."""
-    without = without_percent(document)
-    return [task for task in tasks_of(document) if task not in without]
-
-
 def doubts(document: ResultDocument) -> Iterator[str]:
     """What a reader has to know before trusting the numbers, in words; nothing for a clean run."""
     cells = document["cells"]
     if failed := document["failed"]:
-        yield f"{_count(len(failed), 'cell')} failed"
+        yield f"{counted(len(failed), 'cell')} failed"
     if warned := [cell for cell in cells if cell["warnings"]]:
-        yield f"{_count(len(warned), 'cell')} with warnings (marked !)"
+        yield f"{counted(len(warned), 'cell')} with warnings (marked !)"
     if lost := sum(cell["n_failed"] for cell in cells):
-        yield f"{_count(lost, 'sample')} failed and count as wrong"
+        yield f"{counted(lost, 'sample')} failed and count as wrong"
     if older := [cell for cell in cells if cell.get("older")]:
-        yield f"{_count(len(older), 'cell')} of an earlier version of the code"
+        yield f"{counted(len(older), 'cell')} of an earlier version of the code"
     if embedded := [task_name(task) for task in tasks_of(document) if document["data"].get(task) == MINI]:
         yield f"{', '.join(embedded)}: hidrop's embedded data, drawn scenes in the form of these benchmarks"
     if document["profiles"] and not document["hardware"].get("gpu"):
-        yield f"times are of a CPU with {_count(int(document['hardware'].get('threads') or 1), 'thread')}"
+        yield f"times are of a CPU with {counted(int(document['hardware'].get('threads') or 1), 'thread')}"
     if document["limit"]:
-        yield f"only the first {_count(document['limit'], 'sample')} of each task"
+        yield f"only the first {counted(document['limit'], 'sample')} of each task"
     if unscored := dict.fromkeys(cell["task"] for cell in cells if "unscored" in cell):
         yield f"not scored here: {', '.join(unscored)}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def lines(document: ResultDocument) -> str:

@@ -197,6 +197,12 @@ def without_percent(document: ResultDocument) -> set[str]:
     return {cell["task"] for cell in document["cells"] if "unscored" in cell or cell.get("lower_is_better")}
 
 
+def tasks_in_percent(document: ResultDocument) -> list[str]:
+    """The tasks that count for % of vanilla, in order of first appearance."""
+    without = without_percent(document)
+    return [task for task in tasks_of(document) if task not in without]
+
+
 def _value(score: Score) -> float | None:
     return score if isinstance(score, float) else None
 
