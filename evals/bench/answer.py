@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from evals.bench.breakdown import bound, breakdown
 from evals.bench.latency import WORTH, Lengths, worth_it
+from evals.profiling.ratios import is_noise
 from evals.profiling.record import CAPTURED
+from evals.report.units import ratio
 
 if TYPE_CHECKING:
-    from evals.bench.document import BenchRow, RatioEntry
+    from evals.bench.document import BenchRow
 
 EXPLAINED = (
     f"Worth it: the whole request is at least {WORTH:g} times as fast as vanilla's. Whole request:\n"
@@ -18,19 +20,6 @@ EXPLAINED = (
     "±: half of the 95 % interval, paired over the rounds. (noise): the interval includes 1."
 )
 ONE_ROUND = "One round: without intervals nothing tells a speed-up from noise."
-
-
-def ratio(found: RatioEntry, *, interval: bool = False) -> str:
-    """ "1.29x", with its interval "1.29 ± 0.02x"; marked as noise if the interval includes 1."""
-    low, high = found["low"], found["high"]
-    half = f" ± {(high - low) / 2:.2f}" if interval and low is not None and high is not None and low < high else ""
-    return f"{found['ratio']:.2f}{half}x" + (" (noise)" if is_noise(found) else "")
-
-
-def is_noise(found: RatioEntry) -> bool:
-    """Whether the interval of a speed-up includes 1."""
-    low, high = found["low"], found["high"]
-    return low is not None and high is not None and low <= 1 <= high and low < high
 
 
 def lengths(row: BenchRow, vanilla: BenchRow, least: float = WORTH) -> Lengths | None:

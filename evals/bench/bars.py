@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evals.bench.answer import points_of, shape, where
-from evals.bench.latency import of_medians
 from evals.plain_table import aligned
+from evals.profiling.ratios import of_medians
 from evals.report.units import MISSING
 
 if TYPE_CHECKING:
-    from evals.bench.document import BenchDocument, BenchRow, RatioEntry
+    from evals.bench.document import BenchDocument, BenchRow
+    from evals.profiling.ratios import RatioEntry
 
 # The part of the layerwise limit that each method's prefill has to reach.
 LAYERWISE = dict.fromkeys(("hidrop", "pdrop", "fastv", "random", "uniform"), 0.95)

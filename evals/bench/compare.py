@@ -7,13 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.bench.answer import ratio, shape, where
-from evals.bench.document import BENCH, BenchDocument, BenchRow, RatioEntry
-from evals.bench.latency import speed_up
+from evals.bench.answer import shape, where
+from evals.bench.document import BENCH, BenchDocument, BenchRow
 from evals.bench.text import part
 from evals.plain_table import fitted
+from evals.profiling.ratios import RatioEntry, speed_up
 from evals.report.provenance import facts
-from evals.report.units import MISSING, millis
+from evals.report.units import MISSING, millis, ratio
 from evals.store.folders import of_commit
 
 HEADINGS = (

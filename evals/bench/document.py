@@ -10,6 +10,7 @@ from typing import Any, Literal, NotRequired  # before Python 3.12 pydantic cann
 from typing_extensions import TypedDict
 
 from evals.bench import SCHEMA, TRAINING_SCHEMA
+from evals.profiling.ratios import RatioEntry
 from evals.store.json_files import FileKind, add, entries
 from evals.store.result_document import Layers, Milliseconds, Provenance
 
@@ -34,14 +35,6 @@ class Times(TypedDict):
     p99: NotRequired[float]
     min: float
     samples: NotRequired[list[float]]
-
-
-class RatioEntry(TypedDict):
-    """A speed-up with its 95 % interval, paired over the rounds. None: one round, or a file of schema 1."""
-
-    ratio: float
-    low: float | None
-    high: float | None
 
 
 class SpeedUps(TypedDict):

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from baselines.pdrop import quarters
-from evals.bench.latency import e2el, of_medians, speed_up, times
+from evals.bench.latency import times
 from evals.profiling.ceilings import Ceilings, Parts, decode_parts, measure_ceilings, prefill_parts
 from evals.profiling.measure import Timed, measure_point
 from evals.profiling.memory import resident_bytes
 from evals.profiling.point import Point
 from evals.profiling.prompt import SyntheticRequest
+from evals.profiling.ratios import of_medians, speed_up
 from evals.profiling.record import CAPTURED, percentile
 from evals.profiling.vision import recorded_answer, replayed_answer
 from hidrop.backbones import backbone_of
@@ -34,7 +35,8 @@ from hidrop.reducer import Reducer
 from hidrop.runtime.cuda_graphs import Recorder
 
 if TYPE_CHECKING:
-    from evals.bench.document import BenchRow, RatioEntry, RequestEntry
+    from evals.bench.document import BenchRow, RequestEntry
+    from evals.profiling.ratios import RatioEntry
 
 # Labels among the timings of transformers' own forward, and of the same without its layers.
 PLAIN, NO_LAYERS = "transformers", "transformers without layers"
@@ -328,10 +330,10 @@ class Rates:
 
     def request(self, new: int, timed: Timed) -> RequestEntry:
         """A whole request with `new` output tokens, next to vanilla's in the same rounds."""
-        ours, theirs = ([e2el(run, new) for run in of.runs] for of in (timed, self.vanilla))
+        ours, theirs = ([run.request(new) for run in of.runs] for of in (timed, self.vanilla))
         seconds = percentile(ours, 0.5) / 1000
         # What the energy was measured of: prefill and the decoded tokens.
-        run = percentile([e2el(run, 1 + len(run.decode)) for run in timed.runs], 0.5) / 1000
+        run = percentile([run.request(1 + len(run.decode)) for run in timed.runs], 0.5) / 1000
         energy = None if timed.joules is None else timed.joules / self.point.batch * seconds / run
         return {
             "new_tokens": new,

@@ -1,24 +1,22 @@
-"""From the runs of two methods to times, speed-ups with intervals, and the time of a whole request.
+"""Statistics of timings, and the output lengths at which a method is worth it.
 
 The names are those of serving benchmarks. ttft: time to first token, with vision tower and projector. itl: inter-token
 latency, of each token after the first. tpot: time per output token, the mean of a run's itl. e2el: end-to-end latency
-of a request with n output tokens, ttft + (n - 1) x tpot. A longer output reads a longer cache, which this leaves out.
+of a whole request, see `evals.profiling.record.Run.request`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from evals.profiling.record import Run, percentile
+from evals.profiling.record import percentile
 
 if TYPE_CHECKING:
-    from evals.bench.document import RatioEntry, Times
+    from evals.bench.document import Times
 
-RESAMPLES = 2000
-LEVEL = 0.95
 DIGITS = 5  # decimals of a millisecond in files: 10 nanoseconds
 
 # A method is worth it here if a request becomes at least this many times as fast.
@@ -41,46 +39,6 @@ def times(samples: Sequence[float], *, raw: bool = True) -> Times:
     if raw:
         found["samples"] = [round(one, DIGITS) for one in samples]
     return found
-
-
-def e2el(run: Run, new: int) -> float:
-    """Milliseconds of a request with `new` output tokens, at the speed of this run."""
-    return run.ttft + (new - 1) * run.tpot
-
-
-def speed_up(vanilla: Sequence[float], method: Sequence[float], *, paired: bool = True) -> RatioEntry:
-    """Ratio of the medians, vanilla's over the method's, with a 95 % interval.
-
-    Both sequences have one number a round. The interval is a bootstrap over rounds: a round that another program slowed
-    down is drawn for both or for neither. Not `paired`: the rounds are of different runs, and each is drawn on its own.
-    The draws are the same in every run. With one round there is no interval.
-    """
-    samples = {"vanilla": vanilla, "method": method}
-    return of_medians(lambda median: median["vanilla"] / median["method"], samples, paired=paired)
-
-
-def of_medians(
-    value: Callable[[Mapping[str, Any]], Any], samples: Mapping[str, Sequence[float]], *, paired: bool = True
-) -> RatioEntry:
-    """`value` of the medians of these timings by name, with a 95 % interval, as in `speed_up`.
-
-    `value` has to compute element by element: it gets numbers, and then arrays of the medians of all draws.
-    """
-    import numpy as np
-
-    rounds = {name: len(one) for name, one in samples.items()}
-    if paired and len(set(rounds.values())) > 1:
-        raise ValueError(f"these timings are not of the same rounds: {rounds}")
-    ratio = float(value({name: percentile(one, 0.5) for name, one in samples.items()}))
-    if min(rounds.values()) < 2:
-        return {"ratio": ratio, "low": None, "high": None}
-    generator, drawn, medians = np.random.default_rng(0), None, {}
-    for name, one in samples.items():
-        if drawn is None or not paired:
-            drawn = generator.integers(0, len(one), (RESAMPLES, len(one)))
-        medians[name] = np.median(np.asarray(one)[drawn], axis=1)
-    low, high = np.quantile(value(medians), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"ratio": ratio, "low": float(low), "high": float(high)}
 
 
 @dataclass(frozen=True)

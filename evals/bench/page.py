@@ -6,13 +6,13 @@ from pathlib import Path
 
 from evals.bench import figures
 from evals.bench.answer import EXPLAINED as ANSWERS
-from evals.bench.answer import answers, points_of, ratio, where
+from evals.bench.answer import answers, points_of, where
 from evals.bench.document import BenchDocument, BenchRow
 from evals.bench.text import part
 from evals.report.embedded import policy
 from evals.report.page import ASSETS
 from evals.report.provenance import facts
-from evals.report.units import MISSING, millis
+from evals.report.units import MISSING, millis, ratio
 from hidrop.atomic_file import write_atomically
 from hidrop.visible import visible_values
 

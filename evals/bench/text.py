@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evals.bench.answer import EXPLAINED as ANSWER_EXPLAINED
-from evals.bench.answer import answers, ratio, shape, where
+from evals.bench.answer import answers, shape, where
 from evals.bench.breakdown import total
 from evals.matrix.plan_table import run_lengths, scaled
 from evals.plain_table import fitted
-from evals.report.units import MISSING, millis
+from evals.report.units import MISSING, millis, ratio
 from hidrop.geometry import Geometry
 from hidrop.plan import TokenPlan
 from hidrop.reducer import Reducer
 
 if TYPE_CHECKING:
-    from evals.bench.document import BenchDocument, BenchRow, RatioEntry
+    from evals.bench.document import BenchDocument, BenchRow
     from evals.profiling.ceilings import Ceilings
+    from evals.profiling.ratios import RatioEntry
 
 TIMES = ("method", "tokens", "prefill ms (p95)", "TTFT ms (p95)", "tower ms", "TPOT ms", "ITL p99")
 LIMITS = ("method", "layerwise limit", "physical limit", "selection", "decode limit")

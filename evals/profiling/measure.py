@@ -15,6 +15,7 @@ from evals.profiling.energy import joules
 from evals.profiling.memory import kv_bytes, peak_bytes
 from evals.profiling.point import Point
 from evals.profiling.prompt import SyntheticRequest, build_request
+from evals.profiling.ratios import speed_ups
 from evals.profiling.record import CAPTURED, Measurement, Profile, Run, Spread
 from evals.profiling.vision import RecordedFeatures
 from hidrop.backbones import Backbone, backbone_of
@@ -43,9 +44,21 @@ class Timed:
 
 
 def measure(loaded: Any, reducers: Mapping[str, Reducer], points: Sequence[Point]) -> dict[str, Profile]:
-    """Every method at each point, without other work."""
-    found = [measure_point(loaded, reducers, point, lambda prompt: {})[0] for point in points]
-    return {label: Profile(label, tuple(one[label].measurement for one in found)) for label in reducers}
+    """Every method at each point, with its speed-ups over vanilla, without other work.
+
+    Times of other rounds say little: a machine may be twice as fast a minute later. So vanilla is timed in the rounds
+    of every model, also where no method is vanilla, as for a model that was trained with a method.
+    """
+    beside = f"vanilla beside {', '.join(reducers)}"  # longer than any label, so it is none of them
+    whole = next((label for label, reducer in reducers.items() if reducer.name == "vanilla"), beside)
+    timed = {**reducers, whole: reducers.get(whole, build("vanilla"))}
+    found: dict[str, list[Measurement]] = {label: [] for label in reducers}
+    for point in points:
+        one, _ = measure_point(loaded, timed, point, lambda prompt: {})
+        for label, measurements in found.items():
+            ratios = speed_ups(one[whole].runs, one[label].runs, point.new_tokens)
+            measurements.append(replace(one[label].measurement, speed_ups=ratios))
+    return {label: Profile(label, tuple(measurements)) for label, measurements in found.items()}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from evals.profiling.ratios import SpeedUps
 
 # "features": the decoder ran with precomputed image features. "difference", in older files only: the time of the whole
 # forward minus that of tower and projector.
@@ -49,6 +52,13 @@ class Run:
         """Time per output token: the mean over the decoded tokens."""
         return sum(self.decode) / len(self.decode)
 
+    def request(self, new: int) -> float:
+        """Milliseconds of a whole request with `new` output tokens, at the speed of this run.
+
+        A longer output reads a longer cache, which this leaves out.
+        """
+        return self.ttft + (new - 1) * self.tpot
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -72,6 +82,7 @@ class Measurement:
     # Torch's peak memory during one prefill and decode of the whole batch, including the weights.
     peak_bytes: int
     vision_ms: Spread | None = None  # see Run.vision
+    speed_ups: SpeedUps | None = None  # over vanilla, in the same rounds
 
     @property
     def tokens_per_second(self) -> float:

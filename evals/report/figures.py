@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evals.profiling.ratios import RatioEntry
 from evals.report import figure_scale
 from evals.report.columns import task_name
 from evals.report.figure_scale import Scale, lines_of, scale_of, spot, write_value
@@ -24,7 +25,7 @@ from evals.report.figure_style import COLOURS, MARKERS, hover, in_turn, legend, 
 from evals.report.method_looks import Look, looks_of, shown_name
 from evals.report.rows import TableRow, number, rows_of, tasks_in_percent
 from evals.report.sections import VANILLA, Board, Section, boards
-from evals.report.units import COUNTS, fixed, millis, unit_for
+from evals.report.units import COUNTS, fixed, millis, ratio, unit_for
 from evals.store.result_document import ResultDocument
 from hidrop.visible import visible_values
 
@@ -151,18 +152,10 @@ def _costs(rows: Sequence[TableRow]) -> list[Cost]:
             lambda row: None if row.flops is None else row.flops / flops.size,
             lambda x: f"{x:.{flops.digits}f} {flops.prefix}FLOP",
         ),
-        Cost("prefill, ms (median)", lambda row: row.millis("prefill_ms"), ms),
-        Cost("time to first token, ms (median)", lambda row: row.millis("ttft_ms"), ms),
-        Cost(f"whole request {length}, ms", _request, ms),
+        Cost("prefill, ms (median)", lambda row: row.milliseconds_of("prefill"), ms),
+        Cost("time to first token, ms (median)", lambda row: row.milliseconds_of("ttft"), ms),
+        Cost(f"whole request {length}, ms", lambda row: row.milliseconds_of("request"), ms),
     ]
-
-
-def _request(row: TableRow) -> float | None:
-    """Milliseconds of a whole request: the first token, then each further one, from the medians of the profile."""
-    first, further = row.millis("ttft_ms"), row.millis("decode_ms")
-    if row.profile is None or first is None or further is None:
-        return None
-    return first + max(0, row.profile["new_tokens"] - 1) * further
 
 
 def _accuracy_panel(
@@ -258,18 +251,17 @@ def _runs(entering: Sequence[int]) -> str:
 
 
 def speed(board: Board, document: ResultDocument) -> Drawing | None:
-    whole = {row.model: row for row in board.rows if row.method == VANILLA and row.millis("prefill_ms") and row.flops}
-    first = next(iter(whole.values()), None)
-    points: Marked = []
+    whole = next((row.flops for row in board.rows if row.method == VANILLA and row.flops), None)
+    points, ratios = Marked(), list[RatioEntry]()
     for row in board.rows:
-        base = whole.get(row.model, first)
-        time = row.millis("prefill_ms")
-        if base and time and row.flops and base.flops:
-            points.append((row, (base.flops / row.flops, (base.millis("prefill_ms") or 0) / time)))
+        faster = board.speed_up(row, "prefill")
+        if whole and row.flops and faster:
+            points.append((row, (whole / row.flops, faster["ratio"])))
+            ratios.append(faster)
     if len(points) < 2:
         return None
     looks = _looks(document)
-    panel = partial(_speed_panel, points, looks)
+    panel = partial(_speed_panel, points, ratios, looks)
     return Drawing(
         [panel],
         "measured prefill speed-up",
@@ -278,16 +270,21 @@ def speed(board: Board, document: ResultDocument) -> Drawing | None:
     )
 
 
-def _speed_panel(points: Marked, looks: dict[str, Look], axes: Axes) -> None:
+def _speed_panel(points: Marked, ratios: Sequence[RatioEntry], looks: dict[str, Look], axes: Axes) -> None:
     # Nothing is cut off: the distance to the line is what the figure shows.
     x, y = (figure_scale.whole_scale(point[side] for _, point in points) for side in (0, 1))
     first, last = max(x.low, y.low), min(x.high, y.high)
     if first < last:
         axes.plot([first, last], [first, last], color="0.6", linewidth=1, zorder=0.5)
     figure_scale.apply(axes, x=x, y=y)
-    for row, point in points:
-        words = f"{_name(row)}\n{point[0]:.2f}x fewer operations\n{point[1]:.2f}x as fast in the prefill"
-        _mark(axes, point, looks[shown_name(row)], words, filled=row.trained or row.method == VANILLA)
+    for (row, point), faster in zip(points, ratios, strict=True):
+        look, low, high = looks[shown_name(row)], faster["low"], faster["high"]
+        if low is not None and high is not None:
+            # The interval need not include the ratio.
+            error = [[max(0, point[1] - low)], [max(0, high - point[1])]]
+            axes.errorbar(*point, yerr=error, color=look.colour, linewidth=0.8, fmt="none")
+        words = f"{_name(row)}\n{point[0]:.2f}x fewer operations\n{ratio(faster, interval=True)} as fast in the prefill"
+        _mark(axes, point, look, words, filled=row.trained or row.method == VANILLA)
     axes.set_xlabel("vanilla's operations / the method's")
 
 

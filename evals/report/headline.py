@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot
 
+from evals.profiling.ratios import RatioEntry
 from evals.report.caption import counted
 from evals.report.columns import task_name
 from evals.report.figures import half_width
-from evals.report.rows import TableRow, rows_of, tasks_in_percent, tasks_of
+from evals.report.rows import TableRow, TimedPart, rows_of, tasks_in_percent, tasks_of
 from evals.report.sections import Board, Section, boards
+from evals.report.units import ratio
 from evals.store.result_document import ResultDocument
 from evals.tasks.data import MINI
 from hidrop.methods import METHODS, method_class
@@ -51,7 +53,7 @@ class Headline:
 
     `null`: the best null baseline at the same budget, trained or not; None if there is none. `also_over_null`: the
     other rows that are above it beyond chance. `losses`: the tasks in which the best row is below vanilla beyond
-    chance. `prefill`, `ttft`: speed-up over vanilla; None if not timed in the same rounds as vanilla.
+    chance. `speed_ups`: over vanilla; empty if not timed in the same rounds as vanilla.
     """
 
     section: Section
@@ -63,8 +65,7 @@ class Headline:
     over_null: Difference | None
     also_over_null: tuple[TableRow, ...]
     losses: tuple[str, ...]
-    prefill: float | None
-    ttft: float | None
+    speed_ups: Mapping[TimedPart, RatioEntry]
 
     @property
     def percent(self) -> float:
@@ -101,10 +102,16 @@ class Headline:
 
     def speed_words(self) -> str:
         """ "" if nothing was timed."""
-        if self.prefill is None and self.best.profile is not None:
+        if self.best.profile is None:
+            return ""
+        if not self.speed_ups:
             return "not timed in the same rounds as vanilla"
-        times = (("prefill", self.prefill), ("TTFT", self.ttft))
-        return ", ".join(f"{word} {ratio:.2f}x" for word, ratio in times if ratio)
+        names = {
+            "prefill": "prefill",
+            "ttft": "TTFT",
+            "request": f"request of {counted(self.best.profile['new_tokens'], 'output token')}",
+        }
+        return ", ".join(f"{names[part]} {ratio(found, interval=True)}" for part, found in self.speed_ups.items())
 
     def null_sentence(self) -> str:
         """Whether a null baseline is as good."""
@@ -140,7 +147,8 @@ def _of_section(board: Board, section: Section, halves: Halves) -> Headline | No
     best, *others = ranked
     same = [row for one in board.sections if one.tokens == section.tokens for row in one.rows]
     null = next(iter(_ranked([row for row in same if is_null(row)])), None)
-    speed = {time: board.speed_up(best, time) for time in ("prefill_ms", "ttft_ms")}
+    parts: tuple[TimedPart, ...] = ("prefill", "ttft", "request")
+    speed = {part: found for part in parts if (found := board.speed_up(best, part))}
     return Headline(
         section=section,
         best=best,
@@ -151,8 +159,7 @@ def _of_section(board: Board, section: Section, halves: Halves) -> Headline | No
         over_null=None if null is None or null is best else _between(best, null, halves),
         also_over_null=tuple(row for row in others if null is not None and _above(row, null, halves)),
         losses=tuple(task_name(task) for task in best.scores if _lost(best, task)),
-        prefill=speed["prefill_ms"],
-        ttft=speed["ttft_ms"],
+        speed_ups=speed,
     )
 
 

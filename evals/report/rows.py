@@ -22,6 +22,7 @@ ALPHA = 0.05
 # A number, or why there is none: "failed", "to submit", "to judge".
 Score = float | str | None
 TimeField = Literal["ttft_ms", "prefill_ms", "decode_ms"]
+TimedPart = Literal["prefill", "ttft", "request"]
 TimeStatistic = Literal["median", "p95", "min"]
 AnyEntry = TypeVar("AnyEntry", CellEntry, ProfileEntry, FailureEntry)
 
@@ -119,6 +120,15 @@ class TableRow:
     def millis(self, time: TimeField, statistic: TimeStatistic = "median") -> float | None:
         """A timing of this row in milliseconds; None if it was not timed."""
         return None if self.profile is None else number(self.profile[time][statistic])
+
+    def milliseconds_of(self, part: TimedPart) -> float | None:
+        """The median of a part in milliseconds; a request: the first token, then each further one."""
+        if part == "prefill":
+            return self.millis("prefill_ms")
+        first, further = self.millis("ttft_ms"), self.millis("decode_ms")
+        if part == "ttft" or self.profile is None or first is None or further is None:
+            return first
+        return first + max(0, self.profile["new_tokens"] - 1) * further
 
 
 def tasks_of(document: ResultDocument) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from evals.report.rows import TableRow, TimeField, rows_of
+from evals.profiling.ratios import RatioEntry
+from evals.report.rows import TableRow, TimedPart, rows_of
 from evals.report.seeds import together
 from evals.report.units import share_text
 from evals.store.result_document import ResultDocument
@@ -44,14 +45,17 @@ class Board:
         """The model of most rows."""
         return Counter(row.model for row in self.rows).most_common(1)[0][0]
 
-    def speed_up(self, row: TableRow, time: TimeField) -> float | None:
-        """Vanilla's time over that of the row; None unless both were timed on the same model.
+    def speed_up(self, row: TableRow, part: TimedPart) -> RatioEntry | None:
+        """Vanilla's time over that of the row, on the same model; None if they were not timed together.
 
-        Rows of two models are timed one after the other, and a machine may be twice as fast a minute later.
+        Rows of two models are timed one after the other, and a machine may be twice as fast a minute later. Documents
+        from before speed-ups were stored have the medians of both, and no interval.
         """
+        if row.profile is not None and (stored := row.profile.get("speed_ups")):
+            return stored[part]
         whole = next((one for one in self.rows if one.method == VANILLA and one.model == row.model), None)
-        times = [one.millis(time) for one in (whole, row) if one is not None]
-        return times[0] / times[1] if len(times) == 2 and times[0] and times[1] else None
+        theirs, own = None if whole is None else whole.milliseconds_of(part), row.milliseconds_of(part)
+        return {"ratio": theirs / own, "low": None, "high": None} if theirs and own else None
 
 
 def boards(document: ResultDocument) -> list[Board]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from evals.profiling.ratios import RatioEntry, is_noise
+
 MISSING = "-"
 COUNTS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 BYTES = ((1024.0**3, "Gi"), (1024.0**2, "Mi"), (1024.0, "Ki"))
@@ -42,6 +44,13 @@ def millis(value: float | None) -> str:
 def fixed(value: float | None, digits: int = 1) -> str:
     """A number with a fixed number of decimals."""
     return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def ratio(found: RatioEntry, *, interval: bool = False) -> str:
+    """ "1.29x", with its interval "1.29 ± 0.02x"; marked as noise if the interval includes 1."""
+    low, high = found["low"], found["high"]
+    half = f" ± {(high - low) / 2:.2f}" if interval and low is not None and high is not None and low < high else ""
+    return f"{found['ratio']:.2f}{half}x" + (" (noise)" if is_noise(found) else "")
 
 
 def share_text(share: float) -> str:

@@ -16,6 +16,7 @@ from typing import (
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from evals.profiling.ratios import SpeedUps
 from evals.store.json_files import FileKind, add, entries
 
 SCHEMA = 1
@@ -171,6 +172,7 @@ class ProfileEntry(TypedDict):
     kv_bytes: WholeNumber
     peak_bytes: WholeNumber
     vision_ms: NotRequired[Milliseconds | None]
+    speed_ups: NotRequired[SpeedUps | None]
 
 
 class FailureEntry(RowEntry):

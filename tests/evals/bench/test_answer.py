@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from evals.bench.answer import answers, ratio, savings, verdict
+from evals.bench.answer import answers, savings, verdict
+from evals.report.units import ratio
 from tests.evals.bench.rates import FASTV, VANILLA, rates, timed
 
 

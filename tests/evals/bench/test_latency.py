@@ -8,7 +8,8 @@ import statistics
 import pytest
 
 from evals.bench.breakdown import bound, breakdown
-from evals.bench.latency import Lengths, e2el, of_medians, speed_up, times, worth_it
+from evals.bench.latency import Lengths, times, worth_it
+from evals.profiling.ratios import of_medians, speed_up
 from evals.profiling.record import Run
 from tests.evals.bench.rates import FASTV, VANILLA, rates, timed
 
@@ -26,7 +27,7 @@ def test_statistics_are_those_of_the_samples() -> None:
 def test_a_request_is_its_first_token_and_the_others() -> None:
     run = Run(ttft=100.0, prefill=80.0, selection=0.0, decode=(10.0, 12.0, 14.0))
     assert run.tpot == 12
-    assert (e2el(run, 1), e2el(run, 11)) == (100, 220)
+    assert (run.request(1), run.request(11)) == (100, 220)
 
 
 def test_rounds_that_are_slow_for_both_do_not_widen_a_paired_interval() -> None:

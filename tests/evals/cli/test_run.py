@@ -29,6 +29,7 @@ def test_a_matrix_runs_from_file_to_table(matrix, tmp_path, capsys):
     }
     assert {c["label"]: c["average_tokens"] for c in document["cells"]} == {"vanilla": 16, "fastv": 7, "hidrop": 4.75}
     assert {p["label"] for p in document["profiles"]} == {"vanilla", "fastv", "hidrop"}
+    assert all(set(p["speed_ups"]) == {"prefill", "ttft", "request"} for p in document["profiles"])
     assert document["failed"] == [] and document["versions"]["torch"]
     assert (out / "leaderboard.md").is_file() and (out / "leaderboard.csv").is_file()
     assert "tiny/fastv/gqa" in captured.err and "tiny/fastv/gqa" not in captured.out

@@ -15,6 +15,7 @@ from baselines.visionzip import VisionZip
 from evals.profiling import Point, Profile, profile
 from evals.profiling.memory import kv_bytes
 from evals.profiling.prompt import build_request
+from evals.profiling.record import Run
 from hidrop.backbones import geometry_of
 from hidrop.hidrop import HiDrop
 from hidrop.plan import TokenPlan
@@ -120,6 +121,27 @@ def test_every_round_has_every_method_once_in_an_order_of_its_own(
     assert len(rounds) == 9 and set(rounds) == {("vanilla", "hidrop"), ("hidrop", "vanilla")}
 
 
+def test_speed_ups_are_over_vanilla_in_the_same_rounds_also_where_no_method_is_vanilla(
+    loaded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rounds are five times as slow from one to the next; vanilla takes 60 and 20 ms a token, the method half."""
+    from evals.profiling import measure as module
+
+    runs = {name: iter(range(3)) for name in ("vanilla", "hidrop")}
+
+    def timed(model: Any, way: Any, *args: Any) -> Run:
+        slow = 5.0 ** next(runs[way.reducer.name])
+        share = slow * (1.0 if way.reducer.name == "vanilla" else 0.5)
+        return Run(ttft=60 * share, prefill=40 * share, selection=0.0, decode=(20 * slow, 20 * slow))
+
+    monkeypatch.setattr(module, "_time_once", timed)
+    (found,) = profile(loaded, {"hidrop": HIDROP}, [Point(repeats=3, warmup=0, text_tokens=12, new_tokens=2)]).items()
+    label, (one,) = found[0], found[1].measurements
+    assert label == "hidrop" and one.speed_ups is not None
+    assert one.speed_ups["prefill"] == one.speed_ups["ttft"] == {"ratio": 2.0, "low": 2.0, "high": 2.0}
+    assert one.speed_ups["request"]["ratio"] == pytest.approx((60 + 20) / (30 + 20))
+
+
 def test_a_cache_of_another_size_than_planned_is_an_error(
     loaded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +189,7 @@ def test_rows_are_ready_for_the_document(profiles: dict[str, Profile]) -> None:
     assert [row["batch"] for row in rows] == [1, 2]
     assert json.loads(json.dumps(rows)) == rows
     assert set(rows[0]["prefill_ms"]) == {"median", "p95", "min"}
+    assert set(rows[0]["speed_ups"]) == {"prefill", "ttft", "request"}
     assert {"model", "method", "label", "decode_ms", "ttft_ms", "peak_bytes", "kv_bytes", "flops", "paper_macs"} <= set(
         rows[0]
     )

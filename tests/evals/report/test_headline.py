@@ -94,15 +94,23 @@ def test_a_speed_up_is_of_times_of_the_same_model(document: dict[str, Any]) -> N
     row = next(row for row in board.rows if row.label == "fastv-7")
     whole = next(row for row in board.rows if row.method == "vanilla")
     times = whole.millis("prefill_ms"), row.millis("prefill_ms")
-    assert times[0] and times[1] and board.speed_up(row, "prefill_ms") == times[0] / times[1]
+    assert times[0] and times[1]
+    assert board.speed_up(row, "prefill") == {"ratio": times[0] / times[1], "low": None, "high": None}
     for other in document["profiles"] + document["cells"]:
         if other["label"] == "fastv-7":
             other["model"] = "tuned"
     board = boards(document)[0]
     row = next(row for row in board.rows if row.label == "fastv-7")
-    assert row.millis("prefill_ms") and board.speed_up(row, "prefill_ms") is None
+    assert row.millis("prefill_ms") and board.speed_up(row, "prefill") is None
     (one,) = (one for one in headlines(document) if one.best.label == "fastv-7")
     assert one.speed_words() == "not timed in the same rounds as vanilla"
+    interval = {"ratio": 1.5, "low": 1.48, "high": 1.52}
+    for profile in document["profiles"]:
+        if profile["label"] == "fastv-7":
+            profile["speed_ups"] = dict.fromkeys(("prefill", "ttft", "request"), interval)
+    (one,) = (one for one in headlines(document) if one.best.label == "fastv-7")
+    same = "1.50 ± 0.02x"
+    assert one.speed_words() == f"prefill {same}, TTFT {same}, request of 4 output tokens {same}"
 
 
 def test_every_output_has_the_headline(ranked: dict[str, Any]) -> None:
