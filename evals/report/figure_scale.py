@@ -19,6 +19,7 @@ MARGIN = 0.06  # between the outermost points and the end of the axis, as a shar
 SIDE_STRIP, LINE_OF_STRIP = 0.15, 0.075  # width of a strip at the side; height of each line of points above or below
 NEAR = 0.16  # points of a strip at most this far apart, as a share of the axis, are written in lines of their own
 SMALL = 6  # points of text
+MARK = 0.035, 0.045  # width and height of a mark, as shares of a panel's axes
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,19 @@ def spot(point: tuple[float, float], x: Scale, y: Scale, line: int = 0) -> tuple
     if point[1] < y.low:
         return x.place(point[0]), y.low - step
     return x.place(point[0]), y.high + step if point[1] > y.high else point[1]
+
+
+def side_by_side(places: Sequence[tuple[float, float]], x: Scale, y: Scale) -> list[tuple[float, float]]:
+    """The places with those moved to the side, in steps of a mark, that would hide another one; the highest stay."""
+    width, height = (share * (high - low) for share, (low, high) in zip(MARK, (x.limits, y.limits), strict=True))
+    moved = dict[int, tuple[float, float]]()
+    for place in sorted(range(len(places)), key=lambda place: -places[place][1]):
+        at, step = places[place], 0
+        while any(abs(at[0] - other[0]) < 0.99 * width and abs(at[1] - other[1]) < height for other in moved.values()):
+            step = -step if step > 0 else 1 - step  # 1, -1, 2, -2 ...
+            at = places[place][0] + step * width, at[1]
+        moved[place] = at
+    return [moved[place] for place in range(len(places))]
 
 
 def apply(axes: Axes, *, x: Scale | None = None, y: Scale | None = None) -> None:

@@ -125,16 +125,21 @@ def accuracy(board: Board, document: ResultDocument) -> Drawing | None:
     strips = any(x.before or x.after for x in scales) or y.before or y.after
     note = "filled: trained with its schedule; gray line: Pareto front"
     note += "; in gray strips: off the scale, with the value" if strips else ""
+    note += "; marks that would hide each other at equal counts stand side by side"
     return Drawing(panels, "% of vanilla, mean over the tasks", _legend(rows, looks), note, share_y=True)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method saves. `show`: a value in words."""
+    """What a method saves. `show`: a value in words.
+
+    `counted`: not measured. Equal budgets have equal counts, so the marks would hide each other.
+    """
 
     label: str
     of: Callable[[TableRow], float | None]
     show: Callable[[float], str]
+    counted: bool = False
 
 
 def _costs(rows: Sequence[TableRow]) -> list[Cost]:
@@ -146,11 +151,12 @@ def _costs(rows: Sequence[TableRow]) -> list[Cost]:
         return f"{millis(value)} ms"
 
     return [
-        Cost("visual tokens per layer, on average", lambda row: row.average_tokens, lambda x: f"{x:.1f} tokens"),
+        Cost("visual tokens per layer, on average", lambda row: row.average_tokens, lambda x: f"{x:.1f} tokens", True),
         Cost(
             f"{flops.prefix}FLOP of a prefill",
             lambda row: None if row.flops is None else row.flops / flops.size,
             lambda x: f"{x:.{flops.digits}f} {flops.prefix}FLOP",
+            counted=True,
         ),
         Cost("prefill, ms (median)", lambda row: row.milliseconds_of("prefill"), ms),
         Cost("time to first token, ms (median)", lambda row: row.milliseconds_of("ttft"), ms),
@@ -172,10 +178,12 @@ def _accuracy_panel(
     inside = [point for point in front if point[0] <= x.high and point[1] >= y.low]
     axes.plot(*zip(*inside, strict=True), color="0.6", linewidth=1, drawstyle="steps-post", zorder=0.5)
     figure_scale.apply(axes, x=x, y=y)
-    for row, point in points:
+    places = [spot(point, x, y, lines.get(point, 0)) for _, point in points]
+    if cost.counted:
+        places = figure_scale.side_by_side(places, x, y)
+    for (row, point), at in zip(points, places, strict=True):
         look = looks[shown_name(row)]
         half = half_width(row, tasks)
-        at = spot(point, x, y, lines.get(point, 0))
         far_x, far_y = x.outside(point[0]), y.outside(point[1])
         if half is not None and not far_y:
             error = [[min(half, at[1] - y.low)], [min(half, y.high - at[1])]]

@@ -2,7 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from evals.report.figure_scale import Scale, lines_needed, lines_of, scale_of, spot, whole_scale, with_lines
+from evals.report.figure_scale import (
+    MARK,
+    Scale,
+    lines_needed,
+    lines_of,
+    scale_of,
+    side_by_side,
+    spot,
+    whole_scale,
+    with_lines,
+)
 
 
 def test_an_end_is_cut_off_if_that_doubles_the_scale() -> None:
@@ -44,3 +54,11 @@ def test_a_point_far_to_the_right_is_drawn_in_the_strip_at_its_own_height() -> N
     x = scale_of([576.0, 64.0, 65.0, 66.0, 70.0])
     place = spot((576.0, 95.0), x, Scale(80.0, 100.0))
     assert x.high < place[0] < x.limits[1] and place[1] == 95.0
+
+
+def test_marks_that_would_hide_each_other_stand_side_by_side() -> None:
+    x, y = Scale(0.0, 100.0), Scale(0.0, 100.0)
+    width, height = 100 * MARK[0], 100 * MARK[1]
+    places = [(11.0, 80.0), (11.0, 80.0 - height / 2), (11.0, 80.0), (11.0, 60.0), (30.0, 80.0)]
+    left = 11.0 - width
+    assert side_by_side(places, x, y) == [(11.0, 80.0), (left, places[1][1]), (11.0 + width, 80.0), *places[3:]]
