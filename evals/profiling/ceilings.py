@@ -138,7 +138,7 @@ def _parts(
 
 
 def _bounded(ceilings: Ceilings, matmul: int, attention: int, weights: int, cache: int) -> Parts:
-    """The time of some operations and bytes. All of it counts as the kind that takes longer."""
+    """The time of some operations and bytes. Billed to the operations or to the bytes, whichever take longer."""
     time, flops, moved = ceilings.milliseconds(matmul + attention, weights + cache), matmul + attention, weights + cache
     if flops / ceilings.flops_per_second >= moved / ceilings.bytes_per_second:
         return Parts(matmul=time * matmul / flops, attention=time * attention / flops)

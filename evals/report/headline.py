@@ -76,7 +76,7 @@ class Headline:
         return row.label if row.model == self.main_model else f"{row.label} ({row.model})"
 
     def sentence(self) -> str:
-        """All of it in words."""
+        """The whole headline as text."""
         tied = f", tied with {self.tied_words()}" if self.tied else ""
         speed = f"; {self.speed_words()}" if self.speed_words() else ""
         losses = f" {self.losses_sentence()}" if self.losses else ""

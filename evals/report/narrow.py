@@ -15,7 +15,7 @@ from evals.report.tables import Sheet, sheet_of
 from evals.report.text import layout
 from evals.store.result_document import ResultDocument
 
-# What is given up first where a table is too wide: columns by their first CSV field. The scores' field stands for all.
+# What a table that is too wide loses, in this order. A column is named by its first CSV field; SCORES are all of them.
 SCORES = "scores"
 STEPS: tuple[tuple[str, bool], ...] = (  # (column, whether a shorter form of it stays)
     ("paper_macs", False),

@@ -143,7 +143,7 @@ def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
             return None
         with_panels(data["tasks"], document)
         return PageSamples(**{field.name: data[field.name] for field in fields(PageSamples)})
-    # There is none yet, or one that another version wrote.
+    # There is no page yet, or another version wrote it.
     except (Unreadable, ValueError, LookupError, TypeError, AttributeError):
         return None
 

@@ -31,7 +31,7 @@ SEVERAL = {"agrees": "agree", "differs": "differ"}  # "3 agree", and other words
 
 @dataclass(frozen=True)
 class Compared:
-    """A published score and a row's own. `measured`: the score, or why there is none ("failed", "to submit").
+    """A published score next to the one of a row. `measured`: that score, or why there is none ("failed", "to submit").
 
     verdict: None without a measured score, or without its interval.
     """

@@ -35,7 +35,7 @@ HARDWARE = ("cpu", "gpu", "threads")
 
 @dataclass(frozen=True)
 class Changed:
-    """A sample with another answer. then, now: the answer, or "error: ..." if there is none. prompt: it differs too."""
+    """A sample whose answer differs. then, now: both answers, or "error: ...". prompt: whether it differs too."""
 
     doc_id: int
     then: str
