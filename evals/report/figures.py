@@ -25,6 +25,7 @@ from evals.report.figure_style import COLOURS, MARKERS, hover, in_turn, legend, 
 from evals.report.method_looks import Look, looks_of, shown_name
 from evals.report.rows import TableRow, number, rows_of, tasks_in_percent
 from evals.report.sections import VANILLA, Board, Section, boards
+from evals.report.spreads import half_width
 from evals.report.units import COUNTS, fixed, millis, ratio, unit_for
 from evals.store.result_document import ResultDocument
 from hidrop.visible import visible_values
@@ -374,21 +375,6 @@ DRAWN: dict[str, Callable[[Board, ResultDocument], Drawing | None]] = {
     "speed": speed,
     "retention": retention,
 }
-
-
-def half_width(row: TableRow, tasks: Sequence[str]) -> float | None:
-    """Half of the 95 % interval of the mean % of vanilla, if the tasks' differences are independent.
-
-    None if a task has no comparison with vanilla.
-    """
-    squares = []
-    for task in tasks:
-        against, score = row.against(task), number(row.scores.get(task))
-        if not against or score is None or score == against["difference"]:
-            return None
-        low, high = against["interval"]
-        squares.append((100 * (high - low) / 2 / (score - against["difference"])) ** 2)
-    return sum(squares) ** 0.5 / len(squares) if squares else None
 
 
 def _looks(document: ResultDocument) -> dict[str, Look]:

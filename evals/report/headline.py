@@ -1,30 +1,26 @@
 """Who won: for each budget the best method, what ties with it, and whether it beats vanilla and the null baselines.
 
 All numbers are % of vanilla, the mean over the tasks. A difference is beyond chance if its 95 % interval leaves out 0.
-A row's interval is that of its difference from vanilla on the same samples. The interval of two rows takes theirs as
-independent. Both are of the same samples, which rather makes it narrower: what is called beyond chance is so, and a tie
-may be a difference that needs a paired comparison of the two.
+A row's interval is that of its difference from vanilla on the same samples, and the interval of two rows that of their
+difference on the same samples (`evals.report.spreads`). It is not corrected for the best row having been chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot
 
 from evals.profiling.ratios import RatioEntry
 from evals.report.caption import counted
 from evals.report.columns import task_name
-from evals.report.figures import half_width
-from evals.report.rows import TableRow, TimedPart, rows_of, tasks_in_percent, tasks_of
+from evals.report.rows import TableRow, TimedPart, tasks_of
 from evals.report.sections import Board, Section, boards
+from evals.report.spreads import Spreads
 from evals.report.units import ratio
 from evals.store.result_document import ResultDocument
 from evals.tasks.data import MINI
 from hidrop.methods import METHODS, method_class
 
-# The half-width of each row's % of vanilla, by model and group (all seeds of a method).
-Halves = Mapping[tuple[str, str], float | None]
 MOST_TIED = 3  # are named; the others are counted
 
 
@@ -129,8 +125,8 @@ class Headline:
 
 def headlines(document: ResultDocument) -> list[Headline]:
     """One for each budget at which some method has a % of vanilla, in the order of the tables."""
-    halves = _halves(document)
-    found = (_of_section(board, section, halves) for board in boards(document) for section in board.sections)
+    spreads = Spreads(document)
+    found = (_of_section(board, section, spreads) for board in boards(document) for section in board.sections)
     return [one for one in found if one is not None]
 
 
@@ -139,7 +135,7 @@ def is_null(row: TableRow) -> bool:
     return row.method in METHODS and method_class(row.method).null_baseline
 
 
-def _of_section(board: Board, section: Section, halves: Halves) -> Headline | None:
+def _of_section(board: Board, section: Section, spreads: Spreads) -> Headline | None:
     """None for vanilla, and where null baselines are alone."""
     ranked = _ranked(section.rows)
     if section.tokens is None or all(map(is_null, ranked)):
@@ -153,19 +149,19 @@ def _of_section(board: Board, section: Section, halves: Halves) -> Headline | No
         section=section,
         best=best,
         main_model=board.main_model,
-        tied=tuple(row for row in others if _between(best, row, halves).beyond_chance is False),
-        from_vanilla=Difference((best.percent_of_vanilla or 0) - 100, halves[best.model, best.group]),
+        tied=tuple(row for row in others if _between(best, row, spreads).beyond_chance is False),
+        from_vanilla=Difference((best.percent_of_vanilla or 0) - 100, spreads.from_vanilla(best)),
         null=null,
-        over_null=None if null is None or null is best else _between(best, null, halves),
-        also_over_null=tuple(row for row in others if null is not None and _above(row, null, halves)),
+        over_null=None if null is None or null is best else _between(best, null, spreads),
+        also_over_null=tuple(row for row in others if null is not None and _above(row, null, spreads)),
         losses=tuple(task_name(task) for task in best.scores if _lost(best, task)),
         speed_ups=speed,
     )
 
 
-def _above(one: TableRow, other: TableRow, halves: Halves) -> bool:
+def _above(one: TableRow, other: TableRow, spreads: Spreads) -> bool:
     """Whether a row is above another one beyond chance."""
-    found = _between(one, other, halves)
+    found = _between(one, other, spreads)
     return found.value > 0 and bool(found.beyond_chance)
 
 
@@ -183,24 +179,9 @@ def _ranked(rows: Sequence[TableRow]) -> list[TableRow]:
     return sorted(known, key=lambda row: -(row.percent_of_vanilla or 0))
 
 
-def _between(one: TableRow, other: TableRow, halves: Halves) -> Difference:
+def _between(one: TableRow, other: TableRow, spreads: Spreads) -> Difference:
     """One row minus another."""
-    own, theirs = halves[one.model, one.group], halves[other.model, other.group]
-    half = None if own is None or theirs is None else hypot(own, theirs)
-    return Difference((one.percent_of_vanilla or 0) - (other.percent_of_vanilla or 0), half)
-
-
-def _halves(document: ResultDocument) -> Halves:
-    """With several seeds the mean of their half-widths: all seeds have the same samples, so more seeds help little."""
-    tasks, groups = tasks_in_percent(document), dict[tuple[str, str], list[float | None]]()
-    for row in rows_of(document):
-        groups.setdefault((row.model, row.group), []).append(half_width(row, tasks))
-    return {key: _mean(known) for key, known in groups.items()}
-
-
-def _mean(halves: Sequence[float | None]) -> float | None:
-    known = [half for half in halves if half is not None]
-    return sum(known) / len(known) if known and len(known) == len(halves) else None
+    return Difference((one.percent_of_vanilla or 0) - (other.percent_of_vanilla or 0), spreads.between(one, other))
 
 
 def doubts(document: ResultDocument) -> Iterator[str]:

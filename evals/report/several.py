@@ -100,6 +100,12 @@ def merged(runs: Sequence[Run]) -> ResultDocument:
         each: list[dict[str, Any]] = [cast(Any, run.document).get(part, {}) for run in reversed(runs)]
         fields[part] = {name: value for own in each for name, value in own.items()}
     fields["groups"] = {name: own for name, own in fields["groups"].items() if set(own) <= set(tasks)}
+    fields["correlations"] = [
+        {**entry, "rows": [_key(run, name) for name in entry["rows"]]}
+        for run in runs
+        for entry in run.document.get("correlations", ())
+        if entry["task"] in tasks
+    ]
     named = [_names(run.document.get("reference", [])) for run in runs]
     fields["reference"] = list(dict.fromkeys(name for names in named for name in names))
     fields.pop("command", None)
@@ -137,9 +143,14 @@ def _renamed(run: Run, entry: Mapping[str, Any]) -> Any:
     """An entry of a document with its run in the model's name, and in the key of the cell it is compared with."""
     renamed = {**entry, "model": run.model(entry["model"])}
     if base := entry.get("base"):
-        model, rest = base.split("/", 1)
-        renamed["base"] = f"{run.model(model)}/{rest}"
+        renamed["base"] = _key(run, base)
     return renamed
+
+
+def _key(run: Run, key: str) -> str:
+    """The key of a row or a cell, which begins with its model, with the run in the model's name."""
+    model, rest = key.split("/", 1)
+    return f"{run.model(model)}/{rest}"
 
 
 def _names(reference: str | list[str]) -> list[str]:

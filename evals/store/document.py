@@ -13,6 +13,7 @@ from evals.store.result_document import (
     SCHEMA,
     CellEntry,
     CellStats,
+    CorrelationEntry,
     FailureEntry,
     Hardware,
     ProfileEntry,
@@ -186,11 +187,14 @@ def add_percentages(matrix: Matrix, cells: Sequence[CellEntry]) -> None:
         cell["percent_of_vanilla"] = percent_of(cell, against)
 
 
-def add_stats(matrix: Matrix, cells: Sequence[CellEntry], scores: CellScores) -> None:
-    """Add `stats` (evals.store.statistics) to each cell with known samples, in comparison with its model's vanilla."""
+def add_stats(matrix: Matrix, cells: Sequence[CellEntry], scores: CellScores) -> list[CorrelationEntry]:
+    """Add `stats` (evals.store.statistics) to each cell with known samples, in comparison with its model's vanilla.
+
+    Returns the document's `correlations`.
+    """
     from evals.store import statistics
 
-    vanilla = vanilla_of(matrix, cells)
+    vanilla, together = vanilla_of(matrix, cells), list[CorrelationEntry]()
     for task in dict.fromkeys(cell["task"] for cell in cells):
         own = {(c["model"], c["label"]): c for c in cells if c["task"] == task}
         rows: dict[Any, statistics.Row] = {}
@@ -198,18 +202,30 @@ def add_stats(matrix: Matrix, cells: Sequence[CellEntry], scores: CellScores) ->
             base = vanilla.get((key[0], task))
             if samples := scores.get((*key, task)):
                 rows[key] = statistics.Row(samples, (base["model"], base["label"]) if base else None)
-        _add_task_stats(task, matrix.tasks[task].protocol or matrix.protocol, own, rows)
+        together += _add_task_stats(task, matrix.tasks[task].protocol or matrix.protocol, own, rows)
     _adjust(cells)
+    return together
 
 
-def _add_task_stats(task: str, protocol: str, cells: Mapping[Any, CellEntry], rows: Mapping[Any, Row]) -> None:
-    """Add the `stats` of one task's cells. Cells of different judges or metrics are not compared."""
+def _add_task_stats(
+    task: str, protocol: str, cells: Mapping[Any, CellEntry], rows: Mapping[Any, Row]
+) -> list[CorrelationEntry]:
+    """Add the `stats` of one task's cells, and return its correlations.
+
+    Cells of different judges or metrics are not compared.
+    """
     from evals.store import statistics
 
+    together: list[CorrelationEntry] = []
     for one in dict.fromkeys(measured_by(cells[key]) for key in rows):
         own = {key: row for key, row in rows.items() if measured_by(cells[key]) == one}
-        for key, found in statistics.task_stats(task, protocol, own).items():
+        stats, correlated = statistics.stats_together(task, protocol, own)
+        for key, found in stats.items():
             cells[key]["stats"] = cast(CellStats, found)
+        for each in correlated:
+            names = [f"{cells[key]['model']}/{cells[key]['label']}" for key in each.rows]
+            together.append({"task": task, "rows": names, "upper": each.upper})
+    return together
 
 
 def _adjust(cells: Iterable[CellEntry]) -> None:
@@ -225,6 +241,8 @@ def withdraw(document: ResultDocument, task: str) -> None:
         if cell["task"] == task:
             cell["percent_of_vanilla"] = percent_of(cell, known.get(str(cell["base"])))
             cell.pop("stats", None)
+    if "correlations" in document:
+        document["correlations"] = [one for one in document["correlations"] if one["task"] != task]
     _adjust(document["cells"])
 
 
@@ -255,7 +273,8 @@ def _compare_task(document: ResultDocument, folder: Path, task: str) -> None:
     for key, cell in cells.items():
         if cell["value"] is not None and (samples := samples_of(folder, cell)):
             rows[key] = statistics.Row(samples, cell["base"])
-    _add_task_stats(task, protocol_of(document, task), cells, rows)
+    together = _add_task_stats(task, protocol_of(document, task), cells, rows)
+    document["correlations"] = [*document.get("correlations", ()), *together]
 
 
 def build(
@@ -271,7 +290,7 @@ def build(
     from hidrop.provenance import provenance
 
     add_percentages(matrix, cells)
-    add_stats(matrix, cells, scores)
+    together = add_stats(matrix, cells, scores)
     made = provenance(device)
     versions = {name: spec.version for name, spec in matrix.tasks.items() if spec.version is not None}
     found: ResultDocument = {
@@ -294,6 +313,8 @@ def build(
         "profiles": profiles,
         "failed": failed,
     }
+    if together:
+        found["correlations"] = together
     if versions:
         found["data_versions"] = versions
     if matrix.groups:

@@ -143,6 +143,17 @@ class CellEntry(RowEntry):
     provenance: NotRequired[list[Provenance]]
 
 
+class CorrelationEntry(TypedDict):
+    """How much the values of a task's rows move together over the draws of the bootstrap; rows with the same samples.
+
+    rows: model/label of each. upper: for each of them its correlation with the rows after it.
+    """
+
+    task: str
+    rows: list[str]
+    upper: list[list[Annotated[float, Field(ge=-1, le=1)]]]
+
+
 class Milliseconds(TypedDict):
     """Repeated timings: median, 95th percentile and minimum."""
 
@@ -208,6 +219,7 @@ class ResultDocument(Provenance):
     cells: list[CellEntry]
     profiles: list[ProfileEntry]
     failed: list[FailureEntry]
+    correlations: NotRequired[list[CorrelationEntry]]
     data_versions: NotRequired[dict[str, str]]
     protocols: NotRequired[dict[str, str]]
     groups: NotRequired[dict[str, list[str]]]

@@ -25,6 +25,7 @@ LEVEL = 0.95
 REPEATS = 10_000
 CHUNK = 500  # draws at a time
 RESAMPLED = 200  # draws for a value that is computed again for each
+DIGITS = 3  # decimals of a correlation
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,25 @@ def task_stats(task: str, protocol: str, rows: Mapping[Any, Row]) -> dict[Any, d
     `adjust` adds `p_holm` later, for the whole table. Rows with the same samples share their draws. A row is not
     compared with one that has other samples (of a failed run that was cut short).
     """
-    asked = get_task(task)
+    return stats_together(task, protocol, rows)[0]
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """How much the values of rows with the same samples move together over the draws.
+
+    upper: for each of the rows its correlation with the rows after it. A row that does not move has 0.
+    """
+
+    rows: list[Any]
+    upper: list[list[float]]
+
+
+def stats_together(
+    task: str, protocol: str, rows: Mapping[Any, Row]
+) -> tuple[dict[Any, dict[str, Any]], list[Correlations]]:
+    """The `stats` of `task_stats`, and the correlations of the rows that have them."""
+    asked, together = get_task(task), list[Correlations]()
     found: dict[Hashable, dict[str, Any]] = {}
     rows = {name: row for name, row in rows.items() if _scored(row.samples)}
     kinds = asked.statistics(protocol, {name: row.samples for name, row in rows.items()})
@@ -200,7 +219,19 @@ def task_stats(task: str, protocol: str, rows: Mapping[Any, Row]) -> dict[Any, d
                     "lost": flips.lost,
                     "loyalty": flips.loyalty,
                 }
-    return found
+        together.append(_correlations({name: draws for name, (_, draws) in values.items() if name in found}))
+    return found, [one for one in together if len(one.rows) > 1]
+
+
+def _correlations(draws: Mapping[Any, np.ndarray]) -> Correlations:
+    """Draws without a value for one of the rows are left out."""
+    names, table = list(draws), np.asarray(list(draws.values()))
+    if len(names) < 2:
+        return Correlations(names, [[] for _ in names])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        matrix = np.nan_to_num(np.corrcoef(table[:, np.isfinite(table).all(axis=0)]))
+    upper = [[round(float(value), DIGITS) for value in row[place + 1 :]] for place, row in enumerate(matrix)]
+    return Correlations(names, upper)
 
 
 def _scored(samples: Sequence[Sample]) -> bool:

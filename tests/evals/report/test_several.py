@@ -108,3 +108,13 @@ def test_what_differs_between_the_runs_is_said() -> None:
     assert whole["date"] == other["date"] and whole["matrix"] == "a + b" and "command" not in whole
     assert {cell["model"] for cell in whole["cells"]} == {f"{m}@{r}" for m in ("mini", "mini-hidrop") for r in "ab"}
     assert len(whole["failed"]) == 2 and set(whole["sources"]) == {cell["model"] for cell in whole["cells"]}
+
+
+def test_correlations_are_of_the_rows_of_their_own_run() -> None:
+    entry = {"task": "gqa", "rows": ["mini/vanilla", "mini/fastv-7"], "upper": [[0.5], []]}
+    document = make_document(correlations=[entry])
+    found = merged(runs_of([Path("one"), Path("two")], [document, document])).get("correlations", [])
+    assert [one["rows"] for one in found] == [
+        ["mini@one/vanilla", "mini@one/fastv-7"],
+        ["mini@two/vanilla", "mini@two/fastv-7"],
+    ]

@@ -215,7 +215,10 @@ def test_statistics_are_those_of_the_cells_whose_samples_are_known() -> None:
         ("tuned", "hidrop-1", "gqa"): scores(1, 0, 0, 0),
         ("alone", "fastv-1", "gqa"): scores(1, 1, 0, 0),
     }
-    document.add_stats(matrix(plain=None, tuned="plain", alone=None), cells, known)
+    (together,) = document.add_stats(matrix(plain=None, tuned="plain", alone=None), cells, known)
+    assert together["task"] == "gqa" and together["rows"] == ["plain/vanilla-1", "tuned/hidrop-1", "alone/fastv-1"]
+    first, second, third = together["upper"]
+    assert first[0] == second[0] and 0.4 < first[0] < 0.7 and first[1] == 1.0 and third == []  # expected: 0.577
     assert "stats" not in cells[2] and "against" not in cells[0]["stats"] and "against" not in cells[3]["stats"]
     against = cells[1]["stats"]["against"]
     assert (against["difference"], against["gained"], against["lost"], against["loyalty"]) == (-25.0, 0, 1, 75.0)

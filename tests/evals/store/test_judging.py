@@ -96,6 +96,7 @@ def test_a_task_of_ones_own_is_judged_where_its_file_is_gone(
     assert judged(waiting, "def f(row):\n    return row['doc_id'] / 2\n") == 0
     assert "mine: no statistics: unknown task 'mine'" in capsys.readouterr().out
     assert all(one["value"] == 50 and "stats" not in one for one in cells_of(waiting).values())
+    assert not read_document(waiting).get("correlations")
     assert cells_of(waiting)["fastv"]["percent_of_vanilla"] == 100
     assert main(["doctor", str(waiting)]) == main(["report", str(waiting), "--tables"]) == 0
 
@@ -103,6 +104,8 @@ def test_a_task_of_ones_own_is_judged_where_its_file_is_gone(
 def test_a_task_of_ones_own_has_statistics_in_a_later_process(waiting: Path) -> None:
     assert judged(waiting, "def f(row):\n    return row['doc_id'] / 2\n") == 0
     assert cells_of(waiting)["fastv"]["stats"]["against"]["difference"] == 0
+    (together,) = read_document(waiting)["correlations"]
+    assert together["task"] == "mine" and together["upper"] == [[1.0], []]
 
 
 def test_an_interrupted_judge_leaves_a_document_that_says_what_the_journals_say(waiting: Path) -> None:

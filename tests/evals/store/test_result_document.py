@@ -22,7 +22,12 @@ from hidrop.errors import UserError
 from tests.evals.world import World
 
 MINI = json.loads(Path("results/mini/leaderboard.json").read_text(encoding="utf-8"))
-SMALL = {**MINI, "cells": MINI["cells"][:8], "profiles": MINI["profiles"][:2]}
+SMALL = {
+    **MINI,
+    "cells": MINI["cells"][:8],
+    "profiles": MINI["profiles"][:2],
+    "correlations": [{"task": "gqa", "rows": ["a/b", "a/c"], "upper": [[0.5], []]}],
+}
 FAILURE = {
     **{name: MINI["cells"][0][name] for name in ("model", "method", "label", "group", "trained", "adaptive")},
     **{name: MINI["cells"][0][name] for name in ("average_tokens", "share", "kept", "budget", "entering")},
@@ -72,6 +77,11 @@ def refused(document: Any, path: Path) -> str:
         (("failed", 0, "error"), None, "failed[0].error: input should be a valid string"),
         (("hardware", "cpu"), ..., "hardware.cpu is missing"),
         (("budget_reading",), "both", "budget_reading: input should be 'average' or 'kept'"),
+        (
+            ("correlations", 0, "upper", 0, 0),
+            1.5,
+            "correlations[0].upper[0][0]: input should be less than or equal to 1",
+        ),
         (("schema",), ..., "not a result document: it has no schema number. `run.py run MATRIX --out"),
         (("schema",), "1", "it has no schema number"),
         (("schema",), True, "it has no schema number"),
