@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -47,16 +47,21 @@ def measure(loaded: Any, reducers: Mapping[str, Reducer], points: Sequence[Point
     """Every method at each point, with its speed-ups over vanilla, without other work.
 
     Times of other rounds say little: a machine may be twice as fast a minute later. So vanilla is timed in the rounds
-    of every model, also where no method is vanilla, as for a model that was trained with a method.
+    of every model, also where no method is vanilla, as for a model that was trained with a method. If vanilla does not
+    fit into memory there, the methods have no speed-ups.
     """
     beside = f"vanilla beside {', '.join(reducers)}"  # longer than any label, so it is none of them
     whole = next((label for label, reducer in reducers.items() if reducer.name == "vanilla"), beside)
     timed = {**reducers, whole: reducers.get(whole, build("vanilla"))}
     found: dict[str, list[Measurement]] = {label: [] for label in reducers}
     for point in points:
-        one, _ = measure_point(loaded, timed, point, lambda prompt: {})
+        one: dict[str, Timed] = {}
+        with suppress(*[torch.OutOfMemoryError] if whole == beside else []):
+            one, _ = measure_point(loaded, timed, point, lambda prompt: {})
+        if not one:
+            one, _ = measure_point(loaded, reducers, point, lambda prompt: {})
         for label, measurements in found.items():
-            ratios = speed_ups(one[whole].runs, one[label].runs, point.new_tokens)
+            ratios = speed_ups(one[whole].runs, one[label].runs, point.new_tokens) if whole in one else None
             measurements.append(replace(one[label].measurement, speed_ups=ratios))
     return {label: Profile(label, tuple(measurements)) for label, measurements in found.items()}
 

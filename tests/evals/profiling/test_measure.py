@@ -142,6 +142,20 @@ def test_speed_ups_are_over_vanilla_in_the_same_rounds_also_where_no_method_is_v
     assert one.speed_ups["request"]["ratio"] == pytest.approx((60 + 20) / (30 + 20))
 
 
+def test_methods_are_timed_where_vanilla_does_not_fit_into_memory(
+    loaded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def whole(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Vanilla, "schedule", whole)
+    point = Point(repeats=1, warmup=0, text_tokens=12, new_tokens=1)
+    (one,) = profile(loaded, {"hidrop": HIDROP}, [point])["hidrop"].measurements
+    assert one.prefill_ms.median > 0 and one.speed_ups is None
+    with pytest.raises(torch.OutOfMemoryError):  # a matrix with this row asks for its time
+        profile(loaded, {"vanilla": Vanilla(), "hidrop": HIDROP}, [point])
+
+
 def test_a_cache_of_another_size_than_planned_is_an_error(
     loaded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
