@@ -38,6 +38,8 @@ MAX_PANELS = 4
 COLUMNS = 3  # panels of a line
 PANEL = 3.4, 2.7  # inches of a panel on the page: as wide as a phone
 
+ASIDE = "marks that would hide each other at equal counts stand side by side"
+
 VALUE, MOST_VALUES = 0.075, 4  # width of a number in a strip as a share of the axis; numbers before they become a range
 
 Point = tuple[float, float]
@@ -126,7 +128,7 @@ def accuracy(board: Board, document: ResultDocument) -> Drawing | None:
     strips = any(x.before or x.after for x in scales) or y.before or y.after
     note = "filled: trained with its schedule; gray line: Pareto front"
     note += "; in gray strips: off the scale, with the value" if strips else ""
-    note += "; marks that would hide each other at equal counts stand side by side"
+    note += f"; {ASIDE}"
     return Drawing(panels, "% of vanilla, mean over the tasks", _legend(rows, looks), note, share_y=True)
 
 
@@ -226,9 +228,18 @@ def tokens(board: Board, document: ResultDocument) -> Drawing | None:
 def _tokens_panel(section: Section, looks: dict[str, Look], most: int, axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    names: dict[tuple[int, ...], list[str]] = {}
+    for row in section.rows:
+        names.setdefault(row.entering, []).append(_name(row))
     for row in section.rows:
         if not row.entering:
             continue
+        # Of equal lines a pointer finds the last alone, so each names all.
+        words = [
+            *names[row.entering],
+            f"{row.average_tokens:.1f} tokens on average",
+            f"layers {_runs(row.entering)}",
+        ]
         look, counts = looks[shown_name(row)], [*row.entering, row.entering[-1]]
         changes = [n for n in range(len(row.entering)) if n == 0 or counts[n] != counts[n - 1]]
         axes.step(
@@ -241,7 +252,7 @@ def _tokens_panel(section: Section, looks: dict[str, Look], most: int, axes: Axe
             markevery=changes,
             markersize=4,
             linewidth=1.2,
-            gid=hover(f"{_name(row)}\n{row.average_tokens:.1f} tokens on average\nlayers {_runs(row.entering)}"),
+            gid=hover("\n".join(words)),
         )
     axes.set_title(section.title.replace(", ", ",\n"), fontsize=8)  # two lines, so that panels do not overlap
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
@@ -275,7 +286,7 @@ def speed(board: Board, document: ResultDocument) -> Drawing | None:
         [panel],
         "measured prefill speed-up",
         _legend([row for row, _ in points], looks),
-        "gray line: ratio of operations",
+        f"gray line: ratio of operations; {ASIDE}",
     )
 
 
@@ -286,14 +297,15 @@ def _speed_panel(points: Marked, ratios: Sequence[RatioEntry], looks: dict[str, 
     if first < last:
         axes.plot([first, last], [first, last], color="0.6", linewidth=1, zorder=0.5)
     figure_scale.apply(axes, x=x, y=y)
-    for (row, point), faster in zip(points, ratios, strict=True):
+    places = figure_scale.side_by_side([point for _, point in points], x, y)
+    for (row, point), at, faster in zip(points, places, ratios, strict=True):
         look, low, high = looks[shown_name(row)], faster["low"], faster["high"]
         if low is not None and high is not None:
             # The interval need not include the ratio.
             error = [[max(0, point[1] - low)], [max(0, high - point[1])]]
-            axes.errorbar(*point, yerr=error, color=look.colour, linewidth=0.8, fmt="none")
+            axes.errorbar(*at, yerr=error, color=look.colour, linewidth=0.8, fmt="none")
         words = f"{_name(row)}\n{point[0]:.2f}x fewer operations\n{ratio(faster, interval=True)} as fast in the prefill"
-        _mark(axes, point, look, words, filled=row.trained or row.method == VANILLA)
+        _mark(axes, at, look, words, filled=row.trained or row.method == VANILLA)
     axes.set_xlabel("vanilla's operations / the method's")
 
 
