@@ -135,6 +135,12 @@ def facts(name: str) -> Facts:
     )
 
 
+def summary(name: str) -> tuple[str, str, str]:
+    """What a method of METHODS does, in one line, its paper and its code."""
+    cls = method_class(name)
+    return _headline(cls), cls.paper, cls.code
+
+
 def _package(point: Any) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an installed package"
 

@@ -14,22 +14,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evals.report import headline, several
+from evals.report import flip_lists, headline, several
 from evals.report.columns import task_name
 from evals.report.embedded import policy
 from evals.report.files import finite
 from evals.report.method_looks import looks_of, shown_name, symbol
 from evals.report.page_data import KINDS, pack, unpack
-from evals.report.page_samples import PageSamples, page_samples, with_panels
+from evals.report.page_samples import PageSamples, kinds_of, page_samples, with_panels
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.seeds import together
 from evals.report.tables import main_sheets
 from evals.report.text import report_notes, report_sheets
+from evals.store import sample_table
 from evals.store.json_files import MOST_DEPTH
-from evals.store.result_document import ResultDocument, cell_key
+from evals.store.result_document import ResultDocument, cell_key, protocol_of
+from evals.tasks.base import Task
+from evals.tasks.registry import get_task, known, known_tasks
 from hidrop import strict_json
 from hidrop.atomic_file import make_folder, write_atomically
 from hidrop.errors import UserError
+from hidrop.method_facts import summary
+from hidrop.methods import METHODS
 from hidrop.regular_files import Unreadable, read_text
 from hidrop.visible import visible, visible_values
 
@@ -39,8 +44,8 @@ SAMPLES_SECTION = 'id="samples"'
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("page.js", "page_tables.js", "page_details.js", "page_samples.js")  # one script element, in this order
 SAMPLES = 48
-# Of all images and of all answers together. They keep a page of 12 benchmarks with 40 rows each below 10 MB.
-IMAGE_BYTES, ANSWER_BYTES = 2_500_000, 4_500_000
+# Of all images, all answers and all lists of flips. They keep a page of 12 benchmarks with 40 rows each below 10 MB.
+IMAGE_BYTES, ANSWER_BYTES, LIST_BYTES = 2_500_000, 4_500_000, 1_200_000
 # The fields of a document that say what made its numbers.
 MADE = ("matrix", "protocol", "command", "date", "commit", "hardware", "versions", "sources", "data")
 FIGURES = {
@@ -77,6 +82,8 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out:
     if not found.tasks and samples:
         earlier = (shown_before(document, place / NAME) for place in (out or folder, folder))
         found = next(filter(None, earlier), found)
+    if any(not isinstance(found.flips.get(cell_key(cell)), list) for cell in document["cells"]):
+        found.flips |= _table_flips(document, folder)
     return _rendered(document, found, report_notes(document), {name: document.get(name) for name in MADE})
 
 
@@ -103,6 +110,20 @@ def write_several(runs: Sequence[several.Run], out: Path, *, samples: int = SAMP
     return path
 
 
+def _table_flips(document: ResultDocument, folder: Path) -> flip_lists.Lists:
+    """The lists of flips by the folder's samples.parquet, if it has one: a folder can keep it without its journals."""
+    if not (table := sample_table.read(str(folder))):
+        return {}
+    own = {cell_key(cell): cell for cell in document["cells"] if known(cell["task"])}
+    rows = {key: table.of(cell, protocol_of(document, cell["task"])) or () for key, cell in own.items()}
+    kinds = {
+        key: kinds_of(rows[key], rows.get(str(cell["base"]), ()), lower=cell.get("lower_is_better", False))
+        for key, cell in own.items()
+        if rows[key]
+    }
+    return flip_lists.lists_of(kinds)
+
+
 def _rendered(
     document: ResultDocument, found: PageSamples, notes: Sequence[tuple[str, str]], made: Mapping[str, Any]
 ) -> str:
@@ -110,6 +131,7 @@ def _rendered(
     from jinja2 import Environment, FileSystemLoader
 
     mains = main_sheets(document)
+    found.flips = flip_lists.within(found.flips, LIST_BYTES)
     style = (ASSETS / "page.css").read_text(encoding="utf-8")
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -138,6 +160,7 @@ def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
     try:
         data = _data_in(read_text(path))
         data["tasks"] = unpack(data)
+        data.setdefault("flips", dict.fromkeys(data["identities"], flip_lists.OLDER))
         ids = {cell_key(cell): cell["id"] for cell in document["cells"]}
         if not data["tasks"] or any(ids[key] != identity["id"] for key, identity in data["identities"].items()):
             return None
@@ -228,7 +251,26 @@ def _facts(document: ResultDocument, made: Mapping[str, Any]) -> dict[str, Any]:
         "names": {task: task_name(task) for task in tasks_of(document)},
         "alpha": ALPHA,
         "kinds": KINDS,
+        "methods": _methods(document),
+        "units": {task.name: task.units for task in known_tasks(tasks_of(document)) if task.units != Task.units},
+        "counted": _counted(document),
     }
+
+
+def _methods(document: ResultDocument) -> dict[str, tuple[str, str, str]]:
+    """What each method does, its paper and its code. Only hidrop's: those of others would have to be imported."""
+    names = dict.fromkeys(cell["method"] for cell in document["cells"] if "code" not in cell)
+    return {name: summary(name) for name in names if name in METHODS}
+
+
+def _counted(document: ResultDocument) -> dict[str, int]:
+    """Of each cell of a task that scores groups of samples, their number."""
+    found = {
+        cell_key(cell): get_task(cell["task"]).unit_count(cell["n"], cell["extra"])
+        for cell in document["cells"]
+        if known(cell["task"])
+    }
+    return {key: count for key, count in found.items() if count is not None}
 
 
 def _script_safe(data: Any) -> Any:

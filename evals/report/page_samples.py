@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evals.report.flip_lists import Lists, lists_of
 from evals.report.page_data import KINDS, size
 from evals.store.folders import samples_file, samples_of
 from evals.store.journal import header_of
@@ -42,11 +43,15 @@ class ShownSample:
 
 @dataclass
 class PageSamples:
-    """The data of the page's script before it is packed (see `page_data`). `notes`: what is not shown, and why."""
+    """The data of the page's script before it is packed (see `page_data`). `notes`: what is not shown, and why.
+
+    flips: of each cell, all samples that it lost or gained.
+    """
 
     tasks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
     identities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    flips: Lists = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -75,9 +80,10 @@ def page_samples(
             continue
         found.identities |= {key: _identity(*where[key]) for key in answers}
         kinds = {
-            key: _kinds(rows, answers.get(str(own[key]["base"]), ()), lower=own[key].get("lower_is_better", False))
+            key: kinds_of(rows, answers.get(str(own[key]["base"]), ()), lower=own[key].get("lower_is_better", False))
             for key, rows in answers.items()
         }
+        found.flips |= lists_of(kinds)
         docs = chosen(kinds, samples)
         asked = _asked(document, task, found.identities, answers, docs, found.notes)
         squares = {key: own[key]["image_tokens"] for key in answers}
@@ -117,7 +123,8 @@ def kind_of(own: ScoredAnswer, base: ScoredAnswer, *, lower: bool = False) -> st
     return "same" if own["reading"] == base["reading"] else "changed"
 
 
-def _kinds(rows: Sequence[ScoredAnswer], base: Sequence[ScoredAnswer], *, lower: bool) -> dict[int, str]:
+def kinds_of(rows: Sequence[ScoredAnswer], base: Sequence[ScoredAnswer], *, lower: bool) -> dict[int, str]:
+    """`kind_of` each sample, by doc_id; "uncompared" where `base` has no answer."""
     before = {row["doc_id"]: row for row in base}
     return {
         r["doc_id"]: kind_of(r, before[r["doc_id"]], lower=lower) if r["doc_id"] in before else KINDS[-1] for r in rows

@@ -296,6 +296,10 @@ class Task:
         """
         return next(((name, MISSING) for name in ("question", "answer") if name in doc and empty(doc[name])), None)
 
+    def unit_count(self, samples: int, extra: Mapping[str, float | None]) -> int | None:
+        """How many groups the value counts; None if it counts samples. extra: the further metrics."""
+        return None
+
     def group_problem(self, docs: Sequence[Doc]) -> tuple[str, str] | None:
         """The column and the reason if these documents are not the whole group that they belong to; None if they are.
 

@@ -81,6 +81,10 @@ class MMBench(Task):
         """The question that a document is a rotation of."""
         return int(doc["index"]) % ROTATION
 
+    def unit_count(self, samples: int, extra: Mapping[str, float | None]) -> int | None:
+        questions = extra.get("questions")
+        return None if questions is None else int(questions)
+
     def group_problem(self, docs: Sequence[Doc]) -> tuple[str, str] | None:
         """lmms-eval leaves out a question without its first rotation, and a gap shows that a row is missing.
 

@@ -65,6 +65,10 @@ class MME(Task):
             return "answer", f"{doc['answer'][:20]!r} is neither yes nor no"
         return None
 
+    def unit_count(self, samples: int, extra: Mapping[str, float | None]) -> int:
+        """Each image has two questions."""
+        return samples // 2
+
     def group_problem(self, docs: Sequence[Doc]) -> tuple[str, str] | None:
         name, several = self.group(docs[0]), {doc["category"] for doc in docs}
         if len(docs) != 2:

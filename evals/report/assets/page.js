@@ -1,5 +1,6 @@
 "use strict";
-// The data that page.py and page_data.py write: {cells, made, names, alpha, kinds, tasks, shapes, images, identities}.
+// The data that page.py and page_data.py write: {cells, made, names, alpha, kinds, methods, units, counted, tasks, shapes,
+// images, identities, flips}.
 const data = JSON.parse(document.getElementById("data").textContent);
 
 /** An element with attributes and children (strings become text, null is skipped). */
@@ -31,11 +32,14 @@ function query(typed) {
 const parts = [];
 let reading = false;
 
-/** The address's fragment for the page as it is, with some parameters replaced. */
+/** The address's fragment for the page as it is, with some parameters replaced, or removed by null. */
 function fragment(others = {}) {
   const parameters = new URLSearchParams();
   for (const part of parts) part.write(parameters);
-  for (const [name, value] of Object.entries(others)) parameters.set(name, value);
+  for (const [name, value] of Object.entries(others)) {
+    if (value === null) parameters.delete(name);
+    else parameters.set(name, value);
+  }
   return parameters.toString();
 }
 

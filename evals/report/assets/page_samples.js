@@ -24,9 +24,11 @@ function samplesOf(task) {
   return unpacked.get(task);
 }
 
-function visit(key) {
+/** Show the samples of a cell, of some kinds of flips. */
+function visit(key, kinds = data.kinds) {
   dialog.close();
   fillChoices(key.split("/")[2], key);
+  for (const box of choice.elements.kind) box.checked = kinds.includes(box.value);
   choose();
   document.getElementById("samples").scrollIntoView();
   choice.row.focus({ preventScroll: true });
@@ -182,10 +184,11 @@ function showCards() {
     && (!category || sample.category === category) && fits(texts(sample).join(" ")));
   const kinds = new Map(own.map((sample) => [sample, kindOf(sample, key, beside)]));
   // Of all samples that were asked, not only of those that the page has room for.
-  const cell = data.cells[key], asked = beside ? {} : cell.stats?.against ?? {};
+  const cell = data.cells[key], counted = data.units[cell.task] ? {} : cell.stats?.against ?? {};
+  const known = (kind) => (beside ? null : flipsOf(key, kind)?.length ?? counted[kind]);
   for (const box of boxes) {
     const number = [...kinds.values()].filter((kind) => kind === box.value).length;
-    const of = asked[box.value] > number ? ` of ${asked[box.value]}` : "";
+    const asked = known(box.value), of = asked > number ? ` of ${asked}` : "";
     box.parentElement.querySelector(".count").textContent = `(${number}${of})`;
   }
   const rank = (sample) => data.kinds.indexOf(kinds.get(sample));
@@ -194,7 +197,7 @@ function showCards() {
   document.getElementById("more").hidden = shown.length <= shownCards;
   choice.all.hidden = onlySample === null;
   const seen = shown.length > shownCards ? `, ${shownCards} of them below` : "";
-  const more = cell.n > all.length ? ` (of ${cell.n} that were asked)` : "";
+  const more = cell.n > all.length ? ` (of ${samplesOfCell(key)} that were asked)` : "";
   choice.querySelector("output").value = `${shown.length} of ${all.length} samples on this page${more}${seen}`;
   remember();
 }

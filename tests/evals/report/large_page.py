@@ -30,6 +30,7 @@ METHODS = (
 BUDGETS = (192, 128, 64)
 ROWS = 1 + len(METHODS) * len(BUDGETS)
 SAMPLES, IMAGE = 60, 7_000  # answers in a journal; characters of an image of 192 pixels, as data URL
+FURTHER = 3_000  # answers of each journal that have no place on the page, only in the lists of flips
 GEOMETRY = PRESETS["llava-1.5-7b"]
 
 
@@ -77,7 +78,9 @@ def answers(folder: Path, cell: Any) -> list[dict[str, Any]]:
         row = {"doc_id": doc, "answer": text, "reading": text, "score": float(draw.random() < 0.7), "error": None}
         row |= {"target": "a red bus", "category": f"category {doc % 7}", "visual_tokens": 576, "kept": kept}
         found.append({**row, "panels": [[[1, 24, 24, 0]]], "whole": False})
-    return found
+    right = 0.9 if cell["label"] == "vanilla" else 0.8
+    further = range(SAMPLES, SAMPLES + FURTHER)
+    return [*found, *({"doc_id": doc, "reading": "", "score": float(draw.random() < right)} for doc in further)]
 
 
 def identity(folder: Path, cell: Any) -> dict[str, Any]:

@@ -276,14 +276,46 @@ def test_a_score_opens_its_samples(browser: Any) -> None:
         "against plain/vanilla/gqa",
         "McNemar",
         "weights",
-        "batch_size",
+        "batch size",
+        "fastv: One cut, after the first few layers",
+        "keep: 4, layer: 2",
         "run.py",
         "torch",
     ):
         assert words in shown
+    all_of(browser, "#detail > div > details summary")[-1].click()
+    assert '"layer": 2' in texts(browser, "#detail .raw")[0]
     next(button for button in all_of(browser, "#detail button") if button.text == "Show samples").click()
     assert not all_of(browser, "#detail")[0].is_displayed()
     assert all_of(browser, "#choice [name=row]")[0].get_attribute("value") == "plain/fastv/gqa"
+
+
+def test_a_score_lists_the_samples_that_were_lost_and_shows_them(browser: Any, little: Path) -> None:
+    scores = {
+        cell["label"]: {row["doc_id"]: row["score"] for row in samples_of(little, cell) or ()}
+        for cell in read_document(little)["cells"]
+        if (cell["model"], cell["task"]) == ("plain", "gqa")
+    }
+    lost = [doc for doc, score in scores["vanilla"].items() if scores["downsample"][doc] < 0.5 <= score]
+    assert len(lost) > 1
+    row = next(row for row in all_of(browser, ".main tbody tr") if "downsample" in row.text)
+    row.find_elements("css selector", "button")[0].click()
+    there = browser.current_url
+    summary = next(one for one in all_of(browser, "#detail .flips summary") if one.text.startswith("lost"))
+    assert summary.text == f"lost: {len(lost)} samples"
+    summary.click()
+    assert texts(browser, "#detail .ids") == [", ".join(map(str, lost))]
+    next(button for button in all_of(browser, "#detail .flips button") if button.text == "Copy").click()
+    assert pasted(browser) == f"{', '.join(map(str, lost))}\n"
+    browser.get(there)
+    next(button for button in all_of(browser, "#detail button") if button.text.startswith("Show lost")).click()
+    assert not all_of(browser, "#detail")[0].is_displayed()
+    assert set(texts(browser, "#cards .card h3")) == {f"lost · sample {doc}" for doc in lost}
+    assert "row=plain/downsample/gqa" in address(browser) and "flips=lost" in address(browser)
+    browser.get(there)
+    all_of(browser, "#detail .flips summary")[0].click()
+    all_of(browser, "#detail .ids a")[0].click()
+    assert texts(browser, "#cards .card h3 a") == [f"sample {lost[0]}"] and "detail" not in address(browser)
 
 
 def test_seeds_are_one_row_with_a_record_for_each(browser: Any) -> None:
