@@ -19,7 +19,7 @@ from evals.bench.answer import captured_of, points_of, shape, vanilla_of, where
 from evals.bench.breakdown import PARTS, breakdown
 from evals.bench.document import BenchDocument, BenchRow
 from evals.bench.latency import WORTH
-from evals.report.figure_style import COLOURS, hover, in_turn, legend, panels_of
+from evals.report.figure_style import COLOURS, hover, in_turn, inside, legend, panels_of
 from evals.report.method_looks import LINES, Look, looks_of, shown_name
 from hidrop.visible import visible_values
 
@@ -69,7 +69,7 @@ def request(document: BenchDocument) -> Figure | None:
                     yerr=[[max(0.0, up["ratio"] - low)], [max(0.0, high - up["ratio"])]],
                     color=look.colour,
                     fmt=look.marker,
-                    markerfacecolor="white" if look.open else look.colour,
+                    markerfacecolor=inside(look),
                     markersize=4,
                     label=row["label"],
                 )

@@ -131,8 +131,14 @@ def legend(
             entries.setdefault(name, handle)
     for name, look in (looks or {}).items():
         line: Any = look.line if lines else ""
-        entries[name] = Line2D([], [], color=look.colour, marker=look.marker, markersize=5, linestyle=line)
+        mark: Any = {"marker": look.marker, "markerfacecolor": inside(look), "markersize": 5}
+        entries[name] = Line2D([], [], color=look.colour, linestyle=line, **mark)
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=6, title=note or None)
+
+
+def inside(look: Look) -> str:
+    """The colour inside of a marker."""
+    return "white" if look.open else look.colour
 
 
 def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -21,8 +21,8 @@ from evals.profiling.ratios import RatioEntry
 from evals.report import figure_scale
 from evals.report.columns import task_name
 from evals.report.figure_scale import Scale, lines_of, scale_of, spot, write_value
-from evals.report.figure_style import COLOURS, MARKERS, hover, in_turn, legend, panels_of, pareto, saved
-from evals.report.method_looks import Look, looks_of, shown_name
+from evals.report.figure_style import COLOURS, MARKERS, hover, in_turn, inside, legend, panels_of, pareto, saved
+from evals.report.method_looks import Look, looks_of, own_look, shown_name
 from evals.report.rows import TableRow, number, rows_of, tasks_in_percent
 from evals.report.sections import VANILLA, Board, Section, boards
 from evals.report.spreads import half_width
@@ -39,7 +39,7 @@ COLUMNS = 3  # panels of a line
 PANEL = 3.4, 2.7  # inches of a panel on the page: as wide as a phone
 
 ASIDE = "marks that would hide each other at equal counts stand side by side"
-
+FILLED = "filled: trained with its schedule"
 VALUE, MOST_VALUES = 0.075, 4  # width of a number in a strip as a share of the axis; numbers before they become a range
 
 Point = tuple[float, float]
@@ -126,7 +126,7 @@ def accuracy(board: Board, document: ResultDocument) -> Drawing | None:
         for cost, own, where, x, line in zip(costs, known, points, scales, lines, strict=True)
     ]
     strips = any(x.before or x.after for x in scales) or y.before or y.after
-    note = "filled: trained with its schedule; gray line: Pareto front"
+    note = f"{FILLED}; gray line: Pareto front"
     note += "; in gray strips: off the scale, with the value" if strips else ""
     note += f"; {ASIDE}"
     return Drawing(panels, "% of vanilla, mean over the tasks", _legend(rows, looks), note, share_y=True)
@@ -185,7 +185,7 @@ def _accuracy_panel(
     if cost.counted:
         places = figure_scale.side_by_side(places, x, y)
     for (row, point), at in zip(points, places, strict=True):
-        look = looks[shown_name(row)]
+        look = own_look(row, looks)
         half = half_width(row, tasks)
         far_x, far_y = x.outside(point[0]), y.outside(point[1])
         if half is not None and not far_y:
@@ -193,17 +193,16 @@ def _accuracy_panel(
             axes.errorbar(*at, yerr=error, color=look.colour, linewidth=0.8, fmt="none")
         interval = "" if half is None else f" ± {half:.1f}"
         words = f"{_name(row)}\n{fixed(point[1])}{interval} % of vanilla\n{cost.show(point[0])}"
-        _mark(axes, at, look, words, filled=row.trained or row.method == VANILLA)
+        _mark(axes, at, look, words)
         if far_x or far_y:
             values = [f"{point[0]:.4g}"] * far_x + [fixed(point[1])] * far_y
             write_value(axes, "; ".join(values), at, beside=far_y)
     axes.set_xlabel(cost.label)
 
 
-def _mark(axes: Axes, at: Point, look: Look, words: str, *, filled: bool = True) -> None:
+def _mark(axes: Axes, at: Point, look: Look, words: str) -> None:
     """A method's marker, with words for a pointer over it. The area around it counts as well: a cross is thin."""
-    inside = look.colour if filled else "white"
-    axes.plot(*at, look.marker, color=look.colour, markerfacecolor=inside, markersize=5, zorder=3)
+    axes.plot(*at, look.marker, color=look.colour, markerfacecolor=inside(look), markersize=5, zorder=3)
     axes.plot(*at, "o", color="white", alpha=0, markersize=8, zorder=4, gid=hover(words))
 
 
@@ -220,6 +219,7 @@ def tokens(board: Board, document: ResultDocument) -> Drawing | None:
         [partial(_tokens_panel, section, looks, most) for section in sections],
         "visual tokens entering",
         _legend([row for section in sections for row in section.rows], looks),
+        FILLED,
         share_y=True,
         lines=True,
     )
@@ -240,7 +240,7 @@ def _tokens_panel(section: Section, looks: dict[str, Look], most: int, axes: Axe
             f"{row.average_tokens:.1f} tokens on average",
             f"layers {_runs(row.entering)}",
         ]
-        look, counts = looks[shown_name(row)], [*row.entering, row.entering[-1]]
+        look, counts = own_look(row, looks), [*row.entering, row.entering[-1]]
         changes = [n for n in range(len(row.entering)) if n == 0 or counts[n] != counts[n - 1]]
         axes.step(
             range(1, len(counts) + 1),
@@ -249,6 +249,7 @@ def _tokens_panel(section: Section, looks: dict[str, Look], most: int, axes: Axe
             color=look.colour,
             linestyle=look.line,
             marker=look.marker,
+            markerfacecolor=inside(look),
             markevery=changes,
             markersize=4,
             linewidth=1.2,
@@ -286,7 +287,7 @@ def speed(board: Board, document: ResultDocument) -> Drawing | None:
         [panel],
         "measured prefill speed-up",
         _legend([row for row, _ in points], looks),
-        f"gray line: ratio of operations; {ASIDE}",
+        f"{FILLED}; gray line: ratio of operations; {ASIDE}",
     )
 
 
@@ -299,13 +300,13 @@ def _speed_panel(points: Marked, ratios: Sequence[RatioEntry], looks: dict[str, 
     figure_scale.apply(axes, x=x, y=y)
     places = figure_scale.side_by_side([point for _, point in points], x, y)
     for (row, point), at, faster in zip(points, places, ratios, strict=True):
-        look, low, high = looks[shown_name(row)], faster["low"], faster["high"]
+        look, low, high = own_look(row, looks), faster["low"], faster["high"]
         if low is not None and high is not None:
             # The interval need not include the ratio.
             error = [[max(0, point[1] - low)], [max(0, high - point[1])]]
             axes.errorbar(*at, yerr=error, color=look.colour, linewidth=0.8, fmt="none")
         words = f"{_name(row)}\n{point[0]:.2f}x fewer operations\n{ratio(faster, interval=True)} as fast in the prefill"
-        _mark(axes, at, look, words, filled=row.trained or row.method == VANILLA)
+        _mark(axes, at, look, words)
     axes.set_xlabel("vanilla's operations / the method's")
 
 
@@ -395,6 +396,6 @@ def _looks(document: ResultDocument) -> dict[str, Look]:
 
 
 def _legend(rows: Sequence[TableRow], looks: dict[str, Look]) -> dict[str, Look]:
-    """The looks of the methods of these rows, vanilla first."""
-    names = dict.fromkeys(shown_name(row) for row in rows)
-    return {name: looks[name] for name in sorted(names, key=lambda name: name != VANILLA)}
+    """The looks of the methods of these rows, vanilla first. A trained row has an entry of its own, as its mark is."""
+    found = {f"{shown_name(row)}{', trained' if row.trained else ''}": own_look(row, looks) for row in rows}
+    return {name: found[name] for name in sorted(found, key=lambda name: name != VANILLA)}

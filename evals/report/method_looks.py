@@ -9,8 +9,8 @@ measure it. Null baselines are gray, vanilla is black.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from hidrop.methods import METHODS
@@ -33,7 +33,7 @@ PAIRS = len(HUES) * len(SHAPES)
 
 @dataclass(frozen=True)
 class Look:
-    """`open`: the marker has no inside, as a cross."""
+    """`open`: the marker has no inside, as a cross, or is drawn hollow."""
 
     colour: str
     marker: str
@@ -50,6 +50,13 @@ class Named(Protocol):
     def label(self) -> str: ...
     @property
     def budget(self) -> str | None: ...
+
+
+class Trained(Named, Protocol):
+    """A row of a table of results."""
+
+    @property
+    def trained(self) -> bool: ...
 
 
 def shown_name(row: Named) -> str:
@@ -73,6 +80,12 @@ def looks_of(names: Iterable[str]) -> dict[str, Look]:
         taken.add(free)
         looks[name] = _numbered(free)
     return {name: looks[name] for name in names}
+
+
+def own_look(row: Trained, looks: Mapping[str, Look]) -> Look:
+    """The look of a row, given those of the methods: filled if it was trained with its schedule, or is vanilla."""
+    look = looks[shown_name(row)]
+    return look if row.trained or row.method == VANILLA else replace(look, open=True)
 
 
 def _own(name: str) -> Look | None:

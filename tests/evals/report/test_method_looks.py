@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from evals.report.method_looks import BLACK, GRAY, LINES, NULLS, PAIRS, STACK, looks_of, shown_name, symbol
+from evals.report.method_looks import BLACK, GRAY, LINES, NULLS, PAIRS, STACK, looks_of, own_look, shown_name, symbol
 from hidrop.methods import METHODS
 
 METHODS_WITH_COLOURS = [name for name in METHODS if name not in ("vanilla", STACK, *NULLS)]
@@ -85,6 +86,14 @@ def test_a_stack_is_known_by_its_label_without_the_budget() -> None:
     assert shown_name(Row()) == "duet"
     Row.method = "fastv"
     assert shown_name(Row()) == "fastv"
+
+
+def test_a_mark_is_filled_if_the_row_was_trained_or_is_vanilla() -> None:
+    looks = looks_of(METHODS)
+    for method, trained, filled in (("pdrop", True, True), ("pdrop", False, False), ("vanilla", False, True)):
+        row: Any = SimpleNamespace(method=method, label=method, budget=None, trained=trained)
+        assert own_look(row, looks).open is not filled
+        assert ('fill="none"' in symbol(own_look(row, looks))) is not filled
 
 
 def test_a_symbol_is_a_drawing_without_styles() -> None:
