@@ -15,6 +15,17 @@ STYLED = re.compile(r'\sstyle="([^"]*)"')
 # matplotlib's own sheet, which would apply to the whole page. `inert` states it for the drawing.
 SHEET = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
 
+# Black, white and grays of a drawing as the page has them, so that it follows the colour scheme. An element that a
+# drawing uses several times is out of reach of the page's selectors, but not of its variables.
+INKS = {
+    "#000000": "currentColor",
+    "#ffffff": "var(--back)",
+    "#ededed": "var(--fill)",
+    "#b0b0b0": "var(--grid)",
+    "#6b6b6b": "var(--soft)",
+}
+INK = re.compile(rf' (fill|stroke)="({"|".join(INKS)})"')
+
 
 def policy(*, style: str, script: str | None = None) -> str:
     """The Content-Security-Policy of a page with these texts in its style and script elements.
@@ -44,6 +55,13 @@ def inert(svg: str) -> str:
     svg = SHEET.sub("", svg)
     svg = svg.replace("<svg ", '<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)
     return STYLED.sub(lambda found: "".join(_attributes(found[1])), svg)
+
+
+def themed(svg: str) -> str:
+    """A drawing that `inert` made, or a symbol, in the inks and on the paper of the page."""
+    return INK.sub(
+        lambda found: f' {found[1]}="{INKS[found[2]]}"', svg.replace("<svg ", '<svg fill="currentColor" ', 1)
+    )
 
 
 def _attributes(style: str) -> list[str]:

@@ -16,12 +16,13 @@ from typing import Any
 
 from evals.report import flip_lists, headline, several
 from evals.report.columns import task_name
-from evals.report.embedded import policy
+from evals.report.embedded import policy, themed
 from evals.report.files import finite
-from evals.report.method_looks import looks_of, shown_name, symbol
+from evals.report.method_looks import looks_of, own_look, shown_name, symbol
 from evals.report.page_data import KINDS, pack, unpack
 from evals.report.page_samples import PageSamples, kinds_of, page_samples, with_panels
 from evals.report.rows import ALPHA, rows_of, tasks_of
+from evals.report.sections import boards
 from evals.report.seeds import together
 from evals.report.tables import main_sheets
 from evals.report.text import report_notes, report_sheets
@@ -42,10 +43,12 @@ NAME = "report.html"
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 SAMPLES_SECTION = 'id="samples"'
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("page.js", "page_tables.js", "page_details.js", "page_samples.js")  # one script element, in this order
+# One script element, in this order.
+SCRIPTS = ("page.js", "page_tables.js", "page_figures.js", "page_details.js", "page_samples.js")
 SAMPLES = 48
 # Of all images, all answers and all lists of flips. They keep a page of 12 benchmarks with 40 rows each below 10 MB.
 IMAGE_BYTES, ANSWER_BYTES, LIST_BYTES = 2_500_000, 4_500_000, 1_200_000
+MOST_COLUMNS = 4  # panels of a line
 # The fields of a document that say what made its numbers.
 MADE = ("matrix", "protocol", "command", "date", "commit", "hardware", "versions", "sources", "data")
 FIGURES = {
@@ -131,6 +134,7 @@ def _rendered(
     from jinja2 import Environment, FileSystemLoader
 
     mains = main_sheets(document)
+    found.tasks = {task: samples for task, samples in found.tasks.items() if samples}
     found.flips = flip_lists.within(found.flips, LIST_BYTES)
     style = (ASSETS / "page.css").read_text(encoding="utf-8")
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -143,6 +147,8 @@ def _rendered(
         mains=len(mains),
         sections=list(dict.fromkeys(title for sheet in mains for title, _ in sheet.sections)),
         keys=_keys(document),
+        places=_places(document),
+        methods=_methods_of_rows(document),
         figures=_figures(document),
         symbols=_symbols(document),
         notes=[*notes, *(("Not shown", visible(note)) for note in found.notes)],
@@ -212,6 +218,27 @@ def _keys(document: ResultDocument) -> dict[tuple[str, str, str], list[str]]:
     return found
 
 
+def _places(document: ResultDocument) -> dict[tuple[str, str], str]:
+    """The budget section of each row, by model and label: of all seeds together, and of each for the other tables."""
+    titles = {
+        (row.model, row.group): section.title
+        for board in boards(document)
+        for section in board.sections
+        for row in section.rows
+    }
+    return titles | {(row.model, row.label): titles[row.model, row.group] for row in rows_of(document)}
+
+
+def _methods_of_rows(document: ResultDocument) -> dict[tuple[str, str], str]:
+    """What the method of each row does, by model and label, where that is known."""
+    known = _methods(document)
+    return {
+        (row.model, row.label): f"{row.method}: {known[row.method][0]}"
+        for row in together(rows_of(document))
+        if row.method in known
+    }
+
+
 @dataclass(frozen=True)
 class PageFigure:
     """A figure on the page: each panel as an <svg>, and the legend as (name, symbol)."""
@@ -220,6 +247,12 @@ class PageFigure:
     panels: list[str]
     legend: list[tuple[str, str]]
     note: str
+
+    @property
+    def columns(self) -> int:
+        """The most panels of a line, so that lines are about equally full: five are three and two."""
+        lines = -(-len(self.panels) // MOST_COLUMNS)
+        return -(-len(self.panels) // lines)
 
 
 def _figures(document: ResultDocument) -> list[PageFigure]:
@@ -230,8 +263,8 @@ def _figures(document: ResultDocument) -> list[PageFigure]:
     for name, drawing in figures.drawings(document):
         places = range(len(drawing.panels))
         drawn = figure_style.in_turn((f"{name}-{place}", partial(drawing.panel, place)) for place in places)
-        panels = [figure_style.svg(figure, panel) for panel, figure in drawn]
-        legend = [(entry, symbol(look)) for entry, look in drawing.legend.items()]
+        panels = [themed(figure_style.svg(figure, panel)) for panel, figure in drawn]
+        legend = [(entry, themed(symbol(look))) for entry, look in drawing.legend.items()]
         found.append(PageFigure(FIGURES[name.split("-")[0]], panels, legend, drawing.note))
     return found
 
@@ -240,7 +273,7 @@ def _symbols(document: ResultDocument) -> dict[tuple[str, str], str]:
     """The symbol of each row of the main tables, by model and label."""
     rows = together(rows_of(document))
     looks = looks_of(shown_name(row) for row in rows)
-    return {(row.model, row.label): symbol(looks[shown_name(row)]) for row in rows}
+    return {(row.model, row.label): themed(symbol(own_look(row, looks))) for row in rows}
 
 
 def _facts(document: ResultDocument, made: Mapping[str, Any]) -> dict[str, Any]:

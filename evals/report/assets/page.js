@@ -1,6 +1,6 @@
 "use strict";
-// The data that page.py and page_data.py write: {cells, made, names, alpha, kinds, methods, units, counted, tasks, shapes,
-// images, identities, flips}.
+// The data that page.py and page_data.py write: {cells, made, names, alpha, kinds, methods, units, counted, tasks,
+// shapes, images, identities, flips}.
 const data = JSON.parse(document.getElementById("data").textContent);
 
 /** An element with attributes and children (strings become text, null is skipped). */

@@ -37,12 +37,13 @@ function numbers(key) {
     ["answered yes", stats.yes_ratio === undefined ? null : `${fixed(stats.yes_ratio)} %`],
   ];
   if (against) {
-    const p = against.p_holm, verdict = p < data.alpha ? "more than chance" : "may be chance", units = data.units[cell.task];
+    const p = against.p_holm, verdict = p < data.alpha ? "more than chance" : "may be chance";
+    const units = data.units[cell.task];
     entries.push(
       [`against ${cell.base}`, `${against.difference > 0 ? "+" : ""}${fixed(against.difference, digits)}`],
       ["95 % interval of the difference", between(against.interval, digits)],
       ["McNemar's p, after Holm", typeof p === "number" ? `${p.toPrecision(2)} (${verdict})` : null],
-      ["wrong to right, right to wrong", flipped(cell) && `${against.gained}, ${against.lost}${units ? ` (${units})` : ""}`],
+      [`wrong to right, right to wrong${units ? ` (${units})` : ""}`, flipped(cell) && `${against.gained}, ${against.lost}`],
       ["same answer as vanilla", `${fixed(against.loyalty)} %`],
     );
   }
@@ -83,6 +84,10 @@ function flipLists(key) {
   return [make("h3", {}, "Which samples"), ...parts];
 }
 
+function button(text, click) {
+  return make("button", { type: "button", on: { click } }, text);
+}
+
 function flipList(key, kind) {
   const docs = flipsOf(key, kind), task = data.cells[key].task, own = cardsOf(key);
   const shown = docs.filter((doc) => own.has(doc));
@@ -99,16 +104,16 @@ function flipList(key, kind) {
   return make("div", { class: "flips" },
     make("details", {}, make("summary", {}, `${kind}: ${samples}`),
       make("p", { class: "ids" }, ...ids),
-      make("p", {}, make("button", { type: "button", on: { click: copy } }, "Copy"), " ", done, " ", make("span", { class: "legend" }, legend))),
+      make("p", {}, button("Copy", copy), " ", done, " ", make("span", { class: "legend" }, legend))),
     shown.length
-      ? make("button", { type: "button", on: { click: () => visit(key, [kind]) } }, `Show ${kind} (${shown.length} on this page)`)
+      ? button(`Show ${kind} (${shown.length} on this page)`, () => visit(key, [kind]))
       : make("span", { class: "legend" }, "this page shows none of them"));
 }
 
 /** The doc_ids of the samples that the page shows of a cell. */
 function cardsOf(key) {
-  const task = data.cells[key].task;
-  return new Set(task in data.tasks ? samplesOf(task).filter((sample) => key in sample.answers).map((sample) => sample.doc) : []);
+  const task = data.cells[key].task, samples = task in data.tasks ? samplesOf(task) : [];
+  return new Set(samples.filter((sample) => key in sample.answers).map((sample) => sample.doc));
 }
 
 /** Layers with their tokens, equal neighbors merged: "1-2: 0, 3: 144". */
@@ -131,13 +136,14 @@ function short(hash) {
 function words(value) {
   if (value === null || value === undefined) return null;
   if (Array.isArray(value) && value.every((one) => typeof one !== "object")) return value.join(", ");
-  if (typeof value === "object") return Object.entries(value).map(([name, one]) => `${name}: ${words(one) ?? "none"}`).join(", ");
-  return String(value);
+  if (typeof value !== "object") return String(value);
+  return Object.entries(value).map(([name, one]) => `${name}: ${words(one) ?? "none"}`).join(", ");
 }
 
 /** A text whose addresses are links. */
 function linked(text) {
-  return text.split(/(https:\/\/[^\s,)]+)/).map((part, place) => (place % 2 ? make("a", { href: part, rel: "noreferrer" }, part) : part));
+  const parts = text.split(/(https:\/\/[^\s,)]+)/);
+  return parts.map((part, place) => (place % 2 ? make("a", { href: part, rel: "noreferrer" }, part) : part));
 }
 
 /** What the row's method does, if it is one of hidrop's. */
@@ -171,16 +177,18 @@ function origin(cell, identity = {}) {
   const sessions = cell.provenance?.length ? cell.provenance : [made];
   for (const { date, commit, versions, hardware } of sessions) {
     const machine = hardware && [hardware.gpu, hardware.cpu, `${hardware.cores} cores`].filter(Boolean).join(", ");
-    entries.push(["answered", words(date)], ["commit", words(commit)], ["versions", words(versions)], ["machine", machine]);
+    entries.push(["answered", words(date)], ["commit", words(commit)]);
+    entries.push(["versions", words(versions)], ["machine", machine]);
   }
   return listOf([...entries, ["command", words(made.command)]]);
 }
 
 /** Everything that the page knows of a number, folded. */
 function raw(cell, identity) {
-  const text = JSON.stringify({ identity, cell, run: data.made }, null, 1)
-    .replace(/\[[^[\]{}"]*\]/g, (list) => list.replace(/\s+/g, " ").replace("[ ", "[").replace(" ]", "]")); // numbers in a line
-  return make("details", {}, make("summary", {}, "Everything, as JSON"), make("pre", { class: "raw", tabindex: "0" }, text));
+  const line = (list) => list.replace(/\s+/g, " ").replace("[ ", "[").replace(" ]", "]");
+  const text = JSON.stringify({ identity, cell, run: data.made }, null, 1).replace(/\[[^[\]{}"]*\]/g, line);
+  const box = make("pre", { class: "raw", tabindex: "0" }, text);
+  return make("details", {}, make("summary", {}, "Everything, as JSON"), box);
 }
 
 function showDetail(keys) {
@@ -193,7 +201,7 @@ function showDetail(keys) {
     if (keys.length > 1) body.append(make("h3", {}, key.split("/")[1]));
     body.append(numbers(key), ...flipLists(key));
     const own = data.tasks[task]?.rows.includes(key);
-    if (own) body.append(make("p", {}, make("button", { type: "button", on: { click: () => visit(key) } }, "Show samples")));
+    if (own) body.append(make("p", {}, button("Show samples", () => visit(key))));
     body.append(make("h3", {}, "Where it comes from"), origin(cell, identity), raw(cell, identity));
   }
   shownKeys = keys;

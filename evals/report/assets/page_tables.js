@@ -33,8 +33,6 @@ function sortable(table) {
       filter();
     }
   });
-  for (const [body, rows] of sections) for (const row of rows) row.dataset.section = body.dataset.section;
-
   function sort(column, order) {
     heads.forEach((other) => other.removeAttribute("aria-sort"));
     const sorted = order !== "none";
@@ -53,20 +51,28 @@ function filter() {
   const fits = query(filterForm.text.value), section = filterForm.section.value;
   let shown = 0, all = 0;
   for (const table of sheets) {
-    const main = mains.includes(table);
-    for (const row of table.querySelectorAll("tbody tr:not(.section)")) {
+    let own = 0;
+    const rows = table.querySelectorAll("tbody tr:not(.section)");
+    for (const row of rows) {
       const name = `${row.cells[0].textContent} ${row.cells[1].textContent}`;
-      const kept = fits(name) && (!main || !section || row.dataset.section === section);
+      // Published rows are of no budget of this page.
+      const kept = fits(name) && (!section || (row.dataset.section ?? section) === section);
       row.hidden = !kept;
-      if (main) { all += 1; shown += kept; }
+      own += kept;
     }
+    if (mains.includes(table)) { all += rows.length; shown += own; }
+    else table.closest("details").querySelector(".count").textContent = `(${counted(own, rows.length)})`;
     for (const body of table.tBodies) {
       const head = body.querySelector(".section");
       if (head) head.hidden = [...body.rows].every((row) => row === head || row.hidden);
     }
   }
-  filterForm.querySelector("output").value = shown === all ? `${all} rows` : `${shown} of ${all} rows`;
+  filterForm.querySelector("output").value = counted(shown, all);
   remember();
+}
+
+function counted(shown, all) {
+  return shown === all ? `${all} rows` : `${shown} of ${all} rows`;
 }
 
 const headings = (table) => [...table.tHead.rows[0].cells];
@@ -92,7 +98,19 @@ function fitTables() {
     const box = table.parentElement;
     box.classList.remove("fits");
     box.classList.toggle("fits", box.clientWidth > 0 && table.offsetWidth <= box.clientWidth);
+    hintAt(box);
   }
+}
+
+/** Say above a box that scrolls sideways how many columns are out of sight on its right. */
+function hintAt(box) {
+  const end = box.getBoundingClientRect().left + box.clientWidth, fits = box.classList.contains("fits");
+  const right = headings(box.querySelector("table")).filter((head) => head.getBoundingClientRect().right > end + 1);
+  const more = fits ? 0 : right.length, columns = `${more} more column${more === 1 ? "" : "s"}`;
+  const hint = box.previousElementSibling;
+  hint.hidden = fits || !box.clientWidth;
+  hint.textContent = more ? `${columns}: scroll the table sideways →` : "← scroll the table back";
+  box.classList.toggle("more", more > 0);
 }
 
 // A field that a spreadsheet would take for a formula gets a quote, as in leaderboard.csv.
@@ -202,6 +220,11 @@ document.addEventListener("click", (event) => {
   const chooser = filterForm.querySelector(".chooser");
   if (chooser.open && !chooser.contains(event.target)) chooser.open = false;
 });
+for (const table of sheets) {
+  const box = table.parentElement;
+  box.before(make("p", { class: "hint", hidden: "", "aria-hidden": "true" }));
+  box.addEventListener("scroll", () => hintAt(box), { passive: true });
+}
 addEventListener("resize", fitTables);
 for (const part of document.querySelectorAll("#results > details")) part.addEventListener("toggle", fitTables);
 

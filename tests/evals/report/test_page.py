@@ -196,6 +196,43 @@ def test_kept_tokens_come_back_from_a_journal(drawn: tuple[int, set[int]]) -> No
         unpack(pack(sorted(kept), count), count + 8)
 
 
+def test_five_panels_are_three_and_two() -> None:
+    columns = [page.PageFigure("", [""] * count, [], "").columns for count in range(1, 10)]
+    assert columns == [1, 2, 3, 4, 3, 3, 4, 4, 3]
+
+
+def test_figures_and_symbols_have_the_inks_of_the_page(little: Path) -> None:
+    text = page.html(read_document(little), little)
+    drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert drawings and not re.search(r'"#(000000|ffffff)"', "".join(drawings))
+    assert any("var(--back)" in drawing for drawing in drawings)
+    style = (page.ASSETS / "page.css").read_text()
+    assert all(f"{name}:" in style for name in re.findall(r"var\((--\w+)\)", "".join(drawings)))
+
+
+def test_the_page_says_what_hidrops_methods_do_and_imports_no_other(little: Path) -> None:
+    document = read_document(little)
+    for cell in document["cells"]:
+        if cell["method"] == "downsample":
+            cell["method"], cell["code"] = "mine.py:Mine", "mine.py:Mine 0123"
+    text = page.html(document, little)
+    assert 'title="fastv: One cut, after the first few layers"' in text and "mine.py:Mine:" not in text
+    methods = data_of(text)["methods"]
+    assert "mine.py:Mine" not in methods and "arxiv.org/abs/2403.06764" in methods["fastv"][1]
+
+
+def test_the_page_says_what_a_score_counts(document: dict[str, Any]) -> None:
+    for cell in document["cells"]:
+        if cell["task"] == "pope":
+            cell |= {"task": "mmbench_en_dev", "extra": {"questions": 125.0}}
+        elif cell["label"] == "random-7":
+            cell["task"] = "mme"
+    data = data_of(page.html(document, Path("nowhere")))  # type: ignore[arg-type]
+    assert data["counted"]["mini/fastv-7/mmbench_en_dev"] == 125 and data["counted"]["mini/random-7/mme"] == 250
+    assert "mini/fastv-7/gqa" not in data["counted"]
+    assert data["units"]["mmbench_en_dev"] == "questions with all their rotations" and "gqa" not in data["units"]
+
+
 def policy_of(text: str) -> dict[str, list[str]]:
     found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
     assert found

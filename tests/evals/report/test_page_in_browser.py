@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -51,20 +51,36 @@ def browser(chromium: Any, url: str) -> Iterator[Any]:
 
 
 def violations(browser: Any) -> list[str]:
-    """What axe-core finds against WCAG 2.1 AA and its own best practices on the page as it is shown."""
+    """What axe-core finds against WCAG 2.2 AA and its own best practices on the page as it is shown."""
     browser.execute_script(resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
     found = browser.execute_async_script(
-        "const done = arguments[0], runOnly = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'];"
+        "const done = arguments[0];"
+        "const runOnly = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];"
         "axe.run(document, {runOnly}).then(done);"
     )
     assert len(found["passes"]) > 20, "the rules were applied"
     return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found["violations"]]
 
 
-def test_the_page_is_accessible(browser: Any) -> None:
+@pytest.fixture
+def scheme(request: Any, browser: Any) -> Iterator[str]:
+    """The page in the colour scheme that the test names."""
+    media = {"features": [{"name": "prefers-color-scheme", "value": request.param}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    yield request.param
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+BOTH = pytest.mark.parametrize("scheme", ["light", "dark"], indirect=True)
+
+
+@BOTH
+def test_the_page_is_accessible(browser: Any, scheme: str) -> None:
+    browser.execute_script("document.querySelectorAll('#results > details').forEach(one => { one.open = true; })")
     assert violations(browser) == []
     row = next(row for row in all_of(browser, ".main tbody tr") if "fastv" in row.text)
     row.find_elements("css selector", "button")[0].click()
+    browser.execute_script("document.querySelectorAll('#detail details').forEach(one => { one.open = true; })")
     assert violations(browser) == [], "with an open dialog"
     browser.set_window_size(390, 800)
     assert violations(browser) == [], "on a phone"
@@ -89,6 +105,14 @@ def all_of(browser: Any, css: str) -> list[Any]:
 
 def texts(browser: Any, css: str) -> list[str]:
     return [element.text for element in all_of(browser, css) if element.is_displayed()]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until the page, which may be drawing its cards again, is as it should be."""
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(None, 10, ignored_exceptions=[StaleElementReferenceException]).until(lambda _: holds())
 
 
 def column(browser: Any, number: int) -> list[str]:
@@ -122,20 +146,23 @@ def test_a_heading_sorts_both_ways_and_back(browser: Any) -> None:
 
 
 def test_rows_are_found_by_name_and_by_budget(browser: Any) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
     box = all_of(browser, "#filter input")[0]
     box.send_keys("plain fast")
     assert column(browser, 2) == ["fastv"]
     assert texts(browser, "#filter output") == ["1 of 5 rows"]
     all_of(browser, "#filter button")[0].click()
     # The form is emptied after its event: the page looks at it a moment later.
-    WebDriverWait(browser, 10).until(lambda _: len(column(browser, 2)) == 5)
+    until(lambda: len(column(browser, 2)) == 5)
     titles = [option.text for option in all_of(browser, "#filter option")]
     choose(browser, "#filter [name=section]", next(title for title in titles if title.endswith(", trained")))
     assert column(browser, 2) == ["trained"]
     heading(browser, "POPE").click()  # sorting does not bring the others back
     assert column(browser, 2) == ["trained"]
+    # The tables below follow, and say how many rows they show.
+    for details in all_of(browser, "#results > details"):
+        assert details.find_element("css selector", "summary .count").text == "(1 of 6 rows)"
+        details.find_element("css selector", "summary").click()
+        assert texts(details, "tbody tr:not(.section) td:nth-child(2)") == ["trained"]
 
 
 def found_by(browser: Any, words: str) -> list[str]:
@@ -170,8 +197,6 @@ def reopen(browser: Any) -> None:
 
 
 def test_the_address_keeps_what_the_table_shows(browser: Any) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
     assert address(browser) == "", "a page as it opens has no state"
     found_by(browser, "plain -random")
     heading(browser, "POPE").click()
@@ -185,13 +210,11 @@ def test_the_address_keeps_what_the_table_shows(browser: Any) -> None:
     next(link for link in all_of(browser, "nav a") if link.text == "Figures").click()
     assert "find=plain -random" in address(browser), "a jump to a section keeps the state"
     all_of(browser, "#filter button")[0].click()
-    WebDriverWait(browser, 10).until(lambda _: "find" not in address(browser) and "hide" not in address(browser))
+    until(lambda: "find" not in address(browser) and "hide" not in address(browser))
     assert "GQA" in texts(browser, ".main thead th")
 
 
 def test_the_address_opens_a_score_and_a_sample(browser: Any, url: str) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
     row = next(row for row in all_of(browser, ".main tbody tr") if "fastv" in row.text)
     row.find_elements("css selector", "button")[0].click()
     assert "detail=plain/fastv/gqa" in address(browser)
@@ -208,7 +231,7 @@ def test_the_address_opens_a_score_and_a_sample(browser: Any, url: str) -> None:
     for step, shown in ((None, [name]), (browser.back, before), (browser.forward, [name])):
         if step:
             step()
-        WebDriverWait(browser, 10).until(lambda _, shown=shown: texts(browser, "#cards .card h3 a") == shown)
+        until(lambda shown=shown: texts(browser, "#cards .card h3 a") == shown)
     reopen(browser)
     assert texts(browser, "#cards .card h3 a") == [name] and len(texts(browser, "#cards .pair h4")) == 2
     assert "detail" not in address(browser) and "task=pope" in address(browser)
@@ -315,7 +338,8 @@ def test_a_score_lists_the_samples_that_were_lost_and_shows_them(browser: Any, l
     browser.get(there)
     all_of(browser, "#detail .flips summary")[0].click()
     all_of(browser, "#detail .ids a")[0].click()
-    assert texts(browser, "#cards .card h3 a") == [f"sample {lost[0]}"] and "detail" not in address(browser)
+    until(lambda: texts(browser, "#cards .card h3 a") == [f"sample {lost[0]}"])
+    assert "detail" not in address(browser)
 
 
 def test_seeds_are_one_row_with_a_record_for_each(browser: Any) -> None:
@@ -403,6 +427,13 @@ def test_a_mark_of_a_figure_has_its_numbers_where_a_pointer_is(browser: Any) -> 
     )
     assert "% of vanilla" in found[0]
     assert "% of vanilla" in found[1], "the mark, or one that lies on it, is under the pointer"
+    assert texts(browser, ".words") == []
+    browser.execute_script(  # a finger next to the mark
+        "const point = [...document.querySelectorAll('.point')].find(p => p.textContent.includes('tuned, trained'));"
+        " const box = point.getBoundingClientRect(), drawing = point.closest('.drawing');"
+        " drawing.dispatchEvent(new MouseEvent('click', {clientX: box.x - 5, clientY: box.y - 5, bubbles: true}))"
+    )
+    assert texts(browser, ".words")[0].startswith("tuned, trained\n")
     names = [entry.text for entry in all_of(browser, ".key li")]
     assert {"vanilla", "fastv", "random", "downsample"} <= set(names)
     inside = browser.execute_script(
@@ -438,24 +469,34 @@ def test_everything_can_be_done_by_keyboard(browser: Any) -> None:
     assert not all_of(browser, "#detail")[0].is_displayed()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@BOTH
 def test_it_can_be_read_on_a_phone_in_light_and_dark(browser: Any, scheme: str) -> None:
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     phone = {"width": 375, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     try:
         wide = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
         assert wide[0] <= wide[1], "only tables scroll sideways"
-        colours = browser.execute_script(
-            "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
+        assert texts(browser, ".hint")[0].endswith(" more columns: scroll the table sideways →")
+        browser.execute_script("const box = document.querySelector('.scroll'); box.scrollLeft = box.scrollWidth")
+        until(lambda: texts(browser, ".hint")[0] == "← scroll the table back")
+        small = browser.execute_script(
+            "return [...document.querySelectorAll('button, select, input, summary')]"
+            ".filter(one => one.checkVisibility())"
+            ".map(one => [one.getBoundingClientRect(), one.outerHTML])"
+            ".filter(([box]) => Math.min(box.width, box.height) < 24).map(([, html]) => html)"
         )
-        text, ground = (_luminance(colour) for colour in colours)
-        assert (text < ground) == (scheme == "light")
-        assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) > 7, "contrast"
+        assert small == [], "too small for a finger"
+        # Text of the page and of a figure, on their ground.
+        colours = browser.execute_script(
+            "const body = getComputedStyle(document.body), text = document.querySelector('.drawing text');"
+            " return [body.color, getComputedStyle(text).fill, body.backgroundColor]"
+        )
+        *inks, ground = (_luminance(colour) for colour in colours)
+        for ink in inks:
+            assert (ink < ground) == (scheme == "light")
+            assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) > 7, "contrast"
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def _luminance(colour: str) -> float:
@@ -473,6 +514,13 @@ def test_without_scripts_tables_and_figures_are_there(browser: Any, url: str) ->
         assert texts(browser, "figcaption")
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_a_page_without_samples_lists_the_flips(chromium: Any, little: Path, tmp_path: Path) -> None:
+    written = page.write(read_document(little), little, samples=0, out=tmp_path)
+    chromium.get(f"{written.as_uri()}#detail=plain/downsample/gqa")
+    assert all_of(chromium, "#detail .flips summary") and "this page shows none" in all_of(chromium, "#detail")[0].text
+    assert not all_of(chromium, "#samples") and chromium.get_log("browser") == []
 
 
 def test_the_policy_stops_what_is_not_the_pages_own(chromium: Any, url: str, tmp_path: Path) -> None:
