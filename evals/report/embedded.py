@@ -20,7 +20,7 @@ SHEET = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
 INKS = {
     "#000000": "currentColor",
     "#ffffff": "var(--back)",
-    "#ededed": "var(--fill)",
+    "#ededed": "var(--strip)",
     "#b0b0b0": "var(--grid)",
     "#6b6b6b": "var(--soft)",
 }

@@ -97,7 +97,7 @@ function fitTables() {
   for (const table of sheets) {
     const box = table.parentElement;
     box.classList.remove("fits");
-    box.classList.toggle("fits", box.clientWidth > 0 && table.offsetWidth <= box.clientWidth);
+    box.classList.toggle("fits", box.offsetWidth > 0 && table.offsetWidth <= box.offsetWidth); // then it has no scroll bar
     hintAt(box);
   }
 }
