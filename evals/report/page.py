@@ -205,16 +205,18 @@ def _data_in(page: str) -> Any:
 
 
 def _keys(document: ResultDocument) -> dict[tuple[str, str, str], list[str]]:
-    """The cell keys of each main-table entry, by model, label and header; several keys for several seeds."""
+    """The cell keys of each score, by model, label and header: of a row of several seeds theirs, and of each seed."""
     cells = {cell_key(cell) for cell in document["cells"]}
     labels: dict[tuple[str, str], list[str]] = {}
     for row in rows_of(document):
         labels.setdefault((row.model, row.group), []).append(row.label)
+    for row in rows_of(document):
+        labels.setdefault((row.model, row.label), [row.label])
     found = {}
-    for row in together(rows_of(document)):
+    for (model, shown), own in labels.items():
         for task in tasks_of(document):
-            own = [f"{row.model}/{label}/{task}" for label in labels[row.model, row.group]]
-            found[row.model, row.label, task_name(task)] = [key for key in own if key in cells]
+            keys = [f"{model}/{label}/{task}" for label in own]
+            found[model, shown, task_name(task)] = [key for key in keys if key in cells]
     return found
 
 

@@ -135,7 +135,8 @@ function short(hash) {
 /** A value in words: texts as they are, others as JSON with spaces, so that lines break between its parts. */
 function words(value) {
   if (value === null || value === undefined) return null;
-  if (Array.isArray(value) && value.every((one) => typeof one !== "object")) return value.join(", ");
+  const separator = typeof value[0] === "object" ? "; " : ", ";
+  if (Array.isArray(value)) return value.map((one) => words(one) ?? "none").join(separator);
   if (typeof value !== "object") return String(value);
   return Object.entries(value).map(([name, one]) => `${name}: ${words(one) ?? "none"}`).join(", ");
 }
@@ -161,7 +162,8 @@ function origin(cell, identity = {}) {
   const { made } = data, [protocol, version] = identity.protocol ?? [cell.protocol ?? made.protocol];
   const source = words(made.sources?.[cell.model]), from = words(made.data?.[cell.task]);
   const digest = (text, hash) => [text, hash && `sha256 ${short(hash)}`].filter(Boolean).join(", ");
-  const settings = [identity.dtype, identity.attention, identity.quantization && words(identity.quantization)];
+  const settings = [identity.dtype, identity.attention, words(identity.quantization)];
+  settings.push(identity.graphs && "CUDA graphs", identity.compile && "compiled norms and MLPs");
   const entries = [
     ["model", source ? `${cell.model} (${source})` : cell.model],
     ["weights", digest("", identity.weights ?? cell.weights)],
@@ -172,6 +174,10 @@ function origin(cell, identity = {}) {
     ["data", digest(from, identity.data)],
     ["samples", identity.limit ? `the first ${identity.limit}` : "limit" in identity ? "all" : null],
     ["computed in", settings.filter(Boolean).join(", ")],
+    ["pixels of an image", words(identity.pixels ?? cell.pixels)],
+    ["frames of a video", words(identity.film ?? cell.film)],
+    ["decoding", words(identity.decoding ?? cell.decoding)],
+    ["scored by", words(cell.judge)],
     ["batch size", words(identity.batch_size ?? cell.batch_size)],
   ];
   const sessions = cell.provenance?.length ? cell.provenance : [made];

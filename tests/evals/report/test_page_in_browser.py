@@ -163,6 +163,10 @@ def test_rows_are_found_by_name_and_by_budget(browser: Any) -> None:
         assert details.find_element("css selector", "summary .count").text == "(1 of 6 rows)"
         details.find_element("css selector", "summary").click()
         assert texts(details, "tbody tr:not(.section) td:nth-child(2)") == ["trained"]
+    # Their fields open the score that they are of.
+    button = next(one for one in all_of(browser, "#results > details td button") if one.is_displayed())
+    button.click()
+    assert all_of(browser, "#detail-title")[0].text == "GQA: trained on tuned"
 
 
 def found_by(browser: Any, words: str) -> list[str]:
