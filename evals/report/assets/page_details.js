@@ -138,7 +138,8 @@ function words(value) {
   const separator = typeof value[0] === "object" ? "; " : ", ";
   if (Array.isArray(value)) return value.map((one) => words(one) ?? "none").join(separator);
   if (typeof value !== "object") return String(value);
-  return Object.entries(value).map(([name, one]) => `${name}: ${words(one) ?? "none"}`).join(", ");
+  const inside = (one) => (Array.isArray(one) ? `[${words(one)}]` : words(one) ?? "none");
+  return Object.entries(value).map(([name, one]) => `${name}: ${inside(one)}`).join(", ");
 }
 
 /** A text whose addresses are links. */

@@ -167,6 +167,7 @@ def test_rows_are_found_by_name_and_by_budget(browser: Any) -> None:
     button = next(one for one in all_of(browser, "#results > details td button") if one.is_displayed())
     button.click()
     assert all_of(browser, "#detail-title")[0].text == "GQA: trained on tuned"
+    assert "filters: [" in all_of(browser, "#detail")[0].text
 
 
 def found_by(browser: Any, words: str) -> list[str]:
