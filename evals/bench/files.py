@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.store.folders import DOCUMENT
 from hidrop import strict_json
 from hidrop.atomic_file import make_folder, write_atomically
+from hidrop.errors import UserError
 from hidrop.regular_files import Unreadable, read_text
 
 if TYPE_CHECKING:
@@ -76,12 +78,40 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
 
 def listed(folder: Path) -> Iterator[tuple[Path, BenchDocument | TrainingDocument]]:
     """Every file of bench and bench-train in `folder` or two levels below. Raises UserError for a damaged one."""
-    from evals.bench.document import BENCH, TRAINING
-
     for path in sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}*.json")):
         found = _mapping(path)
         if found is not None and "rows" in found and ("ceilings" in found or found.get("kind") == "training"):
-            yield path, (TRAINING if found.get("kind") == "training" else BENCH).read(path)
+            yield path, read(path)
+
+
+def at(place: Path) -> list[Path] | None:
+    """The files that a user means by a path: a file, or the JSON files right in a folder that is no results folder.
+
+    None for any other folder.
+    """
+    if place.suffix == ".json" and not place.is_dir():
+        return [place]
+    if any((place / name).exists() for name in (DOCUMENT, "samples")):
+        return None
+    return sorted(place.glob("*.json")) or None
+
+
+def read(path: Path) -> BenchDocument | TrainingDocument:
+    """A file of bench or of bench-train. Raises UserError for any other, with the file and the way out."""
+    from evals.bench.document import BENCH, TRAINING
+
+    if path.name == DOCUMENT:
+        raise UserError(f"{path}: the table of a results folder, no file of bench. Name the folder: {path.parent}")
+    found = _mapping(path)
+    return (TRAINING if found and found.get("kind") == "training" else BENCH).read(path)
+
+
+def read_all(paths: Sequence[Path]) -> dict[Path, BenchDocument | TrainingDocument]:
+    """The documents by path. Raises UserError like `read`, and for a file that is given twice."""
+    whole = [path.resolve() for path in paths]
+    if twice := next((path for path, one in zip(paths, whole, strict=True) if whole.count(one) > 1), None):
+        raise UserError(f"{twice}: given twice. Name each file of bench once, or its folder alone")
+    return {path: read(path) for path in paths}
 
 
 def entry(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,21 +1,28 @@
-"""The HTML page of a file of bench: the answer, figures, and all numbers of each point."""
+"""HTML of files of bench: the page of one file, a page of several, and their part of a page of results."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from evals.bench import figures
+from evals.bench import figures, training_table
 from evals.bench.answer import EXPLAINED as ANSWERS
 from evals.bench.answer import answers, points_of, where
-from evals.bench.document import BenchDocument, BenchRow
+from evals.bench.document import BenchDocument, BenchRow, TrainingDocument
 from evals.bench.text import part
 from evals.report.embedded import policy
+from evals.report.measured_speed import MeasuredSpeed, TimedFile, TimedTable
 from evals.report.page import ASSETS
 from evals.report.provenance import facts
 from evals.report.units import MISSING, millis, ratio
 from hidrop.atomic_file import write_atomically
-from hidrop.visible import visible_values
+from hidrop.visible import visible, visible_values
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+TITLE = "Measured speed"
 NOTES = (
     ("Worth it", " ".join(ANSWERS.split())),
     ("TTFT, TPOT, ITL, E2EL", "time to first token, with vision tower and projector; time per output token, the mean "
@@ -40,28 +47,99 @@ def write(document: BenchDocument, path: Path) -> Path:
     return path
 
 
+def write_several(speed: MeasuredSpeed, path: Path) -> Path:
+    """Write a page of several files to `path`."""
+    template, style = _template("speed.html.jinja"), _style()
+    write_atomically(path, template.render(title=TITLE, speed=speed, policy=policy(style=style), style=style))
+    return path
+
+
 def html(document: BenchDocument) -> str:
-    from jinja2 import Environment, FileSystemLoader
-
-    from evals.report import figure_style
-
-    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    style = (ASSETS / "page.css").read_text(encoding="utf-8")
-    document = visible_values(document)
-    points = []
-    for point, rows in points_of(document["rows"]).items():
-        tables = [("Times and limits", *times_table(rows)), ("Cost of a request", *cost_table(rows))]
-        points.append((where(point), answers(rows), tables))
-    return environment.get_template("bench.html.jinja").render(
-        document=document,
-        points=points,
-        figures=[
-            (name, figures.TITLES[name], figure_style.svg(figure, name)) for name, figure in figures.drawn(document)
-        ],
-        notes=[*NOTES, ("Hardware", facts(document["hardware"])), ("Versions", facts(document["versions"]))],
+    style, file = _style(), _of_bench(visible_values(document))
+    return _template("bench.html.jinja").render(
+        document=visible_values(document),
+        file=file,
+        notes=[*NOTES, ("Hardware", file.machine), *file.facts],
         policy=policy(style=style),
         style=style,
     )
+
+
+def _style() -> str:
+    return (ASSETS / "page.css").read_text(encoding="utf-8")
+
+
+def _template(name: str) -> Template:
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(name)
+
+
+def measured_speed(documents: Mapping[Path, BenchDocument | TrainingDocument]) -> MeasuredSpeed:
+    """Files of bench and bench-train by their path, ready for a page. Figures are drawn here, which takes seconds."""
+    files = []
+    for number, (path, document) in enumerate(documents.items(), start=1):
+        shown: Any = visible_values(document)
+        name = visible(path.name)
+        training = shown.get("kind") == "training"
+        files.append(_of_training(shown, name) if training else _of_bench(shown, name, f"timed-{number}-"))
+    training = any(document.get("kind") == "training" for document in documents.values())
+    return MeasuredSpeed(files, [*NOTES, *(training_table.NOTES if training else ())])
+
+
+def _of_bench(document: BenchDocument, name: str = "", prefix: str = "") -> TimedFile:
+    """prefix: what the ids of its figures begin with, for a page with figures of other files."""
+    from evals.report import figure_style
+
+    points = points_of(document["rows"])
+    lost = [one for one in document["points"] if one["out_of_memory"]]
+    missing = f"{document['points_left']} points are missing" if document["points_left"] else ""
+    compiled = ", compiled" if document["compiled"] else ""
+    return TimedFile(
+        name=name,
+        title=f"{document['model']} in {document['dtype']}{compiled}, {document['date'][:10]}",
+        machine=facts(document["hardware"]),
+        facts=_facts(
+            document,
+            ("Weights", {"checkpoint": "a checkpoint", "random weights": "random"}.get(str(document["source"]), "")),
+            ("Rounds", " / ".join(sorted({str(row["repeats"]) for row in document["rows"]}))),
+            ("Attention", document["attention"]),
+            ("Out of memory", "; ".join(where((one["images"], one["text_tokens"], one["batch"])) for one in lost)),
+            ("Unfinished", missing),
+        ),
+        answers=[(where(point), answers(rows)) for point, rows in points.items()],
+        tables=list(_tables(points)),
+        figures=[
+            (figures.TITLES[kind], figure_style.svg(figure, prefix + kind)) for kind, figure in figures.drawn(document)
+        ],
+    )
+
+
+def _of_training(document: TrainingDocument, name: str) -> TimedFile:
+    model = document["model"].removeprefix("train-")
+    return TimedFile(
+        name=name,
+        title=f"Training steps of {model} in {document['dtype']}, {document['date'][:10]}",
+        machine=facts(document["hardware"]),
+        facts=_facts(document),
+        answers=[],
+        tables=[TimedTable("Steps", training_table.HEADINGS, training_table.sections(document))],
+        figures=[],
+    )
+
+
+def _facts(document: BenchDocument | TrainingDocument, *more: tuple[str, str]) -> list[tuple[str, str]]:
+    found = [("Versions", facts(document["versions"])), ("Commit", document["commit"] or ""), *more]
+    return [(topic, text) for topic, text in found if text]
+
+
+def _tables(points: Mapping[tuple[int, int, int], list[BenchRow]]) -> Iterable[TimedTable]:
+    """The tables of a file, with a section for each point; without those that have no rows."""
+    for title, of in (("Times and limits", times_table), ("Cost of a request", cost_table)):
+        found = [(where(point), *of(rows)) for point, rows in points.items()]
+        if any(lines for _, _, lines in found):
+            yield TimedTable(title, found[0][1], [(point, lines) for point, _, lines in found])
 
 
 def times_table(rows: list[BenchRow]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from evals.bench import TRAINING_SCHEMA
+from evals.bench import TRAINING_SCHEMA, training_table
 from evals.bench.bars import Bar
 from evals.bench.inference import chosen_layers
 from evals.plain_table import aligned
@@ -28,14 +28,10 @@ from hidrop.runtime import reduce
 from hidrop.runtime.layout import IGNORED
 
 if TYPE_CHECKING:
-    from evals.bench.document import TrainingDocument
+    from evals.bench.document import StepRow, TrainingDocument
 
 CHECKPOINTED = " (checkpointing)"
 PAPER_BATCH = 16  # samples per GPU of LLaVA's second stage
-HEADINGS = (
-    "method", "tokens", "step ms (p95)", "samples/s", "speed-up", "layerwise limit", "reached", "activations MiB",
-    "peak MiB",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -258,29 +254,15 @@ def document(batches: Sequence[Steps], **facts: Any) -> TrainingDocument:
     return cast("TrainingDocument", made)
 
 
-def _row(one: Step) -> dict[str, Any]:
+def _row(one: Step) -> StepRow:
     lists = {"entering": list(one.entering), "text": list(one.text)}
-    return {**asdict(one), **lists, "of_layerwise": one.of_layerwise}
+    return cast("StepRow", {**asdict(one), **lists, "of_layerwise": one.of_layerwise})
 
 
 def table(steps: Steps) -> str:
-    lines, batch = [HEADINGS], len(steps.text)
-    for one in steps.measured:
-        ideal = ("-", "-") if one.of_layerwise is None else (f"{one.layerwise:.2f}x", f"{one.of_layerwise:.3f}")
-        lines.append(
-            (
-                one.label,
-                f"{sum(one.entering) / len(one.entering):.1f}",
-                f"{one.step_ms.median:.0f} ({one.step_ms.p95:.0f})",
-                f"{1000 * batch / one.step_ms.median:.2f}",
-                "-" if one.speed_up is None else f"{one.speed_up:.2f}x",
-                *ideal,
-                f"{one.activation_bytes / 2**20:.0f}",
-                f"{one.peak_bytes / 2**20:.0f}",
-            )
-        )
+    lines = [training_table.HEADINGS, *(training_table.cells(_row(one)) for one in steps.measured)]
     lost = [f"{label}: out of memory" for label in steps.out_of_memory]
-    return "\n".join([f"{batch} samples of {steps.text} text tokens", *aligned(lines), *lost])
+    return "\n".join([training_table.batch_words(steps.text), *aligned(lines), *lost])
 
 
 def bars(steps: Steps, *, cuda: bool) -> list[Bar]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evals.cli import ablations, analysis, bench, folders, methods, new_method, reproduction, run, tasks, train
+from evals.cli import ablations, analysis, bench, folders, methods, new_method, report, reproduction, run, tasks, train
 from evals.cli.command import Commands, Ready, as_flag, unwrapped
 from evals.cli.exit_codes import DONE
 from evals.cli.options import BUNDLED, option
@@ -24,6 +24,7 @@ GROUPS = (
     ablations.COMMANDS,
     train.COMMANDS,
     new_method.COMMANDS,
+    report.COMMANDS,
     folders.COMMANDS,
     reproduction.COMMANDS,
 )

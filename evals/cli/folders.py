@@ -1,4 +1,4 @@
-"""Commands on results folders and files of bench: report, ls, view, compare, export, doctor, agree, export-tasks."""
+"""Commands on results folders and files of bench: ls, view, compare, export, doctor, agree, export-tasks."""
 
 from __future__ import annotations
 
@@ -17,110 +17,6 @@ from hidrop.regular_files import own_folder
 COMMANDS = Group("Use results")
 
 Folder = Annotated[Path, argument("DIR", "A results folder.")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions(Options):
-    folder: Annotated[Path, argument("DIR", "A results folder, or a file of bench.")]
-    others: Annotated[
-        list[Path] | None, argument("[DIR ...]", "More results folders, for one page of all of them (with --out).")
-    ] = None
-    tables: Annotated[bool, flag("--tables", "Write tables only, no figures and no page.")] = False
-    samples: Annotated[
-        int | None, option("--samples", "N", "Samples of each task on the page (default: 48).", min=0)
-    ] = None
-    out: Annotated[Path | None, option("--out", "DIR", "Folder of the files (default: the results folder).")] = None
-
-
-@COMMANDS.command("report", example="results/mini")
-def report(options: ReportOptions) -> int:
-    """Write tables, figures and an HTML page of results.
-
-    DIR is a results folder, or a file of bench, whose page is written next to it. The table of a folder is checked
-    against the journals, if they are there. Without them the page keeps the samples that it shows. Several folders
-    make one page in --out, with every row of every run.
-    """
-    options.loading(f"{options.folder}: loading libraries")
-    if options.others:
-        return report_of_several(options, [options.folder, *options.others])
-    if options.folder.suffix == ".json" and not options.folder.is_dir():
-        return bench_report(options)
-    from evals import report
-    from evals.report import figures, page
-    from evals.store.folders import DOCUMENT, contradiction_with, read_document
-    from evals.store.lock import locked
-    from evals.store.result_document import RESULTS
-    from evals.tasks.registry import add_files
-
-    out = options.out or options.folder
-    with locked(out):
-        document = read_document(options.folder)
-        add_files(document.get("own_tasks", {}))
-        if problem := contradiction_with(options.folder, document):
-            raise UserError(f"{options.folder / DOCUMENT}: {problem}. {RESULTS.remedy(str(options.folder / DOCUMENT))}")
-        paths = []
-        if not options.tables:  # the page first: it can refuse
-            own_folder(out / "figures")
-            samples = page.SAMPLES if options.samples is None else options.samples
-            paths += [page.write(document, options.folder, samples=samples, out=out)]
-            paths += figures.write(document, out / "figures")
-        paths = report.write(document, out) + paths
-    report.show(document, options.stream)
-    options.say(written(*paths))
-    options.document(document)
-    return DONE
-
-
-def report_of_several(options: ReportOptions, folders: list[Path]) -> int:
-    """One page of several results folders."""
-    from evals.report import page
-    from evals.report.several import runs_of
-    from evals.store.folders import DOCUMENT, contradiction_with, read_document
-    from evals.store.lock import locked
-    from evals.store.result_document import RESULTS
-    from evals.tasks.registry import add_files
-
-    if options.out is None:
-        raise UserError("several results folders make one page: say where with --out DIR")
-    if options.tables:
-        raise UserError("--tables is for one results folder: give several to write one page of them")
-    if wrong := next((folder for folder in folders if folder.suffix == ".json" and not folder.is_dir()), None):
-        raise UserError(f"{wrong}: a file of bench has a page of its own. Name results folders, or this file alone")
-    documents = []
-    for folder in folders:
-        document = read_document(folder)
-        add_files(document.get("own_tasks", {}))
-        if problem := contradiction_with(folder, document):
-            raise UserError(f"{folder / DOCUMENT}: {problem}. {RESULTS.remedy(str(folder / DOCUMENT))}")
-        documents.append(document)
-    runs = runs_of(folders, documents)
-    with locked(options.out):
-        samples = page.SAMPLES if options.samples is None else options.samples
-        path = page.write_several(runs, options.out, samples=samples)
-    options.say(written(path))
-    options.document({"runs": {run.name: str(run.folder) for run in runs}, "page": str(path)})
-    return DONE
-
-
-def bench_report(options: ReportOptions) -> int:
-    """The page of a file of bench, next to it or in --out, and the answer on the terminal."""
-    from evals.bench import page, text
-    from evals.bench.answer import points_of
-    from evals.bench.document import BENCH
-    from hidrop.atomic_file import make_folder
-
-    if options.tables or options.samples is not None:
-        raise UserError(
-            f"{options.folder}: --tables and --samples are for results folders, and this is a file of bench"
-        )
-    document, out = BENCH.read(options.folder), options.out or options.folder.parent
-    make_folder(out)
-    path = page.write(document, out / f"{options.folder.stem}.html")
-    for rows in points_of(document["rows"]).values():
-        options.say(text.short_text(rows) + "\n")
-    options.say(written(path))
-    options.document(document)
-    return DONE
 
 
 @dataclass(frozen=True, kw_only=True)

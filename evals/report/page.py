@@ -18,6 +18,7 @@ from evals.report import flip_lists, headline, several
 from evals.report.columns import task_name
 from evals.report.embedded import policy, themed
 from evals.report.files import finite
+from evals.report.measured_speed import MeasuredSpeed
 from evals.report.method_looks import looks_of, own_look, shown_name, symbol
 from evals.report.page_data import KINDS, pack, unpack
 from evals.report.page_samples import PageSamples, kinds_of, page_samples, with_panels
@@ -59,16 +60,23 @@ FIGURES = {
 }
 
 
-def write(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out: Path | None = None) -> Path:
+def write(
+    document: ResultDocument,
+    folder: Path,
+    *,
+    samples: int = SAMPLES,
+    out: Path | None = None,
+    speed: MeasuredSpeed | None = None,
+) -> Path:
     """Write report.html into `out` (default: `folder`), with up to `samples` samples of each task from its journals.
 
-    If the journals are missing (they are not committed), the page keeps the samples of the existing report.html. Raises
-    UserError for a damaged journal, and if the existing page shows something that is not there any more; samples 0
-    drops it.
+    `speed`: files of bench, in a section of their own. If the journals are missing (they are not committed), the page
+    keeps the samples of the existing report.html. Raises UserError for a damaged journal, and if the existing page
+    shows something that is not there any more; samples 0 drops it.
     """
     path = (out or folder) / NAME
-    text = html(document, folder, samples=samples, out=out)
-    before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    text = html(document, folder, samples=samples, out=out, speed=speed)
+    before = _before(path)
     if samples and (lost := lost_samples(before, text, document)):
         raise UserError(
             f"{path}: it shows {lost}, which {folder} does not have any more. Bring back its samples/ and its data, "
@@ -78,7 +86,14 @@ def write(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out
     return path
 
 
-def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out: Path | None = None) -> str:
+def html(
+    document: ResultDocument,
+    folder: Path,
+    *,
+    samples: int = SAMPLES,
+    out: Path | None = None,
+    speed: MeasuredSpeed | None = None,
+) -> str:
     """The HTML that `write` writes. The same folder gives the same text."""
     document = visible_values(finite(document))
     found = page_samples(document, folder, samples=samples, room=IMAGE_BYTES, answers_room=ANSWER_BYTES)
@@ -87,20 +102,32 @@ def html(document: ResultDocument, folder: Path, *, samples: int = SAMPLES, out:
         found = next(filter(None, earlier), found)
     if any(not isinstance(found.flips.get(cell_key(cell)), list) for cell in document["cells"]):
         found.flips |= _table_flips(document, folder)
-    return _rendered(document, found, report_notes(document), {name: document.get(name) for name in MADE})
+    return _rendered(document, found, report_notes(document), {name: document.get(name) for name in MADE}, speed)
 
 
-def write_several(runs: Sequence[several.Run], out: Path, *, samples: int = SAMPLES) -> Path:
-    """Write report.html of several runs into `out`; their samples come from their journals.
-
-    Raises UserError for a damaged journal, and if `out` has the page of something else: that page keeps samples.
-    """
+def check_title(path: Path, title: str) -> None:
+    """Raises UserError if `path` is the page of something else: that page keeps samples."""
     from markupsafe import escape
 
-    path, document = out / NAME, several.merged(runs)
-    before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    if before and f"<title>{escape(visible(document['matrix']))}: hidrop</title>" not in before:
+    before = _before(path)
+    if before and f"<title>{escape(visible(title))}: hidrop</title>" not in before:
         raise UserError(f"{path}: it is the page of another run. Choose another folder with --out")
+
+
+def _before(path: Path) -> str:
+    """The page that is there; an empty text without one."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def write_several(
+    runs: Sequence[several.Run], out: Path, *, samples: int = SAMPLES, speed: MeasuredSpeed | None = None
+) -> Path:
+    """Write report.html of several runs into `out`; their samples come from their journals. `speed`: as in `write`.
+
+    Raises UserError for a damaged journal, and if `out` has the page of something else.
+    """
+    path, document = out / NAME, several.merged(runs)
+    check_title(path, document["matrix"])
     make_folder(out)
     document = visible_values(finite(document))
     places = several.places_of(runs)
@@ -109,7 +136,7 @@ def write_several(runs: Sequence[several.Run], out: Path, *, samples: int = SAMP
     found.notes = [note for note in found.notes if not note.startswith("no samples")]
     found.notes += [f"samples of {name}: its samples/ is missing" for name in without if samples]
     made = several.facts(runs, MADE)
-    write_atomically(path, _rendered(document, found, several.captions(runs), visible_values(finite(made))))
+    write_atomically(path, _rendered(document, found, several.captions(runs), visible_values(finite(made)), speed))
     return path
 
 
@@ -128,7 +155,11 @@ def _table_flips(document: ResultDocument, folder: Path) -> flip_lists.Lists:
 
 
 def _rendered(
-    document: ResultDocument, found: PageSamples, notes: Sequence[tuple[str, str]], made: Mapping[str, Any]
+    document: ResultDocument,
+    found: PageSamples,
+    notes: Sequence[tuple[str, str]],
+    made: Mapping[str, Any],
+    speed: MeasuredSpeed | None,
 ) -> str:
     """The page's text. notes: (topic, sentence) pairs on how to read it. made: what made the numbers."""
     from jinja2 import Environment, FileSystemLoader
@@ -151,6 +182,7 @@ def _rendered(
         methods=_methods_of_rows(document),
         figures=_figures(document),
         symbols=_symbols(document),
+        speed=speed,
         notes=[*notes, *(("Not shown", visible(note)) for note in found.notes)],
         policy=policy(style=style, script=script),
         style=style,

@@ -50,7 +50,7 @@ function sortable(table) {
 function filter() {
   const fits = query(filterForm.text.value), section = filterForm.section.value;
   let shown = 0, all = 0;
-  for (const table of sheets) {
+  for (const table of sheets.filter((one) => one.closest("#results"))) {
     let own = 0;
     const rows = table.querySelectorAll("tbody tr:not(.section)");
     for (const row of rows) {
@@ -226,7 +226,7 @@ for (const table of sheets) {
   box.addEventListener("scroll", () => hintAt(box), { passive: true });
 }
 addEventListener("resize", fitTables);
-for (const part of document.querySelectorAll("#results > details")) part.addEventListener("toggle", fitTables);
+for (const part of document.querySelectorAll("#results > details, #speed details")) part.addEventListener("toggle", fitTables);
 
 parts.push({
   write(parameters) {

@@ -92,9 +92,12 @@ def test_the_other_pages_are_accessible(chromium: Any, tmp_path: Path) -> None:
     bench = bench_page.write(
         BENCH.read(next(Path("results/bench").glob("bench-400m-*-t500-*.json"))), tmp_path / "b.html"
     )
+    timed = [BENCH.read(path) for path in (next(Path("results/bench").glob("bench-400m-*-t500-*.json")),) * 2]
+    speed = bench_page.measured_speed({Path(f"{number}.json"): one for number, one in enumerate(timed)})
+    several = bench_page.write_several(speed, tmp_path / "c.html")
     viewed = tmp_path / "viewer.html"
     viewed.write_text(Pages(Path("results")).page("/") or "", encoding="utf-8")
-    for path in (analysis, bench, viewed):
+    for path in (analysis, bench, several, viewed):
         chromium.get(path.as_uri())
         assert violations(chromium) == [], path.name
 

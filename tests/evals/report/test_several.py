@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from evals.bench.figures import TITLES
 from evals.cli import main
 from evals.report import page
 from evals.report.rows import rows_of
@@ -56,11 +57,80 @@ def test_several_runs_need_a_place_and_are_not_written_over_another_page(
     (tmp_path / page.NAME).write_text("<title>mine: hidrop</title>")
     assert main(["report", str(little), second, "--out", str(tmp_path)]) == 2
     assert "it is the page of another run" in capsys.readouterr().err
-    assert main(["report", str(little), "a.json", "--out", str(tmp_path)]) == 2
-    assert "a.json: a file of bench has a page of its own" in capsys.readouterr().err
     assert main(["report", str(little), second, "--out", str(both[0].parent), "--quiet"]) == 0, (
         "its own page is replaced"
     )
+
+
+BENCH = Path("results/bench")
+TIMED, TRAINED = (
+    BENCH / "llava-1.5-7b-bfloat16-nvidia-h200.json",
+    BENCH / "train-bench-400m-float32-amd-epyc-2-threads.json",
+)
+
+
+def test_files_of_bench_have_a_section_of_their_own_for_each_machine(
+    little: Path, both: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, one = tmp_path / "alone", tmp_path / "one"
+    (folder := tmp_path / "timed").mkdir()
+    for path in (TIMED, TRAINED):
+        shutil.copy(path, folder)
+    assert main(["report", str(folder), "--out", str(alone), "--quiet"]) == 0
+    assert main(["report", str(little), str(folder), "--out", str(one), "--samples", "2", "--quiet"]) == 0
+    assert main(["report", str(little), str(both[1]), str(TIMED), "--out", str(tmp_path / "three"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["bench"] == [str(TIMED)] and set(printed["runs"]) == {little.name, "second"}
+    for out in (alone, one, tmp_path / "three"):
+        text = (out / page.NAME).read_text()
+        _, section = text.split('<section id="speed"')
+        section, *_ = section.split("</section>")
+        assert "NVIDIA H200" in section and "torch 2.11.0" in section and TIMED.name in section
+        assert "llava-1.5-7b in bfloat16, 2026-11-27" in section and "<td>hidrop (captured)</td>" in section
+        assert TITLES["possible"] in section
+        trained = out != tmp_path / "three"
+        assert section.count("<h3>") == 1 + trained and ("Training steps of bench-400m" in section) == trained
+    assert data_of((one / page.NAME).read_text())["tasks"], "the samples of the run are there too"
+    assert main(["report", str(folder), "--out", str(alone), "--quiet"]) == 0, "its own page is replaced"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{", "x.json: not JSON"),
+        ('{"schema": 2, "kind": "study"}', "x.json: not a file of the command bench, but a file of kind 'study'"),
+        ('{"schema": 2, "kind": "training"}', "x.json: not a file of the command bench-train: "),
+        ("[1]", "x.json: not a file of the command bench: it has no schema number. `"),
+    ],
+)
+def test_what_is_no_file_of_bench_is_refused_before_anything_is_written(
+    content: str, problem: str, little: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bad := tmp_path / "x.json").write_text(content)
+    out = tmp_path / "out"
+    for places in ([tmp_path], [little, bad], [TIMED, bad]):
+        assert main(["report", *map(str, places), "--out", str(out)]) == 2
+        assert problem in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_files_of_bench_are_refused_where_they_do_not_belong(
+    little: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, out = str(TIMED), ["--out", str(tmp_path / "out")]
+    for line, problem in (
+        ([str(little / "leaderboard.json"), place, *out], f"Name the folder: {little}"),
+        ([place, str(BENCH), *out], f"{place}: given twice"),
+        ([place, str(TRAINED)], "say where with --out DIR"),
+        ([place, str(TRAINED), *out, "--samples", "3"], "--samples is for results folders"),
+        ([place, "none.json", *out], "none.json: cannot be read"),
+    ):
+        assert main(["report", *line]) == 2
+        assert problem in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / page.NAME).write_text("<title>mine: hidrop</title>")
+    assert main(["report", place, str(TRAINED), "--out", str(tmp_path)]) == 2
+    assert "it is the page of another run" in capsys.readouterr().err
 
 
 def test_runs_whose_scores_cannot_be_compared_are_refused() -> None:
