@@ -128,10 +128,19 @@ def _wrong(problem: str, mark: Any) -> yaml.MarkedYAMLError:
 
 def read(path: Path, name: str) -> dict[str, Any]:
     """The mapping in the file at `path`. Raises UserError, with `name` and line, for anything else."""
+    return mapping(text_of(path, name), name)
+
+
+def text_of(path: Path, name: str) -> str:
+    """The text of the file at `path`. Raises UserError, with `name`, if it cannot be read."""
     try:
-        text = read_text(path, MOST_BYTES)
+        return read_text(path, MOST_BYTES)
     except Unreadable as reason:
         raise UserError(f"{name}: cannot be read: {reason}") from None
+
+
+def mapping(text: str, name: str) -> dict[str, Any]:
+    """The mapping in a YAML text. Raises UserError, with `name` and line, for anything else."""
     data = value(text, name)
     if not isinstance(data, dict):
         raise UserError(f"{name}: must be a mapping of fields, as in the bundled files")

@@ -46,7 +46,8 @@ class VerifyOptions(Options):
     seed: Annotated[int, option("--seed", "N", "Seed of the draw.", min=0)] = 0
     only: Annotated[str | None, option("--only", "PATTERN", "Draw from cells whose model/method/task matches.")] = None
     matrix: Annotated[
-        str | None, option("--matrix", "FILE", "The matrix (default: the one that the folder names).")
+        str | None,
+        option("--matrix", "FILE", "The matrix (default: as the run read it, or the one that the folder names)."),
     ] = None
     workers: Workers = None
 
@@ -79,8 +80,11 @@ def verify(options: VerifyOptions) -> int:
     )
     each = "" if options.samples is None else f", {options.samples} samples of each"
     options.say(f"{options.folder}: {len(drawn)} of {len(known)} finished cells{each}, drawn with seed {options.seed}")
+    options.say(f"matrix: {file}")
     console = Console(stderr=True, quiet=options.quiet)
     found = verification.verify(options.folder, matrix, drawn, workers=options.workers, console=console)
     options.say(found.text())
-    options.document({**dataclasses.asdict(found), "seed": options.seed, "finished": len(known), "same": found.same})
+    options.document(
+        {**dataclasses.asdict(found), "file": file, "seed": options.seed, "finished": len(known), "same": found.same}
+    )
     return DONE if found.same else SOME_FAILED

@@ -167,6 +167,7 @@ class Matrix(StrictModel):
     budget_reading: Reading = "average"
     profile: ProfileSettings | None = ProfileSettings()  # null: measure no time
     _file: str = PrivateAttr(default="matrix")
+    _text: str = PrivateAttr(default="")
     _groups: dict[str, tuple[str, ...]] = PrivateAttr(default_factory=dict)
 
     @property
@@ -178,6 +179,11 @@ class Matrix(StrictModel):
     def file(self) -> str:
         """The name of the matrix file, for messages."""
         return self._file
+
+    @property
+    def text(self) -> str:
+        """The matrix file's content."""
+        return self._text
 
     def task_spec(self, task: str) -> TaskSpec:
         """A task of this matrix with its data and protocol, for `evals.tasks`. Raises UserError like TaskSpec."""
@@ -388,7 +394,8 @@ def load_matrix(name: str | Path, *, limit: int | None = None) -> Matrix:
     Raises UserError with one line for each problem, with its place in the file.
     """
     path = find(str(name))
-    data = strict_yaml.read(path, path.name)
+    text = strict_yaml.text_of(path, path.name)
+    data = strict_yaml.mapping(text, path.name)
     data.setdefault("name", path.stem)
     if limit is not None:
         data["limit"] = limit
@@ -403,7 +410,7 @@ def load_matrix(name: str | Path, *, limit: int | None = None) -> Matrix:
         wrong = [line for block in strict_yaml.problems(error, Matrix) for line in block.splitlines()] + wrong
     if wrong:
         raise UserError("\n".join(f"{path.name}: {line}" for line in wrong))
-    matrix._file, matrix._groups = path.name, groups
+    matrix._file, matrix._text, matrix._groups = path.name, text, groups
     return matrix
 
 

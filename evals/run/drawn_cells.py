@@ -19,6 +19,7 @@ from evals.matrix.resolve import MatrixRow
 from evals.matrix.schema import AUTO, Cell, Matrix, load_matrix
 from evals.run.cell_journals import CellJournals
 from evals.run.engine import Engine
+from evals.store import kept_matrix
 from evals.store.cell_files import finished
 from evals.store.folders import read_document, samples_file
 from evals.store.journal import Lines, canonical
@@ -49,13 +50,17 @@ class Drawn:
 
 
 def matrix_file(folder: Path, document: ResultDocument, named: str | None) -> str:
-    """The matrix of a results folder: `named`, the folder's own matrix.yaml, the one of its command, or a bundled one.
+    """The matrix of a results folder.
+
+    `named`, the folder's own matrix.yaml, the one that its last run kept, the one of its command, or a bundled one.
 
     Raises UserError if there is none.
     """
     own = folder / "matrix.yaml"
     if named or own.is_file():
         return named or str(own)
+    if found := kept_matrix.kept(folder, document["matrix"]):
+        return str(found)
     places = [*_of_command(document.get("command", "")), document["matrix"]]
     for place in places:
         if Path(place).is_file() or (BUNDLED / _file_name(place)).is_file():

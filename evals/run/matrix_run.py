@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import yaml
 
 from evals.matrix.schema import Cell, Matrix, load_matrix
+from evals.store.kept_matrix import keep
 from evals.store.lock import TABLES, InUse, locked
 from evals.store.result_document import ResultDocument
 from hidrop.atomic_file import write_atomically
@@ -113,6 +114,7 @@ def run_matrix(options: RunOptions) -> Finished | None:
     with ExitStack() as stack:
         if processes.main:
             stack.enter_context(locked(out, shared=options.share, patience=WRITING if options.share else 0.0))
+            keep(out, matrix.name, matrix.text)
         progress = stack.enter_context(Progress(console, len(cells), {cell.key: cell.samples for cell in cells}))
         pause = stack.enter_context(gently())
         work = partial(

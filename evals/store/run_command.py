@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from evals.store.kept_matrix import kept
 from hidrop.program import program
 
 # The files of bundled matrices. Their names are the names of their folders in results/.
@@ -19,7 +20,7 @@ def run_command(folder: Path) -> str:
     elif (BUNDLED / f"{folder.name}.yaml").is_file():
         matrix = folder.name
     else:
-        matrix = "MATRIX"
+        matrix = str(kept(folder) or "MATRIX")
     out = [] if folder == Path("results") / matrix else ["--out", str(folder)]
     return shlex.join([*program().split(), "run", matrix, *out])
 

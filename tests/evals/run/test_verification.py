@@ -15,6 +15,7 @@ from evals.store.cell_files import place
 from evals.store.folders import read_document, samples_file
 from evals.store.journal import Lines
 from evals.store.result_document import cell_key
+from evals.store.run_command import run_command
 from tests.evals.run.small_matrix import small_matrix
 
 KEY = "vanilla/fastv/pope"
@@ -150,6 +151,17 @@ def test_a_cell_that_is_another_one_today_is_refused(
     assert code == 2 and message in text
 
 
+def test_a_run_keeps_its_matrix_as_it_read_it_and_verify_takes_it(
+    measured: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = results / "samples" / "small.yaml"
+    assert kept.read_text() == (measured / "small.yaml").read_text()
+    assert main(["verify", str(results), "--only", KEY, "--samples", "2", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert f"matrix: {kept}" in captured.err and json.loads(captured.out.splitlines()[-1])["file"] == str(kept)
+    assert run_command(results) == f"run.py run {kept} --out {results}"
+
+
 def test_a_folder_that_cannot_be_run_again_is_refused_in_words(
     measured: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +173,7 @@ def test_a_folder_that_cannot_be_run_again_is_refused_in_words(
     document = read_document(results)
     document["command"] = "run.py run gone.yaml --out out"  # type: ignore[typeddict-unknown-key]
     (results / "leaderboard.json").write_text(json.dumps(document))
+    (results / "samples" / "small.yaml").unlink()  # as in folders of earlier versions
     assert "its matrix 'small' is not a bundled one, and gone.yaml of its command is not here" in refused(str(results))
     assert "mini: its name is 'mini', and" in refused(str(results), "--matrix", "mini")
     text = (measured / "small.yaml").read_text()
