@@ -9,7 +9,7 @@ from typing import Annotated
 
 from evals.cli.command import Group
 from evals.cli.exit_codes import DONE, SOME_FAILED
-from evals.cli.options import Options, Workers, argument, option
+from evals.cli.options import Options, Workers, argument, flag, option
 
 COMMANDS = Group("Check results")
 
@@ -19,6 +19,7 @@ class ReferenceOptions(Options):
     task: Annotated[str | None, option("--task", "TASK", "Only this task, such as gqa.")] = None
     method: Annotated[str | None, option("--method", "METHOD", "Only this method, such as fastv.")] = None
     model: Annotated[str | None, option("--model", "MODEL", "Only this model, such as llava-1.5-7b.")] = None
+    all: Annotated[bool, flag("--all", "Print everything, in more than a thousand lines.")] = False
 
 
 @COMMANDS.command("reference", example="--model llava-1.5-7b --task gqa --method fastv")
@@ -26,12 +27,14 @@ def reference(options: ReferenceOptions) -> int:
     """Print published numbers with their sources.
 
     Scores as papers and other people's runs print them, the methods' published settings with their average tokens, and
-    the runs whose answers are public. Averages are visual tokens over all layers: ~ is inferred, ? is unknown.
+    the runs whose answers are public. Averages are visual tokens over all layers: ~ is inferred, ? is unknown. Without
+    --model, --method, --task or --all it prints how much there is; --json has everything in any case.
     """
     from evals.report.published_list import known
 
     found = known(options.model, options.method, options.task)
-    options.say(found.text())
+    whole = options.all or any((options.model, options.method, options.task))
+    options.say(found.text() if whole else found.overview())
     options.document(found.document())
     return DONE
 

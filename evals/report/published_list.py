@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evals.plain_table import with_wrapped_end, wrapped
+from evals.plain_table import aligned, with_wrapped_end, wrapped
 from evals.report.columns import task_name
 from evals.report.published import citation, grouped, printed
 from evals.report.published_runs import PublishedRun, published_runs
@@ -27,6 +27,7 @@ RUNS_OF = "llava-1.5-7b"
 AFTER = {"encoder": "after the encoder", "layer": "after its layer"}  # what a share of kept tokens counts
 SETTING_HEADINGS = ("Method", "Setting", "Model", "Average", "Fields")
 RUN_HEADINGS = ("Name", "Trained", "Run")
+MODEL_HEADINGS = ("Model", "Rows", "Methods", "Tasks", "Sources")
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,38 @@ class Known:
             blocks.append("\n".join(with_wrapped_end([RUN_HEADINGS, *rows])))
         return "\n\n".join(blocks)
 
+    def overview(self) -> str:
+        """How much there is, in the lines of one screen, and how to ask for a part of it."""
+        entries = [entry for _, own in self.scores for entry in own]
+        methods, tasks = (list(dict.fromkeys(names)) for names in ([e.method for e in entries], _tasks(entries)))
+        sources = {one.sources[entry.source].title for one, own in self.scores for entry in own}
+        models = [
+            (
+                one.model,
+                *(str(len(set(part))) for part in (range(len(own)), [e.method for e in own], _tasks(own), _cited(own))),
+            )
+            for one, own in self.scores
+        ]
+        settings = sum(1 for _ in self._plans())
+        more = f"Also: {settings} published settings of {len(self.settings)} methods, and {len(self.runs)} runs of "
+        command = f"{program()} reference"
+        return "\n".join(
+            [
+                f"Published numbers: {len(entries)} rows from {len(sources)} sources",
+                "",
+                *aligned([MODEL_HEADINGS, *models]),
+                "",
+                *_hanging(f"{len(methods)} methods: {', '.join(sorted(methods))}"),
+                *_hanging(f"{len(tasks)} tasks: {', '.join(sorted(tasks))}"),
+                *_hanging(f"{more}{RUNS_OF} whose answers are public"),
+                "",
+                "Any of --model, --method and --task prints numbers with their sources:",
+                f"`{command} --method fastv --task gqa`, or `--all` for everything.",
+            ]
+        )
+
     def document(self) -> dict[str, Any]:
-        """The same for --json. Numbers are as printed by their sources."""
+        """What `text` says, for --json. Numbers are as printed by their sources."""
         return {
             "models": [
                 {
@@ -187,6 +218,10 @@ def _check(option: str, asked: str | None, published: Iterable[str], exists: Col
     what = "no published numbers of it are known" if asked in exists else "unknown"
     hint = "" if asked in exists else did_you_mean(asked, names)
     raise UserError(f"{option} {shortened(asked)}: {what}.{hint} There are numbers of {', '.join(names)}")
+
+
+def _tasks(entries: Iterable[Published]) -> list[str]:
+    return [task for entry in entries for task in entry.scores]
 
 
 def _cited(entries: Iterable[Published]) -> list[str]:

@@ -34,10 +34,22 @@ def test_published_numbers_have_their_source_budget_and_setting(capsys: pytest.C
 
 
 def test_everything_that_is_published_is_listed_within_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    text, found = asked(capsys)
+    text, found = asked(capsys, "--all")
     assert max(len(line) for line in text.splitlines() if "http" not in line) <= 80
     entries = {one["model"]: len(one["entries"]) for one in found["models"]}
     assert entries == {name: len(load_reference(name).entries) for name in available()}
+
+
+def test_without_a_filter_it_prints_what_there_is_on_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    text, found = asked(capsys)
+    lines = text.splitlines()
+    assert len(lines) <= 26 and max(map(len, lines)) <= 80
+    rows = {words[0]: int(words[1]) for line in lines if len(words := line.split()) == 5 and words[1].isdigit()}
+    assert rows == {one["model"]: len(one["entries"]) for one in found["models"]}
+    assert lines[0].startswith(f"Published numbers: {sum(rows.values())} rows from ")
+    assert "--method fastv --task gqa`" in text and "`--all` for everything" in text
+    assert all(name in text for one in found["models"] for name in one["scores"])
+    assert found == asked(capsys, "--all")[1], "--json is complete in any case"
 
 
 def test_the_runs_with_public_answers_are_listed_with_their_tasks(capsys: pytest.CaptureFixture[str]) -> None:
