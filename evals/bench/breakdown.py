@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evals.profiling.record import request_ms
+
 if TYPE_CHECKING:
     from evals.bench.document import BenchRow, LeastParts
 
@@ -47,7 +49,7 @@ def breakdown(row: BenchRow, new: int, captured: BenchRow | None = None) -> dict
 
 def latency(row: BenchRow, new: int) -> float:
     """Milliseconds of a request with `new` output tokens, of medians."""
-    return row["ttft_ms"]["p50"] + (new - 1) * row["tpot_ms"]["p50"]
+    return float(request_ms(row["ttft_ms"]["p50"], row["tpot_ms"]["p50"], new))
 
 
 def total(parts: LeastParts) -> float:

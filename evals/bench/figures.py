@@ -19,6 +19,7 @@ from evals.bench.answer import captured_of, points_of, shape, vanilla_of, where
 from evals.bench.breakdown import PARTS, breakdown
 from evals.bench.document import BenchDocument, BenchRow
 from evals.bench.latency import WORTH
+from evals.profiling.record import request_ms
 from evals.report.figure_style import COLOURS, hover, in_turn, inside, legend, panels_of
 from evals.report.method_looks import LINES, Look, looks_of, shown_name
 from hidrop.visible import visible_values
@@ -58,7 +59,7 @@ def request(document: BenchDocument) -> Figure | None:
         lengths = np.unique(np.geomspace(1, max(2, longest), CURVE).round())
         for row in methods:
             look, vanilla = looks[row["label"]], vanilla_of(row, rows)
-            ours, theirs = (one["ttft_ms"]["p50"] + (lengths - 1) * one["tpot_ms"]["p50"] for one in (row, vanilla))
+            ours, theirs = (request_ms(one["ttft_ms"]["p50"], one["tpot_ms"]["p50"], lengths) for one in (row, vanilla))
             axes.plot(lengths, theirs / ours, color=look.colour, linewidth=1, linestyle=look.line)
             for one in row["requests"]:
                 up = one["speed_up"]

@@ -18,6 +18,14 @@ PrefillSource = Literal["features", "difference"]
 CAPTURED = " (captured)"
 
 
+def request_ms(first: Any, further: Any, new: Any) -> Any:
+    """Milliseconds of a whole request with `new` output tokens: the time of the first, and of each further one.
+
+    A longer output reads a longer cache, which this leaves out. Numbers, or arrays of one shape.
+    """
+    return first + (new - 1) * further
+
+
 @dataclass(frozen=True)
 class Spread:
     """Median, 95th percentile and minimum of repeated timings, in milliseconds."""
@@ -53,11 +61,8 @@ class Run:
         return sum(self.decode) / len(self.decode)
 
     def request(self, new: int) -> float:
-        """Milliseconds of a whole request with `new` output tokens, at the speed of this run.
-
-        A longer output reads a longer cache, which this leaves out.
-        """
-        return self.ttft + (new - 1) * self.tpot
+        """Milliseconds of a whole request with `new` output tokens, at the speed of this run."""
+        return float(request_ms(self.ttft, self.tpot, new))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from evals.plain_table import fitted, wrapped
 from evals.report.provenance import facts, sessions_of
-from evals.report.units import MISSING, fixed, millis
+from evals.report.units import MISSING, faster_text, fixed, millis
 from evals.store import sample_table, statistics
 from evals.store.folders import read_document, samples_of
 from evals.store.records import ScoredAnswer
@@ -84,7 +84,7 @@ class Timed:
         found = [self.key]
         for name in TIMES:
             mine, other = self.a[name], self.b[name]
-            found += [millis(mine), millis(other), f"{mine / other:.2f}x" if other else MISSING]
+            found += [millis(mine), millis(other), faster_text(mine / other if other else None)]
         return tuple(found)
 
 

@@ -18,6 +18,8 @@ from evals.store.result_document import ResultDocument
 # What a table that is too wide loses, in this order. A column is named by its first CSV field; SCORES are all of them.
 SCORES = "scores"
 STEPS: tuple[tuple[str, bool], ...] = (  # (column, whether a shorter form of it stays)
+    ("request_ms", False),
+    ("prefill_speed_up", False),
     ("paper_macs", False),
     ("kv_bytes", False),
     ("prefill_ms_median", True),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from evals.profiling.record import request_ms
 from evals.store.result_document import (
     CellEntry,
     CellStats,
@@ -122,13 +123,16 @@ class TableRow:
         return None if self.profile is None else number(self.profile[time][statistic])
 
     def milliseconds_of(self, part: TimedPart) -> float | None:
-        """The median of a part in milliseconds; a request: the first token, then each further one."""
+        """The median of a part in milliseconds; None if it was not timed.
+
+        request: one with the profile's output tokens, from the medians of the first and of each further token.
+        """
         if part == "prefill":
             return self.millis("prefill_ms")
         first, further = self.millis("ttft_ms"), self.millis("decode_ms")
         if part == "ttft" or self.profile is None or first is None or further is None:
             return first
-        return first + max(0, self.profile["new_tokens"] - 1) * further
+        return float(request_ms(first, further, max(1, self.profile["new_tokens"])))
 
 
 def tasks_of(document: ResultDocument) -> list[str]:

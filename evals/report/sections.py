@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evals.profiling.ratios import RatioEntry
@@ -46,16 +47,21 @@ class Board:
         return Counter(row.model for row in self.rows).most_common(1)[0][0]
 
     def speed_up(self, row: TableRow, part: TimedPart) -> RatioEntry | None:
-        """Vanilla's time over that of the row, on the same model; None if they were not timed together.
+        """See `speed_up`."""
+        return speed_up(self.rows, row, part)
 
-        Rows of two models are timed one after the other, and a machine may be twice as fast a minute later. Documents
-        from before speed-ups were stored have the medians of both, and no interval.
-        """
-        if row.profile is not None and (stored := row.profile.get("speed_ups")):
-            return stored[part]
-        whole = next((one for one in self.rows if one.method == VANILLA and one.model == row.model), None)
-        theirs, own = None if whole is None else whole.milliseconds_of(part), row.milliseconds_of(part)
-        return {"ratio": theirs / own, "low": None, "high": None} if theirs and own else None
+
+def speed_up(rows: Iterable[TableRow], row: TableRow, part: TimedPart) -> RatioEntry | None:
+    """Vanilla's time over that of the row, on the same model; None if they were not timed together.
+
+    Rows of two models are timed one after the other, and a machine may be twice as fast a minute later. Documents from
+    before speed-ups were stored have the medians of both, and no interval.
+    """
+    if row.profile is not None and (stored := row.profile.get("speed_ups")):
+        return stored[part]
+    whole = next((one for one in rows if one.method == VANILLA and one.model == row.model), None)
+    theirs, own = None if whole is None else whole.milliseconds_of(part), row.milliseconds_of(part)
+    return {"ratio": theirs / own, "low": None, "high": None} if theirs and own else None
 
 
 def boards(document: ResultDocument) -> list[Board]:

@@ -53,6 +53,11 @@ def ratio(found: RatioEntry, *, interval: bool = False) -> str:
     return f"{found['ratio']:.2f}{half}x" + (" (noise)" if is_noise(found) else "")
 
 
+def faster_text(ratio: float | None) -> str:
+    """A speed-up: "1.29x"."""
+    return MISSING if ratio is None else f"{ratio:.2f}x"
+
+
 def share_text(share: float) -> str:
     """A share (0-1) in percent with one decimal."""
     return f"{100 * share:.1f} %"

@@ -99,4 +99,17 @@ def test_each_timing_has_its_own_three_numbers(document: dict[str, Any]) -> None
     assert (line["batch"], line["text_tokens"], line["peak_bytes"]) == ("1", "12", str(3 * 1024**2))
     document["profiles"] = []
     line = next(csv.DictReader(io.StringIO(csv_text(document))))
-    assert {line[name] for name in ("batch", "text_tokens", "peak_bytes", "ttft_ms_min")} == {""}
+    assert {line[name] for name in ("batch", "text_tokens", "peak_bytes", "ttft_ms_min", "request_ms")} == {""}
+
+
+def test_a_request_and_the_speed_up_over_vanilla_of_the_same_model_are_columns(document: dict[str, Any]) -> None:
+    # Of a prefill of 10 ms: TTFT twice, each further token a tenth. A request of 4 tokens has three further ones.
+    vanilla, fastv, *_, trained = csv.DictReader(io.StringIO(csv_text(document)))
+    assert (vanilla["request_ms"], vanilla["new_tokens"], vanilla["prefill_speed_up"]) == ("23.0", "4", "1.0")
+    assert float(fastv["request_ms"]) == pytest.approx(23 * 7 / 16, abs=1e-4)
+    assert float(fastv["prefill_speed_up"]) == pytest.approx(16 / 7, abs=1e-4)
+    assert trained["request_ms"] != "" and trained["prefill_speed_up"] == "", "no vanilla on its weights"
+    text = markdown(document)
+    assert "2.29x | 0.44 | 8.75 | 10.1 |" in text and "the further ones of 4 output tokens" in text
+    document["profiles"] = [one for one in document["profiles"] if one["label"] != "vanilla"]
+    assert "Prefill speed-up" not in markdown(document), "nothing to compare with"

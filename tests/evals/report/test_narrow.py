@@ -37,6 +37,7 @@ def test_columns_go_by_importance_and_scores_stay(mini: Any) -> None:
     assert sheet.headers == ("Method", "GQA", "MMBench", "TextVQA", "POPE", "% of vanilla", "Prefill ms")
     assert wide.left_out == narrow.left_out[: len(wide.left_out)]
     assert narrow.left_out[0] == "Model (mini-vanilla, where no other is named)"
+    assert narrow.left_out[1:3] == ("Request ms", "Prefill speed-up")
     assert {"Paper MMAC", "KV MiB", "95th percentiles of Prefill ms", "ranges of the seeds"} <= set(narrow.left_out)
     names = [row[0].text for _, rows in sheet.sections for row in rows]
     assert "trained (mini-hidrop)" in names and "fastv-11%" in names
