@@ -81,6 +81,9 @@ class Agreement:
     out, see `Matched`. scored_otherwise: published answers that the published file itself scores differently from
     LLaVA's rule (ScienceQA's results have parsed answers).
 
+    further: published answers of further rounds, see `Matched`. incomplete: groups of documents that are scored
+    together (the passes of a question of MMBench), of which both sides have some only.
+
     A task that only a server can score (`Task.unscored`, which is then the metric) has None for everything that needs
     scores: both values, gained, lost and the verdict.
     """
@@ -104,6 +107,8 @@ class Agreement:
     ambiguous: int = 0
     text_only: int = 0
     scored_otherwise: int = 0
+    further: int = 0
+    incomplete: int = 0
 
     @property
     def word(self) -> str:
@@ -125,8 +130,12 @@ class Agreement:
             (self.ambiguous, "are left out: several documents have the same question and options"),
             (self.text_only, "are left out: their questions have no image"),
             (self.scored_otherwise, "are scored differently in the published file itself"),
+            (self.further, "are left out: further rounds, whose passes the data has as documents of their own"),
         )
         lines += [f"  {count} published answers {what}" for count, what in told if count]
+        if self.incomplete:
+            units = get_task(self.task).units
+            lines.append(f"  {self.incomplete} {units} are incomplete: the score is of what both sides have")
         lines += self.prompts.lines()
         higher = f": {self.gained} score higher in the run, {self.lost} lower" if self.verdict else ""
         lines.append(f"  {len(self.flips)} differ{higher}")
@@ -215,6 +224,8 @@ def agree(run: Run, documents: Documents, published: Matched) -> Agreement:
         prompts=_prompts(run, {d: (said[d], docs[d]) for d in both}),
         ambiguous=published.ambiguous,
         text_only=published.text_only,
+        further=published.further,
+        incomplete=_incomplete(task, both, docs),
     )
     if theirs.scores is None or ours.scores is None:
         return found
@@ -238,6 +249,12 @@ def agree(run: Run, documents: Documents, published: Matched) -> Agreement:
     )
 
 
+def _incomplete(task: Task, both: Sequence[int], docs: Mapping[int, Doc]) -> int:
+    """The number of groups of documents of which `both` has some and not all."""
+    whole, here = (Counter(task.group(docs[d]) for d in ids) for ids in (docs, both))
+    return sum(count < whole[group] for group, count in here.items() if group is not None)
+
+
 def _samples(
     task: Task, doc_ids: Sequence[int], docs: Mapping[int, Doc], images: Mapping[int, str], scores: Scores
 ) -> list[dict[str, Any]]:
@@ -258,9 +275,10 @@ def _samples(
 
 def _prompts(run: Run, asked: Mapping[int, tuple[Published, Doc]]) -> Prompts:
     """Compare the published prompts with the run's own questions."""
-    if run.protocol[:1] != (LLAVA,):
-        name = run.protocol[0] if run.protocol else "an unknown one"
-        return Prompts(unknown=f"the published ones are LLaVA's, and the run's protocol is {name}")
+    official = any(published.official for published, _ in asked.values())
+    if official or run.protocol[:1] != (LLAVA,):
+        name, theirs = run.protocol[0] if run.protocol else "an unknown one", "lmms-eval" if official else "LLaVA"
+        return Prompts(unknown=f"the published ones are {theirs}'s, and the run's protocol is {name}")
     version = protocol_version(LLAVA, run.task)
     if run.protocol != (LLAVA, version):
         told = f"the run has version {run.protocol[-1]} of protocol {LLAVA}, and the current one is {version}"

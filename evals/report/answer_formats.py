@@ -1,12 +1,16 @@
 """Reads the forms in which other people publish a benchmark's answers. The content decides which form a file has:
 
-- LLaVA's answers file: one JSON object per line with `question_id`, `prompt` and `text`.
+- LLaVA's answers file: one JSON object per line with `question_id`, `prompt` and `text`; of MMBench also `round_id`,
+  `options` and `option_char`.
+- The samples of lmms-eval (--log_samples): one JSON object per line with `doc_id`, `input` and `filtered_resps`. The
+  fields of some metrics are objects with the question's id.
 - What LLaVA's script writes for ScienceQA. Its output is {"correct", "incorrect"} with lists of {question_id,
   parsed_ans, ground_truth, question, pred, is_multimodal}. Its result is {"acc", "correct", "count", "results",
   "outputs"} without questions: by question id, results has the place of the option that was read (-1: none), and
   outputs the text.
-- MMBench's upload: an .xlsx table with the columns index, question, A to D and prediction, of which LLaVA's script has
-  dropped the hint.
+- A table of MMBench as .xlsx with the columns index, question, A to D and prediction: the upload, of which LLaVA's
+  script has dropped the hint, and what VLMEvalKit and lmms-eval write. Some have the circular passes of a question,
+  each with an index of its own, and some (VLMEvalKit's ..._result.xlsx) the first passes alone.
 
 A benchmark's question file (`read_prompts`, `read_questions`) says what the ids of an answers file mean.
 """
@@ -30,6 +34,9 @@ from hidrop.regular_files import Unreadable, read_bytes
 FIELDS = ("question_id", "prompt", "text")
 OUTPUT_FIELDS = ("question_id", "question", "pred")
 TABLE_FIELDS = ("index", "question", "prediction")
+SAMPLE_FIELDS = ("doc_id", "filtered_resps")
+# What lmms-eval's metrics call the id of a question.
+SAMPLE_IDS = ("index", "question_id", "id")
 # How ScienceQA's output writes a question that the model was not asked.
 UNASKED = "Unknown"
 # How it writes that no answer was found in the text.
@@ -43,6 +50,7 @@ class Line:
     prompt: what was asked; None if the file does not say. whole: whether that is the whole prompt, and not the question
     with its options alone. For what the file does not say, the others are None. right: the right answer. parsed: the
     answer that the publisher's script has read in the text, "" for none. pictured: whether the question has an image.
+    doc_id: its place in lmms-eval's data. further: a further round of the same question, with other options first.
     """
 
     place: str
@@ -53,6 +61,8 @@ class Line:
     right: str | None = None
     parsed: str | None = None
     pictured: bool | None = None
+    doc_id: int | None = None
+    further: bool = False
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -66,7 +76,10 @@ def read_lines(path: Path) -> list[Line]:
         return list(_result(path, document))
     if isinstance(document, dict) and {"correct", "incorrect"} <= document.keys():
         return list(_output(path, document))
-    return [_answer(path, number, row) for number, row in _rows(path, text)]
+    rows = _rows(path, text)
+    return [
+        (_sample if all(map(row.__contains__, SAMPLE_FIELDS)) else _answer)(path, number, row) for number, row in rows
+    ]
 
 
 def with_prompts(lines: Sequence[Line], answers: Path, questions: Path | None) -> list[Line]:
@@ -120,7 +133,33 @@ def read_questions(path: Path) -> dict[str, dict[str, Any]]:
 def _answer(path: Path, number: int, row: dict[str, Any]) -> Line:
     row = _fields(row, path, FIELDS)
     return Line(
-        f"line {number}", str(row["question_id"]), row["text"], row["prompt"], pictured=PLACEHOLDER in row["prompt"]
+        f"line {number}",
+        str(row["question_id"]),
+        row["text"],
+        row["prompt"],
+        pictured=PLACEHOLDER in row["prompt"],
+        further=row.get("round_id") not in (None, 0),
+    )
+
+
+def _sample(path: Path, number: int, row: dict[str, Any]) -> Line:
+    """A sample of lmms-eval. Its prompt is None where the model was asked by a chat of messages."""
+    doc_id, said, prompt = row["doc_id"], row["filtered_resps"], row.get("input")
+    while isinstance(said, list) and len(said) == 1:
+        said = said[0]
+    if type(doc_id) is not int or not isinstance(said, str):
+        raise UserError(
+            f"{path}: line {number}: a sample of lmms-eval without a whole doc_id and one text as its answer. Tasks "
+            "that compare likelihoods have no answers"
+        )
+    metrics = [value for value in row.values() if isinstance(value, dict)]
+    ids = [metric[name] for metric in metrics for name in SAMPLE_IDS if name in metric]
+    return Line(
+        f"line {number}",
+        str(ids[0] if ids else doc_id),
+        said,
+        prompt if isinstance(prompt, str) else None,
+        doc_id=doc_id,
     )
 
 
@@ -169,7 +208,7 @@ def _table(path: Path, content: bytes) -> Iterator[Line]:
         rows = list(book.worksheets[0].iter_rows(values_only=True))
     except (OSError, ValueError, KeyError, IndexError, SyntaxError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not an .xlsx table that can be read: {reason(error)}") from None
-    heads = ["" if head is None else str(head).strip() for head in (rows[0] if rows else ())]
+    heads = ["" if head is None else _head(str(head).strip()) for head in (rows[0] if rows else ())]
     if lacking := [name for name in TABLE_FIELDS if name not in heads]:
         raise UserError(f"{path}: no column '{lacking[0]}'. It has: {', '.join(filter(None, heads)) or 'none'}")
     for number, values in enumerate(rows[1:], start=2):
@@ -187,6 +226,11 @@ def _table(path: Path, content: bytes) -> Iterator[Line]:
             "\n".join([_cell(row["question"]), *asked]),
             whole=False,
         )
+
+
+def _head(name: str) -> str:
+    """A column's name: VLMEvalKit takes any capitals, but for the options."""
+    return name if len(name) == 1 else name.lower()
 
 
 def _cell(value: Any) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
@@ -39,13 +39,14 @@ CHINESE_LETTER_ANSWER = "请直接回答选项字母。"
 class Published:
     """One published answer: the prompt that was asked, and the model's text.
 
-    whole, parsed: as in `Line`.
+    whole, parsed: as in `Line`. official: whether the prompt is lmms-eval's, and not LLaVA's.
     """
 
     prompt: str
     text: str
     whole: bool = True
     parsed: str | None = None
+    official: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,15 @@ class Matched:
     """The published answers by doc_id, and the numbers of those that have no document.
 
     lost: the data does not have their question. ambiguous: several documents have it. text_only: questions without an
-    image, in a file of a task about images.
+    image, in a file of a task about images. further: rounds after the first one, of LLaVA's script with --all-rounds:
+    the data has the passes of a question as documents of their own.
     """
 
     answers: dict[int, Published]
     lost: int = 0
     ambiguous: int = 0
     text_only: int = 0
+    further: int = 0
 
 
 Docs = Mapping[int, Mapping[str, Any]]
@@ -72,8 +75,11 @@ def read_answers(answers: Path, questions: Path | None, task: str, docs: Docs) -
     are found by image; for a file without prompts, it gives the prompts. Raises UserError if a file has another form,
     if a question matches several documents although it has an id, or if nothing matches.
     """
-    asked, lines = get_task(task), read_lines(answers)
-    if asked.id_columns:
+    asked, every = get_task(task), read_lines(answers)
+    lines = [line for line in every if not line.further]
+    if lines and all(line.doc_id is not None for line in lines):
+        found = _by_place(lines, answers, asked, docs)
+    elif asked.id_columns:
         lines = with_prompts(lines, answers, None)
         found = _by_id(lines, answers, questions, asked, docs)
     else:
@@ -87,7 +93,7 @@ def read_answers(answers: Path, questions: Path | None, task: str, docs: Docs) -
             f"{answers}: none of its {len(lines)} answers matches a question of {task} {way} "
             f"(first question_id: {sample}{told}). Check --task and --questions"
         )
-    return found
+    return replace(found, further=len(every) - len(lines))
 
 
 def bare(prompt: str) -> str:
@@ -102,7 +108,7 @@ def bare(prompt: str) -> str:
 
 
 def _published(line: Line) -> Published:
-    return Published(line.prompt or "", line.text, line.whole, line.parsed)
+    return Published(line.prompt or "", line.text, line.whole, line.parsed, official=line.doc_id is not None)
 
 
 # ---- by id ---------------------------------------------------------------------------------------------------------
@@ -121,13 +127,44 @@ def _by_id(lines: Sequence[Line], answers: Path, questions: Path | None, task: T
         if len(candidates) > 1:
             way = "" if questions else ". Give the benchmark's question file with --questions: it names the images"
             raise UserError(f"{answers}: {line.place}: question {line.id} matches several documents{way}")
-        if not candidates:
-            lost += 1
-        elif candidates[0] in found:
-            raise UserError(f"{answers}: {line.place}: a second answer to question {line.id}")
-        else:
-            found[candidates[0]] = _published(line)
+        lost += not _put(found, candidates, line, answers)
     return Matched(found, lost)
+
+
+def _put(found: dict[int, Published], candidates: Sequence[int], line: Line, answers: Path) -> bool:
+    """Whether an answer has a document, its first candidate. Raises UserError for a second answer to it."""
+    if not candidates:
+        return False
+    if candidates[0] in found:
+        raise UserError(f"{answers}: {line.place}: a second answer to question {line.id}")
+    found[candidates[0]] = _published(line)
+    return True
+
+
+def _by_place(lines: Sequence[Line], answers: Path, task: Task, docs: Docs) -> Matched:
+    """Samples of lmms-eval: by the id where they have one, and else by their place in the data.
+
+    Their prompt has to contain the question: the data may be of another version, or in another order.
+    """
+    index = _index(task, docs, by_image=False)
+    found: dict[int, Published] = {}
+    lost = 0
+    for line in lines:
+        candidates = [d for d in index.get(line.id, ()) if _contains(line.prompt, task, docs[d])]
+        place = line.doc_id
+        if place is not None and (place in candidates or not candidates):
+            candidates = [place] if place in docs and _contains(line.prompt, task, docs[place]) else []
+        if len(candidates) > 1:
+            raise UserError(f"{answers}: {line.place}: question {line.id} matches several documents")
+        lost += not _put(found, candidates, line, answers)
+    return Matched(found, lost)
+
+
+def _contains(prompt: str | None, task: Task, doc: Mapping[str, Any]) -> bool:
+    """Whether a prompt contains a document's question, as the data or as LLaVA has it. An unknown prompt may."""
+    if prompt is None or _key(str(doc.get("question", ""))) in _key(prompt):
+        return True
+    return _key(task.question(doc).splitlines()[0]) in _key(prompt)
 
 
 def _index(task: Task, docs: Docs, by_image: bool) -> dict[str, list[int]]:

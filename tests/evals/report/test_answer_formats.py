@@ -331,6 +331,63 @@ def test_mmbenchs_upload_is_found_by_its_index(
     told(compare(capsys, "--answers", sheet(tmp_path / "upload.xlsx", heads, rows), *run)[0])
 
 
+def test_what_other_tools_write_about_mmbench_is_read(
+    mmbench: Any, tmp_path: Path, lines: Lines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """VLMEvalKit's tables have all columns of the data, in any capitals."""
+    run, docs = mmbench(False), rotations(False)
+    rows = [{**doc, "INDEX": doc["index"], "Prediction": text} for doc, text in zip(docs, SAID, strict=True)]
+    heads = ["INDEX", "question", "hint", *"ABCD", "answer", "category", "l2-category", "split", "Prediction"]
+    told(compare(capsys, "--answers", sheet(tmp_path / "model_MMBench_DEV_EN.xlsx", heads, rows), *run)[0])
+    firsts = [row for row in rows if row["index"] < 1_000_000]
+    found, text = compare(capsys, "--answers", sheet(tmp_path / "result.xlsx", heads, firsts), *run)
+    assert (found["matched"], found["only_ours"], found["incomplete"]) == (2, 3, 2)
+    assert "2 questions with all their rotations are incomplete: the score is of what both sides have" in text
+
+
+def samples(*, named: bool, docs: Sequence[Row]) -> list[Row]:
+    """What lmms-eval logs of these documents, with SAID. `named`: with the fields of MMBench's metrics."""
+    found = []
+    for number, (doc, text) in enumerate(zip(docs, SAID, strict=True)):
+        hint = "" if named else f"{doc['hint']} "
+        prompt = f"{hint}{doc['question']} There are several options:\nA. {doc['A']}\nB. {doc['B']}\n"
+        metric = {"gpt_eval_score": {"index": doc["index"], "question": doc["question"], "prediction": text}}
+        row = {"doc_id": number, "target": doc["answer"], "filtered_resps": text, "doc_hash": "0" * 64, "input": prompt}
+        found.append({**row, "token_counts": [None]} | (metric if named else {}))
+    return found
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_samples_of_lmms_eval_are_found_by_the_id_or_the_place(
+    named: bool, mmbench: Any, lines: Lines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, docs = mmbench(False), rotations(False)
+    rows = samples(named=named, docs=docs)
+    if named:  # another order, and a chat of messages without a prompt
+        rows = [{**row, "doc_id": 4 - row["doc_id"]} for row in rows]
+        rows[0]["input"] = {"until": []}
+    found, text = compare(capsys, "--answers", lines(rows), *run)
+    assert (found["matched"], found["only_published"], found["same_reading"]) == (5, 0, 3)
+    assert found["published_value"] == found["our_value"] == 50 and found["incomplete"] == 0
+    assert "prompts not compared: the published ones are lmms-eval's, and the run's protocol is llava" in text
+    rows[1]["input"] = "Another question"
+    assert compare(capsys, "--answers", lines(rows), *run)[0]["only_published"] == 1
+    rows[1]["filtered_resps"] = [["-1.5", "True"], ["-2.5", "False"]]
+    assert "Tasks that compare likelihoods have no answers" in refused(capsys, "--answers", lines(rows), *run)
+
+
+def test_further_rounds_of_llavas_script_are_left_out(
+    mmbench: Any, lines: Lines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, task, rows = mmbench(False), get_task(MMB), []
+    for doc, text in zip(rotations(False), SAID, strict=True):
+        row = {"question_id": doc["index"], "prompt": bare(task.question(doc)), "text": text}
+        rows += [{**row, "round_id": number, "options": [], "option_char": []} for number in (0, 1)]
+    found, text = compare(capsys, "--answers", lines(rows), *run)
+    told(found)
+    assert found["further"] == 5 and "5 published answers are left out: further rounds" in text
+
+
 def test_an_upload_of_other_options_has_other_prompts(
     mmbench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
