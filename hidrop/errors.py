@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Where Python prints an object's place in memory: "<_io.BytesIO object at 0x7f3a5c0b1e40>", or a bare pointer. It would
@@ -38,6 +38,12 @@ def shortened(text: str, longest: int = LONGEST_NAME) -> str:
     """A name or another text for a message: printable, and its start alone if it is longer."""
     clean = printable(text[: longest + 1])
     return clean if len(clean) <= longest else f"{clean[:longest]}... ({len(text):,} characters)"
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """The first `most` names, and how many more there are: "a, b and 3 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def shown(value: Any) -> str:

@@ -78,10 +78,22 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
 
 def listed(folder: Path) -> Iterator[tuple[Path, BenchDocument | TrainingDocument]]:
     """Every file of bench and bench-train in `folder` or two levels below. Raises UserError for a damaged one."""
-    for path in sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}*.json")):
-        found = _mapping(path)
-        if found is not None and "rows" in found and ("ceilings" in found or found.get("kind") == "training"):
-            yield path, read(path)
+    for path in below(folder):
+        if (document := document_of(path)) is not None:
+            yield path, document
+
+
+def below(folder: Path) -> list[Path]:
+    """The JSON files in `folder` or two levels below."""
+    return sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}*.json"))
+
+
+def document_of(path: Path) -> BenchDocument | TrainingDocument | None:
+    """The document in a JSON file; None for one of another kind. Raises UserError for a damaged one."""
+    found = _mapping(path)
+    if found is None or "rows" not in found or not ("ceilings" in found or found.get("kind") == "training"):
+        return None
+    return read(path)
 
 
 def at(place: Path) -> list[Path] | None:

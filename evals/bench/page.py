@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from evals.bench import figures, training_table
 from evals.bench.answer import EXPLAINED as ANSWERS
@@ -41,7 +41,7 @@ NOTES = (
 )  # fmt: skip
 
 
-def write(document: BenchDocument, path: Path) -> Path:
+def write(document: BenchDocument | TrainingDocument, path: Path) -> Path:
     """Write the page of a document to `path`, with its figures inside."""
     write_atomically(path, html(document))
     return path
@@ -49,13 +49,20 @@ def write(document: BenchDocument, path: Path) -> Path:
 
 def write_several(speed: MeasuredSpeed, path: Path) -> Path:
     """Write a page of several files to `path`."""
-    template, style = _template("speed.html.jinja"), _style()
-    write_atomically(path, template.render(title=TITLE, speed=speed, policy=policy(style=style), style=style))
+    write_atomically(path, _several(speed))
     return path
 
 
-def html(document: BenchDocument) -> str:
-    style, file = _style(), _of_bench(visible_values(document))
+def _several(speed: MeasuredSpeed) -> str:
+    template, style = _template("speed.html.jinja"), _style()
+    return template.render(title=TITLE, speed=speed, policy=policy(style=style), style=style)
+
+
+def html(document: BenchDocument | TrainingDocument) -> str:
+    """The page of one file. That of bench-train has no answer in words and no figures."""
+    if document.get("kind") == "training":
+        return _several(MeasuredSpeed([_of_training(visible_values(document))], training_table.NOTES))
+    style, file = _style(), _of_bench(cast(BenchDocument, visible_values(document)))
     return _template("bench.html.jinja").render(
         document=visible_values(document),
         file=file,
@@ -116,7 +123,7 @@ def _of_bench(document: BenchDocument, name: str = "", prefix: str = "") -> Time
     )
 
 
-def _of_training(document: TrainingDocument, name: str) -> TimedFile:
+def _of_training(document: TrainingDocument, name: str = "") -> TimedFile:
     model = document["model"].removeprefix("train-")
     return TimedFile(
         name=name,

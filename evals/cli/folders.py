@@ -35,11 +35,11 @@ def list_folders(options: ListOptions) -> int:
     if not found and not timed:
         raise UserError(f"{options.folder}: no results folders and no files of bench here")
     if found:
-        options.say("\n".join(aligned([HEADINGS, *(state.cells() for state in found)])))
+        options.say("\n".join(aligned([HEADINGS, *(one.cells() for one in found)])))
     if timed:
         lines = fitted([files.HEADINGS, *(files.cells(path, document, options.folder) for path, document in timed)])
         options.say("\n".join([""] * bool(found) + lines))
-    folders = [{**dataclasses.asdict(state), "folder": str(state.folder)} for state in found]
+    folders = [{**dataclasses.asdict(one), "folder": str(one.folder)} for one in found]
     options.document({"folders": folders, "bench": [files.entry(path, document) for path, document in timed]})
     return DONE
 

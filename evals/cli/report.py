@@ -138,13 +138,9 @@ def bench_report(options: ReportOptions) -> int:
         )
     document, out = files.read(options.folder), options.out or options.folder.parent
     make_folder(out)
-    path = out / f"{options.folder.stem}.html"
-    if document.get("kind") == "training":
-        page.write_several(page.measured_speed({options.folder: document}), path)
-    else:
-        timed = cast("BenchDocument", document)
-        page.write(timed, path)
-        for rows in points_of(timed["rows"]).values():
+    path = page.write(document, out / f"{options.folder.stem}.html")
+    if document.get("kind") != "training":
+        for rows in points_of(cast("BenchDocument", document)["rows"]).values():
             options.say(text.short_text(rows) + "\n")
     options.say(written(path))
     options.document(document)

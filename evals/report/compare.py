@@ -27,6 +27,7 @@ from evals.store.result_document import (
     protocol_of,
 )
 from evals.tasks.registry import add_files, known
+from hidrop.errors import some_of
 
 HEADINGS = ("cell", "A", "B", "B - A", "95 % interval", "p", "gained", "lost", "same answer")
 TIMES = ("prefill_ms", "ttft_ms", "decode_ms")
@@ -129,13 +130,8 @@ def folded(keys: Sequence[str]) -> str:
     by_tasks: dict[str, list[str]] = {}
     for row, tasks in rows.items():
         by_tasks.setdefault(", ".join(tasks), []).append(row)
-    parts = [f"{tasks} of {_first(own)}" for tasks, own in by_tasks.items()]
+    parts = [f"{tasks} of {some_of(own, LISTED)}" for tasks, own in by_tasks.items()]
     return f"{len(keys)} cells: {'; '.join(parts)}" if len(keys) > 1 else keys[0]
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 class Side:

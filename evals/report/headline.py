@@ -19,6 +19,7 @@ from evals.report.spreads import Spreads
 from evals.report.units import ratio
 from evals.store.result_document import ResultDocument
 from evals.tasks.data import MINI
+from hidrop.errors import some_of
 from hidrop.methods import METHODS, method_class
 
 MOST_TIED = 3  # are named; the others are counted
@@ -93,8 +94,7 @@ class Headline:
         return self._listed(self.tied)
 
     def _listed(self, rows: Sequence[TableRow]) -> str:
-        named, more = rows[:MOST_TIED], len(rows) - MOST_TIED
-        return ", ".join(map(self.name, named)) + (f" and {more} more" if more > 0 else "")
+        return some_of([*map(self.name, rows)], MOST_TIED)
 
     def speed_words(self) -> str:
         """ "" if nothing was timed."""

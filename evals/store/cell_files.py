@@ -115,7 +115,13 @@ def _has_header(samples: Path, stem: str, id: str) -> bool:
 
 def finished(path: Path) -> bool:
     """Whether a journal's last whole line is its result. Only the end of the file is read; False without a file."""
-    return path.is_file() and b'"kind":"result"' in last_line(path)
+    return result_line(path) is not None
+
+
+def result_line(path: Path) -> bytes | None:
+    """A journal's last whole line if it is its result, else None, also without a file."""
+    line = last_line(path) if path.is_file() else b""
+    return line if b'"kind":"result"' in line else None
 
 
 def last_line(path: Path) -> bytes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isclose
 from pathlib import Path
 from typing import Literal, cast
@@ -15,7 +16,7 @@ from evals.store.journal import Lines
 from evals.store.records import ResultRecord, ScoredAnswer
 from evals.store.result_document import RESULTS, CellEntry, ResultDocument, cell_key
 from hidrop.errors import UserError
-from hidrop.regular_files import own_folder
+from hidrop.regular_files import file_state, own_folder
 
 DOCUMENT = "leaderboard.json"
 # The folders inside of a results folder that a run and a repair write.
@@ -144,31 +145,37 @@ class State:
 HEADINGS = ("folder", "matrix", "written", "done", "begun", "failed", "hardware", "in use by")
 
 
-def states(base: Path) -> Iterator[State]:
+def below(base: Path) -> Iterator[Path]:
     """Every results folder at or below `base`, not deeper than two levels."""
     for folder in sorted({base, *base.glob("*"), *base.glob("*/*")}):
         if (folder / "samples").is_dir() or (folder / DOCUMENT).is_file():
-            yield _state(folder)
+            yield folder
 
 
-def _state(folder: Path) -> State:
+def states(base: Path, ended: Callable[[Path], bool] = finished) -> Iterator[State]:
+    """The state of each results folder below `base`."""
+    return (state(folder, ended) for folder in below(base))
+
+
+def state(folder: Path, ended: Callable[[Path], bool] = finished) -> State:
+    """The state of a results folder. ended: whether a journal is finished. A document is read again if it changed."""
     journals = [*folder.glob("samples/*.jsonl")]
-    done = [path for path in journals if finished(path)]
+    done = [path for path in journals if ended(path)]
     parts = {path.name.rsplit(".", 2)[0] for path in folder.glob("samples/parts/*.jsonl")}
     unfinished = {path.stem for path in journals if path not in done} | parts
     begun, failed = len(unfinished), len([*folder.glob("failures/*.txt")])
+    busy = lock.holder(folder) or "-"
     try:
-        document = read_document(folder)
-    except UserError:  # no document yet, or a damaged one, which `doctor` reports
-        return State(folder, "-", "-", len(done), begun, failed, "-", lock.holder(folder) or "-")
+        matrix, date, cells, hardware = _summary(folder, file_state(folder / DOCUMENT))
+    except (UserError, OSError):  # no document yet, or a damaged one, which `doctor` reports
+        return State(folder, "-", "-", len(done), begun, failed, "-", busy)
+    return State(folder, matrix, date, len(done) or cells, begun, failed, hardware, busy)
+
+
+@lru_cache(maxsize=1024)
+def _summary(folder: Path, at: tuple[int, ...]) -> tuple[str, str, int, str]:
+    """Matrix, date, number of cells and hardware of a document in the state `at` (`file_state`)."""
+    document = read_document(folder)
     hardware = document["hardware"]
-    return State(
-        folder,
-        document["matrix"],
-        document["date"][:16].replace("T", " "),
-        len(done) or len(document["cells"]),
-        begun,
-        failed,
-        hardware.get("gpu") or hardware["cpu"],
-        lock.holder(folder) or "-",
-    )
+    date = document["date"][:16].replace("T", " ")
+    return document["matrix"], date, len(document["cells"]), hardware.get("gpu") or hardware["cpu"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evals.tasks.base import Source
 from evals.tasks.data import Files
-from hidrop.errors import shortened
+from hidrop.errors import shortened, some_of
 
 # Of a file name such as test-00000-of-00003.parquet, or with a hash after the number of shards.
 SHARD = re.compile(r"(?P<stem>.*)-(?P<index>[0-9]+)-of-(?P<count>[0-9]+)(-[0-9a-f]+)?\.parquet")
@@ -46,12 +46,9 @@ def _strange(source: Source, paths: Sequence[Path]) -> list[str]:
     found = {name: match for name in names if (match := SHARD.fullmatch(name))}
     numbered = {name for name, match in found.items() if int(match["index"]) < int(match["count"])}
     if strange := [name for name in names if name not in numbered]:
-        more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
-        shown = ", ".join(shortened(name) for name in strange[:SHOWN])
+        shown = some_of([shortened(name) for name in strange], SHOWN)
         like = f"{source.split}-00000-of-00001.parquet"
-        return [
-            f"{folder}: not the name of a shard, such as {like}: {shown}{more}. Move away what does not belong here"
-        ]
+        return [f"{folder}: not the name of a shard, such as {like}: {shown}. Move away what does not belong here"]
     if len(stems := sorted({match["stem"] for match in found.values()})) > 1:
         return [f"{folder}: shards of several sets: {', '.join(stems)}. Keep those of one"]
     return []

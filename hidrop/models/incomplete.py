@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hidrop.checkpoint_files import AGAIN
+from hidrop.errors import some_of
 
 SHARD = re.compile(r"(model|pytorch_model)-(\d+)-of-(\d+)\.(safetensors|bin)")
 # By a pattern of file names: what it is, and what to do.
@@ -34,8 +35,7 @@ def what_instead(folder: Path) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """The first few of some names, for a message."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")
+    return some_of(sorted(names), 5)
 
 
 def _shards(folder: Path) -> str | None:

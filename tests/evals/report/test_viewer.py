@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from evals.store.lock import locked
 from evals.viewer import Server
 from hidrop.errors import UserError
 
+TRAINING = Path("results/bench/train-bench-400m-float32-amd-epyc-2-threads.json")
 BENCH = next(Path("results/bench").glob("bench-400m-*-t500-*.json"))
 
 
@@ -24,7 +26,9 @@ def base(little: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(little, base / "done")
     shutil.copytree(little, base / "begun")
     (base / "begun" / "leaderboard.json").unlink()
-    shutil.copy(BENCH, base)
+    for path in (BENCH, TRAINING):
+        shutil.copy(path, base)
+    (base / "gone.json").symlink_to(base / "nowhere.json")
     (base / "secret.txt").write_text("secret")
     return base
 
@@ -56,6 +60,8 @@ def test_the_list_leads_to_every_page(server: Server) -> None:
     assert status == 200 and 'id="results"' in page and "Who is best" in page
     status, page = asked(server, f"/{BENCH.name}")
     assert status == 200 and "Is it worth it?" in page
+    status, page = asked(server, f"/{TRAINING.name}")
+    assert status == 200 and "Training steps of bench-400m" in page
     status, page = asked(server, "/begun/")
     assert status == 200 and "12 done, 0 begun, 0 failed" in page and "plain.fastv.gqa" in page
 
@@ -85,6 +91,18 @@ def test_a_page_is_made_again_when_its_file_has_changed(server: Server, base: Pa
     status, text = asked(server, "/done/")
     assert status == 500 and "leaderboard.json" in text
     document.write_text(whole)
+
+
+def test_files_that_have_not_changed_are_read_once(server: Server, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked(server, "/"), asked(server, "/begun/")
+
+    def read(*parts: Any) -> None:
+        raise AssertionError("read again")
+
+    for place in ("evals.store.folders.read_document", "evals.viewer.result_line", "evals.bench.files.document_of"):
+        monkeypatch.setattr(place, read)
+    text = asked(server, "/")[1]
+    assert "little" in text and BENCH.name in text and asked(server, "/begun/")[0] == 200
 
 
 @pytest.mark.parametrize(
