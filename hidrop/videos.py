@@ -79,6 +79,26 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Excerpt:
+    """At most `most` of the frames that a sampling takes, evenly spread over them, for people to see."""
+
+    sampling: Sampling
+    most: int
+
+    def places(self, total: int, rate: float) -> tuple[int, ...]:
+        """As `Sampling.places`."""
+        places = self.sampling.places(total, rate)
+        return tuple(places[number] for number in spread(len(places), self.most))
+
+
+def spread(count: int, most: int) -> tuple[int, ...]:
+    """At most `most` of the numbers 0 to `count` - 1, rising and evenly spread; one alone is the middle one."""
+    if count <= most:
+        return tuple(range(count))
+    return tuple((2 * place + 1) * count // (2 * most) for place in range(most))
+
+
+@dataclass(frozen=True)
 class Video:
     """Frames of a video: RGB images, their numbers in the file, its number of frames, and its frames per second."""
 
@@ -114,12 +134,12 @@ class VideoFile:
         except ImageError as error:
             raise VideoError(str(error).replace("folder of the images", "folder of the videos")) from None
 
-    def read(self, sampling: Sampling) -> Video:
+    def read(self, sampling: Sampling | Excerpt) -> Video:
         """See `read_video`."""
         return read_video(self.path, sampling)
 
 
-def read_video(path: Path, sampling: Sampling) -> Video:
+def read_video(path: Path, sampling: Sampling | Excerpt) -> Video:
     """Frames of a video file. Raises VideoError for a broken file, and for one without a video or frames.
 
     Only as much is decoded as the frames need. A file that was cut off is broken: it has fewer frames than its header
@@ -139,7 +159,7 @@ def read_video(path: Path, sampling: Sampling) -> Video:
         raise VideoError(f"{shown}: broken video: {words}") from error
 
 
-def _read(container: Any, sampling: Sampling) -> Video:
+def _read(container: Any, sampling: Sampling | Excerpt) -> Video:
     if not container.streams.video:
         raise VideoError("no video in this file")
     stream = container.streams.video[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmms_eval.api.model import lmms
@@ -14,6 +13,7 @@ from evals.model.requests import Batch, Record, Request, TokenizedPrompt
 from evals.store.kept_tokens import cuts_of
 from evals.tasks.protocol import Prepared, Smaller, imitated_class
 from evals.tasks.protocol import protocol as protocol_called
+from evals.tasks.video_files import apart
 from hidrop.errors import UserError, in_a_line
 from hidrop.images import as_rgb
 from hidrop.videos import Video, VideoFile
@@ -129,18 +129,16 @@ class AskedModel(lmms):
         shown = shown or request
         try:
             doc = self._documents(shown.task, shown.split)[shown.doc_id]
-            visuals = shown.visuals(doc) or ()
-            videos = [self._video(one) for one in visuals if isinstance(one, VideoFile | str)]
-            images = [as_rgb(one) for one in visuals if not isinstance(one, VideoFile | str)]
-            return self.protocol.prepare(self.loaded, request.context, images, self._smaller, videos)
+            images, files = apart(shown.visuals(doc) or ())
+            videos = [self._video(file) for file in files]
+            rgb = [as_rgb(image) for image in images]
+            return self.protocol.prepare(self.loaded, request.context, rgb, self._smaller, videos)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # PIL and the processor raise many types for a broken file
             return in_a_line(error)
 
-    def _video(self, file: VideoFile | str) -> Video:
-        """The frames of a video; lmms-eval's own tasks give its path."""
-        file = VideoFile(Path(file).parent, Path(file).name) if isinstance(file, str) else file
+    def _video(self, file: VideoFile) -> Video:
         return file.read(self.protocol.sampling(self.loaded.backbone, self._frames, self._fps))
 
     def _prompt(self, request: Request, prepared: Prepared) -> TokenizedPrompt | str:

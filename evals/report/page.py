@@ -21,7 +21,7 @@ from evals.report.files import finite
 from evals.report.measured_speed import MeasuredSpeed
 from evals.report.method_looks import looks_of, own_look, shown_name, symbol
 from evals.report.page_data import KINDS, pack, unpack
-from evals.report.page_samples import PageSamples, kinds_of, page_samples, with_panels
+from evals.report.page_samples import PageSamples, convert_older, kinds_of, page_samples
 from evals.report.rows import ALPHA, rows_of, tasks_of
 from evals.report.sections import boards
 from evals.report.seeds import together
@@ -202,7 +202,7 @@ def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
         ids = {cell_key(cell): cell["id"] for cell in document["cells"]}
         if not data["tasks"] or any(ids[key] != identity["id"] for key, identity in data["identities"].items()):
             return None
-        with_panels(data["tasks"], document)
+        convert_older(data["tasks"], document)
         return PageSamples(**{field.name: data[field.name] for field in fields(PageSamples)})
     # There is no page yet, or another version wrote it.
     except (Unreadable, ValueError, LookupError, TypeError, AttributeError):

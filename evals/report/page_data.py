@@ -5,7 +5,7 @@ A task's rows are named once, and an answer is a list without names:
     [text, score, kind, reading, shape, kept, error]
 
 text: its place in the sample's `texts`. kind: its place in KINDS. reading: equal for answers of a sample that were read
-as the same, None if unknown. shape: its place in `shapes`, what is known of the image's tokens. kept: (layer, tokens as
+as the same, None if unknown. shape: its place in `shapes`, where its tokens are (see SHAPE). kept: (layer, tokens as
 base64 bits) of each cut, or None. error: left out if there is none.
 """
 
@@ -17,7 +17,9 @@ from typing import Any
 
 # How an answer compares with vanilla's, the largest change first.
 KINDS = ("lost", "gained", "changed", "same", "uncompared")
-SHAPE = ("whole", "one", "panels")
+# Which of the sample's `views` the model saw, its grids, those on each picture of the view, and frames that share one.
+SHAPE = ("view", "panels", "on", "span")
+OLDER_SHAPE = ("whole", "one", "panels")  # of pages with one image for each sample
 
 
 def pack(tasks: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def size(sample: dict[str, Any]) -> int:
 
 
 def unpack(data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The samples of each task as they were before `pack`. Samples of an older page are returned as they are.
+    """The samples of each task as they were before `pack`. Those of an older page keep its form: see `convert_older`.
 
     Raises KeyError, TypeError, IndexError or ValueError for other data.
     """
@@ -72,13 +74,14 @@ def _unpacked(sample: dict[str, Any], rows: Sequence[str], shapes: Sequence[Sequ
         if entry is None:
             continue
         text, score, kind, reading, shape, kept, *error = entry
+        names = OLDER_SHAPE if len(shapes[shape]) == len(OLDER_SHAPE) else SHAPE
         answers[row] = {
             "text": sample["texts"][text],
             "score": score,
             "kind": KINDS[kind],
             "reading": reading,
             "error": error[0] if error else None,
-            **dict(zip(SHAPE, shapes[shape], strict=True)),
+            **dict(zip(names, shapes[shape], strict=True)),
             "kept": kept,
         }
     return {**{name: value for name, value in sample.items() if name != "texts"}, "answers": answers}

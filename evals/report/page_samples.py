@@ -1,4 +1,4 @@
-"""The samples of a page: question, image, each row's answer, and the tokens it kept.
+"""The samples of a page: question, images or frames, each row's answer, and the tokens it kept.
 
 Samples are chosen from the journals, so that every row has samples on which it differs from vanilla. Questions and
 images come from the task's data. If journals or data are missing, the page shows less and a note gives the reason.
@@ -6,39 +6,23 @@ images come from the task's data. If journals or data are missing, the page show
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evals.report.flip_lists import Lists, lists_of
 from evals.report.page_data import KINDS, size
+from evals.report.page_pictures import MOST, Picture, ShownSample, View, check_films, read, sampling_of, short
 from evals.store.folders import samples_file, samples_of
 from evals.store.journal import header_of
 from evals.store.records import ScoredAnswer
 from evals.store.result_document import CellEntry, ResultDocument, cell_key, protocol_of
 from evals.tasks.base import RIGHT
 from evals.tasks.data import TaskSpec, data_digest
-from evals.tasks.protocol import protocol
 from hidrop.errors import UserError
-
-SIDE = 192  # pixels of an image on the page
-LONGEST = 600  # characters of a question or an answer
-
-
-@dataclass(frozen=True)
-class ShownSample:
-    """The question and image of a sample, as data URLs, or "" without an image.
-
-    image: the part that the protocol shows to a model with a square of patches. whole: all of it.
-    """
-
-    question: str
-    image: str
-    whole: str = ""
+from hidrop.videos import Sampling
 
 
 @dataclass
@@ -78,17 +62,19 @@ def page_samples(
         answers = {key: rows for key in own if (rows := samples_of(*where[key])) is not None}
         if not answers:
             continue
-        found.identities |= {key: _identity(*where[key]) for key in answers}
+        identities = {key: _identity(*where[key]) for key in answers}
+        found.identities |= identities
         kinds = {
             key: kinds_of(rows, answers.get(str(own[key]["base"]), ()), lower=own[key].get("lower_is_better", False))
             for key, rows in answers.items()
         }
         found.flips |= lists_of(kinds)
         docs = chosen(kinds, samples)
-        asked = _asked(document, task, found.identities, answers, docs, found.notes)
+        asked = _asked(document, task, identities, docs, found.notes)
         squares = {key: own[key]["image_tokens"] for key in answers}
+        samplings = {key: sampling_of(identity) for key, identity in identities.items()}
         rooms = room // len(tasks), answers_room // len(tasks)
-        found.tasks[task] = _listed(docs, answers, kinds, squares, asked, found, rooms)
+        found.tasks[task] = _listed(docs, answers, kinds, squares, samplings, asked, found, rooms)
     if not found.tasks and document["cells"]:
         found.notes.append(f"no samples: {folder / 'samples'} is missing. Run the matrix, then write the report again")
     return found
@@ -143,12 +129,14 @@ def _asked(
     document: ResultDocument,
     task: str,
     identities: Mapping[str, Mapping[str, Any]],
-    answers: Mapping[str, Sequence[ScoredAnswer]],
     docs: Sequence[int],
     notes: list[str],
 ) -> dict[int, ShownSample]:
-    """Question and image of each sample, by doc_id. If the data is missing or differs: empty, and a note is added."""
-    digests = {str(identities[key]["data"]) for key in answers}
+    """Question and pictures of each sample, by doc_id. If the data is missing or differs: empty, and a note is added.
+
+    identities: of the task's cells, by key.
+    """
+    digests = {str(identity["data"]) for identity in identities.values()}
     version = document.get("data_versions", {}).get(task)
     try:
         spec = TaskSpec(task, str(document["data"].get(task)), protocol_of(document, task), version)
@@ -156,37 +144,16 @@ def _asked(
             raise UserError("the document does not name the data of this task")
         if digests != {data_digest(spec)}:
             raise UserError(f"'{spec.data}' differs from the data that the run read")
-        return dict(_read(spec, docs))
+        check_films(spec, list(identities.values()))
+        samplings = dict.fromkeys(map(sampling_of, identities.values()))
+        problems: list[str] = []
+        found = dict(read(spec, docs, list(samplings), problems))
+        if problems:
+            notes.append(f"{task}: pictures of {len(problems)} of {len(docs)} samples: {problems[0]}")
+        return found
     except (UserError, OSError) as error:
         notes.append(f"{task}: no questions and images: {error}")
         return {}
-
-
-def _read(spec: TaskSpec, docs: Sequence[int]) -> Iterator[tuple[int, ShownSample]]:
-    from evals.tasks.build import build, quiet
-
-    with quiet():
-        task = build(spec)
-        for number in docs:
-            doc = task.eval_docs[number]
-            try:
-                image = next(iter(task.doc_to_visual(doc) or ()), None)
-                whole = None if image is None else image.convert("RGB")
-                shown = [] if whole is None else [_data_url(protocol(spec.protocol).seen(whole)), _data_url(whole)]
-            except Exception:  # PIL raises many types for a broken file; the sample's record has the error
-                shown = []
-            yield number, ShownSample(_short(str(task.doc_to_text(doc))), *(shown or ("", "")))
-
-
-def _data_url(image: Any) -> str:
-    image.thumbnail((SIDE, SIDE))
-    file = io.BytesIO()
-    image.save(file, "WEBP", quality=80)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _listed(
@@ -194,48 +161,92 @@ def _listed(
     answers: Mapping[str, Sequence[ScoredAnswer]],
     kinds: Mapping[str, Mapping[int, str]],
     squares: Mapping[str, int | None],
+    samplings: Mapping[str, Sampling | None],
     asked: Mapping[int, ShownSample],
     found: PageSamples,
     rooms: tuple[int, int],
 ) -> list[dict[str, Any]]:
     """A task's samples, until their images or their answers fill the `rooms`, in characters.
 
-    `answers`: the samples of each cell by its key; `squares`: the tokens of each cell's image, see `_panels`.
+    By the key of each cell: `answers`, its samples; `squares`, the tokens of its image (see `_panels`); `samplings`,
+    the frames that its model is shown. Samples have fewer pictures if that gives all samples room.
     """
     room, answers_room = rooms
-    by_doc = {key: {row["doc_id"]: row for row in rows} for key, rows in answers.items()}
+    by_doc = {doc: dict[str, ScoredAnswer]() for doc in docs}
+    for key, rows in answers.items():
+        for row in rows:
+            if row["doc_id"] in by_doc:
+                by_doc[row["doc_id"]][key] = row
+    views = {doc: _views(rows, asked.get(doc), samplings) for doc, rows in by_doc.items()}
+    most = _pictures_each([view for own in views.values() for view in own.values()], found, room)
     listed: list[dict[str, Any]] = []
-    for doc in docs:
-        rows = {key: own[doc] for key, own in by_doc.items() if doc in own}
-        one, shown = next(iter(rows.values())), asked.get(doc, ShownSample("", ""))
-        wholes = {row.get("whole", False) for row in rows.values()}
-        pictures = [shown.image if False in wholes else "", shown.whole if True in wholes else ""]
-        new = [picture for picture in dict.fromkeys(pictures) if picture and picture not in found.images]
+    for doc, own_rows in by_doc.items():
+        own = {key: view.fewer(most) for key, view in views[doc].items()}
+        shown = [view for view in dict.fromkeys(own.values()) if view.pictures]
+        new = _new_images(shown, found)
         room -= sum(map(len, new))
         if new and room < 0:
             found.notes.append(
                 f"{len(docs) - len(listed)} of {len(docs)} samples: the page has no room for more images"
             )
             break
+        images = {url: number for number, url in enumerate([*found.images, *new])}
+        one = next(iter(own_rows.values()))
         sample: dict[str, Any] = {
             "doc": doc,
-            "question": shown.question,
-            "image": None,
-            "whole": None,
+            "question": asked[doc].question if doc in asked else "",
+            "views": [_view(view, images) for view in shown],
             "target": _target(one["target"]),
             "category": one["category"],
-            "answers": {key: _answer(row, kinds[key][doc], squares[key]) for key, row in rows.items()},
+            "answers": {
+                key: {
+                    **_answer(row, kinds[key][doc], squares[key], own[key]),
+                    "view": shown.index(own[key]) if own[key] in shown else None,
+                }
+                for key, row in own_rows.items()
+            },
         }
-        _number_readings(sample["answers"], rows)
+        _number_readings(sample["answers"], own_rows)
         answers_room -= size(sample)
         if answers_room < 0:
             left = len(docs) - len(listed)
             found.notes.append(f"{left} of {len(docs)} samples: the page has no room for more answers")
             break
         found.images += new
-        image, whole = (found.images.index(picture) if picture else None for picture in pictures)
-        listed.append({**sample, "image": image, "whole": whole})
+        listed.append(sample)
     return listed
+
+
+def _views(
+    rows: Mapping[str, ScoredAnswer], asked: ShownSample | None, samplings: Mapping[str, Sampling | None]
+) -> dict[str, View]:
+    """What the model of each row sees of a sample. A row that does not say whether it sees all of an image, such as a
+    failed one, is taken for one of the others.
+    """
+    stated = {row["whole"] for row in rows.values() if "whole" in row}
+    wholes = {key: row.get("whole", stated == {True}) for key, row in rows.items()}
+    return {key: asked.view((whole, samplings[key])) if asked else View() for key, whole in wholes.items()}
+
+
+def _pictures_each(views: Sequence[View], found: PageSamples, room: int) -> int:
+    """How many pictures a view may have for all of them to have room; at least 1."""
+    each = list(dict.fromkeys(views))
+    for most in range(MOST, 1, -1):
+        if sum(map(len, _new_images([view.fewer(most) for view in each], found))) <= room:
+            return most
+    return 1
+
+
+def _new_images(views: Sequence[View], found: PageSamples) -> list[str]:
+    """The images of these views that the page does not have yet, each once."""
+    known = set(found.images)
+    urls = dict.fromkeys(picture.url for view in views for picture in view.pictures)
+    return [url for url in urls if url not in known]
+
+
+def _view(view: View, images: Mapping[str, int]) -> dict[str, Any]:
+    """A view for the page's script: images by their number, with labels, and what there is more."""
+    return {"pictures": [[images[one.url], one.label] for one in view.pictures], "more": view.more}
 
 
 def _number_readings(answers: Mapping[str, dict[str, Any]], rows: Mapping[str, ScoredAnswer]) -> None:
@@ -246,20 +257,23 @@ def _number_readings(answers: Mapping[str, dict[str, Any]], rows: Mapping[str, S
 
 
 def _target(target: Any) -> str:
-    return _short(", ".join(dict.fromkeys(map(str, target))) if isinstance(target, list) else str(target))
+    return short(", ".join(dict.fromkeys(map(str, target))) if isinstance(target, list) else str(target))
 
 
-def _answer(row: ScoredAnswer, kind: str, square: int | None) -> dict[str, Any]:
-    """`panels`: the grids of the kept tokens, all images' in one list; `one`: they are of one image."""
+def _answer(row: ScoredAnswer, kind: str, square: int | None, view: View) -> dict[str, Any]:
+    """`panels`: the grids of the kept tokens, all images' in one list. `on`: the grids on each picture of the view, or
+    None. `span`: frames that share a grid.
+    """
     panels = _panels(row, square)
+    on, span = view.grids(panels) or (None, 1)
     return {
-        "text": _short(row["answer"]),
+        "text": short(row["answer"]),
         "score": row["score"],
         "kind": kind,
         "error": row["error"],
-        "whole": row.get("whole", False),
-        "one": len(panels) == 1,
         "panels": [panel for image in panels for panel in image],
+        "on": on,
+        "span": span,
         "kept": row.get("kept") if panels else None,
     }
 
@@ -275,15 +289,24 @@ def _square(side: int | None, tokens: int | None) -> list[list[int]]:
     return [[1, side, side, 0]] if side is not None and side**2 == tokens else []
 
 
-def with_panels(tasks: dict[str, list[dict[str, Any]]], document: ResultDocument) -> None:
-    """Turn the answers of an older page, which state the `side` of a square, into those of this one."""
+def convert_older(tasks: dict[str, list[dict[str, Any]]], document: ResultDocument) -> None:
+    """Give the samples of a page that an earlier version wrote the form of this one's.
+
+    They have one image (`image`: the part that the protocol shows, `whole`: all of it), whose grids are known if there
+    is only `one`. The oldest state the `side` of a square.
+    """
     tokens = {cell_key(cell): cell["image_tokens"] for cell in document["cells"]}
-    for sample in (sample for samples in tasks.values() for sample in samples):
-        sample.setdefault("whole", None)
+    for sample in (sample for samples in tasks.values() for sample in samples if "views" not in sample):
+        images = {False: sample.pop("image"), True: sample.pop("whole", None)}
+        there = [whole for whole, image in images.items() if image is not None]
+        sample["views"] = [{"pictures": [[images[whole], ""]], "more": ""} for whole in there]
         for key, answer in sample["answers"].items():
             answer.setdefault("reading", None)
             answer.setdefault("error", None)
             if "panels" not in answer:
                 panels = _square(answer.pop("side", None), tokens.get(key))
-                answer |= {"whole": False, "one": bool(panels), "panels": panels}
-                answer["kept"] = answer["kept"] if panels else None
+                answer |= {"one": bool(panels), "panels": panels, "kept": answer["kept"] if panels else None}
+            whole, one = answer.pop("whole", False), answer.pop("one")
+            grids = View((Picture(""),), (1,)).grids([answer["panels"]]) if one and whole in there else None
+            on, span = grids or (None, 1)
+            answer |= {"view": there.index(whole) if whole in there else None, "on": on, "span": span}

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 START = 1 << 20  # bytes of a video that its digest reads
 
 
+def apart(visuals: Sequence[Any]) -> tuple[list[Any], list[VideoFile]]:
+    """The images and the videos of what a document shows. A video is a file, or a path from lmms-eval's own tasks."""
+    paths = [one for one in visuals if isinstance(one, VideoFile | str)]
+    videos = [VideoFile(Path(one).parent, Path(one).name) if isinstance(one, str) else one for one in paths]
+    return [one for one in visuals if not isinstance(one, VideoFile | str)], videos
+
+
 def file_of(videos: JoinedVideos, files: Files, doc: Mapping[str, Any]) -> VideoFile:
     """The video of a document, whether it is there or not."""
     names = [f"{videos.folder}/{doc[videos.key]}{ending}" for ending in videos.endings]

@@ -15,8 +15,9 @@ function samplesOf(task) {
       const answers = {};
       sample.answers.forEach((entry, place) => {
         if (!entry) return;
-        const [text, score, kind, reading, shape, kept, error] = entry, [whole, one, panels] = data.shapes[shape];
-        answers[rows[place]] = { text: sample.texts[text], score, kind: data.kinds[kind], reading, whole, one, panels, kept, error };
+        const [text, score, kind, reading, shape, kept, error] = entry, [view, panels, on, span] = data.shapes[shape];
+        const placed = { view: sample.views[view] ?? { pictures: [], more: "" }, panels, on, span };
+        answers[rows[place]] = { text: sample.texts[text], score, kind: data.kinds[kind], reading, ...placed, kept, error };
       });
       return { ...sample, answers };
     }));
@@ -69,7 +70,7 @@ function bits(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-const PANELS = 20;
+const PANELS = 20; // grids at once that are on no picture
 
 /** The grids of an answer's tokens, a frame each: number of the first token, rows, columns, tokens of a row. */
 function grids(answer) {
@@ -77,24 +78,29 @@ function grids(answer) {
   let start = 0;
   for (const [frames, rows, columns, others] of answer.panels) {
     for (let frame = 0; frame < frames; frame += 1) {
-      if (columns) found.push({ start, rows, columns, wide: columns + others, still: frames === 1 });
+      if (rows && columns) found.push({ start, rows, columns, wide: columns + others });
       start += rows * (columns + others);
     }
   }
-  return { found: found.slice(0, PANELS), tokens: start };
+  return { found, tokens: start };
 }
 
-/** The picture of a sample. `cover`: a grid, and flags (bit per token) of which the unset ones are covered. */
+/** Whether the token of a grid at this place is one of those whose flags (a bit per token) are set. */
+function isSet({ start, wide, flags }, x, y) {
+  const i = start + y * wide + x;
+  return Boolean(flags[i >> 3] & (128 >> (i & 7)));
+}
+
+/** An image, or the place of one. `cover`: a grid, and flags (bit per token) of which the unset ones are covered. */
 function picture(source, cover) {
   const box = make("div", { class: cover ? "picture fitted" : "picture" });
   if (source !== null) box.append(make("img", { src: data.images[source], alt: "" }));
   if (cover) {
-    const { start, rows, columns, wide, flags } = cover, width = 100 / columns, height = 100 / rows;
+    const { rows, columns } = cover, width = 100 / columns, height = 100 / rows;
     let path = "";
     for (let y = 0; y < rows; y += 1) {
       for (let x = 0; x < columns; x += 1) {
-        const i = start + y * wide + x;
-        if (!(flags[i >> 3] & (128 >> (i & 7)))) path += `M${x * width} ${y * height}h${width}v${height}h-${width}z`;
+        if (!isSet(cover, x, y)) path += `M${x * width} ${y * height}h${width}v${height}h-${width}z`;
       }
     }
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -111,37 +117,63 @@ function picture(source, cover) {
   return box;
 }
 
-/** A sample's image, or its grids with the tokens that are not in `kept` (base64, a bit per token) covered.
-    The image is under a grid only if the grid is of all that the model sees of it. */
-function stage(sample, caption, answer, kept) {
-  const source = answer.whole ? sample.whole : sample.image;
-  const flags = kept ? bits(kept) : null;
-  const shown = kept
-    ? grids(answer).found.map((grid) => picture(answer.one && grid.still ? source : null, { ...grid, flags }))
-    : [picture(source)];
-  const many = shown.length > 2 ? "many" : "";
-  return make("figure", {}, make("div", { class: many }, ...shown), make("figcaption", {}, caption));
+/** What a model sees of a sample, or the grids of its tokens with those that are not in `kept` (base64, a bit per token)
+    covered: on the pictures that they are of, or alone if that is not known. */
+function stage(caption, answer, kept) {
+  const { view, on } = answer, flags = kept ? bits(kept) : null;
+  const covers = kept ? grids(answer).found.map((grid) => ({ ...grid, flags })) : [];
+  const figure = (className, ...shown) => make("figure", {}, make("div", { class: className }, ...shown), make("figcaption", {}, caption));
+  if (kept && !on) {
+    const shown = covers.slice(0, PANELS).map((cover) => picture(null, cover));
+    return figure(shown.length > 2 ? "many" : "", ...shown);
+  }
+  const shots = view.pictures.map(([image, label], place) => {
+    const own = kept ? on[place].map((number) => covers[number]) : [];
+    const under = own.length ? `${label.replace(/, [\d.]+ s$/, "")}: ${share(own)}` : label;
+    return make("div", { class: "shot" },
+      ...(kept ? own.map((cover) => picture(image, cover)) : [picture(image)]),
+      label ? make("p", {}, under) : null);
+  });
+  if (!shots.length) shots.push(picture(null));
+  return figure("shots", ...shots, !kept && view.more ? make("p", { class: "rest" }, `and ${view.more}`) : null);
+}
+
+/** How many tokens of these grids are kept: "3 of 16". */
+function share(covers) {
+  let left = 0, all = 0;
+  for (const cover of covers) {
+    all += cover.rows * cover.columns;
+    for (let y = 0; y < cover.rows; y += 1) {
+      for (let x = 0; x < cover.columns; x += 1) left += isSet(cover, x, y);
+    }
+  }
+  return `${left} of ${all}`;
 }
 
 function count(kept) {
   return bits(kept).reduce((sum, byte) => sum + byte.toString(2).replaceAll("0", "").length, 0);
 }
 
-function stages(sample, cell, answer) {
+function stages(cell, answer) {
   const entering = cell.entering, first = entering.findIndex((n) => n > 0);
   const last = entering.findLastIndex((n) => n > 0);
-  const { tokens } = grids(answer), all = tokens ? `${tokens} tokens` : "image";
+  const { view, on, span } = answer, several = view.pictures.length > 1 || view.more;
+  const { tokens } = grids(answer), all = tokens ? `${tokens} tokens` : several ? "images" : "image";
   const enter = first < 0 ? "enter no layer" : first > 0 ? `enter before layer ${first + 1}` : "enter at once";
   const leave = first >= 0 && last < entering.length - 1 ? `, leave before layer ${last + 2}` : "";
-  const shown = make("div", { class: "stages" }, stage(sample, `${all}, ${enter}${leave}`, answer));
+  const shown = make("div", { class: several ? "stages several" : "stages" }, stage(`${all}, ${enter}${leave}`, answer));
   for (const [after, kept] of answer.kept ?? []) {
     const where = after === 0 ? "before layer 1" : `after layer ${after}`;
     const left = count(kept);
     const merged = left === 0 ? " (the rest merged or dropped)" : "";
-    shown.append(stage(sample, `${left} kept ${where}${merged}`, answer, kept));
+    const shared = on && span > 1 ? `, a grid for ${span} frames` : "";
+    shown.append(stage(`${left} kept ${where}${merged}${shared}`, answer, kept));
   }
   if (!answer.kept && cell.method !== "vanilla" && first >= 0) {
     shown.append(make("p", {}, "The kept tokens do not map to image patches, or were not recorded."));
+  } else if (answer.kept?.length && !on && view.pictures.length) {
+    const number = grids(answer).found.length, first = number > PANELS ? ` The first ${PANELS} of ${number} are shown.` : "";
+    shown.append(make("p", {}, `It was not recorded which part of which picture each grid shows: they are in the order of the tokens.${first}`));
   }
   return shown;
 }
@@ -164,12 +196,12 @@ function card(sample, key, beside) {
     row in sample.answers
       ? make("p", {}, answerText(sample.answers[row], data.cells[row]))
       : make("p", {}, "no answer to this sample"),
-    row in sample.answers ? stages(sample, data.cells[row], sample.answers[row]) : null);
+    row in sample.answers ? stages(data.cells[row], sample.answers[row]) : null);
   if (!beside) add(key.split("/")[1], answerText(answer, cell));
   const link = make("a", { href: `#${fragment({ sample: sample.doc })}` }, `sample ${sample.doc}`);
   return make("li", { class: `card ${kind}` },
     make("h3", {}, make("span", { class: `kind-${kind}` }, kind), " · ", link, sample.category ? ` · ${sample.category}` : ""),
-    beside ? make("div", { class: "pair" }, column(key), column(beside)) : stages(sample, cell, answer),
+    beside ? make("div", { class: "pair" }, column(key), column(beside)) : stages(cell, answer),
     sample.question ? make("pre", {}, sample.question) : null,
     texts);
 }

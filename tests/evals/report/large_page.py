@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 from evals.report import page, page_samples
-from evals.report.page_samples import ShownSample
+from evals.report.page_pictures import Picture, ShownSample, View
 from evals.store.kept_tokens import pack
 from hidrop.geometry import PRESETS
 from hidrop.plan import Cut, Schedule
@@ -99,13 +99,11 @@ def asked(*arguments: Any) -> dict[int, ShownSample]:
     """A question and an image for each sample."""
     task, draw = arguments[1], random.Random(arguments[1])
     question = "What is the man on the left of the picture next to the red bus holding in his hand? " * 2
-    return {
-        doc: ShownSample(
-            f"{task} {doc}: {question}",
-            f"data:image/webp;base64,{base64.b64encode(draw.randbytes(IMAGE * 3 // 4)).decode()}",
-        )
-        for doc in range(SAMPLES)
-    }
+    found = {}
+    for doc in range(SAMPLES):
+        url = f"data:image/webp;base64,{base64.b64encode(draw.randbytes(IMAGE * 3 // 4)).decode()}"
+        found[doc] = ShownSample(f"{task} {doc}: {question}", {(False, None): View((Picture(url),), (1,))})
+    return found
 
 
 def html() -> str:

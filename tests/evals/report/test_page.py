@@ -24,7 +24,7 @@ from hidrop.errors import UserError
 from hidrop.visible import UNSEEN
 
 # An answer without kept tokens.
-PLAIN: dict[str, Any] = {"score": 0, "error": None, "whole": False, "one": False, "panels": [], "kept": None}
+PLAIN: dict[str, Any] = {"score": 0, "error": None, "panels": [], "on": None, "span": 1, "kept": None}
 
 
 def data_of(text: str) -> dict[str, Any]:
@@ -60,8 +60,11 @@ def test_the_page_shows_each_rows_answers_and_what_it_kept(little: Path) -> None
             for sample in samples:
                 answer = sample["answers"][key]
                 assert answer["text"] == journal[sample["doc"]]["answer"]
-                assert sample["question"] and data["images"][sample["image"]].startswith("data:image/webp;base64,")
-                assert answer["panels"] == [[1, 10, 10, 0]] and answer["one"] and not answer["whole"]
+                [[image, label]] = sample["views"][answer["view"]]["pictures"]
+                assert (
+                    sample["question"] and data["images"][image].startswith("data:image/webp;base64,") and label == ""
+                )
+                assert (answer["panels"], answer["on"], answer["span"]) == ([[1, 10, 10, 0]], [[0]], 1)
                 kept = answer["kept"] and [(after, len(unpack(mask, 100))) for after, mask in answer["kept"]]
                 wanted = {"vanilla": [], "fastv": [(2, 4)], "random": [(2, 9)], "downsample": None}
                 if cell["method"] in wanted:
@@ -108,7 +111,7 @@ def test_images_without_room_are_said_to_be_left_out(little: Path, monkeypatch: 
 def test_text_of_a_model_cannot_leave_its_place(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evals.report import page_samples
 
-    def evil(row: Any, kind: str, square: Any) -> dict[str, Any]:
+    def evil(row: Any, kind: str, *more: Any) -> dict[str, Any]:
         return {**PLAIN, "text": "</script><script>alert(1)</script>", "kind": kind}
 
     monkeypatch.setattr(page_samples, "_answer", evil)
@@ -129,8 +132,8 @@ def test_without_journals_or_data_the_page_says_so(little: Path, tmp_path: Path)
     document["data"] = {"gqa": str(tmp_path), "pope": "mini"}
     data = data_of(page.html(document, little))
     assert len(data["notes"]) == 1 and "gqa: no questions and images" in data["notes"][0]
-    assert all(sample["image"] is None for sample in data["tasks"]["gqa"])
-    assert all(sample["image"] is not None for sample in data["tasks"]["pope"])
+    assert all(sample["views"] == [] for sample in data["tasks"]["gqa"])
+    assert all(len(sample["views"]) == 1 for sample in data["tasks"]["pope"])
 
 
 def test_a_report_keeps_what_the_page_shows_or_refuses(little: Path, tmp_path: Path, capsys: Any) -> None:
@@ -263,7 +266,7 @@ def test_no_text_of_a_run_acts_on_the_page(little: Path, monkeypatch: pytest.Mon
 
     evil = "\x1b[31m\u202e\x00\u2028"
 
-    def answer(row: Any, kind: str, square: Any) -> dict[str, Any]:
+    def answer(row: Any, kind: str, *more: Any) -> dict[str, Any]:
         return {**PLAIN, "text": evil, "kind": kind}
 
     monkeypatch.setattr(page_samples, "_answer", answer)
@@ -287,63 +290,78 @@ def scored(tokens: int, **more: Any) -> Any:
     return {**row, "kept": [[2, pack([0, 1], tokens)]], **more}
 
 
-def test_kept_tokens_are_drawn_in_the_grids_of_their_image() -> None:
-    """Of one image, a picture is under its grids; tiles and several images have grids alone."""
+def test_of_an_older_journal_only_the_square_of_the_models_own_image_is_drawn() -> None:
+    from evals.report.page_pictures import Picture, View
     from evals.report.page_samples import _answer
 
-    wide = _answer(scored(6, panels=[[[1, 2, 3, 0]]], whole=True), "same", 1296)
-    assert (wide["panels"], wide["one"], wide["whole"]) == ([[1, 2, 3, 0]], True, True)
-    tiled = _answer(scored(8, panels=[[[1, 2, 2, 0]], [[1, 2, 2, 0]]], whole=True), "same", 4)
-    assert (len(tiled["panels"]), tiled["one"]) == (2, False) and tiled["kept"]
-
-
-def test_of_an_older_journal_only_the_square_of_the_models_own_image_is_drawn() -> None:
-    from evals.report.page_samples import _answer, with_panels
-
-    old = _answer(scored(16), "same", 16)
-    assert (old["panels"], old["one"], old["whole"]) == ([[1, 4, 4, 0]], True, False) and old["kept"]
+    one = View((Picture("image"),), (1,))
+    old = _answer(scored(16), "same", 16, one)
+    assert (old["panels"], old["on"]) == ([[1, 4, 4, 0]], [[0]]) and old["kept"]
     for tokens, own in ((12, 12), (16, 2880), (16, None)):  # 16 of 2880: perhaps 2 x 8
-        assert _answer(scored(tokens), "same", own)["panels"] == []
-        assert _answer(scored(tokens), "same", own)["kept"] is None
-    # The same for the samples of an older page.
+        found = _answer(scored(tokens), "same", own, one)
+        assert (found["panels"], found["on"], found["kept"]) == ([], None, None)
+
+
+def test_samples_of_older_pages_get_todays_form() -> None:
+    """The oldest state the side of a square, later ones the grids and whether they are of one image."""
+    from evals.report.page_samples import convert_older
+
+    kept = [[2, "AA=="]]
     rows = (("a", 16), ("b", 9))
     cells: Any = {"cells": [{"model": "m", "label": row, "task": "gqa", "image_tokens": n} for row, n in rows]}
-    answers = {f"m/{row}/gqa": {"side": 4, "kept": [[2, "AA=="]]} for row in ("a", "b")}
-    sample: Any = {"image": 0, "answers": answers}
-    with_panels({"gqa": [sample]}, cells)
-    nothing = {"reading": None, "error": None}
-    assert sample["answers"]["m/a/gqa"] == {
-        **nothing,
-        "kept": [[2, "AA=="]],
-        "whole": False,
-        "one": True,
-        "panels": [[1, 4, 4, 0]],
+    sample: Any = {"image": 5, "answers": {f"m/{row}/gqa": {"side": 4, "kept": kept} for row in ("a", "b")}}
+    convert_older({"gqa": [sample]}, cells)
+    shared = {"reading": None, "error": None, "view": 0, "span": 1}
+    assert sample == {
+        "views": [{"pictures": [[5, ""]], "more": ""}],
+        "answers": {
+            "m/a/gqa": {**shared, "kept": kept, "panels": [[1, 4, 4, 0]], "on": [[0]]},
+            "m/b/gqa": {**shared, "kept": None, "panels": [], "on": None},
+        },
     }
-    assert sample["answers"]["m/b/gqa"] == {**nothing, "kept": None, "whole": False, "one": False, "panels": []}
-    assert sample["whole"] is None
+    tiles, film = [[1, 2, 2, 0], [1, 3, 2, 1]], [[4, 2, 2, 0], [1, 1, 0, 1]]
+    shapes = [[True, True, tiles], [False, False, tiles], [True, True, film]]
+    answers = [[0, 1.0, 0, 0, number, kept] for number in range(len(shapes))]
+    packed = {"rows": ["a", "b", "c"], "samples": [{"image": 1, "whole": 2, "texts": ["x"], "answers": answers}]}
+    tasks = page_data.unpack({"tasks": {"gqa": packed}, "shapes": shapes})
+    for _ in range(2):  # what has today's form stays as it is
+        convert_older(tasks, cells)
+        ((sample,),) = tasks.values()
+        assert [view["pictures"] for view in sample["views"]] == [[[1, ""]], [[2, ""]]]
+        found = {key: (answer["view"], answer["on"], answer["panels"]) for key, answer in sample["answers"].items()}
+        assert found == {"a": (1, [[0, 1]], tiles), "b": (0, None, tiles), "c": (1, None, film)}
 
 
 def test_a_sample_has_the_pictures_that_its_models_see() -> None:
     """LLaVA's square, all of the image for a family that squeezes it into its grid, or both."""
-    from evals.report.page_samples import PageSamples, ShownSample, _listed
+    from evals.report.page_pictures import Picture, ShownSample, View
+    from evals.report.page_samples import PageSamples, _listed
 
-    shown = {1: ShownSample("q", "square", "all of it")}
+    views = {(whole, None): View((Picture(url),), (1,)) for whole, url in ((False, "square"), (True, "all of it"))}
     square, whole = scored(4, doc_id=1, panels=[[[1, 2, 2, 0]]], whole=False), scored(4, doc_id=1, whole=True)
+    failed = scored(4, doc_id=1, error="no luck")
+
+    def listed(rows: Any, image_room: int = 999, answer_room: int = 9999) -> tuple[list[dict[str, Any]], PageSamples]:
+        found, answers = PageSamples(), {f"m/{number}/gqa": [row] for number, row in enumerate(rows)}
+        kinds: Any = {key: {1: "same"} for key in answers}
+        more: Any = (dict.fromkeys(answers, 4), dict.fromkeys(answers), {1: ShownSample("q", views)}, found)
+        return _listed([1], answers, kinds, *more, (image_room, answer_room)), found
+
     for rows, images in (
         ([square], ["square"]), ([whole], ["all of it"]), ([square, whole], ["square", "all of it"]),
+        ([whole, failed], ["all of it"]),
     ):  # fmt: skip
-        found = PageSamples()
-        answers = {f"m/{number}/gqa": [row] for number, row in enumerate(rows)}
-        kinds = {key: {1: "same"} for key in answers}
-        (sample,) = _listed([1], answers, kinds, dict.fromkeys(answers, 4), shown, found, (999, 9999))
+        (sample,), found = listed(rows)
         assert found.images == images
-        assert [found.images[n] for n in (sample["image"], sample["whole"]) if n is not None] == images
-    found = PageSamples()
-    assert _listed([1], answers, kinds, dict.fromkeys(answers, 4), shown, found, (10, 9999)) == []
-    assert "1 of 1 samples: the page has no room for more images" in found.notes[0]
-    found = PageSamples()
-    assert _listed([1], answers, kinds, dict.fromkeys(answers, 4), shown, found, (999, 10)) == []
-    assert "1 of 1 samples: the page has no room for more answers" in found.notes[0] and not found.images
+        pictures = [view["pictures"] for view in sample["views"]]
+        assert pictures == [[[number, ""]] for number in range(len(images))]
+        assert [answer["view"] for answer in sample["answers"].values()] == (
+            [0, 1] if len(images) == 2 else [0] * len(rows)
+        )
+    none, found = listed([square], image_room=3)
+    assert none == [] and "1 of 1 samples: the page has no room for more images" in found.notes[0]
+    none, found = listed([square], answer_room=10)
+    assert none == [] and "1 of 1 samples: the page has no room for more answers" in found.notes[0] and not found.images
 
 
 def test_samples_come_back_from_a_page_as_they_were() -> None:
@@ -352,12 +370,14 @@ def test_samples_come_back_from_a_page_as_they_were() -> None:
         "text": "a",
         "kind": "lost",
         "reading": 0,
+        "view": 0,
         "panels": [[1, 2, 2, 0]],
-        "one": True,
+        "on": [[0]],
         "kept": [[2, "8A=="]],
     }
-    failed = {**PLAIN, "text": "", "score": None, "kind": "uncompared", "reading": 1, "error": "no luck"}
-    sample: dict[str, Any] = {"doc": 3, "question": "?", "image": 0, "whole": None, "target": "b", "category": None}
+    failed = {**PLAIN, "text": "", "score": None, "kind": "uncompared", "reading": 1, "error": "no luck", "view": None}
+    sample: dict[str, Any] = {"doc": 3, "question": "?", "target": "b", "category": None}
+    sample["views"] = [{"pictures": [[0, ""]], "more": ""}]
     tasks = {"gqa": [{**sample, "answers": {"a": one, "b": failed}}, {**sample, "answers": {"b": one}}], "pope": []}
     packed = json.loads(json.dumps(page_data.pack(tasks)))
     assert page_data.unpack(packed) == tasks
