@@ -177,44 +177,76 @@ def _listed(
         for row in rows:
             if row["doc_id"] in by_doc:
                 by_doc[row["doc_id"]][key] = row
-    views = {doc: _views(rows, asked.get(doc), samplings) for doc, rows in by_doc.items()}
+    samples: dict[int, dict[str, Any]] = {}
+    for doc, own in by_doc.items():
+        sample = _sample(doc, own, kinds, squares, asked.get(doc))
+        answers_room -= size(sample)
+        if answers_room < 0:
+            found.notes.append(
+                f"{len(docs) - len(samples)} of {len(docs)} samples: the page has no room for more answers"
+            )
+            break
+        samples[doc] = sample
+    views = {doc: _views(by_doc[doc], asked.get(doc), samplings) for doc in samples}
     most = _pictures_each([view for own in views.values() for view in own.values()], found, room)
     listed: list[dict[str, Any]] = []
-    for doc, own_rows in by_doc.items():
-        own = {key: view.fewer(most) for key, view in views[doc].items()}
-        shown = [view for view in dict.fromkeys(own.values()) if view.pictures]
-        new = _new_images(shown, found)
+    for doc, sample in samples.items():
+        seen = {key: view.fewer(most) for key, view in views[doc].items()}
+        new = _new_images(list(seen.values()), found)
         room -= sum(map(len, new))
         if new and room < 0:
             found.notes.append(
                 f"{len(docs) - len(listed)} of {len(docs)} samples: the page has no room for more images"
             )
             break
-        images = {url: number for number, url in enumerate([*found.images, *new])}
-        one = next(iter(own_rows.values()))
-        sample: dict[str, Any] = {
-            "doc": doc,
-            "question": asked[doc].question if doc in asked else "",
-            "views": [_view(view, images) for view in shown],
-            "target": _target(one["target"]),
-            "category": one["category"],
-            "answers": {
-                key: {
-                    **_answer(row, kinds[key][doc], squares[key], own[key]),
-                    "view": shown.index(own[key]) if own[key] in shown else None,
-                }
-                for key, row in own_rows.items()
-            },
-        }
-        _number_readings(sample["answers"], own_rows)
-        answers_room -= size(sample)
-        if answers_room < 0:
-            left = len(docs) - len(listed)
-            found.notes.append(f"{left} of {len(docs)} samples: the page has no room for more answers")
-            break
         found.images += new
+        _show(sample, by_doc[doc], seen, squares, found.images)
         listed.append(sample)
     return listed
+
+
+def _sample(
+    doc: int,
+    rows: Mapping[str, ScoredAnswer],
+    kinds: Mapping[str, Mapping[int, str]],
+    squares: Mapping[str, int | None],
+    asked: ShownSample | None,
+) -> dict[str, Any]:
+    """A sample without pictures: see `_show`."""
+    one = next(iter(rows.values()))
+    answers = {key: _answer(row, kinds[key][doc], squares[key]) for key, row in rows.items()}
+    readings = list(dict.fromkeys(str(row["reading"]) for row in rows.values()))
+    for key, row in rows.items():  # equal answers have equal numbers
+        answers[key]["reading"] = readings.index(str(row["reading"]))
+    return {
+        "doc": doc,
+        "question": asked.question if asked else "",
+        "views": [],
+        "target": _target(one["target"]),
+        "category": one["category"],
+        "answers": answers,
+    }
+
+
+def _show(
+    sample: dict[str, Any],
+    rows: Mapping[str, ScoredAnswer],
+    views: Mapping[str, View],
+    squares: Mapping[str, int | None],
+    images: Sequence[str],
+) -> None:
+    """Add the pictures to a sample that each row's model sees, and which grids of its tokens are on which of them.
+
+    `images`: those of the page, in their order.
+    """
+    numbers = {url: number for number, url in enumerate(images)}
+    shown = [view for view in dict.fromkeys(views.values()) if view.pictures]
+    for view in shown:
+        pictures = [[numbers[picture.url], picture.label] for picture in view.pictures]
+        sample["views"].append({"pictures": pictures, "more": view.more})
+    for key, answer in sample["answers"].items():
+        on, span = views[key].grids(_panels(rows[key], squares[key])) or (None, 1)
+        answer |= {"view": shown.index(views[key]) if views[key] in shown else None, "on": on, "span": span}
 
 
 def _views(
@@ -244,36 +276,22 @@ def _new_images(views: Sequence[View], found: PageSamples) -> list[str]:
     return [url for url in urls if url not in known]
 
 
-def _view(view: View, images: Mapping[str, int]) -> dict[str, Any]:
-    """A view for the page's script: images by their number, with labels, and what there is more."""
-    return {"pictures": [[images[one.url], one.label] for one in view.pictures], "more": view.more}
-
-
-def _number_readings(answers: Mapping[str, dict[str, Any]], rows: Mapping[str, ScoredAnswer]) -> None:
-    """Number the answers of a sample by how they were read: equal answers have equal numbers."""
-    readings = list(dict.fromkeys(str(row["reading"]) for row in rows.values()))
-    for key, row in rows.items():
-        answers[key]["reading"] = readings.index(str(row["reading"]))
-
-
 def _target(target: Any) -> str:
     return short(", ".join(dict.fromkeys(map(str, target))) if isinstance(target, list) else str(target))
 
 
-def _answer(row: ScoredAnswer, kind: str, square: int | None, view: View) -> dict[str, Any]:
-    """`panels`: the grids of the kept tokens, all images' in one list. `on`: the grids on each picture of the view, or
-    None. `span`: frames that share a grid.
-    """
+def _answer(row: ScoredAnswer, kind: str, square: int | None) -> dict[str, Any]:
+    """`panels`: the grids of the kept tokens, all images' in one list. For the rest of SHAPE see `_show`."""
     panels = _panels(row, square)
-    on, span = view.grids(panels) or (None, 1)
     return {
         "text": short(row["answer"]),
         "score": row["score"],
         "kind": kind,
         "error": row["error"],
+        "view": None,
         "panels": [panel for image in panels for panel in image],
-        "on": on,
-        "span": span,
+        "on": None,
+        "span": 1,
         "kept": row.get("kept") if panels else None,
     }
 

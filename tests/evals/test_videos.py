@@ -11,6 +11,8 @@ import pytest
 from evals import cli
 from evals.matrix.schema import load_matrix
 from evals.model.lmms_model import HidropLlava
+from evals.report.page_samples import page_samples
+from evals.store.folders import read_document
 from evals.tasks import TASKS, TaskSpec, evaluate, get_task, shown_videos
 from hidrop.backbones import count_by
 from hidrop.budget import solve
@@ -84,6 +86,16 @@ def test_a_matrix_makes_a_table_of_two_video_tasks(
     assert all(cell["film"]["frames"] == FRAMES for cell in cells.values())
     readme = (tmp_path / "out" / "leaderboard.md").read_text()
     assert f"Frames of a video: m: at most {FRAMES}" in readme.replace("**", "")
+    shown = page_samples(read_document(tmp_path / "out"), tmp_path / "out", samples=2, room=10**6, answers_room=10**6)
+    assert shown.notes == []
+    span = 2 if name.startswith("qwen") else 1
+    for sample in (sample for samples in shown.tasks.values() for sample in samples):
+        [view] = sample["views"]
+        assert [label.partition(",")[0] for _, label in view["pictures"]] == [
+            f"frame {n}" for n in range(1, FRAMES + 1)
+        ]
+        for answer in sample["answers"].values():
+            assert (answer["on"], answer["span"]) == ([[n // span] for n in range(FRAMES)], span)
 
 
 def test_the_number_of_frames_is_part_of_a_cells_identity(

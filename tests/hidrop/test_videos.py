@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hidrop.errors import UserError
-from hidrop.videos import Sampling, Video, VideoError, VideoFile, read_video
+from hidrop.videos import Excerpt, Sampling, Video, VideoError, VideoFile, read_video, spread
 from tests.films import grey, write_film
 
 # Keyframes every five frames and frames that refer to later ones: a seek that goes wrong shows another frame.
@@ -58,6 +58,14 @@ def test_frames_are_those_that_were_asked_for(name: str, tmp_path: Path) -> None
 )
 def test_the_numbers_of_frames_by_hand(sampling: Sampling, total: int, rate: float, places: tuple[int, ...]) -> None:
     assert sampling.places(total, rate) == places
+
+
+def test_an_excerpt_has_some_of_the_frames_that_a_sampling_takes(tmp_path: Path) -> None:
+    path, sampling = write_film(tmp_path / "a.mkv", frames=30, rate=10), Sampling(16, multiple=2)
+    taken, some = read_video(path, sampling), read_video(path, Excerpt(sampling, 4))
+    assert spread(16, 4) == (2, 6, 10, 14) and spread(3, 4) == (0, 1, 2) and spread(9, 1) == (4,)
+    assert numbers(some) == [numbers(taken)[place] for place in spread(16, 4)]
+    assert read_video(path, Excerpt(sampling, 16)).places == taken.places
 
 
 def test_a_user_states_frames_and_a_rate() -> None:

@@ -24,7 +24,7 @@ from hidrop.errors import UserError
 from hidrop.visible import UNSEEN
 
 # An answer without kept tokens.
-PLAIN: dict[str, Any] = {"score": 0, "error": None, "panels": [], "on": None, "span": 1, "kept": None}
+PLAIN: dict[str, Any] = {"score": 0, "error": None, "view": None, "panels": [], "on": None, "span": 1, "kept": None}
 
 
 def data_of(text: str) -> dict[str, Any]:
@@ -291,15 +291,13 @@ def scored(tokens: int, **more: Any) -> Any:
 
 
 def test_of_an_older_journal_only_the_square_of_the_models_own_image_is_drawn() -> None:
-    from evals.report.page_pictures import Picture, View
     from evals.report.page_samples import _answer
 
-    one = View((Picture("image"),), (1,))
-    old = _answer(scored(16), "same", 16, one)
-    assert (old["panels"], old["on"]) == ([[1, 4, 4, 0]], [[0]]) and old["kept"]
+    old = _answer(scored(16), "same", 16)
+    assert old["panels"] == [[1, 4, 4, 0]] and old["kept"]
     for tokens, own in ((12, 12), (16, 2880), (16, None)):  # 16 of 2880: perhaps 2 x 8
-        found = _answer(scored(tokens), "same", own, one)
-        assert (found["panels"], found["on"], found["kept"]) == ([], None, None)
+        assert _answer(scored(tokens), "same", own)["panels"] == []
+        assert _answer(scored(tokens), "same", own)["kept"] is None
 
 
 def test_samples_of_older_pages_get_todays_form() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -375,6 +376,43 @@ def test_samples_show_the_tokens_kept_at_each_filter(browser: Any) -> None:
     boxes["same"].click()
     assert len(all_of(browser, "#cards .card")) == len(kinds) - kinds.count("same")
     assert not all_of(browser, "#cards .card.same")
+
+
+def test_each_frame_is_shown_with_the_tokens_that_are_kept_of_it(chromium: Any, url: str, tmp_path: Path) -> None:
+    """A sample whose square of tokens is said to be a video of four frames, two of which share a grid; then tiles."""
+    text = Path(url.removeprefix("file://")).read_text(encoding="utf-8")
+    found = page.DATA.search(text)
+    assert found
+    data = json.loads(found[1])
+    film, tiles = len(data["shapes"]), len(data["shapes"]) + 1
+    data["shapes"] += [[0, [[2, 5, 10, 0]], [[0], [0], [1]], 2], [0, [[1, 2, 2, 0]] * 25, None, 1]]
+    rows, (first, second, *_) = data["tasks"]["gqa"]["rows"], data["tasks"]["gqa"]["samples"]
+    labels = [f"frame {number}, {number / 4} s" for number in (1, 2, 3)]
+    for sample, shape in ((first, film), (second, tiles)):
+        sample["views"] = [{"pictures": [[0, label] for label in labels], "more": "1 more frame"}]
+        for answer in sample["answers"]:
+            answer[4] = shape
+    changed = tmp_path / "film.html"
+    changed.write_text(text.replace(found[1], json.dumps(data).replace("<", "\\u003c")), encoding="utf-8")
+    chromium.set_window_size(390, 800)
+    row, beside = (next(row for row in rows if name in row) for name in ("plain/fastv/", "plain/vanilla/"))
+    chromium.get(f"{changed.as_uri()}#row={row}&beside={beside}&sample={first['doc']}")
+    assert texts(chromium, ".pair .rest") == ["and 1 more frame"] * 2, "of each row"
+    under = texts(chromium, ".pair > :first-child .shot p")
+    counts = [text.split(": ")[1].split(" of ") for text in under[3:]]
+    assert under[:3] == labels and [text.split(":")[0] for text in under[3:]] == ["frame 1", "frame 2", "frame 3"]
+    assert counts[0] == counts[1] and int(counts[0][0]) + int(counts[2][0]) == 4 and {of for _, of in counts} == {"50"}
+    covered = [path.get_attribute("d").count("z") for path in all_of(chromium, ".pair path")]
+    assert covered == [50 - int(kept) for kept, _ in counts] and len(all_of(chromium, ".pair .fitted img")) == 3
+    assert "4 kept after layer 2, a grid for 2 frames" in texts(chromium, ".pair figcaption")
+    wide = chromium.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert wide[0] <= wide[1] and violations(chromium) == []
+    chromium.get("about:blank")
+    chromium.get(f"{changed.as_uri()}#row={row}&sample={second['doc']}")
+    assert len(all_of(chromium, "#cards path")) == 20 and not all_of(chromium, "#cards .fitted img")
+    said = all_of(chromium, "#cards .card")[0].text
+    assert "It was not recorded which part of which picture each grid shows" in said and "first 20 of 25" in said
+    assert chromium.get_log("browser") == []
 
 
 def test_two_rows_are_compared_on_the_same_samples(browser: Any, little: Path) -> None:
