@@ -22,6 +22,7 @@ from hidrop.errors import UserError
 from hidrop.methods import build
 from hidrop.models import Loaded, load
 from hidrop.runtime import reduce
+from hidrop.videos import VideoFile
 from tests import tiny_checkpoints
 from tests.baselines.slow_model import SlowLlava
 from tests.baselines.slow_rules import RULES
@@ -142,7 +143,7 @@ def test_likelihoods_about_a_video_are_those_of_a_full_forward(
 ) -> None:
     loaded, film = families(name), str(write_film(tmp_path / "a.mkv"))
     lm = model(loaded, [{}], protocol="native", frames=2)
-    prompt = lm.protocol.prepare(loaded, QUESTION, [], videos=[lm._video(film)])
+    prompt = lm.protocol.prepare(loaded, QUESTION, [], videos=[lm._video(VideoFile(tmp_path, "a.mkv"))])
     wanted = [plain(loaded, prompt, loaded.tokenizer(text).input_ids) for text in CHOICES]
     assert prompt.visual_tokens > 0
     close(scored(lm, choices(visuals=lambda doc: [film])), wanted, atol=5e-5)
