@@ -11,7 +11,7 @@ import pytest
 from evals import cli
 from evals.matrix.schema import load_matrix
 from evals.model.lmms_model import HidropLlava
-from evals.report.page_samples import page_samples
+from evals.report.page_samples import PageSamples, page_samples
 from evals.store.folders import read_document
 from evals.tasks import TASKS, TaskSpec, evaluate, get_task, shown_videos
 from hidrop.backbones import count_by
@@ -72,6 +72,10 @@ def run(tmp_path: Path, text: str, *, code: int = 0) -> dict[str, Any]:
     return json.loads((out / "leaderboard.json").read_text()) if code == 0 else {}
 
 
+def shown_on_a_page(out: Path) -> PageSamples:
+    return page_samples(read_document(out), out, samples=2, room=10**6, answers_room=10**6)
+
+
 @pytest.mark.parametrize("protocol", ("lmms-eval", "native"))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_matrix_makes_a_table_of_two_video_tasks(
@@ -86,7 +90,7 @@ def test_a_matrix_makes_a_table_of_two_video_tasks(
     assert all(cell["film"]["frames"] == FRAMES for cell in cells.values())
     readme = (tmp_path / "out" / "leaderboard.md").read_text()
     assert f"Frames of a video: m: at most {FRAMES}" in readme.replace("**", "")
-    shown = page_samples(read_document(tmp_path / "out"), tmp_path / "out", samples=2, room=10**6, answers_room=10**6)
+    shown = shown_on_a_page(tmp_path / "out")
     assert shown.notes == []
     span = 2 if name.startswith("qwen") else 1
     for sample in (sample for samples in shown.tasks.values() for sample in samples):
@@ -222,8 +226,12 @@ def test_a_video_task_of_lmms_eval_without_a_class_runs_too(
     assert all(cell["n"] == len(row.documents) and cell["n_failed"] == 0 for cell in cells.values())
     assert cells["vanilla"]["film"]["frames"] == FRAMES and cells["vanilla"]["own_scale"]
     assert cells["fastv"]["share"] == pytest.approx(0.25, abs=0.02)
+    shown = shown_on_a_page(tmp_path / "out")
+    assert shown.notes == [] and all(sample["views"] for sample in shown.tasks[name])
     (own / row.films[0]).write_bytes((own / row.films[1]).read_bytes())
     shown_videos._digest.cache_clear()
+    other = shown_on_a_page(tmp_path / "out")
+    assert "its videos differ from those that the run read" in other.notes[0] and other.images == []
     again = run(tmp_path, text)
     assert {cell["id"] for cell in again["cells"]}.isdisjoint(cell["id"] for cell in cells.values())
     (own / row.films[0]).unlink()
