@@ -58,7 +58,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._say(f"{name}: batch size {'; '.join(each)} (auto)")
 
     def timing(self, name: str, methods: int) -> None:
-        doing = f"timing {methods} methods on {name}"
+        doing = f"timing {methods} method{'s' * (methods != 1)} on {name}"
         self.view.phase(doing)
         self._say(doing)
 
