@@ -100,8 +100,7 @@ def html(
     if not found.tasks and samples:
         earlier = (shown_before(document, place / NAME) for place in (out or folder, folder))
         found = next(filter(None, earlier), found)
-    if any(not isinstance(found.flips.get(cell_key(cell)), list) for cell in document["cells"]):
-        found.flips |= _table_flips(document, folder)
+    found.flips |= _table_flips(document, folder, found.flips)
     return _rendered(document, found, report_notes(document), {name: document.get(name) for name in MADE}, speed)
 
 
@@ -133,6 +132,11 @@ def write_several(
     places = several.places_of(runs)
     found = page_samples(document, out, samples=samples, room=IMAGE_BYTES, answers_room=ANSWER_BYTES, places=places)
     without = [run.name for run in runs if not any(places[key][0] == run.folder for key in found.identities)]
+    for run in runs:
+        cells = [cell for cell in run.document["cells"] if run.key(cell_key(cell)) in places]
+        listed = {cell_key(cell): found.flips.get(run.key(cell_key(cell)), "") for cell in cells}
+        lists = _table_flips({**run.document, "cells": cells}, run.folder, listed)
+        found.flips |= {run.key(key): own for key, own in lists.items()}
     found.notes = [note for note in found.notes if not note.startswith("no samples")]
     found.notes += [f"samples of {name}: its samples/ is missing" for name in without if samples]
     made = several.facts(runs, MADE)
@@ -140,9 +144,10 @@ def write_several(
     return path
 
 
-def _table_flips(document: ResultDocument, folder: Path) -> flip_lists.Lists:
-    """The lists of flips by the folder's samples.parquet, if it has one: a folder can keep it without its journals."""
-    if not (table := sample_table.read(str(folder))):
+def _table_flips(document: ResultDocument, folder: Path, found: flip_lists.Lists) -> flip_lists.Lists:
+    """The lists of flips by the folder's samples.parquet, where `found` lacks some. It is kept without journals."""
+    complete = all(isinstance(found.get(cell_key(cell)), list) for cell in document["cells"])
+    if complete or not (table := sample_table.read(str(folder))):
         return {}
     own = {cell_key(cell): cell for cell in document["cells"] if known(cell["task"])}
     rows = {key: table.of(cell, protocol_of(document, cell["task"])) or () for key, cell in own.items()}

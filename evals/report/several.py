@@ -32,6 +32,11 @@ class Run:
     def model(self, name: str) -> str:
         return f"{name}@{self.name}"
 
+    def key(self, key: str) -> str:
+        """The key of a row or a cell, which begins with its model, with the run in the model's name."""
+        model, rest = key.split("/", 1)
+        return f"{self.model(model)}/{rest}"
+
 
 def runs_of(folders: Sequence[Path], documents: Sequence[ResultDocument]) -> list[Run]:
     """The runs with names. Raises UserError for a folder that is given twice, and if the runs are not comparable."""
@@ -101,7 +106,7 @@ def merged(runs: Sequence[Run]) -> ResultDocument:
         fields[part] = {name: value for own in each for name, value in own.items()}
     fields["groups"] = {name: own for name, own in fields["groups"].items() if set(own) <= set(tasks)}
     fields["correlations"] = [
-        {**entry, "rows": [_key(run, name) for name in entry["rows"]]}
+        {**entry, "rows": [run.key(name) for name in entry["rows"]]}
         for run in runs
         for entry in run.document.get("correlations", ())
         if entry["task"] in tasks
@@ -143,14 +148,8 @@ def _renamed(run: Run, entry: Mapping[str, Any]) -> Any:
     """An entry of a document with its run in the model's name, and in the key of the cell it is compared with."""
     renamed = {**entry, "model": run.model(entry["model"])}
     if base := entry.get("base"):
-        renamed["base"] = _key(run, base)
+        renamed["base"] = run.key(base)
     return renamed
-
-
-def _key(run: Run, key: str) -> str:
-    """The key of a row or a cell, which begins with its model, with the run in the model's name."""
-    model, rest = key.split("/", 1)
-    return f"{run.model(model)}/{rest}"
 
 
 def _names(reference: str | list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from evals.report import flip_lists, page
 from evals.report.flip_lists import NO_ROOM, NO_VANILLA, lists_of, packed, unpacked, within
+from evals.report.several import runs_of
 from evals.store import sample_table
 from evals.store.folders import read_document, samples_of
 from evals.store.result_document import cell_key
@@ -88,6 +89,9 @@ def test_a_folder_without_journals_lists_the_flips_of_its_sample_table(little: P
     assert data_of(page.html(document, tmp_path))["flips"] == {}
     sample_table.write(sample_table.rows_of(little, document), tmp_path / sample_table.NAME)
     assert shown(page.html(document, tmp_path)) == flipped(little)
+    runs = runs_of([little, tmp_path], [document, document])
+    both = shown(page.write_several(runs, tmp_path / "both", samples=1).read_text())
+    assert both == {run.key(key): lists for run in runs for key, lists in flipped(little).items()}
 
 
 def test_a_row_is_not_listed_without_vanillas_journal(little: Path, tmp_path: Path) -> None:
