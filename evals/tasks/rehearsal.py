@@ -146,15 +146,20 @@ def without_network() -> None:
     socket.getaddrinfo = refuse
 
 
-def main() -> None:
+def problems_of(given: str) -> tuple[str, ...]:
+    """The problems of the specs in a JSON document of `rehearsed`, in this process."""
     from evals.tasks.registry import add
 
-    given = json.loads(sys.stdin.read())
-    without_network()
-    for name, path in given["yaml"].items():
+    asked = json.loads(given)
+    for name, path in asked["yaml"].items():
         add(name, Path(path))
-    found = [problem_of(TaskSpec(**spec)) for spec in given["specs"]]
-    print(json.dumps([problem for problem in found if problem]))
+    found = (problem_of(TaskSpec(**spec)) for spec in asked["specs"])
+    return tuple(problem for problem in found if problem)
+
+
+def main() -> None:
+    without_network()
+    print(json.dumps(problems_of(sys.stdin.read())))
 
 
 if __name__ == "__main__":

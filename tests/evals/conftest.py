@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from evals.tasks import evaluation, get_task
+from evals.tasks.rehearsal import problems_of
 from hidrop.videos import Sampling, VideoFile
 from tests.evals.tasks.layout import put, write
 from tests.evals.tasks.table import CASES
@@ -96,6 +98,14 @@ def own_dataset_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
     monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets-cache"))
     converted = tmp_path_factory.getbasetemp() / "converted"
     monkeypatch.setattr("evals.tasks.mvbench.cache_folder", lambda: converted)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tried_here() -> Iterator[None]:
+    """Try tasks in this process: another one imports lmms-eval first, for seconds. test_rehearsal.py starts one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evals.tasks.rehearsal._in_child", functools.cache(problems_of))
+        yield
 
 
 @pytest.fixture(scope="session")

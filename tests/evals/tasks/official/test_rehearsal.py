@@ -10,7 +10,7 @@ import pytest
 from evals.tasks import TaskSpec
 from evals.tasks.asked import Asked
 from evals.tasks.registry import add
-from evals.tasks.rehearsal import problem_of, rehearsed
+from evals.tasks.rehearsal import _in_child, problem_of, rehearsed
 from tests.evals.tasks.official.row import Row
 from tests.evals.tasks.official.tables import ROWS
 from tests.evals.tasks.official.unscored import TO_JUDGE
@@ -66,7 +66,8 @@ def test_a_package_that_a_function_imports_when_it_runs_is_told(tmp_path: Path) 
     )
 
 
-def test_in_a_process_of_its_own_the_network_is_closed(tmp_path: Path) -> None:
+def test_in_a_process_of_its_own_the_network_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evals.tasks.rehearsal._in_child", _in_child)
     files = {name: str(own(tmp_path, name, utils)) for name, utils in (("mine", GOOD), ("online", NETWORK))}
     [problem] = rehearsed([TaskSpec(name, "hub", "lmms-eval") for name in files], files)
     assert problem.startswith("online: document 0 cannot be scored: ") and "no network while a task is tried" in problem
