@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
@@ -22,7 +23,7 @@ from hidrop.mini.training.lessons import GROUP, batches
 from hidrop.mini.training.model import make_image_processor, make_model, make_tokenizer
 from hidrop.mini.training.optimizer import Pair, warm_then_decay
 from hidrop.mini.training.recipe import Kind, Lesson, Recipe
-from hidrop.mini.training.samples import caption_sample, instruction_sample
+from hidrop.mini.training.samples import caption_turns, instruction_turns
 from hidrop.models.origins import own_folders
 from hidrop.models.sources import MINI
 from hidrop.provenance import describe, versions
@@ -150,13 +151,14 @@ def _changed(found: state.TrainingProgress, plan: Recipe) -> str | None:
     return None
 
 
+@functools.cache
 def corpus_tokenizer() -> PreTrainedTokenizerFast:
-    """The embedded models' tokenizer. It depends on the grammar alone, so it is the same for every recipe."""
+    """The embedded models' tokenizer. It depends on the grammar alone, so all recipes of a process share one."""
 
     def lines() -> Iterator[str]:
         for index in range(CORPUS):
-            for sample in (caption_sample(index), instruction_sample(index)):
-                for question, answer in sample.turns:
+            for _, turns in (caption_turns(index), instruction_turns(index)):
+                for question, answer in turns:
                     yield from (f"USER: {question} ASSISTANT: {answer}", f"\n{question}", answer)
 
     return make_tokenizer(lines())

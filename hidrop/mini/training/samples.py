@@ -209,25 +209,39 @@ def _captions(scene: Scene, rng: np.random.Generator, stage: int, count: int) ->
 
 def caption_sample(index: int, split_seed: int = 0) -> Sample:
     """Stage 1: captions follow the image directly, without an instruction, as in LLaVA's pretraining."""
-    rng = np.random.default_rng([split_seed, 1, index])
-    if rng.random() < TEXT_ONLY:
-        return _without_image(rng)
-    scene = draw_scene(rng)
-    return Sample(render(scene), (("", ". ".join(_captions(scene, rng, stage=1, count=3))),))
+    return _drawn(*caption_turns(index, split_seed))
 
 
 def instruction_sample(index: int, split_seed: int = 0) -> Sample:
     """Stage 2: several questions about one image, sometimes options without an image."""
+    return _drawn(*instruction_turns(index, split_seed))
+
+
+def caption_turns(index: int, split_seed: int = 0) -> tuple[Scene | None, tuple[Turn, ...]]:
+    """The scene and the turns of `caption_sample`. Nothing is drawn, which takes most of a sample's time."""
+    rng = np.random.default_rng([split_seed, 1, index])
+    if rng.random() < TEXT_ONLY:
+        return None, _without_image(rng)
+    scene = draw_scene(rng)
+    return scene, (("", ". ".join(_captions(scene, rng, stage=1, count=3))),)
+
+
+def instruction_turns(index: int, split_seed: int = 0) -> tuple[Scene | None, tuple[Turn, ...]]:
+    """The scene and the turns of `instruction_sample`. Nothing is drawn."""
     rng = np.random.default_rng([split_seed, 2, index])
     if rng.random() < TEXT_ONLY:
-        return _without_image(rng)
+        return None, _without_image(rng)
     scene = draw_scene(rng)
-    return Sample(render(scene), tuple(_conversation(scene, rng)))
+    return scene, tuple(_conversation(scene, rng))
 
 
-def _without_image(rng: np.random.Generator) -> Sample:
+def _drawn(scene: Scene | None, turns: tuple[Turn, ...]) -> Sample:
+    return Sample(None if scene is None else render(scene), turns)
+
+
+def _without_image(rng: np.random.Generator) -> tuple[Turn, ...]:
     """Options and their letters, without the task of finding the answer."""
-    return Sample(None, tuple(_lettering(rng) for _ in range(4)))
+    return tuple(_lettering(rng) for _ in range(4))
 
 
 def _lettering(rng: np.random.Generator) -> Turn:
