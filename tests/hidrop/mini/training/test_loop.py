@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hidrop.mini.training.collator import SceneCollator
 from hidrop.mini.training.drills import EVERYTHING, drill_sample, letters_sample, option_turns, row_turns, sign_turns
 from hidrop.mini.training.lessons import batches
 from hidrop.mini.training.loop import corpus_tokenizer
+from hidrop.mini.training.model import GEOMETRY
 from hidrop.mini.training.optimizer import Pair, orthogonalise, warm_then_decay
 from hidrop.mini.training.patches import HEADS, patch_targets
 from hidrop.mini.training.recipe import Recipe
@@ -254,7 +256,7 @@ def test_a_recipe_is_read_as_strictly_as_a_matrix(content: bytes, message: str, 
 def _tiny(folder: Path) -> Path:
     recipe = folder / "tiny.yaml"
     stage = "{steps: 4, batch: 2, lr: 0.001}"
-    method = "{name: hidrop, inject: 4, filters: [4, 5], keep: [20, 8], exit: 10}"
+    method = "{name: hidrop, inject: 2, filters: [2, 3], keep: [20, 8], exit: 5}"
     kinds = ("captions", "instructions", "signs", "rows", "letters", "drills", "drills")
     lessons = "".join(f"  - {{data: {kind}, {stage[1:]}\n" for kind in kinds)
     foundations = "".join(f"{name}: {stage}\n" for name in ("tower", "class_token", "align"))
@@ -273,6 +275,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, mon
 
     recipe = str(_tiny(tmp_path))
     monkeypatch.setattr(trainer, "SAVE_EVERY", 2)
+    monkeypatch.setattr("hidrop.mini.training.model.GEOMETRY", replace(GEOMETRY, layers=5))
     train(recipe, out=tmp_path / "whole", work=tmp_path / "a" / "w")
 
     kept = state.save
