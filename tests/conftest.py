@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from transformers import PreTrainedConfig
 
 from hidrop.testing.tiny.llava import (
     IMAGE,
@@ -29,6 +30,9 @@ from hidrop.testing.tiny.llava import (
 
 torch.set_num_threads(1)
 gc.disable()  # until the first test: what is imported stays
+# transformers writes whole configs as JSON into type errors that it catches itself: half of the time that a tiny model
+# takes to be built or to generate.
+PreTrainedConfig.__repr__ = object.__repr__
 _NUMBERS = itertools.count()
 
 __all__ = [
