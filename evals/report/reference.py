@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -204,5 +205,10 @@ def load_reference(name: str | Path) -> Reference:
         path = FOLDER / f"{Path(name).name.removesuffix('.yaml')}.yaml"
     if not path.is_file():
         raise UserError(f"reference '{name}': no such file.{strict_yaml.suggestion(str(name), available())}")
-    data = strict_yaml.read(path, path.name)
-    return strict_yaml.checked(Reference, data, path.name)
+    return _read(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@functools.lru_cache(maxsize=32)
+def _read(path: Path, changed: int, size: int) -> Reference:
+    """Read a file once while it stays the same: a report asks for each of them fifty times."""
+    return strict_yaml.checked(Reference, strict_yaml.read(path, path.name), path.name)

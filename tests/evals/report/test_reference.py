@@ -26,7 +26,7 @@ def llava() -> Reference:
 
 @pytest.fixture
 def raw() -> dict[str, Any]:
-    return yaml.safe_load((FOLDER / "llava-1.5-7b.yaml").read_text())
+    return yaml.load((FOLDER / "llava-1.5-7b.yaml").read_text(), yaml.CSafeLoader)
 
 
 def entry(reference: Reference, **fields: Any) -> Published:
