@@ -33,7 +33,11 @@ class SlowLlava:
         self.size = config.hidden_size // self.heads
         self.depth = config.num_hidden_layers
         self.kept: dict[int, tuple[int, ...]] = {}  # by layer, the visual tokens that were left after it
-        self.cache: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = [([], []) for _ in range(self.depth)]
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty the cache: keys and values of each layer, (tokens, heads, size)."""
+        self.cache: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * self.depth
 
     def norm(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         epsilon = self.model.config.text_config.rms_norm_eps
@@ -69,19 +73,22 @@ class SlowLlava:
         return seen + [0.0] * (len(tokens) - query - 1)
 
     def run_layer(self, layer: int, tokens: list[Token]) -> list[Token]:
+        """Each token attends to the cache and to the tokens up to itself, one at a time. The rest is of all tokens."""
         q, k, v = self.project(layer, tokens)
-        keys, values = self.cache[layer - 1]
-        block, out = self.decoder.layers[layer - 1], []
-        for i, token in enumerate(tokens):
-            keys.append(k[i])
-            values.append(v[i])
-            p = self.probabilities(q[i], torch.stack(keys))
-            mixed = torch.einsum("hn,nhd->hd", p, torch.stack(values)).flatten()
-            h = token.h + block.self_attn.o_proj.weight @ mixed
-            x = self.norm(block.post_attention_layernorm.weight, h)
-            gate, up = block.mlp.gate_proj.weight @ x, block.mlp.up_proj.weight @ x
-            out.append(replace(token, h=h + block.mlp.down_proj.weight @ (gate * torch.sigmoid(gate) * up)))
-        return out
+        cached, block = self.cache[layer - 1], self.decoder.layers[layer - 1]
+        before = 0 if cached is None else len(cached[0])
+        keys, values = (k, v) if cached is None else (torch.cat(pair) for pair in zip(cached, (k, v), strict=True))
+        self.cache[layer - 1] = keys, values
+        mixed = []
+        for i in range(len(tokens)):
+            seen = before + i + 1
+            p = self.probabilities(q[i], keys[:seen])
+            mixed.append(torch.einsum("hn,nhd->hd", p, values[:seen]).flatten())
+        states = torch.stack([t.h for t in tokens]) + block.self_attn.o_proj(torch.stack(mixed))
+        x = self.norm(block.post_attention_layernorm.weight, states)
+        gate, up = block.mlp.gate_proj(x), block.mlp.up_proj(x)
+        states = states + block.mlp.down_proj(gate * torch.sigmoid(gate) * up)
+        return [replace(token, h=h) for token, h in zip(tokens, states, strict=True)]
 
     @torch.no_grad()
     def prefill(
@@ -142,7 +149,8 @@ class SlowLlava:
     def step(self, number: int) -> torch.Tensor:
         h = self.decoder.embed_tokens.weight[number]
         for layer in range(1, self.depth + 1):
-            position = len(self.cache[layer - 1][0]) if self.rule.compacted else self.length
+            cached = self.cache[layer - 1]
+            position = self.length if not self.rule.compacted else 0 if cached is None else len(cached[0])
             h = self.run_layer(layer, [Token(h, position)])[0].h
         self.length += 1
         return self.logits(Token(h, 0))
@@ -152,7 +160,7 @@ class SlowLlava:
         numbers = [int(logits[-1].argmax())]
         while len(numbers) < count:
             if getattr(self.rule, "rechosen", False):
-                self.cache = [([], []) for _ in range(self.depth)]
+                self.forget()
                 logits.append(self.logits(self.prefill(ids + numbers, pixels, generated=len(numbers))[-1]))
             else:
                 logits.append(self.step(numbers[-1]))

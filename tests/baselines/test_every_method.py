@@ -217,8 +217,7 @@ def test_kept_names_the_tokens_that_the_slow_reference_keeps(row, side, tiny_lla
 
 @every_method
 @heads
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_padded_batch_equals_single_runs(row, kv_heads, side, tiny_llava, prompt, pixels, padded):
+def test_a_batch_padded_on_either_side_equals_single_runs(row, kv_heads, tiny_llava, prompt, pixels, padded):
     model = tiny_llava(kv_heads=kv_heads)
     prompts = [
         prompt(3, 7, seed=1),
@@ -229,16 +228,16 @@ def test_a_padded_batch_equals_single_runs(row, kv_heads, side, tiny_llava, prom
     images = [pixels(seed=1), pixels(seed=2), None, pixels(2, seed=4)]
     with reduce(model, reducer_of(row)) as reduction:
         single = [generate(model, input_ids=p, pixel_values=i) for p, i in zip(prompts, images, strict=True)]
-        rows = [reduction.trace.rows[0]]
         together = torch.cat([image for image in images if image is not None])
-        ids, logits, _ = generate(model, **padded(prompts, side), pixel_values=together)
-        rows = reduction.trace.rows
-    assert ids.tolist() == [one[0][0].tolist() for one in single]
-    torch.testing.assert_close(logits, torch.cat([one[1] for one in single]), atol=5e-5, rtol=1e-4)
-    assert follows(rows[0], row)
-    assert follows(rows[1], row)
-    assert set(rows[2]) == {0}
-    assert max(rows[3]) <= 2 * max(METHODS[row][2])
+        for side in ("left", "right"):
+            ids, logits, _ = generate(model, **padded(prompts, side), pixel_values=together)
+            assert ids.tolist() == [one[0][0].tolist() for one in single], side
+            torch.testing.assert_close(logits, torch.cat([one[1] for one in single]), atol=5e-5, rtol=1e-4)
+            rows = reduction.trace.rows
+            assert follows(rows[0], row)
+            assert follows(rows[1], row)
+            assert set(rows[2]) == {0}
+            assert max(rows[3]) <= 2 * max(METHODS[row][2])
 
 
 @every_method
