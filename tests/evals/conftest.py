@@ -108,6 +108,15 @@ def tried_here() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End answers after 8 tokens: those of a random model go on for as many as the protocol allows, up to 1024."""
+    from evals.model.lmms_model import HidropLlava
+
+    longest = HidropLlava._longest
+    monkeypatch.setattr(HidropLlava, "_longest", lambda *given: min(8, longest(*given)))
+
+
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All tasks in the embedded benchmark's layout."""

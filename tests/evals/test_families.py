@@ -17,6 +17,8 @@ from evals.tasks.protocol import protocol
 from tests import tiny_checkpoints
 from tests.hidrop.backbones.families import with_own
 
+pytestmark = pytest.mark.usefixtures("short_answers")
+
 LIMITED = with_own("limit_pixels")
 SAMPLES = 3
 

@@ -18,6 +18,8 @@ from hidrop.methods import build
 from hidrop.models import load
 from tests.conftest import PINPOINTS, make_llava_next
 
+pytestmark = pytest.mark.usefixtures("short_answers")
+
 SIZES = [(40, 40), (90, 30), (31, 100), (64, 64), (20, 70)]  # width, height
 
 

@@ -22,6 +22,8 @@ from tests.evals.tasks.layout import put
 from tests.evals.tasks.official.tables import ROWS
 from tests.evals.tasks.table import CASES
 
+pytestmark = pytest.mark.usefixtures("short_answers")
+
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava_onevision")
 FRAMES = 4
 VIDEO = [name for name in TASKS if get_task(name).source.videos]

@@ -15,6 +15,8 @@ from evals.analysis.document import ANALYSIS
 from hidrop.models import load
 from tests.conftest import PINPOINTS, make_llava_next
 
+pytestmark = pytest.mark.usefixtures("short_answers")
+
 FIXED = ("--inject", "2", "--exit", "4", "--filters", "2", "--budget", "35%")  # of 4 layers
 QUICK = ("--batch", "3", "--held-out", "1", "--windows", "1,2")
 

@@ -17,6 +17,8 @@ from evals.analysis.task_curves import heat
 from evals.store.records import checked
 from tests import tiny_checkpoints
 
+pytestmark = pytest.mark.usefixtures("short_answers")
+
 LAYERS = ("--inject", "2", "--exit", "6", "--filters", "3,4")  # of 6
 QUICK = ("--samples", "3", "--batch", "2", "--held-out", "2", "--windows", "1,2", "--shares", "1", "--data", "mini")
 

@@ -13,6 +13,8 @@ from evals.cli.options import BUNDLED
 from evals.run.processes import Processes
 from tests.evals.holding import held_elsewhere
 
+pytestmark = pytest.mark.usefixtures("short_answers")
+
 
 def run(*arguments):
     return cli.main([str(a) for a in arguments])
