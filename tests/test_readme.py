@@ -201,8 +201,10 @@ def test_the_task_of_the_benchmarks_page_runs(
     from PIL import Image
 
     from evals.tasks import registry
+    from evals.tasks.rehearsal import problems_of
 
     monkeypatch.setattr(registry, "_own", {})
+    monkeypatch.setattr("evals.tasks.rehearsal._in_child", problems_of)  # here, without importing lmms-eval again
     monkeypatch.chdir(tmp_path)
     (tmp_path / "counts/photos").mkdir(parents=True)
     Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "counts/photos/cats.jpg")
@@ -383,7 +385,7 @@ def test_the_recipe_of_a_method_passes_the_generic_tests(contributed: Path) -> N
         "-k", "largest or second_implementation",
     )  # fmt: skip
     [passed] = re.findall(r"(\d+) passed", printed)
-    assert int(passed) > 15
+    assert int(passed) > 12
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from evals.cli import main
 from evals.run.processes import Processes
 from hidrop.errors import UserError
 from tests.evals.run.small_matrix import small_matrix
@@ -145,20 +146,29 @@ def test_half_a_launch_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> 
 MATRIX = small_matrix(12)
 
 
-def test_two_processes_of_torchrun_write_the_tables_of_one(tmp_path: Path) -> None:
+def test_two_processes_of_torchrun_write_the_tables_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "small.yaml").write_text(MATRIX)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
-    def run(*launcher: str, out: str) -> dict[str, bytes]:
-        command = [*launcher, "run.py", "--matrix", tmp_path / "small.yaml", "--out", tmp_path / out, "--device", "cpu"]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("written:") == 1
-        tables = {name: (tmp_path / out / f"leaderboard.{name}").read_bytes() for name in ("csv", "md")}
-        return {name: re.sub(rb"\*\*Date\*\*.*", b"", table) for name, table in tables.items()}
+    def arguments(out: str) -> list[str]:
+        return ["--matrix", str(tmp_path / "small.yaml"), "--out", str(tmp_path / out), "--device", "cpu"]
 
-    one = run(sys.executable, out="one")
+    def tables(out: str) -> dict[str, bytes]:
+        read = {name: (tmp_path / out / f"leaderboard.{name}").read_bytes() for name in ("csv", "md")}
+        return {name: re.sub(rb"\*\*Date\*\*.*", b"", table) for name, table in read.items()}
+
+    assert main(arguments("one")) == 0
+    assert capsys.readouterr().out.count("written:") == 1
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    assert run(*torchrun, out="two") == one
+    done = subprocess.run(
+        [*torchrun, "run.py", *arguments("two")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("written:") == 1
+    assert tables("one") == tables("two")
     answers = [sorted(p.name for p in (tmp_path / out / "samples").glob("*.jsonl")) for out in ("one", "two")]
     assert answers[0] == answers[1] and len(answers[0]) == 4
