@@ -376,6 +376,8 @@ def _times_note(document: ResultDocument) -> str:
         f"Request: TTFT and the further ones of {_lengths(profiles)} output tokens. Speed-up: vanilla's time over the "
         "method's, on the same model (noise: its 95 % interval over the rounds has 1 inside)"
     )
+    if len({profile["model"] for profile in profiles}) > 1:
+        text += ". Milliseconds of two models are of different minutes: compare their speed-ups"
     if any(profile["prefill_source"] == "difference" for profile in profiles):
         text += ". Prefill is the whole forward minus the separately measured time of tower and projector"
     return text

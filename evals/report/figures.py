@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from evals.report.columns import task_name
 from evals.report.figure_scale import Scale, lines_of, scale_of, spot, write_value
 from evals.report.figure_style import COLOURS, MARKERS, hover, in_turn, inside, legend, panels_of, pareto, saved
 from evals.report.method_looks import Look, looks_of, own_look, shown_name
-from evals.report.rows import TableRow, number, rows_of, tasks_in_percent
+from evals.report.rows import TableRow, TimedPart, number, rows_of, tasks_in_percent
 from evals.report.sections import VANILLA, Board, Section, boards
 from evals.report.spreads import half_width
 from evals.report.units import COUNTS, fixed, millis, ratio, unit_for
@@ -38,7 +39,7 @@ MAX_PANELS = 4
 COLUMNS = 3  # panels of a line
 PANEL = 3.4, 2.7  # inches of a panel on the page: as wide as a phone
 
-ASIDE = "marks that would hide each other at equal counts stand side by side"
+ASIDE = "marks that would hide each other stand beside their count, a dotted line"
 FILLED = "filled: trained with its schedule"
 VALUE, MOST_VALUES = 0.075, 4  # width of a number in a strip as a share of the axis; numbers before they become a range
 
@@ -107,7 +108,7 @@ def drawings(document: ResultDocument) -> list[tuple[str, Drawing]]:
 def accuracy(board: Board, document: ResultDocument) -> Drawing | None:
     """One panel for each cost that is known of some rows."""
     rows = [row for row in board.rows if row.percent_of_vanilla is not None]
-    costs = [cost for cost in _costs(board.rows) if any(cost.of(row) is not None for row in rows)]
+    costs = [cost for cost in _costs(board) if any(cost.of(row) is not None for row in rows)]
     if len(rows) < 2 or not costs:
         return None
     tasks, y = tasks_in_percent(document), scale_of(row.percent_of_vanilla or 0 for row in rows)
@@ -145,13 +146,29 @@ class Cost:
     counted: bool = False
 
 
-def _costs(rows: Sequence[TableRow]) -> list[Cost]:
+def _costs(board: Board) -> list[Cost]:
+    """What is counted, and the times: in milliseconds, and for several models as a share of vanilla's in their rounds.
+
+    Milliseconds of two models are of different minutes.
+    """
+    rows = board.rows
     flops = unit_for((row.flops for row in rows), COUNTS)
     lengths = {row.profile["new_tokens"] for row in rows if row.profile}
     length = f"of {' or '.join(map(str, sorted(lengths)))} output tokens"
 
-    def ms(value: float) -> str:
-        return f"{millis(value)} ms"
+    timed = [row for row in rows if row.profile]
+    relative = len({row.model for row in timed}) > 1 and all(board.speed_up(row, "prefill") for row in timed)
+
+    def share(part: TimedPart, row: TableRow) -> float | None:
+        faster = board.speed_up(row, part)
+        return None if faster is None else 100 / faster["ratio"]
+
+    def time(name: str, part: TimedPart) -> Cost:
+        if relative:
+            return Cost(
+                f"{name}, % of vanilla's time", partial(share, part), lambda x: f"{fixed(x)} % of vanilla's time"
+            )
+        return Cost(f"{name}, ms (median)", lambda row: row.milliseconds_of(part), lambda x: f"{millis(x)} ms")
 
     return [
         Cost("visual tokens per layer, on average", lambda row: row.average_tokens, lambda x: f"{x:.1f} tokens", True),
@@ -161,9 +178,7 @@ def _costs(rows: Sequence[TableRow]) -> list[Cost]:
             lambda x: f"{x:.{flops.digits}f} {flops.prefix}FLOP",
             counted=True,
         ),
-        Cost("prefill, ms (median)", lambda row: row.milliseconds_of("prefill"), ms),
-        Cost("time to first token, ms (median)", lambda row: row.milliseconds_of("ttft"), ms),
-        Cost(f"whole request {length}, ms", lambda row: row.milliseconds_of("request"), ms),
+        *starmap(time, (("prefill", "prefill"), ("time to first token", "ttft"), (f"request {length}", "request"))),
     ]
 
 
@@ -183,7 +198,7 @@ def _accuracy_panel(
     figure_scale.apply(axes, x=x, y=y)
     places = [spot(point, x, y, lines.get(point, 0)) for _, point in points]
     if cost.counted:
-        places = figure_scale.side_by_side(places, x, y)
+        places = _aside(axes, places, x, y)
     for (row, point), at in zip(points, places, strict=True):
         look = own_look(row, looks)
         half = half_width(row, tasks)
@@ -198,6 +213,14 @@ def _accuracy_panel(
             values = [f"{point[0]:.4g}"] * far_x + [fixed(point[1])] * far_y
             write_value(axes, "; ".join(values), at, beside=far_y)
     axes.set_xlabel(cost.label)
+
+
+def _aside(axes: Axes, places: Sequence[Point], x: Scale, y: Scale) -> list[Point]:
+    """Places side by side, with a line at the value of those that are not at it."""
+    found = figure_scale.side_by_side(places, x, y)
+    for value in sorted({place[0] for place, moved in zip(places, found, strict=True) if place != moved}):
+        axes.axvline(value, color="0.75", linewidth=0.6, linestyle=":", zorder=0.4)
+    return found
 
 
 def _mark(axes: Axes, at: Point, look: Look, words: str) -> None:
@@ -298,7 +321,7 @@ def _speed_panel(points: Marked, ratios: Sequence[RatioEntry], looks: dict[str, 
     if first < last:
         axes.plot([first, last], [first, last], color="0.6", linewidth=1, zorder=0.5)
     figure_scale.apply(axes, x=x, y=y)
-    places = figure_scale.side_by_side([point for _, point in points], x, y)
+    places = _aside(axes, [point for _, point in points], x, y)
     for (row, point), at, faster in zip(points, places, ratios, strict=True):
         look, low, high = own_look(row, looks), faster["low"], faster["high"]
         if low is not None and high is not None:
@@ -336,7 +359,7 @@ def retention(board: Board, document: ResultDocument) -> Drawing | None:
     wide = VALUE * min(most, MOST_VALUES) * (x.high - x.low)
     x = replace(x, before=x.before and wide, after=x.after and wide)
     note = "gray line: vanilla"
-    note += "; numbers in a gray strip: off the scale, in the order of the tasks" if most else ""
+    note += "; numbers in a gray strip: off the scale, in the order of the tasks (·: on the scale)" if most else ""
     panel = partial(_retention_panel, found, looks, x)
     return Drawing([panel], "", shown, note, height=0.9 + 0.17 * len(rows))
 
@@ -362,8 +385,8 @@ def _retention_panel(
         for far, start, side in (("before", x.limits[0] + edge, "left"), ("after", x.limits[1] - edge, "right")):
             own = {t: v for t, v in values.items() if (v < x.low if far == "before" else v > x.high)}
             if own:
-                each = " ".join(f"{value:.0f}" for value in own.values())
-                brief = each if len(own) <= MOST_VALUES else f"{min(own.values()):.0f} to {max(own.values()):.0f}"
+                each = " ".join(f"{own[task]:.0f}" if task in own else "·" for task in values)
+                brief = each if len(values) <= MOST_VALUES else f"{min(own.values()):.0f} to {max(own.values()):.0f}"
                 text = axes.text(start, place, brief, ha=side, va="center")
                 text.set(fontsize=figure_scale.SMALL, gid=hover("\n".join(_kept(row, t, v) for t, v in own.items())))
     axes.set_yticks(list(places), names)

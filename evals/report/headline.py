@@ -49,8 +49,8 @@ class Headline:
     """The best row of a section. `tied`: rows whose difference from it is within chance, the best ones first.
 
     `null`: the best null baseline at the same budget, trained or not; None if there is none. `also_over_null`: the
-    other rows that are above it beyond chance. `losses`: the tasks in which the best row is below vanilla beyond
-    chance. `speed_ups`: over vanilla; empty if not timed in the same rounds as vanilla.
+    other rows that are above it beyond chance. `losses`: the tasks in which the best row is below vanilla and has a
+    star in the table. `speed_ups`: over vanilla; empty if not timed in the same rounds as vanilla.
     """
 
     section: Section
@@ -80,7 +80,7 @@ class Headline:
         return f"{self.name(self.best)} {self.kept_words()}{tied}{speed}.{losses} {self.null_sentence()}"
 
     def losses_sentence(self) -> str:
-        return f"Below vanilla beyond chance in {', '.join(self.losses)}."
+        return f"Significantly below vanilla in {', '.join(self.losses)}."
 
     def kept_words(self) -> str:
         """For example "keeps 93.3 ± 2.2 % of vanilla (a loss beyond chance)"."""
@@ -166,12 +166,11 @@ def _above(one: TableRow, other: TableRow, spreads: Spreads) -> bool:
 
 
 def _lost(row: TableRow, task: str) -> bool:
-    """Whether a row's score is worse than vanilla's beyond chance. False for several seeds: they have no interval."""
+    """Whether a row's score is significantly worse than vanilla's, as the table marks it. False for several seeds."""
     against = row.against(task)
-    if against is None:
+    if against is None or not row.significant(task):
         return False
-    low, high = against["interval"]
-    return low > 0 if task in row.lower_is_better else high < 0
+    return against["difference"] > 0 if task in row.lower_is_better else against["difference"] < 0
 
 
 def _ranked(rows: Sequence[TableRow]) -> list[TableRow]:

@@ -7,6 +7,7 @@ images come from the task's data. If journals or data are missing, the page show
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,21 +82,26 @@ def page_samples(
 
 
 def chosen(kinds: Mapping[str, Mapping[int, str]], count: int) -> list[int]:
-    """`count` doc_ids, picked for one row after the other: first lost, then gained, then changed samples."""
+    """`count` doc_ids: a lost sample of every row, then a gained and a changed one, then a second of each, and so on.
+
+    A sample that one row lost is often lost by others too, and counts for all of them.
+    """
     docs = dict.fromkeys(doc for row in kinds.values() for doc in row)
-    wanted = {key: [d for kind in KINDS[:3] for d in docs if row.get(d) == kind] for key, row in kinds.items()}
-    found: dict[int, None] = {}
-    while len(found) < count and any(wanted.values()):
-        for queue in wanted.values():
-            while queue and queue[0] in found:
-                queue.pop(0)
-            if queue and len(found) < count:
-                found[queue.pop(0)] = None
-    for doc in docs:  # then fill up with samples that did not change
+    queues = {
+        (kind, key): iter([doc for doc in docs if row.get(doc) == kind])
+        for kind in KINDS[:3]
+        for key, row in kinds.items()
+    }
+    found, shown = dict[int, None](), Counter[tuple[str, str]]()
+    for each in range(1, count + 1):
+        for name, queue in queues.items():
+            if shown[name] >= each or (doc := next((doc for doc in queue if doc not in found), None)) is None:
+                continue
+            found[doc] = None
+            shown.update((row[doc], key) for key, row in kinds.items() if doc in row)
         if len(found) >= count:
             break
-        found.setdefault(doc)
-    return list(found)
+    return list({**found, **docs})[:count]  # filled up with samples that did not change
 
 
 def kind_of(own: ScoredAnswer, base: ScoredAnswer, *, lower: bool = False) -> str:

@@ -41,8 +41,8 @@ function numbers(key) {
     const units = data.units[cell.task];
     entries.push(
       [`against ${cell.base}`, `${against.difference > 0 ? "+" : ""}${fixed(against.difference, digits)}`],
-      ["95 % interval of the difference", between(against.interval, digits)],
-      ["McNemar's p, after Holm", typeof p === "number" ? `${p.toPrecision(2)} (${verdict})` : null],
+      ["95 % interval of the difference, of this score alone", between(against.interval, digits)],
+      ["p of the changed samples, corrected for all scores (McNemar, Holm)", typeof p === "number" ? `${p.toPrecision(2)} (${verdict})` : null],
       [`wrong to right, right to wrong${units ? ` (${units})` : ""}`, flipped(cell) && `${against.gained}, ${against.lost}`],
       ["same answer as vanilla", `${fixed(against.loyalty)} %`],
     );

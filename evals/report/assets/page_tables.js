@@ -138,7 +138,7 @@ function shownLines(table) {
     for (const row of body.hidden ? [] : body.rows) {
       if (row.hidden) continue;
       if (row.className === "section") lines.push(["section", row.textContent.trim()]);
-      else lines.push(["row", columns.map((column) => field(row.cells[column]))]);
+      else lines.push(["row", columns.map((column) => field(row.cells[column])), row.dataset.section]);
     }
   }
   return lines;
@@ -147,7 +147,10 @@ function shownLines(table) {
 const FORMATS = {
   CSV(lines) {
     const rows = lines.filter(([kind]) => kind !== "section");
-    return rows.map(([, fields]) => fields.map(({ text }) => csvField(text)).join(",")).join("\n");
+    // Numbers without the star of a difference, and the budget, which is a heading on the page.
+    return rows.map(([kind, fields, section]) => [
+      kind === "head" ? "Budget" : section, ...fields.map(({ text, number }) => (number ? text.replace(/\*$/, "") : text)),
+    ].map(csvField).join(",")).join("\n");
   },
   LaTeX(lines) {
     const head = lines[0][1], marks = { best: "\\textbf", second: "\\underline" };

@@ -29,7 +29,7 @@ def ranked(cell: Cell, document_of: Cell) -> dict[str, Any]:
         made["group"] = label.partition("-")[0]
         made["percent_of_vanilla"] = 100 * value / 80
         if label != "vanilla":
-            made["stats"] = stats(value - 80, 0.5)
+            made["stats"] = stats(value - 80, 0.001 if label == "a" else 0.5)
         cells.append(made)
     return document_of(cells=cells)
 
@@ -43,9 +43,19 @@ def test_the_best_ties_with_what_is_within_chance(ranked: dict[str, Any]) -> Non
     assert one.null is not None and one.null.label == "random" and one.null.seeds == 2
     assert one.over_null == Difference(pytest.approx(7.5), pytest.approx(12.5**0.5))
     assert one.sentence() == (
-        "a keeps 95.0 ± 2.5 % of vanilla (a loss beyond chance), tied with b. Below vanilla beyond chance in GQA. "
+        "a keeps 95.0 ± 2.5 % of vanilla (a loss beyond chance), tied with b. Significantly below vanilla in GQA. "
         "Above the best null baseline, random, by 7.5 ± 3.5, beyond chance. Also above it beyond chance: b."
     )
+
+
+def test_losses_are_those_that_the_table_marks(ranked: dict[str, Any]) -> None:
+    """An interval below 0 of one score alone is no star: that is corrected for all comparisons of the table."""
+    assert headlines(ranked)[0].losses == ("GQA",)
+    for cell in ranked["cells"]:
+        if cell["label"] == "a":
+            cell["stats"] = stats(-4.0, 0.06)
+    (one,) = headlines(ranked)
+    assert one.losses == () and one.from_vanilla.beyond_chance
 
 
 def test_a_null_baseline_that_is_better_is_said_to_be(ranked: dict[str, Any]) -> None:

@@ -79,8 +79,8 @@ def test_samples_that_went_another_way_come_first() -> None:
         "a": {0: "same", 1: "changed", 2: "lost", 3: "gained", 4: "same"},
         "b": {0: "same", 1: "same", 2: "lost", 3: "same", 4: "lost"},
     }
-    assert chosen(kinds, 3) == [2, 4, 3]
-    assert chosen(kinds, 99) == [2, 4, 3, 1, 0]
+    assert chosen(kinds, 2) == [2, 3], "one sample that both rows lost, then one that a row gained"
+    assert chosen(kinds, 99) == [2, 3, 1, 4, 0], "then a changed one, and a second that row b lost"
     assert chosen(kinds, 0) == []
     right, wrong = {"score": 1.0, "reading": "yes"}, {"score": 0.0, "reading": "no"}
     assert [kind_of(*pair) for pair in ((wrong, right), (right, wrong), (wrong, {**wrong, "reading": "x"}))] == [

@@ -277,8 +277,9 @@ def test_the_rows_and_columns_that_are_shown_can_be_copied(browser: Any, form: s
     text = pasted(browser)
     assert text.endswith("\n") and "random" not in text and "POPE" not in text
     if form == "CSV":
-        assert text.splitlines()[0] == "Model,Method,Share (tokens),GQA"
-        assert f"plain,vanilla,100.0 % (100.0),{rows['vanilla']}" in text.splitlines()
+        assert text.splitlines()[0] == "Budget,Model,Method,Share (tokens),GQA"
+        assert f"All visual tokens,plain,vanilla,100.0 % (100.0),{rows['vanilla']}" in text.splitlines()
+        assert "*" not in text, "numbers are numbers"
     elif form == "LaTeX":
         assert r"\begin{tabular}{llrr}" in text and r"plain & vanilla & 100.0 \% (100.0) & " in text
         assert r"\multicolumn{4}{l}{\textit{All visual tokens}}" in text and text.count(r"\midrule") == 2
