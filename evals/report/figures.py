@@ -11,6 +11,7 @@ Only the document is read. The same document gives the same bytes. A method has 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -165,9 +166,7 @@ def _costs(board: Board) -> list[Cost]:
 
     def time(name: str, part: TimedPart) -> Cost:
         if relative:
-            return Cost(
-                f"{name}, % of vanilla's time", partial(share, part), lambda x: f"{fixed(x)} % of vanilla's time"
-            )
+            return Cost(f"{name}, % of vanilla's", partial(share, part), lambda x: f"{fixed(x)} % of vanilla's time")
         return Cost(f"{name}, ms (median)", lambda row: row.milliseconds_of(part), lambda x: f"{millis(x)} ms")
 
     return [
@@ -216,10 +215,14 @@ def _accuracy_panel(
 
 
 def _aside(axes: Axes, places: Sequence[Point], x: Scale, y: Scale) -> list[Point]:
-    """Places side by side, with a line at the value of those that are not at it."""
+    """Places side by side, with a line at the value that most of those had that are not at it any more."""
     found = figure_scale.side_by_side(places, x, y)
-    for value in sorted({place[0] for place, moved in zip(places, found, strict=True) if place != moved}):
-        axes.axvline(value, color="0.75", linewidth=0.6, linestyle=":", zorder=0.4)
+    moved = Counter(place[0] for place, now in zip(places, found, strict=True) if place != now)
+    near, drawn = figure_scale.MARK[0] * (x.limits[1] - x.limits[0]), list[float]()
+    for value, _ in sorted(moved.items(), key=lambda one: (-one[1], one[0])):
+        if all(abs(value - other) > near for other in drawn):
+            axes.axvline(value, color="#b0b0b0", linewidth=0.8, linestyle=":", zorder=0.4)  # the grid's colour
+            drawn.append(value)
     return found
 
 
