@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from math import hypot, sqrt
+from math import hypot, isfinite, sqrt
 
 from evals.report.rows import TableRow, number, rows_of, tasks_in_percent
 from evals.store.result_document import ResultDocument
@@ -21,14 +21,14 @@ def half_width(row: TableRow, tasks: Sequence[str]) -> float | None:
 
     None if a task has no comparison with vanilla.
     """
-    squares = []
+    halves = []
     for task in tasks:
         against, factor = row.against(task), _percent(row, task)
         if not against or factor is None:
             return None
         low, high = against["interval"]
-        squares.append((factor * (high - low) / 2) ** 2)
-    return sqrt(sum(squares)) / len(squares) if squares else None
+        halves.append(factor * (high - low) / 2)
+    return hypot(*halves) / len(halves) if halves else None
 
 
 def _percent(row: TableRow, task: str) -> float | None:
@@ -92,7 +92,8 @@ class Spreads:
             if together is None:
                 return None
             total += first * second * together
-        return max(0.0, total)  # rounded correlations may give a little less than nothing
+        # Rounded correlations may give a little less than nothing. A document may have numbers that overflow.
+        return max(0.0, total) if isfinite(total) else None
 
     def _seeds(self, row: TableRow) -> list[TableRow]:
         return self.seeds[row.model, row.group]

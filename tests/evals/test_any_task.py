@@ -298,7 +298,7 @@ def test_the_reading_of_a_multiple_choice_task_is_the_choice_that_scores(tmp_pat
     path.write_text(text.replace("doc_to_target: answer", 'doc_to_target: "{{answer|int}}"'))
     out = tmp_path / "out"
     assert main(["run", str(matrix(tmp_path, f"  mine: {{yaml: {path}}}")), "--out", str(out)]) == 0
-    for journal in (out / "samples").iterdir():
+    for journal in (out / "samples").glob("*.jsonl"):
         rows = [json.loads(line) for line in journal.read_text().splitlines()]
         answers = {row["doc_id"]: json.loads(row["answer"]) for row in rows if row["kind"] == "answer"}
         scores = [row for row in rows if row["kind"] == "score"]

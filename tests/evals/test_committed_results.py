@@ -16,8 +16,10 @@ from evals.analysis.document import ANALYSIS
 from evals.bench.document import BENCH, TRAINING
 from evals.committed_results import SHOWN_BENCH, SHOWN_FIGURE, regenerate
 from evals.report.readme import BLOCK, PAGES, rendered
+from evals.store import sample_table
+from evals.store.folders import read_document
 from evals.store.json_files import FileKind
-from evals.store.result_document import RESULTS
+from evals.store.result_document import RESULTS, cell_key, protocol_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +61,17 @@ def test_every_committed_document_is_read_as_it_is(committed: Path) -> None:
         assert kind.read(path) == written or written["schema"] < kind.schema, path
 
 
+def test_committed_samples_are_those_of_their_document(committed: Path) -> None:
+    tables = sorted(committed.glob(f"results/*/{sample_table.NAME}"))
+    assert [path.parent.name for path in tables] == ["mini"]
+    for path in tables:
+        document, table = read_document(path.parent), sample_table.read(str(path.parent))
+        assert table is not None
+        for cell in document["cells"]:
+            samples = table.of(cell, protocol_of(document, cell["task"]))
+            assert samples is not None and len(samples) == cell["n"], cell_key(cell)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_tables_of_a_page_are_those_of_the_committed_results(page: str, committed: Path) -> None:
     text = (committed / page).read_text(encoding="utf-8")
@@ -73,7 +86,11 @@ def test_every_file_that_follows_from_committed_documents_is_up_to_date(committe
     assert (committed / SHOWN_BENCH).is_file() and committed / SHOWN_FIGURE in written
     names = {path.relative_to(committed).as_posix() for path in written}
     for folder in ("mini", "ablations", "suggested", "analysis/mini-vanilla"):
-        made = {name for name in git("ls-files", f"results/{folder}").splitlines() if "matrix.yaml" not in name}
+        made = {
+            name
+            for name in git("ls-files", f"results/{folder}").splitlines()
+            if Path(name).name not in ("matrix.yaml", sample_table.NAME)
+        }
         assert made <= names, folder
     for path in written:
         if path.suffix != ".pdf":

@@ -191,7 +191,7 @@ def test_a_task_that_a_server_scores_has_the_file_written_by_hand(task: str, ran
 
 def test_a_second_run_computes_nothing_again(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     def contents() -> dict[str, bytes]:
-        kept = [*ran.out.glob("samples/*"), *ran.out.glob("submissions/*/*")]
+        kept = [*ran.out.glob("samples/*.jsonl"), *ran.out.glob("submissions/*/*")]
         return {str(path): path.read_bytes() for path in kept}
 
     def refused(*_: Any) -> None:
