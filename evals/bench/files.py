@@ -97,9 +97,9 @@ def document_of(path: Path) -> BenchDocument | TrainingDocument | None:
 
 
 def at(place: Path) -> list[Path] | None:
-    """The files that a user means by a path: a file, or the JSON files right in a folder that is no results folder.
+    """The files of bench at a path: the file itself, or the JSON files of a folder.
 
-    None for any other folder.
+    None for a results folder, and for a folder without such files.
     """
     if place.suffix == ".json" and not place.is_dir():
         return [place]

@@ -40,7 +40,7 @@ MAX_PANELS = 4
 COLUMNS = 3  # panels of a line
 PANEL = 3.4, 2.7  # inches of a panel on the page: as wide as a phone
 
-ASIDE = "marks that would hide each other stand beside their count, a dotted line"
+ASIDE = "dotted lines: the counts of the marks beside them"
 FILLED = "filled: trained with its schedule"
 VALUE, MOST_VALUES = 0.075, 4  # width of a number in a strip as a share of the axis; numbers before they become a range
 

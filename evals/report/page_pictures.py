@@ -102,7 +102,7 @@ def _numbered(panels: Panels) -> list[list[range]]:
 
 @dataclass(frozen=True)
 class ShownSample:
-    """The question of a sample, and what models see of it."""
+    """The question of a sample, and its pictures as each kind of model gets them."""
 
     question: str
     views: Mapping[Look, View] = field(default_factory=dict)
@@ -157,7 +157,7 @@ def short(text: str) -> str:
 
 
 def _stills(spec: TaskSpec, images: Sequence[Any], films: Sequence[VideoFile]) -> dict[bool, list[Picture]]:
-    """The first images. True: all of each; False: the part of it that the protocol shows a model with a square."""
+    """The first images of a sample, whole (True), and as the protocol cuts them for a model with a square (False)."""
     side = SIDE if len(images) + len(films) == 1 else SMALLER_SIDE
     found: dict[bool, list[Picture]] = {False: [], True: []}
     for number, image in enumerate(images[:MOST]):

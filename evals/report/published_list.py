@@ -55,7 +55,7 @@ class Known:
         return "\n\n".join(blocks)
 
     def overview(self) -> str:
-        """How much there is, in the lines of one screen, and how to ask for a part of it."""
+        """What is there, short enough for one screen, and how to ask for a part of it."""
         entries = [entry for _, own in self.scores for entry in own]
         methods, tasks = (list(dict.fromkeys(names)) for names in ([e.method for e in entries], _tasks(entries)))
         sources = {one.sources[entry.source].title for one, own in self.scores for entry in own}

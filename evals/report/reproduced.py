@@ -31,7 +31,7 @@ SEVERAL = {"agrees": "agree", "differs": "differ"}  # "3 agree", and other words
 
 @dataclass(frozen=True)
 class Compared:
-    """A published score next to the one of a row. `measured`: that score, or why there is none ("failed", "to submit").
+    """A published score and what the run has for it. `measured`: its score, or what stands there instead ("failed").
 
     verdict: None without a measured score, or without its interval.
     """

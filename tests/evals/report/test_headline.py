@@ -49,7 +49,7 @@ def test_the_best_ties_with_what_is_within_chance(ranked: dict[str, Any]) -> Non
 
 
 def test_losses_are_those_that_the_table_marks(ranked: dict[str, Any]) -> None:
-    """An interval below 0 of one score alone is no star: that is corrected for all comparisons of the table."""
+    """Stars are corrected for all comparisons of the table, the interval of one score is not."""
     assert headlines(ranked)[0].losses == ("GQA",)
     for cell in ranked["cells"]:
         if cell["label"] == "a":
