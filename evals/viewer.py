@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 from evals.bench import files as bench_files
 from evals.bench import page as bench_page
 from evals.report import page as report_page
-from evals.report.embedded import policy
+from evals.report.embedded import rendered
 from evals.report.units import MISSING, fixed
 from evals.store.cell_files import DIGITS_AT_END, result_line
 from evals.store.folders import DOCUMENT, HEADINGS, State, below, read_document, state, states
@@ -158,19 +158,12 @@ def _cell(path: Path) -> tuple[str, ...]:
 
 
 def _rendered(title: str, tables: list[Shown], links: list[tuple[str, str]], *, again: bool) -> str:
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(
-        loader=FileSystemLoader(report_page.ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    style = (report_page.ASSETS / "page.css").read_text(encoding="utf-8")
-    return environment.get_template("viewer.html.jinja").render(
+    return rendered(
+        "viewer.html.jinja",
         title=visible(title),
         tables=visible_values([vars(table) for table in tables]),
         links=links,
         again=EVERY if again else None,
-        policy=policy(style=style),
-        style=style,
     )
 
 

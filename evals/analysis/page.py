@@ -6,8 +6,7 @@ from pathlib import Path
 
 from evals.analysis import figures
 from evals.analysis.document import AnalysisDocument, LayerPart, SearchEntry, at, explained
-from evals.report.embedded import policy
-from evals.report.page import ASSETS
+from evals.report.embedded import rendered
 from evals.report.provenance import facts
 from evals.report.tables import Entry, Sheet
 from evals.report.text import plain_table
@@ -73,16 +72,13 @@ def searched(found: SearchEntry) -> str:
 
 def write(document: AnalysisDocument, folder: Path) -> Path:
     """Write report.html into `folder`; return its path."""
-    from jinja2 import Environment, FileSystemLoader
-
     from evals.report import figure_style
 
-    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     headers, rows = layers_table(document)
     path = folder / "report.html"
-    style = (ASSETS / "page.css").read_text(encoding="utf-8")
     document = visible_values(document)
-    html = environment.get_template("analysis.html.jinja").render(
+    html = rendered(
+        "analysis.html.jinja",
         document=document,
         explained=explained(document),
         headers=headers,
@@ -91,8 +87,6 @@ def write(document: AnalysisDocument, folder: Path) -> Path:
             (name, figures.TITLES[name], figure_style.svg(figure, name)) for name, figure in figures.drawn(document)
         ],
         notes=[*NOTES, ("Hardware", facts(document["hardware"]))],
-        policy=policy(style=style),
-        style=style,
     )
     write_atomically(path, html)
     return path

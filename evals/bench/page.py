@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from evals.bench import figures, training_table
 from evals.bench.answer import EXPLAINED as ANSWERS
 from evals.bench.answer import answers, points_of, where
 from evals.bench.document import BenchDocument, BenchRow, TrainingDocument
 from evals.bench.text import part
-from evals.report.embedded import policy
+from evals.report.embedded import rendered
 from evals.report.measured_speed import MeasuredSpeed, TimedFile, TimedTable
-from evals.report.page import ASSETS
 from evals.report.provenance import facts
 from evals.report.units import MISSING, millis, ratio
 from hidrop.atomic_file import write_atomically
 from hidrop.visible import visible, visible_values
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 TITLE = "Measured speed"
 NOTES = (
@@ -54,33 +50,21 @@ def write_several(speed: MeasuredSpeed, path: Path) -> Path:
 
 
 def _several(speed: MeasuredSpeed) -> str:
-    template, style = _template("speed.html.jinja"), _style()
-    return template.render(title=TITLE, speed=speed, policy=policy(style=style), style=style)
+    return rendered("speed.html.jinja", title=TITLE, speed=speed)
 
 
 def html(document: BenchDocument | TrainingDocument) -> str:
     """The page of one file. That of bench-train has no answer in words and no figures."""
-    if document.get("kind") == "training":
-        return _several(MeasuredSpeed([_of_training(visible_values(document))], training_table.NOTES))
-    style, file = _style(), _of_bench(cast(BenchDocument, visible_values(document)))
-    return _template("bench.html.jinja").render(
-        document=visible_values(document),
-        file=file,
-        notes=[*NOTES, ("Hardware", file.machine), *file.facts],
-        policy=policy(style=style),
-        style=style,
-    )
+    shown: Any = visible_values(document)
+    if _is_training(shown):
+        return _several(MeasuredSpeed([_of_training(shown)], training_table.NOTES))
+    file = _of_bench(shown)
+    notes = [*NOTES, ("Hardware", file.machine), *file.facts]
+    return rendered("bench.html.jinja", document=shown, file=file, notes=notes)
 
 
-def _style() -> str:
-    return (ASSETS / "page.css").read_text(encoding="utf-8")
-
-
-def _template(name: str) -> Template:
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template(name)
+def _is_training(document: Mapping[str, Any]) -> bool:
+    return document.get("kind") == "training"
 
 
 def measured_speed(documents: Mapping[Path, BenchDocument | TrainingDocument]) -> MeasuredSpeed:
@@ -89,10 +73,8 @@ def measured_speed(documents: Mapping[Path, BenchDocument | TrainingDocument]) -
     for number, (path, document) in enumerate(documents.items(), start=1):
         shown: Any = visible_values(document)
         name = visible(path.name)
-        training = shown.get("kind") == "training"
-        files.append(_of_training(shown, name) if training else _of_bench(shown, name, f"timed-{number}-"))
-    training = any(document.get("kind") == "training" for document in documents.values())
-    return MeasuredSpeed(files, [*NOTES, *(training_table.NOTES if training else ())])
+        files.append(_of_training(shown, name) if _is_training(shown) else _of_bench(shown, name, f"timed-{number}-"))
+    return MeasuredSpeed(files, [*NOTES, *(training_table.NOTES if any(map(_is_training, documents.values())) else ())])
 
 
 def _of_bench(document: BenchDocument, name: str = "", prefix: str = "") -> TimedFile:

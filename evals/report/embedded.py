@@ -9,7 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+ASSETS = Path(__file__).parent / "assets"
+STYLE = "page.css"
 TAG, ID = re.compile(r"<[^>]*>"), re.compile(r'\sid="|url\(#|href="#')
 STYLED = re.compile(r'\sstyle="([^"]*)"')
 # matplotlib's own sheet, which would apply to the whole page. `inert` states it for the drawing.
@@ -25,6 +30,18 @@ INKS = {
     "#6b6b6b": "var(--soft)",
 }
 INK = re.compile(rf' (fill|stroke)="({"|".join(INKS)})"')
+
+
+def rendered(template: str, *, scripts: Sequence[str] = (), **values: Any) -> str:
+    """The page of a template with these values, with the style of all pages and its scripts, as one text, inside."""
+    from jinja2 import Environment, FileSystemLoader
+
+    style = (ASSETS / STYLE).read_text(encoding="utf-8")
+    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in scripts)
+    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(template).render(
+        **values, policy=policy(style=style, script=script or None), style=style, script=script
+    )
 
 
 def policy(*, style: str, script: str | None = None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from evals.report import flip_lists, headline, several
 from evals.report.columns import task_name
-from evals.report.embedded import policy, themed
+from evals.report.embedded import rendered, themed
 from evals.report.files import finite
 from evals.report.measured_speed import MeasuredSpeed
 from evals.report.method_looks import looks_of, own_look, shown_name, symbol
@@ -43,7 +43,6 @@ from hidrop.visible import visible, visible_values
 NAME = "report.html"
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 SAMPLES_SECTION = 'id="samples"'
-ASSETS = Path(__file__).parent / "assets"
 # One script element, in this order.
 SCRIPTS = ("page.js", "page_tables.js", "page_figures.js", "page_details.js", "page_samples.js")
 SAMPLES = 48
@@ -167,15 +166,12 @@ def _rendered(
     speed: MeasuredSpeed | None,
 ) -> str:
     """The page's text. notes: (topic, sentence) pairs on how to read it. made: what made the numbers."""
-    from jinja2 import Environment, FileSystemLoader
-
     mains = main_sheets(document)
     found.tasks = {task: samples for task, samples in found.tasks.items() if samples}
     found.flips = flip_lists.within(found.flips, LIST_BYTES)
-    style = (ASSETS / "page.css").read_text(encoding="utf-8")
-    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("page.html.jinja").render(
+    return rendered(
+        "page.html.jinja",
+        scripts=SCRIPTS,
         document=document,
         headlines=headline.headlines(document),
         doubts=list(headline.doubts(document)),
@@ -189,9 +185,6 @@ def _rendered(
         symbols=_symbols(document),
         speed=speed,
         notes=[*notes, *(("Not shown", visible(note)) for note in found.notes)],
-        policy=policy(style=style, script=script),
-        style=style,
-        script=script,
         data=_script_safe(visible_values({**_facts(document, made), **asdict(found), **pack(found.tasks)})),
         tasks={task: task_name(task) for task in found.tasks},
         kinds=KINDS,
@@ -209,7 +202,7 @@ def shown_before(document: ResultDocument, path: Path) -> PageSamples | None:
             return None
         convert_older(data["tasks"], document)
         return PageSamples(**{field.name: data[field.name] for field in fields(PageSamples)})
-    # There is no page yet, or another version wrote it.
+    # Without a page, or with one that another version wrote.
     except (Unreadable, ValueError, LookupError, TypeError, AttributeError):
         return None
 

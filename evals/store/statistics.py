@@ -219,19 +219,19 @@ def stats_together(
                     "lost": flips.lost,
                     "loyalty": flips.loyalty,
                 }
-        together.append(_correlations({name: draws for name, (_, draws) in values.items() if name in found}))
-    return found, [one for one in together if len(one.rows) > 1]
+        draws = {name: repeated for name, (_, repeated) in values.items() if name in found}
+        if len(draws) > 1:
+            together.append(_correlations(draws))
+    return found, together
 
 
 def _correlations(draws: Mapping[Any, np.ndarray]) -> Correlations:
     """Draws without a value for one of the rows are left out."""
-    names, table = list(draws), np.asarray(list(draws.values()))
-    if len(names) < 2:
-        return Correlations(names, [[] for _ in names])
+    table = np.asarray(list(draws.values()))
     with np.errstate(invalid="ignore", divide="ignore"):
         matrix = np.nan_to_num(np.corrcoef(table[:, np.isfinite(table).all(axis=0)]))
     upper = [[round(float(value), DIGITS) for value in row[place + 1 :]] for place, row in enumerate(matrix)]
-    return Correlations(names, upper)
+    return Correlations(list(draws), upper)
 
 
 def _scored(samples: Sequence[Sample]) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.cli import main
-from evals.report import page, page_data
+from evals.report import embedded, page, page_data
 from evals.report.page_samples import chosen, kind_of
 from evals.store.folders import read_document, samples_of
 from evals.store.kept_tokens import pack, unpack
@@ -209,7 +209,7 @@ def test_figures_and_symbols_have_the_inks_of_the_page(little: Path) -> None:
     drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     assert drawings and not re.search(r'"#(000000|ffffff)"', "".join(drawings))
     assert any("var(--back)" in drawing for drawing in drawings)
-    style = (page.ASSETS / "page.css").read_text()
+    style = (embedded.ASSETS / embedded.STYLE).read_text()
     assert all(f"{name}:" in style for name in re.findall(r"var\((--\w+)\)", "".join(drawings)))
 
 
